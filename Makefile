@@ -1,0 +1,101 @@
+# Every target installs what it needs: the virtual environment .venv, the Rust extension, and for
+# tests the Debian packages that are missing. `make help` lists the targets.
+
+PYTHON ?= python3
+DATA ?=
+LISTEN ?= 127.0.0.1:9918
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DELETE_ON_ERROR:
+
+bin := .venv/bin
+lock := packaging/constraints.txt
+# One build of PyO3 for maturin, clippy and cargo, rather than one for each interpreter they'd find.
+export PYO3_PYTHON := $(CURDIR)/.venv/bin/python
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# An active environment of any other kind would catch what is meant for .venv.
+export VIRTUAL_ENV := $(CURDIR)/.venv
+unexport CONDA_PREFIX PYTHONPATH PYTHONHOME
+
+.PHONY: help
+help: ## Show this list
+	@printf 'holdfast: make TARGET [VARIABLE=value]\n\n'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
+		while IFS=$$'\t' read -r target text; do printf '  %-8s %s\n' "$$target" "$$text"; done
+	@printf '\nVariables: PYTHON (3.11 or later), DATA (a directory), LISTEN (address:port), PYTEST_ARGS\n'
+
+.venv/stamp: pyproject.toml $(lock)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'holdfast: needs Python 3.11 or later, and $(PYTHON) is not; name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo 'holdfast: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv' >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(bin)/python -m pip install --quiet --requirement $(lock)
+	@touch $@
+
+.PHONY: build
+build: .venv/stamp ## Make .venv and build the release extension into it: .venv/bin/holdfast
+	@packaging/check-toolchain
+	PIP_QUIET=1 PIP_CONSTRAINT=$(lock) $(bin)/maturin develop --release --extras dev
+
+.PHONY: demo
+demo: build ## Dump, evict and load a page cache through a running daemon (DATA=/path: your own files)
+	@$(bin)/python -m tests.demo $(if $(DATA),--data '$(DATA)')
+
+.PHONY: run
+run: build ## Run the daemon in the foreground on DATA=/path, with curl lines to paste
+	@[[ -d '$(DATA)' ]] || { echo 'holdfast: make run needs a directory: make run DATA=/path' >&2; exit 2; }
+	@packaging/run-in-checkout '$(DATA)' '$(LISTEN)'
+
+.PHONY: test
+test: lint test-packages ## Run everything: lint, the engine's tests, unit and system tests
+	cargo test --locked --quiet --workspace --exclude holdfast-binding
+	$(bin)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: check
+check: lint ## Run the fast subset: lint and the unit tests that are not slow
+	$(bin)/python -m pytest -m 'not slow' tests/unit $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: build ## Check formatting, lint, types, and the extension's stub against the built module
+	@packaging/check-toolchain fmt clippy
+	$(bin)/ruff format --quiet --check .
+	$(bin)/ruff check --quiet .
+	$(bin)/mypy
+	MYPYPATH=agent $(bin)/python -m mypy.stubtest holdfast._engine
+	cargo fmt --all --check
+	cargo clippy --locked --quiet --workspace --all-targets -- -D warnings
+
+.PHONY: format
+format: .venv/stamp ## Format the Python and Rust sources, and fix what can be fixed safely
+	$(bin)/ruff check --quiet --fix .
+	$(bin)/ruff format .
+	cargo fmt --all
+
+.PHONY: bench
+bench: build test-packages ## Run the benchmarks beside their peers; results for docs/benchmarks.md
+	$(bin)/python -m tests.bench
+
+.PHONY: fuzz
+fuzz: ## Fuzz the record parsers for a minute each (needs cargo-fuzz and a nightly toolchain)
+	@packaging/check-toolchain fuzz
+	for target in $$(cargo fuzz list --fuzz-dir rust/fuzz); do \
+		cargo +nightly fuzz run --fuzz-dir rust/fuzz "$$target" -- -max_total_time=60; done
+
+.PHONY: lock
+lock: ## Renew packaging/constraints.txt from the newest versions that pyproject.toml allows
+	@packaging/lock '$(PYTHON)'
+
+.PHONY: test-packages
+test-packages:
+	@packaging/install-test-packages
+
+.PHONY: clean
+clean: ## Remove what builds and tests made, the virtual environment included
+	rm -rf .venv target dist rust/fuzz/target agent/holdfast/*.so
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find agent tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,90 @@
+"""The Rust engine.
+
+Requests and results are JSON documents whose shapes are the models of the capability that calls.
+Every call that can be long releases the GIL, reports to a `Progress`, and stops when cancelled.
+Failures of the operating system are raised as `OSError` with `errno` and `filename` set.
+"""
+
+from typing import final
+
+__version__: str
+__all__ = [
+    "CancelledError",
+    "EngineError",
+    "NotPermittedError",
+    "Progress",
+    "RecordError",
+    "__version__",
+    "dump",
+    "evict",
+    "export_happycache",
+    "has_cachestat",
+    "import_happycache",
+    "inspect",
+    "load",
+    "page_size",
+    "residency",
+]
+
+class EngineError(Exception):
+    """The base of what the engine raises besides `OSError` and `ValueError`."""
+
+class CancelledError(EngineError):
+    """The work was cancelled through its `Progress`; nothing half-written is left."""
+
+class RecordError(EngineError):
+    """A record file is torn, damaged, hostile, or of a kind or version this engine cannot read."""
+
+class NotPermittedError(EngineError):
+    """The kernel would not tell the truth about a file's residency to this process."""
+
+@final
+class Progress:
+    """What a running call has done so far; cheap to read from any thread at any time."""
+
+    def __new__(cls) -> Progress: ...
+    @property
+    def phase(self) -> str:
+        """The current phase in one or two words, for example `scanning`; empty before the start."""
+    @property
+    def bytes_done(self) -> int: ...
+    @property
+    def bytes_expected(self) -> int | None: ...
+    @property
+    def files_done(self) -> int: ...
+    @property
+    def files_expected(self) -> int | None: ...
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of file data this call caused to be read."""
+    @property
+    def cancelled(self) -> bool: ...
+    def cancel(self) -> None:
+        """Ask the call to stop; it raises `CancelledError` soon after. Idempotent."""
+
+def page_size() -> int:
+    """Bytes in a page of memory."""
+
+def has_cachestat() -> bool:
+    """Whether the running kernel has cachestat(2), Linux 6.5 and later."""
+
+def residency(request: str, progress: Progress) -> str:
+    """Find out how much of a file, a directory or a root is in memory."""
+
+def dump(request: str, progress: Progress) -> str:
+    """Record which pages are in memory, in a record file that is there whole or not at all."""
+
+def load(request: str, progress: Progress) -> str:
+    """Read the pages of a record back into memory and check that they arrived."""
+
+def evict(request: str, progress: Progress) -> str:
+    """Drop clean pages of files from memory."""
+
+def inspect(request: str, progress: Progress) -> str:
+    """Read a whole record, check it, and tell its header and totals."""
+
+def import_happycache(request: str, progress: Progress) -> str:
+    """Make a record of a file that happycache wrote."""
+
+def export_happycache(request: str, progress: Progress) -> str:
+    """Write a record as a file that happycache reads."""

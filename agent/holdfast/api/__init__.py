@@ -1,0 +1,1 @@
+"""The HTTP interface: routes, authentication and problems; it knows no kernel."""

@@ -1,0 +1,62 @@
+"""Puts the application together."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import FastAPI
+
+from holdfast import __version__
+from holdfast.api import health, node, openapi, operations, pagecache, problems, root
+from holdfast.api.audit import AuditLog
+from holdfast.api.auth import AuthMiddleware
+from holdfast.api.edge import EdgeMiddleware
+from holdfast.api.limits import BodyLimitMiddleware, BodyTooLarge, too_large
+from holdfast.api.services import Services
+from holdfast.api.tokens import TokenStore
+
+ROUTERS = (
+    root.router,
+    health.router,
+    openapi.router,
+    node.router,
+    operations.router,
+    pagecache.router,
+)
+
+
+def create_app(services: Services) -> FastAPI:
+    """Make the application; `app.state.stopping` ends its event streams and long polls."""
+    app = FastAPI(
+        title="holdfast",
+        version=__version__,
+        summary=openapi.SUMMARY,
+        description=openapi.DESCRIPTION,
+        openapi_tags=openapi.TAGS,
+        # The interactive pages load their scripts from elsewhere, and the document is a route of
+        # ours that asks for a permission like any other.
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+        # Newer versions of the framework trace and count on their own; older ones ignore this.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
+    audit = AuditLog(services.state_dir)
+    app.state.services = services
+    app.state.stopping = asyncio.Event()
+    app.state.audit = audit
+    problems.install(app)
+    app.add_exception_handler(BodyTooLarge, too_large)
+    for router in ROUTERS:
+        app.include_router(router)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimitMiddleware, max_bytes=services.settings.max_body_bytes)
+    app.add_middleware(
+        AuthMiddleware,
+        tokens=TokenStore(services.settings.tokens_file),
+        loopback_trusted=services.settings.loopback_trusted,
+    )
+    app.add_middleware(EdgeMiddleware, metrics=services.metrics, audit=audit)
+    openapi.install(app)
+    return app

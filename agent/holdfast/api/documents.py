@@ -1,0 +1,59 @@
+"""Pieces of the OpenAPI document that many routes share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from holdfast.api.rendering import PROBLEM_JSON
+
+Responses = dict[int | str, dict[str, Any]]
+
+_PROBLEMS = {
+    400: "This is not HTTP.",
+    401: "A valid bearer token is needed.",
+    403: "The caller's scope does not allow this, or the operating system does not.",
+    404: "There is no such thing.",
+    406: "No representation that `Accept` takes.",
+    409: "Conflicts with an operation that is queued or running, or with an idempotency key.",
+    413: "The body is too large.",
+    415: "The body has a media type that is not taken here.",
+    422: "Something in the request is not valid; `errors` says what.",
+    500: "An unexpected error; the log has its details.",
+    503: "Not available now; try again later.",
+    507: "No space left on the state volume.",
+}
+# Any route can answer with these.
+_COMMON = (401, 403, 406, 422, 500, 503)
+
+
+def problems_of(*codes: int) -> Responses:
+    """Describe the problems a route can answer with: `codes`, and those that any route can."""
+    return {
+        code: {
+            "description": _PROBLEMS[code],
+            "content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for code in sorted({*codes, *_COMMON})
+    }
+
+
+def accepted() -> Responses:
+    """Describe 202, and its headers."""
+    headers = {
+        "Location": {"description": "Where the operation is.", "schema": {"type": "string"}},
+        "Retry-After": {
+            "description": "Seconds after which to look again.",
+            "schema": {"type": "integer"},
+        },
+    }
+    return {202: {"description": "Accepted; the operation as it is now.", "headers": headers}}
+
+
+def started() -> Responses:
+    """Describe what a route that starts an operation answers."""
+    known = {
+        "description": "The operation that this idempotency key had started before.",
+        "headers": accepted()[202]["headers"],
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Operation"}}},
+    }
+    return {200: known, **accepted(), **problems_of(404, 409, 413, 415, 507)}

@@ -1,0 +1,129 @@
+"""The outermost layer of a request: HEAD, unexpected errors, common headers, audit and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from typing import Any
+
+import anyio
+import anyio.to_thread
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from holdfast.api.audit import AuditLog, summary
+from holdfast.api.auth import caller_in, peer_in
+from holdfast.api.problems import CLIENT_CLOSED, internal_problem, problem_response
+from holdfast.api.rendering import one_line
+from holdfast.metrics import Metrics
+from holdfast.operations.model import format_time, now
+
+log = logging.getLogger(__name__)
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+UNMATCHED = "unmatched"
+"""The route label of requests for which there is no route."""
+_HEADERS = {
+    "cache-control": "no-store",
+    "x-content-type-options": "nosniff",
+}
+
+
+class EdgeMiddleware:
+    """Sees every request first and every answer last."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, audit: AuditLog) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._audit = audit
+        self._audit_turn = anyio.CapacityLimiter(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        method: str = scope["method"]
+        begin = time.perf_counter()
+        scope.setdefault("state", {})["audit"] = {}
+        status: int | None = None
+
+        async def observed(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = int(message["status"])
+                headers = MutableHeaders(raw=message.setdefault("headers", []))
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                if method not in SAFE_METHODS:
+                    await self._record(scope, method, status)
+            await send(message)
+
+        try:
+            if method == "HEAD":
+                await _answer_head(self._app, scope, receive, observed)
+            else:
+                await self._app(scope, receive, observed)
+        except Exception as error:
+            what = f"{one_line(method)} {one_line(scope['path'])}"
+            problem = internal_problem(error, what)
+            if status is not None:
+                # Half an answer must not look whole: the server breaks the connection off.
+                raise
+            await problem_response(problem)(scope, receive, observed)
+        finally:
+            route = getattr(scope.get("route"), "path", UNMATCHED)
+            seconds = time.perf_counter() - begin
+            self._metrics.observe_request(method, route, status or CLIENT_CLOSED, seconds)
+            log.debug("%s %s %s %.1f ms", method, route, status, seconds * 1000)
+
+    async def _record(self, scope: Scope, method: str, status: int) -> None:
+        caller, peer = caller_in(scope), peer_in(scope)
+        added: dict[str, Any] = scope["state"]["audit"]
+        entry: dict[str, Any] = {
+            "time": format_time(now()),
+            "who": caller.name if caller else "unknown",
+            "remote": peer.address,
+            "transport": peer.transport,
+            "method": summary(method),
+            "path": summary(scope["path"]),
+            "route": getattr(scope.get("route"), "path", None),
+            "status": status,
+            "operation": added.pop("operation", None),
+            "params": summary(added.pop("params", None)),
+            **summary(added),
+        }
+        if peer.certificate is not None:
+            entry["certificate"] = summary(peer.certificate)
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(
+                lambda: self._audit.record(entry, to_file=caller is not None),
+                limiter=self._audit_turn,
+            )
+
+
+async def _answer_head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer HEAD as GET without the body; what would stream is stopped at its first piece."""
+    streams = asyncio.Event()
+
+    async def send_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        elif message.get("more_body", False):
+            streams.set()
+
+    scope["method"] = "GET"
+    answer = asyncio.ensure_future(app(scope, receive, send_headers))
+    streaming = asyncio.ensure_future(streams.wait())
+    try:
+        await asyncio.wait({answer, streaming}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        scope["method"] = "HEAD"
+        streaming.cancel()
+        if not answer.done():
+            answer.cancel()
+        with suppress(asyncio.CancelledError):
+            await answer

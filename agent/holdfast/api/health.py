@@ -1,0 +1,83 @@
+"""Routes for monitoring: cheap, and answered by the event loop itself."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from fastapi import Request
+from pydantic import BaseModel
+from starlette.responses import Response
+
+from holdfast.api.documents import problems_of
+from holdfast.api.problems import ProblemError
+from holdfast.api.rendering import JsonResponse
+from holdfast.api.routing import ServicesDep, make_router, spec
+from holdfast.api.tokens import Scope
+from holdfast.operations.model import Problem, Slug
+
+router = make_router(tags=["monitoring"])
+
+_METRIC_TYPES = ("text/plain", "application/openmetrics-text")
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class Readiness(BaseModel):
+    """The daemon can do its work."""
+
+    status: Literal["ready"] = "ready"
+
+
+@router.get(
+    "/healthz",
+    operation_id="getHealth",
+    summary="Is the process alive?",
+    response_model=Health,
+    responses=problems_of(),
+)
+@spec(Scope.READ)
+async def get_health() -> Response:
+    """Answer as long as the process does. No token is needed on loopback."""
+    return JsonResponse(Health())
+
+
+@router.get(
+    "/readyz",
+    operation_id="getReadiness",
+    summary="Can it do its work?",
+    response_model=Readiness,
+    responses=problems_of(),
+)
+@spec(Scope.READ)
+async def get_readiness(services: ServicesDep, request: Request) -> Response:
+    """Answer 503, with the reasons, while a root is missing or the daemon is stopping."""
+    reasons = list(services.degraded())
+    if request.app.state.stopping.is_set():
+        reasons.append("The daemon is shutting down.")
+    if reasons:
+        raise ProblemError(Problem.of(Slug.UNAVAILABLE, " ".join(reasons), reasons=reasons))
+    return JsonResponse(Readiness())
+
+
+@router.get(
+    "/metrics",
+    operation_id="getMetrics",
+    summary="Metrics for Prometheus",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "In the text format, or in OpenMetrics for who asks for it.",
+            "content": {one: {"schema": {"type": "string"}} for one in _METRIC_TYPES},
+        },
+        **problems_of(),
+    },
+)
+@spec(Scope.READ, produces=_METRIC_TYPES)
+async def get_metrics(services: ServicesDep, request: Request) -> Response:
+    """Answer from memory. No token is needed on loopback."""
+    body, content_type = services.metrics.render(request.headers.get("accept", ""))
+    return Response(body, headers={"Content-Type": content_type})

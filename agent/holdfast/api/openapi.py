@@ -1,0 +1,129 @@
+"""`GET /openapi.json`: the contract, for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from starlette.responses import Response
+
+from holdfast.api.auth import OPEN_ON_LOOPBACK
+from holdfast.api.documents import problems_of
+from holdfast.api.rendering import PROBLEM_JSON, JsonResponse
+from holdfast.api.routing import make_router, spec, spec_of
+from holdfast.api.tokens import Scope
+from holdfast.operations.model import FieldError, Problem
+
+SUMMARY = "An agent on a stateful server: everything may be replaced except its state."
+DESCRIPTION = """\
+Long work is an *operation*: the call that starts one answers 202 with its `Location`; look at it,
+wait for its end (`?wait=30`) or follow it (`/events`). What is wrong with a request is an HTTP
+error; what goes wrong later is the `error` of a failed operation.
+
+Every error is a problem of RFC 9457. Unknown fields and query parameters are refused. HEAD works
+wherever GET does.
+
+The unix socket is trusted through its file mode. TCP needs a bearer token with a scope: `read`,
+`operate` (which includes it), or `admin` (which includes both); each operation's `x-scope` says
+which. `/healthz` and `/metrics` need none from the machine itself.
+"""
+TAGS = [
+    {"name": "page cache", "description": "See, dump, load and evict the page cache."},
+    {"name": "operations", "description": "Work under way and done."},
+    {"name": "node", "description": "What this machine is."},
+    {"name": "monitoring", "description": "For people and programs that watch."},
+]
+_SECURITY = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "A token made by `holdfast token create`. Not needed on the unix socket.",
+    }
+}
+
+router = make_router(tags=["monitoring"])
+
+
+@router.get(
+    "/openapi.json",
+    operation_id="getOpenApi",
+    summary="This document",
+    response_model=dict[str, Any],
+    responses=problems_of(),
+)
+@spec(Scope.READ)
+async def get_openapi_document(request: Request) -> Response:
+    """Answer the OpenAPI document of this version."""
+    return JsonResponse(request.app.openapi())
+
+
+def install(app: FastAPI) -> None:
+    """Make `app.openapi()` answer the whole contract."""
+    document: dict[str, Any] | None = None
+
+    def openapi() -> dict[str, Any]:
+        nonlocal document
+        if document is None:
+            document = _build(app)
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _build(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        summary=app.summary,
+        description=app.description,
+        routes=app.routes,
+        tags=app.openapi_tags,
+    )
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    for model in (FieldError, Problem):
+        schemas[model.__name__] = model.model_json_schema(
+            mode="serialization", ref_template="#/components/schemas/{model}"
+        )
+        schemas[model.__name__].pop("$defs", None)
+    components["securitySchemes"] = _SECURITY
+    endpoints = {
+        route.operation_id: route.endpoint
+        for router_ in _routers()
+        for route in router_.routes
+        if hasattr(route, "operation_id")
+    }
+    for path, operation in _operations(document):
+        declared = spec_of(endpoints[operation["operationId"]])
+        operation["x-scope"] = declared.scope.value
+        operation["security"] = [{"bearer": []}]
+        if path in OPEN_ON_LOOPBACK:
+            operation["security"].append({})
+        _only_problems(operation)
+    return document
+
+
+def _routers() -> Iterator[Any]:
+    from holdfast.api.app import ROUTERS  # noqa: PLC0415 - it imports this module
+
+    yield from ROUTERS
+
+
+def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            yield path, operation
+
+
+def _only_problems(operation: dict[str, Any]) -> None:
+    """Drop what the framework adds to errors of its own accord."""
+    for code, response in operation["responses"].items():
+        if code[0] in "45":
+            content = response["content"]
+            response["content"] = {PROBLEM_JSON: content[PROBLEM_JSON]}
+        elif code in ("204", "304"):
+            response.pop("content", None)

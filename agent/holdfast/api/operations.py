@@ -1,0 +1,243 @@
+"""Routes of operations, and what all routes that start one share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, TypeVar
+
+from anyio import to_thread
+from fastapi import Header, Path, Query, Request
+from pydantic import BaseModel, ConfigDict
+from starlette.responses import Response
+
+from holdfast.api.auth import Caller
+from holdfast.api.documents import accepted, problems_of
+from holdfast.api.problems import refuse
+from holdfast.api.rendering import JsonResponse, large_json
+from holdfast.api.routing import (
+    CallerDep,
+    MediaType,
+    ServicesDep,
+    audited,
+    make_router,
+    spec,
+)
+from holdfast.api.services import Services
+from holdfast.api.streams import EVENT_STREAM, EVENT_TYPES, EventStream, while_wanted
+from holdfast.api.tokens import Scope
+from holdfast.operations.model import Operation, Slug, State
+
+MAX_WAIT_SECONDS = 300
+RETRY_AFTER = "1"
+_MAX_KEY_LENGTH = 255
+
+ParamsT = TypeVar("ParamsT", bound=BaseModel)
+
+router = make_router(prefix="/v1/operations", tags=["operations"])
+
+OperationId = Annotated[str, Path(max_length=64, description="An operation's id.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        description=(
+            "Makes it safe to send the request again: the same key and body answer the same "
+            "operation (200 instead of 202), also after a restart; the same key with another "
+            "body is refused with 409. 1 to 255 visible ASCII characters."
+        ),
+    ),
+]
+
+
+class NoParameters(BaseModel):
+    """An empty object: there is nothing to choose here."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+_NOTHING = NoParameters()
+
+
+class OperationList(BaseModel):
+    """Operations, newest first."""
+
+    operations: list[Operation]
+
+
+async def start(
+    services: Services,
+    request: Request,
+    caller: Caller,
+    *,
+    kind: str,
+    params: ParamsT,
+    check: Callable[[ParamsT], None],
+    idempotency_key: str | None,
+) -> Response:
+    """Start an operation and answer it: 202, or 200 for one that this key had started before.
+
+    `check` raises for a request that cannot be served. It is not asked about one that was served
+    before: a dump that has been deleted since is no reason to forget what was done with it.
+    """
+    audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
+    _check_key(request, idempotency_key)
+
+    def admit() -> tuple[Operation, bool]:
+        operations = services.operations
+        known = operations.replay(kind, params, idempotency_key=idempotency_key)
+        if known is not None:
+            return known, False
+        check(params)
+        return operations.start(kind, params, actor=caller.name, idempotency_key=idempotency_key)
+
+    operation, created = await to_thread.run_sync(admit)
+    audited(request, operation=operation.id)
+    return answer(operation, 202 if created else 200)
+
+
+def answer(operation: Operation, status: int) -> Response:
+    """Answer an operation, with where to look and when while it has not ended."""
+    headers = {} if status == 200 and operation.state.final else {"Retry-After": RETRY_AFTER}
+    headers["Location"] = f"/v1/operations/{operation.id}"
+    return JsonResponse(operation, status_code=status, headers=headers)
+
+
+@router.get(
+    "",
+    operation_id="listOperations",
+    summary="List operations, newest first",
+    response_model=OperationList,
+    responses=problems_of(),
+)
+@spec(Scope.READ)
+async def list_operations(
+    services: ServicesDep,
+    kind: Annotated[
+        str | None,
+        Query(max_length=64, description="Only of this kind, for example `pagecache.load`."),
+    ] = None,
+    state: Annotated[State | None, Query(description="Only in this state.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="At most this many.")] = 50,
+) -> Response:
+    """List operations, queued and running ones among them."""
+    found = await to_thread.run_sync(
+        partial(services.operations.list, kind=kind, state=state, limit=limit)
+    )
+    return await large_json(OperationList(operations=found))
+
+
+@router.get(
+    "/{operation_id}",
+    operation_id="getOperation",
+    summary="Show an operation, or wait for its end",
+    response_model=Operation,
+    responses=problems_of(404),
+)
+@spec(Scope.READ)
+async def get_operation(
+    services: ServicesDep,
+    request: Request,
+    operation_id: OperationId,
+    wait: Annotated[
+        float | None,
+        Query(
+            ge=0,
+            le=MAX_WAIT_SECONDS,
+            allow_inf_nan=False,
+            description="Answer when the operation ends, or after this many seconds.",
+        ),
+    ] = None,
+) -> Response:
+    """Answer the operation as it is now.
+
+    What went wrong while it ran is its `error`; the status is 200 all the same.
+    """
+    operation: Operation | None = None
+    if wait:
+        operation = await while_wanted(request, services.operations.wait(operation_id, wait))
+    if operation is None:
+        operation = await to_thread.run_sync(services.operations.get, operation_id)
+    headers = {} if operation.state.final else {"Retry-After": RETRY_AFTER}
+    return await large_json(operation, headers=headers)
+
+
+@router.get(
+    "/{operation_id}/events",
+    operation_id="watchOperation",
+    summary="Follow an operation live",
+    response_class=Response,
+    responses={
+        200: {
+            "description": (
+                "The operation now, at each change of state, and each second while it runs; the "
+                "stream ends after its final state. `text/event-stream`: events `state`, "
+                "`progress` and `end`, whose data is the operation. `application/x-ndjson`: an "
+                "operation a line. `text/plain`: a line for a person."
+            ),
+            "content": {one: {"schema": {"type": "string"}} for one in EVENT_TYPES},
+        },
+        204: {"description": "The client has seen the end (`Last-Event-ID`): do not reconnect."},
+        **problems_of(404),
+    },
+)
+@spec(Scope.READ, produces=EVENT_TYPES)
+async def watch_operation(
+    services: ServicesDep,
+    request: Request,
+    operation_id: OperationId,
+    media_type: MediaType,
+    last_event_id: Annotated[
+        str | None, Header(description="Sent by browsers that reconnect.", max_length=64)
+    ] = None,
+) -> Response:
+    """Stream progress in the format that `Accept` asks for."""
+    # Before the answer begins, so that an unknown id is a 404 and not an empty stream.
+    await to_thread.run_sync(services.operations.get, operation_id)
+    if media_type == EVENT_STREAM and _saw_the_end(last_event_id):
+        return Response(status_code=204)
+    return EventStream(
+        services.operations.events(operation_id), media_type, request.app.state.stopping
+    )
+
+
+@router.post(
+    "/{operation_id}/cancel",
+    operation_id="cancelOperation",
+    summary="Cancel an operation",
+    status_code=202,
+    response_model=Operation,
+    responses={**accepted(), **problems_of(404, 413, 415)},
+)
+@spec(Scope.OPERATE)
+async def cancel_operation(
+    services: ServicesDep,
+    request: Request,
+    caller: CallerDep,
+    operation_id: OperationId,
+    _nothing: NoParameters = _NOTHING,
+) -> Response:
+    """Ask an operation to end; it does within a second. Harmless for one that has ended."""
+    audited(request, operation=operation_id)
+    operation = await to_thread.run_sync(
+        partial(services.operations.cancel, operation_id, actor=caller.name)
+    )
+    return answer(operation, 202)
+
+
+def _saw_the_end(last_event_id: str | None) -> bool:
+    state = (last_event_id or "").rpartition(".")[2]
+    return state in {one.value for one in State if one.final}
+
+
+def _check_key(request: Request, key: str | None) -> None:
+    if key is None:
+        return
+    given = request.headers.getlist("idempotency-key")
+    fits = 0 < len(key) <= _MAX_KEY_LENGTH and all("!" <= char <= "~" for char in key)
+    if not fits or len(given) != 1:
+        raise refuse(
+            Slug.INVALID_REQUEST,
+            f"An Idempotency-Key is 1 to {_MAX_KEY_LENGTH} visible ASCII characters, without "
+            "spaces, and is sent once.",
+            field="Idempotency-Key",
+        )

@@ -1,0 +1,293 @@
+"""Routes of the page cache: residency, dumps, loads, evictions, and dumps moved between nodes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+from anyio import CapacityLimiter, to_thread
+from fastapi import Body, Path, Query, Request
+from starlette.responses import Response
+
+from holdfast.api.documents import problems_of, started
+from holdfast.api.operations import IdempotencyKey, start
+from holdfast.api.records import (
+    BYTES,
+    EXTENSIONS,
+    GZIP,
+    ZSTD,
+    Format,
+    RecordResponse,
+    client_has,
+    open_record,
+    receive,
+    representation,
+    tag_of,
+)
+from holdfast.api.rendering import JsonResponse, large_json
+from holdfast.api.routing import CallerDep, ServicesDep, audited, make_router, spec
+from holdfast.api.tokens import Scope
+from holdfast.operations.model import Operation
+from holdfast.pagecache.models import (
+    Dump,
+    DumpList,
+    DumpRequest,
+    EvictRequest,
+    LoadRequest,
+    PageCacheState,
+)
+
+router = make_router(prefix="/v1/pagecache", tags=["page cache"])
+
+_MAX_LOOKS = 2
+"""Walks of whole trees that may go on at the same time, for callers who ask for residency."""
+# What a request without a body means.
+_WHOLE_DUMP, _LATEST = DumpRequest(), LoadRequest()
+
+DumpId = Annotated[str, Path(max_length=64, description="A dump's id.")]
+DumpIdOrLatest = Annotated[str, Path(max_length=64, description="A dump's id, or `latest`.")]
+
+
+@router.get(
+    "",
+    operation_id="getPageCache",
+    summary="Show what is resident",
+    response_model=PageCacheState,
+    responses=problems_of(404),
+)
+@spec(Scope.READ)
+async def get_page_cache(
+    services: ServicesDep,
+    request: Request,
+    path: Annotated[
+        str | None,
+        Query(
+            min_length=1,
+            max_length=4096,
+            description="Only this file or directory, which must lie in a root.",
+        ),
+    ] = None,
+    depth: Annotated[
+        int, Query(ge=0, le=64, description="Levels of directories told one by one.")
+    ] = 1,
+    top: Annotated[
+        int, Query(ge=0, le=10_000, description="Files told one by one: those most resident.")
+    ] = 10,
+) -> Response:
+    """Ask the kernel about every file, now: that takes seconds for millions of files."""
+    looks = _looks(request)
+    found = await to_thread.run_sync(
+        partial(services.pagecache.state, path=path, depth=depth, top=top), limiter=looks
+    )
+    return await large_json(found)
+
+
+@router.post(
+    "/dumps",
+    operation_id="createDump",
+    summary="Record what is resident",
+    status_code=202,
+    response_model=Operation,
+    responses=started(),
+)
+@spec(Scope.OPERATE)
+async def create_dump(
+    services: ServicesDep,
+    request: Request,
+    caller: CallerDep,
+    params: Annotated[DumpRequest, Body()] = _WHOLE_DUMP,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Start an operation whose result names the dump. A body is not needed."""
+    return await start(
+        services,
+        request,
+        caller,
+        kind="pagecache.dump",
+        params=params,
+        check=services.pagecache.check,
+        idempotency_key=idempotency_key,
+    )
+
+
+@router.post(
+    "/loads",
+    operation_id="createLoad",
+    summary="Bring the pages of a dump back",
+    status_code=202,
+    response_model=Operation,
+    responses=started(),
+)
+@spec(Scope.OPERATE)
+async def create_load(
+    services: ServicesDep,
+    request: Request,
+    caller: CallerDep,
+    params: Annotated[LoadRequest, Body()] = _LATEST,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Start an operation that reads pages and reports what the kernel then has in memory."""
+    return await start(
+        services,
+        request,
+        caller,
+        kind="pagecache.load",
+        params=params,
+        check=services.pagecache.check,
+        idempotency_key=idempotency_key,
+    )
+
+
+@router.post(
+    "/evictions",
+    operation_id="createEviction",
+    summary="Drop pages of files",
+    status_code=202,
+    response_model=Operation,
+    responses=started(),
+)
+@spec(Scope.OPERATE)
+async def create_eviction(
+    services: ServicesDep,
+    request: Request,
+    caller: CallerDep,
+    params: EvictRequest,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Start an operation that drops clean pages and reports what stayed, and why."""
+    return await start(
+        services,
+        request,
+        caller,
+        kind="pagecache.evict",
+        params=params,
+        check=services.pagecache.check,
+        idempotency_key=idempotency_key,
+    )
+
+
+@router.get(
+    "/dumps",
+    operation_id="listDumps",
+    summary="List dumps, newest first",
+    response_model=DumpList,
+    responses=problems_of(),
+)
+@spec(Scope.READ)
+async def list_dumps(services: ServicesDep) -> Response:
+    """List the dumps stored on this node."""
+    return JsonResponse(await to_thread.run_sync(services.pagecache.dumps))
+
+
+@router.get(
+    "/dumps/{dump_id}",
+    operation_id="getDump",
+    summary="Show a dump",
+    response_model=Dump,
+    responses=problems_of(404),
+)
+@spec(Scope.READ)
+async def get_dump(services: ServicesDep, dump_id: DumpIdOrLatest) -> Response:
+    """Answer what the dump's record says of itself."""
+    return JsonResponse(await to_thread.run_sync(services.pagecache.dump, dump_id))
+
+
+@router.delete(
+    "/dumps/{dump_id}",
+    operation_id="deleteDump",
+    summary="Delete a dump",
+    status_code=204,
+    response_class=Response,
+    responses=problems_of(404, 409),
+)
+@spec(Scope.OPERATE, produces=())
+async def delete_dump(services: ServicesDep, request: Request, dump_id: DumpId) -> Response:
+    """Remove a dump from this node."""
+    audited(request, dump=dump_id)
+    await to_thread.run_sync(services.pagecache.delete, dump_id)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/dumps/{dump_id}/content",
+    operation_id="getDumpContent",
+    summary="Take a dump to another node",
+    response_class=Response,
+    responses={
+        200: {
+            "description": (
+                "The record file: holdfast's own (zstd-compressed JSON lines), or with "
+                "`format=happycache` or `Accept: application/gzip` in happycache's format."
+            ),
+            "content": {
+                one: {"schema": {"type": "string", "format": "binary"}}
+                for one in (ZSTD, GZIP, BYTES)
+            },
+            "headers": {
+                "ETag": {"description": "Names these bytes.", "schema": {"type": "string"}},
+                "Content-Length": {"schema": {"type": "integer"}},
+            },
+        },
+        304: {"description": "The client has these bytes (`If-None-Match`)."},
+        **problems_of(404, 507),
+    },
+)
+@spec(Scope.READ, produces=(ZSTD, GZIP, BYTES))
+async def get_dump_content(
+    services: ServicesDep,
+    request: Request,
+    dump_id: DumpIdOrLatest,
+    format: Annotated[  # noqa: A002 - the name of the query parameter
+        Format | None, Query(description="Which format; otherwise as `Accept` asks.")
+    ] = None,
+) -> Response:
+    """Stream the record file of a dump."""
+    wanted, media_type = representation(request, format)
+    dump = await to_thread.run_sync(services.pagecache.dump, dump_id)
+    tag = tag_of(dump, wanted)
+    if client_has(request.headers.get("if-none-match"), tag):
+        return Response(status_code=304, headers={"ETag": tag, "Vary": "Accept"})
+    record = await to_thread.run_sync(open_record, services.pagecache.content(dump.id, wanted))
+    name = f"{dump.id}.{EXTENSIONS[wanted]}"
+    return RecordResponse(record, name=name, tag=tag, media_type=media_type)
+
+
+@router.put(
+    "/dumps/{dump_id}/content",
+    operation_id="putDumpContent",
+    summary="Bring a dump from another node",
+    status_code=201,
+    response_model=Dump,
+    responses={
+        201: {
+            "description": "Checked and stored.",
+            "headers": {"Location": {"description": "Where it is.", "schema": {"type": "string"}}},
+        },
+        **problems_of(409, 413, 415, 507),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "A record file in either format, as `GET` of the same path gives it.",
+            "content": {
+                one: {"schema": {"type": "string", "format": "binary"}}
+                for one in (ZSTD, GZIP, BYTES)
+            },
+        }
+    },
+)
+@spec(Scope.OPERATE, consumes=(ZSTD, GZIP, BYTES), upload=True)
+async def put_dump_content(services: ServicesDep, request: Request, dump_id: DumpId) -> Response:
+    """Store a record file under a new id of the client's choice, once it is found to be whole."""
+    audited(request, dump=dump_id)
+    dump = await receive(services, request, dump_id)
+    headers = {"Location": f"/v1/pagecache/dumps/{dump.id}"}
+    return JsonResponse(dump, status_code=201, headers=headers)
+
+
+def _looks(request: Request) -> CapacityLimiter:
+    state = request.app.state
+    if not hasattr(state, "pagecache_looks"):
+        state.pagecache_looks = CapacityLimiter(_MAX_LOOKS)
+    looks: CapacityLimiter = state.pagecache_looks
+    return looks

@@ -1,0 +1,180 @@
+"""What every route has in common: a permission, what it can answer and take, strict parameters.
+
+All of it is checked before a body is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+
+from holdfast.api.auth import Caller, caller_in, require
+from holdfast.api.limits import body_limit
+from holdfast.api.negotiation import choose, media_type_of
+from holdfast.api.problems import ProblemError, refuse, suggestion
+from holdfast.api.rendering import JSON, one_line
+from holdfast.api.services import Services
+from holdfast.api.tokens import Scope
+from holdfast.operations.model import FieldError, Problem, Slug
+
+_Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
+_SPEC = "__holdfast_spec__"
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a route needs and offers."""
+
+    scope: Scope
+    produces: tuple[str, ...] = (JSON,)
+    """Media types by preference; empty for answers without a body."""
+    consumes: tuple[str, ...] = (JSON,)
+    upload: bool = False
+    """The body is a record file: streamed, with the limit of uploads."""
+
+
+def spec(
+    scope: Scope,
+    *,
+    produces: tuple[str, ...] = (JSON,),
+    consumes: tuple[str, ...] = (JSON,),
+    upload: bool = False,
+) -> Callable[[_Endpoint], _Endpoint]:
+    """Declare what an endpoint needs and offers; every endpoint has this."""
+
+    def mark(endpoint: _Endpoint) -> _Endpoint:
+        setattr(endpoint, _SPEC, Spec(scope, produces, consumes, upload))
+        return endpoint
+
+    return mark
+
+
+def spec_of(endpoint: Callable[..., Any]) -> Spec:
+    """Return what an endpoint declared. Raises `AttributeError` if it did not."""
+    declared: Spec = getattr(endpoint, _SPEC)
+    return declared
+
+
+class StrictRoute(APIRoute):
+    """A route that refuses what it does not know rather than ignoring it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Put the checks before the endpoint."""
+        handle = super().get_route_handler()
+        declared = spec_of(self.endpoint)
+        known = frozenset(_query_names(self.dependant))
+        takes_body = declared.upload or self.body_field is not None
+
+        async def checked(request: Request) -> Response:
+            require(request.scope, declared.scope)
+            _check_query(request, known)
+            if takes_body:
+                _check_content_type(request, declared)
+            if declared.upload:
+                services: Services = request.app.state.services
+                body_limit(request.scope).limit = services.settings.max_record_bytes
+            if declared.produces:
+                request.state.media_type = _negotiate(request, declared.produces)
+            return await handle(request)
+
+        return checked
+
+
+def make_router(**options: Any) -> APIRouter:
+    """Make a router of strict routes."""
+    return APIRouter(route_class=StrictRoute, **options)
+
+
+async def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+async def _caller(request: Request) -> Caller:
+    caller = caller_in(request.scope)
+    if caller is None:  # the middleware lets nobody through whom it does not know
+        raise RuntimeError("a request without a caller reached an endpoint")
+    return caller
+
+
+async def _media_type(request: Request) -> str:
+    chosen: str = request.state.media_type
+    return chosen
+
+
+ServicesDep = Annotated[Services, Depends(_services)]
+CallerDep = Annotated[Caller, Depends(_caller)]
+MediaType = Annotated[str, Depends(_media_type)]
+
+
+def audited(request: Request, **members: Any) -> None:
+    """Add to what the audit log will say of this request."""
+    request.state.audit.update(members)
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    for field in dependant.query_params:
+        yield field.alias
+    for dependency in dependant.dependencies:
+        yield from _query_names(dependency)
+
+
+def _check_query(request: Request, known: frozenset[str]) -> None:
+    seen: set[str] = set()
+    unknown: list[FieldError] = []
+    for name, _ in request.query_params.multi_items():
+        shown = one_line(name)[:64]
+        if name in seen:
+            raise refuse(
+                Slug.INVALID_REQUEST,
+                f"The query parameter `{shown}` is given more than once.",
+                field=shown,
+            )
+        seen.add(name)
+        if name not in known:
+            message = f"is not a known query parameter{suggestion(name, known)}"
+            unknown.append(FieldError(field=shown, message=message))
+    if unknown:
+        told = "; ".join(f"`{one.field}` {one.message}" for one in unknown[:5])
+        told += "" if told.endswith("?") else "."
+        raise ProblemError(Problem.of(Slug.UNKNOWN_FIELD, told, errors=unknown))
+
+
+def _check_content_type(request: Request, declared: Spec) -> None:
+    given = request.headers.get("content-type")
+    length = request.headers.get("content-length", "0").strip()
+    empty = length == "0" and "transfer-encoding" not in request.headers
+    if (empty and not declared.upload) or (given is None and declared.upload):
+        return
+    media_type, charset = media_type_of(given or "")
+    if "content-encoding" in request.headers:
+        raise _unsupported("A body with a Content-Encoding is not supported; send it plain.")
+    if given is None or media_type not in declared.consumes:
+        wanted = " or ".join(f"`{one}`" for one in declared.consumes)
+        hint = "; with curl, use --json" if declared.consumes == (JSON,) else ""
+        what = f"not `{one_line(media_type)}`" if given else "and the header is missing"
+        raise _unsupported(f"The Content-Type should be {wanted}, {what}{hint}.")
+    if charset not in (None, "utf-8", "utf8", "us-ascii"):
+        raise _unsupported("The body should be UTF-8.")
+
+
+def _unsupported(detail: str) -> ProblemError:
+    return refuse(Slug.UNSUPPORTED_MEDIA_TYPE, detail)
+
+
+def _negotiate(request: Request, offered: tuple[str, ...]) -> str:
+    accept = ", ".join(request.headers.getlist("accept"))
+    chosen = choose(accept, offered)
+    if chosen is None:
+        raise refuse(
+            Slug.NOT_ACCEPTABLE,
+            f"There is no representation that `Accept: {one_line(accept)[:200]}` takes; there is "
+            f"{', '.join(offered)}.",
+        )
+    return chosen

@@ -1,0 +1,277 @@
+"""Listens: a unix socket and TCP, in one event loop, for one application.
+
+Signals are not handled here: whoever runs the loop does that, and calls `stop`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from holdfast.api.app import create_app
+from holdfast.api.services import Services
+from holdfast.api.transport import Protocol
+from holdfast.config import TlsSettings
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024
+KEEP_ALIVE_SECONDS = 75
+_MAX_HEADER_BYTES = 64 << 10
+
+
+class ListenError(Exception):
+    """An address cannot be listened on; the message says which, why, and what to do."""
+
+
+class HttpServer:
+    """All listeners of the daemon."""
+
+    def __init__(self, services: Services) -> None:
+        self.app = create_app(services)
+        self._settings = services.settings
+        self._servers: list[tuple[_Server, asyncio.Task[None]]] = []
+        self._socket: tuple[Path, int] | None = None
+        self.addresses: tuple[str, ...] = ()
+        """Where it listens: `unix:/run/holdfast/holdfast.sock`, `http://127.0.0.1:9918`."""
+
+    async def start(self) -> None:
+        """Bind everything and begin to answer. Raises `ListenError`, with nothing left bound."""
+        bound: list[tuple[socket.socket, str, ssl.SSLContext | None]] = []
+        try:
+            if self._settings.socket is not None:
+                path = self._settings.socket
+                bound.append((_bind_unix(path, self._settings.socket_mode), f"unix:{path}", None))
+                self._socket = path, path.stat().st_ino
+            if self._settings.listen_address is not None:
+                context = _tls_context(self._settings.tls)
+                sock = _bind_tcp(*self._settings.listen_address)
+                bound.append((sock, _url(sock, context), context))
+        except BaseException:
+            for sock, _, _ in bound:
+                sock.close()
+            self._remove_socket()
+            raise
+        for sock, _, context in bound:
+            server = _Server(_uvicorn_config(self.app, context))
+            task = asyncio.create_task(server.serve(sockets=[sock]))
+            self._servers.append((server, task))
+        for server, task in self._servers:
+            up = asyncio.create_task(server.up.wait())
+            await asyncio.wait({up, task}, return_when=asyncio.FIRST_COMPLETED)
+            up.cancel()
+            if task.done():
+                await self.stop(0)
+                task.result()
+                raise ListenError("A listener ended as soon as it was started; the log says why.")
+        self.addresses = tuple(address for _, address, _ in bound)
+        for address in self.addresses:
+            log.info("listening on %s", address)
+
+    async def stop(self, seconds: float = 2.0) -> None:
+        """Accept nothing more, end event streams and long polls, and let answers finish.
+
+        What is not finished after `seconds` is broken off. Idempotent.
+        """
+        self.app.state.stopping.set()
+        self._remove_socket()
+        servers, self._servers = self._servers, []
+        for server, _ in servers:
+            server.leave(seconds)
+        tasks = [task for _, task in servers]
+        if tasks:
+            await asyncio.wait(tasks)
+        for server, _ in servers:
+            await server.break_off()
+        self.app.state.audit.close()
+        for task in tasks:
+            task.result()
+
+    def _remove_socket(self) -> None:
+        if self._socket is None:
+            return
+        (path, inode), self._socket = self._socket, None
+        # Another daemon may have put its own in place.
+        with contextlib.suppress(FileNotFoundError):
+            if path.lstat().st_ino == inode:
+                path.unlink()
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals alone and can be told to leave without waiting for a tick."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+        self._leave = asyncio.Event()
+
+    def leave(self, seconds: float) -> None:
+        """Begin to shut down, with this much time for answers under way."""
+        # Annotated as whole seconds, used as the timeout that it is.
+        self.config.timeout_graceful_shutdown = seconds  # type: ignore[assignment]
+        self.should_exit = True
+        self._leave.set()
+
+    async def break_off(self) -> None:
+        """End the requests that are still there and close their connections."""
+        tasks = list(self.server_state.tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=1.0)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        # Transports close in a later turn of the loop.
+        await asyncio.sleep(0)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the daemon."""
+        yield
+
+    async def main_loop(self) -> None:
+        """Tick once a second, for the Date header, instead of ten times."""
+        while not await self.on_tick(0):
+            self.up.set()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._leave.wait(), 1.0)
+
+
+def _uvicorn_config(app: ASGIApp, context: ssl.SSLContext | None) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # Whoever connects is who they are: no header of theirs changes that.
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+        ssl_context_factory=None if context is None else (lambda _config, _default: context),
+    )
+
+
+def _bind_unix(path: Path, mode: int) -> socket.socket:
+    if len(os.fsencode(path)) > 107:
+        raise ListenError(
+            f"The socket path {path} is too long for a unix socket (107 bytes at most); set "
+            "`socket` to a shorter one."
+        )
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _remove_stale(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise _cannot(f"socket {path}", error) from error
+    # Nobody else may connect between bind and chmod.
+    previous = os.umask(0o777 & ~(mode & 0o600))
+    try:
+        sock.bind(os.fspath(path))
+    except OSError as error:
+        sock.close()
+        raise _cannot(f"socket {path}", error) from error
+    finally:
+        os.umask(previous)
+    try:
+        path.chmod(mode)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        path.unlink(missing_ok=True)
+        raise _cannot(f"socket {path}", error) from error
+    return sock
+
+
+def _remove_stale(path: Path) -> None:
+    """Remove a socket that a daemon left behind; raise `ListenError` for anything else there."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(status.st_mode):
+        raise ListenError(f"{path} exists and is not a socket; move it away or set `socket`.")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except BlockingIOError:
+            pass  # somebody listens, with a full queue
+        except FileNotFoundError:
+            return
+    raise ListenError(
+        f"Another process listens on the socket {path}; stop it, or set `socket` to another path."
+    )
+
+
+def _bind_tcp(host: str, port: int) -> socket.socket:
+    shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        # `localhost` is the one name that settings allow.
+        address = "127.0.0.1" if host == "localhost" else host
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        # Only sockets with this protocol named get TCP_NODELAY from asyncio, and without that an
+        # answer of two writes waits 40 ms for a delayed acknowledgement.
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    except OSError as error:
+        raise _cannot(f"address {shown}", error) from error
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address, port))
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise _cannot(f"address {shown}", error) from error
+    return sock
+
+
+def _cannot(what: str, error: OSError) -> ListenError:
+    return ListenError(f"Cannot listen on the {what}: {error.strerror or error}.")
+
+
+def _url(sock: socket.socket, context: ssl.SSLContext | None) -> str:
+    host, port = sock.getsockname()[:2]
+    scheme = "http" if context is None else "https"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+
+def _tls_context(tls: TlsSettings) -> ssl.SSLContext | None:
+    if tls.certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(tls.certificate, tls.key)
+    except OSError as error:
+        raise ListenError(
+            f"The TLS certificate {tls.certificate} with the key {tls.key} cannot be used: "
+            f"{error.strerror or error}."
+        ) from error
+    if tls.client_ca is not None:
+        try:
+            context.load_verify_locations(tls.client_ca)
+        except OSError as error:
+            raise ListenError(
+                f"The client authorities {tls.client_ca} cannot be used: {error.strerror or error}."
+            ) from error
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context

@@ -1,0 +1,142 @@
+"""Waiting on behalf of a client: long polls and event streams that end when nobody listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import aclosing, suppress
+from datetime import datetime
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+from starlette.types import Send
+
+from holdfast.api.rendering import progress_line, to_json
+from holdfast.operations.model import Operation
+
+EVENT_STREAM = "text/event-stream"
+NDJSON = "application/x-ndjson"
+TEXT = "text/plain"
+EVENT_TYPES = (EVENT_STREAM, NDJSON, TEXT)
+
+HEARTBEAT_SECONDS = 10.0
+"""A comment is sent after this long without news, so that dead connections are found."""
+_RETRY_MILLISECONDS = 1000
+
+T = TypeVar("T")
+
+
+async def while_wanted(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
+    """Await `work`, or cancel it and answer None once the client hangs up or the server stops."""
+    stopping: asyncio.Event = request.app.state.stopping
+    task = asyncio.ensure_future(work)
+    ends = [asyncio.ensure_future(_gone(request)), asyncio.ensure_future(stopping.wait())]
+    try:
+        await asyncio.wait({task, *ends}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        for one in (task, *ends):
+            one.cancel()
+        await asyncio.gather(task, *ends, return_exceptions=True)
+
+
+class EventStream(StreamingResponse):
+    """Streams an operation's life in one of `EVENT_TYPES`, and cleans up however it ends."""
+
+    def __init__(
+        self, events: AsyncIterator[Operation], media_type: str, stopping: asyncio.Event
+    ) -> None:
+        chunks = _WRITERS[media_type](_with_silences(events, stopping))
+        super().__init__(
+            chunks,
+            media_type=media_type,
+            # Proxies that buffer would hold back what is meant for now.
+            headers={"X-Accel-Buffering": "no"},
+        )
+        self._events = events
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the events, then make sure that nothing listens any more."""
+        iterator = self.body_iterator
+        try:
+            await super().stream_response(send)
+        finally:
+            for generator in (iterator, self._events):
+                close = getattr(generator, "aclose", None)
+                if close is not None:
+                    await close()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _with_silences(
+    events: AsyncIterator[Operation], stopping: asyncio.Event
+) -> AsyncIterator[Operation | None]:
+    """Yield events, None for each long silence; end with the events or when the server stops."""
+    stopped = asyncio.ensure_future(stopping.wait())
+    coming: asyncio.Future[Operation] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(anext(events))
+            either: set[asyncio.Future[Any]] = {coming, stopped}
+            done, _ = await asyncio.wait(
+                either, timeout=HEARTBEAT_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if coming in done:
+                try:
+                    operation = coming.result()
+                except StopAsyncIteration:
+                    return
+                coming = None
+                yield operation
+            elif stopped in done:
+                return
+            else:
+                yield None
+    finally:
+        stopped.cancel()
+        if coming is not None:
+            coming.cancel()
+            with suppress(asyncio.CancelledError, StopAsyncIteration):
+                await coming
+
+
+async def _event_stream(events: AsyncIterator[Operation | None]) -> AsyncIterator[bytes]:
+    """Server-sent events: `state` when the state changed, else `progress`; `end` is the last."""
+    number = 0
+    state = None
+    yield f"retry: {_RETRY_MILLISECONDS}\n\n".encode()
+    async with aclosing(events) as reports:  # type: ignore[type-var]
+        async for operation in reports:
+            if operation is None:
+                yield b": still here\n\n"
+                continue
+            number += 1
+            name = "progress" if operation.state is state else "state"
+            name = "end" if operation.state.final else name
+            state = operation.state
+            # The id says whether there will be more: see `ended_with`.
+            head = f"id: {number}.{state.value}\nevent: {name}\ndata: ".encode()
+            yield head + to_json(operation, indent=None) + b"\n"
+
+
+async def _ndjson(events: AsyncIterator[Operation | None]) -> AsyncIterator[bytes]:
+    async with aclosing(events) as reports:  # type: ignore[type-var]
+        async for operation in reports:
+            # An empty line is what readers of this format pass over.
+            yield b"\n" if operation is None else to_json(operation, indent=None)
+
+
+async def _text(events: AsyncIterator[Operation | None]) -> AsyncIterator[bytes]:
+    async with aclosing(events) as reports:  # type: ignore[type-var]
+        async for operation in reports:
+            if operation is not None:
+                moment = datetime.now().astimezone()
+                yield f"{progress_line(operation, moment)}\n".encode()
+
+
+_WRITERS = {EVENT_STREAM: _event_stream, NDJSON: _ndjson, TEXT: _text}

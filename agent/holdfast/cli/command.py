@@ -1,0 +1,117 @@
+"""Registers a command: its own options, those common to all, its examples, and a session."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+import typer
+
+from holdfast.cli.session import Common, Local, Session
+
+CONTEXT_SETTINGS = {"help_option_names": ["--help", "-h"]}
+
+
+def examples(lines: Sequence[str]) -> str:
+    """Lay out example command lines for the end of a help text."""
+    return "\n".join(["[bold]Examples[/bold]", *(f"  $ {_escape(line)}" for line in lines)])
+
+
+def group(name: str, about: str, *, lines: Sequence[str]) -> typer.Typer:
+    """Make a group of commands, which shows its help when called alone."""
+    return typer.Typer(
+        name=name,
+        help=about,
+        epilog=examples(lines),
+        no_args_is_help=True,
+        context_settings=CONTEXT_SETTINGS,
+        rich_markup_mode="rich",
+    )
+
+
+def command(
+    app: typer.Typer, name: str, *, lines: Sequence[str], local: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Register a function whose first parameter is a `Session`.
+
+    The other parameters are the command's own. `lines` are examples for its help; `local` adds
+    the options to work without a daemon.
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(function, include_extras=True)
+        parameters = list(inspect.signature(function).parameters.values())
+        own = [p.replace(annotation=hints[p.name]) for p in parameters[1:]]
+        shared = [*(_options(Local) if local else ()), *_options(Common)]
+
+        def entry(ctx: typer.Context, **values: Any) -> None:
+            before: Common = ctx.find_root().obj or Common()
+            common = Common(**_take(values, Common)).over(before)
+            session = Session(common, Local(**_take(values, Local)) if local else None)
+            try:
+                function(session, **values)
+            finally:
+                session.close()
+
+        _declare(entry, [*own, *shared])
+        entry.__doc__ = function.__doc__
+        entry.__name__ = function.__name__
+        app.command(
+            name,
+            epilog=examples(lines),
+            context_settings=CONTEXT_SETTINGS,
+            no_args_is_help=False,
+        )(entry)
+        return function
+
+    return register
+
+
+def _declare(entry: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> None:
+    """Give a function that takes `ctx` and `**values` the signature that typer reads."""
+    context = inspect.Parameter(
+        "ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
+    )
+    keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    entry.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [context, *keyword_only]
+    )
+    entry.__annotations__ = {}
+
+
+def main_options(app: typer.Typer, about: str, version: type[bool]) -> None:
+    """Let the options common to all commands stand before a command's name as well."""
+
+    def entry(ctx: typer.Context, **values: Any) -> None:
+        ctx.obj = Common(**_take(values, Common))
+
+    flag = inspect.Parameter(
+        "version", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=version
+    )
+    _declare(entry, [flag, *_options(Common)])
+    entry.__doc__ = about
+    app.callback()(entry)
+
+
+def _options(options: type[Common] | type[Local]) -> list[inspect.Parameter]:
+    """Answer the options of a dataclass as parameters of a function."""
+    hints = get_type_hints(options, include_extras=True)
+    return [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=hints[field.name],
+        )
+        for field in fields(options)
+    ]
+
+
+def _take(values: dict[str, Any], options: type[Common] | type[Local]) -> dict[str, Any]:
+    return {field.name: values.pop(field.name) for field in fields(options)}
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", r"\[")

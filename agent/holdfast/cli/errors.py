@@ -1,0 +1,29 @@
+"""How a command ends: its exit codes, and the one line it says when it cannot do what was asked."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the shell sees."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    DIFFERENCES = 3  # a check ran to its end and found that things differ
+
+
+class CliError(Exception):
+    """Ends the command: one sentence that says what is wrong and what to do."""
+
+    def __init__(self, message: str, code: ExitCode = ExitCode.FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class UsageError(CliError):
+    """The command line itself does not make sense."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, ExitCode.USAGE)

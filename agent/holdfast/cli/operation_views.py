@@ -1,0 +1,111 @@
+"""Operations as a person reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from holdfast.cli import units
+from holdfast.cli.output import Output
+from holdfast.cli.pagecache_views import show_dumped, show_evicted, show_loaded
+from holdfast.cli.progress import amounts, describe, share
+from holdfast.operations.model import Operation, now
+
+_RESULTS: dict[str, Callable[[Output, Mapping[str, Any]], None]] = {
+    "pagecache.dump": show_dumped,
+    "pagecache.load": show_loaded,
+    "pagecache.evict": show_evicted,
+}
+
+
+def show_operations(out: Output, answer: Mapping[str, Any]) -> None:
+    """Print operations as a table."""
+    operations = [Operation.model_validate(entry) for entry in answer["operations"]]
+    if not operations:
+        out.line("no operations")
+        return
+    bars = [_bar(out, operation) for operation in operations]
+    live = any(bars)
+    out.table(
+        [
+            "operation",
+            "kind",
+            "state",
+            ">done",
+            *([""] if live else []),
+            "created",
+            ">took",
+            "by",
+        ],
+        [
+            (
+                operation.id,
+                operation.kind,
+                operation.state.value,
+                _done(operation),
+                *([bar] if live else []),
+                units.age(operation.created_at),
+                _took(operation),
+                units.printable(operation.actor),
+            )
+            for operation, bar in zip(operations, bars, strict=True)
+        ],
+    )
+
+
+def show_operation(out: Output, answer: Mapping[str, Any]) -> None:
+    """Print everything about one operation."""
+    operation = Operation.model_validate(answer)
+    out.line(f"{operation.kind} {operation.id}", "bold")
+    out.fields(
+        [
+            ("state", operation.state.value),
+            ("asked by", units.printable(operation.actor)),
+            ("created", units.moment(operation.created_at)),
+            ("took" if operation.state.final else "for", _took(operation)),
+            ("progress", "" if operation.state.final else describe(operation)),
+            ("asked for", _compact(operation.params)),
+            ("error", "" if operation.error is None else operation.error.detail),
+        ],
+        indent=2,
+    )
+    if operation.result is not None:
+        out.line()
+        show_outcome(out, answer)
+
+
+def show_outcome(out: Output, answer: Mapping[str, Any]) -> None:
+    """Print the result of an operation that succeeded, as its own command would."""
+    render = _RESULTS.get(answer["kind"])
+    if render is not None:
+        render(out, answer)
+    else:
+        # A newer daemon knows kinds that this client does not.
+        out.line(json.dumps(answer["result"], indent=2))
+
+
+def _done(operation: Operation) -> str:
+    if operation.state.value == "succeeded":
+        return units.size(operation.progress.bytes_done)
+    return amounts(operation.progress)
+
+
+def _bar(out: Output, operation: Operation) -> str:
+    known = share(operation.progress)
+    if known is None or operation.state.final:
+        return ""
+    return units.bar(*known, unicode=out.unicode)
+
+
+def _took(operation: Operation) -> str:
+    if operation.started_at is None:
+        return ""
+    if operation.finished_at is None:
+        return units.duration((now() - operation.started_at).total_seconds())
+    return units.duration((operation.finished_at - operation.started_at).total_seconds())
+
+
+def _compact(params: Mapping[str, Any]) -> str:
+    given = {key: value for key, value in params.items() if value is not None}
+    return " ".join(f"{key}={json.dumps(value)}" for key, value in given.items())

@@ -1,0 +1,134 @@
+"""`holdfast op`: the operations of the daemon."""
+# ruff: noqa: PLC0415 - imported once a command runs, so that `--help` is instant
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from holdfast.cli import units
+from holdfast.cli.command import command, group
+from holdfast.cli.completion import operation_ids
+from holdfast.cli.errors import CliError
+from holdfast.cli.session import Session
+
+app = group(
+    "op",
+    "See and cancel operations: the long work that the daemon does.",
+    lines=["holdfast op list", "holdfast op watch 01JDCB7X7V0Q1B5Y3F8M2R9T4K"],
+)
+
+
+class StateName(StrEnum):
+    """The states of an operation."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+
+OperationId = Annotated[
+    str,
+    typer.Argument(metavar="OPERATION", help="An operation's id.", autocompletion=operation_ids),
+]
+
+
+@command(
+    app,
+    "list",
+    lines=[
+        "holdfast op list",
+        "holdfast op list --kind pagecache.load --state failed",
+        "holdfast op list --json | jq '.operations[].state'",
+    ],
+)
+def list_operations(
+    session: Session,
+    kind: Annotated[
+        str | None, typer.Option(metavar="KIND", help="Only this kind, e.g. pagecache.load.")
+    ] = None,
+    state: Annotated[StateName | None, typer.Option(help="Only those in this state.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many.")] = 20,
+) -> None:
+    """List operations, newest first."""
+    answer = session.api.get("/v1/operations", kind=kind, state=state and state.value, limit=limit)
+    if session.out.as_json:
+        session.out.json(answer)
+        return
+    from holdfast.cli.operation_views import show_operations
+
+    show_operations(session.out, answer)
+
+
+@command(app, "show", lines=["holdfast op show 01JDCB7X7V0Q1B5Y3F8M2R9T4K"])
+def show(session: Session, operation: OperationId) -> None:
+    """Show one operation: what was asked, how far it is, how it ended."""
+    answer = _get(session, operation)
+    if session.out.as_json:
+        session.out.json(answer)
+        return
+    from holdfast.cli.operation_views import show_operation
+
+    show_operation(session.out, answer)
+
+
+@command(
+    app,
+    "watch",
+    lines=[
+        "holdfast op watch 01JDCB7X7V0Q1B5Y3F8M2R9T4K",
+        "holdfast op watch 01JDCB7X7V0Q1B5Y3F8M2R9T4K --json | jq -c .progress",
+    ],
+)
+def watch(session: Session, operation: OperationId) -> None:
+    """Watch an operation until it ends. With --json, one line for each update.
+
+    Ends with 0 if the operation succeeded and with 1 otherwise. Ctrl-C in a pipe stops only the
+    watching.
+    """
+    from holdfast.cli.follow import Left, follow
+    from holdfast.cli.operation_views import show_outcome
+    from holdfast.cli.outcome import why
+    from holdfast.cli.runs import RemoteRun
+
+    out = session.out
+    run = RemoteRun(session.api, _get(session, operation))
+    try:
+        last = follow(
+            run, out, started_here=False, on_update=out.json_line if out.as_json else None
+        )
+    except Left:
+        out.note(f"operation {run.id} goes on")
+        return
+    if last["state"] != "succeeded":
+        raise CliError(why(last))
+    if not out.as_json:
+        show_outcome(out, last)
+
+
+@command(app, "cancel", lines=["holdfast op cancel 01JDCB7X7V0Q1B5Y3F8M2R9T4K"])
+def cancel(session: Session, operation: OperationId) -> None:
+    """Ask an operation to stop. Asking again, or after its end, does no harm."""
+    answer = session.api.post(f"{_path(operation)}/cancel")
+    if session.out.as_json:
+        session.out.json(answer)
+    elif answer["state"] in {"queued", "running"}:
+        session.out.line(f"cancelling operation {units.printable(operation)}")
+    else:
+        session.out.line(f"operation {units.printable(operation)}: {answer['state']}")
+
+
+def _get(session: Session, operation: str) -> dict[str, Any]:
+    answer: dict[str, Any] = session.api.get(_path(operation))
+    return answer
+
+
+def _path(operation: str) -> str:
+    from urllib.parse import quote
+
+    return f"/v1/operations/{quote(operation, safe='')}"

@@ -1,0 +1,273 @@
+"""Page-cache results as a person reads them."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import PurePath
+from typing import Any
+
+from holdfast.cli import units
+from holdfast.cli.output import Output
+from holdfast.pagecache.models import (
+    Dump,
+    DumpList,
+    DumpResult,
+    EvictResult,
+    LoadResult,
+    Located,
+    PageCacheState,
+    Residency,
+    ResidencyReport,
+    SkippedFile,
+)
+
+_BAR = 16
+_EXAMPLES = 5
+
+
+def show_state(out: Output, answer: Any) -> None:
+    """Print residency: a block for each root or for the path that was asked for."""
+    state = PageCacheState.model_validate(answer)
+    for number, report in enumerate(state.reports):
+        if number:
+            out.line()
+        _show_report(out, report)
+    for root in state.unavailable:
+        out.line(f"{units.printable(root.root)}: cannot be looked at: {root.detail}")
+
+
+def _show_report(out: Output, report: ResidencyReport) -> None:
+    total = report.total
+    out.line(units.printable(total.path), "bold")
+    resident = _resident(total)
+    bar = units.bar(resident, total.bytes, 2 * _BAR, unicode=out.unicode)
+    out.line(
+        f"{bar}  {units.size(resident)} of {units.size(total.bytes)} in memory, "
+        f"{units.percent(resident, total.bytes)}"
+    )
+    more = [units.counted(total.files, "file")]
+    for name, value in (
+        ("dirty", total.dirty),
+        ("being written", total.writeback),
+        ("recently evicted", total.recently_evicted),
+    ):
+        if value or (value is not None and name == "dirty"):
+            more.append(f"{units.size(value)} {name}")
+    out.line(", ".join(more))
+    if report.skipped:
+        out.line(f"left out: {_reasons(report.skipped)}")
+    if report.directories:
+        out.line()
+        _show_residency(out, "directory", report.directories, total)
+    if report.files:
+        out.line()
+        _show_residency(out, "file", report.files, total)
+
+
+def _show_residency(out: Output, what: str, entries: Sequence[Residency], total: Residency) -> None:
+    dirty = any(entry.dirty for entry in entries)
+    columns = [">size", ">in memory", ">share", "", *([">dirty"] if dirty else []), f"~{what}"]
+    rows = []
+    for entry in entries:
+        row = [
+            units.size(entry.bytes),
+            units.size(_resident(entry)),
+            units.percent(_resident(entry), entry.bytes),
+            units.bar(_resident(entry), entry.bytes, _BAR, unicode=out.unicode),
+        ]
+        if dirty:
+            row.append(units.size(entry.dirty or 0))
+        row.append(_below(_name(entry), _name(total)))
+        rows.append(row)
+    out.table(columns, rows)
+
+
+def show_dumped(out: Output, operation: Mapping[str, Any]) -> None:
+    """Print what a dump recorded."""
+    result = DumpResult.model_validate(operation["result"])
+    took = _took(operation)
+    out.line(
+        f"dumped {units.size(result.bytes)} resident in {units.counted(result.files, 'file')}, "
+        f"of {units.count(result.files_scanned)} looked at{took}"
+    )
+    out.line(f"dump {result.dump}, {units.size(result.record_bytes)} on disk")
+    _show_skipped(out, result.skipped, result.examples)
+    if result.method == "mincore":
+        out.line("this kernel has no cachestat (Linux 6.5), so each file was probed the slow way")
+    out.hint(f"to bring it back: holdfast pagecache load {result.dump}")
+
+
+def show_loaded(out: Output, operation: Mapping[str, Any]) -> None:
+    """Print what a load brought back, and what it did not."""
+    result = LoadResult.model_validate(operation["result"])
+    took = _took(operation, result.loaded)
+    out.line(
+        f"loaded {units.size(result.loaded)}{took}; "
+        f"{units.size(result.already_resident)} was there already"
+    )
+    there = result.loaded + result.already_resident
+    bar = units.bar(there, result.requested, 2 * _BAR, unicode=out.unicode)
+    out.line(
+        f"{bar}  {units.percent(there, result.requested)} of the {units.size(result.requested)} "
+        f"in dump {result.dump}, {units.count(result.files_complete)} of "
+        f"{units.counted(result.files, 'file')} complete"
+    )
+    if result.missing:
+        out.line(f"missing {units.size(result.missing)}, also after reading it again")
+    if result.stopped is not None:
+        out.line(
+            f"stopped early for {units.plain_words(result.stopped)}: "
+            f"{units.size(result.budget)} was allowed by {units.plain_words(result.budget_limit)}"
+        )
+    if result.skipped_bytes:
+        out.line(f"not asked for: {units.size(result.skipped_bytes)}")
+    _show_reasons(out, result.skipped)
+    short = [file for file in result.reported if file.reason is not None or file.missing]
+    for file in short[:_EXAMPLES]:
+        what = units.plain_words(file.reason) if file.reason else ""
+        if file.missing:
+            what = f"missing {units.size(file.missing)}"
+        _show_example(out, file, what, file.detail)
+    if len(short) > _EXAMPLES:
+        out.line(f"  and {units.count(len(short) - _EXAMPLES)} more, which --json names")
+
+
+def show_evicted(out: Output, operation: Mapping[str, Any]) -> None:
+    """Print what an eviction dropped and what stayed."""
+    result = EvictResult.model_validate(operation["result"])
+    out.line(
+        f"evicted {units.size(result.evicted)} of {units.size(result.resident_before)} in "
+        f"{units.counted(result.files, 'file')}{_took(operation)}"
+    )
+    if result.retained:
+        out.line(f"stayed in memory: {units.size(result.retained)}")
+        out.table(
+            [">stayed", ">dirty", "~why", "~file"],
+            [
+                (
+                    units.size(entry.retained),
+                    "" if entry.dirty is None else units.size(entry.dirty),
+                    ", ".join(entry.reasons),
+                    units.printable(_name(entry)),
+                )
+                for entry in result.retained_files
+            ],
+            indent=2,
+        )
+    _show_skipped(out, result.skipped, result.examples)
+
+
+def show_dumps(out: Output, answer: Any) -> None:
+    """Print the stored dumps as a table."""
+    stored = DumpList.model_validate(answer)
+    if not stored.dumps:
+        out.line("no dumps yet")
+        out.hint("to make one: holdfast pagecache dump")
+    else:
+        _show_dump_table(out, stored.dumps)
+    for damaged in stored.damaged:
+        out.line(f"{damaged.id} cannot be used: {units.printable(damaged.detail)}")
+
+
+def _show_dump_table(out: Output, dumps: Sequence[Dump]) -> None:
+    out.table(
+        ["dump", "made", ">in memory", ">files", ">on disk", "host", "~roots", ""],
+        [
+            (
+                dump.id,
+                units.age(dump.created_at),
+                units.size(dump.bytes),
+                units.count(dump.files),
+                units.size(dump.record_bytes),
+                units.printable(dump.host),
+                ", ".join(units.printable(root) for root in dump.roots),
+                _marks(dump),
+            )
+            for dump in dumps
+        ],
+    )
+
+
+def show_stored(out: Output, answer: Any) -> None:
+    """Print a dump that was put into the store."""
+    dump = Dump.model_validate(answer)
+    out.line(f"stored as dump {dump.id}")
+    out.fields(
+        [
+            ("made", f"{_when(dump.created_at)} on {units.printable(dump.host)}"),
+            ("of", ", ".join(units.printable(root) for root in dump.roots)),
+            ("in memory", f"{units.size(dump.bytes)} of {units.counted(dump.files, 'file')}"),
+        ],
+        indent=2,
+    )
+    out.hint(f"to load it: holdfast pagecache load {dump.id}")
+
+
+def _marks(dump: Dump) -> str:
+    marks = (
+        ("latest", dump.latest),
+        ("uploaded", dump.uploaded),
+        ("hotness", dump.hotness),
+    )
+    return ", ".join(name for name, holds in marks if holds)
+
+
+def _show_skipped(out: Output, skipped: Mapping[str, int], examples: Sequence[SkippedFile]) -> None:
+    _show_reasons(out, skipped)
+    for example in examples[:_EXAMPLES]:
+        _show_example(out, example, units.plain_words(example.reason), example.detail)
+
+
+def _show_reasons(out: Output, skipped: Mapping[str, int]) -> None:
+    if skipped:
+        out.line(f"skipped: {_reasons(skipped)}")
+
+
+def _show_example(out: Output, file: Located, what: str, detail: str | None) -> None:
+    more = f" ({units.printable(detail)})" if detail else ""
+    out.line(f"  {units.printable(_name(file))}: {what}{more}")
+
+
+def _reasons(skipped: Mapping[str, int]) -> str:
+    return ", ".join(
+        f"{units.count(number)} {units.plain_words(reason)}"
+        for reason, number in sorted(skipped.items(), key=lambda item: -item[1])
+    )
+
+
+def _resident(entry: Residency) -> int:
+    """Answer what is in memory without the rest of each last page, which is beyond the file."""
+    return min(entry.resident, entry.bytes)
+
+
+def _name(located: Located) -> str:
+    """Answer a path as the file system has it, also where it is not UTF-8."""
+    if located.path_b64 is None:
+        return located.path
+    return os.fsdecode(base64.b64decode(located.path_b64))
+
+
+def _below(path: str, top: str) -> str:
+    """Shorten a path to what lies below `top`."""
+    pure = PurePath(path)
+    if pure != PurePath(top) and pure.is_relative_to(top):
+        return units.printable(str(pure.relative_to(top)))
+    return units.printable(path)
+
+
+def _took(operation: Mapping[str, Any], moved: int | None = None) -> str:
+    started, finished = operation.get("started_at"), operation.get("finished_at")
+    if not started or not finished:
+        return ""
+    seconds = (datetime.fromisoformat(finished) - datetime.fromisoformat(started)).total_seconds()
+    text = f" in {units.duration(seconds)}"
+    if moved and seconds > 0:
+        text += f" ({units.rate(moved / seconds)})"
+    return text
+
+
+def _when(moment: datetime) -> str:
+    return f"{units.moment(moment)} ({units.age(moment)})"

@@ -1,0 +1,308 @@
+"""The settings themselves: names, types, defaults, and what values make sense together."""
+
+from __future__ import annotations
+
+import ipaddress
+import os.path
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f"should be an absolute path, not {str(path)!r}")
+    if "\0" in str(path):
+        raise ValueError("should not contain a NUL character")
+    return Path(os.path.normpath(path))
+
+
+def _no_bool(value: Any) -> Any:
+    # bool is an int to Python; in a settings file `true` for a number is a mistake.
+    if isinstance(value, bool):
+        raise ValueError(f"should be a number, not {str(value).lower()}")
+    return value
+
+
+def _none_if_empty(value: Any) -> Any:
+    return None if value == "" else value
+
+
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+OptionalPath = Annotated[AbsolutePath | None, BeforeValidator(_none_if_empty)]
+Number = Annotated[int, BeforeValidator(_no_bool)]
+Size = Annotated[ByteSize, BeforeValidator(_no_bool)]
+
+
+class Section(BaseModel):
+    """A table of the settings file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TlsSettings(Section):
+    """TLS of the TCP listener; off unless `certificate` and `key` are given."""
+
+    certificate: OptionalPath = Field(default=None, description="PEM file with the chain.")
+    key: OptionalPath = Field(default=None, description="PEM file with the private key.")
+    client_ca: OptionalPath = Field(
+        default=None,
+        description="PEM file with authorities; clients must then show a certificate of theirs.",
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            missing = "key" if self.key is None else "certificate"
+            raise ValueError(f"`tls.certificate` and `tls.key` go together; set tls.{missing} too")
+        if self.client_ca is not None and self.certificate is None:
+            raise ValueError("`tls.client_ca` needs `tls.certificate` and `tls.key` as well")
+        return self
+
+    @property
+    def enabled(self) -> bool:
+        """Whether the TCP listener speaks TLS."""
+        return self.certificate is not None
+
+
+class OperationSettings(Section):
+    """How long work is run and remembered."""
+
+    max_running: Annotated[Number, Field(ge=1, le=64)] = Field(
+        default=4, description="Operations that run at the same time; others wait their turn."
+    )
+    keep: Annotated[Number, Field(ge=1, le=1_000_000)] = Field(
+        default=1000, description="Finished operations remembered."
+    )
+    keep_days: Annotated[Number, Field(ge=1, le=36_500)] = Field(
+        default=90, description="Days a finished operation is remembered."
+    )
+
+
+class PageCacheSettings(Section):
+    """Dumps and loads of the page cache."""
+
+    dumps_kept: Annotated[Number, Field(ge=1, le=10_000)] = Field(
+        default=5, description="Dumps retained; the oldest go first."
+    )
+    reserve_bytes: Size = Field(
+        default=ByteSize(1 << 30), description="Memory a load leaves available."
+    )
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Sizes are bytes, or text such as `64 MiB`."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix="HOLDFAST_",
+        env_nested_delimiter="__",
+        validate_default=False,
+    )
+
+    roots: Annotated[list[AbsolutePath], NoDecode, Field(min_length=1, max_length=64)] = Field(
+        default=[Path("/mnt/data")],
+        description="Directories of state; every path given to holdfast must lie in one of them.",
+    )
+    state_dir: OptionalPath = Field(
+        default=None,
+        description="holdfast's own state; `<first root>/.holdfast` unless set.",
+    )
+    fallback_state_dir: AbsolutePath = Field(
+        default=Path("/var/lib/holdfast"),
+        description="Where a minimal state is kept while the first root is missing.",
+    )
+    listen: str = Field(
+        default="127.0.0.1:9918", description="TCP `ADDRESS:PORT`; empty turns TCP off."
+    )
+    socket: OptionalPath = Field(
+        default=Path("/run/holdfast/holdfast.sock"),
+        description="Unix socket; empty turns it off.",
+    )
+    socket_mode: Annotated[Number, Field(ge=0)] = Field(
+        default=0o660,
+        description="Mode of the unix socket: who may use holdfast without a token.",
+    )
+    tls: TlsSettings = Field(default_factory=TlsSettings)
+    tokens_file: AbsolutePath = Field(
+        default=Path("/etc/holdfast/tokens.json"), description="Hashed bearer tokens."
+    )
+    loopback_trusted: bool = Field(
+        default=False,
+        description="Ask no token on TCP. For trying things out; only with a loopback address.",
+    )
+    max_body_bytes: Annotated[Size, Field(ge=1024, le=1 << 30)] = Field(
+        default=ByteSize(1 << 20), description="The largest JSON body accepted."
+    )
+    max_record_bytes: Annotated[Size, Field(ge=1024, le=1 << 40)] = Field(
+        default=ByteSize(1 << 30), description="The largest record file accepted as an upload."
+    )
+    operations: OperationSettings = Field(default_factory=OperationSettings)
+    pagecache: PageCacheSettings = Field(default_factory=PageCacheSettings)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take values as given only: `load_settings` merges the layers and remembers them."""
+        return (init_settings,)
+
+    @field_validator("roots", mode="before")
+    @classmethod
+    def _split_roots(cls, value: Any) -> Any:
+        """Take `a:b` as in PATH, which is how the environment gives a list."""
+        return value.split(":") if isinstance(value, str) else value
+
+    @field_validator("roots")
+    @classmethod
+    def _separate_roots(cls, roots: list[Path]) -> list[Path]:
+        for number, root in enumerate(roots):
+            for other in roots[:number]:
+                if root == other:
+                    raise ValueError(f"should not name {str(root)!r} twice")
+                if root.is_relative_to(other) or other.is_relative_to(root):
+                    raise ValueError(
+                        f"should not lie in one another: {str(other)!r} and {str(root)!r}"
+                    )
+        return roots
+
+    @field_validator("socket_mode", mode="before")
+    @classmethod
+    def _octal(cls, value: Any) -> Any:
+        """Read text as octal, which is how a mode is written everywhere else."""
+        if isinstance(value, str):
+            if not re.fullmatch(r"(0o)?[0-7]{3,4}", value):
+                raise ValueError(f"should be an octal mode such as 0660, not {value!r}")
+            return int(value.removeprefix("0o"), 8)
+        return value
+
+    @field_validator("socket_mode")
+    @classmethod
+    def _sane_mode(cls, mode: int) -> int:
+        if mode & ~0o777 or mode & 0o600 != 0o600:
+            raise ValueError(
+                "should be an octal mode that lets the owner read and write, such as 0o660, "
+                f"not {mode:#o}"
+            )
+        if mode & 0o002:
+            raise ValueError(
+                f"should not be {mode:#o}: whoever may write to the socket may do everything, "
+                "so it cannot be open to all users"
+            )
+        return mode
+
+    @field_validator("listen")
+    @classmethod
+    def _parse_listen(cls, value: str) -> str:
+        if value:
+            split_address(value)
+        return value
+
+    @model_validator(mode="after")
+    def _safe_listener(self) -> Self:
+        address = self.listen_address
+        if address is None:
+            if self.socket is None:
+                raise ValueError(
+                    "`listen` and `socket` are both off, so nobody could reach the daemon; "
+                    "set one of them"
+                )
+            return self
+        if is_loopback(address[0]):
+            return self
+        if self.loopback_trusted:
+            raise ValueError(
+                f"`loopback_trusted` is only for loopback addresses, and `listen` is "
+                f"{self.listen!r}; turn it off and make tokens, or listen on 127.0.0.1"
+            )
+        if not self.tls.enabled:
+            raise ValueError(
+                f"`listen` = {self.listen!r} reaches beyond this machine, which needs TLS and "
+                "tokens; set `tls.certificate` and `tls.key`, or listen on 127.0.0.1"
+            )
+        return self
+
+    @property
+    def listen_address(self) -> tuple[str, int] | None:
+        """Host and port of the TCP listener, or None when it is off."""
+        return split_address(self.listen) if self.listen else None
+
+    @property
+    def listens_beyond_loopback(self) -> bool:
+        """Whether other machines can reach the TCP listener."""
+        address = self.listen_address
+        return address is not None and not is_loopback(address[0])
+
+    def sources(self) -> Mapping[str, str]:
+        """Say for each setting (`operations.keep`) where its value came from.
+
+        `default`, `flag`, the name of an environment variable, or the path of the settings file.
+        """
+        return {
+            key: self._sources.get(key, "default") for key in flatten(self.model_dump(mode="json"))
+        }
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested tables into one with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Split `ADDRESS:PORT` (`[::1]:80` for IPv6). Raises `ValueError` with a clear sentence."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError(
+            f"should be ADDRESS:PORT with a port up to 65535, for example 127.0.0.1:9918, "
+            f"not {text!r}"
+        )
+    if host == "localhost":
+        return host, int(port)
+    with suppress(ValueError):
+        if bracketed == (ipaddress.ip_address(host).version == 6):
+            return host, int(port)
+    raise ValueError(
+        f"should begin with an IPv4 address, an IPv6 address in brackets or localhost, not {text!r}"
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can connect to `host`."""
+    return host == "localhost" or ipaddress.ip_address(host).is_loopback

@@ -1,0 +1,126 @@
+"""The state directory: where it is, that it is safe to use, and that only one daemon uses it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.config.settings import Settings
+
+LOCK_NAME = "lock"
+
+
+class StateDirError(Exception):
+    """The state directory cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class StateDir:
+    """A state directory that exists, is safe, and is locked while the process lives."""
+
+    path: Path
+    degraded: str | None
+    """Why this is the fallback rather than the place it should be; None when all is well."""
+    lock: int
+    """The descriptor that holds the lock."""
+
+    def release(self) -> None:
+        """Let another daemon have it."""
+        os.close(self.lock)
+
+
+def locate_state_dir(settings: Settings) -> tuple[Path, str | None]:
+    """Say where the state is kept, and why it is the fallback if it is (None otherwise)."""
+    wanted = settings.state_dir or settings.roots[0] / ".holdfast"
+    root = next((root for root in settings.roots if wanted.is_relative_to(root)), None)
+    # Making the directory of a volume that is not mounted would put the state on the wrong disk.
+    if root is None or root.is_dir():
+        return wanted, None
+    what = "is not a directory" if root.exists() else "does not exist"
+    return settings.fallback_state_dir, (
+        f"Root {root} {what}, so a minimal state is kept in {settings.fallback_state_dir}; mount "
+        "the volume and restart holdfast."
+    )
+
+
+def prepare_state_dir(settings: Settings) -> StateDir:
+    """Make the state directory (mode 0700) where needed, check it, and lock it.
+
+    Raises `StateDirError` when it is not safe, cannot be made, or another daemon holds it.
+    """
+    path, degraded = locate_state_dir(settings)
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise StateDirError(_explain(path, error)) from error
+    try:
+        _check_owner(path, os.fstat(directory))
+        return StateDir(path, degraded, _lock(path, directory))
+    finally:
+        os.close(directory)
+
+
+def _explain(path: Path, error: OSError) -> str:
+    # O_NOFOLLOW with O_DIRECTORY answers ENOTDIR for a symbolic link, ELOOP elsewhere.
+    if path.is_symlink():
+        return (
+            f"The state directory {path} is a symbolic link; name the directory itself, so that "
+            "nobody can point it elsewhere."
+        )
+    if error.errno == errno.ENOTDIR:
+        return f"The state directory {path} is not a directory; move what is there away."
+    return f"The state directory {path} cannot be made or opened: {error.strerror}."
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    if status.st_uid != os.geteuid():
+        raise StateDirError(
+            f"The state directory {path} belongs to user {status.st_uid}, but holdfast runs as "
+            f"user {os.geteuid()}; run `chown` on it or choose another `state_dir`."
+        )
+    if stat.S_IMODE(status.st_mode) & 0o022:
+        raise StateDirError(
+            f"The state directory {path} is writable by other users (mode "
+            f"{stat.S_IMODE(status.st_mode):04o}); check what is in it, then run "
+            f"`chmod 0700 {path}`."
+        )
+
+
+def _lock(path: Path, directory: int) -> int:
+    """Take the lock, which the kernel lets go of when the process ends, however it ends."""
+    try:
+        lock = os.open(
+            LOCK_NAME,
+            os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC,
+            0o600,
+            dir_fd=directory,
+        )
+    except OSError as error:
+        raise StateDirError(
+            f"The lock file {path / LOCK_NAME} cannot be opened: {error.strerror}."
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(lock, 0)
+        os.write(lock, f"{os.getpid()}\n".encode())
+    except BlockingIOError:
+        holder = os.pread(lock, 32, 0).decode(errors="replace").strip()
+        os.close(lock)
+        raise StateDirError(
+            f"Another holdfast (process {holder or 'unknown'}) uses the state directory {path}; "
+            "stop it, or give this one another `state_dir`."
+        ) from None
+    except OSError as error:
+        os.close(lock)
+        raise StateDirError(
+            f"The lock file {path / LOCK_NAME} cannot be used: {error.strerror}."
+        ) from error
+    return lock

@@ -1,0 +1,248 @@
+"""The daemon: puts the parts together, runs them until a signal, and takes them apart in order.
+
+Start: settings are compared with the machine, the state directory is made and locked, operations
+that the last process left are settled, and only then does anything listen. Stop: nothing new is
+accepted, running work is cancelled and recorded, open answers get a moment to finish. All of that
+takes less than `STOP_SECONDS`, whatever the work and the clients do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import faulthandler
+import gc
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from holdfast import __version__, journal
+from holdfast.api.server import HttpServer, ListenError
+from holdfast.api.services import Services
+from holdfast.api.tokens import TokenError, list_tokens
+from holdfast.config import Settings, StateDir, StateDirError, prepare_state_dir
+from holdfast.config.load import check_machine
+from holdfast.metrics import Metrics
+from holdfast.node.service import Node
+from holdfast.operations.kinds import Registry
+from holdfast.operations.model import RequestError
+from holdfast.operations.service import Operations
+from holdfast.operations.store import Store
+from holdfast.pagecache.service import PageCache
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 5.0
+"""From the signal to the end of the process, at most."""
+_WORK_SECONDS = 2.5
+_ANSWER_SECONDS = 0.5
+_THREAD_SECONDS = 0.3
+_BLOCKING_THREADS = 16
+
+OK, FAILED, USAGE = 0, 1, 2
+
+OnReady = Callable[[Sequence[str]], None]
+"""Called once with the addresses, such as `unix:/run/…` and `http://127.0.0.1:9918`."""
+
+
+def serve(settings: Settings, *, on_ready: OnReady | None = None) -> int:
+    """Run the daemon in this process until SIGTERM, SIGINT or SIGHUP; return the exit code.
+
+    0 after a signal, 1 when it could not start, 2 when the settings do not fit the machine.
+    Ends the process itself if work that cannot be interrupted would keep it past `STOP_SECONDS`.
+    """
+    journal.configure(settings.log_level)
+    faulthandler.enable()
+    try:
+        if not _settings_fit(settings):
+            return USAGE
+        with contextlib.ExitStack() as stack:
+            code = _serve(settings, stack, on_ready)
+    except (StateDirError, ListenError, RequestError) as error:
+        log.critical("%s", error)
+        code = FAILED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        log.critical("holdfast cannot start: %s%s.", where, error.strerror or error)
+        code = FAILED
+    _end_with_threads(code)
+    return code
+
+
+def _settings_fit(settings: Settings) -> bool:
+    """Say what is wrong with the settings on this machine; return whether to start all the same."""
+    findings = check_machine(settings)
+    for finding in findings:
+        log.log(
+            logging.CRITICAL if finding.level == "error" else logging.WARNING, "%s", finding.message
+        )
+    if any(finding.level == "error" for finding in findings):
+        return False
+    if settings.listens_beyond_loopback:
+        try:
+            tokens = list_tokens(settings.tokens_file)
+        except TokenError as error:
+            log.critical("%s", error)
+            return False
+        if not any(not token.expired() for token in tokens):
+            log.critical(
+                "`listen` = %r reaches beyond this machine, which needs tokens, and %s has none "
+                "that is valid; make one with `holdfast token create`, or listen on 127.0.0.1.",
+                settings.listen,
+                settings.tokens_file,
+            )
+            return False
+    return True
+
+
+def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | None) -> int:
+    state = prepare_state_dir(settings)
+    stack.callback(state.release)
+    store = Store(state.path)
+    stack.callback(store.close)
+    pagecache = PageCache(
+        roots=settings.roots,
+        state_dir=state.path,
+        dumps_kept=settings.pagecache.dumps_kept,
+        reserve_bytes=settings.pagecache.reserve_bytes,
+        max_record_bytes=settings.max_record_bytes,
+    )
+    pagecache.prepare()
+    registry = Registry()
+    for kind in pagecache.kinds():
+        registry.register(kind)
+    operations = Operations(
+        store,
+        registry,
+        max_running=settings.operations.max_running,
+        keep=settings.operations.keep,
+        keep_days=settings.operations.keep_days,
+    )
+    services = Services(
+        settings=settings,
+        state_dir=state.path,
+        operations=operations,
+        pagecache=pagecache,
+        node=Node(roots=settings.roots),
+        metrics=Metrics(operations, lambda: _resident_bytes(pagecache)),
+        degraded=lambda: _degraded(settings, state),
+    )
+    operations.recover()
+    stack.callback(operations.shutdown, _WORK_SECONDS)
+    return _run_loop(_Daemon(services, on_ready).run())
+
+
+def _resident_bytes(pagecache: PageCache) -> Mapping[str, int]:
+    reports = pagecache.state(path=None, depth=0, top=0).reports
+    return {report.root: report.total.resident for report in reports}
+
+
+def _degraded(settings: Settings, state: StateDir) -> Sequence[str]:
+    """Say what keeps the daemon from doing all of its work."""
+    reasons = [] if state.degraded is None else [state.degraded]
+    for number, root in enumerate(settings.roots):
+        told = number == 0 and state.degraded is not None
+        if not told and not root.is_dir():
+            reasons.append(f"Root {root} is not there; mount the volume.")
+    return reasons
+
+
+class _Daemon:
+    """The part that lives in the event loop."""
+
+    def __init__(self, services: Services, on_ready: OnReady | None) -> None:
+        self._services = services
+        self._on_ready = on_ready
+        self._stop = asyncio.Event()
+        self._signal: signal.Signals | None = None
+
+    async def run(self) -> int:
+        """Listen until a signal comes, then stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._signalled, number)
+        server = HttpServer(self._services)
+        try:
+            await server.start()
+            self._announce(server)
+            await self._stop.wait()
+            begun = time.monotonic()
+            log.info("%s: stopping", self._signal.name if self._signal else "stop")
+            journal.notify("STOPPING=1")
+            # Streams hear how their operation ended before they are closed.
+            await self._stop_work(loop)
+        finally:
+            await server.stop(_ANSWER_SECONDS)
+        log.info("stopped after %.1f s", time.monotonic() - begun)
+        return OK
+
+    async def _stop_work(self, loop: asyncio.AbstractEventLoop) -> None:
+        # In a thread of its own: those for requests may all be busy.
+        with ThreadPoolExecutor(1, thread_name_prefix="stop") as executor:
+            shutdown = self._services.operations.shutdown
+            await loop.run_in_executor(executor, shutdown, _WORK_SECONDS)
+
+    def _announce(self, server: HttpServer) -> None:
+        for reason in self._services.degraded():
+            log.warning("degraded: %s", reason)
+        log.info(
+            "holdfast %s is ready: roots %s, state in %s",
+            __version__,
+            ", ".join(map(str, self._services.settings.roots)),
+            self._services.state_dir,
+        )
+        # What was made up to now stays: it need not be looked at by each collection.
+        gc.collect()
+        gc.freeze()
+        journal.notify("READY=1")
+        if self._on_ready is not None:
+            self._on_ready(server.addresses)
+
+    def _signalled(self, number: signal.Signals) -> None:
+        if self._stop.is_set():
+            log.info("%s: already stopping", number.name)
+        self._signal = number
+        self._stop.set()
+
+
+def _run_loop(main: Coroutine[Any, Any, int]) -> int:
+    """Run a coroutine. Unlike `asyncio.run`, never waits for threads that are still at work."""
+    loop = asyncio.new_event_loop()
+    executor = ThreadPoolExecutor(_BLOCKING_THREADS, thread_name_prefix="blocking")
+    loop.set_default_executor(executor)
+    asyncio.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(main)
+    finally:
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        executor.shutdown(wait=False, cancel_futures=True)
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+def _end_with_threads(code: int) -> None:
+    """End the process if a thread is left that cannot be told to end.
+
+    Everything is recorded by now. Such a thread is inside a system call or the engine, and the
+    interpreter would wait for it.
+    """
+    deadline = time.monotonic() + _THREAD_SECONDS
+    others = [one for one in threading.enumerate() if one is not threading.current_thread()]
+    for thread in others:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    left = [thread.name for thread in others if thread.is_alive()]
+    if left:
+        log.warning("left behind at the end: %s", ", ".join(left))
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(code)

@@ -1,0 +1,56 @@
+"""How the daemon speaks to whoever runs it: log lines, and notifications to systemd."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+
+# syslog(3) priorities, which the journal takes from the start of a line.
+_PRIORITIES = (
+    (logging.CRITICAL, 2),
+    (logging.ERROR, 3),
+    (logging.WARNING, 4),
+    (logging.INFO, 6),
+    (logging.DEBUG, 7),
+)
+
+
+class _JournalFormatter(logging.Formatter):
+    """Lines for the journal, which adds the time itself."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next((number for level, number in _PRIORITIES if record.levelno >= level), 7)
+        # Every line of a traceback needs the priority, or it would be one of its own.
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())
+
+
+def configure(level: str) -> None:
+    """Log to standard error: for the journal if that is the journal, else with the time."""
+    handler = logging.StreamHandler(sys.stderr)
+    if "JOURNAL_STREAM" in os.environ:
+        handler.setFormatter(_JournalFormatter("%(name)s: %(message)s"))
+    else:
+        formatter = logging.Formatter(
+            "%(asctime)s.%(msecs)03d %(levelname)-8s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
+        )
+        handler.setFormatter(formatter)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # What these say at lower levels, the daemon says itself.
+    for name in ("uvicorn", "asyncio"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def notify(message: str) -> None:
+    """Send `READY=1`, `STOPPING=1` and the like to systemd, if it asked to be told."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = f"\0{address[1:]}"
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.sendto(message.encode(), address)
+    except OSError as error:
+        logging.getLogger(__name__).warning("systemd was not told %s: %s", message, error)

@@ -1,0 +1,249 @@
+"""Prometheus metrics: what is counted here, and what is read from operations at each scrape.
+
+A scrape only reads memory. Residency of the page cache takes seconds to find out on a big tree, so
+it is sampled in the background (`ResidencySampler`), and a scrape answers the last sample.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from holdfast import __version__
+from holdfast.operations.model import State
+from holdfast.operations.service import Operations
+from holdfast.operations.statistics import KindFigures
+
+log = logging.getLogger(__name__)
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SAMPLE_SECONDS = 60.0
+SAMPLE_SHARE = 20
+"""A sample that took t seconds is not taken again for this many times t: 5 % of a core at most."""
+
+
+class ResidencySampler:
+    """Finds out how many bytes of each root are resident, in the background, while scraped.
+
+    Nothing is sampled unless somebody asks. Asking starts a sample if the last one is old, or
+    older than an operation that moved pages, and answers the last one.
+    """
+
+    def __init__(self, measure: Callable[[], Mapping[str, int]]) -> None:
+        self._measure = measure
+        self._lock = threading.Lock()
+        self._sample: Mapping[str, int] = {}
+        self._taken_at: float | None = None
+        self._next = self._soonest = 0.0
+        self._pages_moved = 0
+        self._running = False
+
+    def latest(self, pages_moved: int) -> tuple[Mapping[str, int], float | None]:
+        """Return resident bytes by root and the Unix time of the sample; None before the first.
+
+        `pages_moved` is any number that changes when an operation moved pages.
+        """
+        with self._lock:
+            moved = pages_moved != self._pages_moved
+            due = time.monotonic() >= (self._soonest if moved else self._next)
+            if due and not self._running:
+                self._running = True
+                self._pages_moved = pages_moved
+                threading.Thread(target=self._take, name="residency-sample", daemon=True).start()
+            return self._sample, self._taken_at
+
+    def _take(self) -> None:
+        # This thread only; the work matters less than anything else on the machine.
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
+        begin = time.monotonic()
+        sample: Mapping[str, int] = {}
+        taken_at = None
+        try:
+            sample = self._measure()
+            taken_at = time.time()
+        except Exception:
+            # No figures are better than old ones that look fresh.
+            log.exception("residency could not be sampled for the metrics")
+        finally:
+            end = time.monotonic()
+            with self._lock:
+                self._sample, self._taken_at = sample, taken_at
+                self._soonest = end + SAMPLE_SHARE * (end - begin)
+                self._next = max(self._soonest, end + SAMPLE_SECONDS)
+                self._running = False
+
+
+class Metrics:
+    """The registry of this daemon. Methods may be called from any thread."""
+
+    def __init__(
+        self, operations: Operations, residency: Callable[[], Mapping[str, int]] | None = None
+    ) -> None:
+        """`residency` returns resident bytes by root; it may take long."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        PlatformCollector(registry=self._registry)
+        GCCollector(registry=self._registry)
+        sampler = ResidencySampler(residency) if residency is not None else None
+        self._registry.register(_Operations(operations, sampler))
+        self._requests = Counter(
+            "holdfast_http_requests",
+            "HTTP requests answered, by method, route template and status code.",
+            ("method", "route", "code"),
+            registry=self._registry,
+        )
+        self._durations = Histogram(
+            "holdfast_http_request_duration_seconds",
+            "Time from a request's arrival to the last byte of its answer, by route template; "
+            "long polls and event streams take as long as their clients ask.",
+            ("route",),
+            buckets=BUCKETS,
+            registry=self._registry,
+        )
+
+    def observe_request(self, method: str, route: str, code: int, seconds: float) -> None:
+        """Count an answered request. `route` is a template, never a path that a client chose."""
+        method = method if method in METHODS else "other"
+        self._requests.labels(method, route, str(code)).inc()
+        self._durations.labels(route).observe(seconds)
+
+    def render(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the exposition that the `Accept` header asks for, and its content type."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+
+class _Operations(Collector):
+    """Reads operations, and the residency they change, at each scrape."""
+
+    def __init__(self, operations: Operations, sampler: ResidencySampler | None) -> None:
+        self._operations = operations
+        self._sampler = sampler
+
+    def describe(self) -> Iterable[Metric]:
+        """Name nothing in advance, so that registering does not collect."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the families."""
+        build = GaugeMetricFamily(
+            "holdfast_build_info", "The version that runs; always 1.", labels=("version",)
+        )
+        build.add_metric((__version__,), 1)
+        yield build
+        figures = self._operations.figures()
+        yield from _totals(figures)
+        yield from _gauges(figures)
+        if self._sampler is not None:
+            yield from self._residency(self._sampler, figures)
+
+    @staticmethod
+    def _residency(
+        sampler: ResidencySampler, figures: Mapping[str, KindFigures]
+    ) -> Iterable[Metric]:
+        ended = sum(sum(one.finished.values()) for one in figures.values())
+        sample, taken_at = sampler.latest(ended)
+        resident = GaugeMetricFamily(
+            "holdfast_pagecache_resident_bytes",
+            "Bytes of each root's files in the page cache at the last background sample, taken at "
+            "most once a minute while scraped and after an operation ended; absent before the "
+            "first.",
+            labels=("root",),
+        )
+        for root, value in sample.items():
+            resident.add_metric((root,), value)
+        yield resident
+        taken = GaugeMetricFamily(
+            "holdfast_pagecache_sample_timestamp_seconds",
+            "Unix time of the sample in holdfast_pagecache_resident_bytes.",
+        )
+        if taken_at is not None:
+            taken.add_metric((), taken_at)
+        yield taken
+
+
+def _totals(figures: Mapping[str, KindFigures]) -> Iterable[Metric]:
+    started = CounterMetricFamily(
+        "holdfast_operations_started",
+        "Operations accepted, or taken up again when the daemon started.",
+        labels=("kind",),
+    )
+    finished = CounterMetricFamily(
+        "holdfast_operations_finished",
+        "Operations that ended, by outcome.",
+        labels=("kind", "outcome"),
+    )
+    read = CounterMetricFamily(
+        "holdfast_read_bytes", "Bytes of file data read by operations.", labels=("kind",)
+    )
+    for kind, one in figures.items():
+        started.add_metric((kind,), one.started)
+        for state in State:
+            if state.final:
+                finished.add_metric((kind, state.value), one.finished[state])
+        read.add_metric((kind,), one.read_bytes)
+    return started, finished, read
+
+
+_GAUGES: tuple[tuple[str, str, Callable[[KindFigures], float | None]], ...] = (
+    ("running", "Operations running now.", lambda one: one.running),
+    (
+        "progress_bytes",
+        "Bytes done by the running operations, or by the one that ended last.",
+        lambda one: one.progress.bytes_done,
+    ),
+    (
+        "expected_bytes",
+        "Bytes expected in all by the same operations; absent while not known.",
+        lambda one: one.progress.bytes_expected,
+    ),
+    (
+        "progress_files",
+        "Files done by the running operations, or by the one that ended last.",
+        lambda one: one.progress.files_done,
+    ),
+    (
+        "expected_files",
+        "Files expected in all by the same operations; absent while not known.",
+        lambda one: one.progress.files_expected,
+    ),
+    (
+        "last_progress_timestamp_seconds",
+        "Unix time when an operation was last seen to advance; absent before the first.",
+        lambda one: one.last_progress,
+    ),
+    (
+        "last_success_timestamp_seconds",
+        "Unix time when an operation last succeeded, also before a restart; absent before the "
+        "first.",
+        lambda one: one.last_success,
+    ),
+    (
+        "last_duration_seconds",
+        "Time from start to end of the operation that succeeded last.",
+        lambda one: one.last_duration,
+    ),
+)
+
+
+def _gauges(figures: Mapping[str, KindFigures]) -> Iterable[Metric]:
+    for name, text, value_of in _GAUGES:
+        family = GaugeMetricFamily(f"holdfast_operation_{name}", text, labels=("kind",))
+        for kind, one in figures.items():
+            value = value_of(one)
+            if value is not None:
+                family.add_metric((kind,), value)
+        yield family

@@ -1,0 +1,1 @@
+"""What this machine is: identity, memory, and the devices below each root."""

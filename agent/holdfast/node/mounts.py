@@ -1,0 +1,67 @@
+"""The mounts this process sees."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+
+
+@dataclass(frozen=True)
+class Mount:
+    """One line of /proc/self/mountinfo."""
+
+    number: str
+    """`major:minor` of the file system; `0:N` for those without a device of their own."""
+    root: str
+    """The part of the file system that is mounted."""
+    point: str
+    file_system: str
+    source: str
+    options: str
+    super_options: str
+
+
+def read_mounts(proc: Path = Path("/proc")) -> Sequence[Mount]:
+    """Return all mounts, in the order they were made. Raises `OSError`."""
+    return [
+        mount
+        for line in (proc / "self/mountinfo").read_bytes().splitlines()
+        if (mount := _parse(line)) is not None
+    ]
+
+
+def mount_of(path: Path, mounts: Sequence[Mount]) -> Mount | None:
+    """Return the mount that `path` (absolute, without symbolic links) lies in."""
+    # Of two mounts on one point the later one hides the earlier.
+    holders = [mount for mount in mounts if path.is_relative_to(mount.point)]
+    return max(
+        enumerate(holders),
+        key=lambda pair: (len(Path(pair[1].point).parts), pair[0]),
+        default=(0, None),
+    )[1]
+
+
+def _parse(line: bytes) -> Mount | None:
+    left, dash, right = line.partition(b" - ")
+    fields, rest = left.split(b" "), right.split(b" ")
+    if not dash or len(fields) < 6 or len(rest) < 3:
+        return None
+    text = [_decode(field) for field in fields]
+    return Mount(
+        number=text[2],
+        root=text[3],
+        point=text[4],
+        options=text[5],
+        file_system=_decode(rest[0]),
+        source=_decode(rest[1]),
+        super_options=_decode(rest[2]),
+    )
+
+
+def _decode(field: bytes) -> str:
+    return os.fsdecode(_ESCAPE.sub(lambda found: bytes([int(found[1], 8) & 0xFF]), field))

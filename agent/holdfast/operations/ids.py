@@ -1,0 +1,34 @@
+"""Sortable identifiers: ULIDs (48 bits of milliseconds, 80 random bits, Crockford base 32)."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_RANDOM_BITS = 80
+LENGTH = 26
+
+
+class UlidFactory:
+    """Makes ULIDs that increase strictly within this factory, also when the clock steps back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def __call__(self) -> str:
+        """Return a new id of 26 characters."""
+        value = (time.time_ns() // 1_000_000) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+        with self._lock:
+            self._last = value = value if value > self._last else self._last + 1
+        return encode(value)
+
+
+def encode(value: int) -> str:
+    """Write a 128-bit number as 26 characters of Crockford base 32."""
+    return "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))
+
+
+new_id = UlidFactory()

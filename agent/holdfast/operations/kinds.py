@@ -1,0 +1,70 @@
+"""Kinds of operation: what a capability registers so that its work can be run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    from holdfast._engine import Progress
+
+P = TypeVar("P", bound=BaseModel)
+R = TypeVar("R", bound=BaseModel)
+
+
+def _no_resources(_params: Any) -> frozenset[str]:
+    return frozenset()
+
+
+@dataclass(frozen=True)
+class Context(Generic[P]):
+    """What a run function is given."""
+
+    id: str
+    params: P
+    progress: Progress
+    resumed: bool = False
+    """An earlier run of this operation was cut short by the end of the daemon."""
+
+
+@dataclass(frozen=True)
+class Kind(Generic[P, R]):
+    """One kind of operation.
+
+    `run` is called in a runner thread. It returns the result, or raises `OperationFailed`, an
+    exception of the engine, or `OSError`. When its progress is cancelled it must raise the engine's
+    `CancelledError` well within a second.
+    """
+
+    name: str
+    params: type[P]
+    result: type[R]
+    run: Callable[[Context[P]], R]
+    resumable: bool = False
+    """After the end of the daemon: run again, with `resumed` true, instead of giving up."""
+    resources: Callable[[P], frozenset[str]] = _no_resources
+    """Two operations that share any of these names cannot be queued or running together."""
+
+
+class Registry:
+    """The kinds this daemon can run, by name."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, Kind[Any, Any]] = {}
+
+    def register(self, kind: Kind[Any, Any]) -> None:
+        """Add a kind. Raises `ValueError` if its name is taken."""
+        if kind.name in self._kinds:
+            raise ValueError(f"operation kind {kind.name!r} is registered twice")
+        self._kinds[kind.name] = kind
+
+    def get(self, name: str) -> Kind[Any, Any]:
+        """Return the kind of this name. Raises `KeyError` if there is none."""
+        return self._kinds[name]
+
+    def names(self) -> tuple[str, ...]:
+        """All names, in the order of registration."""
+        return tuple(self._kinds)

@@ -1,0 +1,116 @@
+"""Turns the counters of a running call into reports: rate, time left, and totals that add up."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from holdfast.operations.model import ProgressReport
+
+WINDOW_SECONDS = 5.0
+SHORTEST_SECONDS = 0.05  # a rate over less than this is noise
+
+
+class Counters(Protocol):
+    """What is read of `holdfast._engine.Progress`."""
+
+    @property
+    def phase(self) -> str: ...  # noqa: D102
+    @property
+    def bytes_done(self) -> int: ...  # noqa: D102
+    @property
+    def bytes_expected(self) -> int | None: ...  # noqa: D102
+    @property
+    def files_done(self) -> int: ...  # noqa: D102
+    @property
+    def files_expected(self) -> int | None: ...  # noqa: D102
+    @property
+    def read_bytes(self) -> int: ...  # noqa: D102
+
+
+class Meter:
+    """Watches the counters of one run. Its methods may be called from any thread."""
+
+    def __init__(self, counters: Counters, clock: Callable[[], float] = time.monotonic) -> None:
+        self._counters = counters
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._begin = clock()
+        self._samples: deque[tuple[float, int]] = deque([(self._begin, 0)])
+        self._seen: tuple[str, int, int] = ("", 0, 0)
+        self._phase = ""
+        self.last_change = time.time()
+        """When a sample last differed from the one before it, as a Unix time."""
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of file data read so far."""
+        return self._counters.read_bytes
+
+    def sample(self) -> ProgressReport:
+        """Take a sample, which the rate is computed from, and report. Call once a second."""
+        with self._lock:
+            report = self._report(remember=True)
+            seen = (report.phase, report.bytes_done, report.files_done)
+            if seen != self._seen:
+                self._seen, self.last_change = seen, time.time()
+            return report
+
+    def report(self) -> ProgressReport:
+        """Report what has been done by now."""
+        with self._lock:
+            return self._report(remember=False)
+
+    def final(self) -> ProgressReport:
+        """Report what was done in all, with the mean rate of the whole run."""
+        with self._lock:
+            report = self._report(remember=False)
+            elapsed = self._clock() - self._begin
+            rate = int(report.bytes_done / elapsed) if elapsed > 0 else 0
+            return report.model_copy(update={"bytes_per_second": rate, "eta_seconds": None})
+
+    def _report(self, *, remember: bool) -> ProgressReport:
+        counters = self._counters
+        moment = self._clock()
+        phase = counters.phase
+        # Done is read before expected: work that is found meanwhile raises expected first.
+        bytes_done, files_done = counters.bytes_done, counters.files_done
+        bytes_expected = _at_least(counters.bytes_expected, bytes_done)
+        files_expected = _at_least(counters.files_expected, files_done)
+        rate = self._rate(moment, phase, bytes_done)
+        if remember:
+            self._samples.append((moment, bytes_done))
+        eta = None
+        if bytes_expected is not None and rate > 0:
+            eta = round((bytes_expected - bytes_done) / rate, 1)
+        return ProgressReport(
+            phase=phase,
+            bytes_done=bytes_done,
+            bytes_expected=bytes_expected,
+            files_done=files_done,
+            files_expected=files_expected,
+            bytes_per_second=int(rate),
+            eta_seconds=eta,
+        )
+
+    def _rate(self, moment: float, phase: str, bytes_done: int) -> float:
+        samples = self._samples
+        last_moment, last_bytes = samples[-1]
+        if phase != self._phase or bytes_done < last_bytes:
+            # How fast one phase went says nothing about the next, which may count from zero.
+            self._phase = phase
+            samples.clear()
+            samples.append((last_moment, min(last_bytes, bytes_done)))
+        while len(samples) > 1 and samples[1][0] <= moment - WINDOW_SECONDS:
+            samples.popleft()
+        begin, before = samples[0]
+        elapsed = moment - begin
+        return (bytes_done - before) / elapsed if elapsed >= SHORTEST_SECONDS else 0.0
+
+
+def _at_least(expected: int | None, done: int) -> int | None:
+    # A file that grew while it was read makes more than was expected; both stay true this way.
+    return None if expected is None else max(expected, done)

@@ -1,0 +1,311 @@
+"""The face of operations: start, look, wait, listen, cancel; and what happens at start and stop.
+
+What a stop of the daemon does to operations is told in `runner.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import AsyncGenerator, Callable, Mapping
+
+from pydantic import BaseModel, ValidationError
+
+from holdfast._engine import Progress
+from holdfast.operations.events import Listener
+from holdfast.operations.ids import new_id
+from holdfast.operations.kinds import Registry
+from holdfast.operations.model import (
+    Conflict,
+    IdempotencyMismatch,
+    Operation,
+    Problem,
+    RequestError,
+    ShuttingDown,
+    Slug,
+    State,
+    UnknownOperation,
+    now,
+)
+from holdfast.operations.runner import Live, Runner
+from holdfast.operations.statistics import KindFigures, Statistics
+from holdfast.operations.store import Store, StoreError, Unfinished
+
+log = logging.getLogger(__name__)
+
+MAX_CRASHES = 10
+"""An operation during which the daemon ended this often without warning is not resumed again."""
+MAX_KEY_LENGTH = 255
+
+
+class Operations:
+    """All operations of this node. Methods may be called from any thread.
+
+    `start`, `get`, `list` and `cancel` may block on the disk for as long as a commit takes, so a
+    coroutine calls them in a thread; `wait` and `events` are coroutines themselves. All of them may
+    raise `StoreError` (a `RequestError`) when the record cannot be read or written.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        registry: Registry,
+        *,
+        max_running: int,
+        keep: int,
+        keep_days: int,
+        new_progress: Callable[[], Progress] = Progress,
+    ) -> None:
+        self._store = store
+        self._registry = registry
+        self._keep = keep
+        self._keep_days = keep_days
+        self._new_progress = new_progress
+        self._admission = threading.Lock()
+        self._statistics = Statistics()
+        self._runner = Runner(store, self._statistics, max_running=max_running, on_end=self._prune)
+
+    def recover(self) -> None:
+        """Settle what the last process left. Call once, before anything else, kinds registered.
+
+        Queued operations wait again. What was running when the process ended without warning is
+        resumed under its id if its kind can, else it is `interrupted`.
+        """
+        for kind, success in self._store.last_successes().items():
+            self._statistics.remember_success(
+                kind, success.finished_at.timestamp(), success.seconds
+            )
+        for left in self._store.unfinished():
+            self._recover(left)
+        self._prune()
+
+    def start(
+        self,
+        kind: str,
+        params: BaseModel,
+        *,
+        actor: str,
+        idempotency_key: str | None = None,
+    ) -> tuple[Operation, bool]:
+        """Record a new operation and queue it; return it and whether it is new.
+
+        With an `idempotency_key` that was used before for the same request, return that operation
+        as it is now. Raises `IdempotencyMismatch` if it was used for another request, `Conflict` if
+        an operation that is queued or running holds what this one needs, `ShuttingDown`,
+        `RequestError`, and `KeyError` for a kind that is not registered.
+        """
+        registered = self._registry.get(kind)
+        _check_key(idempotency_key)
+        digest = _digest(kind, params)
+        with self._admission:
+            existing = self._started_with(idempotency_key, digest)
+            if existing is not None:
+                return existing, False
+            if self._runner.stopping:
+                raise ShuttingDown
+            resources = registered.resources(params)
+            holder = self._runner.holder(resources)
+            if holder is not None:
+                raise Conflict(holder.snapshot())
+            operation = Operation(
+                id=new_id(),
+                kind=kind,
+                state=State.QUEUED,
+                actor=actor,
+                created_at=now(),
+                params=params.model_dump(mode="json"),
+            )
+            self._store.insert(operation, idempotency_key, digest)
+            live = Live(registered, params, self._new_progress(), operation, resources)
+            log.info("operation %s (%s) accepted from %s", operation.id, kind, actor)
+            self._runner.submit(live)
+        return live.snapshot(), True
+
+    def replay(
+        self, kind: str, params: BaseModel, *, idempotency_key: str | None
+    ) -> Operation | None:
+        """Return the operation that this key has started for the same request; None if none.
+
+        For who wants to know before checking a request that may no longer be possible. Raises as
+        `start` does.
+        """
+        _check_key(idempotency_key)
+        return self._started_with(idempotency_key, _digest(kind, params))
+
+    def get(self, operation_id: str) -> Operation:
+        """Return an operation with its progress as of now. Raises `UnknownOperation`."""
+        live = self._runner.find(operation_id)
+        if live is not None:
+            return live.snapshot()
+        stored = self._store.get(operation_id)
+        if stored is None:
+            raise UnknownOperation(operation_id)
+        return stored
+
+    def list(
+        self, *, kind: str | None = None, state: State | None = None, limit: int = 50
+    ) -> list[Operation]:
+        """Return operations, newest first."""
+        return [self._overlay(one) for one in self._store.recent(kind, state, limit)]
+
+    def cancel(self, operation_id: str, *, actor: str | None = None) -> Operation:
+        """Ask an operation to end, and return it as it is now. Idempotent.
+
+        A queued one is cancelled when this returns; a running one within a second. One that has
+        ended is returned unchanged. Raises `UnknownOperation`.
+        """
+        live = self._runner.find(operation_id)
+        if live is not None:
+            self._runner.cancel(live, actor or "a client")
+        return self.get(operation_id)
+
+    async def wait(self, operation_id: str, seconds: float) -> Operation:
+        """Return the operation once it has ended, or as it is after `seconds`.
+
+        Returns early as well when the daemon is told to stop. Raises `UnknownOperation`.
+        """
+        live = self._runner.find(operation_id)
+        if live is None or seconds <= 0:
+            return await asyncio.to_thread(self.get, operation_id)
+        listener = Listener(progress=False)
+        live.channel.subscribe(listener)
+        try:
+            async with asyncio.timeout(seconds):
+                latest = live.operation
+                while (news := await listener.next()) is not None:
+                    latest = news
+                return latest
+        except TimeoutError:
+            return await asyncio.to_thread(self.get, operation_id)
+        finally:
+            live.channel.unsubscribe(listener)
+
+    async def events(self, operation_id: str) -> AsyncGenerator[Operation, None]:
+        """Yield the operation now, at each change of state, and each second while it runs.
+
+        Ends after the final state, or when the daemon is told to stop. Raises `UnknownOperation`.
+        Use `contextlib.aclosing` when leaving before its end, so that it leaves nothing behind.
+        """
+        live = self._runner.find(operation_id)
+        if live is None:
+            yield await asyncio.to_thread(self.get, operation_id)
+            return
+        listener = Listener(progress=True)
+        live.channel.subscribe(listener)
+        try:
+            first = await listener.next()
+            if first is not None:
+                # What was published last may be up to a second old. If the operation has moved on
+                # since, the news of that is on its way.
+                latest = live.snapshot()
+                yield latest if latest.state is first.state is State.RUNNING else first
+            while (news := await listener.next()) is not None:
+                yield news
+        finally:
+            live.channel.unsubscribe(listener)
+
+    def listeners(self, operation_id: str) -> int:
+        """Count who listens to or waits for an operation now."""
+        live = self._runner.find(operation_id)
+        return live.channel.listening if live is not None else 0
+
+    def figures(self) -> Mapping[str, KindFigures]:
+        """Return what metrics tell, by kind. Never blocks on the disk."""
+        return self._runner.figures(self._registry.names())
+
+    def shutdown(self, seconds: float) -> None:
+        """Start nothing more, cancel what runs, record it, and join the threads.
+
+        Returns within about `seconds`, with everything recorded. Event streams end.
+        """
+        self._runner.shutdown(seconds)
+
+    def _started_with(self, idempotency_key: str | None, digest: str) -> Operation | None:
+        known = None if idempotency_key is None else self._store.by_key(idempotency_key)
+        if known is None:
+            return None
+        existing = self._overlay(known[0])
+        if known[1] != digest:
+            raise IdempotencyMismatch(existing)
+        return existing
+
+    def _overlay(self, stored: Operation) -> Operation:
+        """Replace a row by the live operation it is of."""
+        live = self._runner.find(stored.id)
+        if live is None or live.operation.state is not stored.state:
+            return stored
+        return live.snapshot()
+
+    def _recover(self, left: Unfinished) -> None:
+        operation = left.operation
+        was_running = operation.state is State.RUNNING
+        try:
+            kind = self._registry.get(operation.kind)
+            params = kind.params.model_validate(operation.params)
+        except (KeyError, ValidationError):
+            self._interrupt(operation, "This version of holdfast cannot run it; start a new one.")
+            return
+        if was_running and not kind.resumable:
+            self._interrupt(operation, "The daemon ended without warning while it ran.")
+            return
+        if was_running and left.crashes + 1 >= MAX_CRASHES:
+            self._interrupt(
+                operation,
+                f"The daemon ended without warning {left.crashes + 1} times while it ran, so it "
+                "is not tried again.",
+            )
+            return
+        if was_running:
+            self._store.requeue(operation.id, operation.progress, crashed=True)
+            operation = operation.model_copy(update={"state": State.QUEUED})
+        live = Live(
+            kind,
+            params,
+            self._new_progress(),
+            operation,
+            kind.resources(params),
+            resumed=was_running or left.resumed,
+        )
+        log.info("operation %s (%s) is queued again", operation.id, operation.kind)
+        self._runner.submit(live)
+
+    def _interrupt(self, operation: Operation, detail: str) -> None:
+        log.warning("operation %s (%s) interrupted: %s", operation.id, operation.kind, detail)
+        self._store.finish(
+            operation.model_copy(
+                update={
+                    "state": State.INTERRUPTED,
+                    "finished_at": now(),
+                    "error": Problem.of(Slug.INTERRUPTED, detail),
+                }
+            )
+        )
+
+    def _prune(self) -> None:
+        try:
+            forgotten = self._store.prune(self._keep, self._keep_days)
+        except StoreError as error:
+            log.warning("old operations were not removed: %s", error)
+        else:
+            if forgotten:
+                log.debug("forgot %d old operations", forgotten)
+
+
+def _check_key(key: str | None) -> None:
+    if key is not None and not (0 < len(key) <= MAX_KEY_LENGTH and key.isprintable()):
+        raise RequestError(
+            Slug.INVALID_REQUEST,
+            f"An idempotency key is 1 to {MAX_KEY_LENGTH} printable characters.",
+            "Idempotency-Key",
+        )
+
+
+def _digest(kind: str, params: BaseModel) -> str:
+    """Identify a request. Leaves defaults out, so that an added parameter changes nothing."""
+    canonical = json.dumps(
+        params.model_dump(mode="json", exclude_defaults=True), sort_keys=True, separators=(",", ":")
+    )
+    return hashlib.sha256(f"{kind}\n{canonical}".encode()).hexdigest()

@@ -1,0 +1,365 @@
+"""The durable record of operations: SQLite in the state directory.
+
+A row is committed, to the disk, before its work starts and when its state changes. What may be
+lost in a power cut is only how far a running operation had come. State changes are guarded in
+SQL: an update that finds another state than it expects changes nothing, so a final state stays.
+"""
+
+# ruff: noqa: S608 -- what is put into statements are constants of this module
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from holdfast.operations.model import (
+    Operation,
+    Problem,
+    ProgressReport,
+    RequestError,
+    Slug,
+    State,
+    format_time,
+    now,
+)
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "operations.sqlite3"
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 10.0
+
+_SCHEMA = """
+CREATE TABLE operations (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (
+        state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled', 'interrupted')),
+    actor TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    started_at TEXT,
+    finished_at TEXT,
+    params TEXT NOT NULL,
+    progress TEXT NOT NULL,
+    result TEXT,
+    error TEXT,
+    resumed INTEGER NOT NULL DEFAULT 0,
+    crashes INTEGER NOT NULL DEFAULT 0,
+    idempotency_key TEXT UNIQUE,
+    idempotency_digest TEXT
+) STRICT;
+CREATE INDEX operations_by_kind ON operations (kind, seq);
+CREATE INDEX operations_by_state ON operations (state, seq);
+"""
+_COLUMNS = (
+    "id, kind, state, actor, created_at, started_at, finished_at, params, progress, result, error"
+)
+_FINAL = ", ".join(f"'{state.value}'" for state in State if state.final)
+_BAD_FILE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+class StoreError(RequestError):
+    """The record of operations cannot be read or written now."""
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """An operation that was queued or running when the store was last used."""
+
+    operation: Operation
+    resumed: bool
+    """It ran before and was cut short."""
+    crashes: int
+    """How often the daemon ended without warning while it ran."""
+
+
+@dataclass(frozen=True)
+class LastSuccess:
+    """When a kind last succeeded, and how long that took."""
+
+    finished_at: datetime
+    seconds: float
+
+
+class Store:
+    """Operations in SQLite. Every method may block on the disk and may raise `StoreError`."""
+
+    def __init__(self, directory: Path) -> None:
+        """Open the store in `directory`; a damaged file is moved aside, never deleted."""
+        self.path = directory / FILE_NAME
+        self.moved_aside: Path | None = None
+        with _as_store_error("open"):
+            try:
+                self._open()
+            except sqlite3.DatabaseError as error:
+                if not _damaged(error):
+                    raise
+                self._move_aside(error)
+                self._open()
+
+    def close(self) -> None:
+        """Close the files; the write-ahead log is folded in."""
+        for connection in (self._progress, self._reader, self._writer):
+            connection.close()
+
+    def insert(self, operation: Operation, key: str | None, digest: str | None) -> None:
+        """Add a queued operation, on the disk when this returns."""
+        self._write(
+            f"INSERT INTO operations ({_COLUMNS}, idempotency_key, idempotency_digest)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                operation.id,
+                operation.kind,
+                operation.state.value,
+                operation.actor,
+                format_time(operation.created_at),
+                None,
+                None,
+                _json(operation.params),
+                operation.progress.model_dump_json(),
+                None,
+                None,
+                key,
+                digest,
+            ),
+        )
+
+    def begin(self, operation_id: str, at: datetime) -> bool:
+        """Turn queued into running. The time of the first start is kept when it runs again."""
+        return self._write(
+            "UPDATE operations SET state = 'running', started_at = coalesce(started_at, ?)"
+            " WHERE id = ? AND state = 'queued'",
+            (format_time(at), operation_id),
+        )
+
+    def finish(self, operation: Operation) -> bool:
+        """Turn queued or running into the final state of `operation`, with its outcome."""
+        return self._write(
+            "UPDATE operations SET state = ?, finished_at = ?, progress = ?, result = ?, error = ?"
+            " WHERE id = ? AND state IN ('queued', 'running')",
+            (
+                operation.state.value,
+                format_time(operation.finished_at or now()),
+                operation.progress.model_dump_json(),
+                None if operation.result is None else _json(operation.result),
+                None if operation.error is None else operation.error.model_dump_json(),
+                operation.id,
+            ),
+        )
+
+    def requeue(self, operation_id: str, progress: ProgressReport, *, crashed: bool) -> bool:
+        """Put a running operation back in the queue, to be resumed."""
+        return self._write(
+            "UPDATE operations SET state = 'queued', resumed = 1, crashes = crashes + ?,"
+            " progress = ? WHERE id = ? AND state = 'running'",
+            (int(crashed), progress.model_dump_json(), operation_id),
+        )
+
+    def save_progress(self, operation_id: str, progress: ProgressReport) -> None:
+        """Note how far a running operation is, unless that would have to wait for others."""
+        try:
+            self._progress.execute(
+                "UPDATE operations SET progress = ? WHERE id = ? AND state = 'running'",
+                (progress.model_dump_json(), operation_id),
+            )
+        except sqlite3.Error as error:
+            # The next one comes in seconds; only the state changes must not be lost.
+            log.debug("progress of %s was not saved: %s", operation_id, error)
+
+    def get(self, operation_id: str) -> Operation | None:
+        """Return one operation as recorded."""
+        rows = self._read(f"SELECT {_COLUMNS} FROM operations WHERE id = ?", (operation_id,))
+        return _operation(rows[0]) if rows else None
+
+    def by_key(self, key: str) -> tuple[Operation, str] | None:
+        """Return the operation made under an idempotency key, and the digest of its request."""
+        rows = self._read(
+            f"SELECT {_COLUMNS}, idempotency_digest FROM operations WHERE idempotency_key = ?",
+            (key,),
+        )
+        return (_operation(rows[0][:-1]), rows[0][-1]) if rows else None
+
+    def recent(self, kind: str | None, state: State | None, limit: int) -> list[Operation]:
+        """Return operations as recorded, newest first."""
+        conditions = ["1"]
+        values: list[Any] = []
+        for column, value in (("kind", kind), ("state", state and state.value)):
+            if value is not None:
+                conditions.append(f"{column} = ?")
+                values.append(value)
+        rows = self._read(
+            f"SELECT {_COLUMNS} FROM operations WHERE {' AND '.join(conditions)}"
+            " ORDER BY seq DESC LIMIT ?",
+            (*values, limit),
+        )
+        return [_operation(row) for row in rows]
+
+    def unfinished(self) -> list[Unfinished]:
+        """Return what is queued or running, in the order in which it was asked for."""
+        rows = self._read(
+            f"SELECT {_COLUMNS}, resumed, crashes FROM operations"
+            " WHERE state IN ('queued', 'running') ORDER BY seq",
+            (),
+        )
+        return [Unfinished(_operation(row[:-2]), bool(row[-2]), row[-1]) for row in rows]
+
+    def last_successes(self) -> dict[str, LastSuccess]:
+        """Say for each kind when it last succeeded."""
+        rows = self._read(
+            "SELECT kind, started_at, max(finished_at) FROM operations"
+            " WHERE state = 'succeeded' GROUP BY kind",
+            (),
+        )
+        found: dict[str, LastSuccess] = {}
+        for kind, started, finished in rows:
+            end = datetime.fromisoformat(finished)
+            begin = datetime.fromisoformat(started)
+            found[kind] = LastSuccess(end, max(0.0, (end - begin).total_seconds()))
+        return found
+
+    def prune(self, keep: int, keep_days: int) -> int:
+        """Forget final operations beyond `keep` or older than `keep_days`; return how many."""
+        oldest = format_time(now() - timedelta(days=keep_days))
+        with self._writing() as connection:
+            cursor = connection.execute(
+                f"DELETE FROM operations WHERE state IN ({_FINAL}) AND (finished_at < ? OR seq <="
+                f" (SELECT seq FROM operations WHERE state IN ({_FINAL})"
+                " ORDER BY seq DESC LIMIT 1 OFFSET ?))",
+                (oldest, keep),
+            )
+            return cursor.rowcount
+
+    def _open(self) -> None:
+        connections: list[sqlite3.Connection] = []
+        try:
+            writer = _connect(self.path, connections, synchronous="FULL")
+            self._migrate(writer)
+            reader = _connect(self.path, connections, synchronous="FULL", query_only=True)
+            # Saving progress never waits: neither for the disk nor for a commit under way.
+            progress = _connect(self.path, connections, synchronous="NORMAL", busy_seconds=0)
+            progress.execute("PRAGMA wal_autocheckpoint = 0")
+        except BaseException:
+            for connection in connections:
+                connection.close()
+            raise
+        self._writer, self._reader, self._progress = writer, reader, progress
+        self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                Slug.UNAVAILABLE,
+                f"{self.path} was written by a newer holdfast (schema {version}, this one knows "
+                f"{SCHEMA_VERSION}); install that version again, or move the file away.",
+            )
+        # Damage is better found now than by the first request that hits it.
+        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise _Damage(verdict)
+        if version == 0:
+            connection.executescript(
+                f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
+            )
+
+    def _move_aside(self, error: sqlite3.DatabaseError) -> None:
+        stamp = now().strftime("%Y%m%dT%H%M%S.%fZ")
+        aside = self.path.with_name(f"{self.path.name}.damaged-{stamp}")
+        for suffix in ("", "-wal", "-shm"):
+            source = self.path.with_name(self.path.name + suffix)
+            with contextlib.suppress(FileNotFoundError):
+                source.rename(aside.with_name(aside.name + suffix))
+        self.moved_aside = aside
+        log.error(
+            "the record of operations %s is damaged (%s); it was moved to %s and a new one is "
+            "begun: earlier operations and idempotency keys are not known any more",
+            self.path,
+            error,
+            aside,
+        )
+
+    def _write(self, statement: str, values: tuple[Any, ...]) -> bool:
+        """Run one statement, committed to the disk; return whether it changed a row."""
+        with self._writing() as connection:
+            return connection.execute(statement, values).rowcount == 1
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with _as_store_error("write"), self._write_lock:
+            yield self._writer
+
+    def _read(self, statement: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        with _as_store_error("read"), self._read_lock:
+            return self._reader.execute(statement, values).fetchall()
+
+
+class _Damage(sqlite3.DatabaseError):
+    """The check of the file found damage."""
+
+
+def _damaged(error: sqlite3.DatabaseError) -> bool:
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(error, _Damage) or (code is not None and code & 0xFF in _BAD_FILE)
+
+
+def _connect(
+    path: Path,
+    connections: list[sqlite3.Connection],
+    *,
+    synchronous: str,
+    busy_seconds: float = BUSY_SECONDS,
+    query_only: bool = False,
+) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+    )
+    connections.append(connection)
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        log.warning("%s uses journal mode %s, as its file system allows no WAL", path, mode)
+    connection.execute(f"PRAGMA synchronous = {synchronous}")
+    connection.execute(f"PRAGMA query_only = {int(query_only)}")
+    return connection
+
+
+@contextlib.contextmanager
+def _as_store_error(what: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        slug = {sqlite3.SQLITE_FULL: Slug.NO_SPACE, sqlite3.SQLITE_BUSY: Slug.UNAVAILABLE}.get(
+            code, Slug.IO_ERROR
+        )
+        raise StoreError(
+            slug, f"holdfast could not {what} its record of operations: {error}."
+        ) from error
+
+
+def _operation(row: tuple[Any, ...]) -> Operation:
+    (id_, kind, state, actor, created, started, finished, params, progress, result, error) = row
+    return Operation(
+        id=id_,
+        kind=kind,
+        state=State(state),
+        actor=actor,
+        created_at=created,
+        started_at=started,
+        finished_at=finished,
+        params=json.loads(params),
+        progress=ProgressReport.model_validate_json(progress),
+        result=None if result is None else json.loads(result),
+        error=None if error is None else Problem.model_validate_json(error),
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))

@@ -1,0 +1,1 @@
+"""The page-cache capability: show, dump, load and evict."""

@@ -1,0 +1,262 @@
+"""Requests and results of the page-cache capability.
+
+The same models describe the HTTP bodies, the stored operations and, as JSON, the calls into the
+engine. Sizes are bytes unless a name says `pages`; times are UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Bytes = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Count = Annotated[int, Field(ge=0)]
+PathText = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class Request(BaseModel):
+    """A body sent by a client: an unknown field is an error, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Located(BaseModel):
+    """Something on disk.
+
+    Where its path is not UTF-8, `path` has U+FFFD in place of what cannot be shown, and `path_b64`
+    has the bytes.
+    """
+
+    path: str
+    path_b64: str | None = None
+
+
+class Residency(Located):
+    """How much of one file, directory or root is in the page cache.
+
+    `dirty`, `writeback`, `evicted` and `recently_evicted` come from cachestat(2), Linux 6.5 and
+    later, and are null where the kernel has no such call.
+    """
+
+    kind: Literal["root", "directory", "file"]
+    files: Count
+    bytes: Bytes
+    resident: Bytes
+    dirty: Bytes | None = None
+    writeback: Bytes | None = None
+    evicted: Bytes | None = None
+    recently_evicted: Bytes | None = None
+
+
+class SkippedFile(Located):
+    """A file that was passed over, and why."""
+
+    reason: str
+    detail: str | None = None
+
+
+class ResidencyReport(BaseModel):
+    """Residency of one path: its total, its directories down to a level, its largest residents."""
+
+    root: str
+    total: Residency
+    directories: list[Residency]
+    files: list[Residency]
+    skipped: dict[str, Count] = Field(default_factory=dict)
+    method: Literal["cachestat", "mincore"]
+
+
+class UnavailableRoot(BaseModel):
+    """A root that could not be looked at, and why."""
+
+    root: str
+    detail: str
+
+
+class PageCacheState(BaseModel):
+    """What `GET /v1/pagecache` answers: one report per root, or one for the path asked for."""
+
+    page_size: int
+    reports: list[ResidencyReport]
+    unavailable: list[UnavailableRoot] = Field(default_factory=list)
+
+
+class DumpRequest(Request):
+    """Record which pages are resident."""
+
+    root: PathText | None = Field(
+        default=None, description="A configured root; all of them when left out."
+    )
+    path: PathText | None = Field(
+        default=None, description="Only this file or directory, which must lie in a root."
+    )
+    hotness: bool = Field(
+        default=False,
+        description="Also record how hot each page is. Needs root; costs about 0.3 µs a page.",
+    )
+    on_denied: Literal["fail", "skip"] = Field(
+        default="fail",
+        description="What to do about files whose residency the kernel will not tell this process.",
+    )
+
+
+class DumpResult(BaseModel):
+    """What a dump recorded."""
+
+    dump: str
+    roots: list[str]
+    files: Count = Field(description="Files with at least one resident page.")
+    files_scanned: Count
+    bytes: Bytes = Field(description="Bytes of resident pages recorded.")
+    pages: Count
+    page_size: int
+    record_bytes: Bytes = Field(description="Size of the record file.")
+    skipped: dict[str, Count] = Field(default_factory=dict)
+    examples: list[SkippedFile] = Field(default_factory=list)
+    method: Literal["cachestat", "mincore"]
+    hotness: bool
+
+
+class Dump(BaseModel):
+    """A stored dump, read from its record's header and trailer."""
+
+    id: str
+    created_at: datetime
+    host: str
+    boot_id: str
+    roots: list[str]
+    page_size: int
+    files: Count
+    bytes: Bytes
+    record_bytes: Bytes
+    hotness: bool
+    latest: bool
+    uploaded: bool = Field(description="It was put here by a client rather than made here.")
+
+
+class DamagedDump(BaseModel):
+    """A stored dump that cannot be used, and why."""
+
+    id: str
+    detail: str
+
+
+class DumpList(BaseModel):
+    """Stored dumps, newest first."""
+
+    dumps: list[Dump]
+    damaged: list[DamagedDump] = Field(default_factory=list)
+
+
+class LoadRequest(Request):
+    """Read the pages of a dump back into memory."""
+
+    dump: str = Field(default="latest", max_length=64, description="A dump's id, or `latest`.")
+    root: PathText | None = Field(
+        default=None,
+        description="The configured root to load into, for a dump of one root made elsewhere.",
+    )
+    policy: Literal["strict", "clamp", "any"] = Field(
+        default="clamp",
+        description=(
+            "Which files still count as those dumped. `strict`: same size and modification time. "
+            "`clamp`: whatever has the name; pages beyond its present end are dropped. `any`: like "
+            "`clamp`, and a dump of another page size is converted by byte ranges."
+        ),
+    )
+    budget_bytes: Bytes | None = Field(
+        default=None,
+        description="Load at most this much. The memory that is free is always a limit as well.",
+    )
+    reserve_bytes: Bytes | None = Field(
+        default=None, description="Leave this much memory available; default from the settings."
+    )
+    bytes_per_second: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Rate limit on what is read from the device."
+    )
+    report: Literal["incomplete", "all"] = Field(
+        default="incomplete", description="Which files the result names one by one."
+    )
+
+
+class LoadedFile(Located):
+    """What became of one file of a dump; bytes of whole pages."""
+
+    requested: Bytes
+    already_resident: Bytes
+    loaded: Bytes
+    missing: Bytes
+    skipped: Bytes
+    reason: str | None = Field(default=None, description="Why something was skipped.")
+    detail: str | None = None
+
+
+class LoadResult(BaseModel):
+    """What a load asked for and what the kernel confirmed afterwards.
+
+    `requested = already_resident + loaded + missing + skipped_bytes`; all of them bytes of whole
+    pages.
+    """
+
+    dump: str
+    requested: Bytes
+    already_resident: Bytes
+    loaded: Bytes
+    missing: Bytes = Field(description="Asked for, retried, and still not in memory.")
+    skipped_bytes: Bytes = Field(description="Not asked for: see `skipped` for the reasons.")
+    recall: float = Field(
+        ge=0, le=1, description="Resident of what was requested and still exists and fits."
+    )
+    files: Count
+    files_complete: Count
+    skipped: dict[str, Count] = Field(
+        default_factory=dict, description="Reason to number of files."
+    )
+    skipped_bytes_by_reason: dict[str, Count] = Field(default_factory=dict)
+    reported: list[LoadedFile] = Field(
+        default_factory=list,
+        description="Files that fell short, or all if asked for: at most 1000, or 100000.",
+    )
+    reported_all: bool = Field(description="Whether no file had to be left out of `reported`.")
+    budget: Bytes = Field(description="Bytes that were allowed to be loaded.")
+    budget_limit: str = Field(
+        description="What set the budget: `request`, `memory`, or the cgroup that is the tightest."
+    )
+    retried: Bytes = Field(description="Read a second time, since the first was in vain.")
+    stopped: Literal["budget", "memory_pressure"] | None = Field(
+        default=None, description="Why it ended before everything was asked for."
+    )
+
+
+class EvictRequest(Request):
+    """Drop clean pages of files from the page cache."""
+
+    paths: Annotated[list[PathText], Field(min_length=1, max_length=1000)]
+    sync: bool = Field(
+        default=False, description="Write dirty pages out first, so that they can be dropped too."
+    )
+
+
+class RetainedFile(Located):
+    """A file of which pages stayed in memory."""
+
+    retained: Bytes
+    dirty: Bytes | None = None
+    writeback: Bytes | None = None
+    reasons: list[str] = Field(
+        description="For example `dirty`, `writeback`, `mapped by cassandra[812]`, `locked by …`."
+    )
+
+
+class EvictResult(BaseModel):
+    """What an eviction dropped and what stayed."""
+
+    files: Count
+    resident_before: Bytes
+    evicted: Bytes
+    retained: Bytes
+    retained_files: list[RetainedFile]
+    skipped: dict[str, Count] = Field(default_factory=dict)
+    examples: list[SkippedFile] = Field(default_factory=list)

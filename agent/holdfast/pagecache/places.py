@@ -1,0 +1,128 @@
+"""Paths that clients give, confined to the configured roots."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.operations.model import RequestError, Slug
+
+
+@dataclass(frozen=True)
+class Place:
+    """A root, and what in it is meant: `path` is relative to it and empty for all of it."""
+
+    root: Path
+    path: str = ""
+
+    def request(self) -> dict[str, str]:
+        """Give the engine's form of it."""
+        return {"root": str(self.root), "path": self.path}
+
+
+class Places:
+    """Finds the place of a path.
+
+    What is checked here is what a client can be told at once. That a path stays within its root
+    also when somebody changes it a moment later is made sure of by the engine, which opens
+    everything relative to the open root and through no symbolic link.
+    """
+
+    def __init__(self, roots: Sequence[Path], state_dir: Path) -> None:
+        self.roots = tuple(roots)
+        self._state_dir = state_dir
+
+    def all(self) -> list[Place]:
+        """Every root that exists. Raises `RequestError` if there is none."""
+        places = [Place(root) for root in self.roots if root.is_dir()]
+        if not places:
+            names = ", ".join(map(str, self.roots))
+            raise RequestError(
+                Slug.UNAVAILABLE, f"No configured root exists ({names}); mount the data volume."
+            )
+        return places
+
+    def root(self, text: str, field: str) -> Place:
+        """Find a root by its path.
+
+        Raises `RequestError` if it is not a configured root or does not exist.
+        """
+        root = next((root for root in self.roots if str(root) == text.rstrip("/")), None)
+        if root is None:
+            names = ", ".join(map(str, self.roots))
+            raise RequestError(
+                Slug.OUTSIDE_ROOTS, f"{text} is not a configured root; those are {names}.", field
+            )
+        if not root.is_dir():
+            raise RequestError(
+                Slug.UNAVAILABLE, f"Root {root} does not exist; mount the data volume.", field
+            )
+        return Place(root)
+
+    def find(self, text: str, field: str) -> Place:
+        """Find the place of an absolute path of an existing file or directory.
+
+        Raises `RequestError` if it is malformed, not in a root, or not there.
+        """
+        if "\0" in text:
+            raise RequestError(Slug.INVALID_REQUEST, "The path contains a NUL character.", field)
+        path = Path(text)
+        if not path.is_absolute() or ".." in path.parts:
+            raise RequestError(
+                Slug.OUTSIDE_ROOTS,
+                f"{text} must be an absolute path without `..`, in a configured root.",
+                field,
+            )
+        # The innermost of nested roots.
+        inside = [root for root in self.roots if path.is_relative_to(root)]
+        if not inside:
+            names = ", ".join(map(str, self.roots))
+            raise RequestError(
+                Slug.OUTSIDE_ROOTS, f"{text} is in no configured root; those are {names}.", field
+            )
+        root = max(inside, key=lambda root: len(root.parts))
+        if path.is_relative_to(self._state_dir):
+            raise RequestError(
+                Slug.OUTSIDE_ROOTS, f"{text} is holdfast's own state; name something else.", field
+            )
+        relative = path.relative_to(root)
+        try:
+            real = Path(os.path.realpath(path, strict=True))
+        except FileNotFoundError:
+            raise RequestError(Slug.NOT_FOUND, f"{text} does not exist.", field) from None
+        except (OSError, ValueError) as error:
+            raise RequestError(
+                Slug.INVALID_REQUEST, f"{text} cannot be looked at: {error}.", field
+            ) from None
+        if real != Path(os.path.realpath(root)) / relative:
+            raise RequestError(
+                Slug.OUTSIDE_ROOTS,
+                f"{text} leads through a symbolic link; name what it points to.",
+                field,
+            )
+        self._check_kind(path, root, field)
+        return Place(root, "" if relative == Path() else str(relative))
+
+    @staticmethod
+    def _check_kind(path: Path, root: Path, field: str) -> None:
+        try:
+            found, top = path.lstat(), root.stat()
+        except OSError as error:
+            raise RequestError(
+                Slug.NOT_FOUND, f"{path} is there no longer: {error.strerror}.", field
+            ) from None
+        if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
+            raise RequestError(
+                Slug.INVALID_REQUEST,
+                f"{path} is neither a directory nor a regular file; name one of those.",
+                field,
+            )
+        if found.st_dev != top.st_dev:
+            raise RequestError(
+                Slug.OUTSIDE_ROOTS,
+                f"{path} is on another file system than root {root}; make it a root of its own.",
+                field,
+            )

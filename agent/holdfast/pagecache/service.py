@@ -1,0 +1,322 @@
+"""The page-cache capability: what it can do, in terms of the engine's calls."""
+
+from __future__ import annotations
+
+import errno
+import json
+import platform
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel
+
+from holdfast import _engine
+from holdfast.operations.kinds import Context, Kind
+from holdfast.operations.model import RequestError, Slug, format_time, now
+from holdfast.pagecache.dumps import DumpStore, temporary
+from holdfast.pagecache.holders import holders
+from holdfast.pagecache.models import (
+    Dump,
+    DumpList,
+    DumpRequest,
+    DumpResult,
+    EvictRequest,
+    EvictResult,
+    LoadRequest,
+    LoadResult,
+    PageCacheState,
+    ResidencyReport,
+    UnavailableRoot,
+)
+from holdfast.pagecache.places import Place, Places
+from holdfast.pagecache.uploads import Upload
+
+DUMP, LOAD, EVICT = "pagecache.dump", "pagecache.load", "pagecache.evict"
+
+Params = DumpRequest | LoadRequest | EvictRequest
+ResultT = TypeVar("ResultT", bound=BaseModel)
+
+
+class PageCache:
+    """Shows, dumps, loads and evicts the page cache of the files below the roots."""
+
+    def __init__(
+        self,
+        *,
+        roots: Sequence[Path],
+        state_dir: Path,
+        dumps_kept: int,
+        reserve_bytes: int,
+        max_record_bytes: int,
+    ) -> None:
+        self._places = Places(roots, state_dir)
+        self._exclude = [str(state_dir)]
+        self._reserve_bytes = reserve_bytes
+        self._max_record_bytes = max_record_bytes
+        self._store = DumpStore(
+            state_dir / "dumps", kept=dumps_kept, max_record_bytes=max_record_bytes
+        )
+
+    def prepare(self) -> None:
+        """Make room for dumps and clear away what an earlier process left unfinished."""
+        self._store.prepare()
+
+    def kinds(self) -> tuple[Kind[Any, Any], ...]:
+        """List the operations of this capability."""
+        return (
+            Kind(DUMP, DumpRequest, DumpResult, self._dump, resources=lambda _: frozenset({DUMP})),
+            Kind(
+                LOAD,
+                LoadRequest,
+                LoadResult,
+                self._load,
+                # What is in memory already is passed over, so running it again goes on.
+                resumable=True,
+                resources=lambda _: frozenset({LOAD}),
+            ),
+            Kind(
+                EVICT,
+                EvictRequest,
+                EvictResult,
+                self._evict,
+                # A load would bring back what is being dropped, or the other way round.
+                resources=lambda _: frozenset({EVICT, LOAD}),
+            ),
+        )
+
+    def check(self, params: Params) -> None:
+        """Find out before an operation is started whether it can be.
+
+        Raises `RequestError` if the request names what is not there or not allowed.
+        """
+        match params:
+            case DumpRequest():
+                self._dump_places(params)
+            case LoadRequest():
+                self._load_roots(params, self._store.get(params.dump))
+            case EvictRequest():
+                self._evict_places(params)
+
+    def state(self, *, path: str | None, depth: int, top: int) -> PageCacheState:
+        """Find out what is resident now; takes seconds for millions of files.
+
+        `depth` is how many levels of directories are told one by one, `top` how many files and
+        directories at most. Raises `RequestError` for a path that is not in a root.
+        """
+        places, unavailable = self._shown(path)
+        reports = []
+        for place in places:
+            try:
+                reports.append(self._residency(place, depth, top))
+            except (OSError, ValueError) as error:
+                if path is not None:
+                    raise _not_to_be_looked_at(path, error) from None
+                unavailable.append(UnavailableRoot(root=str(place.root), detail=str(error)))
+        return PageCacheState(
+            page_size=_engine.page_size(), reports=reports, unavailable=unavailable
+        )
+
+    def dumps(self) -> DumpList:
+        """List the stored dumps, newest first."""
+        return self._store.list()
+
+    def dump(self, dump_id: str) -> Dump:
+        """Describe a dump by its id or `latest`. Raises `RequestError` if there is none."""
+        return self._store.get(dump_id)
+
+    def delete(self, dump_id: str) -> None:
+        """Remove a dump. Raises `RequestError` if there is none or it is being read."""
+        self._store.delete(dump_id)
+
+    @contextmanager
+    def content(self, dump_id: str, form: Literal["native", "happycache"]) -> Iterator[Path]:
+        """Give a dump (or `latest`) as a file, which lives as long as this context.
+
+        Raises `RequestError` if there is no such dump, or if the format cannot express it.
+        """
+        with self._store.use(self._store.get(dump_id).id) as record:
+            if form == "native":
+                yield record
+                return
+            with temporary(record.parent, "export") as (destination, _):
+                request = {
+                    "source": str(record),
+                    "destination": str(destination),
+                    "max_bytes": self._store.max_bytes,
+                }
+                try:
+                    _engine.export_happycache(json.dumps(request), _engine.Progress())
+                except ValueError as error:
+                    raise RequestError(Slug.INVALID_REQUEST, f"{error}.", "format") from None
+                yield destination
+
+    def receive(self, dump_id: str | None = None) -> Upload:
+        """Begin to receive a dump made elsewhere, in holdfast's format or in happycache's.
+
+        Raises `RequestError` if the id it is to have is malformed or taken.
+        """
+        if dump_id is not None:
+            self._store.destination(dump_id, uploaded=True)
+        return Upload(self._store, max_bytes=self._max_record_bytes, root=self._places.roots[0])
+
+    # Operations, each in a thread of its own.
+
+    def _dump(self, context: Context[DumpRequest]) -> DumpResult:
+        params = context.params
+        places = self._dump_places(params)
+        self._store.directory.mkdir(mode=0o700, exist_ok=True)
+        outcome = _call(
+            _engine.dump,
+            {
+                "places": [place.request() for place in places],
+                "exclude": self._exclude,
+                "destination": str(self._store.destination(context.id)),
+                "header": {
+                    "id": context.id,
+                    "created_at": format_time(now()),
+                    "host": platform.node(),
+                    "boot_id": _boot_id(),
+                },
+                "hotness": params.hotness,
+                "on_denied": params.on_denied,
+            },
+            context.progress,
+        )
+        self._store.retain(context.id)
+        return DumpResult(
+            dump=context.id,
+            roots=[str(place.root) for place in places],
+            hotness=params.hotness,
+            **outcome,
+        )
+
+    def _load(self, context: Context[LoadRequest]) -> LoadResult:
+        params = context.params
+        # One that goes on after a crash must not take a dump made since for the one it began with.
+        dump = self._store.get(params.dump, before=context.id if context.resumed else None)
+        with self._store.use(dump.id) as record:
+            outcome = _call(
+                _engine.load,
+                {
+                    "record": str(record),
+                    "max_bytes": self._store.max_bytes,
+                    "roots": [str(root) for root in self._load_roots(params, dump)],
+                    "policy": params.policy,
+                    "budget_bytes": params.budget_bytes,
+                    "reserve_bytes": (
+                        self._reserve_bytes
+                        if params.reserve_bytes is None
+                        else params.reserve_bytes
+                    ),
+                    "bytes_per_second": params.bytes_per_second,
+                    "report_all": params.report == "all",
+                },
+                context.progress,
+            )
+        return LoadResult(dump=dump.id, **outcome)
+
+    def _evict(self, context: Context[EvictRequest]) -> EvictResult:
+        outcome = _call(
+            _engine.evict,
+            {
+                "places": [place.request() for place in self._evict_places(context.params)],
+                "exclude": self._exclude,
+                "sync": context.params.sync,
+            },
+            context.progress,
+        )
+        files = outcome["retained_files"]
+        known = holders((file["device"], file["ino"]) for file in files)
+        for file in files:
+            reasons = [name for name in ("dirty", "writeback") if file[name]]
+            reasons += known.get((file.pop("device"), file.pop("ino")), [])
+            file["reasons"] = reasons or ["in use, by whom cannot be seen"]
+        return EvictResult(**outcome)
+
+    # What requests mean.
+
+    def _shown(self, path: str | None) -> tuple[list[Place], list[UnavailableRoot]]:
+        if path is not None:
+            return [self._places.find(path, "path")], []
+        there = [root for root in self._places.roots if root.is_dir()]
+        absent = [root for root in self._places.roots if root not in there]
+        return [Place(root) for root in there], [
+            UnavailableRoot(root=str(root), detail="It does not exist; mount the data volume.")
+            for root in absent
+        ]
+
+    def _residency(self, place: Place, depth: int, top: int) -> ResidencyReport:
+        outcome = _call(
+            _engine.residency,
+            {"place": place.request(), "exclude": self._exclude, "depth": depth, "top": top},
+            _engine.Progress(),
+        )
+        whole = place.root / place.path
+        kind = "root" if not place.path else "directory" if whole.is_dir() else "file"
+        total = outcome.pop("total") | {"kind": kind, "path": str(whole)}
+        for name, each in (("directories", "directory"), ("files", "file")):
+            outcome[name] = [item | {"kind": each} for item in outcome[name]]
+        return ResidencyReport(root=str(place.root), total=total, **outcome)
+
+    def _dump_places(self, params: DumpRequest) -> list[Place]:
+        if params.path is not None:
+            place = self._places.find(params.path, "path")
+            if (
+                params.root is not None
+                and self._places.root(params.root, "root").root != place.root
+            ):
+                raise RequestError(
+                    Slug.OUTSIDE_ROOTS, f"{params.path} is not in root {params.root}.", "path"
+                )
+            return [place]
+        if params.root is not None:
+            return [self._places.root(params.root, "root")]
+        return self._places.all()
+
+    def _load_roots(self, params: LoadRequest, dump: Dump) -> list[Path]:
+        """Where each root of a dump is on this node."""
+        if params.root is None:
+            try:
+                return [self._places.root(root, "dump").root for root in dump.roots]
+            except RequestError as error:
+                raise RequestError(
+                    error.slug,
+                    f"{error.detail} Dump {dump.id} was made there; say with `root` where to load "
+                    "it.",
+                    "root",
+                ) from None
+        if len(dump.roots) > 1:
+            raise RequestError(
+                Slug.INVALID_REQUEST,
+                f"Dump {dump.id} has {len(dump.roots)} roots, so they cannot all be loaded into "
+                "one; leave `root` out.",
+                "root",
+            )
+        return [self._places.root(params.root, "root").root]
+
+    def _evict_places(self, params: EvictRequest) -> list[Place]:
+        return [self._places.find(path, f"paths.{nth}") for nth, path in enumerate(params.paths)]
+
+
+def _call(work: Any, request: dict[str, Any], progress: _engine.Progress) -> dict[str, Any]:
+    outcome: dict[str, Any] = json.loads(work(json.dumps(request), progress))
+    return outcome
+
+
+def _not_to_be_looked_at(path: str, error: OSError | ValueError) -> Exception:
+    """Tell what is wrong with the path from what is wrong with the machine."""
+    if isinstance(error, OSError):
+        slugs = {errno.ENOENT: Slug.NOT_FOUND, errno.EXDEV: Slug.OUTSIDE_ROOTS}
+        slug = slugs.get(error.errno or 0)
+        if slug is None:
+            return error
+        detail = f"{path} cannot be looked at: {error.strerror}."
+    else:
+        slug, detail = Slug.INVALID_REQUEST, f"{error}."
+    return RequestError(slug, detail, "path")
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

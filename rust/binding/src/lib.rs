@@ -1,0 +1,113 @@
+//! `holdfast._engine`: converts types and releases the GIL, nothing else.
+//!
+//! Requests and results cross as JSON text, which the Python side writes and reads with the same
+//! models that describe its HTTP interface.
+
+mod errors;
+mod progress;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use holdfast_engine::pagecache::{self, happycache, record, request};
+use pyo3::prelude::*;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::errors::{EngineError, to_python};
+use crate::progress::Progress;
+
+/// Parse the request, do the work without the GIL, and answer the result as JSON.
+fn call<R, T>(
+    py: Python<'_>,
+    json: &str,
+    progress: &Progress,
+    work: impl FnOnce(&R, &holdfast_engine::Progress) -> holdfast_engine::Result<T> + Send,
+) -> PyResult<String>
+where
+    R: DeserializeOwned + Sync,
+    T: Serialize,
+{
+    let inner = progress.inner();
+    // A panic is a bug; it must end this call and not pass for an exit of the interpreter.
+    let result = py.detach(|| {
+        catch_unwind(AssertUnwindSafe(|| {
+            let request: R = request(json)?;
+            let outcome = work(&request, inner)?;
+            Ok(serde_json::to_string(&outcome).expect("results have only text for keys"))
+        }))
+    });
+    match result {
+        Ok(outcome) => outcome.map_err(to_python),
+        Err(_) => Err(EngineError::new_err("the engine panicked; its last words are on stderr")),
+    }
+}
+
+#[pymodule]
+mod _engine {
+    use super::*;
+
+    #[pymodule_export]
+    use crate::errors::{CancelledError, EngineError, NotPermittedError, RecordError};
+    #[pymodule_export]
+    use crate::progress::Progress;
+
+    #[pymodule_export]
+    #[expect(non_upper_case_globals, reason = "Python's name for it")]
+    const __version__: &str = env!("CARGO_PKG_VERSION");
+
+    #[pyfunction]
+    fn page_size() -> u64 {
+        holdfast_engine::sys::page_size()
+    }
+
+    #[pyfunction]
+    fn has_cachestat() -> bool {
+        holdfast_engine::sys::has_cachestat()
+    }
+
+    #[pyfunction]
+    fn residency(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, pagecache::residency::residency)
+    }
+
+    #[pyfunction]
+    fn dump(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, pagecache::dump::dump)
+    }
+
+    #[pyfunction]
+    fn load(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, pagecache::load::load)
+    }
+
+    #[pyfunction]
+    fn evict(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, pagecache::evict::evict)
+    }
+
+    #[pyfunction]
+    fn inspect(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, |request: &InspectRequest, progress| {
+            record::inspect(record::Dump::open(&request.record, request.max_bytes)?, progress)
+        })
+    }
+
+    #[pyfunction]
+    fn import_happycache(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, happycache::import)
+    }
+
+    #[pyfunction]
+    fn export_happycache(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, happycache::export)
+    }
+}
+
+/// A record to check.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InspectRequest {
+    record: PathBuf,
+    max_bytes: u64,
+}

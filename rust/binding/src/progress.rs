@@ -1,0 +1,61 @@
+//! Progress for Python.
+
+use pyo3::prelude::*;
+
+/// What a running call has done so far; cheap to read from any thread at any time.
+#[pyclass(frozen, module = "holdfast._engine")]
+pub struct Progress(holdfast_engine::Progress);
+
+impl Progress {
+    /// The engine's own.
+    pub fn inner(&self) -> &holdfast_engine::Progress {
+        &self.0
+    }
+}
+
+#[pymethods]
+impl Progress {
+    #[new]
+    fn new() -> Self {
+        Self(holdfast_engine::Progress::default())
+    }
+
+    #[getter]
+    fn phase(&self) -> &'static str {
+        self.0.phase()
+    }
+
+    #[getter]
+    fn bytes_done(&self) -> u64 {
+        self.0.bytes_done()
+    }
+
+    #[getter]
+    fn bytes_expected(&self) -> Option<u64> {
+        self.0.bytes_expected()
+    }
+
+    #[getter]
+    fn files_done(&self) -> u64 {
+        self.0.files_done()
+    }
+
+    #[getter]
+    fn files_expected(&self) -> Option<u64> {
+        self.0.files_expected()
+    }
+
+    #[getter]
+    fn read_bytes(&self) -> u64 {
+        self.0.read_bytes()
+    }
+
+    #[getter]
+    fn cancelled(&self) -> bool {
+        self.0.cancelled()
+    }
+
+    fn cancel(&self) {
+        self.0.cancel();
+    }
+}

@@ -1,0 +1,21 @@
+//! The hot work of holdfast, without Python in it.
+//!
+//! Every long call takes a [`Progress`] that other threads read and cancel through, confines itself
+//! to a [`Root`], and leaves nothing half-written behind when it fails or is cancelled.
+
+pub mod confine;
+pub mod error;
+pub mod memory;
+pub mod pagecache;
+pub mod pool;
+pub mod progress;
+pub mod record;
+pub mod skips;
+pub mod sys;
+pub mod throttle;
+pub mod walk;
+pub mod xxh64;
+
+pub use confine::Root;
+pub use error::{Error, Result};
+pub use progress::Progress;

@@ -1,0 +1,274 @@
+//! Recording which pages of the files below some roots are in memory.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+
+use super::hotness::Thermometer;
+use super::pages::PageSet;
+use super::probe::{Look, may_probe, method, resident, resident_of_many};
+use super::record::{FORMAT, Header, Line, VERSION};
+use super::{Place, open_roots, starts, walkers};
+use crate::confine::{OpenFile, Refusal, mtime_ms};
+use crate::progress::lock;
+use crate::record::{PathText, Writer, push_line};
+use crate::skips::{Reason, Skipped, Skips};
+use crate::sys::page_size;
+use crate::walk::{Found, Parts, Visit, walk};
+use crate::{Error, Progress, Result};
+
+/// Pages of a file that one line tells of and one thread looks at: 1 GiB of 4 KiB pages. It bounds
+/// both the length of a line and the time until a cancellation is seen.
+const PART: u64 = 1 << 18;
+/// Lines are handed to the compressor in batches of about this many bytes.
+const BATCH: usize = 1 << 20;
+
+/// What to dump, and where to.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// What to look at.
+    pub places: Vec<Place>,
+    /// Directories to leave out.
+    pub exclude: Vec<PathBuf>,
+    /// The record file to write; its directory exists.
+    pub destination: PathBuf,
+    /// More members for the header.
+    pub header: BTreeMap<String, serde_json::Value>,
+    /// Whether to record how hot each page is.
+    pub hotness: bool,
+    /// What to do about files that may not be opened or probed.
+    pub on_denied: OnDenied,
+}
+
+/// What to do about files whose residency cannot be found out for lack of permission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDenied {
+    /// Refuse to make a dump that would be incomplete.
+    Fail,
+    /// Leave them out and count them.
+    Skip,
+}
+
+/// What was recorded.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// Files with resident pages.
+    pub files: u64,
+    /// Files looked at.
+    pub files_scanned: u64,
+    /// Bytes of resident pages.
+    pub bytes: u64,
+    /// Resident pages.
+    pub pages: u64,
+    /// Bytes in a page.
+    pub page_size: u64,
+    /// Size of the record file.
+    pub record_bytes: u64,
+    /// Files passed over, by reason.
+    pub skipped: BTreeMap<Reason, u64>,
+    /// Some of them by name.
+    pub examples: Vec<Skipped>,
+    /// How the kernel was asked.
+    pub method: &'static str,
+}
+
+struct Dumper<'a> {
+    request: &'a Request,
+    progress: &'a Progress,
+    thermometer: Option<Thermometer>,
+    output: Mutex<Output>,
+    files: AtomicU64,
+    pages: AtomicU64,
+    skips: Skips,
+}
+
+struct Output {
+    writer: Writer,
+    lines: Vec<Vec<u8>>,
+    size: usize,
+}
+
+impl Output {
+    /// Write the lines of a batch in order: neighbours have paths and times in common, which makes
+    /// the record a third smaller than in the order in which threads came by.
+    fn flush(&mut self) -> Result<()> {
+        self.lines.sort_unstable();
+        self.writer.write(&self.lines.concat())?;
+        self.lines.clear();
+        self.size = 0;
+        Ok(())
+    }
+}
+
+/// A file being looked at, by one thread or by several.
+struct Scanned {
+    root: usize,
+    path: Vec<u8>,
+    file: OpenFile,
+    recorded: AtomicBool,
+}
+
+/// Pages `[start, end)` of a file.
+struct Part {
+    file: Arc<Scanned>,
+    start: u64,
+    end: u64,
+}
+
+/// Make a dump.
+///
+/// # Errors
+/// [`Error::NotPermitted`] and [`Error::Io`] for files that may not be looked at, unless they are to
+/// be skipped; [`Error::Unsupported`], [`Error::Cancelled`]. No file is left then.
+pub fn dump(request: &Request, progress: &Progress) -> Result<Outcome> {
+    progress.enter("scanning");
+    let roots = open_roots(&request.places)?;
+    let thermometer = request.hotness.then(Thermometer::new).transpose()?;
+    let header = Header {
+        format: FORMAT.to_owned(),
+        version: VERSION,
+        page_size: page_size(),
+        roots: roots.iter().map(|root| root.path().to_string_lossy().into_owned()).collect(),
+        hotness: request.hotness,
+        other: request.header.clone(),
+    };
+    let writer = Writer::create(&request.destination, &header)?;
+    let dumper = Dumper {
+        request,
+        progress,
+        thermometer,
+        output: Mutex::new(Output { writer, lines: Vec::new(), size: 0 }),
+        files: AtomicU64::new(0),
+        pages: AtomicU64::new(0),
+        skips: Skips::default(),
+    };
+    let starts = starts(&request.places, &roots);
+    walk(&starts, &request.exclude, walkers(), &dumper, progress)?;
+    progress.enter("writing");
+    let files = dumper.files.into_inner();
+    let pages = dumper.pages.into_inner();
+    let bytes = pages * page_size();
+    let mut output = dumper.output.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    output.flush()?;
+    let record_bytes = output.writer.finish(files, bytes)?;
+    let (skipped, examples) = dumper.skips.into_parts();
+    Ok(Outcome {
+        files,
+        files_scanned: progress.files_done(),
+        bytes,
+        pages,
+        page_size: page_size(),
+        record_bytes,
+        skipped,
+        examples,
+        method: method(),
+    })
+}
+
+impl Visit for Dumper<'_> {
+    type Part = Part;
+
+    fn files(&self, root: usize, files: Vec<Found>, parts: &Parts<'_, Self>) -> Result<()> {
+        let mut small = Vec::with_capacity(files.len());
+        for Found { path, file } in files {
+            let pages = file.stat.stx_size.div_ceil(page_size());
+            if pages > 0 && !may_probe(&file.fd, &file.stat) {
+                match self.request.on_denied {
+                    OnDenied::Fail => {
+                        return Err(Error::NotPermitted { path: self.name(root, &path) });
+                    }
+                    OnDenied::Skip => {
+                        self.skips.add(&self.absolute(root, &path), Reason::NotPermitted, None);
+                        continue;
+                    }
+                }
+            }
+            self.progress.add_files(1);
+            let scanned = Scanned { root, path, file, recorded: AtomicBool::new(false) };
+            if pages <= PART {
+                small.push((scanned, pages));
+                continue;
+            }
+            let file = Arc::new(scanned);
+            for start in (0..pages).step_by(PART as usize) {
+                let end = (start + PART).min(pages);
+                parts.push(Part { file: Arc::clone(&file), start, end });
+            }
+        }
+        let mut looks: Vec<_> =
+            small.iter().map(|(scanned, pages)| Look::new(&scanned.file.fd, *pages)).collect();
+        resident_of_many(&mut looks);
+        let found: Vec<_> = looks.into_iter().map(|look| look.resident).collect();
+        small.iter().zip(found).try_for_each(|((scanned, _), pages)| self.found(scanned, pages))
+    }
+
+    fn part(&self, Part { file, start, end }: Part) -> Result<()> {
+        self.progress.check()?;
+        let mut pages = PageSet::default();
+        let looked = resident(&file.file.fd, start, end, &mut pages);
+        self.found(&file, looked.map(|()| pages))
+    }
+
+    fn skip(&self, root: usize, path: &[u8], refusal: Refusal) -> Result<()> {
+        if refusal.reason == Reason::PermissionDenied && self.request.on_denied == OnDenied::Fail {
+            return Err(Error::io(self.name(root, path), rustix::io::Errno::ACCESS));
+        }
+        self.skips.add(&self.absolute(root, path), refusal.reason, refusal.detail);
+        Ok(())
+    }
+}
+
+impl Dumper<'_> {
+    /// Record what was found out about a file or a part of one.
+    fn found(&self, file: &Scanned, pages: rustix::io::Result<PageSet>) -> Result<()> {
+        let sorted = pages.and_then(|pages| {
+            let tiers = match &self.thermometer {
+                Some(thermometer) => thermometer.sort(&file.file.fd, &pages)?,
+                None => vec![pages.clone()],
+            };
+            Ok((pages, tiers))
+        });
+        match sorted {
+            Ok((pages, _)) if pages.is_empty() => Ok(()),
+            Ok((pages, tiers)) => self.record(file, &pages, &tiers),
+            Err(errno) => self.skip(file.root, &file.path, errno.into()),
+        }
+    }
+
+    fn name(&self, root: usize, path: &[u8]) -> String {
+        String::from_utf8_lossy(&self.absolute(root, path)).into_owned()
+    }
+
+    fn absolute(&self, root: usize, path: &[u8]) -> Vec<u8> {
+        self.request.places[root].absolute(path)
+    }
+
+    fn record(&self, file: &Scanned, pages: &PageSet, tiers: &[PageSet]) -> Result<()> {
+        let more = file.recorded.swap(true, Ordering::Relaxed);
+        let stat = &file.file.stat;
+        let size = stat.stx_size.div_ceil(page_size());
+        let line = Line {
+            path: PathText::new(&file.path),
+            root: file.root,
+            more,
+            size: stat.stx_size,
+            mtime_ms: mtime_ms(stat),
+            tiers: tiers.iter().map(|tier| tier.encode(size)).collect(),
+        };
+        let mut text = Vec::with_capacity(128);
+        push_line(&mut text, &line)?;
+        let count = pages.count();
+        self.files.fetch_add(u64::from(!more), Ordering::Relaxed);
+        self.pages.fetch_add(count, Ordering::Relaxed);
+        self.progress.add_bytes(count * page_size());
+        let mut output = lock(&self.output);
+        output.size += text.len();
+        output.lines.push(text);
+        if output.size >= BATCH { output.flush() } else { Ok(()) }
+    }
+}

@@ -1,0 +1,231 @@
+//! Asking for absent pages, in the order in which they lie on the device, and no page more.
+//!
+//! fadvise(2) puts reads into the device's queue and returns; a second thread doing so would only
+//! spoil the order. So one thread asks, for many files at a time, sorted by where their data lies,
+//! and keeps the queue full but not too long, by waiting for what it asked for a while ago and
+//! looking whether it has come.
+
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Advice, fadvise};
+
+use super::budget::Budget;
+use super::target::Target;
+use crate::pagecache::pages::{PageSet, Run};
+use crate::sys::{page_size, physical_address};
+use crate::throttle::Throttle;
+use crate::{Progress, Result};
+
+/// Bytes asked for in one call.
+const CHUNK: u64 = 1 << 20;
+/// What a device reads ahead if it does not say: the kernel's own default, in bytes.
+const READ_AHEAD: u64 = 128 << 10;
+/// Bytes that were asked for and not yet waited for.
+const IN_FLIGHT: u64 = 64 << 20;
+/// Bytes waited for together.
+const BURST: u64 = 256 << 10;
+/// How long ago a burst may have been asked for before it is waited for: progress is told of what
+/// has arrived, and under a low rate limit 64 MiB take a long time.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Bursts that were asked for and not yet waited for: each keeps a file open.
+const BURSTS: usize = 256;
+
+/// Absent pages of an open file.
+#[derive(Debug)]
+pub struct Absent {
+    /// Where the first of them lies on the device; 0 if that is not known.
+    pub address: u64,
+    /// Number of the part of the dump that asks for them.
+    pub unit: usize,
+    /// The file.
+    pub target: Arc<Target>,
+    /// The pages.
+    pub pages: PageSet,
+}
+
+impl Absent {
+    /// Find out where the pages lie.
+    pub fn new(unit: usize, target: Arc<Target>, pages: PageSet) -> Self {
+        let first = pages.runs().first().map_or(0, |run| run.start);
+        let address = physical_address(&target.file.fd, first * page_size()).unwrap_or(0);
+        Self { address, unit, target, pages }
+    }
+}
+
+/// Asks for pages.
+#[derive(Debug)]
+pub struct Issuer<'a> {
+    throttle: &'a Throttle,
+    progress: &'a Progress,
+    chunks: HashMap<(u32, u32), u64>,
+    bursts: VecDeque<Burst>,
+    in_flight: u64,
+    reread: u64,
+}
+
+/// Pages that were asked for one after the other.
+#[derive(Debug)]
+struct Burst {
+    target: Arc<Target>,
+    pages: PageSet,
+    bytes: u64,
+    asked: Instant,
+}
+
+impl<'a> Issuer<'a> {
+    /// Ask under a rate limit.
+    pub fn new(throttle: &'a Throttle, progress: &'a Progress) -> Self {
+        let (chunks, bursts) = (HashMap::new(), VecDeque::new());
+        Self { throttle, progress, chunks, bursts, in_flight: 0, reread: 0 }
+    }
+
+    /// Ask for pages within the budget. Answers how many pages the budget did not allow.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`](crate::Error::Cancelled), [`Error::Io`](crate::Error::Io) if the kernel
+    /// does not tell how much memory is free.
+    pub fn issue(&mut self, absent: &Absent, budget: &Budget) -> Result<u64> {
+        let target = &absent.target;
+        let chunk = self.chunk(target);
+        let mut cut = 0;
+        for run in chunks(&absent.pages, chunk) {
+            let granted = budget.take(run.count * page_size(), page_size())? / page_size();
+            let refused = run.count - granted;
+            cut += refused;
+            self.progress.add_bytes(refused * page_size());
+            if granted == 0 {
+                continue;
+            }
+            let bytes = granted * page_size();
+            self.throttle.wait(bytes, self.progress)?;
+            let run = Run { count: granted, ..run };
+            advise(&target.file.fd, run);
+            self.progress.add_read(bytes);
+            self.queued(target, run, bytes)?;
+        }
+        Ok(cut)
+    }
+
+    /// Wait for everything that was asked for. Answers how many bytes had to be read again.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`](crate::Error::Cancelled).
+    pub fn drain(mut self) -> Result<u64> {
+        while !self.bursts.is_empty() {
+            self.progress.check()?;
+            self.wait_for_oldest()?;
+        }
+        Ok(self.reread)
+    }
+
+    fn queued(&mut self, target: &Arc<Target>, run: Run, bytes: u64) -> Result<()> {
+        self.in_flight += bytes;
+        match self.bursts.back_mut() {
+            // Tiers and sorted files may come back to a target: its pages must ascend.
+            Some(burst)
+                if burst.bytes < BURST
+                    && Arc::ptr_eq(&burst.target, target)
+                    && burst.pages.end() <= run.start =>
+            {
+                burst.pages.push(run.start, run.count);
+                burst.bytes += bytes;
+            }
+            _ => self.bursts.push_back(Burst {
+                target: Arc::clone(target),
+                pages: PageSet::from_iter([run]),
+                bytes,
+                asked: Instant::now(),
+            }),
+        }
+        while self.in_flight > IN_FLIGHT
+            || self.bursts.len() > BURSTS
+            || self.bursts.front().is_some_and(|oldest| oldest.asked.elapsed() > PATIENCE)
+        {
+            self.wait_for_oldest()?;
+        }
+        Ok(())
+    }
+
+    fn wait_for_oldest(&mut self) -> Result<()> {
+        let Some(Burst { target, pages, bytes, .. }) = self.bursts.pop_front() else {
+            return Ok(());
+        };
+        // Reads are queued in order: when the last page has arrived, so have the others, as a rule.
+        touch(&target.file.fd, pages.end() - 1);
+        if let Ok(absent) = target.absent_now(&pages)
+            && !absent.is_empty()
+        {
+            self.reread += absent.count() * page_size();
+            reread(&target, &absent, self.throttle, self.progress)?;
+        }
+        self.in_flight -= bytes;
+        self.progress.add_bytes(bytes);
+        Ok(())
+    }
+
+    /// Bytes that one call reads: the kernel silently reads no more than the device's read-ahead,
+    /// however much it was asked for.
+    fn chunk(&mut self, target: &Target) -> u64 {
+        let stat = &target.file.stat;
+        let device = (stat.stx_dev_major, stat.stx_dev_minor);
+        *self.chunks.entry(device).or_insert_with(|| {
+            let chunk = read_ahead(device).unwrap_or(READ_AHEAD).min(self.throttle.portion(CHUNK));
+            chunk.max(page_size()) / page_size()
+        })
+    }
+}
+
+/// Read pages that were asked for and did not come, and wait for each. Reading marks them as
+/// referenced, so that they are not the first to be given up again.
+///
+/// # Errors
+/// [`Error::Cancelled`](crate::Error::Cancelled). Pages that cannot be read stay absent.
+pub fn reread(
+    target: &Target,
+    absent: &PageSet,
+    throttle: &Throttle,
+    progress: &Progress,
+) -> Result<()> {
+    let fd = &target.file.fd;
+    for run in chunks(absent, READ_AHEAD / page_size()) {
+        throttle.wait(run.count * page_size(), progress)?;
+        progress.add_read(run.count * page_size());
+        advise(fd, run);
+        for page in run.start..run.end() {
+            touch(fd, page);
+        }
+    }
+    Ok(())
+}
+
+/// The runs of a set, cut into pieces of at most `size` pages.
+fn chunks(pages: &PageSet, size: u64) -> impl Iterator<Item = Run> {
+    let size = size.max(1);
+    pages.runs().iter().flat_map(move |run| {
+        let starts = (run.start..run.end()).step_by(size as usize);
+        starts.map(move |start| Run { start, count: size.min(run.end() - start) })
+    })
+}
+
+/// Start reading a run.
+fn advise(fd: &OwnedFd, run: Run) {
+    let length = std::num::NonZero::new(run.count * page_size());
+    // Advice that is not taken leaves pages absent, which is found out and told.
+    let _ = fadvise(fd, run.start * page_size(), length, Advice::WillNeed);
+}
+
+/// Wait for a page by reading a byte of it. That it fails is found out when the kernel is asked.
+fn touch(fd: &OwnedFd, page: u64) {
+    let mut byte = [0_u8];
+    let _ = rustix::io::pread(fd, &mut byte, page * page_size());
+}
+
+/// Read-ahead of a device in bytes.
+fn read_ahead((major, minor): (u32, u32)) -> Option<u64> {
+    let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    let kilobytes: u64 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}

@@ -1,0 +1,367 @@
+//! Reading the pages of a dump back into memory, and making sure that they arrived.
+//!
+//! The dump is read three times or more: once to check all of it before anything is done, once per
+//! tier of hotness to load (the hottest first, so that a budget is spent on what matters), and once
+//! to ask the kernel what is in memory now, read again what is not, and tell the outcome. So memory
+//! use does not depend on how long a dump is, but for a few bytes per file.
+
+mod budget;
+mod issue;
+mod report;
+mod target;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+
+use serde::{Deserialize, Serialize};
+
+use self::budget::Budget;
+use self::issue::{Absent, Issuer, reread};
+use self::report::{FileOutcome, Report};
+use self::target::Target;
+use super::pages::PageSet;
+use super::record::{Dump, Entry, inspect};
+use super::walkers;
+use crate::memory::Sources;
+use crate::progress::lock;
+use crate::skips::Reason;
+use crate::sys::page_size;
+use crate::throttle::Throttle;
+use crate::{Error, Progress, Result, Root, pool};
+
+/// Entries that wait for a thread.
+const QUEUE: usize = 64;
+/// Open files that are sorted together by where their data lies, and bytes of them.
+const BATCH_FILES: usize = 256;
+const BATCH_BYTES: u64 = 1 << 30;
+
+/// What to load.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// The record file.
+    pub record: PathBuf,
+    /// Decompress no more than this of it.
+    pub max_bytes: u64,
+    /// Where each of the dump's roots is now, in the dump's order.
+    pub roots: Vec<PathBuf>,
+    /// Which files still count as those dumped.
+    pub policy: Policy,
+    /// Load at most this many bytes.
+    pub budget_bytes: Option<u64>,
+    /// Leave this many bytes of memory available.
+    pub reserve_bytes: u64,
+    /// Read no more than this from the device.
+    pub bytes_per_second: Option<u64>,
+    /// Name every file in the outcome, not only those that fell short.
+    pub report_all: bool,
+}
+
+/// Which files still count as those dumped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Policy {
+    /// Same size and modification time.
+    Strict,
+    /// Whatever has the name; pages beyond its end are dropped.
+    Clamp,
+    /// As `Clamp`, also from a machine with another page size.
+    Any,
+}
+
+/// What was asked for and what the kernel confirmed. All numbers but those of files are bytes of
+/// whole pages.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    requested: u64,
+    already_resident: u64,
+    loaded: u64,
+    missing: u64,
+    skipped_bytes: u64,
+    recall: f64,
+    files: u64,
+    files_complete: u64,
+    skipped: BTreeMap<Reason, u64>,
+    skipped_bytes_by_reason: BTreeMap<Reason, u64>,
+    reported: Vec<FileOutcome>,
+    reported_all: bool,
+    budget: u64,
+    budget_limit: String,
+    retried: u64,
+    stopped: Option<Reason>,
+}
+
+/// What the loading passes found out about the pages of one tier of one line, for the last pass.
+#[derive(Debug, Clone, Copy, Default)]
+struct Unit {
+    already: u64,
+    cut: u64,
+}
+
+/// Pages of one line in one tier.
+struct Job {
+    unit: usize,
+    entry: Entry,
+    tier: usize,
+}
+
+struct Loader<'a> {
+    request: &'a Request,
+    progress: &'a Progress,
+    roots: Vec<Root>,
+    record_page_size: u64,
+    budget: Budget,
+    throttle: Throttle,
+    units: Mutex<Vec<Unit>>,
+    reread: AtomicU64,
+}
+
+/// Load a dump.
+///
+/// # Errors
+/// [`Error::Record`] before anything was loaded if the dump cannot be trusted, [`Error::Io`] if a
+/// root cannot be opened, [`Error::Cancelled`]. What happens to single files is told in the outcome.
+pub fn load(request: &Request, progress: &Progress) -> Result<Outcome> {
+    progress.enter("checking");
+    let inspection = inspect(open(request)?, progress)?;
+    let record_page_size = inspection.header.page_size;
+    if record_page_size != page_size() && request.policy != Policy::Any {
+        return Err(Error::record(
+            &request.record,
+            format!(
+                "it tells of pages of {record_page_size} bytes and this machine has pages of {}; \
+                 load it with the policy `any` to convert it",
+                page_size()
+            ),
+        ));
+    }
+    if inspection.header.roots.len() != request.roots.len() {
+        return Err(Error::Invalid(format!(
+            "the dump has {} roots, and {} were given",
+            inspection.header.roots.len(),
+            request.roots.len()
+        )));
+    }
+    let roots = request.roots.iter().map(|path| Root::open(path)).collect::<Result<Vec<_>>>()?;
+    let loader = Loader {
+        request,
+        progress,
+        roots,
+        record_page_size,
+        budget: Budget::new(request.budget_bytes, request.reserve_bytes, Sources::default())?,
+        throttle: Throttle::new(request.bytes_per_second),
+        units: Mutex::default(),
+        reread: AtomicU64::new(0),
+    };
+    progress.expect(inspection.bytes, inspection.files);
+    progress.enter("loading");
+    for tier in (0..inspection.tiers.len()).rev().filter(|&tier| inspection.tiers[tier] > 0) {
+        loader.load(tier)?;
+    }
+    progress.enter("verifying");
+    let report = loader.verify()?;
+    Ok(report.outcome(&loader.budget, loader.reread.load(Ordering::Relaxed)))
+}
+
+fn open(request: &Request) -> Result<Dump> {
+    Dump::open(&request.record, request.max_bytes)
+}
+
+/// Walk through a dump, with the number of the first unit of each entry.
+fn each_entry(
+    request: &Request,
+    progress: &Progress,
+    mut visit: impl FnMut(usize, Entry) -> bool,
+) -> Result<()> {
+    let mut dump = open(request)?;
+    let mut unit = 0;
+    while let Some(entry) = dump.next(progress)? {
+        let next = unit + entry.tiers.iter().filter(|tier| !tier.is_empty()).count();
+        if !visit(unit, entry) {
+            break;
+        }
+        unit = next;
+    }
+    Ok(())
+}
+
+/// The tiers of an entry that have pages, with their units.
+fn units(first: usize, entry: &Entry) -> impl Iterator<Item = (usize, usize)> {
+    let tiers = entry.tiers.iter().enumerate().filter(|(_, pages)| !pages.is_empty());
+    tiers.enumerate().map(move |(nth, (tier, _))| (first + nth, tier))
+}
+
+impl Loader<'_> {
+    /// Load one tier: some threads open files and find out what is absent, another asks for it.
+    fn load(&self, tier: usize) -> Result<()> {
+        let (sender, receiver) = sync_channel(QUEUE);
+        std::thread::scope(|scope| {
+            let issuing = scope.spawn(|| {
+                pool::be_nice();
+                // The receiver goes with this thread, so that nobody waits for it if it fails.
+                self.issue(receiver)
+            });
+            let opening = self.open_all(tier, sender);
+            let issued = issuing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            // A failure to hand over a file only tells that the other thread failed.
+            issued.and(opening)
+        })
+    }
+
+    fn open_all(&self, tier: usize, absent: SyncSender<Absent>) -> Result<()> {
+        let produce = |queue: &pool::Queue<Job>| {
+            each_entry(self.request, self.progress, |first, entry| {
+                let found: Vec<_> = units(first, &entry).collect();
+                if let Some(&(unit, _)) = found.iter().find(|&&(_, t)| t == tier) {
+                    let hottest = found.last().is_some_and(|&(_, t)| t == tier);
+                    if hottest && !entry.more {
+                        self.progress.add_files(1);
+                    }
+                    queue.push(Job { unit, entry, tier });
+                }
+                queue.wait_for_room(QUEUE)
+            })
+        };
+        pool::feed(walkers(), produce, |job, _| {
+            self.progress.check()?;
+            match self.open(&job)? {
+                Some(found) => absent.send(found).map_err(|_| Error::Cancelled),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Open a file and find out which of its pages are absent, if any are.
+    fn open(&self, job: &Job) -> Result<Option<Absent>> {
+        let tier = &job.entry.tiers[job.tier];
+        let requested = tier.count() * self.record_page_size;
+        if self.budget.stopped().is_some() {
+            self.settle(job.unit, Unit { already: u64::MAX, cut: u64::MAX });
+            self.progress.add_bytes(requested);
+            return Ok(None);
+        }
+        let found = self.target(&job.entry).ok().and_then(|target| {
+            let wanted = target.want(tier).pages;
+            let absent = target.absent(&wanted).ok()?;
+            Some((target, wanted, absent))
+        });
+        let Some((target, wanted, absent)) = found else {
+            // Why it cannot be had is told by the last pass, which comes to the same answer.
+            self.progress.add_bytes(requested);
+            return Ok(None);
+        };
+        let already = wanted.count() - absent.count();
+        self.settle(job.unit, Unit { already, cut: 0 });
+        self.progress.add_bytes(requested.saturating_sub(absent.count() * page_size()));
+        let target = Arc::new(target);
+        Ok((!absent.is_empty()).then(|| Absent::new(job.unit, target, absent)))
+    }
+
+    /// Ask for absent pages as they are found, many files at a time.
+    fn issue(&self, receiver: Receiver<Absent>) -> Result<()> {
+        let mut issuer = Issuer::new(&self.throttle, self.progress);
+        while let Ok(first) = receiver.recv() {
+            let mut bytes = first.pages.count() * page_size();
+            let mut batch = vec![first];
+            while batch.len() < BATCH_FILES
+                && bytes < BATCH_BYTES
+                && let Ok(next) = receiver.try_recv()
+            {
+                bytes += next.pages.count() * page_size();
+                batch.push(next);
+            }
+            batch.sort_by_key(|absent| absent.address);
+            for absent in batch {
+                let cut = issuer.issue(&absent, &self.budget)?;
+                self.settle(absent.unit, Unit { already: 0, cut });
+            }
+        }
+        self.reread.fetch_add(issuer.drain()?, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn settle(&self, unit: usize, found: Unit) {
+        let mut units = lock(&self.units);
+        if units.len() <= unit {
+            units.resize(unit + 1, Unit::default());
+        }
+        let known = &mut units[unit];
+        known.already = known.already.saturating_add(found.already);
+        known.cut = known.cut.saturating_add(found.cut);
+    }
+
+    fn target(&self, entry: &Entry) -> std::result::Result<Target, crate::confine::Refusal> {
+        let root = &self.roots[entry.root];
+        Target::open(root, entry, self.request.policy, self.record_page_size)
+    }
+
+    /// Ask the kernel, read again what is missing, and tell the outcome.
+    fn verify(&self) -> Result<Report<'_>> {
+        let known = std::mem::take(&mut *lock(&self.units));
+        let report = Mutex::new(Report::new(&self.request.roots, self.request.report_all));
+        pool::feed(
+            walkers(),
+            |queue| {
+                each_entry(self.request, self.progress, |first, entry| {
+                    queue.push((first, entry));
+                    queue.wait_for_room(QUEUE)
+                })
+            },
+            |(first, entry): (usize, Entry), _| {
+                self.progress.check()?;
+                let outcome = self.check(first, &entry, &known)?;
+                lock(&report).add(&entry, outcome);
+                Ok(())
+            },
+        )?;
+        Ok(report.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+
+    fn check(&self, first: usize, entry: &Entry, known: &[Unit]) -> Result<FileOutcome> {
+        let mut outcome = FileOutcome::default();
+        let target = match self.target(entry) {
+            Ok(target) => target,
+            Err(refusal) => {
+                let pages: u64 = entry.tiers.iter().map(PageSet::count).sum();
+                outcome.skip(refusal.reason, pages * self.record_page_size, refusal.detail);
+                return Ok(outcome);
+            }
+        };
+        for (unit, tier) in units(first, entry) {
+            let wanted = target.want(&entry.tiers[tier]);
+            for (reason, pages) in wanted.dropped {
+                outcome.skip(reason, pages * page_size(), None);
+            }
+            let known = known.get(unit).copied().unwrap_or_default();
+            // That what was asked for arrived with its data was seen while loading; what is to be
+            // seen now is that it is still there.
+            let mut absent = match target.absent(&wanted.pages) {
+                Ok(absent) => absent,
+                Err(errno) => {
+                    let detail = std::io::Error::from(errno).to_string();
+                    outcome.skip(Reason::Error, wanted.pages.count() * page_size(), Some(detail));
+                    continue;
+                }
+            };
+            if !absent.is_empty() && known.cut == 0 && self.budget.stopped().is_none() {
+                outcome.retried += absent.count() * page_size();
+                reread(&target, &absent, &self.throttle, self.progress)?;
+                absent = target.absent_now(&wanted.pages).unwrap_or(absent);
+            }
+            let present = wanted.pages.count() - absent.count();
+            let already = known.already.min(present);
+            let cut = known.cut.min(absent.count());
+            outcome.already_resident += already * page_size();
+            outcome.loaded += (present - already) * page_size();
+            outcome.missing += (absent.count() - cut) * page_size();
+            if cut > 0 {
+                let reason = self.budget.stopped().unwrap_or(Reason::Budget);
+                outcome.skip(reason, cut * page_size(), None);
+            }
+        }
+        Ok(outcome)
+    }
+}

@@ -1,0 +1,255 @@
+//! Asking the kernel which pages of an open file are in memory, as cheaply as it can be asked.
+
+use std::cell::RefCell;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{PoisonError, RwLock};
+
+use rustix::fs::{Access, AtFlags, Statx};
+use rustix::io::Errno;
+
+use super::pages::PageSet;
+use crate::sys::{Arena, CacheStat, cachestat, has_cachestat, page_size};
+
+/// Pages asked about in one call of cachestat(2): 128 MiB of 4 KiB pages. A window that is empty or
+/// full costs one short call; one that is neither is looked at in smaller ones.
+const WINDOW: u64 = 32 * 1024;
+/// The smaller windows: where only a few pages are missing, the kernel steps over large folios in
+/// all windows but those few.
+const SMALL_WINDOW: u64 = 512;
+/// After so many small windows in a row that were neither empty nor full, the pages are taken to be
+/// scattered, and no more windows are asked about before looking page by page.
+const SCATTERED: u32 = 4;
+/// Up to so many pages are asked about one by one with cachestat(2), which needs no mapping.
+const SINGLY: u64 = 16;
+/// Files of up to so many pages are looked at many at a time.
+const TOGETHER: u64 = 8 * SMALL_WINDOW;
+/// Pages that a thread can have mapped at a time. It is address space, not memory.
+const ARENA_PAGES: u64 = 2 * WINDOW;
+
+/// How residency is found out.
+pub fn method() -> &'static str {
+    if has_cachestat() { "cachestat" } else { "mincore" }
+}
+
+/// Whether the kernel tells this process the truth about a file's residency.
+///
+/// Since Linux 5.2 mincore(2) says *resident* for every page to a process that neither owns the
+/// file, nor may write it, nor has CAP_FOWNER; cachestat(2) has an error for that only since 6.12.
+/// This is the kernel's own condition (`can_do_mincore` in `mm/mincore.c`).
+pub fn may_probe(fd: impl AsFd, stat: &Statx) -> bool {
+    if rustix::process::geteuid().as_raw() == stat.stx_uid || has_fowner() {
+        return true;
+    }
+    let flags = AtFlags::EMPTY_PATH | AtFlags::EACCESS;
+    rustix::fs::accessat(fd, c"", Access::WRITE_OK, flags).is_ok()
+}
+
+/// Whether this thread has CAP_FOWNER.
+fn has_fowner() -> bool {
+    rustix::thread::capabilities(None)
+        .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::FOWNER))
+}
+
+thread_local! {
+    /// Address space for mappings; it goes with its thread, and threads live as long as one call.
+    static ARENA: RefCell<Option<Arena>> = const { RefCell::new(None) };
+}
+
+/// Held for reading while mincore(2) is called, for writing while files are mapped. In the kernel
+/// these two take the lock on the memory map, for which each mapping would wait in between two
+/// looks, and all looks for it: with a lock of our own around many files at a time, threads look at
+/// the same time.
+static MAPPING: RwLock<()> = RwLock::new(());
+
+fn with_arena<T>(work: impl FnOnce(&mut Arena) -> rustix::io::Result<T>) -> rustix::io::Result<T> {
+    ARENA.with_borrow_mut(|arena| {
+        let arena = match arena {
+            Some(arena) => arena,
+            none => none.insert(Arena::new(ARENA_PAGES)?),
+        };
+        arena.reuse();
+        work(arena)
+    })
+}
+
+/// A file to look at together with others.
+#[derive(Debug)]
+pub struct Look<'a> {
+    /// The file.
+    pub fd: &'a OwnedFd,
+    /// How many pages it has.
+    pub pages: u64,
+    /// Its pages in memory, once it was looked at, or the system's error.
+    pub resident: rustix::io::Result<PageSet>,
+}
+
+impl<'a> Look<'a> {
+    /// A file of so many pages, to be looked at.
+    pub fn new(fd: &'a OwnedFd, pages: u64) -> Self {
+        Self { fd, pages, resident: Ok(PageSet::default()) }
+    }
+}
+
+/// Look at many files, the small ones of them together.
+pub fn resident_of_many(looks: &mut [Look<'_>]) {
+    let mut mixed = Vec::new();
+    for look in looks {
+        let small = look.pages <= TOGETHER && look.pages > SINGLY && has_cachestat();
+        match small.then(|| cached(look.fd, 0, look.pages)) {
+            Some(Ok(Some(cached))) if cached > 0 && cached < look.pages => mixed.push(look),
+            _ => {
+                let mut pages = PageSet::default();
+                look.resident = resident(look.fd, 0, look.pages, &mut pages).map(|()| pages);
+            }
+        }
+    }
+    let mut rest = mixed.as_mut_slice();
+    while !rest.is_empty() {
+        let mut pages = 0;
+        let fit = rest.iter().take_while(|look| {
+            pages += look.pages;
+            pages <= ARENA_PAGES
+        });
+        let (now, later) = rest.split_at_mut(fit.count());
+        look_together(now);
+        rest = later;
+    }
+}
+
+fn look_together(looks: &mut [&mut Look<'_>]) {
+    let looked = with_arena(|arena| {
+        let mapped: Vec<_> = {
+            let _alone = MAPPING.write().unwrap_or_else(PoisonError::into_inner);
+            looks.iter().map(|look| arena.map(look.fd, 0, look.pages)).collect()
+        };
+        let _together = MAPPING.read().unwrap_or_else(PoisonError::into_inner);
+        let mut vector = vec![0; TOGETHER as usize];
+        for (look, mapping) in looks.iter_mut().zip(mapped) {
+            let vector = &mut vector[..look.pages as usize];
+            look.resident = mapping.and_then(|mapping| mapping.mincore(0, vector)).map(|()| {
+                let mut pages = PageSet::default();
+                pages.push_vector(0, vector);
+                pages
+            });
+        }
+        Ok(())
+    });
+    if let Err(errno) = looked {
+        looks.iter_mut().for_each(|look| look.resident = Err(errno));
+    }
+}
+
+/// The pages of `[start, end)` of a file that are in memory, added to `into`, which has none behind
+/// `start` yet. Pages still being read may count.
+///
+/// # Errors
+/// The system's error.
+pub fn resident(fd: &OwnedFd, start: u64, end: u64, into: &mut PageSet) -> rustix::io::Result<()> {
+    if !has_cachestat() {
+        return up_to_date(fd, start, end, into);
+    }
+    for (from, to) in windows(start, end, WINDOW) {
+        match cached(fd, from, to)? {
+            Some(0) => {}
+            Some(all) if all == to - from => into.push(from, all),
+            Some(_) if to - from <= SINGLY => {
+                for page in from..to {
+                    into.push(page, cached(fd, page, page + 1)?.unwrap_or(0));
+                }
+            }
+            Some(_) => mixed(fd, from, to, into)?,
+            None => up_to_date(fd, from, to, into)?,
+        }
+    }
+    Ok(())
+}
+
+/// A window that is neither empty nor full.
+fn mixed(fd: &OwnedFd, start: u64, end: u64, into: &mut PageSet) -> rustix::io::Result<()> {
+    let mut in_a_row = 0;
+    for (from, to) in windows(start, end, SMALL_WINDOW) {
+        if in_a_row == SCATTERED || end - start <= SMALL_WINDOW {
+            return up_to_date(fd, from, end, into);
+        }
+        match cached(fd, from, to)? {
+            Some(0) => in_a_row = 0,
+            Some(all) if all == to - from => {
+                in_a_row = 0;
+                into.push(from, all);
+            }
+            _ => {
+                in_a_row += 1;
+                up_to_date(fd, from, to, into)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// As [`resident`], page by page, and pages still being read do not count.
+///
+/// # Errors
+/// The system's error.
+pub fn up_to_date(
+    fd: &OwnedFd,
+    start: u64,
+    end: u64,
+    into: &mut PageSet,
+) -> rustix::io::Result<()> {
+    with_arena(|arena| {
+        let mut vector = vec![0; WINDOW.min(end - start) as usize];
+        for (from, to) in windows(start, end, WINDOW) {
+            let vector = &mut vector[..(to - from) as usize];
+            let mapping = {
+                let _alone = MAPPING.write().unwrap_or_else(PoisonError::into_inner);
+                arena.reuse();
+                arena.map(fd, from, to - from)?
+            };
+            let _together = MAPPING.read().unwrap_or_else(PoisonError::into_inner);
+            mapping.mincore(from, vector)?;
+            into.push_vector(from, vector);
+        }
+        Ok(())
+    })
+}
+
+/// Cut `[start, end)` at multiples of `size`, which are the borders of large folios.
+fn windows(start: u64, end: u64, size: u64) -> impl Iterator<Item = (u64, u64)> {
+    let mut from = start;
+    std::iter::from_fn(move || {
+        let to = ((from / size + 1) * size).min(end);
+        let window = (from < end).then_some((from, to));
+        from = to;
+        window
+    })
+}
+
+/// How many pages of `[start, end)` are in the cache, or `None` where the kernel does not say.
+fn cached(fd: &OwnedFd, start: u64, end: u64) -> rustix::io::Result<Option<u64>> {
+    match cachestat(fd, start * page_size(), (end - start) * page_size()) {
+        Ok(stat) => Ok(Some(stat.cached)),
+        Err(Errno::PERM | Errno::OPNOTSUPP) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// What the page cache holds of a whole file of `size` bytes, and whether the kernel told more than
+/// the number of cached pages.
+///
+/// # Errors
+/// The system's error.
+pub fn statistics(fd: &OwnedFd, size: u64) -> rustix::io::Result<(CacheStat, bool)> {
+    if size == 0 {
+        return Ok((CacheStat::default(), has_cachestat()));
+    }
+    if has_cachestat() {
+        match cachestat(fd, 0, 0) {
+            Err(Errno::PERM | Errno::OPNOTSUPP) => {}
+            other => return Ok((other?, true)),
+        }
+    }
+    let pages = size.div_ceil(page_size());
+    let mut set = PageSet::default();
+    up_to_date(fd, 0, pages, &mut set)?;
+    Ok((CacheStat { cached: set.count(), ..CacheStat::default() }, false))
+}

@@ -1,0 +1,213 @@
+//! How much of each file, directory and root is in memory.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+
+use super::probe::{may_probe, method, statistics};
+use super::{Place, open_roots, starts, walkers};
+use crate::confine::{OpenFile, Refusal};
+use crate::progress::lock;
+use crate::record::PathText;
+use crate::skips::{Reason, Skips};
+use crate::sys::{CacheStat, page_size};
+use crate::walk::{Found, Parts, Visit, walk};
+use crate::{Progress, Result};
+
+/// What to look at.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// A root, or a file or directory in it.
+    pub place: Place,
+    /// Directories to leave out.
+    pub exclude: Vec<PathBuf>,
+    /// Tell of directories so many levels below the place.
+    pub depth: usize,
+    /// Tell of so many files and directories, those with most in memory.
+    pub top: usize,
+}
+
+/// Residency of one thing, in bytes of whole pages; `bytes` is the size of its files.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Sums {
+    files: u64,
+    bytes: u64,
+    resident: u64,
+    dirty: Option<u64>,
+    writeback: Option<u64>,
+    evicted: Option<u64>,
+    recently_evicted: Option<u64>,
+}
+
+/// A thing and its residency.
+#[derive(Debug, Clone, Serialize)]
+pub struct Residency {
+    #[serde(flatten)]
+    path: PathText,
+    #[serde(flatten)]
+    sums: Sums,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    total: Sums,
+    directories: Vec<Residency>,
+    files: Vec<Residency>,
+    skipped: BTreeMap<Reason, u64>,
+    method: &'static str,
+}
+
+impl Sums {
+    fn of(size: u64, stat: CacheStat, detailed: bool) -> Self {
+        let bytes = |pages: u64| detailed.then_some(pages * page_size());
+        Self {
+            files: 1,
+            bytes: size,
+            resident: stat.cached * page_size(),
+            dirty: bytes(stat.dirty),
+            writeback: bytes(stat.writeback),
+            evicted: bytes(stat.evicted),
+            recently_evicted: bytes(stat.recently_evicted),
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        // A number that is known for a part only would pass for the whole.
+        let known = |a: Option<u64>, b: Option<u64>| Some(a? + b?);
+        if self.files == 0 {
+            *self = other.clone();
+            return;
+        }
+        self.files += other.files;
+        self.bytes += other.bytes;
+        self.resident += other.resident;
+        self.dirty = known(self.dirty, other.dirty);
+        self.writeback = known(self.writeback, other.writeback);
+        self.evicted = known(self.evicted, other.evicted);
+        self.recently_evicted = known(self.recently_evicted, other.recently_evicted);
+    }
+}
+
+struct Surveyor<'a> {
+    request: &'a Request,
+    base: usize,
+    progress: &'a Progress,
+    found: Mutex<Sought>,
+    skips: Skips,
+}
+
+#[derive(Default)]
+struct Sought {
+    total: Sums,
+    directories: HashMap<Vec<u8>, Sums>,
+    /// The largest so far, by bytes in memory.
+    files: BTreeSet<(u64, Vec<u8>)>,
+    detail: HashMap<Vec<u8>, Sums>,
+}
+
+/// Find out how much of a place is in memory.
+///
+/// # Errors
+/// [`Error::Io`](crate::Error::Io), [`Error::Unsupported`](crate::Error::Unsupported),
+/// [`Error::Cancelled`](crate::Error::Cancelled).
+pub fn residency(request: &Request, progress: &Progress) -> Result<Outcome> {
+    progress.enter("scanning");
+    let places = [request.place.clone()];
+    let roots = open_roots(&places)?;
+    let starts = starts(&places, &roots);
+    let surveyor = Surveyor {
+        request,
+        base: starts[0].path.len() + usize::from(!starts[0].path.is_empty()),
+        progress,
+        found: Mutex::default(),
+        skips: Skips::default(),
+    };
+    walk(&starts, &request.exclude, walkers(), &surveyor, progress)?;
+    let found = surveyor.found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let list = |things: HashMap<Vec<u8>, Sums>| {
+        let mut list: Vec<_> = things.into_iter().collect();
+        list.sort_by(|a, b| b.1.resident.cmp(&a.1.resident).then_with(|| a.0.cmp(&b.0)));
+        list.truncate(request.top);
+        list.into_iter()
+            .map(|(path, sums)| Residency {
+                path: PathText::new(&request.place.absolute(&path)),
+                sums,
+            })
+            .collect()
+    };
+    Ok(Outcome {
+        total: found.total,
+        directories: list(found.directories),
+        files: list(found.detail),
+        skipped: surveyor.skips.into_parts().0,
+        method: method(),
+    })
+}
+
+impl Visit for Surveyor<'_> {
+    type Part = ();
+
+    fn files(&self, root: usize, files: Vec<Found>, _: &Parts<'_, Self>) -> Result<()> {
+        files.into_iter().try_for_each(|Found { path, file }| self.file(root, path, file))
+    }
+
+    fn part(&self, (): ()) -> Result<()> {
+        Ok(())
+    }
+
+    fn skip(&self, _root: usize, path: &[u8], refusal: Refusal) -> Result<()> {
+        self.skips.add(&self.request.place.absolute(path), refusal.reason, refusal.detail);
+        Ok(())
+    }
+}
+
+impl Surveyor<'_> {
+    fn file(&self, root: usize, path: Vec<u8>, file: OpenFile) -> Result<()> {
+        let size = file.stat.stx_size;
+        if size > 0 && !may_probe(&file.fd, &file.stat) {
+            self.skips.add(&self.request.place.absolute(&path), Reason::NotPermitted, None);
+            return Ok(());
+        }
+        match statistics(&file.fd, size) {
+            Ok((stat, detailed)) => {
+                let sums = Sums::of(size, stat, detailed);
+                self.progress.add_files(1);
+                self.progress.add_bytes(sums.resident);
+                lock(&self.found).add(path, &sums, self.base, self.request);
+                Ok(())
+            }
+            Err(errno) => self.skip(root, &path, errno.into()),
+        }
+    }
+}
+
+impl Sought {
+    fn add(&mut self, path: Vec<u8>, sums: &Sums, base: usize, request: &Request) {
+        self.total.add(sums);
+        let slashes = path.iter().enumerate().skip(base).filter(|&(_, &byte)| byte == b'/');
+        for (at, _) in slashes.take(request.depth) {
+            match self.directories.get_mut(&path[..at]) {
+                Some(known) => known.add(sums),
+                None => _ = self.directories.insert(path[..at].to_vec(), sums.clone()),
+            }
+        }
+        if sums.resident == 0 || request.top == 0 {
+            return;
+        }
+        if self.files.len() == request.top {
+            let Some(smallest) = self.files.first().filter(|(least, _)| *least < sums.resident)
+            else {
+                return;
+            };
+            let smallest = smallest.clone();
+            self.files.remove(&smallest);
+            self.detail.remove(&smallest.1);
+        }
+        self.files.insert((sums.resident, path.clone()));
+        self.detail.insert(path, sums.clone());
+    }
+}

@@ -1,0 +1,117 @@
+//! Progress that any thread reads, and the way to cancel.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::{Error, Result};
+
+/// `u64::MAX` stands for "not known".
+const UNKNOWN: u64 = u64::MAX;
+
+/// Counters of one running call. All reads are cheap and never block the work.
+#[derive(Debug)]
+pub struct Progress {
+    phase: Mutex<&'static str>,
+    bytes_done: AtomicU64,
+    bytes_expected: AtomicU64,
+    files_done: AtomicU64,
+    files_expected: AtomicU64,
+    read_bytes: AtomicU64,
+    cancelled: AtomicBool,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            phase: Mutex::new(""),
+            bytes_done: AtomicU64::new(0),
+            bytes_expected: AtomicU64::new(UNKNOWN),
+            files_done: AtomicU64::new(0),
+            files_expected: AtomicU64::new(UNKNOWN),
+            read_bytes: AtomicU64::new(0),
+            cancelled: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Progress {
+    /// What the call is doing, in one or two words.
+    pub fn phase(&self) -> &'static str {
+        *lock(&self.phase)
+    }
+
+    /// Enter a phase.
+    pub fn enter(&self, phase: &'static str) {
+        *lock(&self.phase) = phase;
+    }
+
+    /// Bytes dealt with.
+    pub fn bytes_done(&self) -> u64 {
+        self.bytes_done.load(Ordering::Relaxed)
+    }
+
+    /// Bytes there are to deal with, once known.
+    pub fn bytes_expected(&self) -> Option<u64> {
+        known(&self.bytes_expected)
+    }
+
+    /// Files dealt with.
+    pub fn files_done(&self) -> u64 {
+        self.files_done.load(Ordering::Relaxed)
+    }
+
+    /// Files there are to deal with, once known.
+    pub fn files_expected(&self) -> Option<u64> {
+        known(&self.files_expected)
+    }
+
+    /// Bytes of file data that the call caused to be read.
+    pub fn read_bytes(&self) -> u64 {
+        self.read_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Count `bytes` as dealt with.
+    pub fn add_bytes(&self, bytes: u64) {
+        self.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Count `files` as dealt with.
+    pub fn add_files(&self, files: u64) {
+        self.files_done.fetch_add(files, Ordering::Relaxed);
+    }
+
+    /// Count `bytes` as read.
+    pub fn add_read(&self, bytes: u64) {
+        self.read_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Say how much there is to do.
+    pub fn expect(&self, bytes: u64, files: u64) {
+        self.bytes_expected.store(bytes, Ordering::Relaxed);
+        self.files_expected.store(files, Ordering::Relaxed);
+    }
+
+    /// Ask the call to stop.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody asked the call to stop.
+    pub fn cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// [`Error::Cancelled`] once somebody asked the call to stop.
+    pub fn check(&self) -> Result<()> {
+        if self.cancelled() { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}
+
+fn known(value: &AtomicU64) -> Option<u64> {
+    Some(value.load(Ordering::Relaxed)).filter(|&v| v != UNKNOWN)
+}
+
+/// Lock a mutex whose data stays consistent even if a holder panicked.
+pub(crate) fn lock<T: ?Sized>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

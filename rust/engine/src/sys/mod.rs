@@ -1,0 +1,14 @@
+//! The system calls that no library wraps.
+
+mod cachestat;
+mod extent;
+mod mapping;
+
+pub use cachestat::{CacheStat, cachestat, has_cachestat};
+pub use extent::physical_address;
+pub use mapping::{Arena, Mapping};
+
+/// Bytes in a page of memory.
+pub fn page_size() -> u64 {
+    rustix::param::page_size() as u64
+}

@@ -1,0 +1,147 @@
+"""TCP with TLS, with and without client certificates, by certificates made here."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.system.harness import Daemon
+from tests.system.test_http_auth import audit
+from tests.waiting import until
+
+
+@dataclass
+class Issued:
+    certificate: Path
+    key: Path
+
+
+class Authority:
+    """Signs certificates."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        self._directory = directory
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        own = self._sign(self._name, self._key.public_key(), authority=True)
+        self.file = directory / f"{name}.pem"
+        self.file.write_bytes(own.public_bytes(serialization.Encoding.PEM))
+
+    def issue(self, name: str) -> Issued:
+        """Make a certificate for 127.0.0.1 and for this common name."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        certificate = self._sign(subject, key.public_key(), authority=False)
+        issued = Issued(self._directory / f"{name}.crt", self._directory / f"{name}.key")
+        issued.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        issued.key.write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        issued.key.chmod(0o600)
+        return issued
+
+    def _sign(
+        self, subject: x509.Name, key: ec.EllipticCurvePublicKey, *, authority: bool
+    ) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.UTC)
+        builder = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+            .add_extension(
+                x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+                critical=False,
+            )
+        )
+        return builder.sign(self._key, hashes.SHA256())
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path, "authority")
+
+
+def secure_client(
+    daemon: Daemon, authority: Authority, shown: Issued | None = None
+) -> httpx.Client:
+    context = ssl.create_default_context(cafile=authority.file)
+    if shown is not None:
+        context.load_cert_chain(shown.certificate, shown.key)
+    return httpx.Client(
+        base_url=f"https://127.0.0.1:{daemon.port}",
+        verify=context,
+        headers={"Authorization": f"Bearer {daemon.tokens.secrets['operate']}"},
+        trust_env=False,
+    )
+
+
+def test_tls(start_daemon: Any, authority: Authority) -> None:
+    server = authority.issue("server")
+    daemon: Daemon = start_daemon(
+        tls={"certificate": str(server.certificate), "key": str(server.key)}
+    )
+    with secure_client(daemon, authority) as http:
+        assert http.get("/v1/node").status_code == 200
+        assert http.get("/v1/node", headers={"Authorization": ""}).status_code == 401
+        assert "https://127.0.0.1" in http.get("/").text
+    with pytest.raises(httpx.TransportError):
+        daemon.client(tcp=True).get("/healthz")
+    assert daemon.http.get("/healthz").status_code == 200
+
+
+def test_client_certificates(start_daemon: Any, authority: Authority, tmp_path: Path) -> None:
+    server = authority.issue("server")
+    clients = Authority(tmp_path, "clients")
+    daemon: Daemon = start_daemon(
+        tls={
+            "certificate": str(server.certificate),
+            "key": str(server.key),
+            "client_ca": str(clients.file),
+        }
+    )
+    with secure_client(daemon, authority, clients.issue("deployer")) as http:
+        assert http.get("/v1/node").status_code == 200
+        # A certificate does not replace a token.
+        assert http.get("/v1/node", headers={"Authorization": ""}).status_code == 401
+        assert http.post("/v1/pagecache/dumps").status_code == 202
+    assert [line["certificate"] for line in audit(daemon)] == ["deployer"]
+    for shown in (None, authority.issue("stranger")):
+        with (
+            secure_client(daemon, authority, shown) as http,
+            pytest.raises(httpx.TransportError),
+        ):
+            http.get("/healthz")
+
+
+def test_a_certificate_that_cannot_be_used(start_daemon: Any, tmp_path: Path) -> None:
+    for name in ("certificate", "key"):
+        (tmp_path / name).write_text("nonsense")
+        (tmp_path / name).chmod(0o600)
+    daemon: Daemon = start_daemon(
+        wait=False,
+        tls={"certificate": str(tmp_path / "certificate"), "key": str(tmp_path / "key")},
+    )
+    until(lambda: daemon.process.poll() is not None, what="the end of the daemon")
+    assert daemon.process.returncode != 0
+    assert "certificate" in daemon.log
+    assert "Traceback" not in daemon.log

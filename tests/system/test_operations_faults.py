@@ -1,0 +1,424 @@
+"""Operations when the daemon is stopped, killed, starved of disk space or left alone by clients."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.disk import drop, read_all, write_file
+from tests.system.harness import Daemon
+from tests.waiting import until
+
+MIB = 1 << 20
+SIZE = 12 * MIB
+SLOW = 4 * MIB  # bytes per second: a load of SIZE takes three seconds
+
+Starter = Callable[..., Daemon]
+
+
+def prepare_load(daemon: Daemon) -> None:
+    """Make a dump of files that are resident, then drop them, so that a load has work to do."""
+    paths = [write_file(daemon.root / f"file-{n}", SIZE // 3, seed=n) for n in range(3)]
+    for path in paths:
+        read_all(path)
+    result = daemon.run("/v1/pagecache/dumps", {})
+    assert result["bytes"] == SIZE
+    for path in paths:
+        drop(path)
+
+
+def start_slow_load(daemon: Daemon, **headers: str) -> dict[str, Any]:
+    """Start a load that takes seconds, and wait until it has moved some bytes."""
+    operation = daemon.start("/v1/pagecache/loads", {"bytes_per_second": SLOW}, **headers)
+    until(
+        lambda: operation_of(daemon, operation["id"])["progress"]["bytes_done"] > 0,
+        what="progress of the load",
+    )
+    return operation
+
+
+def operation_of(daemon: Daemon, operation_id: str) -> dict[str, Any]:
+    response = daemon.http.get(f"/v1/operations/{operation_id}")
+    assert response.status_code == 200, response.text
+    operation: dict[str, Any] = response.json()
+    return operation
+
+
+def rows(daemon: Daemon) -> dict[str, str]:
+    """The states in the record of a daemon that does not run, by id."""
+    assert daemon.process.poll() is not None
+    connection = sqlite3.connect(daemon.state_dir / "operations.sqlite3")
+    try:
+        return dict(connection.execute("SELECT id, state FROM operations"))
+    finally:
+        connection.close()
+
+
+def assert_complete(operation: Mapping[str, Any]) -> None:
+    assert operation["state"] == "succeeded", operation
+    assert operation["error"] is None
+    result = operation["result"]
+    assert result["missing"] == 0
+    assert result["loaded"] + result["already_resident"] == result["requested"] == SIZE
+
+
+def test_sigterm_cancels_and_records_running_work_within_five_seconds(daemon: Daemon) -> None:
+    prepare_load(daemon)
+    load = start_slow_load(daemon)
+    begun = time.monotonic()
+    assert daemon.stop() == 0
+    assert time.monotonic() - begun < 5
+    state = rows(daemon)[load["id"]]
+    # Put off to the next start if its kind can resume, else ended; but never left as running.
+    assert state in {"queued", "interrupted"}
+    daemon.restart()
+    again = daemon.finish(load)
+    if state == "queued":
+        assert_complete(again)
+        assert again["created_at"] == load["created_at"]
+    else:
+        assert again["state"] == "interrupted"
+        assert again["error"]["type"] == "/problems/interrupted"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_other_signals_stop_it_just_as_well(daemon: Daemon, number: signal.Signals) -> None:
+    daemon.process.send_signal(number)
+    assert daemon.process.wait(5) == 0
+
+
+def test_after_sigkill_a_load_goes_on_and_completes(daemon: Daemon) -> None:
+    prepare_load(daemon)
+    load = start_slow_load(daemon)
+    daemon.kill()
+    assert rows(daemon)[load["id"]] == "running"
+    daemon.restart()
+    now = operation_of(daemon, load["id"])
+    assert now["state"] in {"queued", "running", "succeeded"}
+    assert now["started_at"] == operation_of(daemon, load["id"])["started_at"] is not None
+    again = daemon.finish(load)
+    assert_complete(again)
+    assert again["progress"]["bytes_done"] == again["progress"]["bytes_expected"]
+
+
+def test_waiting_operations_survive_both_ends_of_the_daemon(start_daemon: Starter) -> None:
+    daemon = start_daemon(operations={"max_running": 1})
+    prepare_load(daemon)
+    load = start_slow_load(daemon)
+    dump = daemon.start("/v1/pagecache/dumps", {})
+    assert dump["state"] == "queued"
+    daemon.kill()
+    assert rows(daemon)[dump["id"]] == "queued"
+    daemon.restart()
+    assert operation_of(daemon, dump["id"])["state"] == "queued"
+    assert daemon.stop() == 0
+    assert rows(daemon)[dump["id"]] == "queued"
+    daemon.restart()
+    assert_complete(daemon.finish(load))
+    assert daemon.finish(dump)["state"] == "succeeded"
+
+
+def test_an_idempotency_key_outlives_a_kill(daemon: Daemon) -> None:
+    prepare_load(daemon)
+    body = {"bytes_per_second": SLOW}
+    key = {"Idempotency-Key": "load-once"}
+    first = daemon.start("/v1/pagecache/loads", body, **key)
+    daemon.kill()
+    daemon.restart()
+    response = daemon.http.post("/v1/pagecache/loads", json=body, headers=key)
+    assert response.status_code in {200, 202}
+    assert response.json()["id"] == first["id"]
+    other = daemon.http.post("/v1/pagecache/loads", json={}, headers=key)
+    assert other.status_code == 409
+    assert other.json()["type"] == "/problems/idempotency-mismatch"
+    assert other.json()["operation"] == first["id"]
+    daemon.http.post(f"/v1/operations/{first['id']}/cancel")
+    assert len(daemon.http.get("/v1/operations?kind=pagecache.load").json()["operations"]) == 1
+
+
+def test_a_running_load_is_cancelled_within_a_second(daemon: Daemon) -> None:
+    prepare_load(daemon)
+    load = start_slow_load(daemon)
+    begun = time.monotonic()
+    response = daemon.http.post(f"/v1/operations/{load['id']}/cancel")
+    assert response.status_code == 202
+    ended = daemon.http.get(f"/v1/operations/{load['id']}?wait=5").json()
+    assert time.monotonic() - begun < 1
+    assert ended["state"] == "cancelled"
+    assert ended["error"]["type"] == "/problems/cancelled"
+    again = daemon.http.post(f"/v1/operations/{load['id']}/cancel")
+    assert again.status_code == 202
+    assert again.json() == ended
+
+
+def test_a_second_load_conflicts_with_the_first_and_names_it(daemon: Daemon) -> None:
+    prepare_load(daemon)
+    load = start_slow_load(daemon)
+    response = daemon.http.post("/v1/pagecache/loads", json={})
+    assert response.status_code == 409
+    problem = response.json()
+    assert problem["type"] == "/problems/conflict"
+    assert load["id"] in problem["detail"]
+    daemon.http.post(f"/v1/operations/{load['id']}/cancel")
+
+
+def test_progress_never_goes_back_or_beyond_what_is_expected(daemon: Daemon) -> None:
+    prepare_load(daemon)
+    load = daemon.start("/v1/pagecache/loads", {"bytes_per_second": SLOW})
+    reports = []
+    with daemon.http.stream(
+        "GET", f"/v1/operations/{load['id']}/events", headers={"Accept": "application/x-ndjson"}
+    ) as stream:
+        reports = [json.loads(line) for line in stream.iter_lines() if line]
+    assert reports[-1]["state"] == "succeeded"
+    assert len(reports) >= 3
+    for report in reports:
+        progress = report["progress"]
+        for unit in ("bytes", "files"):
+            if progress[f"{unit}_expected"] is not None:
+                assert progress[f"{unit}_done"] <= progress[f"{unit}_expected"]
+    # What was read is told while the rest is still being read.
+    done = [report["progress"]["bytes_done"] for report in reports]
+    assert done == sorted(done)
+    assert any(0 < bytes_done < SIZE for bytes_done in done)
+    final = reports[-1]
+    assert final["progress"]["bytes_done"] == final["progress"]["bytes_expected"] == SIZE
+    assert operation_of(daemon, load["id"]) == final
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_killed_at_any_moment_nothing_that_was_accepted_is_lost(daemon: Daemon) -> None:
+    """Twelve lives of one daemon: whatever was answered with 202 is known in the next."""
+    prepare_load(daemon)
+    chance = random.Random(7)
+    accepted: dict[str, dict[str, Any]] = {}
+    for life in range(12):
+        killer = threading.Timer(chance.uniform(0.0, 0.4), daemon.process.kill)
+        killer.start()
+        try:
+            for number in range(100):
+                path, body = chance.choice(
+                    [
+                        ("/v1/pagecache/dumps", {}),
+                        ("/v1/pagecache/loads", {"bytes_per_second": SLOW * 100}),
+                        ("/v1/pagecache/evictions", {"paths": [str(daemon.root / "file-0")]}),
+                    ]
+                )
+                key = {"Idempotency-Key": f"{life}-{number}"}
+                response = daemon.http.post(path, json=body, headers=key)
+                assert response.status_code in {202, 409}, response.text
+                if response.status_code == 202:
+                    accepted[response.json()["id"]] = response.json()
+        except httpx.TransportError:
+            pass  # it was killed while it was asked
+        killer.join()
+        daemon.process.wait(10)
+        assert not list(daemon.state_dir.glob("*damaged*"))
+        daemon.restart()
+        listed = daemon.http.get("/v1/operations?limit=1000").json()["operations"]
+        assert set(accepted) <= {one["id"] for one in listed}
+        for one in listed:
+            ended = daemon.finish(one)
+            assert ended["state"] in {"succeeded", "interrupted"}, ended
+    assert len(accepted) >= 12
+    assert not [path for path in daemon.state_dir.rglob("*") if "tmp" in path.name]
+
+
+def test_listeners_hear_the_end_of_the_daemon(daemon: Daemon) -> None:
+    prepare_load(daemon)
+    load = start_slow_load(daemon)
+    ended = threading.Event()
+    answers: list[dict[str, Any]] = []
+    client = daemon.client()
+
+    def listen() -> None:
+        with client.stream(
+            "GET",
+            f"/v1/operations/{load['id']}/events",
+            headers={"Accept": "application/x-ndjson"},
+        ) as stream:
+            # One by one: the test looks at them while more are coming.
+            answers.extend(json.loads(line) for line in stream.iter_lines() if line)
+        ended.set()
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    until(lambda: answers, what="the first report")
+    daemon.process.terminate()
+    assert daemon.process.wait(5) == 0
+    assert ended.wait(5), "the stream was not ended in an orderly way"
+    listener.join()
+    assert answers[-1]["state"] in {"queued", "interrupted"}
+
+
+def test_a_long_poll_is_answered_when_the_daemon_stops(daemon: Daemon) -> None:
+    prepare_load(daemon)
+    load = start_slow_load(daemon)
+    answers: list[httpx.Response] = []
+    client = daemon.client()
+    poller = threading.Thread(
+        target=lambda: answers.append(client.get(f"/v1/operations/{load['id']}?wait=60"))
+    )
+    poller.start()
+    until(lambda: connections(daemon) >= 2, what="the long poll")
+    daemon.process.terminate()
+    assert daemon.process.wait(5) == 0
+    poller.join(5)
+    assert answers[0].status_code == 200
+
+
+def connections(daemon: Daemon) -> int:
+    """How many clients are connected to the daemon's socket."""
+    found = psutil.Process(daemon.pid).net_connections("unix")
+    return sum(str(one.laddr) == str(daemon.socket) for one in found) - 1
+
+
+def test_clients_that_hang_up_on_a_stream_leave_nothing_behind(daemon: Daemon) -> None:
+    prepare_load(daemon)
+    daemon_process = psutil.Process(daemon.pid)
+    daemon.http.get("/healthz")
+    load = start_slow_load(daemon)
+    before = daemon_process.num_fds()
+    kept = []  # a stream is closed with its iterator
+    with ExitStack() as streams:
+        for _ in range(50):
+            client = daemon.client()
+            stream = streams.enter_context(
+                client.stream("GET", f"/v1/operations/{load['id']}/events")
+            )
+            kept.append(stream.iter_lines())
+            next(kept[-1])
+        assert daemon_process.num_fds() >= before + 40
+    until(lambda: daemon_process.num_fds() <= before + 5, what="the end of the connections")
+    assert operation_of(daemon, load["id"])["state"] == "running"
+    daemon.http.post(f"/v1/operations/{load['id']}/cancel")
+
+
+def test_a_damaged_record_is_moved_aside_and_the_daemon_starts(daemon: Daemon) -> None:
+    daemon.run("/v1/pagecache/dumps", {})
+    assert daemon.stop() == 0
+    file = daemon.state_dir / "operations.sqlite3"
+    file.write_bytes(b"\0damaged" * 1000)
+    daemon.restart()
+    assert daemon.http.get("/v1/operations").json()["operations"] == []
+    (aside,) = daemon.state_dir.glob("operations.sqlite3.damaged-*")
+    assert aside.read_bytes() == b"\0damaged" * 1000
+    assert str(aside) in daemon.log
+    # The dump itself is no part of that record.
+    assert len(daemon.http.get("/v1/pagecache/dumps").json()["dumps"]) == 1
+
+
+def test_a_record_of_a_newer_version_is_refused_and_left_alone(daemon: Daemon) -> None:
+    daemon.run("/v1/pagecache/dumps", {})
+    daemon.stop()
+    file = daemon.state_dir / "operations.sqlite3"
+    connection = sqlite3.connect(file)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    assert refused(daemon) == 1
+    assert "was written by a newer holdfast (schema 99" in daemon.log
+    assert not list(daemon.state_dir.glob("*damaged*"))
+
+
+def refused(daemon: Daemon) -> int:
+    """Start a daemon again that ought to refuse, and return its exit code."""
+    with (daemon.directory / "log").open("ab") as log:
+        return subprocess.run(
+            daemon.process.args,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=daemon.environment,
+            timeout=20,
+            check=False,
+        ).returncode
+
+
+def test_two_daemons_do_not_share_a_state_directory(daemon: Daemon) -> None:
+    assert refused(daemon) == 1
+    assert f"Another holdfast (process {daemon.pid}) uses the state directory" in daemon.log
+    assert daemon.http.get("/healthz").status_code == 200
+
+
+def test_without_its_volume_the_daemon_starts_degraded_and_says_so(
+    start_daemon: Starter, disk_dir: Path
+) -> None:
+    root = disk_dir / "volume"
+    daemon = start_daemon(
+        roots=[root], state_dir=None, fallback_state_dir=str(disk_dir / "fallback"), wait=False
+    )
+    daemon.wait_ready()
+    daemon.stop()
+    root.rename(disk_dir / "away")  # as when the volume is not mounted
+    daemon.restart()
+    assert daemon.http.get("/healthz").status_code == 200
+    response = daemon.http.get("/readyz")
+    assert response.status_code == 503
+    assert f"Root {root} does not exist" in response.json()["detail"]
+    assert f"Root {root} does not exist" in daemon.log
+    assert (disk_dir / "fallback" / "operations.sqlite3").exists()
+    assert not root.exists()
+    root.mkdir()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Give a directory on a file system of two MiB of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a file system")
+    directory = tmp_path / "small"
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", directory], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "--lazy", directory], check=True)
+
+
+def fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        while True:
+            file.write(b"x" * 4096)
+
+
+def test_a_full_disk_is_named_and_what_was_recorded_stays(
+    start_daemon: Starter, small_disk: Path
+) -> None:
+    daemon = start_daemon(state_dir=str(small_disk / "state"))
+    first = daemon.finish(daemon.start("/v1/pagecache/dumps", {}))
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space"):
+        fill(filler)
+    # The record may have some room left in its own files; then operations fail rather than starts.
+    outcomes = []
+    for _ in range(30):
+        response = daemon.http.post("/v1/pagecache/dumps", json={})
+        if response.status_code == 202:
+            ended = daemon.finish(response.json())
+            outcomes.append(ended["error"]["type"])
+        else:
+            assert response.status_code == 507, response.text
+            outcomes.append(response.json()["type"])
+    assert set(outcomes) == {"/problems/no-space"}
+    assert daemon.http.get("/healthz").status_code == 200
+    assert operation_of(daemon, first["id"]) == first
+    filler.unlink()
+    assert daemon.finish(daemon.start("/v1/pagecache/dumps", {}))["state"] == "succeeded"
+    daemon.kill()
+    daemon.restart()
+    assert operation_of(daemon, first["id"]) == first

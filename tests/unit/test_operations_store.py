@@ -1,0 +1,279 @@
+"""The record of operations on a real file: durability, guards, damage, versions, retention."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sqlite3
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from holdfast.operations.ids import new_id
+from holdfast.operations.model import Operation, Problem, ProgressReport, Slug, State, now
+from holdfast.operations.store import FILE_NAME, SCHEMA_VERSION, Store, StoreError
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(tmp_path)
+    yield store
+    store.close()
+
+
+def make(kind: str = "test.work", **members: object) -> Operation:
+    return Operation(
+        id=new_id(),
+        kind=kind,
+        state=State.QUEUED,
+        actor="tester",
+        created_at=now(),
+        params={"path": "/mnt/data/ü\n"},
+    ).model_copy(update=members)
+
+
+def add(store: Store, *, key: str | None = None, kind: str = "test.work") -> Operation:
+    operation = make(kind)
+    store.insert(operation, key, "digest")
+    return operation
+
+
+def end(store: Store, operation: Operation, state: State = State.SUCCEEDED) -> Operation:
+    started = now()
+    assert store.begin(operation.id, started)
+    ended = operation.model_copy(
+        update={
+            "state": state,
+            "started_at": started,
+            "finished_at": now(),
+            "progress": ProgressReport(phase="done", bytes_done=7, bytes_expected=7),
+            "result": {"files": 3} if state is State.SUCCEEDED else None,
+            "error": None if state is State.SUCCEEDED else Problem.of(Slug.NO_SPACE, "Full."),
+        }
+    )
+    assert store.finish(ended)
+    return ended
+
+
+def reopen(store: Store) -> Store:
+    store.close()
+    return Store(store.path.parent)
+
+
+@pytest.mark.parametrize("state", [State.SUCCEEDED, State.FAILED])
+def test_what_was_recorded_is_read_back_by_another_process(
+    store: Store, tmp_path: Path, state: State
+) -> None:
+    ended = end(store, add(store), state)
+    second = Store(tmp_path)
+    try:
+        assert second.get(ended.id) == ended
+    finally:
+        second.close()
+
+
+def test_an_unknown_operation_is_none(store: Store) -> None:
+    assert store.get("nothing") is None
+    assert store.by_key("nothing") is None
+
+
+def test_commits_are_forced_to_the_disk(store: Store) -> None:
+    assert store._writer.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store._writer.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+@pytest.mark.parametrize("state", [one for one in State if one.final])
+def test_a_final_state_never_changes(store: Store, state: State) -> None:
+    ended = end(store, add(store), state)
+    assert not store.begin(ended.id, now())
+    assert not store.requeue(ended.id, ProgressReport(), crashed=True)
+    assert not store.finish(ended.model_copy(update={"state": State.FAILED, "result": None}))
+    store.save_progress(ended.id, ProgressReport(bytes_done=1))
+    assert store.get(ended.id) == ended
+
+
+def test_only_queued_operations_begin_and_only_running_ones_go_back(store: Store) -> None:
+    operation = add(store)
+    assert not store.requeue(operation.id, ProgressReport(), crashed=False)
+    assert store.begin(operation.id, now())
+    assert not store.begin(operation.id, now())
+    assert store.requeue(operation.id, ProgressReport(bytes_done=5), crashed=True)
+    (left,) = store.unfinished()
+    assert left.resumed
+    assert left.crashes == 1
+    assert left.operation.state is State.QUEUED
+    assert left.operation.progress.bytes_done == 5
+
+
+def test_the_time_of_the_first_start_is_kept(store: Store) -> None:
+    operation, first = add(store), now()
+    store.begin(operation.id, first)
+    store.requeue(operation.id, ProgressReport(), crashed=False)
+    store.begin(operation.id, first + timedelta(hours=1))
+    found = store.get(operation.id)
+    assert found is not None
+    assert found.started_at == first
+
+
+def test_progress_of_a_running_operation_is_kept(store: Store) -> None:
+    operation = add(store)
+    store.begin(operation.id, now())
+    store.save_progress(operation.id, ProgressReport(bytes_done=12, bytes_expected=20))
+    again = reopen(store)
+    found = again.get(operation.id)
+    again.close()
+    assert found is not None
+    assert found.progress.bytes_done == 12
+
+
+def test_saving_progress_does_not_wait_for_a_commit_under_way(store: Store) -> None:
+    operation = add(store)
+    store.begin(operation.id, now())
+    store._writer.execute("BEGIN IMMEDIATE")
+    store.save_progress(operation.id, ProgressReport(bytes_done=12))
+    store._writer.execute("COMMIT")
+    found = store.get(operation.id)
+    assert found is not None
+    assert found.progress.bytes_done == 0
+
+
+def test_lists_are_newest_first_and_can_be_narrowed(store: Store) -> None:
+    first = end(store, add(store, kind="a.one"))
+    second = add(store, kind="a.two")
+    third = add(store, kind="a.one")
+    everything = store.recent(None, None, 10)
+    assert [one.id for one in everything] == [third.id, second.id, first.id]
+    assert [one.id for one in store.recent("a.one", None, 10)] == [third.id, first.id]
+    assert [one.id for one in store.recent("a.one", State.QUEUED, 10)] == [third.id]
+    assert [one.id for one in store.recent(None, None, 1)] == [third.id]
+    assert [one.operation.id for one in store.unfinished()] == [second.id, third.id]
+
+
+def test_an_idempotency_key_belongs_to_one_operation(store: Store) -> None:
+    operation = add(store, key="k")
+    with pytest.raises(StoreError):
+        add(store, key="k")
+    again = reopen(store)
+    known = again.by_key("k")
+    again.close()
+    assert known == (operation, "digest")
+
+
+def test_the_last_success_of_each_kind_is_known(store: Store) -> None:
+    end(store, add(store, kind="a.one"))
+    last = end(store, add(store, kind="a.one"))
+    end(store, add(store, kind="a.two"), State.FAILED)
+    successes = store.last_successes()
+    assert set(successes) == {"a.one"}
+    assert successes["a.one"].finished_at == last.finished_at
+
+
+def test_old_operations_are_forgotten_with_their_keys_but_never_unfinished_ones(
+    store: Store,
+) -> None:
+    waiting = add(store, key="waiting")
+    running = add(store)
+    store.begin(running.id, now())
+    ended = [end(store, add(store, key=f"k{number}")) for number in range(5)]
+    assert store.prune(keep=2, keep_days=1) == 3
+    assert {one.id for one in store.recent(None, None, 99)} == {
+        waiting.id,
+        running.id,
+        ended[3].id,
+        ended[4].id,
+    }
+    assert store.by_key("k0") is None
+    assert store.by_key("k4") is not None
+    assert store.by_key("waiting") is not None
+
+
+def test_operations_that_ended_long_ago_are_forgotten(store: Store) -> None:
+    old, new = add(store), add(store)
+    for operation, at in ((old, now() - timedelta(days=3)), (new, now())):
+        store.begin(operation.id, at)
+        store.finish(
+            operation.model_copy(update={"state": State.SUCCEEDED, "finished_at": at, "result": {}})
+        )
+    assert store.prune(keep=100, keep_days=2) == 1
+    assert [one.id for one in store.recent(None, None, 9)] == [new.id]
+
+
+def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
+    Store(tmp_path).close()
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    connection.close()
+    with pytest.raises(StoreError, match="newer holdfast"):
+        Store(tmp_path)
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    assert connection.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION + 1,)
+    connection.close()
+
+
+def _no_database(file: Path) -> None:
+    file.write_bytes(b"this is no database at all" * 100)
+
+
+def _flipped(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    for offset in range(4096, 8192):
+        data[offset] ^= 0xFF
+    file.write_bytes(data)
+
+
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+@pytest.mark.parametrize("damage", [_no_database, _flipped, _cut])
+def test_a_damaged_file_is_moved_aside_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: object
+) -> None:
+    store = Store(tmp_path)
+    for _ in range(50):
+        end(store, add(store))
+    store.close()
+    file = tmp_path / FILE_NAME
+    assert callable(damage)
+    damage(file)
+    before = file.read_bytes()
+    store = Store(tmp_path)
+    try:
+        assert store.recent(None, None, 99) == []
+        assert store.moved_aside is not None
+        assert store.moved_aside.read_bytes() == before
+        assert str(store.moved_aside) in caplog.text
+        end(store, add(store))
+    finally:
+        store.close()
+
+
+def test_a_store_that_cannot_be_made_says_so(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).mkdir()
+    with pytest.raises(StoreError, match="could not open its record of operations"):
+        Store(tmp_path)
+
+
+def test_a_full_disk_is_named_and_loses_nothing(store: Store) -> None:
+    kept = add(store)
+    # A limit on file size stands for the full disk: the kernel refuses to let the files grow.
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    size = max(one.stat().st_size for one in store.path.parent.iterdir())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        with pytest.raises(StoreError) as refused:
+            _fill(store)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert refused.value.slug in (Slug.NO_SPACE, Slug.IO_ERROR)
+    assert store.get(kept.id) == kept
+    add(store)
+
+
+def _fill(store: Store) -> None:
+    for _ in range(10_000):
+        add(store)
