@@ -15,15 +15,20 @@ __all__ = [
     "Progress",
     "RecordError",
     "__version__",
+    "build_manifest",
+    "compare_manifests",
     "dump",
     "evict",
     "export_happycache",
+    "export_manifest",
     "has_cachestat",
     "import_happycache",
     "inspect",
+    "inspect_manifest",
     "load",
     "page_size",
     "residency",
+    "verify_manifest",
 ]
 
 class EngineError(Exception):
@@ -58,6 +63,9 @@ class Progress:
     def read_bytes(self) -> int:
         """Bytes of file data this call caused to be read."""
     @property
+    def current(self) -> str | None:
+        """The path of the largest file that is being worked on, where the call tells."""
+    @property
     def cancelled(self) -> bool: ...
     def cancel(self) -> None:
         """Ask the call to stop; it raises `CancelledError` soon after. Idempotent."""
@@ -88,3 +96,18 @@ def import_happycache(request: str, progress: Progress) -> str:
 
 def export_happycache(request: str, progress: Progress) -> str:
     """Write a record as a file that happycache reads."""
+
+def build_manifest(request: str, progress: Progress) -> str:
+    """Record every file below a directory with its digest, going on where an earlier run stopped."""
+
+def verify_manifest(request: str, progress: Progress) -> str:
+    """Read the files that a manifest tells of and find out what differs, and where."""
+
+def compare_manifests(request: str, progress: Progress) -> str:
+    """Find out in what two manifests differ, without reading any file they tell of."""
+
+def inspect_manifest(request: str, progress: Progress) -> str:
+    """Read a whole manifest, check it, and tell its header, totals and largest files."""
+
+def export_manifest(request: str, progress: Progress) -> str:
+    """Write a manifest as text that `xxhsum -c` reads, or any record as plain JSON lines."""

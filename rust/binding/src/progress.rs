@@ -51,6 +51,11 @@ impl Progress {
     }
 
     #[getter]
+    fn current(&self) -> Option<String> {
+        self.0.current().map(|path| path.to_string())
+    }
+
+    #[getter]
     fn cancelled(&self) -> bool {
         self.0.cancelled()
     }

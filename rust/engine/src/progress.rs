@@ -1,7 +1,7 @@
 //! Progress that any thread reads, and the way to cancel.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::{Error, Result};
 
@@ -12,6 +12,7 @@ const UNKNOWN: u64 = u64::MAX;
 #[derive(Debug)]
 pub struct Progress {
     phase: Mutex<&'static str>,
+    current: Mutex<Option<Arc<str>>>,
     bytes_done: AtomicU64,
     bytes_expected: AtomicU64,
     files_done: AtomicU64,
@@ -24,6 +25,7 @@ impl Default for Progress {
     fn default() -> Self {
         Self {
             phase: Mutex::new(""),
+            current: Mutex::new(None),
             bytes_done: AtomicU64::new(0),
             bytes_expected: AtomicU64::new(UNKNOWN),
             files_done: AtomicU64::new(0),
@@ -43,6 +45,16 @@ impl Progress {
     /// Enter a phase.
     pub fn enter(&self, phase: &'static str) {
         *lock(&self.phase) = phase;
+    }
+
+    /// The largest file that is being worked on, for people, where the call tells.
+    pub fn current(&self) -> Option<Arc<str>> {
+        lock(&self.current).clone()
+    }
+
+    /// Say which is the largest file that is being worked on.
+    pub fn work_on(&self, file: Option<Arc<str>>) {
+        *lock(&self.current) = file;
     }
 
     /// Bytes dealt with.
