@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import os
 import signal
 import subprocess
@@ -192,7 +193,9 @@ def test_progress_is_plain_lines_and_cancel_ends_it(daemon: Daemon) -> None:
         assert process.stderr is not None
         line = next(line for line in process.stderr if "iB/s" in line)
         assert line.startswith("load: ")
-        assert "of 64.0 MiB" in line
+        assert re.search(
+            r"1\.00 MiB of 6\d\.\d MiB", line
+        )  # some pages may have gone before the dump
         assert "\x1b" not in line
         operation = running(daemon)
         cancelled = daemon.cli("op", "cancel", operation["id"])
