@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 import os
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.disk import drop, read_all, write_file
+from tests.residency import pinned
 from tests.system.harness import HOLDFAST, Daemon, clean_environment, run_cli
 from tests.waiting import until
 
@@ -165,9 +166,10 @@ def test_no_wait_answers_an_id_that_can_be_watched(tree: Daemon) -> None:
 
 def slow_load(daemon: Daemon) -> None:
     """Prepare a load that takes a minute at 1 MiB/s."""
-    for number in range(16):
-        read_all(write_file(daemon.root / f"{number}.db", 4 * MIB))
-    assert daemon.cli("pagecache", "dump").returncode == 0
+    with ExitStack() as pins:
+        for number in range(16):
+            pins.enter_context(pinned(write_file(daemon.root / f"{number}.db", 4 * MIB)))
+        assert daemon.cli("pagecache", "dump").returncode == 0
     assert daemon.cli("pagecache", "evict", daemon.root).returncode == 0
 
 

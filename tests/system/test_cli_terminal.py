@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from tests.disk import read_all, write_file
+from tests.residency import pinned
 from tests.system.harness import HOLDFAST, Daemon, clean_environment
 from tests.system.terminal import INTERRUPT, Terminal
 from tests.waiting import until
@@ -18,9 +20,10 @@ QUESTION = "[c]ancel, [l]eave it running, [w]atch on? "
 @pytest.fixture
 def slow(daemon: Daemon) -> Daemon:
     """Give a daemon on which a load at 1 MiB/s takes a minute."""
-    for number in range(16):
-        read_all(write_file(daemon.root / f"{number}.db", 4 * MIB))
-    daemon.run("/v1/pagecache/dumps", {})
+    with ExitStack() as pins:
+        for number in range(16):
+            pins.enter_context(pinned(write_file(daemon.root / f"{number}.db", 4 * MIB)))
+        daemon.run("/v1/pagecache/dumps", {})
     daemon.run("/v1/pagecache/evictions", {"paths": [str(daemon.root)]})
     return daemon
 
