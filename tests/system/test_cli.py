@@ -195,9 +195,7 @@ def test_progress_is_plain_lines_and_cancel_ends_it(daemon: Daemon) -> None:
         assert process.stderr is not None
         line = next(line for line in process.stderr if "iB/s" in line)
         assert line.startswith("load: ")
-        assert re.search(
-            r"1\.00 MiB of 6\d\.\d MiB", line
-        )  # some pages may have gone before the dump
+        assert "of 64.0 MiB" in line
         assert "\x1b" not in line
         operation = running(daemon)
         cancelled = daemon.cli("op", "cancel", operation["id"])
