@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.bench import dump, load, million, service
+from tests.bench import dump, load, manifest, million, service
 from tests.bench.context import Context
 from tests.bench.figures import Section
+from tests.bench.hashers import versions
 from tests.bench.machine import Device, facts
 from tests.bench.peers import Happycache
 from tests.disk import real_directory
@@ -20,6 +21,7 @@ from tests.disk import real_directory
 BENCHMARKS: dict[str, Callable[[Context], Iterator[Section]]] = {
     "dump": dump.benchmark,
     "load": load.benchmark,
+    "manifest": manifest.benchmark,
     "service": service.benchmark,
     "million": million.benchmark,
 }
@@ -65,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _print_head(context: Context) -> None:
     peers = ["happycache: here" if context.happycache else NO_HAPPYCACHE]
     print(f"## {time.strftime('%Y-%m-%d %H:%M %Z')}\n")
-    for line in [*facts(context.work), *peers, _extent(context)]:
+    for line in [*facts(context.work), *peers, versions(), _extent(context)]:
         print(f"- {line}")
     print(flush=True)
 

@@ -1,0 +1,596 @@
+"""Manifests: as fast as the device, without a tail, and never twice for the same bytes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from tests.bench.context import Context
+from tests.bench.daemon import Operation, operate, serving
+from tests.bench.engine import Call, build, export, verify
+from tests.bench.figures import Section, Series, Verdict, at_least, below, interleave
+from tests.bench.hashers import B3SUM, DIRECT_READS, OTHERS, XXH64SUM, DirectRead, Peer, sums
+from tests.bench.machine import peak_memory
+from tests.bench.peers import Timed
+from tests.bench.residency import evict, resident
+from tests.bench.skewed import skewed_sizes
+from tests.bench.tree import GIB, MIB, Tree, make, small_sizes
+from tests.disk import file_system
+
+SHARE_OF_CEILING = 0.95
+TIMES_XXH64SUM = 2.5
+TIMES_OTHERS = 1.5
+TAIL = 0.9
+"""Of the mean rate, in the last tenth of the bytes."""
+COLD_MEMORY = 150
+"""MiB, whatever the sizes of the files."""
+REBUILD_SECONDS = 0.2
+MANY_SECONDS = 10.0
+MANY_MEMORY = 300
+"""MiB."""
+BUILDS = "/v1/manifests"
+
+_FINALISTS = 3
+_REPEATS = 2
+"""How often a round has holdfast and the device's ceiling, whose ratio is the finest target."""
+_SWEEPS = 2
+_READERS = ("io_uring", "pread", "buffered")
+_MANY_ROUNDS = 3
+_BLOCK = MIB
+_HASH_SECONDS = 0.5
+_IN_MEMORY = 4 * GIB
+_DROP = Path("/proc/sys/vm/drop_caches")
+
+
+@dataclass(frozen=True)
+class Read:
+    """One reading of the largest file by fio."""
+
+    rate: float
+
+    def __str__(self) -> str:
+        return f"{self.rate / 1e9:.2f} GB/s"
+
+
+class Cold:
+    """The skewed tree, and runs over it that find nothing of it in memory."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.tree = make(
+            context.work / "skewed",
+            skewed_sizes(context.scale),
+            context.say,
+            label=f"skewed {context.scale:g}",
+        )
+        self.largest = max(self.tree.files, key=lambda file: file.size)
+        self.record = context.work / "skewed.manifest"
+
+    def prepare(self) -> None:
+        """Drop the tree from memory, its inodes too where that is allowed."""
+        evict(self.tree)
+        if os.access(_DROP, os.W_OK):
+            _DROP.write_text("2\n")
+        self.context.wait_for_device()
+
+    def read(self, way: DirectRead) -> Read:
+        """Let fio read the largest file."""
+        self.prepare()
+        return Read(way.rate(self.largest.path))
+
+    def build(self, reader: str = "auto") -> Call:
+        """Build a manifest, with nothing to go on from."""
+        self.prepare()
+        return build(self.tree.root, self.record, reader=reader)
+
+    def verify(self) -> Call:
+        """Verify the tree against the manifest that was built last."""
+        self.prepare()
+        report = self.context.work / "report"
+        verified = verify(self.tree.root, self.record, report)
+        report.unlink()
+        return verified
+
+    def digest(self, peer: Peer) -> Timed:
+        """Let a peer digest the tree."""
+        self.prepare()
+        return peer.digest(self.tree.root)
+
+
+def benchmark(context: Context) -> Iterator[Section]:
+    """Build, verify and rebuild: from the device, from memory, and with very many files."""
+    cold = Cold(context)
+    with serving(cold.tree.root, context.work) as daemon:
+
+        def by_daemon() -> Operation:
+            cold.prepare()
+            return operate(daemon, BUILDS, {"full": True})
+
+        yield _beside_peers(cold, by_daemon)
+        yield _readers(cold)
+        yield _rebuild(cold, lambda: operate(daemon, BUILDS, {}))
+    with _memory(context) as directory:
+        yield _warm(context, directory)
+        yield _parallel(context, directory)
+    yield _many(context)
+
+
+def _beside_peers(cold: Cold, by_daemon: Callable[[], Operation]) -> Section:
+    context, tree = cold.context, cold.tree
+    ways, swept = _sweep(cold)
+    peers = [peer for peer in (*XXH64SUM, B3SUM, *OTHERS) if peer.here]
+    _check_digests(cold)
+
+    contenders: dict[str, Callable[[], Any]] = {}
+    for repeat in range(_REPEATS):
+        contenders[f"holdfast #{repeat}"] = cold.build
+        for way in ways:
+            contenders[f"{way} #{repeat}"] = partial(cold.read, way)
+    contenders["daemon"] = by_daemon
+    contenders["verify"] = cold.verify
+    for peer in peers:
+        contenders[peer.name] = partial(cold.digest, peer)
+    found = interleave(contenders, context.rounds, context.say)
+    builds: list[list[Call]] = _by_round(found, "holdfast")
+    every = [build for round_ in builds for build in round_]
+
+    section = Section(
+        "Manifest, a skewed tree from the device",
+        f"{tree}; the largest file has {cold.largest.size / tree.bytes:.0%} of the bytes. Nothing "
+        "of it is in memory before any run. holdfast and fio twice a round, the others once; "
+        "ratios are of runs in the same round, and the median of those.",
+        "seconds",
+        notes=[swept],
+    )
+    section.add("holdfast, the call", [build.seconds for build in every], _rates(every))
+    own = section.add("holdfast, the whole process", [build.process_seconds for build in every])
+    daemon: list[Operation] = found["daemon"]
+    section.add("holdfast, the operation in the daemon", [done.seconds for done in daemon])
+    section.add(
+        "holdfast, request to final state over HTTP", [done.client_seconds for done in daemon]
+    )
+    section.add(
+        "holdfast verify, the call",
+        [done.seconds for done in found["verify"]],
+        _rates(found["verify"]),
+    )
+    _judge_ceiling(section, cold, ways, found, builds)
+    _judge_peers(section, peers, found, builds, own)
+
+    tails = [_tail(build) for build in every]
+    section.verdicts += [
+        Verdict(
+            "rate in the last tenth of the bytes",
+            f"at least {TAIL:g} of the mean",
+            f"{statistics.median(tails):.2f} (from {min(tails):.2f} to {max(tails):.2f})",
+            statistics.median(tails) >= TAIL,
+        ),
+        below(
+            "peak memory of the process",
+            max(build.peak_memory for build in every) / MIB,
+            COLD_MEMORY,
+            "MiB",
+        ),
+    ]
+    processors = statistics.median(build.processor_seconds for build in every)
+    section.notes.append(
+        f"Processors: {processors:.2f} s a build. Reader: {every[0].outcome['reader']}, queue "
+        f"depth {every[0].outcome['queue_depth']}. Every digest was compared with xxh64sum's."
+    )
+    return section
+
+
+def _sweep(cold: Cold) -> tuple[list[DirectRead], str]:
+    """Try every way of reading directly, and answer the best ones and a line on all of them."""
+    found: dict[DirectRead, list[float]] = {way: [] for way in DIRECT_READS}
+    for _ in range(_SWEEPS):
+        for way in DIRECT_READS:
+            found[way].append(cold.read(way).rate)
+            cold.context.say(f"sweep: {way}: {found[way][-1] / 1e9:.2f} GB/s")
+    ranked = sorted(DIRECT_READS, key=lambda way: -max(found[way]))
+    line = "; ".join(f"{way}: {max(found[way]) / 1e9:.2f}" for way in ranked)
+    return (
+        ranked[:_FINALISTS],
+        f"Sweep of direct reads, GB/s, the better of {_SWEEPS} runs each: {line}.",
+    )
+
+
+def _judge_ceiling(
+    section: Section,
+    cold: Cold,
+    ways: Sequence[DirectRead],
+    found: dict[str, list[Any]],
+    builds: Sequence[Sequence[Call]],
+) -> None:
+    reads = {way: _by_round(found, str(way)) for way in ways}
+    medians = {
+        way: statistics.median(read.rate for round_ in rounds for read in round_)
+        for way, rounds in reads.items()
+    }
+    best = max(ways, key=lambda way: medians[way])
+    for way in ways:
+        section.add(
+            f"{way}, for the size of the tree",
+            [cold.tree.bytes / read.rate for round_ in reads[way] for read in round_],
+            f"{medians[way] / 1e9:.2f} GB/s; reads the largest file only",
+        )
+    ratios = [
+        statistics.median(build.rate for build in ours)
+        / statistics.median(read.rate for read in theirs)
+        for ours, theirs in zip(builds, reads[best], strict=True)
+    ]
+    section.verdicts.append(
+        at_least(
+            "rate of the call", statistics.median(ratios), SHARE_OF_CEILING, of=f"the best, {best}"
+        )
+    )
+    section.notes.append(f"Against {best} in each round: {_listed(ratios)}.")
+
+
+def _judge_peers(
+    section: Section,
+    peers: Sequence[Peer],
+    found: dict[str, list[Any]],
+    builds: Sequence[Sequence[Call]],
+    own: Series,
+) -> None:
+    series = {
+        peer: section.add(peer.name, [run.seconds for run in found[peer.name]]) for peer in peers
+    }
+
+    def against(peer: Peer) -> list[float]:
+        return [
+            theirs.seconds / statistics.median(build.process_seconds for build in ours)
+            for ours, theirs in zip(builds, found[peer.name], strict=True)
+        ]
+
+    xxh64sums = [peer for peer in XXH64SUM if peer in series]
+    if xxh64sums:
+        best = min(xxh64sums, key=lambda peer: series[peer].median)
+        ratios = against(best)
+        section.verdicts.append(
+            at_least(
+                "speed of the process",
+                statistics.median(ratios),
+                TIMES_XXH64SUM,
+                of=f"the best, {best.name}",
+            )
+        )
+        section.notes.append(f"Against {best.name} in each round: {_listed(ratios)}.")
+    else:
+        section.verdicts.append(at_least("speed", None, TIMES_XXH64SUM, of="xxh64sum"))
+    for peer in (B3SUM, *OTHERS):
+        ratio = statistics.median(against(peer)) if peer in series else None
+        section.verdicts.append(at_least("speed of the process", ratio, TIMES_OTHERS, of=peer.name))
+    fastest = min(series.values(), key=lambda each: each.median, default=own)
+    ceiling = min(each.median for each in section.series if each.contender.startswith("fio"))
+    section.notes.append(
+        f"The device's ceiling is {fastest.median / ceiling:.2f} x the fastest peer "
+        f"({fastest.contender}): more is not to be had here."
+    )
+
+
+def _readers(cold: Cold) -> Section:
+    context, tree = cold.context, cold.tree
+
+    left: dict[str, int] = {}
+
+    def with_reader(reader: str) -> Call:
+        built = cold.build(reader)
+        pages = sum(resident(file).count(1) for file in tree.files)
+        left[reader] = max(left.get(reader, 0), pages)
+        return built
+
+    found = interleave(
+        {reader: partial(with_reader, reader) for reader in _READERS},
+        context.rounds,
+        context.say,
+    )
+    section = Section(
+        "Manifest, the ways of reading",
+        f"{tree}, built from the device as above with `reader` set; the pages that are in memory "
+        "afterwards are counted with mincore.",
+        "seconds",
+    )
+    for reader, calls in found.items():
+        section.add(
+            f"`reader = {reader}`: {calls[0].outcome['reader']}",
+            [built.seconds for built in calls],
+            f"{_rates(calls)}; peak {max(c.peak_memory for c in calls) / MIB:.0f} MiB; "
+            f"{left[reader]:,} of {tree.pages:,} pages left in memory",
+        )
+        section.verdicts.append(
+            Verdict(
+                f"pages left in memory by {reader}",
+                "at most 0.1 %",
+                f"{left[reader] / tree.pages:.3%}",
+                left[reader] <= 0.001 * tree.pages,
+            )
+        )
+    return section
+
+
+def _rebuild(cold: Cold, by_daemon: Callable[[], Operation]) -> Section:
+    context, tree = cold.context, cold.tree
+    again = context.work / "again.manifest"
+
+    def by_call() -> Call:
+        return build(tree.root, again, previous=cold.record)
+
+    def after_dropping() -> Call:
+        cold.prepare()
+        return by_call()
+
+    found: dict[str, list[Any]] = interleave(
+        {"call": by_call, "daemon": by_daemon, "dropped": after_dropping},
+        context.rounds,
+        context.say,
+    )
+    section = Section(
+        "Manifest, an unchanged tree again",
+        f"{tree}, with the manifest of an earlier build to go on from.",
+        "seconds",
+    )
+    calls: list[Call] = found["call"]
+    daemon: list[Operation] = found["daemon"]
+    own = section.add("holdfast, the call", [done.seconds for done in calls])
+    section.add("holdfast, the whole process", [done.process_seconds for done in calls])
+    operation = section.add(
+        "holdfast, the operation in the daemon", [done.seconds for done in daemon]
+    )
+    client = section.add(
+        "holdfast, request to final state over HTTP", [done.client_seconds for done in daemon]
+    )
+    section.add(
+        "holdfast, the call, with the inodes dropped before",
+        [done.seconds for done in found["dropped"]],
+    )
+    results = [done.outcome for done in (*calls, *found["dropped"])]
+    results += [done.result for done in daemon]
+    section.verdicts += [
+        _nothing_read(results),
+        below("the call, median", own.median, REBUILD_SECONDS, "s"),
+        below("the operation, median", operation.median, REBUILD_SECONDS, "s"),
+        below("over HTTP, median", client.median, REBUILD_SECONDS, "s"),
+    ]
+    again.unlink()
+    return section
+
+
+def _warm(context: Context, directory: Path) -> Section:
+    several = _files_in_memory(context, directory / "several", 8)
+    holes = directory / "holes"
+    holes.mkdir()
+    with (holes / "hole").open("wb") as file:
+        file.truncate(2 * several.bytes)
+    record = directory / "manifest"
+    first = [min(os.sched_getaffinity(0))]
+    contenders: dict[str, Callable[[], Any]] = {
+        "one": lambda: build(several.root, record, processors=first),
+        "all": lambda: build(several.root, record),
+        "holes": lambda: build(holes, record, processors=first),
+        "xxhash": _in_cache,
+    }
+    found: dict[str, list[Any]] = interleave(contenders, context.rounds, context.say)
+    section = Section(
+        "Manifest, from memory",
+        f"{several} on tmpfs, alike in size, beside the digest's own speed.",
+        "GB/s",
+    )
+    section.add(
+        "holdfast, one processor",
+        [done.rate / 1e9 for done in found["one"]],
+        f"{found['one'][0].outcome['reader']}; reading is copying here, on the same processor",
+    )
+    section.add(
+        f"holdfast, {len(os.sched_getaffinity(0))} processors",
+        [done.rate / 1e9 for done in found["all"]],
+        f"{_per_core(found['all']) / 1e9:.2f} GB/s for each processor-second",
+    )
+    section.add(
+        "holdfast, a hole, one processor",
+        [done.rate / 1e9 for done in found["holes"]],
+        "hashed as zeros from its cache, nothing is read",
+    )
+    section.add(
+        "the xxhash package, in cache",
+        [rate / 1e9 for rate in found["xxhash"]],
+        "xxh64 of the same MiB again and again",
+    )
+    one, cache = (section.series[index].median for index in (0, -1))
+    section.notes.append(f"One processor reaches {one / cache:.0%} of the digest's in-cache speed.")
+    shutil.rmtree(holes)
+    shutil.rmtree(several.root)
+    return section
+
+
+def _parallel(context: Context, directory: Path) -> Section:
+    single = _files_in_memory(context, directory / "single", 1)
+    record, report = directory / "manifest", directory / "report"
+    build(single.root, record)
+    processors = sorted(os.sched_getaffinity(0))
+    contenders = {
+        str(count): partial(verify, single.root, record, report, processors=processors[:count])
+        for count in (1, len(processors))
+    }
+    found = interleave(contenders, context.rounds, context.say)
+    section = Section(
+        "Manifest, one file verified again by several processors",
+        f"{single} on tmpfs. The chunk table lets every processor start somewhere else, though "
+        "the digest is one chain.",
+        "GB/s",
+    )
+    for count, runs in found.items():
+        section.add(f"{count} of the processors", [done.rate / 1e9 for done in runs])
+    ratios = [
+        one.seconds / some.seconds
+        for one, some in zip(found["1"], found[str(len(processors))], strict=True)
+    ]
+    section.notes.append(
+        f"{statistics.median(ratios):.2f} x as fast with {len(processors)} processors as with one "
+        f"(in each round: {_listed(ratios)})."
+    )
+    shutil.rmtree(single.root)
+    return section
+
+
+def _many(context: Context) -> Section:
+    tree = make(
+        context.work / "small",
+        small_sizes(context.small_files),
+        context.say,
+        label=f"small {context.small_files}",
+    )
+    again = context.work / "again.manifest"
+    rounds = min(_MANY_ROUNDS, context.rounds)
+    with serving(tree.root, context.work) as daemon:
+        first = operate(daemon, BUILDS, {})
+        context.say(f"the first build: {first}")
+        after_first = peak_memory(daemon.pid)
+        previous = daemon.state_dir / "manifests" / f"{first.result['manifest']}.manifest.zst"
+        # The daemon forgets the oldest ones, of which this is one.
+        kept = context.work / "first.manifest"
+        shutil.copy(previous, kept)
+        found: dict[str, list[Any]] = interleave(
+            {
+                "call": lambda: build(tree.root, again, previous=kept),
+                "daemon": lambda: operate(daemon, BUILDS, {}),
+            },
+            rounds,
+            context.say,
+        )
+        peak = peak_memory(daemon.pid)
+    section = Section(
+        f"Manifest, {len(tree.files):,} small files",
+        f"{tree}, 1 to 4096 bytes each; built once, then again and again, unchanged.",
+        "seconds",
+    )
+    calls: list[Call] = found["call"]
+    section.add("the first build, the operation", [first.seconds], "reads every file")
+    own = section.add("again, the call", [done.seconds for done in calls])
+    operation = section.add(
+        "again, the operation in the daemon", [done.seconds for done in found["daemon"]]
+    )
+    results = [done.outcome for done in calls] + [done.result for done in found["daemon"]]
+    section.verdicts += [
+        _nothing_read(results),
+        below("again, the call, median", own.median, MANY_SECONDS, "s"),
+        below("again, the operation, median", operation.median, MANY_SECONDS, "s"),
+        below(
+            "peak memory of the process",
+            max(done.peak_memory for done in calls) / MIB,
+            MANY_MEMORY,
+            "MiB",
+        ),
+        below("peak memory of the daemon", peak / MIB, MANY_MEMORY, "MiB"),
+    ]
+    section.notes.append(
+        f"Record: {first.result['record_bytes']:,} bytes. The daemon's peak after the first build: "
+        f"{after_first / MIB:.0f} MiB."
+    )
+    again.unlink()
+    kept.unlink()
+    return section
+
+
+def _nothing_read(results: Sequence[Any]) -> Verdict:
+    read = max(result["read_bytes"] for result in results)
+    return Verdict("bytes of data read", "0", f"{read:,}", read == 0)
+
+
+def _check_digests(cold: Cold) -> None:
+    """Refuse to time a build that is wrong: speed is no merit then."""
+    peer = XXH64SUM[-1]
+    if not peer.here:
+        return
+    cold.context.say(f"comparing every digest with those of {peer.name}")
+    build(cold.tree.root, cold.record)
+    ours = sums(export(cold.record, cold.context.work / "export"))
+    theirs = sums(peer.digest(cold.tree.root).output)
+    if len(ours) != len(cold.tree.files) or ours != theirs:
+        wrong = [path for path in theirs if ours.get(path) != theirs[path]]
+        raise RuntimeError(f"{len(wrong)} digests are not those of {peer.name}: {wrong[:10]}")
+
+
+def _tail(build: Call) -> float:
+    """Answer the rate in the last tenth of the bytes as a share of the mean."""
+    points = [(0.0, 0), *((at, done) for at, done, _ in build.samples)]
+    total = build.outcome["bytes"]
+    started = max(at for at, done in points if done == 0)
+    ended = min((at for at, done in points if done >= total), default=build.seconds)
+    nine_tenths = _reached(points, 0.9 * total)
+    return (0.1 / max(ended - nine_tenths, 1e-9)) * (ended - started)
+
+
+def _reached(points: Sequence[tuple[float, int]], wanted: float) -> float:
+    """Answer when so many bytes were done, between two looks in proportion."""
+    for (before, less), (after, more) in pairwise(points):
+        if more >= wanted:
+            return before + (after - before) * (wanted - less) / (more - less)
+    return points[-1][0]
+
+
+def _in_cache() -> float:
+    """Answer how many bytes a second the xxhash package digests of one block in cache."""
+    block = os.urandom(_BLOCK)
+    count = 0
+    begun = time.monotonic()
+    while (elapsed := time.monotonic() - begun) < _HASH_SECONDS:
+        xxhash.xxh64(block).intdigest()
+        count += 1
+    return count * _BLOCK / elapsed
+
+
+@contextmanager
+def _memory(context: Context) -> Iterator[Path]:
+    """Give a directory on tmpfs, removed afterwards."""
+    base = Path("/dev/shm")
+    if file_system(base) != "tmpfs":
+        raise RuntimeError(f"{base} is not on tmpfs: there is nowhere to measure from memory")
+    directory = Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir=base))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory)
+
+
+def _files_in_memory(context: Context, root: Path, count: int) -> Tree:
+    size = int(_IN_MEMORY * min(1.0, context.scale)) // count
+    return make(
+        root,
+        [(f"{number}.db", size) for number in range(count)],
+        context.say,
+        label=f"{count} of {size}",
+    )
+
+
+def _by_round(found: dict[str, list[Any]], name: str) -> list[list[Any]]:
+    """Answer the repeated runs of a contender, those of a round together."""
+    repeats = [found[f"{name} #{repeat}"] for repeat in range(_REPEATS)]
+    return [list(round_) for round_ in zip(*repeats, strict=True)]
+
+
+def _rates(calls: Sequence[Call]) -> str:
+    return f"{statistics.median(call.rate for call in calls) / 1e9:.2f} GB/s"
+
+
+def _per_core(calls: Sequence[Call]) -> float:
+    return statistics.median(
+        float(call.outcome["bytes"]) / call.processor_seconds for call in calls
+    )
+
+
+def _listed(ratios: Sequence[float]) -> str:
+    return ", ".join(f"{ratio:.2f}" for ratio in ratios)
