@@ -23,6 +23,9 @@ const UNSUPPORTED: [(i64, &str); 4] = [
 /// `STATX_ATTR_DAX`: the file's data does not go through the page cache.
 const ATTR_DAX: u64 = 0x0020_0000;
 
+/// `STATX_DIOALIGN`, Linux 6.1 (`include/uapi/linux/stat.h`).
+pub const DIOALIGN: StatxFlags = StatxFlags::from_bits_retain(0x2000);
+
 /// Stay below the directory and on its file system, through no symbolic link.
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
@@ -58,19 +61,42 @@ impl Root {
     /// Open a root.
     ///
     /// # Errors
-    /// [`Error::Io`] if it is no directory that can be opened, [`Error::Unsupported`] if its file
-    /// system has no page cache that could be dropped and filled.
+    /// [`Error::Io`] if it is no directory that can be opened.
     pub fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Error::io(path, e))?;
-        let kind = rustix::fs::fstatfs(&fd).map_err(|e| Error::io(path, e))?.f_type;
+        Ok(Self { fd, path: path.to_owned() })
+    }
+
+    /// Open a root whose page cache is meant.
+    ///
+    /// # Errors
+    /// As [`Root::open`], and [`Error::Unsupported`] if its file system has no page cache that could
+    /// be dropped and filled.
+    pub fn with_page_cache(path: &Path) -> Result<Self> {
+        let root = Self::open(path)?;
+        let kind = rustix::fs::fstatfs(&root.fd).map_err(|e| Error::io(path, e))?.f_type;
         if let Some(&(_, filesystem)) = UNSUPPORTED.iter().find(|(magic, _)| *magic == kind) {
             return Err(Error::Unsupported {
                 path: path.to_string_lossy().into_owned(),
                 filesystem,
             });
         }
-        Ok(Self { fd, path: path.to_owned() })
+        Ok(root)
+    }
+
+    /// A directory below it, relative to which everything is then named.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it is no directory, or not on the root's file system.
+    pub fn below(self, path: &Path) -> Result<Self> {
+        if path.as_os_str().is_empty() {
+            return Ok(self);
+        }
+        let whole = self.path.join(path);
+        let bytes = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str());
+        let fd = open_directory(self.fd.as_fd(), bytes).map_err(|e| Error::io(&whole, e))?;
+        Ok(Self { fd, path: whole })
     }
 
     /// The path it was opened by.
@@ -124,10 +150,12 @@ pub fn open_file(parent: BorrowedFd<'_>, path: &[u8]) -> std::result::Result<Ope
     if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::RegularFile {
         return Err(Refusal { reason: Reason::NotAFile, detail: None });
     }
-    if stat.stx_attributes.bits() & ATTR_DAX != 0 {
-        return Err(Refusal { reason: Reason::Dax, detail: None });
-    }
     Ok(OpenFile { fd, stat })
+}
+
+/// Whether a file's data goes past the page cache (DAX).
+pub fn is_dax(stat: &Statx) -> bool {
+    stat.stx_attributes.bits() & ATTR_DAX != 0
 }
 
 /// The state of an open file.
@@ -135,7 +163,7 @@ pub fn open_file(parent: BorrowedFd<'_>, path: &[u8]) -> std::result::Result<Ope
 /// # Errors
 /// The system's error.
 pub fn stat(fd: impl AsFd) -> rustix::io::Result<Statx> {
-    statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
+    statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | DIOALIGN)
 }
 
 /// The device and inode number of a directory, by which it is told from others.

@@ -103,6 +103,11 @@ impl Progress {
         self.files_expected.store(files, Ordering::Relaxed);
     }
 
+    /// Say that there are `bytes` more to deal with than was said before.
+    pub fn expect_more(&self, bytes: u64) {
+        self.bytes_expected.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Ask the call to stop.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);

@@ -29,6 +29,23 @@ impl Throttle {
         self.bytes_per_second.map_or(most, |rate| most.min(rate / 8))
     }
 
+    /// How long to wait before more may be read, if that is not now.
+    pub fn wanting(&self) -> Option<Duration> {
+        self.bytes_per_second?;
+        let wait = lock(&self.paid).saturating_duration_since(Instant::now());
+        (!wait.is_zero()).then_some(wait)
+    }
+
+    /// Count `bytes` that are being read now, after [`Throttle::wanting`] answered nothing.
+    pub fn charge(&self, bytes: u64) {
+        let Some(rate) = self.bytes_per_second else { return };
+        let mut paid = lock(&self.paid);
+        let now = Instant::now();
+        // Time in which nothing was read is not saved up for a burst, beyond that of a short nap.
+        let begin = (*paid).max(now.checked_sub(NAP).unwrap_or(now));
+        *paid = begin + Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
+    }
+
     /// Wait until `bytes` more may be read.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use rustix::fs::{AtFlags, FileType, RawDir};
 
-use crate::confine::{OpenFile, Refusal, identity, open_directory, open_file, stat};
+use crate::confine::{OpenFile, Refusal, identity, is_dax, open_directory, open_file, stat};
 use crate::pool::{self, Queue};
 use crate::progress::lock;
 use crate::skips::Reason;
@@ -284,6 +284,7 @@ impl<V: Visit> Walk<'_, V> {
         path: Vec<u8>,
     ) -> Result<Option<Found>> {
         let refusal = match open_file(parent, name) {
+            Ok(file) if is_dax(&file.stat) => Refusal { reason: Reason::Dax, detail: None },
             Ok(file) => {
                 let linked = file.stat.stx_nlink > 1;
                 if !linked || lock(&self.linked).insert(identity(&file.stat)) {

@@ -49,7 +49,7 @@ pub(crate) fn absolute(root: &Path, relative: &[u8]) -> Vec<u8> {
 
 /// Open the root of each place; places of one root share nothing but the path.
 pub(crate) fn open_roots(places: &[Place]) -> Result<Vec<Root>> {
-    places.iter().map(|place| Root::open(&place.root)).collect()
+    places.iter().map(|place| Root::with_page_cache(&place.root)).collect()
 }
 
 /// Where walks of these places begin.
