@@ -64,11 +64,8 @@ impl Pressure {
             let stalled = stalled(&text).unwrap_or_default();
             let waited = stalled.saturating_sub(state.stalled);
             let percent = 100.0 * waited.as_secs_f64() / passed.as_secs_f64();
-            *state = State {
-                asked: now,
-                stalled,
-                too_much: percent > self.limit.threshold_percent,
-            };
+            *state =
+                State { asked: now, stalled, too_much: percent > self.limit.threshold_percent };
         }
         let left = INTERVAL.saturating_sub(now.saturating_duration_since(state.asked));
         state.too_much.then_some(left.max(Duration::from_millis(1)))
@@ -90,7 +87,8 @@ mod tests {
 
     #[test]
     fn the_kernels_format() {
-        let text = "some avg10=0.12 avg60=0.00 avg300=0.00 total=1234567\nfull avg10=0.00 total=9\n";
+        let text =
+            "some avg10=0.12 avg60=0.00 avg300=0.00 total=1234567\nfull avg10=0.00 total=9\n";
         assert_eq!(stalled(text), Some(Duration::from_micros(1_234_567)));
         assert_eq!(stalled("nonsense"), None);
     }

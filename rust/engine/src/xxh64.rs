@@ -56,6 +56,24 @@ impl Xxh64 {
         self.buffered = rest.len();
     }
 
+    /// Go on from the accumulators after `length` bytes, a multiple of 32.
+    ///
+    /// # Panics
+    /// If the length is no such multiple.
+    pub fn resume(lanes: [u64; 4], length: u64) -> Self {
+        assert!(length.is_multiple_of(STRIPE as u64));
+        Self { lanes, length, ..Self::default() }
+    }
+
+    /// The accumulators: after a multiple of 32 bytes they and the length are the whole state.
+    ///
+    /// # Panics
+    /// After any other number of bytes.
+    pub fn lanes(&self) -> [u64; 4] {
+        assert_eq!(self.buffered, 0, "the state is asked for in the middle of a stripe");
+        self.lanes
+    }
+
     /// The digest of all bytes taken in so far.
     pub fn digest(&self) -> u64 {
         let [a, b, c, d] = self.lanes;
@@ -145,6 +163,16 @@ mod tests {
                 from = to;
             }
             prop_assert_eq!(hash.digest(), judge.finish());
+        }
+
+        #[test]
+        fn goes_on_from_a_state(data in prop::collection::vec(any::<u8>(), 0..300), cut in 0_usize..10) {
+            let cut = (cut * 32).min(data.len() / 32 * 32);
+            let mut first = Xxh64::default();
+            first.update(&data[..cut]);
+            let mut second = Xxh64::resume(first.lanes(), cut as u64);
+            second.update(&data[cut..]);
+            prop_assert_eq!(second.digest(), xxh64(&data));
         }
     }
 }

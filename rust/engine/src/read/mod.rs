@@ -265,23 +265,42 @@ pub fn read<S: Source>(
     })
 }
 
-/// A queue for the calling thread: its name, the way of reading to begin with, and why it is not the
-/// best one.
-fn queue(
-    preference: Preference,
-    depth: usize,
-) -> Result<(Box<dyn Queue>, &'static str, Access, Option<String>)> {
-    let threads = || Box::new(threads::Threads::new(depth));
-    match preference {
-        Preference::Pread => Ok((threads(), "pread", Access::Direct, None)),
-        Preference::Buffered => Ok((threads(), "pread", Access::Buffered, None)),
-        Preference::Auto | Preference::IoUring => match uring::Uring::new(depth) {
-            Ok(ring) => Ok((Box::new(ring), "io_uring", Access::Direct, None)),
-            Err(error) if preference == Preference::IoUring => Err(Error::io("io_uring", error)),
-            Err(error) => {
-                let note = Some(format!("io_uring cannot be used here: {error}"));
-                Ok((threads(), "pread", Access::Direct, note))
-            }
-        },
+/// A way of having reads done, for the calling thread.
+struct Way {
+    queue: Box<dyn Queue>,
+    engine: &'static str,
+    /// How to read each file, to begin with.
+    access: Access,
+    /// Why it is not the best way.
+    note: Option<String>,
+}
+
+impl Way {
+    fn open(preference: Preference, depth: usize) -> Result<Self> {
+        let threads = |access, note| Self {
+            queue: Box::new(threads::Threads::new(depth)),
+            engine: "pread",
+            access,
+            note,
+        };
+        match preference {
+            Preference::Pread => Ok(threads(Access::Direct, None)),
+            Preference::Buffered => Ok(threads(Access::Buffered, None)),
+            Preference::Auto | Preference::IoUring => match uring::Uring::new(depth) {
+                Ok(ring) => Ok(Self {
+                    queue: Box::new(ring),
+                    engine: "io_uring",
+                    access: Access::Direct,
+                    note: None,
+                }),
+                Err(error) if preference == Preference::IoUring => {
+                    Err(Error::io("io_uring", error))
+                }
+                Err(error) => {
+                    let note = format!("io_uring cannot be used here: {error}");
+                    Ok(threads(Access::Direct, Some(note)))
+                }
+            },
+        }
     }
 }

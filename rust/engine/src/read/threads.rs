@@ -113,7 +113,6 @@ fn preadv2(fd: RawFd, buffer: &mut [u8], offset: u64, flags: i32) -> rustix::io:
     let offset = libc::off_t::try_from(offset).map_err(|_| Errno::OVERFLOW)?;
     // SAFETY: the vector is of one buffer, which is borrowed for writing during the call.
     let read = unsafe { libc::preadv2(fd, &raw const vector, 1, offset, flags) };
-    usize::try_from(read).map_err(|_| {
-        Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
-    })
+    usize::try_from(read)
+        .map_err(|_| Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO))
 }

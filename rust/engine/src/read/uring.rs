@@ -38,14 +38,13 @@ impl Uring {
     pub fn new(depth: usize) -> io::Result<Self> {
         let entries = u32::try_from(depth.max(1)).unwrap_or(u32::MAX);
         // Completions are worked off by the waiting thread, not by interrupting it (Linux 6.1).
-        let ring = IoUring::builder()
-            .setup_single_issuer()
-            .setup_defer_taskrun()
-            .build(entries)
-            .or_else(|error| match error.raw_os_error() {
-                Some(libc::EINVAL) => IoUring::new(entries),
-                _ => Err(error),
-            })?;
+        let ring =
+            IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(entries).or_else(
+                |error| match error.raw_os_error() {
+                    Some(libc::EINVAL) => IoUring::new(entries),
+                    _ => Err(error),
+                },
+            )?;
         if !ring.params().is_feature_ext_arg() {
             // Before Linux 5.11 a wait cannot have a limit.
             return Err(Errno::OPNOTSUPP.into());

@@ -12,7 +12,7 @@ use super::access::{self, Access};
 use super::buffers::{Buffer, Buffers};
 use super::extents::{Extents, Part};
 use super::queue::{Completion, Queue, Request};
-use super::{End, Opened, Outcome, Shared, Source, Stream};
+use super::{End, Opened, Outcome, Shared, Source, Stream, Way};
 use crate::confine::OpenFile;
 use crate::pagecache::pages::PageSet;
 use crate::pagecache::probe;
@@ -101,7 +101,7 @@ impl Drop for Working<'_, '_> {
 /// As [`super::read`].
 pub(super) fn work<S: Source>(source: &S, end: End, shared: &Shared<'_>) -> Result<()> {
     let _working = Working(shared);
-    let (queue, engine, wanted, note) = super::queue(shared.preference, shared.depth)?;
+    let Way { queue, engine, access: wanted, note } = Way::open(shared.preference, shared.depth)?;
     let mut worker = Worker {
         source,
         end,

@@ -145,7 +145,8 @@ pub fn load(request: &Request, progress: &Progress) -> Result<Outcome> {
             request.roots.len()
         )));
     }
-    let roots = request.roots.iter().map(|path| Root::with_page_cache(path)).collect::<Result<Vec<_>>>()?;
+    let roots =
+        request.roots.iter().map(|path| Root::with_page_cache(path)).collect::<Result<Vec<_>>>()?;
     let loader = Loader {
         request,
         progress,
