@@ -4,9 +4,12 @@
 //! to a [`Root`], and leaves nothing half-written behind when it fails or is cancelled.
 
 pub mod confine;
+pub mod digest;
 pub mod error;
+pub mod manifest;
 pub mod memory;
 pub mod pagecache;
+pub mod patterns;
 pub mod pool;
 pub mod pressure;
 pub mod progress;

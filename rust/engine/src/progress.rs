@@ -103,6 +103,17 @@ impl Progress {
         self.files_expected.store(files, Ordering::Relaxed);
     }
 
+    /// Say that more was found that there may be to do, before all of it is known.
+    pub fn found(&self, bytes: u64, files: u64) {
+        let add = |counter: &AtomicU64, more| {
+            let before = counter.load(Ordering::Relaxed);
+            let known = if before == UNKNOWN { 0 } else { before };
+            counter.store(known.saturating_add(more), Ordering::Relaxed);
+        };
+        add(&self.bytes_expected, bytes);
+        add(&self.files_expected, files);
+    }
+
     /// Say that there are `bytes` more to deal with than was said before.
     pub fn expect_more(&self, bytes: u64) {
         self.bytes_expected.fetch_add(bytes, Ordering::Relaxed);

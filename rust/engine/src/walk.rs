@@ -23,7 +23,7 @@ const OPEN: usize = 64;
 /// With so many tasks waiting, batches are worked off at once: memory stays bounded.
 const MANY_WAITING: usize = 4096;
 /// Directory entries are read in buffers of this many bytes.
-const ENTRIES: usize = 64 * 1024;
+pub(crate) const ENTRIES: usize = 64 * 1024;
 
 /// What a walk does with the regular files it finds.
 pub trait Visit: Sync {
@@ -112,19 +112,7 @@ pub fn walk<V: Visit>(
     visitor: &V,
     progress: &Progress,
 ) -> Result<()> {
-    let mut excluded = HashSet::new();
-    for path in exclude {
-        match rustix::fs::statx(
-            rustix::fs::CWD,
-            path.as_ref(),
-            AtFlags::empty(),
-            rustix::fs::StatxFlags::BASIC_STATS,
-        ) {
-            Ok(stat) => _ = excluded.insert(identity(&stat)),
-            Err(rustix::io::Errno::NOENT) => {}
-            Err(errno) => return Err(Error::io(path, errno)),
-        }
-    }
+    let excluded = excluded(exclude)?;
     let mut seed = Vec::new();
     for (index, start) in starts.iter().enumerate() {
         let whole = start.root.path().join(std::path::PathBuf::from(os(&start.path)));
@@ -147,11 +135,33 @@ pub fn walk<V: Visit>(
     pool::run(threads, seed, |task, queue| walk.work(task, queue))
 }
 
+/// The identities of directories that are to be left out; one that is not there needs no leaving out.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn excluded(exclude: &[impl AsRef<Path>]) -> Result<HashSet<(u64, u64)>> {
+    let mut excluded = HashSet::new();
+    for path in exclude {
+        match rustix::fs::statx(
+            rustix::fs::CWD,
+            path.as_ref(),
+            AtFlags::empty(),
+            rustix::fs::StatxFlags::BASIC_STATS,
+        ) {
+            Ok(stat) => _ = excluded.insert(identity(&stat)),
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(errno) => return Err(Error::io(path, errno)),
+        }
+    }
+    Ok(excluded)
+}
+
 fn os(path: &[u8]) -> &std::ffi::OsStr {
     std::os::unix::ffi::OsStrExt::from_bytes(path)
 }
 
-fn join(directory: &[u8], name: &CStr) -> Vec<u8> {
+/// The path of a name in a directory.
+pub(crate) fn join(directory: &[u8], name: &CStr) -> Vec<u8> {
     let name = name.to_bytes();
     let mut path = Vec::with_capacity(directory.len() + 1 + name.len());
     path.extend_from_slice(directory);

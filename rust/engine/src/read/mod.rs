@@ -138,7 +138,7 @@ pub enum Preference {
 }
 
 /// How it was read.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Report {
     /// Bytes read.
     pub read_bytes: u64,

@@ -1,0 +1,658 @@
+//! Making a manifest: every file below a directory with its digest, each byte read once at most.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::hashing::FileHasher;
+use super::journal::{Journal, Past, Plan};
+use super::record::{
+    CHUNK, Chunks, Entry, FORMAT, Header, Identity, Manifest, Status, Type, VERSION,
+};
+use super::survey::{Survey, describe, fail, identity_of, survey};
+use crate::confine::{OpenFile, Refusal, device, open_file, stat};
+use crate::digest::{Algorithm, Digest, Hasher};
+use crate::pagecache::Place;
+use crate::patterns::Patterns;
+use crate::progress::lock;
+use crate::read::{self, Device, End, Manner, Opened, Outcome as Ended, Source, Stream};
+use crate::record::{PathText, Writer};
+use crate::skips::Reason;
+use crate::{Error, Progress, Result, Root};
+
+/// Time stamps of files are as fine as the kernel's tick, of at most 10 ms: what was written in the
+/// tick in which a walk began may have been written after it.
+const TICK: Duration = Duration::from_millis(20);
+/// Files that are named one by one in the result.
+const NAMED: usize = 1000;
+/// Lines are handed to the compressor in batches of about this many bytes.
+const BATCH: usize = 1 << 20;
+
+/// What to make a manifest of, how, and where to.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// A root, or a directory below it.
+    pub place: Place,
+    /// Directories to leave out.
+    pub exclude: Vec<PathBuf>,
+    /// What to list; everything if there are none.
+    pub include_patterns: Vec<String>,
+    /// What not to list.
+    pub exclude_patterns: Vec<String>,
+    /// By which digest.
+    pub algorithm: Algorithm,
+    /// The record file to write; its directory exists.
+    pub destination: PathBuf,
+    /// What is found out meanwhile, for a later run if this one is killed.
+    pub journal: PathBuf,
+    /// A manifest of the same directory, made here, whose digests of unchanged files are taken over.
+    pub previous: Option<PathBuf>,
+    /// Bytes of it to decompress at most.
+    pub max_bytes: u64,
+    /// More members for the header.
+    pub header: BTreeMap<String, serde_json::Value>,
+    /// At most so many bytes each second.
+    pub bytes_per_second: Option<u64>,
+    /// Give way above this pressure.
+    pub pressure: Option<crate::pressure::Limit>,
+    /// By which of the ways of reading.
+    #[serde(default)]
+    pub reader: read::Preference,
+}
+
+/// A file that has no digest, and why.
+#[derive(Debug, Clone, Serialize)]
+pub struct Problem {
+    #[serde(flatten)]
+    path: PathText,
+    status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+/// What was recorded.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// Lines, of any type.
+    pub entries: u64,
+    /// Of them regular files,
+    pub files: u64,
+    /// directories,
+    pub directories: u64,
+    /// symbolic links,
+    pub symlinks: u64,
+    /// and everything else.
+    pub specials: u64,
+    /// Bytes in files, each inode counted once.
+    pub bytes: u64,
+    /// Names of files beyond their first.
+    pub hardlinks: u64,
+    /// Files with a digest.
+    pub ok: u64,
+    /// Files that were being written to, twice.
+    pub changed: u64,
+    /// Files that went away.
+    pub vanished: u64,
+    /// Files and directories that could not be read.
+    pub errors: u64,
+    /// Those without a digest by name, as far as there is room.
+    pub problems: Vec<Problem>,
+    /// Whether there was room for all.
+    pub problems_all: bool,
+    /// Bytes hashed in this run, holes included.
+    pub hashed_bytes: u64,
+    /// Files whose digest was known from the previous manifest.
+    pub reused_files: u64,
+    /// Their bytes.
+    pub reused_bytes: u64,
+    /// Bytes that an earlier run of this operation had hashed.
+    pub resumed_bytes: u64,
+    /// Why the previous manifest was of no use.
+    pub previous_unusable: Option<String>,
+    /// Size of the record file.
+    pub record_bytes: u64,
+    /// What was passed over, by reason.
+    pub skipped: BTreeMap<&'static str, u64>,
+    /// How it was read.
+    #[serde(flatten)]
+    pub reading: read::Report,
+}
+
+/// Files that wait to be hashed.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Indices of lines, the largest file first.
+    first: VecDeque<u32>,
+    /// Of files that changed while they were read.
+    again: Vec<u32>,
+}
+
+struct Build<'a> {
+    base: &'a Root,
+    algorithm: Algorithm,
+    progress: &'a Progress,
+    entries: Mutex<Vec<Entry>>,
+    waiting: Mutex<Waiting>,
+    second: Mutex<HashSet<u32>>,
+    /// Where to go on in files that an earlier run had begun.
+    begun: Mutex<HashMap<u32, Chunks>>,
+    journal: Mutex<Journal>,
+}
+
+/// One file being hashed.
+struct Hashing<'a> {
+    build: &'a Build<'a>,
+    index: u32,
+    path: Vec<u8>,
+    file: Arc<OpenFile>,
+    identity: Identity,
+    hasher: FileHasher,
+}
+
+/// Make a manifest.
+///
+/// # Errors
+/// [`Error::Io`] if the directory cannot be read or the manifest not be written,
+/// [`Error::Invalid`] for malformed patterns, [`Error::Cancelled`]. No manifest is left then; the
+/// journal is.
+pub fn build(request: &Request, progress: &Progress) -> Result<Outcome> {
+    progress.enter("walking");
+    let patterns = Patterns::new(&request.include_patterns, &request.exclude_patterns)?;
+    let base = Root::open(&request.place.root)?.below(&request.place.path)?;
+    let plan = Plan {
+        version: 1,
+        algorithm: request.algorithm,
+        base: base.path().to_owned(),
+        scan_started_ns: now_ns()?,
+    };
+    let (journal, mut past) = Journal::open(&request.journal, &plan)?;
+    let started = past.scan_started_ns.unwrap_or(plan.scan_started_ns);
+    let Survey { mut entries, skipped } = survey(&base, &request.exclude, &patterns, progress)?;
+    link(&mut entries);
+
+    let mut counts = Counts::default();
+    let previous_unusable = match &request.previous {
+        None => None,
+        Some(previous) => reuse(&mut entries, previous, request, progress, &mut counts)?,
+    };
+    let begun = resume(&mut entries, &mut past, started, &mut counts);
+    drop(past);
+    let waiting = wanting(&mut entries, request.algorithm);
+    let left = |index: &u32| {
+        let size = entries[*index as usize].identity.size;
+        size - begun.get(index).map_or(0, |chunks| chunks.size * chunks.states.len() as u64)
+    };
+    let bytes = waiting.iter().map(left).sum();
+    let files = entries.iter().filter(|entry| entry.kind == Type::File).count() as u64;
+    progress.expect(bytes, files);
+    progress.add_files(files - waiting.len() as u64);
+
+    progress.enter("hashing");
+    let build = Build {
+        base: &base,
+        algorithm: request.algorithm,
+        progress,
+        entries: Mutex::new(entries),
+        waiting: Mutex::new(Waiting { first: waiting.into(), again: Vec::new() }),
+        second: Mutex::default(),
+        begun: Mutex::new(begun),
+        journal: Mutex::new(journal),
+    };
+    let manner = Manner {
+        bytes_per_second: request.bytes_per_second,
+        pressure: request.pressure.clone(),
+        reader: request.reader,
+    };
+    let top = stat(base.fd()).map_err(|e| Error::io(base.path(), e))?;
+    let reading = read::read(&&build, Device::of(device(&top)), &manner, progress)?;
+
+    progress.enter("writing");
+    let Build { entries, journal, .. } = build;
+    let journal = journal.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut entries = entries.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    share(&mut entries);
+    let outcome = write(&entries, request, started, progress)?;
+    journal.remove()?;
+    Ok(Outcome {
+        hashed_bytes: progress.bytes_done(),
+        reused_files: counts.reused_files,
+        reused_bytes: counts.reused_bytes,
+        resumed_bytes: counts.resumed_bytes,
+        previous_unusable,
+        skipped,
+        reading,
+        ..outcome
+    })
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    reused_files: u64,
+    reused_bytes: u64,
+    resumed_bytes: u64,
+}
+
+fn now_ns() -> Result<i64> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since
+        .ok()
+        .and_then(|since| i64::try_from(since.as_nanos()).ok())
+        .ok_or_else(|| Error::Invalid("the clock is set before 1970 or after 2262".to_owned()))
+}
+
+/// Whether a file that looks the same as at a walk that began at `started` is the same: not if it
+/// was written so late that it can have been written again with the same time stamp.
+fn is_settled(identity: &Identity, started: i64) -> bool {
+    let limit = started.saturating_sub(TICK.as_nanos() as i64);
+    identity.mtime_ns < limit && identity.ctime_ns < limit
+}
+
+/// Find the names of one file: all but the first refer to the first.
+fn link(entries: &mut [Entry]) {
+    let mut first = HashMap::new();
+    for index in 0..entries.len() {
+        let entry = &entries[index];
+        if entry.kind == Type::File && entry.nlink > 1 && entry.status == Status::Ok {
+            let known = *first.entry((entry.identity.dev, entry.identity.ino)).or_insert(index);
+            if known != index {
+                let path = entries[known].path.to_vec();
+                entries[index].rare_mut().hardlink_of = Some(path);
+            }
+        }
+    }
+}
+
+/// Take digests of unchanged files over from an earlier manifest; answers why none can be.
+fn reuse(
+    entries: &mut [Entry],
+    previous: &Path,
+    request: &Request,
+    progress: &Progress,
+    counts: &mut Counts,
+) -> Result<Option<String>> {
+    let taken = take_over(entries, previous, request, progress);
+    match taken {
+        Ok(taken) => {
+            *counts = Counts { resumed_bytes: counts.resumed_bytes, ..taken };
+            Ok(None)
+        }
+        Err(Error::Cancelled) => Err(Error::Cancelled),
+        Err(error) => {
+            // Nothing of a record is to be believed before its end was seen.
+            for entry in entries {
+                entry.digest = None;
+                forget(entry);
+            }
+            Ok(Some(error.to_string()))
+        }
+    }
+}
+
+/// Forget a chunk table.
+fn forget(entry: &mut Entry) {
+    if let Some(rare) = &mut entry.rare {
+        rare.chunks = None;
+    }
+}
+
+fn take_over(
+    entries: &mut [Entry],
+    previous: &Path,
+    request: &Request,
+    progress: &Progress,
+) -> Result<Counts> {
+    let mut manifest = Manifest::open(previous, request.max_bytes)?;
+    let started = manifest.header.scan_started_ns;
+    if manifest.header.algorithm != request.algorithm {
+        return Err(Error::Invalid("it has digests of another algorithm".to_owned()));
+    }
+    let mut counts = Counts::default();
+    let mut present = entries.iter_mut().peekable();
+    while let Some(old) = manifest.next(progress)? {
+        while present.next_if(|entry| entry.path < old.path).is_some() {}
+        let Some(entry) = present.next_if(|entry| entry.path == old.path) else { continue };
+        let same = entry.kind == Type::File
+            && old.kind == Type::File
+            && entry.status == Status::Ok
+            && entry.hardlink_of().is_none()
+            && entry.identity == old.identity
+            && is_settled(&old.identity, started)
+            // A table is part of what a manifest is for.
+            && (entry.identity.size <= CHUNK || old.chunks().is_some());
+        if same && old.digest.is_some() {
+            entry.digest = old.digest;
+            if let Some(chunks) = old.rare.and_then(|rare| rare.chunks) {
+                entry.rare_mut().chunks = Some(chunks);
+            }
+            counts.reused_files += 1;
+            counts.reused_bytes += entry.identity.size;
+        }
+    }
+    Ok(counts)
+}
+
+/// Take over what an earlier run of this build had found out: digests, and places to go on from.
+fn resume(
+    entries: &mut [Entry],
+    past: &mut Past,
+    started: i64,
+    counts: &mut Counts,
+) -> HashMap<u32, Chunks> {
+    let mut begun = HashMap::new();
+    for (index, entry) in entries.iter_mut().enumerate() {
+        if entry.kind != Type::File || entry.digest.is_some() || entry.hardlink_of().is_some() {
+            continue;
+        }
+        let Some(known) = past.take(&entry.path, &entry.identity) else { continue };
+        if !is_settled(&entry.identity, started) {
+            continue;
+        }
+        let size = entry.identity.size;
+        match (known.digest, known.chunks) {
+            (Some(digest), chunks)
+                if size <= CHUNK || chunks.as_ref().is_some_and(|c| c.is_of(size)) =>
+            {
+                entry.digest = Some(digest);
+                if let Some(chunks) = chunks {
+                    entry.rare_mut().chunks = Some(chunks);
+                }
+                counts.resumed_bytes += size;
+            }
+            (None, Some(chunks))
+                if chunks.digests.len() == chunks.states.len()
+                    && chunks.size.saturating_mul(chunks.states.len() as u64) < size =>
+            {
+                counts.resumed_bytes += chunks.size * chunks.states.len() as u64;
+                begun.insert(index as u32, chunks);
+            }
+            _ => {}
+        }
+    }
+    begun
+}
+
+/// The files that must be read, the largest first. Of empty files the digest is known.
+fn wanting(entries: &mut [Entry], algorithm: Algorithm) -> Vec<u32> {
+    let nothing = Hasher::new(algorithm).digest();
+    let mut waiting = Vec::new();
+    for (index, entry) in entries.iter_mut().enumerate() {
+        let file = entry.kind == Type::File && entry.status == Status::Ok;
+        if !file || entry.digest.is_some() || entry.hardlink_of().is_some() {
+            continue;
+        }
+        if entry.identity.size == 0 {
+            entry.digest = Some(nothing);
+        } else {
+            waiting.push(u32::try_from(index).expect("lines are fewer than 2^32"));
+        }
+    }
+    waiting.sort_by_key(|&index| std::cmp::Reverse(entries[index as usize].identity.size));
+    waiting
+}
+
+/// Give the other names of a file what was found out under its first.
+fn share(entries: &mut [Entry]) {
+    for index in 0..entries.len() {
+        let Some(first) = entries[index].hardlink_of() else { continue };
+        let place = entries.binary_search_by(|entry| (*entry.path).cmp(first));
+        let Ok(place) = place else { continue };
+        let (known, entry) = if place < index {
+            let (head, tail) = entries.split_at_mut(index);
+            (&head[place], &mut tail[0])
+        } else {
+            continue;
+        };
+        entry.digest = known.digest;
+        entry.status = known.status;
+        if let Some(detail) = known.detail() {
+            entry.rare_mut().detail = Some(detail.to_owned());
+        }
+        if known.digest.is_some() {
+            entry.identity = known.identity;
+        }
+    }
+}
+
+fn write(
+    entries: &[Entry],
+    request: &Request,
+    started: i64,
+    progress: &Progress,
+) -> Result<Outcome> {
+    let header = Header {
+        format: FORMAT.to_owned(),
+        version: VERSION,
+        algorithm: request.algorithm,
+        root: request.place.root.to_string_lossy().into_owned(),
+        path: request.place.path.to_string_lossy().into_owned(),
+        include: request.include_patterns.clone(),
+        exclude: request.exclude_patterns.clone(),
+        scan_started_ns: started,
+        other: request.header.clone(),
+    };
+    let mut writer = Writer::create(&request.destination, &header)?;
+    let mut outcome = Outcome {
+        entries: entries.len() as u64,
+        files: 0,
+        directories: 0,
+        symlinks: 0,
+        specials: 0,
+        bytes: 0,
+        hardlinks: 0,
+        ok: 0,
+        changed: 0,
+        vanished: 0,
+        errors: 0,
+        problems: Vec::new(),
+        problems_all: true,
+        hashed_bytes: 0,
+        reused_files: 0,
+        reused_bytes: 0,
+        resumed_bytes: 0,
+        previous_unusable: None,
+        record_bytes: 0,
+        skipped: BTreeMap::new(),
+        reading: read::Report::default(),
+    };
+    let mut lines = Vec::with_capacity(BATCH + (64 << 10));
+    for entry in entries {
+        outcome.count(entry);
+        entry.push(&mut lines)?;
+        if lines.len() >= BATCH {
+            progress.check()?;
+            writer.write(&lines)?;
+            lines.clear();
+        }
+    }
+    writer.write(&lines)?;
+    progress.check()?;
+    outcome.record_bytes = writer.finish(outcome.entries, outcome.bytes)?;
+    Ok(outcome)
+}
+
+impl Outcome {
+    fn count(&mut self, entry: &Entry) {
+        match entry.kind {
+            Type::File => {
+                self.files += 1;
+                if entry.hardlink_of().is_some() {
+                    self.hardlinks += 1;
+                } else {
+                    self.bytes = self.bytes.saturating_add(entry.identity.size);
+                }
+                self.ok += u64::from(entry.status == Status::Ok);
+            }
+            Type::Directory => self.directories += 1,
+            Type::Symlink => self.symlinks += 1,
+            _ => self.specials += 1,
+        }
+        match entry.status {
+            Status::Ok => return,
+            Status::Changed => self.changed += 1,
+            Status::Vanished => self.vanished += 1,
+            Status::Error => self.errors += 1,
+        }
+        if self.problems.len() < NAMED {
+            self.problems.push(Problem {
+                path: PathText::new(&entry.path),
+                status: entry.status,
+                detail: entry.detail().map(str::to_owned),
+            });
+        } else {
+            self.problems_all = false;
+        }
+    }
+}
+
+impl<'a> Source for &'a Build<'a> {
+    type Stream = Hashing<'a>;
+
+    fn next(&self, end: End) -> Result<Option<Opened<Hashing<'a>>>> {
+        let build = *self;
+        loop {
+            build.progress.check()?;
+            let index = {
+                let mut waiting = lock(&build.waiting);
+                let next = match end {
+                    End::Largest => waiting.first.pop_front(),
+                    End::Smallest => waiting.first.pop_back(),
+                };
+                match next.or_else(|| waiting.again.pop()) {
+                    Some(index) => index,
+                    None => return Ok(None),
+                }
+            };
+            if let Some(opened) = build.open(index)? {
+                return Ok(Some(opened));
+            }
+        }
+    }
+}
+
+impl<'a> Build<'a> {
+    /// Open a file to hash it, unless its outcome is clear.
+    fn open(&'a self, index: u32) -> Result<Option<Opened<Hashing<'a>>>> {
+        let (path, expected) = {
+            let entry = &lock(&self.entries)[index as usize];
+            (entry.path.to_vec(), entry.identity.size)
+        };
+        let begun = lock(&self.begun).remove(&index);
+        let had = begun.as_ref().map_or(0, |chunks| chunks.size * chunks.states.len() as u64);
+        let file = match open_file(self.base.fd(), &path) {
+            Ok(file) => Arc::new(file),
+            Err(refusal) => {
+                self.refused(index, refusal);
+                self.progress.add_bytes(expected - had);
+                return Ok(None);
+            }
+        };
+        let identity = identity_of(&file.stat);
+        let hasher = match begun {
+            Some(chunks) => FileHasher::resume(self.algorithm, identity.size, chunks),
+            None => FileHasher::new(self.algorithm, identity.size),
+        };
+        // It may have another size by now than when it was counted.
+        let begin = hasher.position();
+        self.progress.expect_more((identity.size - begin).saturating_sub(expected - had));
+        self.progress.add_bytes((expected - had).saturating_sub(identity.size - begin));
+        let name = String::from_utf8_lossy(&path).into();
+        let range = begin..identity.size;
+        let stream =
+            Hashing { build: self, index, path, file: Arc::clone(&file), identity, hasher };
+        Ok(Some(Opened { file, range, stream, name }))
+    }
+
+    fn refused(&self, index: u32, refusal: Refusal) {
+        let mut entries = lock(&self.entries);
+        let entry = &mut entries[index as usize];
+        match refusal.reason {
+            Reason::Vanished => entry.status = Status::Vanished,
+            // It was a regular file when it was found.
+            Reason::NotAFile | Reason::Symlink | Reason::Special | Reason::OtherFilesystem => {
+                entry.status = Status::Changed;
+                entry.rare_mut().detail = Some("it is no regular file any more".to_owned());
+            }
+            Reason::PermissionDenied => fail(entry, rustix::io::Errno::ACCESS),
+            _ => {
+                entry.status = Status::Error;
+                entry.rare_mut().detail = refusal.detail;
+            }
+        }
+        self.progress.add_files(1);
+    }
+
+    fn found(&self, index: u32, file: &OpenFile, found: Found) {
+        let mut entries = lock(&self.entries);
+        let entry = &mut entries[index as usize];
+        describe(entry, &file.stat);
+        match found {
+            Found::Digest(digest, chunks) => {
+                entry.digest = Some(digest);
+                if let Some(chunks) = chunks {
+                    entry.rare_mut().chunks = Some(chunks);
+                }
+            }
+            Found::Changed => entry.status = Status::Changed,
+            Found::Error(detail) => {
+                entry.status = Status::Error;
+                entry.rare_mut().detail = Some(detail);
+            }
+        }
+        self.progress.add_files(1);
+    }
+}
+
+enum Found {
+    Digest(Digest, Option<Chunks>),
+    Changed,
+    Error(String),
+}
+
+impl Stream for Hashing<'_> {
+    fn data(&mut self, bytes: &[u8]) -> Result<()> {
+        let (path, identity, journal) = (&self.path, self.identity, &self.build.journal);
+        let mut noted = Ok(());
+        self.hasher.update(bytes, |chunk| {
+            if noted.is_ok() {
+                noted = lock(journal).chunk(path, identity, &chunk);
+            }
+        });
+        noted
+    }
+
+    fn finish(self, end: Ended) -> Result<()> {
+        let Self { build, index, path, file, identity, hasher } = self;
+        let size = identity.size;
+        let missing = size - hasher.position();
+        let same = stat(&file.fd).is_ok_and(|after| identity_of(&after) == identity);
+        let found = match end {
+            Ended::Failed { offset, length, errno } => {
+                let error = std::io::Error::from(errno);
+                Found::Error(format!("reading {length} bytes at {offset} failed: {error}"))
+            }
+            Ended::Complete if same => {
+                let (digest, chunks) = hasher.finish();
+                lock(&build.journal).done(&path, identity, digest)?;
+                Found::Digest(digest, chunks)
+            }
+            Ended::Complete | Ended::Short => {
+                if lock(&build.second).insert(index) {
+                    // Once more, from the start: what was counted as done has to be done again.
+                    build.progress.expect_more(size - missing);
+                    let entry = &mut lock(&build.entries)[index as usize];
+                    entry.identity.size = size;
+                    lock(&build.waiting).again.push(index);
+                    return Ok(());
+                }
+                Found::Changed
+            }
+        };
+        build.progress.add_bytes(missing);
+        build.found(index, &file, found);
+        Ok(())
+    }
+}

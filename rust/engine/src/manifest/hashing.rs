@@ -1,0 +1,104 @@
+//! The digest of one file with its chunk table, in one pass over its bytes.
+
+use super::record::{Chunks, chunk_size};
+use crate::digest::{Algorithm, Digest, Hasher};
+use crate::xxh64::Xxh64;
+
+/// A chunk of a file that was taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    /// Which one.
+    pub index: usize,
+    /// Of its own bytes.
+    pub digest: Digest,
+    /// The state of the whole file's digest at its end, where the algorithm has one that can be
+    /// kept, and unless it is the last one.
+    pub state: Option<[u64; 4]>,
+}
+
+/// Takes in the bytes of one file.
+#[derive(Debug)]
+pub struct FileHasher {
+    algorithm: Algorithm,
+    size: u64,
+    position: u64,
+    whole: Hasher,
+    /// Of the present chunk, for a file of more than one.
+    chunk: Option<Hasher>,
+    chunks: Chunks,
+}
+
+impl FileHasher {
+    /// Begin a file of `size` bytes.
+    pub fn new(algorithm: Algorithm, size: u64) -> Self {
+        let chunk = chunk_size(size);
+        Self {
+            algorithm,
+            size,
+            position: 0,
+            whole: Hasher::new(algorithm),
+            chunk: (size > chunk).then(|| Hasher::new(algorithm)),
+            chunks: Chunks { size: chunk, digests: Vec::new(), states: Vec::new() },
+        }
+    }
+
+    /// Go on with a file of which some chunks were taken in before; from the start if that cannot
+    /// be.
+    pub fn resume(algorithm: Algorithm, size: u64, chunks: Chunks) -> Self {
+        let position = chunks.size.saturating_mul(chunks.states.len() as u64);
+        let fits = chunks.size == chunk_size(size)
+            && chunks.digests.len() == chunks.states.len()
+            && position < size;
+        let (true, Algorithm::Xxh64, Some(&state)) = (fits, algorithm, chunks.states.last()) else {
+            return Self::new(algorithm, size);
+        };
+        Self {
+            algorithm,
+            size,
+            position,
+            whole: Hasher::Xxh64(Xxh64::resume(state, position)),
+            chunk: Some(Hasher::new(algorithm)),
+            chunks,
+        }
+    }
+
+    /// Bytes taken in.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Take in more bytes, telling of each chunk that they complete.
+    pub fn update(&mut self, mut bytes: &[u8], mut completed: impl FnMut(Chunk)) {
+        let Some(chunk) = &mut self.chunk else {
+            self.position += bytes.len() as u64;
+            self.whole.update(bytes);
+            return;
+        };
+        while !bytes.is_empty() {
+            let left = self.chunks.size - self.position % self.chunks.size;
+            let most = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+            let (now, later) = bytes.split_at(most);
+            chunk.update(now);
+            self.whole.update(now);
+            self.position += now.len() as u64;
+            bytes = later;
+            let last = self.position == self.size;
+            if last || self.position.is_multiple_of(self.chunks.size) {
+                let digest = std::mem::replace(chunk, Hasher::new(self.algorithm)).digest();
+                let state = match &self.whole {
+                    Hasher::Xxh64(whole) if !last => Some(whole.lanes()),
+                    _ => None,
+                };
+                let index = self.chunks.digests.len();
+                self.chunks.digests.push(digest);
+                self.chunks.states.extend(state);
+                completed(Chunk { index, digest, state });
+            }
+        }
+    }
+
+    /// The file's digest, and its chunk table if it has more than one chunk.
+    pub fn finish(self) -> (Digest, Option<Chunks>) {
+        (self.whole.digest(), self.chunk.map(|_| self.chunks))
+    }
+}

@@ -1,0 +1,234 @@
+//! What is below a directory: everything by name, kind and state, without opening any file.
+
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::{CStr, CString};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use rustix::fs::{AtFlags, FileType, RawDir, Statx, StatxFlags, readlinkat, statx};
+use rustix::io::Errno;
+
+use super::record::{Entry, Identity, Status, Type};
+use crate::confine::{device, identity, open_directory, stat};
+use crate::patterns::Patterns;
+use crate::pool::{self, Queue};
+use crate::progress::lock;
+use crate::walk::{ENTRIES, excluded, join};
+use crate::{Error, Progress, Result, Root};
+
+/// `STATX_ATTR_MOUNT_ROOT`, Linux 5.8: something is mounted here, perhaps the same file system.
+const ATTR_MOUNT_ROOT: u64 = 0x2000;
+/// Entries a thread keeps to itself before it adds them to the others'.
+const BATCH: usize = 4096;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// Everything, in the order of the paths' bytes.
+    pub entries: Vec<Entry>,
+    /// What was passed over, by reason: `excluded`, `other_filesystem`.
+    pub skipped: BTreeMap<&'static str, u64>,
+}
+
+struct Directory {
+    parent: Option<Arc<OwnedFd>>,
+    name: CString,
+    /// Its own line; none for the base.
+    entry: Option<Entry>,
+}
+
+struct Surveyor<'a> {
+    base: &'a Root,
+    device: u64,
+    excluded: HashSet<(u64, u64)>,
+    patterns: &'a Patterns,
+    progress: &'a Progress,
+    found: Mutex<Survey>,
+}
+
+/// Find everything below `base` on its file system, through no link, but for the directories in
+/// `exclude` (by identity) and what the patterns leave out.
+///
+/// # Errors
+/// [`Error::Io`] if the base cannot be read; [`Error::Cancelled`].
+pub fn survey(
+    base: &Root,
+    exclude: &[PathBuf],
+    patterns: &Patterns,
+    progress: &Progress,
+) -> Result<Survey> {
+    let top = stat(base.fd()).map_err(|e| Error::io(base.path(), e))?;
+    let surveyor = Surveyor {
+        base,
+        device: device(&top),
+        excluded: excluded(exclude)?,
+        patterns,
+        progress,
+        found: Mutex::default(),
+    };
+    let seed = vec![Directory { parent: None, name: CString::default(), entry: None }];
+    let threads = crate::pagecache::walkers();
+    pool::run(threads, seed, |directory, queue| surveyor.directory(directory, queue))?;
+    let mut found = surveyor.found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    found.entries.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+    Ok(found)
+}
+
+impl Surveyor<'_> {
+    fn directory(&self, directory: Directory, queue: &Queue<Directory>) -> Result<()> {
+        self.progress.check()?;
+        let Directory { parent, name, mut entry } = directory;
+        let opened = match &parent {
+            Some(parent) => open_directory(parent.as_fd(), name.to_bytes()),
+            None => open_directory(self.base.fd(), b""),
+        };
+        let mut found = Vec::new();
+        let read = opened.and_then(|fd| {
+            let path = entry.as_ref().map_or(&[][..], |entry| &entry.path);
+            self.entries(&Arc::new(fd), path, &mut found, queue)
+        });
+        if let Err(errno) = read {
+            match &mut entry {
+                None => return Err(Error::io(self.base.path(), errno)),
+                Some(entry) => fail(entry, errno),
+            }
+        }
+        found.extend(entry.filter(|entry| self.patterns.includes(&entry.path)));
+        self.add(&mut found);
+        self.progress.check()
+    }
+
+    fn entries(
+        &self,
+        directory: &Arc<OwnedFd>,
+        path: &[u8],
+        found: &mut Vec<Entry>,
+        queue: &Queue<Directory>,
+    ) -> rustix::io::Result<()> {
+        let mut buffer = vec![MaybeUninit::uninit(); ENTRIES];
+        let mut entries = RawDir::new(directory.as_fd(), &mut buffer);
+        while let Some(entry) = entries.next() {
+            let entry = entry?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let path = join(path, name);
+            if self.patterns.excludes(&path) {
+                self.skip("excluded");
+                continue;
+            }
+            let flags = AtFlags::SYMLINK_NOFOLLOW;
+            let mut line = match statx(directory, name, flags, StatxFlags::BASIC_STATS) {
+                Ok(stat) if self.excluded.contains(&identity(&stat)) => continue,
+                Ok(stat) if self.is_elsewhere(&stat) => {
+                    self.skip("other_filesystem");
+                    continue;
+                }
+                Ok(stat) => described(path, &stat),
+                // It went since the directory was read: as if it had never been.
+                Err(Errno::NOENT) => continue,
+                Err(errno) => {
+                    let mut line = Entry { path: path.into(), ..Entry::default() };
+                    fail(&mut line, errno);
+                    line
+                }
+            };
+            match line.kind {
+                Type::Directory => {
+                    let parent = Some(Arc::clone(directory));
+                    let (name, entry) = (name.to_owned(), Some(line));
+                    queue.push(Directory { parent, name, entry });
+                    continue;
+                }
+                Type::Symlink => self.target(directory.as_fd(), name, &mut line),
+                _ => {}
+            }
+            if self.patterns.includes(&line.path) {
+                found.push(line);
+                if found.len() == BATCH {
+                    self.add(found);
+                }
+            }
+            if self.progress.cancelled() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn target(&self, directory: BorrowedFd<'_>, name: &CStr, line: &mut Entry) {
+        match readlinkat(directory, name, Vec::new()) {
+            Ok(target) => line.rare_mut().target = Some(target.into_bytes()),
+            Err(errno) => fail(line, errno),
+        }
+    }
+
+    fn is_elsewhere(&self, stat: &Statx) -> bool {
+        device(stat) != self.device || stat.stx_attributes.bits() & ATTR_MOUNT_ROOT != 0
+    }
+
+    fn add(&self, entries: &mut Vec<Entry>) {
+        let files = entries.iter().filter(|entry| entry.kind == Type::File);
+        let (count, bytes) =
+            files.fold((0, 0_u64), |(n, sum), f| (n + 1, sum.saturating_add(f.identity.size)));
+        let mut found = lock(&self.found);
+        self.progress.found(bytes, count);
+        found.entries.append(entries);
+    }
+
+    fn skip(&self, reason: &'static str) {
+        *lock(&self.found).skipped.entry(reason).or_default() += 1;
+    }
+}
+
+/// The line of something as the system describes it.
+fn described(path: Vec<u8>, stat: &Statx) -> Entry {
+    let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
+        FileType::Directory => Type::Directory,
+        FileType::Symlink => Type::Symlink,
+        FileType::Fifo => Type::Fifo,
+        FileType::Socket => Type::Socket,
+        FileType::BlockDevice => Type::Block,
+        FileType::CharacterDevice => Type::Char,
+        _ => Type::File,
+    };
+    let mut entry = Entry { path: path.into(), kind, ..Entry::default() };
+    describe(&mut entry, stat);
+    entry
+}
+
+/// Take over what the system says of a file now.
+pub fn describe(entry: &mut Entry, stat: &Statx) {
+    entry.identity = identity_of(stat);
+    entry.mode = u32::from(stat.stx_mode) & 0o7777;
+    entry.uid = stat.stx_uid;
+    entry.gid = stat.stx_gid;
+    entry.nlink = stat.stx_nlink;
+}
+
+/// By what a file is known to be unchanged.
+pub fn identity_of(stat: &Statx) -> Identity {
+    let nanoseconds = |time: rustix::fs::StatxTimestamp| {
+        time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
+    };
+    Identity {
+        dev: device(stat),
+        ino: stat.stx_ino,
+        size: stat.stx_size,
+        mtime_ns: nanoseconds(stat.stx_mtime),
+        ctime_ns: nanoseconds(stat.stx_ctime),
+    }
+}
+
+/// Note that something could not be looked at.
+pub fn fail(entry: &mut Entry, errno: Errno) {
+    if matches!(errno, Errno::NOENT | Errno::NOTDIR) {
+        entry.status = Status::Vanished;
+    } else {
+        entry.status = Status::Error;
+        entry.rare_mut().detail = Some(std::io::Error::from(errno).to_string());
+    }
+}
