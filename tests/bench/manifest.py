@@ -193,7 +193,7 @@ def _beside_peers(cold: Cold, by_daemon: Callable[[], Operation]) -> Section:
 
 
 def _sweep(cold: Cold) -> tuple[list[DirectRead], str]:
-    """Try every way of reading directly; answer the best, with one of plain fio, and a line on all."""
+    """Try every way of reading directly; answer the best, a plain one too, and a line on all."""
     found: dict[DirectRead, list[float]] = {way: [] for way in DIRECT_READS}
     for _ in range(_SWEEPS):
         for way in DIRECT_READS:
