@@ -9,6 +9,7 @@ mod progress;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
+use holdfast_engine::manifest;
 use holdfast_engine::pagecache::{self, happycache, record, request};
 use pyo3::prelude::*;
 use serde::Serialize;
@@ -101,6 +102,11 @@ mod _engine {
     #[pyfunction]
     fn export_happycache(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
         call(py, request, progress, happycache::export)
+    }
+
+    #[pyfunction]
+    fn build_manifest(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, manifest::build::build)
     }
 }
 
