@@ -108,6 +108,11 @@ mod _engine {
     fn build_manifest(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
         call(py, request, progress, manifest::build::build)
     }
+
+    #[pyfunction]
+    fn verify_manifest(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, manifest::verify::verify)
+    }
 }
 
 /// A record to check.

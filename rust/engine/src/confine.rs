@@ -182,6 +182,18 @@ pub fn mtime_ms(stat: &Statx) -> i64 {
     time.tv_sec.saturating_mul(1000).saturating_add(i64::from(time.tv_nsec / 1_000_000))
 }
 
+impl Refusal {
+    /// Why, for people.
+    pub fn words(&self) -> String {
+        match (&self.detail, self.reason) {
+            (Some(detail), _) => detail.clone(),
+            (None, Reason::PermissionDenied) => std::io::Error::from(Errno::ACCESS).to_string(),
+            (None, Reason::Vanished) => std::io::Error::from(Errno::NOENT).to_string(),
+            (None, _) => "it is no regular file any more".to_owned(),
+        }
+    }
+}
+
 impl From<Errno> for Refusal {
     fn from(errno: Errno) -> Self {
         let reason = match errno {

@@ -12,7 +12,7 @@ use super::journal::{Journal, Past, Plan};
 use super::record::{
     CHUNK, Chunks, Entry, FORMAT, Header, Identity, Manifest, Status, Type, VERSION,
 };
-use super::survey::{Survey, describe, fail, identity_of, survey};
+use super::survey::{Survey, describe, identity_of, link, survey};
 use crate::confine::{OpenFile, Refusal, device, open_file, stat};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::pagecache::Place;
@@ -249,21 +249,6 @@ fn now_ns() -> Result<i64> {
 fn is_settled(identity: &Identity, started: i64) -> bool {
     let limit = started.saturating_sub(TICK.as_nanos() as i64);
     identity.mtime_ns < limit && identity.ctime_ns < limit
-}
-
-/// Find the names of one file: all but the first refer to the first.
-fn link(entries: &mut [Entry]) {
-    let mut first = HashMap::new();
-    for index in 0..entries.len() {
-        let entry = &entries[index];
-        if entry.kind == Type::File && entry.nlink > 1 && entry.status == Status::Ok {
-            let known = *first.entry((entry.identity.dev, entry.identity.ino)).or_insert(index);
-            if known != index {
-                let path = entries[known].path.to_vec();
-                entries[index].rare_mut().hardlink_of = Some(path);
-            }
-        }
-    }
 }
 
 /// Take digests of unchanged files over from an earlier manifest; answers why none can be.
@@ -545,7 +530,7 @@ impl<'a> Build<'a> {
         let file = match open_file(self.base.fd(), &path) {
             Ok(file) => Arc::new(file),
             Err(refusal) => {
-                self.refused(index, refusal);
+                self.refused(index, &refusal);
                 self.progress.add_bytes(expected - had);
                 return Ok(None);
             }
@@ -566,21 +551,19 @@ impl<'a> Build<'a> {
         Ok(Some(Opened { file, range, stream, name }))
     }
 
-    fn refused(&self, index: u32, refusal: Refusal) {
+    fn refused(&self, index: u32, refusal: &Refusal) {
         let mut entries = lock(&self.entries);
         let entry = &mut entries[index as usize];
-        match refusal.reason {
-            Reason::Vanished => entry.status = Status::Vanished,
+        entry.status = match refusal.reason {
+            Reason::Vanished => Status::Vanished,
             // It was a regular file when it was found.
             Reason::NotAFile | Reason::Symlink | Reason::Special | Reason::OtherFilesystem => {
-                entry.status = Status::Changed;
-                entry.rare_mut().detail = Some("it is no regular file any more".to_owned());
+                Status::Changed
             }
-            Reason::PermissionDenied => fail(entry, rustix::io::Errno::ACCESS),
-            _ => {
-                entry.status = Status::Error;
-                entry.rare_mut().detail = refusal.detail;
-            }
+            _ => Status::Error,
+        };
+        if entry.status != Status::Vanished {
+            entry.rare_mut().detail = Some(refusal.words());
         }
         self.progress.add_files(1);
     }

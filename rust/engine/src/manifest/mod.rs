@@ -7,6 +7,6 @@ mod hashing;
 //pub mod inspect;
 mod journal;
 pub mod record;
-//pub mod report;
+pub mod report;
 mod survey;
-//pub mod verify;
+pub mod verify;

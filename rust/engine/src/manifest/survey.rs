@@ -1,6 +1,6 @@
 //! What is below a directory: everything by name, kind and state, without opening any file.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -184,6 +184,21 @@ impl Surveyor<'_> {
     }
 }
 
+/// Find the names of one file: all but the first refer to the first.
+pub fn link(entries: &mut [Entry]) {
+    let mut first = HashMap::new();
+    for index in 0..entries.len() {
+        let entry = &entries[index];
+        if entry.kind == Type::File && entry.nlink > 1 && entry.status == Status::Ok {
+            let known = *first.entry((entry.identity.dev, entry.identity.ino)).or_insert(index);
+            if known != index {
+                let path = entries[known].path.to_vec();
+                entries[index].rare_mut().hardlink_of = Some(path);
+            }
+        }
+    }
+}
+
 /// The line of something as the system describes it.
 fn described(path: Vec<u8>, stat: &Statx) -> Entry {
     let kind = match FileType::from_raw_mode(stat.stx_mode.into()) {
@@ -224,7 +239,7 @@ pub fn identity_of(stat: &Statx) -> Identity {
 }
 
 /// Note that something could not be looked at.
-pub fn fail(entry: &mut Entry, errno: Errno) {
+fn fail(entry: &mut Entry, errno: Errno) {
     if matches!(errno, Errno::NOENT | Errno::NOTDIR) {
         entry.status = Status::Vanished;
     } else {
