@@ -113,6 +113,21 @@ mod _engine {
     fn verify_manifest(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
         call(py, request, progress, manifest::verify::verify)
     }
+
+    #[pyfunction]
+    fn compare_manifests(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, manifest::compare::compare)
+    }
+
+    #[pyfunction]
+    fn inspect_manifest(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, manifest::inspect::inspect)
+    }
+
+    #[pyfunction]
+    fn export_manifest(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, manifest::export::export)
+    }
 }
 
 /// A record to check.

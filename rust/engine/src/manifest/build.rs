@@ -74,9 +74,9 @@ pub struct Problem {
     detail: Option<String>,
 }
 
-/// What was recorded.
-#[derive(Debug, Clone, Serialize)]
-pub struct Outcome {
+/// What a manifest has, in numbers.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Counts {
     /// Lines, of any type.
     pub entries: u64,
     /// Of them regular files,
@@ -99,18 +99,23 @@ pub struct Outcome {
     pub vanished: u64,
     /// Files and directories that could not be read.
     pub errors: u64,
-    /// Those without a digest by name, as far as there is room.
+}
+
+/// What was recorded.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// What the manifest has.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Files without a digest by name, as far as there is room.
     pub problems: Vec<Problem>,
     /// Whether there was room for all.
     pub problems_all: bool,
     /// Bytes hashed in this run, holes included.
     pub hashed_bytes: u64,
-    /// Files whose digest was known from the previous manifest.
-    pub reused_files: u64,
-    /// Their bytes.
-    pub reused_bytes: u64,
-    /// Bytes that an earlier run of this operation had hashed.
-    pub resumed_bytes: u64,
+    /// What needed no reading.
+    #[serde(flatten)]
+    pub known: Known,
     /// Why the previous manifest was of no use.
     pub previous_unusable: Option<String>,
     /// Size of the record file.
@@ -120,6 +125,17 @@ pub struct Outcome {
     /// How it was read.
     #[serde(flatten)]
     pub reading: read::Report,
+}
+
+/// What was known without reading.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Known {
+    /// Files whose digest was known from the previous manifest.
+    pub reused_files: u64,
+    /// Their bytes.
+    pub reused_bytes: u64,
+    /// Bytes that an earlier run of this operation had hashed.
+    pub resumed_bytes: u64,
 }
 
 /// Files that wait to be hashed.
@@ -174,12 +190,12 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Outcome> {
     let Survey { mut entries, skipped } = survey(&base, &request.exclude, &patterns, progress)?;
     link(&mut entries);
 
-    let mut counts = Counts::default();
+    let mut known = Known::default();
     let previous_unusable = match &request.previous {
         None => None,
-        Some(previous) => reuse(&mut entries, previous, request, progress, &mut counts)?,
+        Some(previous) => reuse(&mut entries, previous, request, progress, &mut known)?,
     };
-    let begun = resume(&mut entries, &mut past, started, &mut counts);
+    let begun = resume(&mut entries, &mut past, started, &mut known);
     drop(past);
     let waiting = wanting(&mut entries, request.algorithm);
     let left = |index: &u32| {
@@ -215,25 +231,22 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Outcome> {
     let journal = journal.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut entries = entries.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     share(&mut entries);
-    let outcome = write(&entries, request, started, progress)?;
+    let (counts, record_bytes) = write(&entries, request, started, progress)?;
     journal.remove()?;
+    let mut problems = Vec::new();
+    let noted = entries.iter().map(|entry| Problem::note(entry, &mut problems));
+    let problems_all = noted.fold(true, |all, noted| all & noted);
     Ok(Outcome {
+        counts,
+        problems,
+        problems_all,
         hashed_bytes: progress.bytes_done(),
-        reused_files: counts.reused_files,
-        reused_bytes: counts.reused_bytes,
-        resumed_bytes: counts.resumed_bytes,
+        known,
         previous_unusable,
+        record_bytes,
         skipped,
         reading,
-        ..outcome
     })
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    reused_files: u64,
-    reused_bytes: u64,
-    resumed_bytes: u64,
 }
 
 fn now_ns() -> Result<i64> {
@@ -257,12 +270,12 @@ fn reuse(
     previous: &Path,
     request: &Request,
     progress: &Progress,
-    counts: &mut Counts,
+    known: &mut Known,
 ) -> Result<Option<String>> {
     let taken = take_over(entries, previous, request, progress);
     match taken {
         Ok(taken) => {
-            *counts = Counts { resumed_bytes: counts.resumed_bytes, ..taken };
+            *known = taken;
             Ok(None)
         }
         Err(Error::Cancelled) => Err(Error::Cancelled),
@@ -289,13 +302,13 @@ fn take_over(
     previous: &Path,
     request: &Request,
     progress: &Progress,
-) -> Result<Counts> {
+) -> Result<Known> {
     let mut manifest = Manifest::open(previous, request.max_bytes)?;
     let started = manifest.header.scan_started_ns;
     if manifest.header.algorithm != request.algorithm {
         return Err(Error::Invalid("it has digests of another algorithm".to_owned()));
     }
-    let mut counts = Counts::default();
+    let mut known = Known::default();
     let mut present = entries.iter_mut().peekable();
     while let Some(old) = manifest.next(progress)? {
         while present.next_if(|entry| entry.path < old.path).is_some() {}
@@ -313,11 +326,11 @@ fn take_over(
             if let Some(chunks) = old.rare.and_then(|rare| rare.chunks) {
                 entry.rare_mut().chunks = Some(chunks);
             }
-            counts.reused_files += 1;
-            counts.reused_bytes += entry.identity.size;
+            known.reused_files += 1;
+            known.reused_bytes += entry.identity.size;
         }
     }
-    Ok(counts)
+    Ok(known)
 }
 
 /// Take over what an earlier run of this build had found out: digests, and places to go on from.
@@ -325,7 +338,7 @@ fn resume(
     entries: &mut [Entry],
     past: &mut Past,
     started: i64,
-    counts: &mut Counts,
+    counts: &mut Known,
 ) -> HashMap<u32, Chunks> {
     let mut begun = HashMap::new();
     for (index, entry) in entries.iter_mut().enumerate() {
@@ -407,7 +420,7 @@ fn write(
     request: &Request,
     started: i64,
     progress: &Progress,
-) -> Result<Outcome> {
+) -> Result<(Counts, u64)> {
     let header = Header {
         format: FORMAT.to_owned(),
         version: VERSION,
@@ -420,32 +433,10 @@ fn write(
         other: request.header.clone(),
     };
     let mut writer = Writer::create(&request.destination, &header)?;
-    let mut outcome = Outcome {
-        entries: entries.len() as u64,
-        files: 0,
-        directories: 0,
-        symlinks: 0,
-        specials: 0,
-        bytes: 0,
-        hardlinks: 0,
-        ok: 0,
-        changed: 0,
-        vanished: 0,
-        errors: 0,
-        problems: Vec::new(),
-        problems_all: true,
-        hashed_bytes: 0,
-        reused_files: 0,
-        reused_bytes: 0,
-        resumed_bytes: 0,
-        previous_unusable: None,
-        record_bytes: 0,
-        skipped: BTreeMap::new(),
-        reading: read::Report::default(),
-    };
+    let mut counts = Counts::default();
     let mut lines = Vec::with_capacity(BATCH + (64 << 10));
     for entry in entries {
-        outcome.count(entry);
+        counts.count(entry);
         entry.push(&mut lines)?;
         if lines.len() >= BATCH {
             progress.check()?;
@@ -455,12 +446,14 @@ fn write(
     }
     writer.write(&lines)?;
     progress.check()?;
-    outcome.record_bytes = writer.finish(outcome.entries, outcome.bytes)?;
-    Ok(outcome)
+    let record_bytes = writer.finish(counts.entries, counts.bytes)?;
+    Ok((counts, record_bytes))
 }
 
-impl Outcome {
-    fn count(&mut self, entry: &Entry) {
+impl Counts {
+    /// Count a line.
+    pub fn count(&mut self, entry: &Entry) {
+        self.entries += 1;
         match entry.kind {
             Type::File => {
                 self.files += 1;
@@ -476,20 +469,29 @@ impl Outcome {
             _ => self.specials += 1,
         }
         match entry.status {
-            Status::Ok => return,
+            Status::Ok => {}
             Status::Changed => self.changed += 1,
             Status::Vanished => self.vanished += 1,
             Status::Error => self.errors += 1,
         }
-        if self.problems.len() < NAMED {
-            self.problems.push(Problem {
-                path: PathText::new(&entry.path),
-                status: entry.status,
-                detail: entry.detail().map(str::to_owned),
-            });
-        } else {
-            self.problems_all = false;
+    }
+}
+
+impl Problem {
+    /// Name an entry if it is one and if there is room; false if there is none.
+    pub fn note(entry: &Entry, problems: &mut Vec<Self>) -> bool {
+        if entry.status == Status::Ok {
+            return true;
         }
+        if problems.len() == NAMED {
+            return false;
+        }
+        problems.push(Self {
+            path: PathText::new(&entry.path),
+            status: entry.status,
+            detail: entry.detail().map(str::to_owned),
+        });
+        true
     }
 }
 

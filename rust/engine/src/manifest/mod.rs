@@ -1,10 +1,10 @@
 //! Manifests: every file below a directory with its digest, to prove that a copy is faithful.
 
 pub mod build;
-//pub mod compare;
-//pub mod export;
+pub mod compare;
+pub mod export;
 mod hashing;
-//pub mod inspect;
+pub mod inspect;
 mod journal;
 pub mod record;
 pub mod report;

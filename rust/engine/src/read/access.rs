@@ -1,6 +1,7 @@
 //! Ways of reading a file that leave the page cache as it was, from the best to the last resort.
 
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
 
 use rustix::fs::{Advice, OFlags, fadvise, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
@@ -59,12 +60,13 @@ pub fn prepare(file: &OpenFile, wanted: Access, block: u64) -> (Access, u64) {
     let mut access = wanted;
     if access == Access::Direct {
         let stat = &file.stat;
-        let told = stat.stx_mask & DIOALIGN.bits() != 0;
-        if told {
+        if stat.stx_mask & DIOALIGN.bits() != 0 {
             alignment = alignment.max(u64::from(stat.stx_dio_offset_align));
         }
-        // It says zero where the file cannot be read so at all.
-        let refused = told && stat.stx_dio_offset_align == 0;
+        // Zero where the file cannot be read so, or where the file system does not tell. Some take
+        // the flag all the same and then go through the page cache: ext4 with journalled data, btrfs
+        // with checksums, tmpfs.
+        let refused = stat.stx_dio_offset_align == 0 && tells_alignment();
         let usable = !refused && alignment.is_power_of_two() && alignment <= block;
         if !usable || set_direct(&file.fd, true).is_err() {
             access = Access::DontCache;
@@ -74,6 +76,16 @@ pub fn prepare(file: &OpenFile, wanted: Access, block: u64) -> (Access, u64) {
         no_readahead(&file.fd);
     }
     (access, alignment.min(block))
+}
+
+/// Whether the kernel tells the alignment that `O_DIRECT` needs: Linux 6.1 and later.
+fn tells_alignment() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let mut numbers = release.split('.').map_while(|number| number.parse::<u32>().ok());
+        (numbers.next(), numbers.next()) >= (Some(6), Some(1))
+    })
 }
 
 /// Go on in another way after the first was refused.

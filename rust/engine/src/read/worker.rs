@@ -203,7 +203,7 @@ impl<S: Source> Worker<'_, '_, S> {
         let Opened { file, range, stream, name } = opened;
         let (access, alignment) = access::prepare(&file, self.wanted, self.shared.block);
         if access != self.wanted && self.note.is_none() {
-            self.note = Some(format!("{name}: its file system refuses O_DIRECT"));
+            self.note = Some(format!("{name}: its file system has no O_DIRECT for it"));
         }
         let stat = &file.stat;
         let sparse = stat.stx_blocks.saturating_mul(512) < stat.stx_size;

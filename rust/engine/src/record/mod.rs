@@ -10,7 +10,7 @@ mod reader;
 mod writer;
 
 pub use path::PathText;
-pub use reader::{Entries, Reader};
+pub use reader::{Entries, RawLines, Reader};
 pub use writer::{Writer, push_line};
 
 use serde::{Deserialize, Serialize};

@@ -66,19 +66,7 @@ impl Reader {
         version: u64,
         limit: u64,
     ) -> Result<(Self, H)> {
-        let mut decoder = zstd::Decoder::new(input).map_err(|e| Error::io(path, e))?;
-        decoder.window_log_max(WINDOW_LOG_MAX).map_err(|e| Error::io(path, e))?;
-        let mut reader = Self {
-            lines: Box::new(BufReader::with_capacity(128 << 10, decoder)),
-            path: path.to_owned(),
-            digest: Xxh64::default(),
-            left: limit,
-            limit,
-            line: Vec::new(),
-        };
-        if !reader.advance()? {
-            return Err(reader.bad("it is empty"));
-        }
+        let mut reader = Self::begin(input, path, limit)?;
         let found: Format = reader.parse("it does not begin with a header")?;
         if found.format != format {
             return Err(reader.bad(format!("it is a `{}`, not a `{format}`", found.format)));
@@ -92,6 +80,24 @@ impl Reader {
         let header = reader.parse("its header is malformed")?;
         reader.digest.update(&reader.line);
         Ok((reader, header))
+    }
+
+    /// Read the first line.
+    fn begin(input: impl Read + Send + 'static, path: &Path, limit: u64) -> Result<Self> {
+        let mut decoder = zstd::Decoder::new(input).map_err(|e| Error::io(path, e))?;
+        decoder.window_log_max(WINDOW_LOG_MAX).map_err(|e| Error::io(path, e))?;
+        let mut reader = Self {
+            lines: Box::new(BufReader::with_capacity(128 << 10, decoder)),
+            path: path.to_owned(),
+            digest: Xxh64::default(),
+            left: limit,
+            limit,
+            line: Vec::new(),
+        };
+        if !reader.advance()? {
+            return Err(reader.bad("it is empty"));
+        }
+        Ok(reader)
     }
 
     /// The entries after the header.
@@ -144,8 +150,57 @@ impl Reader {
         }
     }
 
+    fn damaged(&self) -> Error {
+        self.bad("it is damaged: its digest does not fit its content")
+    }
+
     fn torn(&self) -> Error {
         self.bad("it ends in the middle: the file is torn; write or send it again")
+    }
+}
+
+/// The lines of a record of any kind as they are, with header and trailer. Its trailer is checked
+/// like that of any other.
+#[derive(Debug)]
+pub struct RawLines {
+    reader: Reader,
+    started: bool,
+    trailer: Option<Trailer>,
+}
+
+impl RawLines {
+    /// Open a record, of which at most `limit` bytes are decompressed.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::Record`].
+    pub fn open(path: &Path, limit: u64) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        Ok(Self { reader: Reader::begin(file, path, limit)?, started: false, trailer: None })
+    }
+
+    /// The next line with its end; `None` after the last, when the trailer was checked.
+    ///
+    /// # Errors
+    /// [`Error::Record`] for anything torn or damaged; [`Error::Cancelled`].
+    pub fn next(&mut self, progress: &Progress) -> Result<Option<&[u8]>> {
+        progress.check()?;
+        if self.started && !self.reader.advance()? {
+            let digest = format!("{:016x}", self.reader.digest.digest());
+            return match &self.trailer {
+                None => Err(self.reader.torn()),
+                Some(trailer) if trailer.xxh64 != digest => Err(self.reader.damaged()),
+                Some(_) => Ok(None),
+            };
+        }
+        self.started = true;
+        if self.trailer.is_some() {
+            return Err(self.reader.bad("something follows its trailer"));
+        }
+        self.trailer = serde_json::from_slice(&self.reader.line).ok();
+        if self.trailer.is_none() {
+            self.reader.digest.update(&self.reader.line);
+        }
+        Ok(Some(&self.reader.line))
     }
 }
 
@@ -180,7 +235,7 @@ impl<T: DeserializeOwned> Entries<T> {
         // Every kind of entry names a path and a trailer does not, so no line can be both.
         let trailer: Trailer = serde_json::from_slice(&self.reader.line).map_err(|_| problem)?;
         if trailer.xxh64 != format!("{:016x}", self.reader.digest.digest()) {
-            return Err(self.reader.bad("it is damaged: its digest does not fit its content"));
+            return Err(self.reader.damaged());
         }
         if self.reader.advance()? {
             return Err(self.reader.bad("something follows its trailer"));
