@@ -37,9 +37,11 @@ class FailingDevice:
 
     root: Path
     file: Path
-    """Readable at both ends, but not from the middle of `fragile` on."""
+    """Will be readable at both ends, but not from the middle of `fragile` to its end."""
+    good: Path
+    """Will be readable."""
     fragile: tuple[int, int]
-    """The range of bytes that lies where the device will end."""
+    """The range of bytes that lies where the device ends."""
     _image: Path
     _device: str
 
@@ -99,8 +101,10 @@ def failing_device(directory: Path) -> Iterator[FailingDevice]:
 
 
 def _with_file(root: Path, image: Path, device: str) -> FailingDevice:
-    path = root / "data" / "file"
+    path, good = (root / "data" / name for name in ("file", "good"))
     path.parent.mkdir()
+    good.write_bytes(os.urandom(3 * MIB))
+    os.sync()
     fragile = (16 * MIB, 24 * MIB)
     with path.open("wb", buffering=0) as file:
         file.write(os.urandom(32 * MIB))
@@ -111,7 +115,7 @@ def _with_file(root: Path, image: Path, device: str) -> FailingDevice:
             raise OSError(number, os.strerror(number), str(path))
         os.pwrite(file.fileno(), os.urandom(length), fragile[0])
         os.fsync(file.fileno())
-    return FailingDevice(path.parent, path, fragile, image, device)
+    return FailingDevice(path.parent, path, good, fragile, image, device)
 
 
 @contextmanager
