@@ -16,6 +16,7 @@ __all__ = [
     "RecordError",
     "__version__",
     "build_manifest",
+    "check_patterns",
     "compare_manifests",
     "dump",
     "evict",
@@ -98,7 +99,10 @@ def export_happycache(request: str, progress: Progress) -> str:
     """Write a record as a file that happycache reads."""
 
 def build_manifest(request: str, progress: Progress) -> str:
-    """Record every file below a directory with its digest, going on where an earlier run stopped."""
+    """Record every file below a directory with its digest; go on where an earlier run stopped."""
+
+def check_patterns(include: list[str], exclude: list[str]) -> None:
+    """Raise `ValueError`, naming the pattern, if one is malformed."""
 
 def verify_manifest(request: str, progress: Progress) -> str:
     """Read the files that a manifest tells of and find out what differs, and where."""

@@ -28,6 +28,7 @@ from holdfast.api.services import Services
 from holdfast.api.tokens import TokenError, list_tokens
 from holdfast.config import Settings, StateDir, StateDirError, prepare_state_dir
 from holdfast.config.load import check_machine
+from holdfast.manifests.service import Manifests
 from holdfast.metrics import Metrics
 from holdfast.node.service import Node
 from holdfast.operations.kinds import Registry
@@ -113,10 +114,18 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         reserve_bytes=settings.pagecache.reserve_bytes,
         max_record_bytes=settings.max_record_bytes,
     )
-    pagecache.prepare()
+    manifests = Manifests(
+        roots=settings.roots,
+        state_dir=state.path,
+        kept=settings.manifests.kept,
+        reader=settings.manifests.reader,
+        max_record_bytes=settings.max_record_bytes,
+    )
     registry = Registry()
-    for kind in pagecache.kinds():
-        registry.register(kind)
+    for capability in (pagecache, manifests):
+        capability.prepare()
+        for kind in capability.kinds():
+            registry.register(kind)
     operations = Operations(
         store,
         registry,
@@ -129,6 +138,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         state_dir=state.path,
         operations=operations,
         pagecache=pagecache,
+        manifests=manifests,
         node=Node(roots=settings.roots),
         metrics=Metrics(operations, lambda: _resident_bytes(pagecache)),
         degraded=lambda: _degraded(settings, state),

@@ -16,6 +16,7 @@ from holdfast.api import tokens
 from holdfast.api.server import HttpServer
 from holdfast.api.services import Services
 from holdfast.config import load_settings
+from holdfast.manifests.service import Manifests
 from holdfast.metrics import Metrics
 from holdfast.node.service import Node
 from holdfast.operations.kinds import Kind
@@ -100,13 +101,23 @@ def served(
         max_record_bytes=settings.max_record_bytes,
     )
     pagecache.prepare()
-    with operations(base / "state", *kinds, *pagecache.kinds()) as service:
+    manifests = Manifests(
+        roots=settings.roots,
+        state_dir=base / "state",
+        kept=20,
+        reader="auto",
+        max_record_bytes=settings.max_record_bytes,
+    )
+    manifests.prepare()
+    registered = (*kinds, *pagecache.kinds(), *manifests.kinds())
+    with operations(base / "state", *registered) as service:
         services = change(
             Services(
                 settings=settings,
                 state_dir=base / "state",
                 operations=service,
                 pagecache=pagecache,
+                manifests=manifests,
                 node=Node(roots=settings.roots),
                 metrics=Metrics(service),
                 degraded=lambda: degraded,

@@ -24,6 +24,7 @@ class DirectedProgress:
 
     def __init__(self) -> None:
         self.phase = ""
+        self.current: str | None = None
         self.bytes_done = 0
         self.bytes_expected: int | None = None
         self.files_done = 0

@@ -7,7 +7,7 @@ import asyncio
 from fastapi import FastAPI
 
 from holdfast import __version__
-from holdfast.api import health, node, openapi, operations, pagecache, problems, root
+from holdfast.api import health, manifests, node, openapi, operations, pagecache, problems, root
 from holdfast.api.audit import AuditLog
 from holdfast.api.auth import AuthMiddleware
 from holdfast.api.edge import EdgeMiddleware
@@ -22,6 +22,7 @@ ROUTERS = (
     node.router,
     operations.router,
     pagecache.router,
+    manifests.router,
 )
 
 

@@ -31,6 +31,7 @@ which. `/healthz` and `/metrics` need none from the machine itself.
 """
 TAGS = [
     {"name": "page cache", "description": "See, dump, load and evict the page cache."},
+    {"name": "manifests", "description": "Prove that files are what they were."},
     {"name": "operations", "description": "Work under way and done."},
     {"name": "node", "description": "What this machine is."},
     {"name": "monitoring", "description": "For people and programs that watch."},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Literal
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Body, Path, Query, Request
@@ -13,10 +13,8 @@ from holdfast.api.documents import problems_of, started
 from holdfast.api.operations import IdempotencyKey, start
 from holdfast.api.records import (
     BYTES,
-    EXTENSIONS,
     GZIP,
     ZSTD,
-    Format,
     RecordResponse,
     client_has,
     open_record,
@@ -41,6 +39,8 @@ router = make_router(prefix="/v1/pagecache", tags=["page cache"])
 
 _MAX_LOOKS = 2
 """Walks of whole trees that may go on at the same time, for callers who ask for residency."""
+Format = Literal["native", "happycache"]
+_FORMS: dict[str, str] = {"native": ZSTD, "happycache": GZIP}
 # What a request without a body means.
 _WHOLE_DUMP, _LATEST = DumpRequest(), LoadRequest()
 
@@ -242,13 +242,14 @@ async def get_dump_content(
     ] = None,
 ) -> Response:
     """Stream the record file of a dump."""
-    wanted, media_type = representation(request, format)
+    form, media_type = representation(request, format, _FORMS)
+    wanted: Format = "happycache" if form == "happycache" else "native"
     dump = await to_thread.run_sync(services.pagecache.dump, dump_id)
-    tag = tag_of(dump, wanted)
+    tag = tag_of(dump.id, dump.created_at, dump.record_bytes, wanted)
     if client_has(request.headers.get("if-none-match"), tag):
         return Response(status_code=304, headers={"ETag": tag, "Vary": "Accept"})
     record = await to_thread.run_sync(open_record, services.pagecache.content(dump.id, wanted))
-    name = f"{dump.id}.{EXTENSIONS[wanted]}"
+    name = f"{dump.id}.{'gz' if wanted == 'happycache' else 'zst'}"
     return RecordResponse(record, name=name, tag=tag, media_type=media_type)
 
 
@@ -280,7 +281,7 @@ async def get_dump_content(
 async def put_dump_content(services: ServicesDep, request: Request, dump_id: DumpId) -> Response:
     """Store a record file under a new id of the client's choice, once it is found to be whole."""
     audited(request, dump=dump_id)
-    dump = await receive(services, request, dump_id)
+    dump = await receive(request, partial(services.pagecache.receive, dump_id), dump_id)
     headers = {"Location": f"/v1/pagecache/dumps/{dump.id}"}
     return JsonResponse(dump, status_code=201, headers=headers)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, TypeVar
 
 from anyio import to_thread
 from starlette.requests import Request
@@ -16,14 +17,13 @@ from starlette.types import Send
 
 from holdfast.api.negotiation import choose
 from holdfast.api.problems import refuse
-from holdfast.api.services import Services
 from holdfast.operations.model import Slug
-from holdfast.pagecache.models import Dump
+from holdfast.records.store import Stored
+from holdfast.records.uploads import Upload
 
-Format = Literal["native", "happycache"]
+R = TypeVar("R", bound=Stored)
 
 ZSTD, GZIP, BYTES = "application/zstd", "application/gzip", "application/octet-stream"
-EXTENSIONS: dict[Format, str] = {"native": "zst", "happycache": "gz"}
 _CHUNK_BYTES = 1 << 20
 
 
@@ -83,21 +83,28 @@ def open_record(content: AbstractContextManager[Path]) -> Record:
         return Record(file, os.fstat(file.fileno()).st_size, resources.pop_all())
 
 
-def tag_of(dump: Dump, wanted: Format) -> str:
-    """Name the bytes of a dump in a format: a record never changes once it has its id."""
-    made = int(dump.created_at.timestamp() * 1000)
-    name = f"{dump.id}-{made:x}-{dump.record_bytes:x}"
+def tag_of(record_id: str, created_at: datetime, record_bytes: int, form: str) -> str:
+    """Name the bytes of a record in a form: a record never changes once it has its id."""
+    made = int(created_at.timestamp() * 1000)
+    name = f"{record_id}-{made:x}-{record_bytes:x}"
     # Weak for what is written anew for each request.
-    return f'"{name}"' if wanted == "native" else f'W/"{name}-{wanted}"'
+    return f'"{name}"' if form == "native" else f'W/"{name}-{form}"'
 
 
-def representation(request: Request, wanted: Format | None) -> tuple[Format, str]:
-    """Say which format to answer and the media type to call it."""
+def representation(
+    request: Request, wanted: str | None, forms: Mapping[str, str]
+) -> tuple[str, str]:
+    """Say which form to answer and the media type to call it.
+
+    `forms` has the media type of each, by preference; `application/octet-stream` stands for any
+    form, and without a form that is asked for by name for the first.
+    """
     accept = ", ".join(request.headers.getlist("accept"))
     if wanted is None:
         chosen: str = request.state.media_type
-        return ("happycache" if chosen == GZIP else "native"), chosen
-    offered = (GZIP if wanted == "happycache" else ZSTD, BYTES)
+        form = next((form for form, known in forms.items() if known == chosen), next(iter(forms)))
+        return form, chosen
+    offered = (forms[wanted], BYTES)
     media_type = choose(accept, offered)
     if media_type is None:
         raise refuse(
@@ -113,9 +120,9 @@ def client_has(if_none_match: str | None, tag: str) -> bool:
     return tag.removeprefix("W/") in given or "*" in given
 
 
-async def receive(services: Services, request: Request, dump_id: str) -> Dump:
+async def receive(request: Request, begin: Callable[[], Upload[R]], record_id: str) -> R:
     """Stream the body of a request to disk, check it, and store it under this id."""
-    upload = await to_thread.run_sync(services.pagecache.receive, dump_id)
+    upload = await to_thread.run_sync(begin)
     try:
         pending = bytearray()
         async for chunk in request.stream():
@@ -126,7 +133,7 @@ async def receive(services: Services, request: Request, dump_id: str) -> Dump:
                 pending.clear()
         if pending:
             await to_thread.run_sync(upload.write, bytes(pending))
-        return await to_thread.run_sync(upload.finish, dump_id)
+        return await to_thread.run_sync(upload.finish, record_id)
     except BaseException:
         upload.abort()
         raise

@@ -109,7 +109,14 @@ def progress_line(operation: Operation, moment: datetime) -> str:
         parts.append(f"{size(report.bytes_per_second)}/s")
     if report.eta_seconds is not None:
         parts.append(f"{duration(report.eta_seconds)} left")
+    if report.current:
+        parts.append(one_line(shortened(report.current)))
     return "  ".join(parts)
+
+
+def shortened(path: str, width: int = 40) -> str:
+    """Leave the end of a long path, which tells more than its beginning."""
+    return path if len(path) <= width else f"…{path[1 - width :]}"
 
 
 def one_line(text: str) -> str:

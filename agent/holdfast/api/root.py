@@ -33,6 +33,10 @@ _CALLS = (
     ("GET", "/v1/pagecache/dumps", "the dumps stored here"),
     ("POST", "/v1/pagecache/loads", 'bring a dump back: {"dump": "latest"}'),
     ("POST", "/v1/pagecache/evictions", 'drop pages: {"paths": ["…"]}'),
+    ("POST", "/v1/manifests", "record every file with its digest"),
+    ("GET", "/v1/manifests", "the manifests stored here"),
+    ("POST", "/v1/manifests/latest/verifications", "read the files again and compare"),
+    ("POST", "/v1/manifests/comparisons", 'compare two: {"left": "…", "right": "…"}'),
     ("GET", "/v1/operations", "work done and under way"),
     ("GET", "/v1/operations/ID/events", "follow one; Accept: text/plain for a person"),
     ("POST", "/v1/operations/ID/cancel", "stop one"),
@@ -110,7 +114,7 @@ def _text(status: _Status) -> str:
     lines += ["", "Operations, newest first:"]
     lines += [f"  {_line(one)}" for one in status.operations] or ["  none yet"]
     lines += ["", "What to call:"]
-    lines += [f"  {method:<5}{path:<28} {what}" for method, path, what in _CALLS]
+    lines += [f"  {method:<5}{path:<40} {what}" for method, path, what in _CALLS]
     lines += [
         "",
         "For example:",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from holdfast.config import Settings
+    from holdfast.manifests.service import Manifests
     from holdfast.metrics import Metrics
     from holdfast.node.service import Node
     from holdfast.operations.service import Operations
@@ -27,6 +28,7 @@ class Services:
     state_dir: Path
     operations: Operations
     pagecache: PageCache
+    manifests: Manifests
     node: Node
     metrics: Metrics
     degraded: Callable[[], Sequence[str]] = _nothing_wrong

@@ -16,6 +16,7 @@ from holdfast.cli.errors import CliError, UsageError
 from holdfast.cli.follow import Terminated
 from holdfast.config import Settings
 from holdfast.config.statedir import locate_state_dir
+from holdfast.manifests.service import Manifests
 from holdfast.operations.ids import new_id
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import Operation, Problem, ProgressReport, RequestError, State, now
@@ -41,6 +42,13 @@ class LocalWork:
             state_dir=state_dir,
             dumps_kept=settings.pagecache.dumps_kept,
             reserve_bytes=settings.pagecache.reserve_bytes,
+            max_record_bytes=settings.max_record_bytes,
+        )
+        self.manifests = Manifests(
+            roots=settings.roots,
+            state_dir=state_dir,
+            kept=settings.manifests.kept,
+            reader=settings.manifests.reader,
             max_record_bytes=settings.max_record_bytes,
         )
 

@@ -17,12 +17,12 @@ from holdfast.pagecache.models import (
     DumpResult,
     EvictResult,
     LoadResult,
-    Located,
     PageCacheState,
     Residency,
     ResidencyReport,
     SkippedFile,
 )
+from holdfast.records.models import Located
 
 _BAR = 16
 _EXAMPLES = 5

@@ -89,6 +89,8 @@ def describe(operation: Operation) -> str:
         parts.append(units.rate(report.bytes_per_second))
     if report.eta_seconds is not None and not operation.state.final:
         parts.append(f"{units.duration(report.eta_seconds)} left")
+    if report.current and not operation.state.final:
+        parts.append(units.printable(units.shortened(report.current)))
     return ", ".join(parts)
 
 
@@ -176,6 +178,8 @@ class Bar:
             left.append(units.rate(report.bytes_per_second))
         if report.eta_seconds is not None:
             left.append(f"{units.duration(report.eta_seconds)} left")
+        if report.current:
+            left.append(units.printable(units.shortened(report.current, 30)))
         self._progress.update(
             self._task,
             description=f"{verb(operation.kind)}: {phase}",

@@ -110,6 +110,18 @@ class PageCacheSettings(Section):
     )
 
 
+class ManifestSettings(Section):
+    """Manifests, and how files are read for them."""
+
+    kept: Annotated[Number, Field(ge=1, le=10_000)] = Field(
+        default=20, description="Manifests retained; the oldest go first."
+    )
+    reader: Literal["auto", "io_uring", "pread", "buffered"] = Field(
+        default="auto",
+        description="How files are read: the best way that works, or one of the ways.",
+    )
+
+
 class Settings(BaseSettings):
     """Everything that can be set. Sizes are bytes, or text such as `64 MiB`."""
 
@@ -160,6 +172,7 @@ class Settings(BaseSettings):
     )
     operations: OperationSettings = Field(default_factory=OperationSettings)
     pagecache: PageCacheSettings = Field(default_factory=PageCacheSettings)
+    manifests: ManifestSettings = Field(default_factory=ManifestSettings)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)

@@ -28,6 +28,8 @@ class Context(Generic[P]):
     progress: Progress
     resumed: bool = False
     """An earlier run of this operation was cut short by the end of the daemon."""
+    will_resume: Callable[[], bool] = lambda: False
+    """Whether, if this run is cancelled now, another will go on after the daemon's next start."""
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,9 @@ class ProgressReport(BaseModel):
     """How far an operation has come, by what was really done; done never exceeds expected."""
 
     phase: str = Field(default="", description="One or two words; empty before the start.")
+    current: str | None = Field(
+        default=None, description="The largest file that is being worked on, where it is told."
+    )
     bytes_done: int = Field(default=0, ge=0)
     bytes_expected: int | None = Field(default=None, ge=0)
     files_done: int = Field(default=0, ge=0)

@@ -20,6 +20,8 @@ class Counters(Protocol):
     @property
     def phase(self) -> str: ...  # noqa: D102
     @property
+    def current(self) -> str | None: ...  # noqa: D102
+    @property
     def bytes_done(self) -> int: ...  # noqa: D102
     @property
     def bytes_expected(self) -> int | None: ...  # noqa: D102
@@ -70,7 +72,8 @@ class Meter:
             report = self._report(remember=False)
             elapsed = self._clock() - self._begin
             rate = int(report.bytes_done / elapsed) if elapsed > 0 else 0
-            return report.model_copy(update={"bytes_per_second": rate, "eta_seconds": None})
+            final = {"bytes_per_second": rate, "eta_seconds": None, "current": None}
+            return report.model_copy(update=final)
 
     def _report(self, *, remember: bool) -> ProgressReport:
         counters = self._counters
@@ -88,6 +91,7 @@ class Meter:
             eta = round((bytes_expected - bytes_done) / rate, 1)
         return ProgressReport(
             phase=phase,
+            current=counters.current,
             bytes_done=bytes_done,
             bytes_expected=bytes_expected,
             files_done=files_done,

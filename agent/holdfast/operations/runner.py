@@ -245,7 +245,13 @@ class Runner:
         try:
             if live.progress.cancelled:
                 raise CancelledError("cancelled before it began")
-            context = Context(live.operation.id, live.params, live.progress, live.resumed)
+            context = Context(
+                live.operation.id,
+                live.params,
+                live.progress,
+                live.resumed,
+                will_resume=lambda: self._will_resume(live),
+            )
             result = live.kind.run(context)
             if not isinstance(result, live.kind.result):
                 raise TypeError(f"{live.kind.name} returned {type(result).__name__}")
@@ -259,6 +265,9 @@ class Runner:
             self._conclude(live, State.FAILED, error=problem_of(error, live.operation.id))
         else:
             self._conclude(live, State.SUCCEEDED, result=dumped)
+
+    def _will_resume(self, live: Live) -> bool:
+        return self._stopping and live.cancelled_by is None and live.kind.resumable
 
     def _suspend(self, live: Live) -> None:
         """Settle work that the end of the daemon cut short."""

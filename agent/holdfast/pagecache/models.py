@@ -9,28 +9,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
-Bytes = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Count = Annotated[int, Field(ge=0)]
-PathText = Annotated[str, Field(min_length=1, max_length=4096)]
-
-
-class Request(BaseModel):
-    """A body sent by a client: an unknown field is an error, never ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Located(BaseModel):
-    """Something on disk.
-
-    Where its path is not UTF-8, `path` has U+FFFD in place of what cannot be shown, and `path_b64`
-    has the bytes.
-    """
-
-    path: str
-    path_b64: str | None = None
+from holdfast.records.models import Bytes, Count, Located, PathText, Request
+from holdfast.records.store import DamagedRecord, Stored
 
 
 class Residency(Located):
@@ -119,10 +101,9 @@ class DumpResult(BaseModel):
     hotness: bool
 
 
-class Dump(BaseModel):
+class Dump(Stored):
     """A stored dump, read from its record's header and trailer."""
 
-    id: str
     created_at: datetime
     host: str
     boot_id: str
@@ -132,22 +113,13 @@ class Dump(BaseModel):
     bytes: Bytes
     record_bytes: Bytes
     hotness: bool
-    latest: bool
-    uploaded: bool = Field(description="It was put here by a client rather than made here.")
-
-
-class DamagedDump(BaseModel):
-    """A stored dump that cannot be used, and why."""
-
-    id: str
-    detail: str
 
 
 class DumpList(BaseModel):
     """Stored dumps, newest first."""
 
     dumps: list[Dump]
-    damaged: list[DamagedDump] = Field(default_factory=list)
+    damaged: list[DamagedRecord] = Field(default_factory=list)
 
 
 class LoadRequest(Request):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,8 @@ from pydantic import BaseModel
 
 from holdfast import _engine
 from holdfast.operations.kinds import Context, Kind
-from holdfast.operations.model import RequestError, Slug, format_time, now
-from holdfast.pagecache.dumps import DumpStore, temporary
+from holdfast.operations.model import RequestError, Slug
+from holdfast.pagecache.dumps import DumpStore, DumpUpload
 from holdfast.pagecache.holders import holders
 from holdfast.pagecache.models import (
     Dump,
@@ -30,8 +29,9 @@ from holdfast.pagecache.models import (
     ResidencyReport,
     UnavailableRoot,
 )
-from holdfast.pagecache.places import Place, Places
-from holdfast.pagecache.uploads import Upload
+from holdfast.places import Place, Places
+from holdfast.records.calls import call, provenance
+from holdfast.records.store import temporary
 
 DUMP, LOAD, EVICT = "pagecache.dump", "pagecache.load", "pagecache.evict"
 
@@ -120,7 +120,8 @@ class PageCache:
 
     def dumps(self) -> DumpList:
         """List the stored dumps, newest first."""
-        return self._store.list()
+        dumps, damaged = self._store.all()
+        return DumpList(dumps=dumps, damaged=damaged)
 
     def dump(self, dump_id: str) -> Dump:
         """Describe a dump by its id or `latest`. Raises `RequestError` if there is none."""
@@ -152,14 +153,14 @@ class PageCache:
                     raise RequestError(Slug.INVALID_REQUEST, f"{error}.", "format") from None
                 yield destination
 
-    def receive(self, dump_id: str | None = None) -> Upload:
+    def receive(self, dump_id: str | None = None) -> DumpUpload:
         """Begin to receive a dump made elsewhere, in holdfast's format or in happycache's.
 
         Raises `RequestError` if the id it is to have is malformed or taken.
         """
         if dump_id is not None:
             self._store.destination(dump_id, uploaded=True)
-        return Upload(self._store, max_bytes=self._max_record_bytes, root=self._places.roots[0])
+        return DumpUpload(self._store, max_bytes=self._max_record_bytes, root=self._places.roots[0])
 
     # Operations, each in a thread of its own.
 
@@ -167,18 +168,13 @@ class PageCache:
         params = context.params
         places = self._dump_places(params)
         self._store.directory.mkdir(mode=0o700, exist_ok=True)
-        outcome = _call(
+        outcome = call(
             _engine.dump,
             {
                 "places": [place.request() for place in places],
                 "exclude": self._exclude,
                 "destination": str(self._store.destination(context.id)),
-                "header": {
-                    "id": context.id,
-                    "created_at": format_time(now()),
-                    "host": platform.node(),
-                    "boot_id": _boot_id(),
-                },
+                "header": provenance(context.id),
                 "hotness": params.hotness,
                 "on_denied": params.on_denied,
             },
@@ -197,7 +193,7 @@ class PageCache:
         # One that goes on after a crash must not take a dump made since for the one it began with.
         dump = self._store.get(params.dump, before=context.id if context.resumed else None)
         with self._store.use(dump.id) as record:
-            outcome = _call(
+            outcome = call(
                 _engine.load,
                 {
                     "record": str(record),
@@ -218,7 +214,7 @@ class PageCache:
         return LoadResult(dump=dump.id, **outcome)
 
     def _evict(self, context: Context[EvictRequest]) -> EvictResult:
-        outcome = _call(
+        outcome = call(
             _engine.evict,
             {
                 "places": [place.request() for place in self._evict_places(context.params)],
@@ -248,7 +244,7 @@ class PageCache:
         ]
 
     def _residency(self, place: Place, depth: int, top: int) -> ResidencyReport:
-        outcome = _call(
+        outcome = call(
             _engine.residency,
             {"place": place.request(), "exclude": self._exclude, "depth": depth, "top": top},
             _engine.Progress(),
@@ -300,11 +296,6 @@ class PageCache:
         return [self._places.find(path, f"paths.{nth}") for nth, path in enumerate(params.paths)]
 
 
-def _call(work: Any, request: dict[str, Any], progress: _engine.Progress) -> dict[str, Any]:
-    outcome: dict[str, Any] = json.loads(work(json.dumps(request), progress))
-    return outcome
-
-
 def _not_to_be_looked_at(path: str, error: OSError | ValueError) -> Exception:
     """Tell what is wrong with the path from what is wrong with the machine."""
     if isinstance(error, OSError):
@@ -316,7 +307,3 @@ def _not_to_be_looked_at(path: str, error: OSError | ValueError) -> Exception:
     else:
         slug, detail = Slug.INVALID_REQUEST, f"{error}."
     return RequestError(slug, detail, "path")
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 
 use holdfast_engine::manifest;
 use holdfast_engine::pagecache::{self, happycache, record, request};
+use holdfast_engine::patterns::Patterns;
 use pyo3::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -112,6 +113,11 @@ mod _engine {
     #[pyfunction]
     fn verify_manifest(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
         call(py, request, progress, manifest::verify::verify)
+    }
+
+    #[pyfunction]
+    fn check_patterns(include: Vec<String>, exclude: Vec<String>) -> PyResult<()> {
+        Patterns::new(&include, &exclude).map(drop).map_err(to_python)
     }
 
     #[pyfunction]

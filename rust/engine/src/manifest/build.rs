@@ -49,9 +49,10 @@ pub struct Request {
     pub destination: PathBuf,
     /// What is found out meanwhile, for a later run if this one is killed.
     pub journal: PathBuf,
-    /// A manifest of the same directory, made here, whose digests of unchanged files are taken over.
-    pub previous: Option<PathBuf>,
-    /// Bytes of it to decompress at most.
+    /// Manifests made here, by preference: the digests of unchanged files are taken over from the
+    /// first one that is of the same directory and algorithm.
+    pub previous: Vec<PathBuf>,
+    /// Bytes of one to decompress at most.
     pub max_bytes: u64,
     /// More members for the header.
     pub header: BTreeMap<String, serde_json::Value>,
@@ -191,9 +192,9 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Outcome> {
     link(&mut entries);
 
     let mut known = Known::default();
-    let previous_unusable = match &request.previous {
+    let previous_unusable = match previous(request) {
         None => None,
-        Some(previous) => reuse(&mut entries, previous, request, progress, &mut known)?,
+        Some(previous) => reuse(&mut entries, previous, progress, &mut known)?,
     };
     let begun = resume(&mut entries, &mut past, started, &mut known);
     drop(past);
@@ -264,15 +265,27 @@ fn is_settled(identity: &Identity, started: i64) -> bool {
     identity.mtime_ns < limit && identity.ctime_ns < limit
 }
 
+/// The manifest whose digests can be taken over.
+fn previous(request: &Request) -> Option<Manifest> {
+    request.previous.iter().find_map(|path| {
+        // One that cannot be opened is of no use, and neither is it in the way.
+        let manifest = Manifest::open(path, request.max_bytes).ok()?;
+        let Header { algorithm, root, path, .. } = &manifest.header;
+        let same = *algorithm == request.algorithm
+            && Path::new(root) == request.place.root
+            && Path::new(path) == request.place.path;
+        same.then_some(manifest)
+    })
+}
+
 /// Take digests of unchanged files over from an earlier manifest; answers why none can be.
 fn reuse(
     entries: &mut [Entry],
-    previous: &Path,
-    request: &Request,
+    previous: Manifest,
     progress: &Progress,
     known: &mut Known,
 ) -> Result<Option<String>> {
-    let taken = take_over(entries, previous, request, progress);
+    let taken = take_over(entries, previous, progress);
     match taken {
         Ok(taken) => {
             *known = taken;
@@ -297,17 +310,8 @@ fn forget(entry: &mut Entry) {
     }
 }
 
-fn take_over(
-    entries: &mut [Entry],
-    previous: &Path,
-    request: &Request,
-    progress: &Progress,
-) -> Result<Known> {
-    let mut manifest = Manifest::open(previous, request.max_bytes)?;
+fn take_over(entries: &mut [Entry], mut manifest: Manifest, progress: &Progress) -> Result<Known> {
     let started = manifest.header.scan_started_ns;
-    if manifest.header.algorithm != request.algorithm {
-        return Err(Error::Invalid("it has digests of another algorithm".to_owned()));
-    }
     let mut known = Known::default();
     let mut present = entries.iter_mut().peekable();
     while let Some(old) = manifest.next(progress)? {

@@ -1,19 +1,19 @@
-"""Dumps that clients bring: received into a temporary file, checked, and only then given a name."""
+"""Records that clients bring: received under a temporary name, checked, and only then stored."""
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from holdfast import _engine
 from holdfast.operations.ids import new_id
 from holdfast.operations.model import RequestError, Slug
-from holdfast.pagecache.dumps import DumpStore, inspect, sync_directory, temporary
-from holdfast.pagecache.models import Dump
+from holdfast.records.store import RecordStore, Stored, sync_directory, temporary
 
-_GZIP = b"\x1f\x8b"
+R = TypeVar("R", bound=Stored)
+
 _RATIO, _FREE_BYTES = 1100, 64 << 20
 """What is brought may expand so many times, beyond what costs nothing to read.
 
@@ -22,20 +22,13 @@ would keep a processor busy for minutes.
 """
 
 
-class Upload:
-    """A record file on its way in, in holdfast's format or in happycache's.
+class Upload(Generic[R]):
+    """A record file on its way in. End it with `finish` or `abort`."""
 
-    End it with `finish` or `abort`.
-    """
-
-    def __init__(self, store: DumpStore, *, max_bytes: int, root: Path) -> None:
-        """Begin to receive at most `max_bytes`; `root` is what happycache's paths are below.
-
-        Raises `OSError` if there is no place for it.
-        """
+    def __init__(self, store: RecordStore[R], *, max_bytes: int) -> None:
+        """Begin to receive at most `max_bytes`. Raises `OSError` if there is no place for it."""
         self._store = store
         self._left = self._max_bytes = max_bytes
-        self._root = root
         store.directory.mkdir(mode=0o700, exist_ok=True)
         self._end = ExitStack()
         self._path, self._file = self._end.enter_context(temporary(store.directory, "upload"))
@@ -51,28 +44,20 @@ class Upload:
             )
         self._file.write(data)
 
-    def finish(self, dump_id: str | None) -> Dump:
+    def finish(self, record_id: str | None) -> R:
         """Check what was received and store it, under a new id if none is given.
 
         Raises `RequestError` if the id is malformed or taken, `RecordError` if the file cannot be
         trusted, `OSError` if it cannot be stored. Nothing of it is kept then.
         """
         try:
-            chosen = dump_id or new_id()
+            chosen = record_id or new_id()
             destination = self._store.destination(chosen, uploaded=True)
             self._file.flush()
             os.fsync(self._file.fileno())
-            with self._path.open("rb") as file:
-                foreign = file.read(len(_GZIP)) == _GZIP
             size = self._path.stat().st_size
             limit = min(self._store.max_bytes, _FREE_BYTES + size * _RATIO)
-            if foreign:
-                self._convert(chosen, destination, limit)
-            else:
-                inspect(self._path, limit)
-                # Unlike a rename, a link never replaces what somebody else put there meanwhile.
-                os.link(self._path, destination)
-                sync_directory(destination.parent)
+            self._place(self._path, chosen, destination, limit)
         except _engine.RecordError as error:
             # The temporary name means nothing to whoever sent it.
             reason = str(error).removeprefix(f"{self._path}: ")
@@ -86,12 +71,10 @@ class Upload:
         """Remove what was received. Idempotent."""
         self._end.close()
 
-    def _convert(self, dump_id: str, destination: Path, limit: int) -> None:
-        request = {
-            "source": str(self._path),
-            "destination": str(destination),
-            "root": str(self._root),
-            "header": {"id": dump_id},
-            "max_bytes": limit,
-        }
-        _engine.import_happycache(json.dumps(request), _engine.Progress())
+    def _place(self, received: Path, record_id: str, destination: Path, limit: int) -> None:
+        """Put what was received where it goes, if it is a record that can be trusted."""
+        del record_id
+        self._store.check(received, limit)
+        # Unlike a rename, a link never replaces what somebody else put there meanwhile.
+        os.link(received, destination)
+        sync_directory(destination.parent)

@@ -1,0 +1,338 @@
+"""Routes of manifests: built, verified, compared, and moved between nodes."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated, Any, Literal, cast
+
+from anyio import to_thread
+from fastapi import Body, Path, Query, Request
+from starlette.responses import Response
+
+from holdfast.api.documents import problems_of, started
+from holdfast.api.operations import IdempotencyKey, start
+from holdfast.api.records import (
+    BYTES,
+    ZSTD,
+    RecordResponse,
+    client_has,
+    open_record,
+    receive,
+    representation,
+    tag_of,
+)
+from holdfast.api.rendering import JsonResponse, large_json
+from holdfast.api.routing import CallerDep, ServicesDep, audited, make_router, spec
+from holdfast.api.tokens import Scope
+from holdfast.manifests.models import (
+    BuildRequest,
+    CompareRequest,
+    ManifestDetails,
+    ManifestList,
+    VerifyParams,
+    VerifyRequest,
+)
+from holdfast.manifests.service import Form
+from holdfast.operations.model import Operation
+
+router = make_router(prefix="/v1/manifests", tags=["manifests"])
+
+JSONL, NDJSON, TEXT = "application/jsonl", "application/x-ndjson", "text/plain"
+_FORMS: dict[str, str] = {"native": ZSTD, "jsonl": JSONL, "xxhsum": TEXT, "xxhsum_escaped": TEXT}
+_REPORT_FORMS: dict[str, str] = {"jsonl": JSONL, "native": ZSTD}
+_EXTENSIONS = {"native": "zst", "jsonl": "jsonl", "xxhsum": "txt", "xxhsum_escaped": "txt"}
+# What a request without a body means.
+_WHOLE_ROOT, _WHOLE_MANIFEST = BuildRequest(), VerifyRequest()
+
+ManifestId = Annotated[str, Path(max_length=64, description="A manifest's id.")]
+ManifestIdOrLatest = Annotated[
+    str, Path(max_length=64, description="A manifest's id, or `latest`.")
+]
+OperationId = Annotated[str, Path(max_length=64, description="The operation's id.")]
+ReportFormat = Literal["jsonl", "native"]
+
+
+def _files(description: str, *media_types: str) -> dict[int | str, dict[str, Any]]:
+    """Describe an answer that is a file."""
+    binary = {"type": "string", "format": "binary"}
+    content = {
+        one: {"schema": binary if one in (ZSTD, BYTES) else {"type": "string"}}
+        for one in media_types
+    }
+    return {
+        200: {
+            "description": description,
+            "content": content,
+            "headers": {"Content-Length": {"schema": {"type": "integer"}}},
+        }
+    }
+
+
+@router.post(
+    "",
+    operation_id="createManifest",
+    summary="Record every file with its digest",
+    status_code=202,
+    response_model=Operation,
+    responses=started(),
+)
+@spec(Scope.OPERATE)
+async def create_manifest(
+    services: ServicesDep,
+    request: Request,
+    caller: CallerDep,
+    params: Annotated[BuildRequest, Body()] = _WHOLE_ROOT,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Start an operation whose result names the manifest. A body is not needed for one root."""
+    return await start(
+        services,
+        request,
+        caller,
+        kind="manifest.build",
+        params=params,
+        check=services.manifests.check,
+        idempotency_key=idempotency_key,
+    )
+
+
+@router.get(
+    "",
+    operation_id="listManifests",
+    summary="List manifests, newest first",
+    response_model=ManifestList,
+    responses=problems_of(),
+)
+@spec(Scope.READ)
+async def list_manifests(services: ServicesDep) -> Response:
+    """List the manifests stored on this node."""
+    return JsonResponse(await to_thread.run_sync(services.manifests.manifests))
+
+
+@router.post(
+    "/comparisons",
+    operation_id="createComparison",
+    summary="Compare two manifests",
+    status_code=202,
+    response_model=Operation,
+    responses=started(),
+)
+@spec(Scope.OPERATE)
+async def create_comparison(
+    services: ServicesDep,
+    request: Request,
+    caller: CallerDep,
+    params: CompareRequest,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Start an operation that reads no file but the two records."""
+    return await start(
+        services,
+        request,
+        caller,
+        kind="manifest.compare",
+        params=params,
+        check=services.manifests.check,
+        idempotency_key=idempotency_key,
+    )
+
+
+@router.get(
+    "/comparisons/{operation_id}",
+    operation_id="getComparisonReport",
+    summary="Every finding of a comparison",
+    response_class=Response,
+    responses={
+        **_files("A header, a line for each finding, a trailer.", JSONL, NDJSON, ZSTD, BYTES),
+        **problems_of(404, 507),
+    },
+)
+@spec(Scope.READ, produces=(JSONL, NDJSON, ZSTD, BYTES))
+async def get_comparison_report(
+    services: ServicesDep,
+    request: Request,
+    operation_id: OperationId,
+    format: Annotated[  # noqa: A002 - the name of the query parameter
+        ReportFormat | None, Query(description="Which format; otherwise as `Accept` asks.")
+    ] = None,
+) -> Response:
+    """Stream the report of a comparison, of which the operation's result has the beginning."""
+    return await _report(services, request, operation_id, format)
+
+
+@router.get(
+    "/verifications/{operation_id}",
+    operation_id="getVerificationReport",
+    summary="Every finding of a verification",
+    response_class=Response,
+    responses={
+        **_files("A header, a line for each finding, a trailer.", JSONL, NDJSON, ZSTD, BYTES),
+        **problems_of(404, 507),
+    },
+)
+@spec(Scope.READ, produces=(JSONL, NDJSON, ZSTD, BYTES))
+async def get_verification_report(
+    services: ServicesDep,
+    request: Request,
+    operation_id: OperationId,
+    format: Annotated[  # noqa: A002 - the name of the query parameter
+        ReportFormat | None, Query(description="Which format; otherwise as `Accept` asks.")
+    ] = None,
+) -> Response:
+    """Stream the report of a verification, of which the operation's result has the beginning."""
+    return await _report(services, request, operation_id, format)
+
+
+@router.get(
+    "/{manifest_id}",
+    operation_id="getManifest",
+    summary="Show a manifest",
+    response_model=ManifestDetails,
+    responses=problems_of(404),
+)
+@spec(Scope.READ)
+async def get_manifest(services: ServicesDep, manifest_id: ManifestIdOrLatest) -> Response:
+    """Answer the totals of a manifest, its largest files, and those without a digest."""
+    return await large_json(await to_thread.run_sync(services.manifests.manifest, manifest_id))
+
+
+@router.delete(
+    "/{manifest_id}",
+    operation_id="deleteManifest",
+    summary="Delete a manifest",
+    status_code=204,
+    response_class=Response,
+    responses=problems_of(404, 409),
+)
+@spec(Scope.OPERATE, produces=())
+async def delete_manifest(
+    services: ServicesDep, request: Request, manifest_id: ManifestId
+) -> Response:
+    """Remove a manifest from this node."""
+    audited(request, manifest=manifest_id)
+    await to_thread.run_sync(services.manifests.delete, manifest_id)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/{manifest_id}/verifications",
+    operation_id="createVerification",
+    summary="Verify files against a manifest",
+    status_code=202,
+    response_model=Operation,
+    responses=started(),
+)
+@spec(Scope.OPERATE)
+async def create_verification(
+    *,
+    services: ServicesDep,
+    request: Request,
+    caller: CallerDep,
+    manifest_id: ManifestIdOrLatest,
+    params: Annotated[VerifyRequest, Body()] = _WHOLE_MANIFEST,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Start an operation that reads the files; it succeeds also if they differ: see `result.ok`."""
+    return await start(
+        services,
+        request,
+        caller,
+        kind="manifest.verify",
+        params=VerifyParams(manifest=manifest_id, **dict(params)),
+        check=services.manifests.check,
+        idempotency_key=idempotency_key,
+    )
+
+
+@router.get(
+    "/{manifest_id}/content",
+    operation_id="getManifestContent",
+    summary="Take a manifest to another node, or to xxhsum",
+    response_class=Response,
+    responses={
+        **_files(
+            "The record file (zstd-compressed JSON lines), its lines as they are, or with "
+            "`text/plain` what `xxhsum -c` (or `b3sum -c`) reads. Names with a newline, carriage "
+            "return or backslash are only in `format=xxhsum_escaped`, for xxhsum 0.8.2 and later.",
+            ZSTD,
+            JSONL,
+            NDJSON,
+            TEXT,
+            BYTES,
+        ),
+        304: {"description": "The client has these bytes (`If-None-Match`)."},
+        **problems_of(404, 507),
+    },
+)
+@spec(Scope.READ, produces=(ZSTD, JSONL, NDJSON, TEXT, BYTES))
+async def get_manifest_content(
+    services: ServicesDep,
+    request: Request,
+    manifest_id: ManifestIdOrLatest,
+    format: Annotated[  # noqa: A002 - the name of the query parameter
+        Form | None, Query(description="Which format; otherwise as `Accept` asks.")
+    ] = None,
+) -> Response:
+    """Stream a manifest."""
+    form, media_type = _representation(request, format, _FORMS)
+    manifest = await to_thread.run_sync(services.manifests.manifest, manifest_id)
+    tag = tag_of(manifest.id, manifest.created_at, manifest.record_bytes, form)
+    if client_has(request.headers.get("if-none-match"), tag):
+        return Response(status_code=304, headers={"ETag": tag, "Vary": "Accept"})
+    content = services.manifests.content(manifest.id, cast("Form", form))
+    record = await to_thread.run_sync(open_record, content)
+    name = f"{manifest.id}.{_EXTENSIONS[form]}"
+    return RecordResponse(record, name=name, tag=tag, media_type=media_type)
+
+
+@router.put(
+    "/{manifest_id}/content",
+    operation_id="putManifestContent",
+    summary="Bring a manifest from another node",
+    status_code=201,
+    response_model=ManifestDetails,
+    responses={
+        201: {
+            "description": "Checked and stored.",
+            "headers": {"Location": {"description": "Where it is.", "schema": {"type": "string"}}},
+        },
+        **problems_of(409, 413, 415, 507),
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "description": "A record file, as `GET` of the same path gives it.",
+            "content": {
+                one: {"schema": {"type": "string", "format": "binary"}} for one in (ZSTD, BYTES)
+            },
+        }
+    },
+)
+@spec(Scope.OPERATE, consumes=(ZSTD, BYTES), upload=True)
+async def put_manifest_content(
+    services: ServicesDep, request: Request, manifest_id: ManifestId
+) -> Response:
+    """Store a record file under a new id of the client's choice, once it is found to be whole."""
+    audited(request, manifest=manifest_id)
+    begin = partial(services.manifests.receive, manifest_id)
+    manifest = await receive(request, begin, manifest_id)
+    headers = {"Location": f"/v1/manifests/{manifest.id}"}
+    return JsonResponse(manifest, status_code=201, headers=headers)
+
+
+async def _report(
+    services: ServicesDep, request: Request, operation_id: str, wanted: str | None
+) -> Response:
+    form, media_type = _representation(request, wanted, _REPORT_FORMS)
+    content = services.manifests.report(operation_id, cast("ReportFormat", form))
+    record = await to_thread.run_sync(open_record, content)
+    name = f"{operation_id}.{_EXTENSIONS[form]}"
+    tag = f'"{operation_id}"' if form == "native" else f'W/"{operation_id}-{form}"'
+    return RecordResponse(record, name=name, tag=tag, media_type=media_type)
+
+
+def _representation(request: Request, wanted: str | None, forms: dict[str, str]) -> tuple[str, str]:
+    """JSON lines have two names, of which one is registered and the other in use."""
+    if wanted is None and request.state.media_type == NDJSON:
+        return "jsonl", NDJSON
+    return representation(request, wanted, forms)

@@ -1,0 +1,347 @@
+"""The manifest capability: what it can do, in terms of the engine's calls."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from holdfast import _engine
+from holdfast.manifests.models import (
+    BuildRequest,
+    BuildResult,
+    CompareRequest,
+    CompareResult,
+    Manifest,
+    ManifestDetails,
+    ManifestList,
+    ReadLimits,
+    VerifyParams,
+    VerifyResult,
+)
+from holdfast.manifests.pressure import pressure_file
+from holdfast.manifests.store import ManifestStore, ReportStore
+from holdfast.operations.kinds import Context, Kind
+from holdfast.operations.model import RequestError, Slug
+from holdfast.places import Place, Places
+from holdfast.records.calls import call, provenance
+from holdfast.records.store import temporary
+from holdfast.records.uploads import Upload
+
+BUILD, VERIFY, COMPARE = "manifest.build", "manifest.verify", "manifest.compare"
+
+Params = BuildRequest | VerifyParams | CompareRequest
+Form = Literal["native", "jsonl", "xxhsum", "xxhsum_escaped"]
+Reader = Literal["auto", "io_uring", "pread", "buffered"]
+
+
+class Manifests:
+    """Builds, verifies and compares manifests of what is below the roots."""
+
+    def __init__(
+        self,
+        *,
+        roots: Sequence[Path],
+        state_dir: Path,
+        kept: int,
+        reader: Reader,
+        max_record_bytes: int,
+    ) -> None:
+        self._places = Places(roots, state_dir)
+        self._exclude = [str(state_dir)]
+        self._reader = reader
+        self._max_record_bytes = max_record_bytes
+        self._store = ManifestStore(
+            state_dir / "manifests", kept=kept, max_record_bytes=max_record_bytes
+        )
+        self._reports = ReportStore(state_dir / "reports")
+
+    def prepare(self) -> None:
+        """Make room, and clear away what an earlier process left unfinished."""
+        self._store.prepare()
+        self._reports.prepare()
+
+    def kinds(self) -> tuple[Kind[Any, Any], ...]:
+        """List the operations of this capability."""
+        return (
+            Kind(
+                BUILD,
+                BuildRequest,
+                BuildResult,
+                self._build,
+                # The journal says what is known already.
+                resumable=True,
+                resources=lambda params: self._reads(lambda: self._build_place(params)),
+            ),
+            Kind(
+                VERIFY,
+                VerifyParams,
+                VerifyResult,
+                self._verify,
+                # From the start: what was read a while ago proves nothing about now.
+                resumable=True,
+                resources=lambda params: self._reads(lambda: self._verify_place(params)),
+            ),
+            Kind(COMPARE, CompareRequest, CompareResult, self._compare, resumable=True),
+        )
+
+    def check(self, params: Params) -> None:
+        """Find out before an operation is started whether it can be.
+
+        Raises `RequestError` if the request names what is not there or not allowed.
+        """
+        match params:
+            case BuildRequest():
+                self._build_place(params)
+                self._limits(params)
+                for field, patterns in (("include", params.include), ("exclude", params.exclude)):
+                    try:
+                        _engine.check_patterns(patterns, [])
+                    except ValueError as error:
+                        raise RequestError(Slug.INVALID_REQUEST, f"{error}.", field) from None
+            case VerifyParams():
+                self._verify_place(params)
+                self._limits(params)
+            case CompareRequest():
+                left = self._store.get(params.left, field="left")
+                right = self._store.get(params.right, field="right")
+                if left.algorithm != right.algorithm:
+                    raise RequestError(
+                        Slug.INVALID_REQUEST,
+                        f"The left manifest has digests of {left.algorithm}, the right one of "
+                        f"{right.algorithm}; build both with one algorithm to compare them.",
+                        "right",
+                    )
+
+    def manifests(self) -> ManifestList:
+        """List the stored manifests, newest first."""
+        manifests, damaged = self._store.all()
+        fields = set(Manifest.model_fields)
+        return ManifestList(
+            manifests=[Manifest(**each.model_dump(include=fields)) for each in manifests],
+            damaged=damaged,
+        )
+
+    def manifest(self, manifest_id: str) -> ManifestDetails:
+        """Describe a manifest by its id or `latest`. Raises `RequestError` if there is none."""
+        return self._store.get(manifest_id)
+
+    def delete(self, manifest_id: str) -> None:
+        """Remove a manifest. Raises `RequestError` if there is none or it is being read."""
+        self._store.delete(manifest_id)
+
+    @contextmanager
+    def content(self, manifest_id: str, form: Form) -> Iterator[Path]:
+        """Give a manifest (or `latest`) as a file, which lives as long as this context.
+
+        Raises `RequestError` if there is no such manifest.
+        """
+        with self._store.use(self._store.get(manifest_id).id) as record:
+            if form == "native":
+                yield record
+                return
+            with self._exported(record, form) as path:
+                yield path
+
+    @contextmanager
+    def report(self, operation_id: str, form: Literal["native", "jsonl"]) -> Iterator[Path]:
+        """Give the report of a verification or comparison as a file, as long as this context.
+
+        Raises `RequestError` if there is none.
+        """
+        record = self._reports.find(operation_id)
+        if form == "native":
+            yield record
+            return
+        with self._exported(record, form) as path:
+            yield path
+
+    def receive(self, manifest_id: str | None = None) -> Upload[ManifestDetails]:
+        """Begin to receive a manifest made elsewhere.
+
+        Raises `RequestError` if the id it is to have is malformed or taken.
+        """
+        if manifest_id is not None:
+            self._store.destination(manifest_id, uploaded=True)
+        return Upload(self._store, max_bytes=self._max_record_bytes)
+
+    # Operations, each in a thread of its own.
+
+    def _build(self, context: Context[BuildRequest]) -> BuildResult:
+        params = context.params
+        place = self._build_place(params)
+        self._store.directory.mkdir(mode=0o700, exist_ok=True)
+        journal = self._store.journal(context.id)
+        # A run that was killed between its last two steps has left a manifest already.
+        destination = self._store.destination(context.id, replace=context.resumed)
+        previous = [] if params.full else self._store.made_here()
+        try:
+            outcome = call(
+                _engine.build_manifest,
+                {
+                    "place": place.request(),
+                    "exclude": self._exclude,
+                    "include_patterns": params.include,
+                    "exclude_patterns": params.exclude,
+                    "algorithm": params.algorithm,
+                    "destination": str(destination),
+                    "journal": str(journal),
+                    "previous": [str(path) for path in previous],
+                    "max_bytes": self._store.max_bytes,
+                    "header": provenance(context.id),
+                    **self._limits(params),
+                },
+                context.progress,
+            )
+        except BaseException:
+            if not context.will_resume():
+                journal.unlink(missing_ok=True)
+            raise
+        self._store.retain(context.id)
+        return BuildResult(
+            manifest=context.id,
+            root=str(place.root),
+            path=place.path,
+            algorithm=params.algorithm,
+            **outcome,
+        )
+
+    def _verify(self, context: Context[VerifyParams]) -> VerifyResult:
+        params = context.params
+        # One that goes on after a crash must not take a manifest made since for its own.
+        before = context.id if context.resumed else None
+        manifest = self._store.get(params.manifest, before=before)
+        place = self._verify_place(params, manifest)
+        seed = secrets.randbits(63) if params.seed is None else params.seed
+        with self._store.use(manifest.id) as record:
+            outcome = call(
+                _engine.verify_manifest,
+                {
+                    "record": str(record),
+                    "max_bytes": self._store.max_bytes,
+                    "place": place.request(),
+                    "exclude": self._exclude,
+                    "sample_percent": params.sample_percent,
+                    "seed": seed,
+                    "report": str(self._reports.destination(context.id)),
+                    "header": provenance(context.id) | {"manifest": manifest.id},
+                    **self._limits(params),
+                },
+                context.progress,
+            )
+        return VerifyResult(
+            manifest=manifest.id,
+            path=str(place.root / place.path),
+            algorithm=manifest.algorithm,
+            **outcome,
+        )
+
+    def _compare(self, context: Context[CompareRequest]) -> CompareResult:
+        params = context.params
+        before = context.id if context.resumed else None
+        left = self._store.get(params.left, field="left", before=before)
+        right = self._store.get(params.right, field="right", before=before)
+        with self._store.use(left.id) as left_record, self._store.use(right.id) as right_record:
+            outcome = call(
+                _engine.compare_manifests,
+                {
+                    "left": str(left_record),
+                    "right": str(right_record),
+                    "max_bytes": self._store.max_bytes,
+                    "report": str(self._reports.destination(context.id)),
+                    "header": provenance(context.id) | {"left": left.id, "right": right.id},
+                    "identical": params.identical,
+                },
+                context.progress,
+            )
+        return CompareResult(left=left.id, right=right.id, **outcome)
+
+    # What requests mean.
+
+    def _build_place(self, params: BuildRequest) -> Place:
+        if params.path is not None:
+            place = self._places.find(params.path, "path")
+            if params.root is not None and self._places.root(params.root, "root") != Place(
+                place.root
+            ):
+                raise RequestError(
+                    Slug.OUTSIDE_ROOTS, f"{params.path} is not in root {params.root}.", "path"
+                )
+            return _directory(place, "path")
+        if params.root is not None:
+            return self._places.root(params.root, "root")
+        if len(self._places.roots) > 1:
+            names = ", ".join(map(str, self._places.roots))
+            raise RequestError(
+                Slug.INVALID_REQUEST,
+                f"There are several roots ({names}) and a manifest is of one; name it with `root`.",
+                "root",
+            )
+        return self._places.root(str(self._places.roots[0]), "root")
+
+    def _verify_place(self, params: VerifyParams, manifest: ManifestDetails | None = None) -> Place:
+        """Where the files are that a manifest is to be true of."""
+        if manifest is None:
+            manifest = self._store.get(params.manifest)
+        if params.path is not None:
+            return _directory(self._places.find(params.path, "path"), "path")
+        base = str(Path(manifest.root) / manifest.path)
+        try:
+            return _directory(self._places.find(base, "path"), "path")
+        except RequestError as error:
+            raise RequestError(
+                error.slug,
+                f"{error.detail} Manifest {manifest.id} was made there; say with `path` what to "
+                "verify.",
+                "path",
+            ) from None
+
+    @staticmethod
+    def _reads(place: Any) -> frozenset[str]:
+        """Two that read the same device at the same time would only slow each other down."""
+        try:
+            return frozenset({f"manifest.read:{place().root}"})
+        except RequestError:
+            # It cannot be run, and says why when it is.
+            return frozenset()
+
+    def _limits(self, params: ReadLimits) -> dict[str, Any]:
+        limit = params.pressure
+        pressure = limit and {
+            "file": str(pressure_file(limit)),
+            "threshold_percent": limit.threshold_percent,
+        }
+        return {
+            "bytes_per_second": params.bytes_per_second,
+            "pressure": pressure,
+            "reader": self._reader,
+        }
+
+    @contextmanager
+    def _exported(self, record: Path, form: Form) -> Iterator[Path]:
+        with temporary(record.parent, "export") as (destination, _):
+            # The engine's file takes the place of this one, which held the name.
+            call(
+                _engine.export_manifest,
+                {
+                    "source": str(record),
+                    "destination": str(destination),
+                    "max_bytes": self._store.max_bytes,
+                    "form": form,
+                },
+                _engine.Progress(),
+            )
+            yield destination
+
+
+def _directory(place: Place, field: str) -> Place:
+    whole = place.root / place.path
+    if whole.is_dir():
+        return place
+    raise RequestError(
+        Slug.INVALID_REQUEST,
+        f"{whole} is a file, and a manifest is of a directory; name the one it is in.",
+        field,
+    )

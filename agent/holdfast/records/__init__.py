@@ -1,0 +1,1 @@
+"""Record files: stored under ids, brought by clients, taken to other nodes."""

@@ -1,0 +1,258 @@
+"""Stored record files: in a directory of the state directory, named by their ids."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import threading
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Generic, Literal, TypeVar
+
+from pydantic import BaseModel
+
+from holdfast import _engine
+from holdfast.operations.ids import new_id
+from holdfast.operations.model import RequestError, Slug
+
+LATEST = "latest"
+_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+_EXPANSION = 16
+"""A record may be so many times as large as `max_record_bytes` when it is decompressed."""
+
+_UNFINISHED = (".partial", ".upload", ".export")
+"""Endings of temporary files: the engine's, and those of `temporary`."""
+
+Temporary = tuple[Path, BinaryIO]
+
+
+class Stored(BaseModel):
+    """What every stored record has."""
+
+    id: str
+    latest: bool
+    uploaded: bool
+
+
+class DamagedRecord(BaseModel):
+    """A stored record that cannot be used, and why."""
+
+    id: str
+    detail: str
+
+
+R = TypeVar("R", bound=Stored)
+
+
+@dataclass(frozen=True)
+class _Known(Generic[R]):
+    version: tuple[int, int, int]
+    outcome: R | DamagedRecord
+
+
+class RecordStore(ABC, Generic[R]):
+    """Records of one kind on disk.
+
+    Safe to use from many threads, and beside another process that adds records.
+    """
+
+    noun: str
+    """What one is called: `dump`."""
+
+    def __init__(self, directory: Path, *, kept: int, max_record_bytes: int) -> None:
+        self.directory = directory
+        self.max_bytes = max_record_bytes * _EXPANSION
+        self._kept = kept
+        self._suffix = f".{self.noun}.zst"
+        self._uploaded = f".uploaded{self._suffix}"
+        self._lock = threading.Lock()
+        self._known: dict[str, _Known[R]] = {}
+        self._in_use: Counter[str] = Counter()
+
+    @abstractmethod
+    def check(self, path: Path, max_bytes: int) -> object:
+        """Read and check a whole record, of which at most `max_bytes` are decompressed.
+
+        Raises `RecordError` if it cannot be trusted, `OSError` if it cannot be read.
+        """
+
+    @abstractmethod
+    def describe(self, record_id: str, path: Path, *, uploaded: bool) -> R:
+        """Describe a record, with `latest` false. Raises as `check` does."""
+
+    def prepare(self) -> None:
+        """Make the directory, and remove what an earlier process left unfinished in it."""
+        self.directory.mkdir(mode=0o700, exist_ok=True)
+        for path in self.directory.iterdir():
+            if path.suffix not in _UNFINISHED or not path.name.startswith("."):
+                continue
+            with suppress(BlockingIOError), path.open("rb") as file:
+                # Whoever still writes it holds a lock on it.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
+
+    def destination(self, record_id: str, *, uploaded: bool = False, replace: bool = False) -> Path:
+        """Where a new record goes.
+
+        Raises `RequestError` if the id is malformed or, unless it may be replaced, taken.
+        """
+        if not _ID.fullmatch(record_id):
+            raise RequestError(
+                Slug.INVALID_REQUEST,
+                f"{record_id!r} is not a {self.noun} id; those are ULIDs.",
+                "id",
+            )
+        if not replace and record_id in self._paths():
+            raise RequestError(Slug.CONFLICT, f"There is a {self.noun} {record_id} already.", "id")
+        return self.directory / (record_id + (self._uploaded if uploaded else self._suffix))
+
+    def all(self) -> tuple[list[R], list[DamagedRecord]]:
+        """All records, newest first, and apart from them those that cannot be used."""
+        found = [self._describe(key, path) for key, path in sorted(self._paths().items())]
+        found.reverse()
+        usable = [each for each in found if not isinstance(each, DamagedRecord)]
+        damaged = [each for each in found if isinstance(each, DamagedRecord)]
+        marked = [each.model_copy(update={"latest": nth == 0}) for nth, each in enumerate(usable)]
+        return marked, damaged
+
+    def made_here(self) -> list[Path]:
+        """List the files of records that no client brought, newest first, without reading them."""
+        paths = sorted(self._paths().items(), reverse=True)
+        return [path for _, path in paths if not path.name.endswith(self._uploaded)]
+
+    def get(self, record_id: str, *, field: str | None = None, before: str | None = None) -> R:
+        """Describe a record by its id or `latest`, which is sought among ids below `before`.
+
+        Raises `RequestError` about `field` if there is none, or if it cannot be used.
+        """
+        field = field or self.noun
+        paths = self._paths()
+        # Newest first, and no further than the first that can be used.
+        keys = sorted((key for key in paths if before is None or key < before), reverse=True)
+        described = (self._describe(key, paths[key]) for key in keys)
+        newest = next((found for found in described if not isinstance(found, DamagedRecord)), None)
+        if record_id == LATEST:
+            if newest is None:
+                raise RequestError(
+                    Slug.NOT_FOUND, f"There is no {self.noun} yet; make one first.", field
+                )
+            return newest.model_copy(update={"latest": True})
+        if record_id not in paths:
+            raise RequestError(Slug.NOT_FOUND, f"There is no {self.noun} {record_id}.", field)
+        found = self._describe(record_id, paths[record_id])
+        if isinstance(found, DamagedRecord):
+            raise RequestError(Slug.BAD_RECORD, found.detail, field)
+        latest = newest is not None and newest.id == record_id
+        return found.model_copy(update={"latest": latest})
+
+    @contextmanager
+    def use(self, record_id: str) -> Iterator[Path]:
+        """Give the file of a record, which is not removed meanwhile.
+
+        Raises `RequestError` if there is none.
+        """
+        with self._lock:
+            path = self._paths().get(record_id)
+            if path is None:
+                raise RequestError(
+                    Slug.NOT_FOUND, f"There is no {self.noun} {record_id}.", self.noun
+                )
+            self._in_use[record_id] += 1
+        try:
+            yield path
+        finally:
+            with self._lock:
+                self._in_use[record_id] -= 1
+
+    def delete(self, record_id: str) -> None:
+        """Remove a record. Raises `RequestError` if there is none or it is being used."""
+        with self._lock:
+            path = self._paths().get(record_id)
+            if path is None:
+                raise RequestError(Slug.NOT_FOUND, f"There is no {self.noun} {record_id}.", "id")
+            if self._in_use[record_id]:
+                raise RequestError(
+                    Slug.CONFLICT,
+                    f"{self.noun.capitalize()} {record_id} is being read; try again later.",
+                    "id",
+                )
+            self._remove(record_id, path)
+
+    def retain(self, newest: str) -> None:
+        """Remove the oldest records beyond the number that is kept, but none that is being used.
+
+        Nor `newest`, which was just stored: one that was brought may have been made long ago.
+        """
+        with self._lock:
+            paths = self._paths()
+            surplus = max(len(paths) - self._kept, 0)
+            for record_id in sorted(paths.keys() - {newest})[:surplus]:
+                if not self._in_use[record_id]:
+                    self._remove(record_id, paths[record_id])
+
+    def _remove(self, record_id: str, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self._known.pop(record_id, None)
+        sync_directory(self.directory)
+
+    def _paths(self) -> dict[str, Path]:
+        try:
+            names = os.listdir(self.directory)  # noqa: PTH208  # names are what is wanted
+        except FileNotFoundError:
+            return {}
+        paths = {}
+        for name in names:
+            record_id = name.removesuffix(self._suffix).removesuffix(".uploaded")
+            endings = (record_id + self._suffix, record_id + self._uploaded)
+            if _ID.fullmatch(record_id) and name in endings:
+                paths[record_id] = self.directory / name
+        return paths
+
+    def _describe(self, record_id: str, path: Path) -> R | DamagedRecord:
+        """Read a whole record, unless this very file was read before."""
+        try:
+            stat = path.stat()
+        except OSError as error:
+            return DamagedRecord(id=record_id, detail=str(error))
+        version = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        known = self._known.get(record_id)
+        if known is None or known.version != version:
+            outcome: R | DamagedRecord
+            try:
+                uploaded = path.name.endswith(self._uploaded)
+                outcome = self.describe(record_id, path, uploaded=uploaded)
+            except (_engine.EngineError, OSError) as error:
+                outcome = DamagedRecord(id=record_id, detail=str(error))
+            known = _Known(version, outcome)
+            self._known[record_id] = known
+        return known.outcome
+
+
+@contextmanager
+def temporary(directory: Path, purpose: Literal["upload", "export"]) -> Iterator[Temporary]:
+    """Make a file that is removed at the end, or at the latest by `RecordStore.prepare`.
+
+    Raises `OSError` if it cannot be made.
+    """
+    path = directory / f".{new_id()}.{purpose}"
+    with path.open("xb") as file:
+        try:
+            # Whoever clears up after a crash can tell by the lock that this one is in use.
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield path, file
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
