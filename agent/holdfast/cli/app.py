@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli import config, node, operations, pagecache_content, serve, token
+from holdfast.cli import config, manifest_content, node, operations, pagecache_content, serve, token
 from holdfast.cli.command import CONTEXT_SETTINGS, examples, main_options
 
 
@@ -28,6 +28,7 @@ app = typer.Typer(
         [
             "holdfast serve --root /srv/data",
             "holdfast pagecache show",
+            "holdfast manifest build",
             "holdfast --url https://node-7:9918 --token-file token op list",
         ]
     ),
@@ -42,6 +43,7 @@ main_options(
 )
 serve.register(app)
 app.add_typer(pagecache_content.app)
+app.add_typer(manifest_content.app)
 app.add_typer(operations.app)
 node.register(app)
 app.add_typer(config.app)

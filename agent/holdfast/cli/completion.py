@@ -25,6 +25,14 @@ def dump_ids(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
         yield dump["id"], f"{dump['created_at']} {dump['host']}"
 
 
+def manifest_ids(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+    """Offer `latest` and the ids of stored manifests."""
+    if "latest".startswith(incomplete):
+        yield "latest", "the newest manifest"
+    for manifest in _ask(ctx, "/v1/manifests").get("manifests", ()):
+        yield manifest["id"], f"{manifest['created_at']} {manifest['host']}"
+
+
 def operation_ids(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
     """Offer the ids of the newest operations."""
     for operation in _ask(ctx, "/v1/operations", limit=_LIMIT).get("operations", ()):

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,7 +16,8 @@ from holdfast.cli.errors import CliError, UsageError
 from holdfast.cli.follow import Terminated
 from holdfast.config import Settings
 from holdfast.config.statedir import locate_state_dir
-from holdfast.manifests.service import Manifests
+from holdfast.manifests.models import ManifestDetails, ManifestList
+from holdfast.manifests.service import Form, Manifests
 from holdfast.operations.ids import new_id
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import Operation, Problem, ProgressReport, RequestError, State, now
@@ -24,6 +25,10 @@ from holdfast.operations.outcome import problem_of
 from holdfast.operations.progress import Meter
 from holdfast.pagecache.models import Dump, DumpList, PageCacheState
 from holdfast.pagecache.service import PageCache
+from holdfast.records.store import Stored
+from holdfast.records.uploads import Upload
+
+R = TypeVar("R", bound=Stored)
 
 _TICK_SECONDS = 0.25
 _CHUNK = 1 << 20
@@ -77,27 +82,63 @@ class LocalWork:
         """Store a record file made elsewhere, once it is found to be whole."""
         with _refusals():
             self._prepare()
-            upload = self.pagecache.receive()
-            try:
-                for chunk in chunks:
-                    upload.write(chunk)
-                return upload.finish(None)
-            except BaseException:
-                upload.abort()
-                raise
+            return _received(self.pagecache.receive(), chunks)
+
+    def manifest_list(self) -> ManifestList:
+        """List the stored manifests, newest first."""
+        with _refusals():
+            return self.manifests.manifests()
+
+    def manifest(self, manifest: str) -> ManifestDetails:
+        """Describe a stored manifest."""
+        with _refusals():
+            return self.manifests.manifest(manifest)
+
+    def delete_manifest(self, manifest: str) -> None:
+        """Delete a stored manifest."""
+        with _refusals():
+            self.manifests.delete(manifest)
+
+    def manifest_content(self, manifest: str, form: Form) -> Iterator[bytes]:
+        """Yield the bytes of a manifest in one of its forms."""
+        with _refusals(), self.manifests.content(manifest, form) as path, path.open("rb") as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+
+    def report(self, operation: str) -> Iterator[bytes]:
+        """Yield the lines of the report of a verification or comparison."""
+        with (
+            _refusals(),
+            self.manifests.report(operation, "jsonl") as path,
+            path.open("rb") as file,
+        ):
+            yield from file
+
+    def receive_manifest(self, chunks: Iterator[bytes]) -> ManifestDetails:
+        """Store a manifest made elsewhere, once it is found to be whole."""
+        with _refusals():
+            self._prepare()
+            return _received(self.manifests.receive(), chunks)
 
     def start(self, kind_name: str, body: Mapping[str, Any]) -> LocalRun:
         """Check parameters and start the work. Raises `CliError` for what a daemon would refuse."""
-        kind = next(kind for kind in self.pagecache.kinds() if kind.name == kind_name)
+        capabilities: tuple[PageCache | Manifests, ...] = (self.pagecache, self.manifests)
+        capability, kind = next(
+            (capability, kind)
+            for capability in capabilities
+            for kind in capability.kinds()
+            if kind.name == kind_name
+        )
         with _refusals():
             self._prepare()
-            params = kind.params.model_validate(body)
-            self.pagecache.check(params)
+            params: Any = kind.params.model_validate(body)
+            capability.check(params)
         return LocalRun(kind, params)
 
     def _prepare(self) -> None:
         self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.pagecache.prepare()
+        self.manifests.prepare()
 
 
 class LocalRun:
@@ -154,6 +195,16 @@ class LocalRun:
             outcome = {"state": State.FAILED, "error": problem}
         self._operation = self._operation.model_copy(update={**outcome, "finished_at": now()})
         self._done.set()
+
+
+def _received(upload: Upload[R], chunks: Iterator[bytes]) -> R:
+    try:
+        for chunk in chunks:
+            upload.write(chunk)
+        return upload.finish(None)
+    except BaseException:
+        upload.abort()
+        raise
 
 
 @contextmanager

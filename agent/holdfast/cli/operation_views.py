@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from holdfast.cli import units
+from holdfast.cli.manifest_views import show_built, show_compared, show_verified
 from holdfast.cli.output import Output
 from holdfast.cli.pagecache_views import show_dumped, show_evicted, show_loaded
 from holdfast.cli.progress import amounts, describe, share
@@ -16,6 +17,9 @@ _RESULTS: dict[str, Callable[[Output, Mapping[str, Any]], None]] = {
     "pagecache.dump": show_dumped,
     "pagecache.load": show_loaded,
     "pagecache.evict": show_evicted,
+    "manifest.build": show_built,
+    "manifest.verify": show_verified,
+    "manifest.compare": show_compared,
 }
 
 

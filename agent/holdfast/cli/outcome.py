@@ -16,34 +16,36 @@ Render = Callable[[Output, dict[str, Any]], None]
 
 def perform(
     session: Session, path: str, kind: str, body: dict[str, Any], render: Render, *, wait: bool
-) -> None:
+) -> dict[str, Any] | None:
     """Start an operation and see it through, by the daemon or, with `--local`, in this process.
 
-    `render` prints the result of one that succeeded. Raises `CliError` for any other outcome.
+    `render` prints the result of one that succeeded, which is returned; nothing is where it goes
+    on. Raises `CliError` for any other outcome.
     """
     given = {key: value for key, value in body.items() if value is not None}
     if session.local:
-        finish(session, session.work.start(kind, given), render)
-        return
+        return finish(session, session.work.start(kind, given), render)
     operation = session.api.post(path, given)
     if wait:
-        finish(session, RemoteRun(session.api, operation), render)
-    elif session.out.as_json:
+        return finish(session, RemoteRun(session.api, operation), render)
+    if session.out.as_json:
         session.out.json(operation)
     else:
         session.out.line(operation["id"])
         session.out.hint(f"to see how it goes: holdfast op watch {operation['id']}")
+    return None
 
 
-def finish(session: Session, run: Run, render: Render) -> None:
+def finish(session: Session, run: Run, render: Render) -> dict[str, Any] | None:
     """Watch a run that this command started, and print how it ended."""
     out = session.out
     try:
         operation = follow(run, out, started_here=True)
     except Left:
         out.note(f"operation {run.id} goes on; to see how: holdfast op watch {run.id}")
-        return
+        return None
     conclude(out, operation, render)
+    return operation
 
 
 def conclude(out: Output, operation: dict[str, Any], render: Render) -> None:

@@ -4,17 +4,15 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from holdfast.cli import units
+from holdfast.cli.arguments import Wait, absolute, segment, size_of
 from holdfast.cli.command import command, group
 from holdfast.cli.completion import dump_ids
-from holdfast.cli.errors import UsageError
 from holdfast.cli.session import Session
 
 app = group(
@@ -52,19 +50,6 @@ class OnDenied(StrEnum):
     SKIP = "skip"
 
 
-def _size(text: str) -> int:
-    try:
-        return units.parse_size(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
-Wait = Annotated[
-    bool,
-    typer.Option(
-        "--wait/--no-wait", help="Wait for the end; --no-wait prints the operation's id at once."
-    ),
-]
 DumpId = Annotated[
     str,
     typer.Argument(metavar="DUMP", help="A dump's id, or `latest`.", autocompletion=dump_ids),
@@ -98,7 +83,7 @@ def show(
     ] = 10,
 ) -> None:
     """Show how much of each root is in memory, by directory and by file."""
-    named = None if path is None else _absolute(path)
+    named = None if path is None else absolute(path)
     if session.local:
         state = session.work.state(path=named, depth=depth, top=top)
     else:
@@ -148,7 +133,7 @@ def dump(
     from holdfast.cli.pagecache_views import show_dumped
 
     body = {
-        "path": path and _absolute(path),
+        "path": path and absolute(path),
         "hotness": hotness or None,
         "on_denied": None if on_denied is OnDenied.FAIL else on_denied.value,
     }
@@ -205,11 +190,11 @@ def load(
 
     body = {
         "dump": dump,
-        "root": into and _absolute(into),
+        "root": into and absolute(into),
         "policy": None if policy is Policy.CLAMP else policy.value,
-        "budget_bytes": None if budget is None else _size(budget),
-        "reserve_bytes": None if reserve is None else _size(reserve),
-        "bytes_per_second": None if rate is None else _size(rate),
+        "budget_bytes": None if budget is None else size_of(budget),
+        "reserve_bytes": None if reserve is None else size_of(reserve),
+        "bytes_per_second": None if rate is None else size_of(rate),
         "report": None if report is Report.INCOMPLETE else report.value,
     }
     perform(session, "/v1/pagecache/loads", "pagecache.load", body, show_loaded, wait=wait)
@@ -240,7 +225,7 @@ def evict(
     from holdfast.cli.outcome import perform
     from holdfast.cli.pagecache_views import show_evicted
 
-    body = {"paths": [_absolute(path) for path in paths], "sync": sync or None}
+    body = {"paths": [absolute(path) for path in paths], "sync": sync or None}
     perform(session, "/v1/pagecache/evictions", "pagecache.evict", body, show_evicted, wait=wait)
 
 
@@ -284,23 +269,3 @@ def delete(
             session.out.line(f"deleted dump {dump_id}")
     if session.out.as_json:
         session.out.json({"deleted": dumps})
-
-
-def _absolute(path: Path) -> str:
-    """Make a path as typed absolute; one that already is goes to the daemon untouched."""
-    text = str(path) if path.is_absolute() else os.path.normpath(Path.cwd() / path)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UsageError(
-            f"{units.printable(text)} is not UTF-8, so it cannot be named here; "
-            "name the directory it is in"
-        ) from None
-    return text
-
-
-def segment(text: str) -> str:
-    """Quote an id as a person typed it for use as one segment of a URL's path."""
-    from urllib.parse import quote
-
-    return quote(text, safe="")

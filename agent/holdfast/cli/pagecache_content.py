@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
@@ -13,9 +12,11 @@ from typing import IO, Annotated, Any
 import typer
 
 from holdfast.cli import units
+from holdfast.cli.arguments import segment
 from holdfast.cli.command import command
 from holdfast.cli.errors import CliError, UsageError
-from holdfast.cli.pagecache import DumpId, app, segment
+from holdfast.cli.files import copy, write_whole
+from holdfast.cli.pagecache import DumpId, app
 from holdfast.cli.session import Session
 
 __all__ = ["app"]  # the group, with the two commands of this module as well
@@ -66,10 +67,10 @@ def export(
         raise UsageError("a dump is not text: name a file with --output, or use a pipe")
     chunks = _content(session, dump, form)
     if output is None:
-        written = _copy(chunks, sys.stdout.buffer)
+        written = copy(chunks, sys.stdout.buffer)
         sys.stdout.buffer.flush()
     else:
-        written = _write_whole(chunks, output)
+        written = write_whole(chunks, output)
     if session.out.as_json:
         session.out.json({"dump": dump, "file": str(output), "bytes": written})
     elif output is not None:
@@ -127,27 +128,3 @@ def _content(session: Session, dump: str, form: Format) -> Iterator[bytes]:
     path = f"/v1/pagecache/dumps/{segment(dump)}/content"
     with session.api.stream(path, accept="*/*", format=form.value) as response:
         yield from response.iter_raw()
-
-
-def _copy(chunks: Iterator[bytes], target: IO[bytes]) -> int:
-    written = 0
-    for chunk in chunks:
-        target.write(chunk)
-        written += len(chunk)
-    return written
-
-
-def _write_whole(chunks: Iterator[bytes], output: Path) -> int:
-    """Write a file that appears under its name only once it is complete."""
-    partial = output.with_name(f".{output.name}.{os.getpid()}.part")
-    try:
-        with partial.open("xb") as target:
-            written = _copy(chunks, target)
-            target.flush()
-            os.fsync(target.fileno())
-        partial.replace(output)
-    except OSError as error:
-        raise CliError(f"cannot write {units.printable(str(output))}: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return written

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import os
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from pathlib import PurePath
 from typing import Any
 
 from holdfast.cli import units
 from holdfast.cli.output import Output
+from holdfast.cli.phrases import name_of, took_of, when_of
 from holdfast.pagecache.models import (
     Dump,
     DumpList,
@@ -80,7 +78,7 @@ def _show_residency(out: Output, what: str, entries: Sequence[Residency], total:
         ]
         if dirty:
             row.append(units.size(entry.dirty or 0))
-        row.append(_below(_name(entry), _name(total)))
+        row.append(_below(name_of(entry), name_of(total)))
         rows.append(row)
     out.table(columns, rows)
 
@@ -88,7 +86,7 @@ def _show_residency(out: Output, what: str, entries: Sequence[Residency], total:
 def show_dumped(out: Output, operation: Mapping[str, Any]) -> None:
     """Print what a dump recorded."""
     result = DumpResult.model_validate(operation["result"])
-    took = _took(operation)
+    took = took_of(operation)
     out.line(
         f"dumped {units.size(result.bytes)} resident in {units.counted(result.files, 'file')}, "
         f"of {units.count(result.files_scanned)} looked at{took}"
@@ -103,7 +101,7 @@ def show_dumped(out: Output, operation: Mapping[str, Any]) -> None:
 def show_loaded(out: Output, operation: Mapping[str, Any]) -> None:
     """Print what a load brought back, and what it did not."""
     result = LoadResult.model_validate(operation["result"])
-    took = _took(operation, result.loaded)
+    took = took_of(operation, result.loaded)
     out.line(
         f"loaded {units.size(result.loaded)}{took}; "
         f"{units.size(result.already_resident)} was there already"
@@ -140,7 +138,7 @@ def show_evicted(out: Output, operation: Mapping[str, Any]) -> None:
     result = EvictResult.model_validate(operation["result"])
     out.line(
         f"evicted {units.size(result.evicted)} of {units.size(result.resident_before)} in "
-        f"{units.counted(result.files, 'file')}{_took(operation)}"
+        f"{units.counted(result.files, 'file')}{took_of(operation)}"
     )
     if result.retained:
         out.line(f"stayed in memory: {units.size(result.retained)}")
@@ -151,7 +149,7 @@ def show_evicted(out: Output, operation: Mapping[str, Any]) -> None:
                     units.size(entry.retained),
                     "" if entry.dirty is None else units.size(entry.dirty),
                     ", ".join(entry.reasons),
-                    units.printable(_name(entry)),
+                    units.printable(name_of(entry)),
                 )
                 for entry in result.retained_files
             ],
@@ -197,7 +195,7 @@ def show_stored(out: Output, answer: Any) -> None:
     out.line(f"stored as dump {dump.id}")
     out.fields(
         [
-            ("made", f"{_when(dump.created_at)} on {units.printable(dump.host)}"),
+            ("made", f"{when_of(dump.created_at)} on {units.printable(dump.host)}"),
             ("of", ", ".join(units.printable(root) for root in dump.roots)),
             ("in memory", f"{units.size(dump.bytes)} of {units.counted(dump.files, 'file')}"),
         ],
@@ -228,7 +226,7 @@ def _show_reasons(out: Output, skipped: Mapping[str, int]) -> None:
 
 def _show_example(out: Output, file: Located, what: str, detail: str | None) -> None:
     more = f" ({units.printable(detail)})" if detail else ""
-    out.line(f"  {units.printable(_name(file))}: {what}{more}")
+    out.line(f"  {units.printable(name_of(file))}: {what}{more}")
 
 
 def _reasons(skipped: Mapping[str, int]) -> str:
@@ -243,31 +241,9 @@ def _resident(entry: Residency) -> int:
     return min(entry.resident, entry.bytes)
 
 
-def _name(located: Located) -> str:
-    """Answer a path as the file system has it, also where it is not UTF-8."""
-    if located.path_b64 is None:
-        return located.path
-    return os.fsdecode(base64.b64decode(located.path_b64))
-
-
 def _below(path: str, top: str) -> str:
     """Shorten a path to what lies below `top`."""
     pure = PurePath(path)
     if pure != PurePath(top) and pure.is_relative_to(top):
         return units.printable(str(pure.relative_to(top)))
     return units.printable(path)
-
-
-def _took(operation: Mapping[str, Any], moved: int | None = None) -> str:
-    started, finished = operation.get("started_at"), operation.get("finished_at")
-    if not started or not finished:
-        return ""
-    seconds = (datetime.fromisoformat(finished) - datetime.fromisoformat(started)).total_seconds()
-    text = f" in {units.duration(seconds)}"
-    if moved and seconds > 0:
-        text += f" ({units.rate(moved / seconds)})"
-    return text
-
-
-def _when(moment: datetime) -> str:
-    return f"{units.moment(moment)} ({units.age(moment)})"

@@ -144,7 +144,7 @@ class Local:
         typer.Option(
             readable=False,
             metavar="DIR",
-            help="With --local: where dumps are kept.",
+            help="With --local: where dumps and manifests are kept.",
             show_default="<first root>/.holdfast",
             rich_help_panel="Without a daemon",
         ),
@@ -200,7 +200,7 @@ class Session:
 
     @cached_property
     def work(self) -> LocalWork:
-        """The page cache of this machine, worked on in this process."""
+        """What can be done with this machine in this process."""
         from holdfast.cli.local import LocalWork
 
         return LocalWork(self.settings)
