@@ -77,6 +77,7 @@ def test_operation_json_is_that_of_the_contract() -> None:
         "params": {"root": "/mnt/data"},
         "progress": {
             "phase": "",
+            "current": None,
             "bytes_done": 0,
             "bytes_expected": None,
             "files_done": 0,
