@@ -80,7 +80,7 @@ def build(
             "algorithm": "xxh64",
             "destination": str(destination),
             "journal": f"{destination}.journal",
-            "previous": None if previous is None else str(previous),
+            "previous": [] if previous is None else [str(previous)],
             "max_bytes": _MOST_BYTES,
             "header": {},
             "bytes_per_second": None,

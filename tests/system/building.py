@@ -45,9 +45,12 @@ def built(daemon: Daemon, operation: Mapping[str, Any], *, seconds: float = 60.0
     assert ended["state"] == "succeeded", ended
     result = ended["result"]
     found = Built(result, lines_of(daemon, result["manifest"]))
-    for status in ("ok", "changed", "vanished"):
-        files = [line for line in found.lines.values() if line["type"] == "file"]
-        assert result[status] == sum(line["status"] == status for line in files)
+    files = [line for line in found.lines.values() if line["type"] == "file"]
+    assert result["files"] == len(files)
+    assert result["ok"] == sum(line["status"] == "ok" for line in files)
+    # Directories that went away or could not be read count too.
+    for status, count in {"changed": "changed", "vanished": "vanished", "error": "errors"}.items():
+        assert result[count] == sum(line["status"] == status for line in found.lines.values())
     # Only what was read to its end without a change has a digest.
     for line in found.lines.values():
         assert ("xxh64" in line) == (line["type"] == "file" and line["status"] == "ok"), line
