@@ -30,6 +30,7 @@ def _unix(address: str) -> list[str]:
         f"  {curl}/v1/pagecache",
         f"  {curl}/v1/pagecache/dumps {json} '{{}}'",
         f"  {curl}/v1/pagecache/loads {json} '{load}'",
+        f"  {curl}/v1/manifests {json} '{{}}'",
         f"  {curl}/v1/operations",
         f'  {shlex.quote(_program())} --socket "$S" pagecache show',
     ]

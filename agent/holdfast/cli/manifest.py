@@ -14,14 +14,12 @@ import typer
 from holdfast.cli.arguments import Wait, absolute, segment, size_of
 from holdfast.cli.command import command, group
 from holdfast.cli.completion import manifest_ids, operation_ids
-from holdfast.cli.errors import UsageError
+from holdfast.cli.errors import ExitCode, UsageError
 from holdfast.cli.session import Session
 
 if TYPE_CHECKING:
     from holdfast.cli.output import Output
 
-DIFFERENT = 3
-"""The exit code of a check that found differences."""
 _LOOK_SECONDS = 600.0  # a record of a million files is read as a whole when it is first asked for
 
 app = group(
@@ -150,7 +148,12 @@ def verify(
     ] = None,
     sample: Annotated[
         float | None,
-        typer.Option(metavar="PERCENT", help="Read only this share of all chunks, at random."),
+        typer.Option(
+            metavar="PERCENT",
+            min=0.0001,
+            max=100,
+            help="Read only this share of all chunks, at random.",
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(min=0, metavar="N", help="Make the same choice again.")
@@ -235,7 +238,7 @@ def report(
     findings = findings_of(_report(session, operation))
     if session.out.as_json:
         for finding in findings:
-            session.out.json_line(finding)
+            session.out.json_line(finding, at_once=False)
         return
     for line in finding_lines(findings):
         session.out.line(line)
@@ -331,4 +334,4 @@ def _report(session: Session, operation: str) -> Iterator[bytes]:
 def _judge(operation: Mapping[str, Any] | None) -> None:
     """End with the exit code for differences if an operation found any."""
     if operation is not None and not operation["result"]["ok"]:
-        raise typer.Exit(DIFFERENT)
+        raise typer.Exit(ExitCode.DIFFERENCES)

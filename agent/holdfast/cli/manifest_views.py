@@ -15,6 +15,7 @@ from holdfast.manifests.models import (
     BuildResult,
     CompareResult,
     FileProblem,
+    Manifest,
     ManifestDetails,
     ManifestList,
     Reading,
@@ -119,11 +120,13 @@ def comparison(result: CompareResult) -> str:
 def show_manifest(out: Output, answer: Any) -> None:
     """Print a stored manifest."""
     manifest = ManifestDetails.model_validate(answer)
-    safe = "cryptographic" if manifest.cryptographic else "finds accidents, not forgeries"
+    safe = "not cryptographic: finds accidents, not forgeries"
+    if manifest.cryptographic:
+        safe = "cryptographic: finds forgeries as well"
     out.line(f"manifest {manifest.id}", "bold")
     out.fields(
         [
-            ("of", units.printable(os.path.join(manifest.root, manifest.path).rstrip("/") or "/")),  # noqa: PTH118  # as text
+            ("of", _base(manifest)),
             ("made", f"{when_of(manifest.created_at)} on {units.printable(manifest.host)}"),
             ("digests", f"{manifest.algorithm} ({safe})"),
             ("contents", f"{units.size(manifest.bytes)} in {_contents(manifest)}"),
@@ -141,7 +144,7 @@ def show_manifest(out: Output, answer: Any) -> None:
             [
                 (
                     units.size(file.size),
-                    (file.digest or "-")[:32],
+                    file.digest or "-",
                     units.printable(name_of(file)),
                 )
                 for file in manifest.largest
@@ -179,7 +182,7 @@ def show_manifests(out: Output, answer: Any) -> None:
                     units.count(manifest.files - manifest.ok),
                     manifest.algorithm,
                     units.printable(manifest.host),
-                    units.printable(f"{manifest.root}/{manifest.path}".rstrip("/") or "/"),
+                    _base(manifest),
                     _marks(manifest),
                 )
                 for manifest in stored.manifests
@@ -207,21 +210,21 @@ def findings_of(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 def finding_lines(findings: Iterable[Mapping[str, Any]]) -> Iterator[str]:
     """Write findings as lines that begin with `= ! + - ~`."""
     for finding in findings:
-        sign = _SIGNS.get(finding["finding"], "?")
         path = _path(finding)
         if finding["type"] == "directory":
             path += "/"
+        if moved_to := finding.get("moved_to"):
+            path += f" -> {_path(moved_to)}"
         told = _told(finding)
+        sign = _SIGNS.get(finding["finding"], "?")
         yield f"{sign} {path}" + (f"  ({told})" if told else "")
 
 
 def _told(finding: Mapping[str, Any]) -> str:
     kind, reason = finding["finding"], finding.get("reason")
-    if finding.get("moved_to"):
-        return f"moved to {_path(finding['moved_to'])}"
-    if finding.get("fields"):
-        return "other " + ", ".join(finding["fields"])
     parts = []
+    if fields := finding.get("fields"):
+        parts.append("other " + ", ".join(map(units.printable, fields)))
     if kind in ("changed", "unreadable", "unproven"):
         parts.append(
             {
@@ -230,18 +233,30 @@ def _told(finding: Mapping[str, Any]) -> str:
                 "unproven": "no digest to compare with",
             }[kind]
         )
-    if reason:
-        parts.append(f"other {reason}")
-    sizes = finding.get("left_size"), finding.get("right_size")
-    if reason == "size" and None not in sizes:
-        parts.append(f"{sizes[0]} and {sizes[1]} bytes")
+    left, right = finding.get("left_size"), finding.get("right_size")
+    if reason == "size" and left is not None and right is not None:
+        parts.append(f"size {left} -> {right}")
+    elif reason:
+        parts.append(f"other {units.printable(reason)}")
     if ranges := finding.get("ranges"):
-        shown = ", ".join(f"{begin}-{end}" for begin, end in ranges[:_EXAMPLES])
-        more = f" and {len(ranges) - _EXAMPLES} more ranges" if len(ranges) > _EXAMPLES else ""
-        parts.append(f"bytes {shown}{more}")
+        parts.append(_ranges(ranges, None if left is None or right is None else max(left, right)))
     if detail := finding.get("detail"):
         parts.append(units.printable(detail))
     return ", ".join(parts)
+
+
+def _ranges(ranges: Sequence[Sequence[int]], size: int | None) -> str:
+    """Name ranges `[from, to)`; `size` is the file's, if it is known."""
+    if size is not None and [*ranges[0]] == [0, size]:
+        return "whole file"
+    shown = ", ".join(f"{begin}-{end}" for begin, end in ranges[:_EXAMPLES])
+    more = f" and {len(ranges) - _EXAMPLES} more ranges" if len(ranges) > _EXAMPLES else ""
+    return f"bytes {shown}{more}"
+
+
+def _base(manifest: Manifest) -> str:
+    """Name the directory that a manifest is of."""
+    return units.printable(f"{manifest.root}/{manifest.path}".rstrip("/") or "/")
 
 
 def _path(located: Mapping[str, Any]) -> str:
@@ -293,6 +308,6 @@ def _show_problems(
         out.line("  and more, which --json names")
 
 
-def _marks(manifest: Any) -> str:
+def _marks(manifest: Manifest) -> str:
     marks = (("latest", manifest.latest), ("uploaded", manifest.uploaded))
     return ", ".join(name for name, holds in marks if holds)

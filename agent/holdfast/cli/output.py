@@ -47,9 +47,9 @@ class Output:
         """Print one JSON document; pydantic models and what contains them are fine."""
         print(json.dumps(value, indent=2, ensure_ascii=False, default=_to_json))
 
-    def json_line(self, value: Any) -> None:
-        """Print one JSON document on a line of its own, at once."""
-        print(json.dumps(value, ensure_ascii=False, default=_to_json), flush=True)
+    def json_line(self, value: Any, *, at_once: bool = True) -> None:
+        """Print one JSON document on a line of its own; not `at_once` where there are many."""
+        print(json.dumps(value, ensure_ascii=False, default=_to_json), flush=at_once)
 
     def line(self, text: str = "", style: str = "") -> None:
         """Print a line of a result."""

@@ -26,7 +26,7 @@ def pressure_file(limit: PressureLimit) -> Path:
     if ".." in group.parts or "\0" in limit.cgroup:
         raise RequestError(
             Slug.INVALID_REQUEST,
-            f"{limit.cgroup!r} is not a path of a control group.",
+            f"`{limit.cgroup}` is not a path of a control group.",
             "pressure.cgroup",
         )
     for mount in _CGROUPS:

@@ -100,7 +100,10 @@ class Manifests:
                     try:
                         _engine.check_patterns(patterns, [])
                     except ValueError as error:
-                        raise RequestError(Slug.INVALID_REQUEST, f"{error}.", field) from None
+                        told = str(error)
+                        raise RequestError(
+                            Slug.INVALID_REQUEST, f"{told[0].upper()}{told[1:]}.", field
+                        ) from None
             case VerifyParams():
                 self._verify_place(params)
                 self._limits(params)
