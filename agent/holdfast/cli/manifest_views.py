@@ -6,6 +6,7 @@ import base64
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
 
 from holdfast.cli import units
@@ -24,6 +25,7 @@ from holdfast.manifests.models import (
 )
 
 _EXAMPLES = 10
+_CHUNK = 64 << 20  # ranges are as fine as chunks, which are a multiple of this
 _SIGNS = {
     "identical": "=",
     "differing": "!",
@@ -239,15 +241,21 @@ def _told(finding: Mapping[str, Any]) -> str:
     elif reason:
         parts.append(f"other {units.printable(reason)}")
     if ranges := finding.get("ranges"):
-        parts.append(_ranges(ranges, None if left is None or right is None else max(left, right)))
+        parts.append(_bytes(ranges, kind, left, right))
     if detail := finding.get("detail"):
         parts.append(units.printable(detail))
     return ", ".join(parts)
 
 
-def _ranges(ranges: Sequence[Sequence[int]], size: int | None) -> str:
-    """Name ranges `[from, to)`; `size` is the file's, if it is known."""
-    if size is not None and [*ranges[0]] == [0, size]:
+def _bytes(ranges: Sequence[Sequence[int]], kind: str, left: int | None, right: int | None) -> str:
+    """Name ranges, each `[from, to)`."""
+    begin, end = ranges[0]
+    if left is not None and right is not None:
+        whole = end == max(left, right)
+    else:
+        # A verification tells no sizes: what does not end where a chunk does ends with the file.
+        whole = kind == "mismatched" and end % _CHUNK != 0
+    if begin == 0 and whole:
         return "whole file"
     shown = ", ".join(f"{begin}-{end}" for begin, end in ranges[:_EXAMPLES])
     more = f" and {len(ranges) - _EXAMPLES} more ranges" if len(ranges) > _EXAMPLES else ""
@@ -256,7 +264,7 @@ def _ranges(ranges: Sequence[Sequence[int]], size: int | None) -> str:
 
 def _base(manifest: Manifest) -> str:
     """Name the directory that a manifest is of."""
-    return units.printable(f"{manifest.root}/{manifest.path}".rstrip("/") or "/")
+    return units.printable(str(PurePosixPath(manifest.root, manifest.path)))
 
 
 def _path(located: Mapping[str, Any]) -> str:
