@@ -179,7 +179,9 @@ class Manifests:
         journal = self._store.journal(context.id)
         # A run that was killed between its last two steps has left a manifest already.
         destination = self._store.destination(context.id, replace=context.resumed)
-        previous = [] if params.full else self._store.made_here()
+        previous = self._store.made_here()
+        if params.full:
+            previous = [path for path in previous if path == destination]
         try:
             outcome = call(
                 _engine.build_manifest,

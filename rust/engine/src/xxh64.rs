@@ -112,6 +112,32 @@ impl Xxh64 {
     }
 }
 
+/// Take the same bytes into two digests, for less than twice the price: each multiplies the input by
+/// the same number first.
+pub fn update_both(one: &mut Xxh64, other: &mut Xxh64, data: &[u8]) {
+    let whole = data.len() - data.len() % STRIPE;
+    let (stripes, rest) = data.split_at(whole);
+    if one.buffered > 0 || other.buffered > 0 {
+        one.update(data);
+        other.update(data);
+        return;
+    }
+    let (mut left, mut right) = (one.lanes, other.lanes);
+    for stripe in stripes.as_chunks::<STRIPE>().0 {
+        let words = stripe.as_chunks::<8>().0;
+        for ((left, right), word) in left.iter_mut().zip(&mut right).zip(words) {
+            let product = u64::from_le_bytes(*word).wrapping_mul(P2);
+            *left = left.wrapping_add(product).rotate_left(31).wrapping_mul(P1);
+            *right = right.wrapping_add(product).rotate_left(31).wrapping_mul(P1);
+        }
+    }
+    for (hash, lanes) in [(one, left), (other, right)] {
+        hash.lanes = lanes;
+        hash.length += whole as u64;
+        hash.update(rest);
+    }
+}
+
 /// The digest of `data`.
 pub fn xxh64(data: &[u8]) -> u64 {
     let mut hash = Xxh64::default();
@@ -138,7 +164,7 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{Xxh64, xxh64};
+    use super::{Xxh64, update_both, xxh64};
 
     #[test]
     fn the_empty_input_has_its_published_digest() {
@@ -163,6 +189,24 @@ mod tests {
                 from = to;
             }
             prop_assert_eq!(hash.digest(), judge.finish());
+        }
+
+        #[test]
+        fn two_at_once_are_as_one_by_one(
+            data in prop::collection::vec(any::<u8>(), 0..300),
+            before in 0_usize..100,
+            cut in 0_usize..300,
+        ) {
+            let (first, second) = data.split_at(cut.min(data.len()));
+            let mut one = Xxh64::default();
+            one.update(&[7; 100][..before]);
+            let mut other = Xxh64::default();
+            let mut judge = one.clone();
+            judge.update(&data);
+            update_both(&mut one, &mut other, first);
+            update_both(&mut one, &mut other, second);
+            prop_assert_eq!(one.digest(), judge.digest());
+            prop_assert_eq!(other.digest(), xxh64(&data));
         }
 
         #[test]

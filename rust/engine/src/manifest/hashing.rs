@@ -2,7 +2,7 @@
 
 use super::record::{Chunks, chunk_size};
 use crate::digest::{Algorithm, Digest, Hasher};
-use crate::xxh64::Xxh64;
+use crate::xxh64::{Xxh64, update_both};
 
 /// A chunk of a file that was taken in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,22 +69,29 @@ impl FileHasher {
 
     /// Take in more bytes, telling of each chunk that they complete.
     pub fn update(&mut self, mut bytes: &[u8], mut completed: impl FnMut(Chunk)) {
-        let Some(chunk) = &mut self.chunk else {
-            self.position += bytes.len() as u64;
-            self.whole.update(bytes);
-            return;
-        };
         while !bytes.is_empty() {
+            let Some(chunk) = &mut self.chunk else {
+                self.position += bytes.len() as u64;
+                self.whole.update(bytes);
+                return;
+            };
             let left = self.chunks.size - self.position % self.chunks.size;
             let most = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
             let (now, later) = bytes.split_at(most);
-            chunk.update(now);
-            self.whole.update(now);
+            match (chunk, &mut self.whole) {
+                (Hasher::Xxh64(chunk), Hasher::Xxh64(whole)) => update_both(whole, chunk, now),
+                (chunk, whole) => {
+                    chunk.update(now);
+                    whole.update(now);
+                }
+            }
             self.position += now.len() as u64;
             bytes = later;
             let last = self.position == self.size;
             if last || self.position.is_multiple_of(self.chunks.size) {
-                let digest = std::mem::replace(chunk, Hasher::new(self.algorithm)).digest();
+                let digest =
+                    self.chunk.replace(Hasher::new(self.algorithm)).map(|chunk| chunk.digest());
+                let Some(digest) = digest else { return };
                 let state = match &self.whole {
                     Hasher::Xxh64(whole) if !last => Some(whole.lanes()),
                     _ => None,
