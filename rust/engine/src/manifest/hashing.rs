@@ -78,7 +78,7 @@ impl FileHasher {
             let left = self.chunks.size - self.position % self.chunks.size;
             let most = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
             let (now, later) = bytes.split_at(most);
-            match (chunk, &mut self.whole) {
+            match (&mut *chunk, &mut self.whole) {
                 (Hasher::Xxh64(chunk), Hasher::Xxh64(whole)) => update_both(whole, chunk, now),
                 (chunk, whole) => {
                     chunk.update(now);
@@ -89,9 +89,7 @@ impl FileHasher {
             bytes = later;
             let last = self.position == self.size;
             if last || self.position.is_multiple_of(self.chunks.size) {
-                let digest =
-                    self.chunk.replace(Hasher::new(self.algorithm)).map(|chunk| chunk.digest());
-                let Some(digest) = digest else { return };
+                let digest = std::mem::replace(chunk, Hasher::new(self.algorithm)).digest();
                 let state = match &self.whole {
                     Hasher::Xxh64(whole) if !last => Some(whole.lanes()),
                     _ => None,
@@ -107,5 +105,46 @@ impl FileHasher {
     /// The file's digest, and its chunk table if it has more than one chunk.
     pub fn finish(self) -> (Digest, Option<Chunks>) {
         (self.whole.digest(), self.chunk.map(|_| self.chunks))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FileHasher, Hasher};
+    use crate::digest::Algorithm;
+    use crate::manifest::record::CHUNK;
+
+    const PIECE: usize = 3 << 20;
+
+    fn hash(hasher: &mut FileHasher, data: &[u8], from: usize) -> Vec<usize> {
+        let mut completed = Vec::new();
+        for piece in data[from..].chunks(PIECE) {
+            hasher.update(piece, |chunk| completed.push(chunk.index));
+        }
+        completed
+    }
+
+    #[test]
+    fn it_goes_on_after_a_chunk_and_comes_to_the_same() {
+        let data: Vec<u8> = (0..CHUNK as usize + 77).map(|n| (n / 7) as u8).collect();
+        let size = data.len() as u64;
+        let mut whole = FileHasher::new(Algorithm::Xxh64, size);
+        assert_eq!(hash(&mut whole, &data, 0), [0, 1]);
+        let (digest, chunks) = whole.finish();
+        let chunks = chunks.unwrap();
+        let mut judge = Hasher::new(Algorithm::Xxh64);
+        judge.update(&data);
+        assert_eq!(digest, judge.digest());
+        assert!(chunks.is_of(size));
+        let mut begun = chunks.clone();
+        begun.digests.truncate(1);
+        let mut hasher = FileHasher::resume(Algorithm::Xxh64, size, begun.clone());
+        assert_eq!(hasher.position(), CHUNK);
+        assert_eq!(hash(&mut hasher, &data, CHUNK as usize), [1]);
+        assert_eq!(hasher.finish(), (digest, Some(chunks)));
+        // Of other algorithms, and of files of another size, nothing can be gone on from.
+        let other = FileHasher::resume(Algorithm::Blake3, size, begun.clone());
+        assert_eq!(other.position(), 0);
+        assert_eq!(FileHasher::resume(Algorithm::Xxh64, CHUNK, begun).position(), 0);
     }
 }
