@@ -18,6 +18,7 @@ pub struct Progress {
     files_done: AtomicU64,
     files_expected: AtomicU64,
     read_bytes: AtomicU64,
+    passed_over: AtomicU64,
     cancelled: AtomicBool,
 }
 
@@ -31,6 +32,7 @@ impl Default for Progress {
             files_done: AtomicU64::new(0),
             files_expected: AtomicU64::new(UNKNOWN),
             read_bytes: AtomicU64::new(0),
+            passed_over: AtomicU64::new(0),
             cancelled: AtomicBool::new(false),
         }
     }
@@ -85,6 +87,17 @@ impl Progress {
     /// Count `bytes` as dealt with.
     pub fn add_bytes(&self, bytes: u64) {
         self.bytes_done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Count `bytes` as dealt with although nothing could be done with them.
+    pub fn pass_over(&self, bytes: u64) {
+        self.passed_over.fetch_add(bytes, Ordering::Relaxed);
+        self.add_bytes(bytes);
+    }
+
+    /// Bytes dealt with that something was done with.
+    pub fn bytes_worked(&self) -> u64 {
+        self.bytes_done() - self.passed_over.load(Ordering::Relaxed)
     }
 
     /// Count `files` as dealt with.

@@ -241,7 +241,7 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Outcome> {
         counts,
         problems,
         problems_all,
-        hashed_bytes: progress.bytes_done(),
+        hashed_bytes: progress.bytes_worked(),
         known,
         previous_unusable,
         record_bytes,
@@ -527,29 +527,31 @@ impl<'a> Source for &'a Build<'a> {
 impl<'a> Build<'a> {
     /// Open a file to hash it, unless its outcome is clear.
     fn open(&'a self, index: u32) -> Result<Option<Opened<Hashing<'a>>>> {
-        let (path, expected) = {
+        let (path, found) = {
             let entry = &lock(&self.entries)[index as usize];
-            (entry.path.to_vec(), entry.identity.size)
+            (entry.path.to_vec(), entry.identity)
         };
+        let expected = found.size;
         let begun = lock(&self.begun).remove(&index);
         let had = begun.as_ref().map_or(0, |chunks| chunks.size * chunks.states.len() as u64);
         let file = match open_file(self.base.fd(), &path) {
             Ok(file) => Arc::new(file),
             Err(refusal) => {
                 self.refused(index, &refusal);
-                self.progress.add_bytes(expected - had);
+                self.progress.pass_over(expected - had);
                 return Ok(None);
             }
         };
         let identity = identity_of(&file.stat);
-        let hasher = match begun {
+        // What an earlier run knew was compared with the file as it was found, not as it is now.
+        let hasher = match begun.filter(|_| identity == found) {
             Some(chunks) => FileHasher::resume(self.algorithm, identity.size, chunks),
             None => FileHasher::new(self.algorithm, identity.size),
         };
         // It may have another size by now than when it was counted.
         let begin = hasher.position();
         self.progress.expect_more((identity.size - begin).saturating_sub(expected - had));
-        self.progress.add_bytes((expected - had).saturating_sub(identity.size - begin));
+        self.progress.pass_over((expected - had).saturating_sub(identity.size - begin));
         let name = String::from_utf8_lossy(&path).into();
         let range = begin..identity.size;
         let stream =
@@ -640,8 +642,56 @@ impl Stream for Hashing<'_> {
                 Found::Changed
             }
         };
-        build.progress.add_bytes(missing);
+        build.progress.pass_over(missing);
         build.found(index, &file, found);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::Mutex;
+
+    use super::{
+        Algorithm, Build, CHUNK, Chunks, Entry, Journal, Plan, Progress, Root, Waiting, describe,
+    };
+    use crate::confine::open_file;
+    use crate::digest::Digest;
+
+    #[test]
+    fn a_file_that_changed_after_it_was_found_is_not_gone_on_with() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create(directory.path().join("f")).unwrap();
+        file.set_len(2 * CHUNK).unwrap();
+        let base = Root::open(directory.path()).unwrap();
+        let progress = Progress::default();
+        let plan = Plan {
+            version: 1,
+            algorithm: Algorithm::Xxh64,
+            base: directory.path().to_owned(),
+            scan_started_ns: 0,
+        };
+        let begin = |later_ns: i64| {
+            let mut entry = Entry { path: b"f".as_slice().into(), ..Entry::default() };
+            describe(&mut entry, &open_file(base.fd(), b"f").unwrap().stat);
+            entry.identity.mtime_ns -= later_ns;
+            let chunks =
+                Chunks { size: CHUNK, digests: vec![Digest::Xxh64(1)], states: vec![[1, 2, 3, 4]] };
+            let journal = directory.path().join("journal");
+            let build = Build {
+                base: &base,
+                algorithm: Algorithm::Xxh64,
+                progress: &progress,
+                entries: Mutex::new(vec![entry]),
+                waiting: Mutex::new(Waiting::default()),
+                second: Mutex::default(),
+                begun: Mutex::new(HashMap::from([(0, chunks)])),
+                journal: Mutex::new(Journal::open(&journal, &plan).unwrap().0),
+            };
+            build.open(0).unwrap().unwrap().range.start
+        };
+        assert_eq!(begin(0), CHUNK);
+        assert_eq!(begin(1), 0);
     }
 }

@@ -246,7 +246,7 @@ pub fn verify(request: &Request, progress: &Progress) -> Result<Outcome> {
         mismatched_bytes: count(counts.mismatched_bytes),
         findings,
         findings_all,
-        bytes: progress.bytes_done(),
+        bytes: progress.bytes_worked(),
         chunks_checked,
         chunks_total,
         sample_percent: request.sample_percent,
@@ -520,7 +520,7 @@ impl<'a> Verify<'a> {
             first.retain(|other| other.check != part.check);
             again.retain(|other| other.check != part.check);
         }
-        self.progress.add_bytes(self.bytes_in(&parts));
+        self.progress.pass_over(self.bytes_in(&parts));
         self.absent(&self.checks[part.check as usize], refusal)
     }
 
@@ -636,7 +636,7 @@ impl Stream for Checking<'_> {
 
     fn finish(self, end: Ended) -> Result<()> {
         let Self { verify, part, range, delivered, work } = self;
-        verify.progress.add_bytes(range.end - range.start - delivered);
+        verify.progress.pass_over(range.end - range.start - delivered);
         verify.ended(part, |state| match end {
             Ended::Complete => {
                 let check = &verify.checks[part.check as usize];
