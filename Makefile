@@ -43,7 +43,7 @@ build: .venv/stamp ## Make .venv and build the release extension into it: .venv/
 	PIP_QUIET=1 PIP_CONSTRAINT=$(lock) $(bin)/maturin develop --release --extras dev
 
 .PHONY: demo
-demo: build ## Dump, evict and load a page cache through a running daemon (DATA=/path: your own files)
+demo: build ## Show the page cache and manifests through a running daemon (DATA=/path: your own files)
 	@$(bin)/python -m tests.demo $(if $(DATA),--data '$(DATA)')
 
 .PHONY: run

@@ -1,7 +1,8 @@
-"""`make demo`: a page cache is dumped, thrown away and brought back, through a real daemon.
+"""`make demo`: a page cache is dumped, thrown away and brought back, and a flipped byte is found.
 
-Prints every command before it runs it, so that the output reads as a session in a shell: what is
-shown can be typed. Ends with 1 if any step fell short, and leaves neither process nor file behind.
+All through a real daemon. Prints every command before it runs it, so that the output reads as a
+session in a shell: what is shown can be typed. Ends with 1 if any step fell short, and leaves
+neither process nor file behind.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -28,6 +29,9 @@ from tests.system.harness import dying_with_parent, free_port
 from tests.waiting import until
 
 MIB = 1 << 20
+CHUNK = 64 * MIB  # what a verification tells apart in a large file
+DIFFERENCES = 3  # the exit code of a check that found some
+FLIPPED, FLIPPED_AT = "tables/large-1.db", 100_000_000
 REQUIRED_RECALL = 0.99
 FREE_BYTES = 2 << 30
 ROOM_MESSAGE = "the demo needs 2 GiB free in {}; set HOLDFAST_TEST_DIR to another directory"
@@ -73,14 +77,18 @@ class Demo:
         bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() else ("", "")
         print(f"\n{bold}# {text}{plain}", flush=True)
 
-    def run(self, command: str) -> None:
-        """Print a command line and run it in a shell; its output goes where ours goes."""
+    def run(self, command: str, *, codes: Sequence[int] = (0,)) -> int:
+        """Print a command line and run it in a shell; its output goes where ours goes.
+
+        Answers its exit code, which must be one of `codes`.
+        """
         green, plain = ("\033[32m", "\033[0m") if sys.stdout.isatty() else ("", "")
         print(f"{green}$ {command}{plain}", flush=True)
         # A broken pipe in `… | head` is no failure, so no pipefail; curl -f tells of its own.
         done = subprocess.run(["bash", "-c", command], env=self.environment, check=False)
-        if done.returncode != 0:
+        if done.returncode not in codes:
             raise FellShortError(f"`{command}` ended with {done.returncode}")
+        return done.returncode
 
     def curl(self, path: str, arguments: str = "", *, then: str = "") -> None:
         """Call the HTTP API over the unix socket, as anyone could."""
@@ -221,6 +229,43 @@ def show_session(demo: Demo, *, ours: bool) -> None:
     )
 
 
+def show_manifests(demo: Demo, *, ours: bool) -> None:
+    """Record all files with their digests, and find out whether they are still the same."""
+    demo.title("manifest: record every file with its digest")
+    demo.run("holdfast manifest build")
+    built = demo.last("manifest.build")
+    demo.run("holdfast manifest show")
+
+    demo.title("verify: read everything and compare")
+    if not ours:
+        # Somebody may be writing to these files.
+        if demo.run("holdfast manifest verify", codes=(0, DIFFERENCES)) == DIFFERENCES:
+            print("\nfiles were changed meanwhile, or could not be read")
+        return
+    demo.expect(built["ok"] == len(SAMPLE), f"{built['ok']} of {len(SAMPLE)} files have a digest")
+    demo.run("holdfast manifest verify")
+
+    demo.title("one byte in a large file goes bad")
+    path = demo.root / FLIPPED
+    with path.open("rb") as file:
+        file.seek(FLIPPED_AT)
+        (byte,) = file.read(1)
+    write = f"dd of={shlex.quote(str(path))} bs=1 seek={FLIPPED_AT} conv=notrunc status=none"
+    demo.run(f"printf '\\x{byte ^ 1:02x}' | {write}")
+    code = demo.run("holdfast manifest verify", codes=(0, DIFFERENCES))
+    print(f"\nexit code {code}: {'files differ' if code else 'all is well'}")
+    found = [(each["path"], each["ranges"]) for each in demo.last("manifest.verify")["findings"]]
+    begin = FLIPPED_AT // CHUNK * CHUNK
+    demo.expect(
+        code == DIFFERENCES and found == [(FLIPPED, [[begin, begin + CHUNK]])],
+        f"the verification ended with {code} and found {found}",
+    )
+
+    demo.title("repaired")
+    demo.run(f"printf '\\x{byte:02x}' | {write}")
+    demo.run("holdfast manifest verify")
+
+
 def make_sample(root: Path) -> None:
     """Write the sample tree, and leave a part of it out of memory, as on a busy server."""
     total = sum(size for _, size in SAMPLE)
@@ -236,8 +281,8 @@ def consent(data: Path) -> bool:
     """Say what will happen to a person's own files, and ask if there is someone to ask."""
     print(
         f"The demo will write out and drop the pages of all files below {data} from memory,\n"
-        "and load them again. No file is changed, but whoever reads them meanwhile waits for the "
-        "disk."
+        "and load them again; then read all files twice, past the page cache, to build a manifest\n"
+        "and to verify it. No file is changed, but whoever reads them meanwhile waits for the disk."
     )
     if not sys.stdin.isatty():
         return True
@@ -289,6 +334,7 @@ def main() -> int:
         print(f"$ export HOLDFAST_SOCKET={demo.socket}")
         with demo.daemon():
             show_session(demo, ours=data is None)
+            show_manifests(demo, ours=data is None)
     except FellShortError as problem:
         demo.shortfalls.append(str(problem))
         print(f"FELL SHORT: {problem}", flush=True)
@@ -299,7 +345,10 @@ def main() -> int:
     if demo.shortfalls:
         print(f"\nthe demo fell short: {'; '.join(demo.shortfalls)}", file=sys.stderr)
         return 1
-    print("\nthe demo is done: everything that was dumped is back, and nothing is left running")
+    told = "everything that was dumped is back"
+    if data is None:
+        told += ", the flipped byte was found"
+    print(f"\nthe demo is done: {told}, and nothing is left running")
     return 0
 
 

@@ -383,7 +383,7 @@ class TestCarried:
             assert re.fullmatch(r"wrote \d+ B to .*\n", done.stdout)
         escaped = f"\\{digest(tree.root / odd)}  ./odd\\\\name\\n.db\n"
         assert lists["xxhsum-escaped"].read_text() == escaped
-        check = ["xxhsum", "--check", "--quiet", lists["xxhsum"]]
+        check = ["xxhsum", "--check", "--quiet", str(lists["xxhsum"])]
         assert len(lists["xxhsum"].read_text().splitlines()) == 4
         assert subprocess.run(check, cwd=tree.root, check=False).returncode == 0
         flip(tree.root / "small" / "0.db", 1)

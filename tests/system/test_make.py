@@ -41,6 +41,7 @@ def demo(data: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_demo_on_data_of_ones_own(data: Path) -> None:
+    before = {path.name: path.read_bytes() for path in data.iterdir()}
     done = demo(data)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "will write out and drop the pages" in done.stdout
@@ -49,6 +50,8 @@ def test_the_demo_on_data_of_ones_own(data: Path) -> None:
         "holdfast pagecache show",
         "holdfast pagecache evict",
         "holdfast pagecache load",
+        "holdfast manifest build",
+        "holdfast manifest verify",
         "curl -fsS --unix-socket",
         "/metrics",
     ):
@@ -56,7 +59,9 @@ def test_the_demo_on_data_of_ones_own(data: Path) -> None:
     assert 'holdfast_pagecache_resident_bytes{root="' in done.stdout
     # Nothing is left: no file of its own, no process, and the data as it was.
     assert list((data.parent / "scratch").iterdir()) == []
-    assert sorted(path.name for path in data.iterdir()) == ["0.db", "1.db", "2.db"]
+    assert {path.name: path.read_bytes() for path in data.iterdir()} == before
+    assert "ok: " in done.stdout
+    assert "dd of=" not in done.stdout
     daemon = re.search(r"^\$ kill (\d+)$", done.stdout, re.MULTILINE)
     assert daemon is not None
     with pytest.raises(ProcessLookupError):
@@ -86,6 +91,10 @@ def test_the_demo_on_its_own_sample(disk_dir: Path) -> None:
     written = re.search(r"^writing .* files, ([\d.]+) GiB", done.stdout, re.MULTILINE)
     assert written is not None
     assert float(written[1]) >= 1
+    flipped = "! tables/large-1.db  (other content, bytes 67108864-134217728)"
+    verdict = re.compile("^(ok|NOT OK): |^exit code 3", re.MULTILINE)
+    assert flipped in done.stdout
+    assert verdict.findall(done.stdout) == ["ok", "NOT OK", "", "ok"]
     assert list(disk_dir.iterdir()) == []
 
 

@@ -24,15 +24,17 @@ def _unix(address: str) -> list[str]:
     curl = 'curl --unix-socket "$S" http://localhost'
     json = "-H 'Content-Type: application/json' -d"
     load = '{"dump": "latest"}'
+    command = f'{shlex.quote(_program())} --socket "$S"'
     return [
         f"  S={path}",
         f"  {curl}/",
         f"  {curl}/v1/pagecache",
-        f"  {curl}/v1/pagecache/dumps {json} '{{}}'",
+        # This one waits for its end, so that there is a dump to load when all are pasted at once.
+        f"  {command} pagecache dump",
         f"  {curl}/v1/pagecache/loads {json} '{load}'",
         f"  {curl}/v1/manifests {json} '{{}}'",
         f"  {curl}/v1/operations",
-        f'  {shlex.quote(_program())} --socket "$S" pagecache show',
+        f"  {command} pagecache show",
     ]
 
 
