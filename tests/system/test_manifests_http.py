@@ -314,13 +314,13 @@ class TestVerify:
         result = operation["result"]
         assert (result["missing"], len(result["findings"])) == (1200, 1000)
         assert not result["findings_all"]
-        report = daemon.http.get(f"{BUILDS}/verifications/{operation['id']}")
+        report = daemon.http.get(f"{BUILDS}/reports/{operation['id']}")
         assert report.headers["content-type"] == "application/jsonl"
         header, *findings, trailer = map(json.loads, report.text.splitlines())
         assert header["manifest"] == manifest
         assert len({each["path"] for each in findings}) == trailer["files"] == 1200
         packed = daemon.http.get(
-            f"{BUILDS}/verifications/{operation['id']}", headers={"Accept": "application/zstd"}
+            f"{BUILDS}/reports/{operation['id']}", headers={"Accept": "application/zstd"}
         )
         assert decompress(packed.content) == report.content
 
@@ -526,9 +526,8 @@ class TestRefused:
         check_problem(http.delete(f"{BUILDS}/{NOTHING}"), 404, "not-found")
         body = {"left": NOTHING, "right": NOTHING}
         check_problem(http.post(COMPARISONS, json=body), 404, "not-found")
-        for what in ("verifications", "comparisons"):
-            for name in (NOTHING, "..%2f..%2fetc", "x"):
-                check_problem(http.get(f"{BUILDS}/{what}/{name}"), 404, "not-found")
+        for name in (NOTHING, "..%2f..%2fetc", "x"):
+            check_problem(http.get(f"{BUILDS}/reports/{name}"), 404, "not-found")
 
 
 class TestOperations:

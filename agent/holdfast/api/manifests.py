@@ -138,9 +138,9 @@ async def create_comparison(
 
 
 @router.get(
-    "/comparisons/{operation_id}",
-    operation_id="getComparisonReport",
-    summary="Every finding of a comparison",
+    "/reports/{operation_id}",
+    operation_id="getManifestReport",
+    summary="Every finding of a verification or comparison",
     response_class=Response,
     responses={
         **_files("A header, a line for each finding, a trailer.", JSONL, NDJSON, ZSTD, BYTES),
@@ -148,7 +148,7 @@ async def create_comparison(
     },
 )
 @spec(Scope.READ, produces=(JSONL, NDJSON, ZSTD, BYTES))
-async def get_comparison_report(
+async def get_report(
     services: ServicesDep,
     request: Request,
     operation_id: OperationId,
@@ -156,31 +156,13 @@ async def get_comparison_report(
         ReportFormat | None, Query(description="Which format; otherwise as `Accept` asks.")
     ] = None,
 ) -> Response:
-    """Stream the report of a comparison, of which the operation's result has the beginning."""
-    return await _report(services, request, operation_id, format)
-
-
-@router.get(
-    "/verifications/{operation_id}",
-    operation_id="getVerificationReport",
-    summary="Every finding of a verification",
-    response_class=Response,
-    responses={
-        **_files("A header, a line for each finding, a trailer.", JSONL, NDJSON, ZSTD, BYTES),
-        **problems_of(404, 507),
-    },
-)
-@spec(Scope.READ, produces=(JSONL, NDJSON, ZSTD, BYTES))
-async def get_verification_report(
-    services: ServicesDep,
-    request: Request,
-    operation_id: OperationId,
-    format: Annotated[  # noqa: A002 - the name of the query parameter
-        ReportFormat | None, Query(description="Which format; otherwise as `Accept` asks.")
-    ] = None,
-) -> Response:
-    """Stream the report of a verification, of which the operation's result has the beginning."""
-    return await _report(services, request, operation_id, format)
+    """Stream the report that an operation made, of which its result has the beginning."""
+    form, media_type = _representation(request, format, _REPORT_FORMS)
+    content = services.manifests.report(operation_id, cast("ReportFormat", form))
+    record = await to_thread.run_sync(open_record, content)
+    name = f"{operation_id}.{_EXTENSIONS[form]}"
+    tag = f'"{operation_id}"' if form == "native" else f'W/"{operation_id}-{form}"'
+    return RecordResponse(record, name=name, tag=tag, media_type=media_type)
 
 
 @router.get(
@@ -318,17 +300,6 @@ async def put_manifest_content(
     manifest = await receive(request, begin, manifest_id)
     headers = {"Location": f"/v1/manifests/{manifest.id}"}
     return JsonResponse(manifest, status_code=201, headers=headers)
-
-
-async def _report(
-    services: ServicesDep, request: Request, operation_id: str, wanted: str | None
-) -> Response:
-    form, media_type = _representation(request, wanted, _REPORT_FORMS)
-    content = services.manifests.report(operation_id, cast("ReportFormat", form))
-    record = await to_thread.run_sync(open_record, content)
-    name = f"{operation_id}.{_EXTENSIONS[form]}"
-    tag = f'"{operation_id}"' if form == "native" else f'W/"{operation_id}-{form}"'
-    return RecordResponse(record, name=name, tag=tag, media_type=media_type)
 
 
 def _representation(request: Request, wanted: str | None, forms: dict[str, str]) -> tuple[str, str]:

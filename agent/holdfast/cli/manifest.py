@@ -14,7 +14,7 @@ import typer
 from holdfast.cli.arguments import Wait, absolute, segment, size_of
 from holdfast.cli.command import command, group
 from holdfast.cli.completion import manifest_ids, operation_ids
-from holdfast.cli.errors import ExitCode, UsageError
+from holdfast.cli.errors import UsageError
 from holdfast.cli.session import Session
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def verify(
 ) -> None:
     """Read files and compare them with a manifest. Exits with 3 if anything differs."""
     from holdfast.cli.manifest_views import show_verified
-    from holdfast.cli.outcome import perform
+    from holdfast.cli.outcome import judge, perform
 
     body: dict[str, Any] = {
         "path": path and absolute(path),
@@ -176,7 +176,7 @@ def verify(
     if session.local:
         body["manifest"] = manifest
     where = f"/v1/manifests/{segment(manifest)}/verifications"
-    _judge(perform(session, where, "manifest.verify", body, show_verified, wait=wait))
+    judge(perform(session, where, "manifest.verify", body, show_verified, wait=wait))
 
 
 @command(
@@ -199,7 +199,7 @@ def diff(
 
     = identical, ! differing, - only left, + only right, ~ moved or with other metadata.
     """
-    from holdfast.cli.outcome import perform
+    from holdfast.cli.outcome import judge, perform
 
     def show(out: Output, operation: Mapping[str, Any]) -> None:
         from holdfast.cli.manifest_views import comparison, finding_lines, findings_of
@@ -210,7 +210,7 @@ def diff(
         out.note(comparison(CompareResult.model_validate(operation["result"])))
 
     body = {"left": left, "right": right, "identical": identical or None}
-    _judge(perform(session, "/v1/manifests/comparisons", "manifest.compare", body, show, wait=True))
+    judge(perform(session, "/v1/manifests/comparisons", "manifest.compare", body, show, wait=True))
 
 
 @command(
@@ -323,15 +323,9 @@ def _report(session: Session, operation: str) -> Iterator[bytes]:
     if session.local:
         yield from session.work.report(operation)
         return
-    path = f"/v1/manifests/comparisons/{segment(operation)}"
+    path = f"/v1/manifests/reports/{segment(operation)}"
     with session.api.stream(path, accept="application/jsonl", read_timeout=600) as response:
         rest = b""
         for chunk in response.iter_bytes():
             *lines, rest = (rest + chunk).split(b"\n")
             yield from lines
-
-
-def _judge(operation: Mapping[str, Any] | None) -> None:
-    """End with the exit code for differences if an operation found any."""
-    if operation is not None and not operation["result"]["ok"]:
-        raise typer.Exit(ExitCode.DIFFERENCES)

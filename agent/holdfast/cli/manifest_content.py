@@ -7,21 +7,18 @@ import sys
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from holdfast.cli import units
 from holdfast.cli.arguments import segment
 from holdfast.cli.command import command
-from holdfast.cli.errors import CliError, UsageError
-from holdfast.cli.files import copy, write_whole
+from holdfast.cli.errors import UsageError
+from holdfast.cli.files import emit, pieces
 from holdfast.cli.manifest import ManifestId, app
 from holdfast.cli.session import Session
 
 __all__ = ["app"]  # the group, with the two commands of this module as well
-
-_CHUNK = 1 << 20
 
 
 class Format(StrEnum):
@@ -72,15 +69,7 @@ def export(
     if output is None and form is Format.NATIVE and sys.stdout.isatty():
         raise UsageError("a record is not text: name a file with --output, or use a pipe")
     chunks = _content(session, manifest, form)
-    if output is None:
-        written = copy(chunks, sys.stdout.buffer)
-        sys.stdout.buffer.flush()
-    else:
-        written = write_whole(chunks, output)
-    if session.out.as_json:
-        session.out.json({"manifest": manifest, "file": str(output), "bytes": written})
-    elif output is not None:
-        session.out.line(f"wrote {units.size(written)} to {units.printable(str(output))}")
+    emit(session.out, "manifest", manifest, chunks, output)
 
 
 @command(
@@ -100,13 +89,7 @@ def import_(
     ],
 ) -> None:
     """Store a manifest that was made elsewhere; it is checked in full first."""
-    name = "standard input" if str(file) == "-" else str(file)
-    try:
-        stream: IO[bytes] = sys.stdin.buffer if str(file) == "-" else file.open("rb")
-    except OSError as error:
-        raise CliError(f"cannot read {units.printable(name)}: {error.strerror}") from error
-    with stream:
-        chunks = iter(lambda: stream.read(_CHUNK), b"")
+    with pieces(file) as chunks:
         stored: Any = (
             session.work.receive_manifest(chunks) if session.local else _upload(session, chunks)
         )

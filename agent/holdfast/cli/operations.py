@@ -88,12 +88,12 @@ def show(session: Session, operation: OperationId) -> None:
 def watch(session: Session, operation: OperationId) -> None:
     """Watch an operation until it ends. With --json, one line for each update.
 
-    Ends with 0 if the operation succeeded and with 1 otherwise. Ctrl-C in a pipe stops only the
-    watching.
+    Ends with 0 if the operation succeeded, with 3 if it is a check that found differences, and with
+    1 otherwise. Ctrl-C in a pipe stops only the watching.
     """
     from holdfast.cli.follow import Left, follow
     from holdfast.cli.operation_views import show_outcome
-    from holdfast.cli.outcome import why
+    from holdfast.cli.outcome import judge, why
     from holdfast.cli.runs import RemoteRun
 
     out = session.out
@@ -109,6 +109,7 @@ def watch(session: Session, operation: OperationId) -> None:
         raise CliError(why(last))
     if not out.as_json:
         show_outcome(out, last)
+    judge(last)
 
 
 @command(app, "cancel", lines=["holdfast op cancel 01JDCB7X7V0Q1B5Y3F8M2R9T4K"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from holdfast.cli.errors import CliError
+import typer
+
+from holdfast.cli.errors import CliError, ExitCode
 from holdfast.cli.follow import Left, follow
 from holdfast.cli.output import Output
 from holdfast.cli.runs import RemoteRun, Run
@@ -58,6 +60,12 @@ def conclude(out: Output, operation: dict[str, Any], render: Render) -> None:
             render(out, operation)
         return
     raise CliError(why(operation))
+
+
+def judge(operation: Mapping[str, Any] | None) -> None:
+    """End the command with the exit code for differences if an operation found any."""
+    if operation is not None and operation["result"].get("ok") is False:
+        raise typer.Exit(ExitCode.DIFFERENCES)
 
 
 def why(operation: dict[str, Any]) -> str:

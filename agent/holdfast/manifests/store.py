@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from holdfast import _engine
 from holdfast.manifests.models import (
@@ -20,7 +19,7 @@ from holdfast.manifests.models import (
 )
 from holdfast.operations.model import RequestError, Slug
 from holdfast.records.models import PathText
-from holdfast.records.store import RecordStore
+from holdfast.records.store import RecordStore, inspection
 
 _LARGEST = 10
 _JOURNAL = ".journal"
@@ -71,13 +70,7 @@ class ManifestStore(RecordStore[ManifestDetails]):
     def check(self, path: Path, max_bytes: int) -> _Inspection:
         """Read and check a whole manifest."""
         request = {"record": str(path), "max_bytes": max_bytes, "largest": _LARGEST}
-        text = _engine.inspect_manifest(json.dumps(request), _engine.Progress())
-        try:
-            return _Inspection.model_validate_json(text)
-        except ValidationError as error:
-            field = ".".join(map(str, error.errors()[0]["loc"]))
-            message = f"{path}: its header is malformed ({field})"
-            raise _engine.RecordError(message) from None
+        return inspection(_engine.inspect_manifest, request, _Inspection)
 
     def describe(self, record_id: str, path: Path, *, uploaded: bool) -> ManifestDetails:
         """Describe a manifest."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from holdfast import _engine
 from holdfast.pagecache.models import Dump
-from holdfast.records.store import RecordStore
+from holdfast.records.store import RecordStore, inspection
 from holdfast.records.uploads import Upload
 
 _GZIP = b"\x1f\x8b"
@@ -42,14 +42,8 @@ class DumpStore(RecordStore[Dump]):
 
     def check(self, path: Path, max_bytes: int) -> _Inspection:
         """Read and check a whole dump."""
-        request: dict[str, Any] = {"record": str(path), "max_bytes": max_bytes}
-        text = _engine.inspect(json.dumps(request), _engine.Progress())
-        try:
-            return _Inspection.model_validate_json(text)
-        except ValidationError as error:
-            field = ".".join(map(str, error.errors()[0]["loc"]))
-            message = f"{path}: its header is malformed ({field})"
-            raise _engine.RecordError(message) from None
+        request = {"record": str(path), "max_bytes": max_bytes}
+        return inspection(_engine.inspect, request, _Inspection)
 
     def describe(self, record_id: str, path: Path, *, uploaded: bool) -> Dump:
         """Describe a dump."""

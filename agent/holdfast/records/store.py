@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Generic, Literal, TypeVar
+from typing import Any, BinaryIO, Generic, Literal, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from holdfast import _engine
 from holdfast.operations.ids import new_id
@@ -47,6 +48,7 @@ class DamagedRecord(BaseModel):
 
 
 R = TypeVar("R", bound=Stored)
+M = TypeVar("M", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,22 @@ class RecordStore(ABC, Generic[R]):
             known = _Known(version, outcome)
             self._known[record_id] = known
         return known.outcome
+
+
+def inspection(
+    work: Callable[[str, _engine.Progress], str], request: dict[str, Any], model: type[M]
+) -> M:
+    """Have the engine check a whole record, and check what its header claims.
+
+    Raises `RecordError` if it cannot be trusted, `OSError` if it cannot be read.
+    """
+    text = work(json.dumps(request), _engine.Progress())
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        field = ".".join(map(str, error.errors()[0]["loc"]))
+        message = f"{request['record']}: its header is malformed ({field})"
+        raise _engine.RecordError(message) from None
 
 
 @contextmanager
