@@ -200,7 +200,12 @@ class TestBuildAndVerify:
         assert "recorded 128 MiB" in tree.cli("op", "watch", operation).stdout
         (operation,) = tree.cli("manifest", "verify", "--no-wait").stdout.split()
         assert "ok: " in tree.cli("op", "watch", operation).stdout
-        assert "ok: " in tree.cli("op", "show", operation).stdout
+        flip(tree.root / "small" / "0.db", 17)
+        (operation,) = tree.cli("manifest", "verify", "--no-wait").stdout.split()
+        assert different(tree.cli("op", "watch", operation))[-1].startswith("NOT OK: ")
+        shown = tree.cli("op", "show", operation)
+        assert shown.returncode == 0, shown.stderr
+        assert "NOT OK: " in shown.stdout
 
 
 class TestDiff:
