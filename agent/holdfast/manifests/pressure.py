@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 from holdfast.manifests.models import PressureLimit
@@ -31,8 +32,10 @@ def pressure_file(limit: PressureLimit) -> Path:
         )
     for mount in _CGROUPS:
         file = mount / group / "io.pressure"
-        if file.is_file():
-            return file
+        # What cannot be looked at, such as too long a name, is no group either.
+        with suppress(OSError):
+            if file.is_file():
+                return file
     raise RequestError(
         Slug.INVALID_REQUEST,
         f"There is no control group {limit.cgroup} that tells its I/O pressure; name one of "

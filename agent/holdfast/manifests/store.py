@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,7 @@ from holdfast.manifests.models import (
 )
 from holdfast.operations.model import RequestError, Slug
 from holdfast.records.models import PathText
-from holdfast.records.store import RecordStore, inspection
+from holdfast.records.store import RecordStore, inspection, prepare_directory
 
 _LARGEST = 10
 _JOURNAL = ".journal"
@@ -60,8 +61,10 @@ class ManifestStore(RecordStore[ManifestDetails]):
         super().prepare()
         old = time.time() - _JOURNAL_DAYS * 86_400
         for path in self.directory.glob(f".*{_JOURNAL}"):
-            if path.stat().st_mtime < old:
-                path.unlink(missing_ok=True)
+            # A run without a daemon may be done with its own at any moment.
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < old:
+                    path.unlink()
 
     def journal(self, manifest_id: str) -> Path:
         """Where a build notes what it has found out so far."""
@@ -98,9 +101,7 @@ class ReportStore:
 
     def prepare(self) -> None:
         """Make the directory, and remove what an earlier process left unfinished in it."""
-        self.directory.mkdir(mode=0o700, exist_ok=True)
-        for path in self.directory.glob(".*.partial"):
-            path.unlink(missing_ok=True)
+        prepare_directory(self.directory)
 
     def destination(self, operation_id: str) -> Path:
         """Where the report of an operation goes; the oldest ones make room."""

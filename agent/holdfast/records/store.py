@@ -89,14 +89,7 @@ class RecordStore(ABC, Generic[R]):
 
     def prepare(self) -> None:
         """Make the directory, and remove what an earlier process left unfinished in it."""
-        self.directory.mkdir(mode=0o700, exist_ok=True)
-        for path in self.directory.iterdir():
-            if path.suffix not in _UNFINISHED or not path.name.startswith("."):
-                continue
-            with suppress(BlockingIOError), path.open("rb") as file:
-                # Whoever still writes it holds a lock on it.
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink(missing_ok=True)
+        prepare_directory(self.directory)
 
     def destination(self, record_id: str, *, uploaded: bool = False, replace: bool = False) -> Path:
         """Where a new record goes.
@@ -148,7 +141,7 @@ class RecordStore(ABC, Generic[R]):
             raise RequestError(Slug.NOT_FOUND, f"There is no {self.noun} {record_id}.", field)
         found = self._describe(record_id, paths[record_id])
         if isinstance(found, DamagedRecord):
-            raise RequestError(Slug.BAD_RECORD, found.detail, field)
+            raise RequestError(Slug.BAD_RECORD, f"{found.detail.removesuffix('.')}.", field)
         latest = newest is not None and newest.id == record_id
         return found.model_copy(update={"latest": latest})
 
@@ -251,9 +244,21 @@ def inspection(
         raise _engine.RecordError(message) from None
 
 
+def prepare_directory(directory: Path) -> None:
+    """Make a directory for records, and remove what an earlier process left unfinished in it."""
+    directory.mkdir(mode=0o700, exist_ok=True)
+    for path in directory.iterdir():
+        if path.suffix not in _UNFINISHED or not path.name.startswith("."):
+            continue
+        # Whoever still writes it holds a lock on it, and may be done with it at any moment.
+        with suppress(BlockingIOError, FileNotFoundError), path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
 def temporary(directory: Path, purpose: Literal["upload", "export"]) -> Iterator[Temporary]:
-    """Make a file that is removed at the end, or at the latest by `RecordStore.prepare`.
+    """Make a file that is removed at the end, or at the latest by `prepare_directory`.
 
     Raises `OSError` if it cannot be made.
     """
