@@ -140,7 +140,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         pagecache=pagecache,
         manifests=manifests,
         node=Node(roots=settings.roots),
-        metrics=Metrics(operations, lambda: _resident_bytes(pagecache)),
+        metrics=Metrics(operations, lambda: _resident_bytes(pagecache), manifests.verified),
         degraded=lambda: _degraded(settings, state),
     )
     operations.recover()

@@ -33,6 +33,9 @@ SAMPLE_SECONDS = 60.0
 SAMPLE_SHARE = 20
 """A sample that took t seconds is not taken again for this many times t: 5 % of a core at most."""
 
+Verified = Mapping[tuple[str, bool], int]
+"""Verifications by root and whether all was well."""
+
 
 class ResidencySampler:
     """Finds out how many bytes of each root are resident, in the background, while scraped.
@@ -89,9 +92,12 @@ class Metrics:
     """The registry of this daemon. Methods may be called from any thread."""
 
     def __init__(
-        self, operations: Operations, residency: Callable[[], Mapping[str, int]] | None = None
+        self,
+        operations: Operations,
+        residency: Callable[[], Mapping[str, int]] | None = None,
+        verified: Callable[[], Verified] | None = None,
     ) -> None:
-        """`residency` returns resident bytes by root; it may take long."""
+        """`residency` returns resident bytes by root; it may take long. `verified` counts."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -99,6 +105,8 @@ class Metrics:
         GCCollector(registry=self._registry)
         sampler = ResidencySampler(residency) if residency is not None else None
         self._registry.register(_Operations(operations, sampler))
+        if verified is not None:
+            self._registry.register(_Verifications(verified))
         self._requests = Counter(
             "holdfast_http_requests",
             "HTTP requests answered, by method, route template and status code.",
@@ -173,6 +181,28 @@ class _Operations(Collector):
         if taken_at is not None:
             taken.add_metric((), taken_at)
         yield taken
+
+
+class _Verifications(Collector):
+    """Tells what verifications found out: an operation that finds a difference succeeds too."""
+
+    def __init__(self, verified: Callable[[], Verified]) -> None:
+        self._verified = verified
+
+    def describe(self) -> Iterable[Metric]:
+        """Name nothing in advance, so that registering does not collect."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the family."""
+        family = CounterMetricFamily(
+            "holdfast_manifest_verifications",
+            "Verifications that came to their end, by root and whether nothing differed.",
+            labels=("root", "ok"),
+        )
+        for (root, ok), count in self._verified().items():
+            family.add_metric((root, str(ok).lower()), count)
+        yield family
 
 
 def _totals(figures: Mapping[str, KindFigures]) -> Iterable[Metric]:

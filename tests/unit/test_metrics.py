@@ -34,6 +34,7 @@ NAMES = frozenset(
         "holdfast_read_bytes_total",
         "holdfast_pagecache_resident_bytes",
         "holdfast_pagecache_sample_timestamp_seconds",
+        "holdfast_manifest_verifications_total",
         "holdfast_http_requests_total",
         "holdfast_http_request_duration_seconds_bucket",
         "holdfast_http_request_duration_seconds_count",
@@ -66,7 +67,8 @@ def nothing() -> Mapping[str, int]:
 def test_names_and_values_are_those_of_the_contract(tmp_path: Path) -> None:
     work = Work()
     with operations(tmp_path, kind_of(work)) as service:
-        metrics = Metrics(service, lambda: {"/mnt/data": 4096})
+        verified = {("/mnt/data", True): 2, ("/mnt/data", False): 0}
+        metrics = Metrics(service, lambda: {"/mnt/data": 4096}, lambda: verified)
         first = service.start("test.work", Params(), actor="tester")[0]
         counters = directed(work.wait_begun())
         counters.bytes_done, counters.bytes_expected, counters.read_bytes = 10, 40, 8
@@ -82,6 +84,11 @@ def test_names_and_values_are_those_of_the_contract(tmp_path: Path) -> None:
         assert running.value("holdfast_read_bytes_total", **kind) == 8
         assert running.value("holdfast_operations_started_total", **kind) == 1
         assert running.value("holdfast_operation_last_success_timestamp_seconds", **kind) is None
+        found = [
+            running.value("holdfast_manifest_verifications_total", root="/mnt/data", ok=ok)
+            for ok in ("true", "false")
+        ]
+        assert found == [2, 0]
         work.release_all()
         until(lambda: service.get(first.id).state.final, what="the end")
         metrics.observe_request("GET", "/healthz", 200, 0.002)
@@ -120,7 +127,8 @@ def test_promtool_finds_nothing_wrong(tmp_path: Path) -> None:
     work = Work()
     work.release_all()
     with operations(tmp_path, kind_of(work)) as service:
-        metrics = Metrics(service, lambda: {'/a\\b"c\nd': 1})
+        odd = '/a\\b"c\nd'
+        metrics = Metrics(service, lambda: {odd: 1}, lambda: {(odd, True): 1})
         first = service.start("test.work", Params(), actor="tester")[0]
         until(lambda: service.get(first.id).state.final, what="the end")
         metrics.observe_request("GET", "/", 200, 0.1)

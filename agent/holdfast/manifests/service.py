@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -57,6 +58,8 @@ class Manifests:
             state_dir / "manifests", kept=kept, max_record_bytes=max_record_bytes
         )
         self._reports = ReportStore(state_dir / "reports")
+        self._lock = threading.Lock()
+        self._verified = {(str(root), ok): 0 for root in roots for ok in (True, False)}
 
     def prepare(self) -> None:
         """Make room, and clear away what an earlier process left unfinished."""
@@ -117,6 +120,11 @@ class Manifests:
                         f"{right.algorithm}; build both with one algorithm to compare them.",
                         "right",
                     )
+
+    def verified(self) -> Mapping[tuple[str, bool], int]:
+        """Count the verifications since the process began, by root and whether all was well."""
+        with self._lock:
+            return dict(self._verified)
 
     def manifests(self) -> ManifestList:
         """List the stored manifests, newest first."""
@@ -236,6 +244,8 @@ class Manifests:
                 },
                 context.progress,
             )
+        with self._lock:
+            self._verified[str(place.root), outcome["ok"]] += 1
         return VerifyResult(
             manifest=manifest.id,
             path=str(place.root / place.path),
