@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,39 @@ def memory_group() -> Iterator[MemoryGroup]:
             with suppress(ProcessLookupError):
                 (top / "cgroup.procs").write_text(pid)
         # What was charged to it keeps it busy for a moment.
+        until(lambda: _removed(directory), what=f"the end of {directory}")
+
+
+@dataclass(frozen=True)
+class PressureGroup:
+    """A control group that tells its pressure."""
+
+    directory: Path
+    name: str
+    """As it is called relative to where control groups are mounted."""
+
+
+@contextmanager
+def pressure_group() -> Iterator[PressureGroup]:
+    """Make a control group of version 2; skips the test where that cannot be."""
+    tops = (_CGROUP, _CGROUP / "unified")
+    top = next((top for top in tops if (top / "cgroup.controllers").exists()), None)
+    if top is None:
+        pytest.skip("there are no control groups of version 2 here")
+    name = f"holdfast-test-{os.getpid()}"
+    directory = top / name
+    try:
+        directory.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    try:
+        if not (directory / "io.pressure").exists():
+            pytest.skip("this kernel does not tell the pressure of control groups")
+        yield PressureGroup(directory, name)
+    finally:
+        for pid in _read(directory / "cgroup.procs").split():
+            with suppress(ProcessLookupError):
+                (top / "cgroup.procs").write_text(pid)
         until(lambda: _removed(directory), what=f"the end of {directory}")
 
 

@@ -242,24 +242,30 @@ class TestGoodNeighbour:
         assert found.result["rate_wait_seconds"] == 0
 
 
-def stalled() -> float:
-    """For how many seconds some task has waited for a device since the machine started."""
-    line = Path("/proc/pressure/io").read_text().splitlines()[0]
+def stalled(pressure: Path) -> float:
+    """For how many seconds some task has waited for a device so far."""
+    line = pressure.read_text().splitlines()[0]
     return int(line.rpartition("total=")[2]) / 1e6
 
 
 @contextmanager
-def device_under_load(path: Path) -> Iterator[None]:
-    """Have processes read a file past the page cache, so that some of them always waits."""
-    if not os.access("/proc/pressure/io", os.R_OK):
+def device_under_load(path: Path, group: Path | None = None) -> Iterator[None]:
+    """Have processes read a file past the page cache, so that some of them always waits.
+
+    `group` is the directory of a control group for them to be in.
+    """
+    pressure = Path("/proc/pressure/io") if group is None else group / "io.pressure"
+    if not os.access(pressure, os.R_OK):
         pytest.skip("this kernel does not tell pressure")
+    enter = "" if group is None else 'echo $$ > "$1/cgroup.procs"; '
     script = 'while :; do dd "if=$0" of=/dev/null bs=256K iflag=direct 2>/dev/null; done'
-    processes = [subprocess.Popen(["bash", "-c", script, path], process_group=0) for _ in range(4)]
+    command = ["bash", "-c", enter + script, str(path), str(group or "")]
+    processes = [subprocess.Popen(command, process_group=0) for _ in range(4)]
     try:
-        seen = [(time.monotonic(), stalled())]
+        seen = [(time.monotonic(), stalled(pressure))]
 
         def mostly_waiting() -> bool:
-            seen.append((time.monotonic(), stalled()))
+            seen.append((time.monotonic(), stalled(pressure)))
             (before, less), (now, more) = seen[-2:]
             return more - less > 0.5 * (now - before)
 
