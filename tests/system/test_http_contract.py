@@ -78,6 +78,15 @@ class TestDocument:
             ("/v1/pagecache/dumps/{dump_id}/content", "PUT"),
             ("/v1/pagecache/loads", "POST"),
             ("/v1/pagecache/evictions", "POST"),
+            ("/v1/manifests", "GET"),
+            ("/v1/manifests", "POST"),
+            ("/v1/manifests/{manifest_id}", "GET"),
+            ("/v1/manifests/{manifest_id}", "DELETE"),
+            ("/v1/manifests/{manifest_id}/content", "GET"),
+            ("/v1/manifests/{manifest_id}/content", "PUT"),
+            ("/v1/manifests/{manifest_id}/verifications", "POST"),
+            ("/v1/manifests/comparisons", "POST"),
+            ("/v1/manifests/reports/{operation_id}", "GET"),
         }
 
     def test_each_operation_is_described(self, document: dict[str, Any]) -> None:
