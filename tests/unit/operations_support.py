@@ -65,6 +65,7 @@ class Work:
     """Does not notice that it is cancelled."""
     _released: set[str] = field(default_factory=set)
     _all: bool = False
+    _waited: int = 0
 
     def __call__(self, context: Context[Params]) -> Any:
         progress = cast(DirectedProgress, context.progress)
@@ -84,9 +85,10 @@ class Work:
         return self.outcome(context)
 
     def wait_begun(self) -> Context[Params]:
-        """Wait until one more run has begun, and return the last one that did."""
+        """Wait until one more run has begun, and return it; each run is returned once."""
         assert self.began.acquire(timeout=WAIT_SECONDS)
-        return self.contexts[-1]
+        self._waited += 1
+        return self.contexts[self._waited - 1]
 
     def release(self, context: Context[Params]) -> None:
         """Let one run go on to its end."""
