@@ -13,21 +13,20 @@ use super::record::{
     CHUNK, Chunks, Entry, FORMAT, Header, Identity, Manifest, Status, Type, VERSION,
 };
 use super::survey::{Survey, describe, identity_of, link, survey};
+use super::totals::{Counts, Problem};
 use crate::confine::{OpenFile, Refusal, device, open_file, stat};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::pagecache::Place;
 use crate::patterns::Patterns;
 use crate::progress::lock;
 use crate::read::{self, Device, End, Manner, Opened, Outcome as Ended, Source, Stream};
-use crate::record::{PathText, Writer};
+use crate::record::Writer;
 use crate::skips::Reason;
 use crate::{Error, Progress, Result, Root};
 
 /// Time stamps of files are as fine as the kernel's tick, of at most 10 ms: what was written in the
 /// tick in which a walk began may have been written after it.
 const TICK: Duration = Duration::from_millis(20);
-/// Files that are named one by one in the result.
-const NAMED: usize = 1000;
 /// Lines are handed to the compressor in batches of about this many bytes.
 const BATCH: usize = 1 << 20;
 
@@ -63,43 +62,6 @@ pub struct Request {
     /// By which of the ways of reading.
     #[serde(default)]
     pub reader: read::Preference,
-}
-
-/// A file that has no digest, and why.
-#[derive(Debug, Clone, Serialize)]
-pub struct Problem {
-    #[serde(flatten)]
-    path: PathText,
-    status: Status,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    detail: Option<String>,
-}
-
-/// What a manifest has, in numbers.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Counts {
-    /// Lines, of any type.
-    pub entries: u64,
-    /// Of them regular files,
-    pub files: u64,
-    /// directories,
-    pub directories: u64,
-    /// symbolic links,
-    pub symlinks: u64,
-    /// and everything else.
-    pub specials: u64,
-    /// Bytes in files, each inode counted once.
-    pub bytes: u64,
-    /// Names of files beyond their first.
-    pub hardlinks: u64,
-    /// Files with a digest.
-    pub ok: u64,
-    /// Files that were being written to, twice.
-    pub changed: u64,
-    /// Files that went away.
-    pub vanished: u64,
-    /// Files and directories that could not be read.
-    pub errors: u64,
 }
 
 /// What was recorded.
@@ -452,51 +414,6 @@ fn write(
     progress.check()?;
     let record_bytes = writer.finish(counts.entries, counts.bytes)?;
     Ok((counts, record_bytes))
-}
-
-impl Counts {
-    /// Count a line.
-    pub fn count(&mut self, entry: &Entry) {
-        self.entries += 1;
-        match entry.kind {
-            Type::File => {
-                self.files += 1;
-                if entry.hardlink_of().is_some() {
-                    self.hardlinks += 1;
-                } else {
-                    self.bytes = self.bytes.saturating_add(entry.identity.size);
-                }
-                self.ok += u64::from(entry.status == Status::Ok);
-            }
-            Type::Directory => self.directories += 1,
-            Type::Symlink => self.symlinks += 1,
-            _ => self.specials += 1,
-        }
-        match entry.status {
-            Status::Ok => {}
-            Status::Changed => self.changed += 1,
-            Status::Vanished => self.vanished += 1,
-            Status::Error => self.errors += 1,
-        }
-    }
-}
-
-impl Problem {
-    /// Name an entry if it is one and if there is room; false if there is none.
-    pub fn note(entry: &Entry, problems: &mut Vec<Self>) -> bool {
-        if entry.status == Status::Ok {
-            return true;
-        }
-        if problems.len() == NAMED {
-            return false;
-        }
-        problems.push(Self {
-            path: PathText::new(&entry.path),
-            status: entry.status,
-            detail: entry.detail().map(str::to_owned),
-        });
-        true
-    }
 }
 
 impl<'a> Source for &'a Build<'a> {

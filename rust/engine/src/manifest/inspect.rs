@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::build::{Counts, Problem};
 use super::record::{Header, Manifest, Type};
+use super::totals::{Counts, Problem};
 use crate::record::PathText;
 use crate::{Progress, Result};
 

@@ -9,4 +9,5 @@ mod journal;
 pub mod record;
 pub mod report;
 mod survey;
+pub mod totals;
 pub mod verify;
