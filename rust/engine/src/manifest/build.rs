@@ -358,6 +358,18 @@ fn wanting(entries: &mut [Entry], algorithm: Algorithm) -> Vec<u32> {
     waiting
 }
 
+/// A file has lost its first name: its next one takes that place. Answers which.
+fn promote(entries: &mut [Entry], lost: usize) -> Option<usize> {
+    let (head, tail) = entries.split_at_mut(lost + 1);
+    let first = &head[lost].path;
+    let mut others = tail.iter_mut().enumerate().filter(|(_, e)| e.hardlink_of() == Some(first));
+    let (next, entry) = others.next()?;
+    entry.rare_mut().hardlink_of = None;
+    let path = entry.path.to_vec();
+    others.for_each(|(_, other)| other.rare_mut().hardlink_of = Some(path.clone()));
+    Some(lost + 1 + next)
+}
+
 /// Give the other names of a file what was found out under its first.
 fn share(entries: &mut [Entry]) {
     for index in 0..entries.len() {
@@ -490,7 +502,15 @@ impl<'a> Build<'a> {
         if entry.status != Status::Vanished {
             entry.rare_mut().detail = Some(refusal.words());
         }
-        self.progress.add_files(1);
+        if entry.nlink > 1
+            && let Some(next) = promote(&mut entries, index as usize)
+        {
+            // One more to read, which was counted as done with its first name.
+            self.progress.expect_more(entries[next].identity.size);
+            lock(&self.waiting).again.push(next as u32);
+        } else {
+            self.progress.add_files(1);
+        }
     }
 
     fn found(&self, index: u32, file: &OpenFile, found: Found) {
@@ -571,10 +591,54 @@ mod tests {
     use std::sync::Mutex;
 
     use super::{
-        Algorithm, Build, CHUNK, Chunks, Entry, Journal, Plan, Progress, Root, Waiting, describe,
+        Algorithm, Build, CHUNK, Chunks, Entry, Journal, Plan, Progress, Root, Status, Waiting,
+        describe, link,
     };
     use crate::confine::open_file;
     use crate::digest::Digest;
+
+    #[test]
+    fn a_file_that_loses_its_first_name_is_read_under_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::write(path("b"), "content").unwrap();
+        for name in ["a", "c"] {
+            std::fs::hard_link(path("b"), path(name)).unwrap();
+        }
+        let base = Root::open(directory.path()).unwrap();
+        let mut entries = Vec::new();
+        for name in ["a", "b", "c"] {
+            let mut entry = Entry { path: name.as_bytes().into(), ..Entry::default() };
+            describe(&mut entry, &open_file(base.fd(), name.as_bytes()).unwrap().stat);
+            entries.push(entry);
+        }
+        link(&mut entries);
+        std::fs::remove_file(path("a")).unwrap();
+        let progress = Progress::default();
+        let plan = Plan {
+            version: 1,
+            algorithm: Algorithm::Xxh64,
+            base: directory.path().to_owned(),
+            scan_started_ns: 0,
+        };
+        let build = Build {
+            base: &base,
+            algorithm: Algorithm::Xxh64,
+            progress: &progress,
+            entries: Mutex::new(entries),
+            waiting: Mutex::new(Waiting::default()),
+            second: Mutex::default(),
+            begun: Mutex::default(),
+            journal: Mutex::new(Journal::open(&path("journal"), &plan).unwrap().0),
+        };
+        assert!(build.open(0).unwrap().is_none());
+        assert_eq!(build.waiting.lock().unwrap().again, [1]);
+        assert!(build.open(1).unwrap().is_some());
+        let entries = build.entries.lock().unwrap();
+        assert_eq!(entries[0].status, Status::Vanished);
+        assert_eq!(entries[1].hardlink_of(), None);
+        assert_eq!(entries[2].hardlink_of(), Some(b"b".as_slice()));
+    }
 
     #[test]
     fn a_file_that_changed_after_it_was_found_is_not_gone_on_with() {
