@@ -32,10 +32,13 @@ from holdfast.manifests.service import Manifests
 from holdfast.metrics import Metrics
 from holdfast.node.service import Node
 from holdfast.operations.kinds import Registry
-from holdfast.operations.model import RequestError
+from holdfast.operations.model import Conflict, OperationFailed, RequestError
 from holdfast.operations.service import Operations
 from holdfast.operations.store import Store
 from holdfast.pagecache.service import PageCache
+from holdfast.tuning.models import ApplyRequest
+from holdfast.tuning.service import Tuning
+from holdfast.tuning.watcher import Watcher
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +124,11 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         reader=settings.manifests.reader,
         max_record_bytes=settings.max_record_bytes,
     )
+    tuning = Tuning(
+        roots=settings.roots, state_dir=state.path, profiles_dir=settings.tuning.profiles_dir
+    )
     registry = Registry()
-    for capability in (pagecache, manifests):
+    for capability in (pagecache, manifests, tuning):
         capability.prepare()
         for kind in capability.kinds():
             registry.register(kind)
@@ -139,13 +145,33 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         operations=operations,
         pagecache=pagecache,
         manifests=manifests,
+        tuning=tuning,
         node=Node(roots=settings.roots),
-        metrics=Metrics(operations, lambda: _resident_bytes(pagecache), manifests.verified),
+        metrics=Metrics(
+            operations, lambda: _resident_bytes(pagecache), manifests.verified, tuning.figures
+        ),
         degraded=lambda: _degraded(settings, state),
     )
     operations.recover()
     stack.callback(operations.shutdown, _WORK_SECONDS)
+    _start_tuning(tuning, operations, settings)
+    watcher = Watcher(tuning.watch, settings.tuning.check_seconds)
+    watcher.start()
+    stack.callback(watcher.stop, _ANSWER_SECONDS)
     return _run_loop(_Daemon(services, on_ready).run())
+
+
+def _start_tuning(tuning: Tuning, operations: Operations, settings: Settings) -> None:
+    """Apply what a boot took back, or the profile that the settings name for a new node."""
+    try:
+        request = tuning.unfinished_boot() if settings.tuning.reapply else None
+        if request is None and settings.tuning.profile and tuning.state().profile is None:
+            request = ApplyRequest(profile=settings.tuning.profile)
+        if request is not None:
+            tuning.check(request)
+            operations.start("tuning.apply", request, actor="start")
+    except (RequestError, OperationFailed, Conflict) as error:
+        log.error("the profile was not applied at the start: %s", error)
 
 
 def _resident_bytes(pagecache: PageCache) -> Mapping[str, int]:

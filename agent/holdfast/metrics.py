@@ -35,6 +35,8 @@ SAMPLE_SHARE = 20
 
 Verified = Mapping[tuple[str, bool], int]
 """Verifications by root and whether all was well."""
+TuningFigures = tuple[Mapping[str, int], Mapping[str, int]]
+"""Settings in force, and those that drifted, by subsystem."""
 
 
 class ResidencySampler:
@@ -96,8 +98,9 @@ class Metrics:
         operations: Operations,
         residency: Callable[[], Mapping[str, int]] | None = None,
         verified: Callable[[], Verified] | None = None,
+        tuning: Callable[[], TuningFigures] | None = None,
     ) -> None:
-        """`residency` returns resident bytes by root; it may take long. `verified` counts."""
+        """`residency` returns resident bytes by root and may take long; the others count."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -107,6 +110,8 @@ class Metrics:
         self._registry.register(_Operations(operations, sampler))
         if verified is not None:
             self._registry.register(_Verifications(verified))
+        if tuning is not None:
+            self._registry.register(_Settings(tuning))
         self._requests = Counter(
             "holdfast_http_requests",
             "HTTP requests answered, by method, route template and status code.",
@@ -203,6 +208,33 @@ class _Verifications(Collector):
         for (root, ok), count in self._verified().items():
             family.add_metric((root, str(ok).lower()), count)
         yield family
+
+
+class _Settings(Collector):
+    """Tells how many settings are in force, and how many are not as applied."""
+
+    def __init__(self, tuning: Callable[[], TuningFigures]) -> None:
+        self._tuning = tuning
+
+    def describe(self) -> Iterable[Metric]:
+        """Name nothing in advance, so that registering does not collect."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the families."""
+        for name, text, values in zip(
+            ("settings", "drifted_settings"),
+            (
+                "Settings that the applied profile put in force, by subsystem.",
+                "Settings that were not as applied when last looked at, by subsystem.",
+            ),
+            self._tuning(),
+            strict=True,
+        ):
+            family = GaugeMetricFamily(f"holdfast_tuning_{name}", text, labels=("subsystem",))
+            for subsystem, count in values.items():
+                family.add_metric((subsystem,), count)
+            yield family
 
 
 def _totals(figures: Mapping[str, KindFigures]) -> Iterable[Metric]:

@@ -22,6 +22,7 @@ from holdfast.node.service import Node
 from holdfast.operations.kinds import Kind
 from holdfast.operations.service import Operations
 from holdfast.pagecache.service import PageCache
+from holdfast.tuning.service import Tuning
 from tests.unit.operations_support import operations
 
 STOP_SECONDS = 1.0
@@ -109,7 +110,12 @@ def served(
         max_record_bytes=settings.max_record_bytes,
     )
     manifests.prepare()
-    registered = (*kinds, *pagecache.kinds(), *manifests.kinds())
+    tuning = Tuning(
+        roots=settings.roots,
+        state_dir=base / "state",
+        profiles_dir=settings.tuning.profiles_dir,
+    )
+    registered = (*kinds, *pagecache.kinds(), *manifests.kinds(), *tuning.kinds())
     with operations(base / "state", *registered) as service:
         services = change(
             Services(
@@ -118,6 +124,7 @@ def served(
                 operations=service,
                 pagecache=pagecache,
                 manifests=manifests,
+                tuning=tuning,
                 node=Node(roots=settings.roots),
                 metrics=Metrics(service),
                 degraded=lambda: degraded,

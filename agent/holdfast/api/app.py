@@ -7,7 +7,17 @@ import asyncio
 from fastapi import FastAPI
 
 from holdfast import __version__
-from holdfast.api import health, manifests, node, openapi, operations, pagecache, problems, root
+from holdfast.api import (
+    health,
+    manifests,
+    node,
+    openapi,
+    operations,
+    pagecache,
+    problems,
+    root,
+    tuning,
+)
 from holdfast.api.audit import AuditLog
 from holdfast.api.auth import AuthMiddleware
 from holdfast.api.edge import EdgeMiddleware
@@ -23,6 +33,7 @@ ROUTERS = (
     operations.router,
     pagecache.router,
     manifests.router,
+    tuning.router,
 )
 
 

@@ -74,7 +74,30 @@ async def start(
     check: Callable[[ParamsT], None],
     idempotency_key: str | None,
 ) -> Response:
-    """Start an operation and answer it: 202, or 200 for one that this key had started before.
+    """Start an operation and answer it: 202, or 200 for one that this key had started before."""
+    operation, created = await start_operation(
+        services,
+        request,
+        caller,
+        kind=kind,
+        params=params,
+        check=check,
+        idempotency_key=idempotency_key,
+    )
+    return answer(operation, 202 if created else 200)
+
+
+async def start_operation(
+    services: Services,
+    request: Request,
+    caller: Caller,
+    *,
+    kind: str,
+    params: ParamsT,
+    check: Callable[[ParamsT], None],
+    idempotency_key: str | None,
+) -> tuple[Operation, bool]:
+    """Start an operation; return it, and whether it is new to this idempotency key.
 
     `check` raises for a request that cannot be served. It is not asked about one that was served
     before: a dump that has been deleted since is no reason to forget what was done with it.
@@ -92,7 +115,7 @@ async def start(
 
     operation, created = await to_thread.run_sync(admit)
     audited(request, operation=operation.id)
-    return answer(operation, 202 if created else 200)
+    return operation, created
 
 
 def answer(operation: Operation, status: int) -> Response:

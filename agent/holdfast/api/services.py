@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from holdfast.node.service import Node
     from holdfast.operations.service import Operations
     from holdfast.pagecache.service import PageCache
+    from holdfast.tuning.service import Tuning
 
 
 def _nothing_wrong() -> Sequence[str]:
@@ -29,6 +30,7 @@ class Services:
     operations: Operations
     pagecache: PageCache
     manifests: Manifests
+    tuning: Tuning
     node: Node
     metrics: Metrics
     degraded: Callable[[], Sequence[str]] = _nothing_wrong

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import aclosing, suppress
 from datetime import datetime
 from typing import Any, TypeVar
@@ -25,6 +25,8 @@ HEARTBEAT_SECONDS = 10.0
 _RETRY_MILLISECONDS = 1000
 
 T = TypeVar("T")
+Writer = Callable[[AsyncIterator[T | None]], AsyncIterator[bytes]]
+"""Makes bytes of events; None stands for a silence."""
 
 
 async def while_wanted(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
@@ -42,12 +44,18 @@ async def while_wanted(request: Request, work: Coroutine[Any, Any, T]) -> T | No
 
 
 class EventStream(StreamingResponse):
-    """Streams an operation's life in one of `EVENT_TYPES`, and cleans up however it ends."""
+    """Streams events in one of `EVENT_TYPES`, and cleans up however it ends."""
 
     def __init__(
-        self, events: AsyncIterator[Operation], media_type: str, stopping: asyncio.Event
+        self,
+        events: AsyncIterator[T],
+        media_type: str,
+        stopping: asyncio.Event,
+        writers: Mapping[str, Writer[T]] | None = None,
     ) -> None:
-        chunks = _WRITERS[media_type](_with_silences(events, stopping))
+        """`writers` make bytes of the events; without, events are operations."""
+        writer: Writer[Any] = (writers or _WRITERS)[media_type]
+        chunks = writer(_with_silences(events, stopping))
         super().__init__(
             chunks,
             media_type=media_type,
@@ -74,11 +82,11 @@ async def _gone(request: Request) -> None:
 
 
 async def _with_silences(
-    events: AsyncIterator[Operation], stopping: asyncio.Event
-) -> AsyncIterator[Operation | None]:
+    events: AsyncIterator[T], stopping: asyncio.Event
+) -> AsyncIterator[T | None]:
     """Yield events, None for each long silence; end with the events or when the server stops."""
     stopped = asyncio.ensure_future(stopping.wait())
-    coming: asyncio.Future[Operation] | None = None
+    coming: asyncio.Future[T] | None = None
     try:
         while True:
             coming = coming or asyncio.ensure_future(anext(events))
@@ -88,11 +96,11 @@ async def _with_silences(
             )
             if coming in done:
                 try:
-                    operation = coming.result()
+                    event = coming.result()
                 except StopAsyncIteration:
                     return
                 coming = None
-                yield operation
+                yield event
             elif stopped in done:
                 return
             else:

@@ -122,6 +122,25 @@ class ManifestSettings(Section):
     )
 
 
+class TuningSettings(Section):
+    """Kernel settings by profile."""
+
+    profile: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$")] = Field(
+        default="",
+        description="Profile to apply at the start if none is applied yet; empty for none.",
+    )
+    profiles_dir: AbsolutePath = Field(
+        default=Path("/etc/holdfast/profiles.d"),
+        description="Profiles of your own, `NAME.toml`; they win over those of the same name.",
+    )
+    reapply: bool = Field(
+        default=True, description="Apply the profile in force again after a boot."
+    )
+    check_seconds: Annotated[float, BeforeValidator(_no_bool), Field(ge=0.1, le=86_400)] = Field(
+        default=10.0, description="Look for drift this often."
+    )
+
+
 class Settings(BaseSettings):
     """Everything that can be set. Sizes are bytes, or text such as `64 MiB`."""
 
@@ -173,6 +192,7 @@ class Settings(BaseSettings):
     operations: OperationSettings = Field(default_factory=OperationSettings)
     pagecache: PageCacheSettings = Field(default_factory=PageCacheSettings)
     manifests: ManifestSettings = Field(default_factory=ManifestSettings)
+    tuning: TuningSettings = Field(default_factory=TuningSettings)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)

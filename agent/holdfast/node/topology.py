@@ -48,13 +48,14 @@ def describe_root(root: Path, *, proc: Path = Path("/proc"), sysfs: Sysfs) -> Ro
     answer.source = _shown(mount.source)
     answer.file_system = mount.file_system
     answer.options = _shown(mount.options)
-    answer.devices = _devices_below(mount, sysfs)
+    answer.devices = devices_below(mount, sysfs)
     if not answer.devices:
         answer.note = _why_no_device(mount)
     return answer
 
 
-def _devices_below(mount: Mount, sysfs: Sysfs) -> list[BlockDevice]:
+def devices_below(mount: Mount, sysfs: Sysfs) -> list[BlockDevice]:
+    """Return the devices below a mount, from the mounted one down to the disks."""
     found: dict[str, BlockDevice] = {}
     queue = list(_mounted_devices(mount, sysfs))
     while queue:

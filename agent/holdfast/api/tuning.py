@@ -1,0 +1,252 @@
+"""Routes of tuning: plan, apply and roll back a profile, and see what has drifted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from anyio import to_thread
+from fastapi import Body, Path, Request
+from starlette.responses import Response
+
+from holdfast.api.documents import accepted, problems_of
+from holdfast.api.operations import IdempotencyKey, start_operation
+from holdfast.api.operations import answer as answer_operation
+from holdfast.api.problems import problem_response
+from holdfast.api.rendering import JsonResponse, to_json
+from holdfast.api.routing import CallerDep, MediaType, ServicesDep, make_router, spec
+from holdfast.api.services import Services
+from holdfast.api.streams import EVENT_STREAM, EVENT_TYPES, NDJSON, TEXT, EventStream, while_wanted
+from holdfast.api.tokens import Scope
+from holdfast.operations.model import Operation, State
+from holdfast.tuning.models import (
+    Applied,
+    ApplyRequest,
+    Event,
+    Plan,
+    PlanRequest,
+    ProfileDetails,
+    ProfileList,
+    RollbackRequest,
+    RolledBack,
+    TuningState,
+)
+
+router = make_router(prefix="/v1/tuning", tags=["tuning"])
+
+# Settings are written in milliseconds; a device that does not answer may take longer.
+WAIT_SECONDS = 20.0
+_LAST = RollbackRequest()
+_CURRENT = PlanRequest()
+
+ProfileName = Annotated[str, Path(max_length=64, description="A profile's name.")]
+
+
+@router.get(
+    "",
+    operation_id="getTuning",
+    summary="Show what is in force and what has drifted",
+    response_model=TuningState,
+    responses=problems_of(),
+)
+@spec(Scope.READ)
+async def get_tuning(services: ServicesDep) -> Response:
+    """Answer the profile that is applied, drift as last looked for, and recent events."""
+    return JsonResponse(await to_thread.run_sync(services.tuning.state))
+
+
+@router.get(
+    "/profiles",
+    operation_id="listProfiles",
+    summary="List profiles",
+    response_model=ProfileList,
+    responses=problems_of(),
+)
+@spec(Scope.READ)
+async def list_profiles(services: ServicesDep) -> Response:
+    """List the profiles that come with holdfast and those of this machine."""
+    return JsonResponse(await to_thread.run_sync(services.tuning.profiles))
+
+
+@router.get(
+    "/profiles/{name}",
+    operation_id="getProfile",
+    summary="Show a profile",
+    response_model=ProfileDetails,
+    responses=problems_of(404),
+)
+@spec(Scope.READ)
+async def get_profile(services: ServicesDep, name: ProfileName) -> Response:
+    """Answer all that a profile sets, inherited values included, each with its source."""
+    return JsonResponse(await to_thread.run_sync(services.tuning.profile, name))
+
+
+@router.get(
+    "/events",
+    operation_id="watchTuning",
+    summary="Follow what happens to the settings",
+    response_class=Response,
+    responses={
+        200: {
+            "description": (
+                "Each event as it happens, until the client hangs up. `text/event-stream`: the "
+                "event's kind, with the event as data. `application/x-ndjson`: an event a line. "
+                "`text/plain`: a line for a person."
+            ),
+            "content": {one: {"schema": {"type": "string"}} for one in EVENT_TYPES},
+        },
+        **problems_of(),
+    },
+)
+@spec(Scope.READ, produces=EVENT_TYPES)
+async def watch_tuning(services: ServicesDep, request: Request, media_type: MediaType) -> Response:
+    """Stream drift, corrections, devices that appear, applies and rollbacks."""
+    events = services.tuning.events.listen()
+    return EventStream(events, media_type, request.app.state.stopping, _WRITERS)
+
+
+@router.post(
+    "/plan",
+    operation_id="planTuning",
+    summary="Say what applying a profile would do",
+    response_model=Plan,
+    responses=problems_of(404, 409, 413, 415),
+)
+@spec(Scope.READ)
+async def plan_tuning(
+    services: ServicesDep, params: Annotated[PlanRequest, Body()] = _CURRENT
+) -> Response:
+    """Compare a profile with the machine. Changes nothing."""
+    return JsonResponse(await to_thread.run_sync(services.tuning.plan, params))
+
+
+_OUTCOME = {
+    **accepted(),
+    **problems_of(404, 409, 413, 415, 507),
+}
+
+
+@router.post(
+    "/apply",
+    operation_id="applyTuning",
+    summary="Apply a profile: all of it, or nothing",
+    response_model=Applied,
+    responses=_OUTCOME,
+)
+@spec(Scope.ADMIN)
+async def apply_tuning(
+    services: ServicesDep,
+    request: Request,
+    caller: CallerDep,
+    params: ApplyRequest,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Write every setting and read it back; on a failure take back what was written.
+
+    The work is an operation of kind `tuning.apply` (`Location`), whose result is answered. If it
+    takes long the answer is 202 and the operation.
+    """
+    return await _perform(
+        services,
+        request,
+        caller,
+        kind="tuning.apply",
+        params=params,
+        idempotency_key=idempotency_key,
+    )
+
+
+@router.post(
+    "/rollback",
+    operation_id="rollbackTuning",
+    summary="Bring back what was before",
+    response_model=RolledBack,
+    responses=_OUTCOME,
+)
+@spec(Scope.ADMIN)
+async def rollback_tuning(
+    services: ServicesDep,
+    request: Request,
+    caller: CallerDep,
+    params: Annotated[RollbackRequest, Body()] = _LAST,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Write what every setting was before the last apply, or before the first; all or nothing.
+
+    The work is an operation of kind `tuning.rollback`, answered as for an apply.
+    """
+    return await _perform(
+        services,
+        request,
+        caller,
+        kind="tuning.rollback",
+        params=params,
+        idempotency_key=idempotency_key,
+    )
+
+
+async def _perform(
+    services: Services,
+    request: Request,
+    caller: Any,
+    *,
+    kind: str,
+    params: Any,
+    idempotency_key: str | None,
+) -> Response:
+    """Start an operation and answer its outcome as if it had been the request itself."""
+    operation, created = await start_operation(
+        services,
+        request,
+        caller,
+        kind=kind,
+        params=params,
+        check=services.tuning.check,
+        idempotency_key=idempotency_key,
+    )
+    if not operation.state.final:
+        waiting = services.operations.wait(operation.id, WAIT_SECONDS)
+        operation = await while_wanted(request, waiting) or operation
+    return _outcome(operation, created=created)
+
+
+def _outcome(operation: Operation, *, created: bool) -> Response:
+    headers = {"Location": f"/v1/operations/{operation.id}"}
+    if operation.state is State.SUCCEEDED:
+        return JsonResponse(operation.result, headers=headers)
+    if operation.error is not None:
+        problem = operation.error.model_copy(update={"operation": operation.id})
+        return problem_response(problem, headers)
+    return answer_operation(operation, 202 if created or not operation.state.final else 200)
+
+
+async def _event_stream(events: AsyncIterator[Event | None]) -> AsyncIterator[bytes]:
+    yield b": listening\n\n"
+    async with aclosing(events) as news:  # type: ignore[type-var]
+        async for event in news:
+            if event is None:
+                yield b": still here\n\n"
+            else:
+                head = f"event: {event.kind}\ndata: ".encode()
+                yield head + to_json(event, indent=None) + b"\n"
+
+
+async def _ndjson(events: AsyncIterator[Event | None]) -> AsyncIterator[bytes]:
+    # An empty line is what readers of this format pass over; it says that somebody listens.
+    yield b"\n"
+    async with aclosing(events) as news:  # type: ignore[type-var]
+        async for event in news:
+            yield b"\n" if event is None else to_json(event, indent=None)
+
+
+async def _text(events: AsyncIterator[Event | None]) -> AsyncIterator[bytes]:
+    yield b"Listening for changes of settings.\n"
+    async with aclosing(events) as news:  # type: ignore[type-var]
+        async for event in news:
+            if event is not None:
+                moment = event.time.astimezone()
+                yield f"{moment:%H:%M:%S} {event.kind}: {event.message}\n".encode()
+
+
+_WRITERS = {EVENT_STREAM: _event_stream, NDJSON: _ndjson, TEXT: _text}

@@ -1,0 +1,122 @@
+"""Network interfaces and their queueing disciplines, as ip(8) and tc(8) tell them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# Where distributions put them; a service may have a PATH without the sbin directories.
+PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
+_SECONDS = 10.0
+
+
+class LinkError(OSError):
+    """The tools are not there, or do not answer; the message is a clause."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """A network interface of this process's namespace."""
+
+    name: str
+    ifindex: int
+    physical: bool
+    """It belongs to a device of a bus, a virtual machine's included."""
+    kind: str
+    """`veth`, `bridge`, `tun` …; empty for physical ones and the loopback."""
+    driver: str
+    """Of a physical one; else the same as `kind`."""
+    txqueuelen: int
+    tx_queues: int
+
+
+@dataclass(frozen=True)
+class ShownQdisc:
+    """A line of `tc -j qdisc show`."""
+
+    kind: str
+    handle: str
+    """`0:` for one that the kernel attached by itself."""
+    root: bool
+    parent: str
+    options: Mapping[str, Any]
+
+
+def read_links(sys: Path = Path("/sys")) -> Sequence[Link]:
+    """Return all interfaces. Raises `LinkError`."""
+    return [_link(one, sys) for one in _json("ip", "-j", "-d", "link", "show")]
+
+
+def read_qdiscs() -> Mapping[str, Sequence[ShownQdisc]]:
+    """Return the qdiscs of all interfaces, by name. Raises `LinkError`."""
+    found: dict[str, list[ShownQdisc]] = {}
+    for one in _json("tc", "-j", "qdisc", "show"):
+        found.setdefault(one["dev"], []).append(
+            ShownQdisc(
+                kind=one["kind"],
+                handle=one.get("handle", ""),
+                root=bool(one.get("root")),
+                parent=one.get("parent", ""),
+                options=one.get("options", {}),
+            )
+        )
+    return found
+
+
+def default_routes() -> frozenset[str]:
+    """Return the interfaces that a default route leads through. Raises `LinkError`."""
+    routes = [
+        *_json("ip", "-j", "route", "show", "default"),
+        *_json("ip", "-j", "-6", "route", "show", "default"),
+    ]
+    return frozenset(one["dev"] for one in routes if "dev" in one)
+
+
+def _link(shown: Mapping[str, Any], sys: Path) -> Link:
+    name = shown["ifname"]
+    kind = shown.get("linkinfo", {}).get("info_kind", "")
+    device = sys / "class/net" / name / "device"
+    driver = device / "driver"
+    physical = not kind and ("parentdev" in shown or device.exists())
+    return Link(
+        name=name,
+        ifindex=shown["ifindex"],
+        physical=physical,
+        kind=kind,
+        driver=driver.resolve().name if physical and driver.exists() else kind,
+        txqueuelen=shown.get("txqlen", 0),
+        tx_queues=shown.get("num_tx_queues", 1),
+    )
+
+
+def _json(program: str, *arguments: str) -> list[dict[str, Any]]:
+    found = shutil.which(program, path=PATH)
+    if found is None:
+        raise LinkError(f"cannot be read: {program} is not installed (package iproute2)")
+    try:
+        done = subprocess.run(  # noqa: S603 - a fixed program, checked words, no shell
+            [found, *arguments],
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            timeout=_SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={"PATH": PATH, "LC_ALL": "C.UTF-8"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LinkError(f"cannot be read: {program} did not answer ({error})") from error
+    if done.returncode != 0:
+        said = " ".join(done.stderr.split()) or f"it ended with {done.returncode}"
+        raise LinkError(f"cannot be read: {program} said: {said}")
+    try:
+        answer: list[dict[str, Any]] = json.loads(done.stdout or "[]", strict=False)
+    except ValueError as error:
+        raise LinkError(f"cannot be read: {program} answered no JSON ({error})") from error
+    # Some versions answer `[{}]` for nothing.
+    return [one for one in answer if one]

@@ -1,0 +1,123 @@
+"""Queueing disciplines and queue lengths of network interfaces, through tc(8) and ip(8).
+
+tc is used because it knows every discipline that its kernel knows; its argument lists are made
+here from checked words and never pass a shell.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from holdfast.privileged.writes import EVERY, QDISC_FLAGS, LinkWrite, Qdisc, QdiscWrite, Refused
+
+_SECONDS = 10.0
+_MQ_HANDLE = "1:"
+# Where distributions put them; a service may have a PATH without the sbin directories.
+_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
+
+
+def set_qdisc(write: QdiscWrite) -> None:
+    """Give an interface its queueing disciplines. What is right already is left alone."""
+    name = _same_interface(write.interface, write.ifindex)
+    for qdisc in (write.root, *write.leaves.values()):
+        if qdisc is not None:
+            qdisc.check()
+    if write.leaves and (write.root is None or write.root.kind != "mq"):
+        raise Refused("Only a root of kind mq has a qdisc for each queue.")
+    if write.root is None:
+        if _root(name).get("handle") != "0:":
+            _tc("qdisc", "del", "dev", name, "root")
+        return
+    if write.root.kind == "noqueue":
+        _tc("qdisc", "replace", "dev", name, "root", "noqueue")
+        return
+    if write.root.kind != "mq":
+        _tc("qdisc", "replace", "dev", name, "root", *_words(write.root))
+        return
+    # Another handle would make a new mq and reset all queues below it.
+    now = _root(name)
+    handle = now["handle"] if now.get("kind") == "mq" and now["handle"] != "0:" else _MQ_HANDLE
+    _tc("qdisc", "replace", "dev", name, "root", "handle", handle, "mq")
+    below = {one["parent"]: one.get("handle") for one in _show(name) if "parent" in one}
+    explicit = {parent for parent, leaf in below.items() if leaf != "0:"}
+    for parent, leaf in _by_parent(handle, sorted(below), write.leaves):
+        if leaf is not None:
+            _tc("qdisc", "replace", "dev", name, "parent", parent, *_words(leaf))
+        elif parent in explicit:
+            _tc("qdisc", "del", "dev", name, "parent", parent)
+
+
+def _by_parent(
+    handle: str, parents: Sequence[str], leaves: Mapping[int, Qdisc | None]
+) -> list[tuple[str, Qdisc | None]]:
+    if EVERY in leaves:
+        return [(parent, leaves[EVERY]) for parent in parents]
+    return [(f"{handle}{queue:x}", leaf) for queue, leaf in sorted(leaves.items())]
+
+
+def set_queue_length(write: LinkWrite) -> None:
+    """Set the length of an interface's transmit queue."""
+    name = _same_interface(write.interface, write.ifindex)
+    _run("ip", "link", "set", "dev", name, "txqueuelen", str(write.txqueuelen))
+
+
+def _same_interface(name: str, ifindex: int) -> str:
+    try:
+        now = socket.if_nametoindex(name)
+    except OSError:
+        raise OSError(errno.ENODEV, "there is no such interface", name) from None
+    if now != ifindex:
+        raise OSError(errno.ENODEV, "another interface has this name now", name)
+    return name
+
+
+def _words(qdisc: Qdisc) -> list[str]:
+    words = [qdisc.kind]
+    for name, value in qdisc.parameters.items():
+        words += [name] if name in QDISC_FLAGS else [name, value]
+    return words
+
+
+def _root(interface: str) -> dict[str, Any]:
+    return next((one for one in _show(interface) if one.get("root")), {})
+
+
+def _show(interface: str) -> list[dict[str, Any]]:
+    shown: list[dict[str, Any]] = json.loads(_tc("-j", "qdisc", "show", "dev", interface) or "[]")
+    return shown
+
+
+def _tc(*arguments: str) -> str:
+    return _run("tc", *arguments)
+
+
+def _run(program: str, *arguments: str) -> str:
+    found = shutil.which(program, path=_PATH)
+    if found is None:
+        raise OSError(errno.ENOENT, "is not installed (package iproute2)", program)
+    try:
+        done = subprocess.run(  # noqa: S603 - a fixed program, checked words, no shell
+            [found, *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={"PATH": _PATH, "LC_ALL": "C.UTF-8"},
+        )
+    except subprocess.TimeoutExpired:
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), program) from None
+    if done.returncode != 0:
+        said = " ".join(done.stderr.split()).removeprefix("RTNETLINK answers: ")
+        said = said.removeprefix("Error: ").rstrip(".") or f"ended with {done.returncode}"
+        number = errno.EPERM if "not permitted" in said else errno.EINVAL
+        raise OSError(number, said, f"{program} {' '.join(arguments)}")
+    return done.stdout

@@ -1,0 +1,168 @@
+"""Whether settings still are as applied, and what is done about those that are not."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from holdfast.operations.model import now
+from holdfast.tuning.events import Events
+from holdfast.tuning.knobs import Knob, Observed
+from holdfast.tuning.models import DriftedSetting
+from holdfast.tuning.store import Active, InForce
+from holdfast.tuning.transaction import Panel
+
+ENFORCE_LIMIT = 3
+"""A setting is written back at most so many times..."""
+ENFORCE_SECONDS = 3600.0
+"""...within so many seconds; after that it is contested, and only reported."""
+
+
+@dataclass(frozen=True)
+class _Off:
+    """A setting that is not as applied."""
+
+    knob: Knob
+    setting: InForce
+    seen: Observed
+
+
+class Drift:
+    """What has drifted since when, and how often it was written back.
+
+    Used by one thread at a time, with the settings locked; `drifted` may be read by others.
+    """
+
+    def __init__(self, panel: Panel, events: Events) -> None:
+        self._panel = panel
+        self._events = events
+        self._since: dict[Knob, datetime] = {}
+        self._corrected: dict[Knob, deque[float]] = {}
+        self._contested: set[Knob] = set()
+        self.drifted: Sequence[DriftedSetting] = ()
+        self.checked_at: datetime | None = None
+
+    def forget(self) -> None:
+        """Begin anew, after settings were applied or rolled back."""
+        self._since.clear()
+        self._corrected.clear()
+        self._contested.clear()
+        self.drifted = ()
+
+    def check(self, active: Active) -> None:
+        """Look at every setting in force, tell what changed, and enforce if that is the policy."""
+        off = self._off(active.settings)
+        fresh = [one for one in off if one.knob not in self._since]
+        if fresh:
+            self._events.add(
+                "drifted",
+                f"{_count(fresh)} drifted from profile {active.profile}: "
+                + "; ".join(_told(one) for one in fresh[:5]),
+                profile=active.profile,
+                settings=[str(one.knob) for one in fresh],
+            )
+        if active.policy == "enforce":
+            self._enforce(active, off)
+            off = self._off(active.settings)
+        self._settle(active, {one.knob for one in off})
+        moment = now()
+        self._since = {one.knob: self._since.get(one.knob, moment) for one in off}
+        self.drifted = [self._described(one) for one in off]
+        self.checked_at = moment
+
+    def _off(self, settings: Sequence[InForce]) -> list[_Off]:
+        seen = self._panel.observe(one.knob for one in settings)
+        return [
+            _Off(one.knob, one, seen[one.knob])
+            for one in settings
+            if not self._panel.same(one.knob, one.value, seen[one.knob])
+            # A device that is gone has not drifted.
+            and not (one.identity and self._panel.identity(one.knob) != one.identity)
+        ]
+
+    def _enforce(self, active: Active, off: Sequence[_Off]) -> None:
+        moment = time.monotonic()
+        allowed = []
+        for one in off:
+            times = self._corrected.setdefault(one.knob, deque())
+            while times and moment - times[0] > ENFORCE_SECONDS:
+                times.popleft()
+            if len(times) < ENFORCE_LIMIT:
+                self._contested.discard(one.knob)
+                times.append(moment)
+                allowed.append(one)
+            elif one.knob not in self._contested:
+                self._contested.add(one.knob)
+                self._events.add(
+                    "contested",
+                    f"{one.knob} was written back {ENFORCE_LIMIT} times and changed again: "
+                    "somebody else sets it, so it is only reported for a while",
+                    profile=active.profile,
+                    settings=[str(one.knob)],
+                )
+        if not allowed:
+            return
+        failures = self._panel.bring([one.setting for one in allowed], written=[], keep_going=True)
+        failed = {failure.knob for failure in failures}
+        done = [one for one in allowed if one.knob not in failed]
+        if done:
+            self._events.add(
+                "enforced",
+                f"{_count(done)} of profile {active.profile} written back: "
+                + ", ".join(str(one.knob) for one in done[:5]),
+                profile=active.profile,
+                settings=[str(one.knob) for one in done],
+            )
+        for failure in failures:
+            self._events.add(
+                "failed",
+                f"{failure.knob} could not be written back: it {failure.reason}",
+                profile=active.profile,
+                settings=[str(failure.knob)],
+            )
+
+    def _settle(self, active: Active, off: set[Knob]) -> None:
+        settled = [knob for knob in self._since if knob not in off]
+        if settled:
+            self._events.add(
+                "settled",
+                f"as profile {active.profile} wants it again: "
+                + ", ".join(str(knob) for knob in settled[:5]),
+                profile=active.profile,
+                settings=[str(knob) for knob in settled],
+            )
+
+    def _described(self, one: _Off) -> DriftedSetting:
+        return DriftedSetting(
+            name=one.knob.name,
+            subsystem=one.knob.subsystem,
+            target=one.knob.target,
+            desired=one.setting.value if one.knob.subsystem != "persistence" else "as applied",
+            observed=one.seen.value if one.knob.subsystem != "persistence" else "changed",
+            since=self._since[one.knob],
+            contested=one.knob in self._contested,
+            note=one.seen.problem,
+        )
+
+
+def counts(settings: Iterable[InForce]) -> Mapping[str, int]:
+    """Count settings by subsystem."""
+    found: dict[str, int] = {}
+    for one in settings:
+        found[one.subsystem] = found.get(one.subsystem, 0) + 1
+    return found
+
+
+def _told(one: _Off) -> str:
+    if one.knob.subsystem == "persistence":
+        return f"{one.knob.target} was changed"
+    seen = one.seen
+    is_now = seen.value if seen.value is not None else f"gone ({seen.problem})"
+    return f"{one.knob} is {is_now} instead of {one.setting.value}"
+
+
+def _count(some: Sequence[object]) -> str:
+    return f"{len(some)} setting{'s' if len(some) != 1 else ''}"

@@ -1,0 +1,68 @@
+"""What a subsystem of settings offers: to observe knobs, and to say which write turns one.
+
+A knob is one thing of the kernel, or one file, that has a value. Values are text in one canonical
+form, so that what was observed can be compared, kept in a journal and written back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from holdfast.privileged import Write
+
+
+@dataclass(frozen=True, order=True)
+class Knob:
+    """Names one knob."""
+
+    subsystem: str
+    target: str
+    """The device, interface, unit or module; empty where there is only one."""
+    name: str
+
+    def __str__(self) -> str:
+        return " ".join(part for part in (self.subsystem, self.target, self.name) if part)
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a knob is at the moment."""
+
+    value: str | None
+    """None if the knob is not there or cannot be read."""
+    problem: str | None = None
+    """Why there is no value: a clause such as `does not exist on this kernel`."""
+    choices: tuple[str, ...] = ()
+    """What it can be, where the kernel says so."""
+
+
+class Subsystem(Protocol):
+    """One kind of setting. Nothing here writes: that is the privileged room's."""
+
+    name: str
+
+    def observe(self, knobs: Sequence[Knob]) -> Mapping[Knob, Observed]:
+        """Look at knobs; one that cannot be read has a problem instead of a value."""
+
+    def canonical(self, knob: Knob, value: str) -> str:
+        """Write a desired value as it would be observed. Raises `ValueError` with a clause."""
+
+    def same(self, desired: str, observed: str) -> bool:
+        """Whether an observed value is what was desired."""
+
+    def problem(self, knob: Knob, desired: str, observed: Observed) -> str | None:
+        """Say why a value cannot be right for this knob, as a clause; None if it may be."""
+
+    def write(self, knob: Knob, value: str, identity: str) -> Write:
+        """Make the write that brings a value about, if the target still has this identity."""
+
+    def identity(self, target: str) -> str:
+        """Tell a target from another that has the same name later; empty where none can."""
+
+    def companions(self, knob: Knob) -> Sequence[Knob]:
+        """Other knobs that a write to this one may change."""
+
+    def rank(self, knob: Knob) -> int:
+        """Lower ranks are written first: a scheduler before its queue's other settings."""

@@ -1,0 +1,265 @@
+"""Compares what a profile wants with what is there: the plan, and the writes it would take."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.tuning import persist as files
+from holdfast.tuning.knobs import Knob, Observed, Subsystem
+from holdfast.tuning.machine import Machine
+from holdfast.tuning.models import Action, Need, Plan, Setting
+from holdfast.tuning.openfiles import count_open_files
+from holdfast.tuning.owners import Owners
+from holdfast.tuning.profile.layers import Mistake
+from holdfast.tuning.profile.library import Library
+from holdfast.tuning.resolve import Resolved, Wanted, is_file, resolve
+from holdfast.tuning.store import InForce, State, Valued
+from holdfast.tuning.subsystems.limits import running_limits
+from holdfast.tuning.transaction import Panel
+
+_SHOWN = 120  # characters of a file's content
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A plan, and what carrying it out takes."""
+
+    plan: Plan
+    resolved: Resolved
+    goal: list[Valued]
+    """What would be written."""
+    keep: list[Valued]
+    """What is right and has to stay so."""
+    in_force: list[InForce]
+    mistakes: list[Mistake]
+    """Why it cannot be applied."""
+
+
+class Planner:
+    """Makes plans; changes nothing."""
+
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        library: Library,
+        subsystems: Mapping[str, Subsystem],
+        panel: Panel,
+    ) -> None:
+        self._roots = roots
+        self._library = library
+        self._subsystems = subsystems
+        self._panel = panel
+
+    def resolve(self, profile: str) -> tuple[Resolved, Machine]:
+        """Work out what a profile means on this machine now.
+
+        Raises `RequestError` and `ProfileError`.
+        """
+        machine = Machine(self._roots)
+        return resolve(self._library.lineage(profile), machine, self._subsystems), machine
+
+    def draft(self, profile: str, state: State, *, persist: bool) -> Draft:
+        """Plan to put a profile in force. Raises `RequestError` and `ProfileError`."""
+        resolved, machine = self.resolve(profile)
+        present, rows, mistakes = self._present(resolved)
+        notes = [*resolved.notes]
+        contents: dict[Knob, str] = {}
+        if persist:
+            contents, more = files.files_for(profile, present, machine)
+            notes += more
+        wanted = {one.knob: one.value for one in present} | contents
+        restored = _baseline(state, wanted)
+        seen = self._panel.observe([*wanted, *restored])
+        owners = Owners()
+        details = {one.knob: one for one in present}
+        goal: list[Valued] = []
+        keep: list[Valued] = []
+        in_force: list[InForce] = []
+        for knob, value in wanted.items():
+            right = self._panel.same(knob, value, seen[knob])
+            one = self._valued(knob, value)
+            (keep if right else goal).append(one)
+            if right and value == "" and is_file(knob):
+                keep.pop()
+                continue
+            row = self._row(
+                knob,
+                value,
+                seen[knob],
+                details.get(knob),
+                action="none" if right else "set",
+                owners=owners,
+                machine=machine,
+            )
+            rows.append(row)
+            if value != "" or not is_file(knob):
+                in_force.append(
+                    InForce(
+                        **one.model_dump(),
+                        source=row.source or "",
+                        profile=row.profile or profile,
+                        defined_at=row.defined_at or "",
+                    )
+                )
+        for knob, baseline in restored.items():
+            if self._panel.same(knob, baseline.value, seen[knob]):
+                continue
+            if baseline.identity and self._panel.identity(knob) != baseline.identity:
+                continue
+            goal.append(baseline)
+            rows.append(
+                self._row(
+                    knob,
+                    baseline.value,
+                    seen[knob],
+                    None,
+                    action="restore",
+                    owners=None,
+                    machine=machine,
+                )
+            )
+        order = list(self._subsystems)
+        rows.sort(key=lambda row: (order.index(row.subsystem), row.target, row.name))
+        plan = Plan(
+            plan=_identify(resolved, rows, persist=persist),
+            profile=profile,
+            policy=resolved.policy,
+            persist=persist,
+            applicable=not mistakes,
+            changes=len(goal),
+            settings=rows,
+            notes=[*notes, *owners.notes],
+        )
+        return Draft(plan, resolved, goal, keep, in_force, mistakes)
+
+    def _present(self, resolved: Resolved) -> tuple[list[Wanted], list[Setting], list[Mistake]]:
+        """Tell settings that can be had from those that are not here, or cannot be right."""
+        seen = self._panel.observe(one.knob for one in resolved.wanted)
+        present: list[Wanted] = []
+        rows: list[Setting] = []
+        mistakes: list[Mistake] = []
+        for one in resolved.wanted:
+            observed = seen[one.knob]
+            problem = self._panel.problem(one.knob, one.value, observed)
+            if problem is None:
+                present.append(one)
+                continue
+            skipped = observed.value is None and one.only_if_present
+            note = f"{one.spot.place}: {problem}"
+            rows.append(
+                Setting(
+                    name=one.knob.name,
+                    subsystem=one.knob.subsystem,
+                    target=one.knob.target,
+                    desired=one.value,
+                    observed=observed.value,
+                    action="skip" if skipped else "impossible",
+                    note=note,
+                    source=one.spot.comment or None,
+                    profile=one.profile,
+                    defined_at=one.spot.place,
+                )
+            )
+            if not skipped:
+                where = f" of {one.knob.target}" if one.knob.target else ""
+                mistakes.append(one.spot.mistake(f"cannot be applied: it{where} {problem}"))
+        return present, rows, mistakes
+
+    def _row(
+        self,
+        knob: Knob,
+        value: str,
+        observed: Observed,
+        wanted: Wanted | None,
+        *,
+        action: Action,
+        owners: Owners | None,
+        machine: Machine,
+    ) -> Setting:
+        note, needs = self._needs(knob, value, observed, action, machine)
+        source = (wanted.spot.comment or None) if wanted is not None else None
+        if wanted is None and action != "restore":
+            source = "asked for with persist"
+        return Setting(
+            name=knob.name,
+            subsystem=knob.subsystem,
+            target=knob.target,
+            desired=_short(knob, value),
+            observed=_short(knob, observed.value),
+            action=action,
+            note=note,
+            source=source,
+            profile=wanted.profile if wanted is not None else None,
+            defined_at=wanted.spot.place if wanted is not None else None,
+            conflicts=owners.conflicts(knob, value) if owners is not None else [],
+            needs=needs,
+        )
+
+    def _needs(
+        self, knob: Knob, value: str, observed: Observed, action: Action, machine: Machine
+    ) -> tuple[str | None, Need | None]:
+        note = "was so before; this profile does not set it" if action == "restore" else None
+        if knob.subsystem == "limits":
+            running = running_limits(knob.target, knob.name)
+            if running is not None and running != value:
+                return f"{knob.target} runs with {running} until it is restarted", "restart"
+            return note, None
+        if knob.name == "read_ahead_kb" and action in ("set", "restore"):
+            mounts = machine.devices[knob.target].mounts if knob.target in machine.devices else ()
+            told = []
+            for mount in sorted(mounts):
+                opened = count_open_files(mount)
+                if opened.files:
+                    told.append(f"{opened.told()} on {mount}")
+            if told:
+                old = f"keep {observed.value} KiB until opened again"
+                return f"{'; '.join(told)} {old}", "reopen"
+        return note, None
+
+    def _valued(self, knob: Knob, value: str) -> Valued:
+        return Valued(
+            subsystem=knob.subsystem,
+            target=knob.target,
+            name=knob.name,
+            identity=self._panel.identity(knob),
+            value=value,
+        )
+
+
+def _baseline(state: State, wanted: Mapping[Knob, str]) -> dict[Knob, Valued]:
+    """Return what knobs were before holdfast first wrote them, of those nobody wants now."""
+    found: dict[Knob, Valued] = {}
+    for entry in reversed(state.history):
+        for change in entry.changes:
+            if change.knob not in wanted:
+                found[change.knob] = Valued(
+                    **change.model_dump(exclude={"before", "after"}), value=change.before
+                )
+    return found
+
+
+def _identify(resolved: Resolved, rows: Sequence[Setting], *, persist: bool) -> str:
+    said = [
+        resolved.digest,
+        persist,
+        [
+            (row.subsystem, row.target, row.name, row.desired, row.observed, row.action)
+            for row in rows
+        ],
+    ]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
+
+
+def _short(knob: Knob, value: str | None) -> str | None:
+    """Say of a file only whether it is there, and how much is in it."""
+    if knob.subsystem != "persistence" or value is None:
+        return value
+    if value == "":
+        return "absent"
+    lines = sum(1 for line in value.splitlines() if line and not line.startswith("#"))
+    digest = hashlib.sha256(value.encode()).hexdigest()[:8]
+    return f"{lines} line{'s' if lines != 1 else ''} ({digest})"

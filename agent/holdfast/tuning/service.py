@@ -1,0 +1,686 @@
+"""Tuning as the API and the command line see it: look, plan, apply, roll back."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from holdfast.node.files import read_text
+from holdfast.operations.ids import new_id
+from holdfast.operations.kinds import Context, Kind
+from holdfast.operations.model import (
+    FieldError,
+    OperationFailed,
+    Problem,
+    RequestError,
+    Slug,
+    now,
+)
+from holdfast.privileged import InProcess, Privileged
+from holdfast.tuning.drift import Drift, counts
+from holdfast.tuning.events import Events
+from holdfast.tuning.knobs import Knob
+from holdfast.tuning.models import (
+    Applied,
+    AppliedEntry,
+    ApplyRequest,
+    Plan,
+    PlanRequest,
+    ProfileDetails,
+    ProfileList,
+    ProfileSummary,
+    ProfileValue,
+    RollbackRequest,
+    RolledBack,
+    Setting,
+    TuningState,
+)
+from holdfast.tuning.planner import Draft, Planner
+from holdfast.tuning.profile.layers import Entry as ProfileEntry
+from holdfast.tuning.profile.layers import Layer, ProfileError, Table
+from holdfast.tuning.profile.library import Library
+from holdfast.tuning.rebase import rebase
+from holdfast.tuning.resolve import digest_of
+from holdfast.tuning.store import Active, Change, Entry, InForce, State, Store, Valued
+from holdfast.tuning.subsystems import all_subsystems
+from holdfast.tuning.transaction import ChangeFailed, Failure, Journal, Panel
+
+log = logging.getLogger(__name__)
+
+_RESOURCE = "tuning"
+_HOTPLUG = frozenset({"block", "network"})
+
+
+class Tuning:
+    """The settings of this machine. Methods may be called from any thread, and may block."""
+
+    def __init__(
+        self,
+        *,
+        roots: Sequence[Path],
+        state_dir: Path,
+        profiles_dir: Path,
+        privileged: Privileged | None = None,
+    ) -> None:
+        self.events = Events()
+        self._store = Store(state_dir)
+        self._library = Library(profiles_dir)
+        subsystems = all_subsystems()
+        self._panel = Panel(subsystems, privileged or InProcess())
+        self._boot_id = read_text(Path("/proc/sys/kernel/random/boot_id")) or ""
+        self._journal = Journal(self._store, self._panel, self._boot_id)
+        self._planner = Planner(roots, self._library, subsystems, self._panel)
+        self._drift = Drift(self._panel, self.events)
+        self._lock = threading.RLock()
+        self._problem: str | None = None
+        self._seen = (-1, -1)
+        self._active: Active | None = None
+        # Devices on which a setting failed: not tried again until they appear anew.
+        self._refused: set[tuple[Knob, str]] = set()
+
+    def prepare(self) -> None:
+        """Finish what a crash left behind: go back, or commit what had been verified."""
+        try:
+            with self._locked():
+                self._finish_pending()
+        except (RequestError, OSError) as error:
+            # The daemon has other work to do; `GET /v1/tuning` and each attempt say what is wrong.
+            self._problem = str(error)
+            log.error("settings: %s", error)
+
+    def kinds(self) -> Sequence[Kind[Any, Any]]:
+        """Return the kinds of operation: `tuning.apply` and `tuning.rollback`."""
+
+        def resources(_params: Any) -> frozenset[str]:
+            return frozenset({_RESOURCE})
+
+        return (
+            Kind("tuning.apply", ApplyRequest, Applied, self._apply, True, resources),
+            Kind("tuning.rollback", RollbackRequest, RolledBack, self._rollback, True, resources),
+        )
+
+    def check(self, params: ApplyRequest | RollbackRequest) -> None:
+        """Raise `RequestError` or `OperationFailed` for what cannot be done at all."""
+        if isinstance(params, RollbackRequest):
+            if not self._store.state().history:
+                raise RequestError(
+                    Slug.CONFLICT, "There is nothing to roll back: no profile was applied."
+                )
+            return
+        with _blamed():
+            self._library.lineage(self._profile_of(params, self._store.state()))
+
+    def plan(self, request: PlanRequest) -> Plan:
+        """Say what applying a profile would do. Raises `RequestError` and `OperationFailed`."""
+        with _blamed():
+            state = rebase(self._store.state(), self._boot_id, self._panel)
+            profile = self._profile_of(request, state)
+            return self._planner.draft(profile, state, persist=request.persist).plan
+
+    def profiles(self) -> ProfileList:
+        """List the profiles, those that cannot be used among them."""
+        applied = self._applied_name()
+        return ProfileList(
+            profiles=[self._summary(name, applied) for name in self._library.names()]
+        )
+
+    def profile(self, name: str) -> ProfileDetails:
+        """Describe a profile. Raises `RequestError` and `OperationFailed`."""
+        with _blamed():
+            lineage = self._library.lineage(name)
+        layer = lineage.layers[-1]
+        return ProfileDetails(
+            name=layer.name,
+            description=layer.description,
+            builtin=layer.builtin,
+            extends=layer.extends,
+            policy=lineage.policy,
+            applied=self._applied_name() == name,
+            error=None,
+            lineage=[one.name for one in lineage.layers],
+            variables={
+                name: text for one in lineage.layers for name, (text, _) in one.variables.items()
+            },
+            values=[
+                _described(one, table, entry)
+                for one in lineage.layers
+                for table in one.tables
+                for entry in table.entries
+            ],
+        )
+
+    def state(self) -> TuningState:
+        """Say what is in force, what has drifted, and what can be rolled back."""
+        state = self._store.state()
+        active = state.active
+        return TuningState(
+            profile=active.profile if active else None,
+            policy=active.policy if active else None,
+            applied_at=active.applied_at if active else None,
+            persist=active.persist if active else False,
+            profile_changed=active is not None and self._profile_changed(active),
+            settings=dict(counts(active.settings)) if active else {},
+            drifted=list(self._drift.drifted),
+            checked_at=self._drift.checked_at,
+            history=[
+                AppliedEntry(
+                    profile=one.profile, applied_at=one.applied_at, changes=len(one.changes)
+                )
+                for one in reversed(state.history)
+            ],
+            events=self.events.latest(),
+            problem=self._problem,
+        )
+
+    def figures(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """Count settings in force and drifted ones, by subsystem. Reads memory only."""
+        active = self._active
+        totals = dict(counts(active.settings)) if active else {}
+        drifted = dict.fromkeys(totals, 0)
+        for one in self._drift.drifted:
+            drifted[one.subsystem] = drifted.get(one.subsystem, 0) + 1
+        return totals, drifted
+
+    def unfinished_boot(self) -> ApplyRequest | None:
+        """Return what to apply because this boot took the kernel's values back; None if nothing."""
+        state = self._store.state()
+        if state.active is None or state.boot_id == self._boot_id:
+            return None
+        return ApplyRequest(profile=state.active.profile, persist=state.active.persist)
+
+    def watch(self, *, thorough: bool) -> None:
+        """Look for drift; `thorough` looks for devices that appeared or went as well.
+
+        Never raises: what goes wrong is an event.
+        """
+        try:
+            if not self._needs_watching():
+                return
+            with self._locked():
+                self._watch(thorough=thorough)
+        except (RequestError, ProfileError, OSError, ValueError) as error:
+            self.events.add("failed", f"drift could not be looked for: {error}")
+        except Exception:
+            log.exception("drift could not be looked for")
+
+    def _apply(self, context: Context[ApplyRequest]) -> Applied:
+        request = context.params
+        with self._locked(), _blamed():
+            self._settle_resumed(context)
+            self._finish_pending_or_fail()
+            stored = self._store.state()
+            state = rebase(stored, self._boot_id, self._panel)
+            profile = self._profile_of(request, state)
+            draft = self._planner.draft(profile, state, persist=request.persist)
+            self._refuse(request, draft)
+            written = self._carry_out(context.id, draft, stored, state)
+            self._drift.forget()
+            self._refused.clear()
+            settings = self._looked_at(draft)
+        if written:
+            self.events.add(
+                "applied",
+                f"profile {profile} applied: {len(written)} settings written and read back",
+                profile=profile,
+                settings=[str(knob) for knob in written],
+            )
+        plan = draft.plan.model_copy(update={"settings": settings})
+        return Applied(**dict(plan), written=len(written))
+
+    def _carry_out(
+        self, operation: str, draft: Draft, stored: State, state: State
+    ) -> Sequence[Knob]:
+        rebooted = stored.active is not None and stored.boot_id != self._boot_id
+        active = Active(
+            profile=draft.plan.profile,
+            policy=draft.plan.policy,
+            applied_at=now(),
+            persist=draft.plan.persist,
+            digest=draft.resolved.digest,
+            settings=draft.in_force,
+        )
+
+        def after(changes: list[Change]) -> State:
+            following = state.model_copy(deep=True)
+            following.boot_id = self._boot_id
+            following.active = active
+            before = state.active
+            if rebooted and before is not None and before.profile == active.profile:
+                # The same again after a boot is no step that anybody would want to go back.
+                _merge(following.history, changes)
+            elif changes or before is None or before.profile != active.profile:
+                following.push(
+                    Entry(
+                        profile=active.profile,
+                        applied_at=active.applied_at,
+                        previous=before,
+                        changes=changes,
+                    )
+                )
+            return following
+
+        if draft.goal:
+            return self._change(operation, draft.goal, draft.keep, after)
+        if rebooted or _differs(stored.active, active):
+            following = after([])
+            following.note_outcome(operation, "committed")
+            self._store.save(following)
+        return []
+
+    def _rollback(self, context: Context[RollbackRequest]) -> RolledBack:
+        with self._locked():
+            self._settle_resumed(context)
+            self._finish_pending_or_fail()
+            state = rebase(self._store.state(), self._boot_id, self._panel)
+            if not state.history:
+                raise RequestError(
+                    Slug.CONFLICT, "There is nothing to roll back: no profile was applied."
+                )
+            undone = state.history[-1:] if context.params.to == "last" else state.history
+            goal, notes = self._way_back(undone)
+            following = state.model_copy(deep=True)
+            following.boot_id = self._boot_id
+            following.history = state.history[: len(state.history) - len(undone)]
+            following.active = undone[0].previous
+            observed = self._panel.observe(one.knob for one in goal)
+            off = [
+                one for one in goal if not self._panel.same(one.knob, one.value, observed[one.knob])
+            ]
+            written: Sequence[Knob] = []
+            if off:
+                written = self._change(context.id, off, [], lambda _changes: following)
+            else:
+                following.note_outcome(context.id, "committed")
+                self._store.save(following)
+            self._drift.forget()
+            self._refused.clear()
+            after = self._panel.observe(one.knob for one in goal)
+        profile = following.active.profile if following.active else None
+        self.events.add(
+            "rolled-back",
+            f"rolled back to {f'profile {profile}' if profile else 'what was before holdfast'}: "
+            f"{len(written)} settings written and read back",
+            profile=profile,
+            settings=[str(knob) for knob in written],
+        )
+        return RolledBack(
+            profile=profile,
+            written=len(written),
+            settings=[
+                Setting(
+                    name=one.name,
+                    subsystem=one.subsystem,
+                    target=one.target,
+                    desired=one.value if one.subsystem != "persistence" else None,
+                    observed=after[one.knob].value if one.subsystem != "persistence" else None,
+                    action="restore" if one.knob in written else "none",
+                )
+                for one in goal
+            ],
+            notes=notes,
+        )
+
+    def _way_back(self, undone: Sequence[Entry]) -> tuple[list[Valued], list[str]]:
+        goal: dict[Knob, Valued] = {}
+        notes = []
+        for entry in reversed(undone):
+            for change in entry.changes:
+                goal[change.knob] = Valued(
+                    **change.model_dump(exclude={"before", "after"}), value=change.before
+                )
+        for knob, one in list(goal.items()):
+            if one.identity and self._panel.identity(knob) != one.identity:
+                notes.append(f"{knob.target} is gone, so its {knob.name} was not brought back.")
+                del goal[knob]
+        return list(goal.values()), notes
+
+    def _change(
+        self,
+        operation: str,
+        goal: Sequence[Valued],
+        keep: Sequence[Valued],
+        after: Callable[[list[Change]], State],
+    ) -> Sequence[Knob]:
+        try:
+            return self._journal.change(operation, goal, keep, after)
+        except ChangeFailed as error:
+            self._note_left(error.left)
+            problem = _problem_of(error)
+            self.events.add("failed", problem.detail)
+            raise OperationFailed(problem) from error
+
+    def _watch(self, *, thorough: bool) -> None:
+        self._finish_pending()
+        state = self._store.state()
+        if state.active is None or state.boot_id != self._boot_id:
+            self._active = state.active
+            self._drift.forget()
+            return
+        if thorough:
+            state = self._follow_devices(state, state.active)
+        self._active = state.active
+        if state.active is not None:
+            self._drift.check(state.active)
+
+    def _follow_devices(self, state: State, active: Active) -> State:
+        """Put settings in force on devices that appeared, and forget those that went."""
+        kept = [
+            one
+            for one in active.settings
+            if not one.identity or self._panel.identity(one.knob) == one.identity
+        ]
+        resolved, _ = self._planner.resolve(active.profile)
+        known = {one.knob for one in kept}
+        fresh = []
+        for one in resolved.wanted:
+            if one.knob in known or one.knob.subsystem not in _HOTPLUG:
+                continue
+            identity = self._panel.identity(one.knob)
+            if (one.knob, identity) in self._refused:
+                continue
+            observed = self._panel.observe([one.knob])[one.knob]
+            problem = self._panel.problem(one.knob, one.value, observed)
+            if problem is not None:
+                self._refused.add((one.knob, identity))
+                if not one.only_if_present:
+                    self.events.add(
+                        "failed",
+                        f"{one.knob} cannot be set on a device that appeared: it {problem}",
+                        profile=active.profile,
+                        settings=[str(one.knob)],
+                    )
+                continue
+            fresh.append(
+                InForce(
+                    subsystem=one.knob.subsystem,
+                    target=one.knob.target,
+                    name=one.knob.name,
+                    identity=identity,
+                    value=one.value,
+                    source=one.spot.comment,
+                    profile=one.profile,
+                    defined_at=one.spot.place,
+                )
+            )
+        if not fresh and len(kept) == len(active.settings):
+            return state
+        following = state.model_copy(deep=True)
+        following.active = active.model_copy(update={"settings": [*kept, *fresh]})
+
+        def after(changes: list[Change]) -> State:
+            _merge(following.history, changes)
+            return following
+
+        observed_all = self._panel.observe(one.knob for one in fresh)
+        off = [
+            one
+            for one in fresh
+            if not self._panel.same(one.knob, one.value, observed_all[one.knob])
+        ]
+        try:
+            if off:
+                self._journal.change(f"hotplug-{new_id()}", off, [], after)
+            else:
+                self._store.save(following)
+        except ChangeFailed as error:
+            self._note_left(error.left)
+            self._refused |= {(one.knob, one.identity) for one in fresh}
+            self.events.add(
+                "failed",
+                f"settings of a device that appeared were taken back: {error.failure}",
+                profile=active.profile,
+                settings=[str(error.failure.knob)],
+            )
+            return state
+        if off:
+            targets = ", ".join(sorted({one.target for one in off}))
+            self.events.add(
+                "hotplugged",
+                f"{targets} appeared: {len(off)} settings of profile {active.profile} written "
+                "and read back",
+                profile=active.profile,
+                settings=[str(one.knob) for one in off],
+            )
+        return self._store.state()
+
+    def _finish_pending(self) -> None:
+        finished = self._journal.recover()
+        if finished is None:
+            self._problem = None
+            return
+        pending, left = finished
+        self._note_left(left)
+        if left:
+            return
+        what = "finished" if pending.phase == "verified" else "taken back"
+        self.events.add(
+            "recovered",
+            f"a change of {len(pending.before)} settings that the end of a process cut short was "
+            f"{what}",
+            settings=[str(one.knob) for one in pending.before],
+        )
+
+    def _finish_pending_or_fail(self) -> None:
+        self._finish_pending()
+        if self._problem is not None:
+            raise OperationFailed(Problem.of(Slug.CONFLICT, self._problem))
+
+    def _note_left(self, left: Sequence[Failure]) -> None:
+        self._problem = (
+            "A change was cut short or failed, and could not be taken back whole: "
+            f"{'; '.join(map(str, left))}. It is tried again at each start, apply and rollback."
+            if left
+            else None
+        )
+
+    def _settle_resumed(self, context: Context[Any]) -> None:
+        """Say how an operation ended that the end of the daemon cut short."""
+        if not context.resumed:
+            return
+        self._finish_pending_or_fail()
+        if self._store.state().outcomes.get(context.id) != "committed":
+            raise OperationFailed(
+                Problem.of(
+                    Slug.INTERRUPTED,
+                    "The daemon ended while settings were written; all of them were taken back. "
+                    "Start it again.",
+                )
+            )
+
+    def _refuse(self, request: ApplyRequest, draft: Draft) -> None:
+        if draft.mistakes:
+            raise ProfileError(draft.mistakes)
+        if request.plan is not None and request.plan != draft.plan.plan:
+            raise OperationFailed(
+                Problem.of(
+                    Slug.CONFLICT,
+                    f"The plan would be another one now ({draft.plan.plan}): the profile or the "
+                    "machine has changed since; look at the new plan.",
+                )
+            )
+
+    def _looked_at(self, draft: Draft) -> list[Setting]:
+        """Return the plan's rows with what is observed now."""
+        rows = draft.plan.settings
+        knobs = [Knob(row.subsystem, row.target, row.name) for row in rows]
+        seen = self._panel.observe(
+            knob for knob, row in zip(knobs, rows, strict=True) if row.subsystem != "persistence"
+        )
+        return [
+            row.model_copy(
+                update={
+                    "observed": seen[knob].value if knob in seen else row.desired,
+                }
+            )
+            for knob, row in zip(knobs, rows, strict=True)
+        ]
+
+    def _profile_of(self, request: PlanRequest, state: State) -> str:
+        if request.profile is not None:
+            return request.profile
+        if state.active is None:
+            raise RequestError(
+                Slug.INVALID_REQUEST,
+                "No profile is applied, so `profile` has to name one.",
+                field="profile",
+            )
+        return state.active.profile
+
+    def _summary(self, name: str, applied: str | None) -> ProfileSummary:
+        try:
+            lineage = self._library.lineage(name)
+        except (ProfileError, RequestError) as error:
+            told = str(error)
+            return ProfileSummary(
+                name=name,
+                description="",
+                builtin=False,
+                extends=[],
+                policy=None,
+                applied=applied == name,
+                error=told,
+            )
+        layer = lineage.layers[-1]
+        return ProfileSummary(
+            name=name,
+            description=layer.description,
+            builtin=layer.builtin,
+            extends=layer.extends,
+            policy=lineage.policy,
+            applied=applied == name,
+            error=None,
+        )
+
+    def _applied_name(self) -> str | None:
+        active = self._store.state().active
+        return active.profile if active else None
+
+    def _profile_changed(self, active: Active) -> bool:
+        try:
+            return digest_of(self._library.lineage(active.profile)) != active.digest
+        except (ProfileError, RequestError):
+            return True
+
+    def _needs_watching(self) -> bool:
+        """Whether anything is in force; reads the state only if it was changed."""
+        stamp = self._store.stamp()
+        if stamp != self._seen:
+            self._active = self._store.state().active
+            self._seen = stamp
+            if self._active is None:
+                self._drift.forget()
+        return self._active is not None or self._problem is not None
+
+    def _locked(self) -> AbstractContextManager[None]:
+        return _Both(self._lock, self._store.locked())
+
+
+class _Both(AbstractContextManager[None]):
+    """The lock of this process, then that among processes."""
+
+    def __init__(self, first: threading.RLock, second: AbstractContextManager[None]) -> None:
+        self._first = first
+        self._second = second
+
+    def __enter__(self) -> None:
+        self._first.acquire()
+        try:
+            self._second.__enter__()
+        except BaseException:
+            self._first.release()
+            raise
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            self._second.__exit__(*error)
+        finally:
+            self._first.release()
+
+
+class _blamed(AbstractContextManager[None]):  # noqa: N801 - reads as a function
+    """Turns what is wrong with a profile into a problem that names file, line and key."""
+
+    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+        if not isinstance(error, ProfileError):
+            return
+        told = "; ".join(str(one) for one in error.mistakes[:5])
+        more = f"; and {len(error.mistakes) - 5} more" if len(error.mistakes) > 5 else ""
+        detail = f"{told}{more}"
+        raise OperationFailed(
+            Problem.of(
+                Slug.INVALID_REQUEST,
+                f"The profile cannot be used: {detail}{'' if detail.endswith('?') else '.'}",
+                errors=[
+                    FieldError(
+                        field=f"{one.file}:{one.line}: {one.key}" if one.line else one.file,
+                        message=one.message,
+                    )
+                    for one in error.mistakes
+                ],
+            )
+        ) from error
+
+
+def _problem_of(error: ChangeFailed) -> Problem:
+    failure = error.failure
+    reverted = [str(knob) for knob in error.reverted]
+    if error.left:
+        left = "; ".join(map(str, error.left))
+        after = f"what had been written could not be taken back whole: {left}"
+    elif reverted:
+        after = f"all that had been written was taken back ({len(reverted)} settings)"
+    else:
+        after = "nothing was changed"
+    denied = "" if not failure.denied else "; holdfast needs to run as root for this"
+    return Problem.of(
+        Slug.NOT_PERMITTED if failure.denied else Slug.IO_ERROR,
+        f"{failure.knob} {failure.reason}{denied}; {after}.",
+        setting={
+            "subsystem": failure.knob.subsystem,
+            "target": failure.knob.target,
+            "name": failure.knob.name,
+        },
+        reason=failure.reason,
+        reverted=reverted,
+        not_reverted=[str(one.knob) for one in error.left],
+    )
+
+
+def _differs(before: Active | None, after: Active) -> bool:
+    if before is None:
+        return True
+    same = {"applied_at"}
+    return before.model_dump(exclude=same) != after.model_dump(exclude=same)
+
+
+def _merge(history: list[Entry], changes: Sequence[Change]) -> None:
+    """Add changes to the last apply; what a knob was before that stays."""
+    if not history:
+        return
+    merged = {change.knob: change for change in history[-1].changes}
+    for change in changes:
+        known = merged.get(change.knob)
+        if known is not None and known.identity == change.identity:
+            merged[change.knob] = known.model_copy(update={"after": change.after})
+        else:
+            merged[change.knob] = change
+    history[-1] = history[-1].model_copy(update={"changes": list(merged.values())})
+
+
+def _described(layer: Layer, table: Table, entry: ProfileEntry) -> ProfileValue:
+    return ProfileValue(
+        name=entry.name,
+        subsystem=table.subsystem,
+        target=table.target,
+        select=dict(table.select) or None,
+        value=entry.value,
+        when=entry.when or table.when,
+        only_if_present=entry.only_if_present,
+        source=entry.spot.comment or None,
+        profile=layer.name,
+        defined_at=entry.spot.place,
+    )

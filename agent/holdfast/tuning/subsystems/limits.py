@@ -1,0 +1,87 @@
+"""Limits of services: a systemd drop-in for the datastore's unit, which counts from its next start.
+
+The value of a knob is what the drop-in says; what a running service still has is told by
+`running_limits`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from holdfast.node.files import read_text
+from holdfast.privileged import Write
+from holdfast.privileged.config_files import path_of
+from holdfast.privileged.writes import FileWrite
+from holdfast.tuning.knobs import Knob, Observed
+from holdfast.tuning.subsystems.plain import Plain
+
+UNSET = "not set"
+_HEADER = (
+    "# Written by holdfast (holdfast tune); removed by `holdfast tune rollback`. Do not edit.\n"
+)
+_LINE = re.compile(r"Limit([A-Z]+)=(\S+)")
+# As /proc/<pid>/limits calls them.
+_NAMES = {
+    "nofile": "Max open files",
+    "nproc": "Max processes",
+    "memlock": "Max locked memory",
+    "as": "Max address space",
+    "core": "Max core file size",
+    "stack": "Max stack size",
+}
+
+
+class Limits(Plain):
+    """The knobs' targets are units, their names are limits such as `nofile`."""
+
+    name = "limits"
+
+    def observe(self, knobs: Sequence[Knob]) -> Mapping[Knob, Observed]:
+        """Read each unit's drop-in."""
+        found: dict[Knob, Observed] = {}
+        for knob in knobs:
+            try:
+                found[knob] = Observed(_read(knob.target).get(knob.name, UNSET))
+            except OSError as error:
+                found[knob] = Observed(None, f"cannot be read: {error.strerror}")
+        return found
+
+    def write(self, knob: Knob, value: str, identity: str) -> Write:
+        """Write the drop-in with this limit changed."""
+        del identity
+        limits = _read(knob.target)
+        if value == UNSET:
+            limits.pop(knob.name, None)
+        else:
+            limits[knob.name] = value
+        lines = [f"Limit{name.upper()}={limits[name]}\n" for name in sorted(limits)]
+        content = f"{_HEADER}[Service]\n{''.join(lines)}" if lines else None
+        return FileWrite(place="service", unit=knob.target, content=content)
+
+
+def _read(unit: str) -> dict[str, str]:
+    try:
+        text = path_of("service", unit).read_text(errors="replace")
+    except FileNotFoundError:
+        return {}
+    return {match[1].lower(): match[2] for match in _LINE.finditer(text)}
+
+
+def running_limits(
+    unit: str, name: str, *, cgroups: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc")
+) -> str | None:
+    """Return the limit that a unit's first process has now; None if it does not run."""
+    for directory in _groups(unit, cgroups):
+        for pid in (read_text(directory / "cgroup.procs") or "").split():
+            for line in (read_text(proc / pid / "limits") or "").splitlines():
+                if line.startswith(_NAMES[name]):
+                    soft = line[len(_NAMES[name]) :].split()[0]
+                    return "infinity" if soft == "unlimited" else soft
+    return None
+
+
+def _groups(unit: str, cgroups: Path) -> Iterator[Path]:
+    for top in (cgroups, cgroups / "systemd", cgroups / "unified"):
+        yield top / "system.slice" / unit

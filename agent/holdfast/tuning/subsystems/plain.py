@@ -1,0 +1,74 @@
+"""What subsystems have in common whose knobs are files with one value."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from holdfast.tuning.knobs import Knob, Observed
+
+
+class Plain:
+    """Defaults for knobs that stand alone: any value may be right, and it is compared as text."""
+
+    def canonical(self, knob: Knob, value: str) -> str:
+        """Write a desired value as it would be observed."""
+        del knob
+        return " ".join(value.split())
+
+    def same(self, desired: str, observed: str) -> bool:
+        """Whether an observed value is what was desired."""
+        return desired == observed
+
+    def problem(self, knob: Knob, desired: str, observed: Observed) -> str | None:
+        """Say why a value cannot be right."""
+        del knob, desired, observed
+        return None
+
+    def identity(self, target: str) -> str:
+        """Nothing else can have this name."""
+        del target
+        return ""
+
+    def companions(self, knob: Knob) -> Sequence[Knob]:
+        """No other knob is changed."""
+        del knob
+        return ()
+
+    def rank(self, knob: Knob) -> int:
+        """No order is needed."""
+        del knob
+        return 0
+
+
+def observe_file(path: Path, *, missing: str = "does not exist on this kernel") -> Observed:
+    """Read a file of /proc or /sys that has one value, its blanks made single spaces."""
+    try:
+        value = " ".join(path.read_bytes().decode("utf-8", "replace").split())
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENODEV):
+            return Observed(None, missing)
+        return Observed(None, f"cannot be read: {os.strerror(error.errno or 0)}")
+    if not _writable(path):
+        return Observed(value, "is read-only")
+    return Observed(value)
+
+
+def chosen(observed: Observed) -> Observed:
+    """Take the choice in brackets of `none [mq-deadline]` as the value."""
+    if observed.value is None:
+        return observed
+    words = observed.value.split()
+    marked = [word[1:-1] for word in words if word.startswith("[") and word.endswith("]")]
+    choices = tuple(word.strip("[]") for word in words)
+    return Observed(marked[0] if marked else observed.value, observed.problem, choices)
+
+
+def _writable(path: Path) -> bool:
+    """Whether the kernel offers it for writing; whether this process may is found out then."""
+    try:
+        return bool(path.stat().st_mode & 0o222)
+    except OSError:
+        return True
