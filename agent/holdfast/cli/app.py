@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli import config, manifest_content, node, operations, pagecache_content, serve, token
+from holdfast.cli import (
+    config,
+    manifest_content,
+    node,
+    operations,
+    pagecache_content,
+    serve,
+    token,
+    tune,
+)
 from holdfast.cli.command import CONTEXT_SETTINGS, examples, main_options
 
 
@@ -44,6 +53,7 @@ main_options(
 serve.register(app)
 app.add_typer(pagecache_content.app)
 app.add_typer(manifest_content.app)
+app.add_typer(tune.app)
 app.add_typer(operations.app)
 node.register(app)
 app.add_typer(config.app)

@@ -40,6 +40,13 @@ def operation_ids(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, st
             yield operation["id"], f"{operation['kind']} {operation['state']}"
 
 
+def profile_names(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+    """Offer the names of profiles."""
+    for profile in _ask(ctx, "/v1/tuning/profiles").get("profiles", ()):
+        if profile["name"].startswith(incomplete):
+            yield profile["name"], profile["description"]
+
+
 def _ask(ctx: typer.Context, path: str, **params: Any) -> dict[str, Any]:
     try:
         session = Session(_options(ctx))

@@ -20,13 +20,23 @@ from holdfast.manifests.models import ManifestDetails, ManifestList
 from holdfast.manifests.service import Form, Manifests
 from holdfast.operations.ids import new_id
 from holdfast.operations.kinds import Context, Kind
-from holdfast.operations.model import Operation, Problem, ProgressReport, RequestError, State, now
+from holdfast.operations.model import (
+    Operation,
+    OperationFailed,
+    Problem,
+    ProgressReport,
+    RequestError,
+    State,
+    now,
+)
 from holdfast.operations.outcome import problem_of
 from holdfast.operations.progress import Meter
 from holdfast.pagecache.models import Dump, DumpList, PageCacheState
 from holdfast.pagecache.service import PageCache
 from holdfast.records.store import Stored
 from holdfast.records.uploads import Upload
+from holdfast.tuning.models import Plan, PlanRequest, ProfileDetails, ProfileList, TuningState
+from holdfast.tuning.service import Tuning
 
 R = TypeVar("R", bound=Stored)
 
@@ -48,6 +58,11 @@ class LocalWork:
             dumps_kept=settings.pagecache.dumps_kept,
             reserve_bytes=settings.pagecache.reserve_bytes,
             max_record_bytes=settings.max_record_bytes,
+        )
+        self.tuning = Tuning(
+            roots=settings.roots,
+            state_dir=state_dir,
+            profiles_dir=settings.tuning.profiles_dir,
         )
         self.manifests = Manifests(
             roots=settings.roots,
@@ -120,9 +135,33 @@ class LocalWork:
             self._prepare()
             return _received(self.manifests.receive(), chunks)
 
+    def tuning_state(self) -> TuningState:
+        """Say what is in force and what has drifted."""
+        with _refusals():
+            return self.tuning.state()
+
+    def tuning_plan(self, body: Mapping[str, Any]) -> Plan:
+        """Say what applying a profile would do."""
+        with _refusals():
+            return self.tuning.plan(PlanRequest.model_validate(body))
+
+    def profiles(self) -> ProfileList:
+        """List the profiles of this machine."""
+        with _refusals():
+            return self.tuning.profiles()
+
+    def profile(self, name: str) -> ProfileDetails:
+        """Describe a profile."""
+        with _refusals():
+            return self.tuning.profile(name)
+
     def start(self, kind_name: str, body: Mapping[str, Any]) -> LocalRun:
         """Check parameters and start the work. Raises `CliError` for what a daemon would refuse."""
-        capabilities: tuple[PageCache | Manifests, ...] = (self.pagecache, self.manifests)
+        capabilities: tuple[PageCache | Manifests | Tuning, ...] = (
+            self.pagecache,
+            self.manifests,
+            self.tuning,
+        )
         capability, kind = next(
             (capability, kind)
             for capability in capabilities
@@ -139,6 +178,7 @@ class LocalWork:
         self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.pagecache.prepare()
         self.manifests.prepare()
+        self.tuning.prepare()
 
 
 class LocalRun:
@@ -218,7 +258,7 @@ def _refusals() -> Iterator[None]:
             for details in error.errors()
         )
         raise UsageError(told) from error
-    except (RequestError, EngineError, OSError, ValueError) as error:
+    except (RequestError, OperationFailed, EngineError, OSError, ValueError) as error:
         raise CliError(problem_of(error, "").detail.rstrip(".")) from error
 
 

@@ -55,6 +55,10 @@ class Output:
         """Print a line of a result."""
         self._write(sys.stdout, text, style)
 
+    def at_once(self, text: str) -> None:
+        """Print a line of something that goes on, for whoever reads it in a pipe as well."""
+        print(text, flush=True)
+
     def note(self, text: str, style: str = "") -> None:
         """Print a line that is not part of the result."""
         self._write(sys.stderr, text, style)

@@ -52,6 +52,10 @@ class Drift:
         self._contested.clear()
         self.drifted = ()
 
+    def look(self, active: Active) -> list[DriftedSetting]:
+        """Say what is off at the moment, and do nothing about it."""
+        return [self._described(one) for one in self._off(active.settings)]
+
     def check(self, active: Active) -> None:
         """Look at every setting in force, tell what changed, and enforce if that is the policy."""
         off = self._off(active.settings)
@@ -142,7 +146,7 @@ class Drift:
             target=one.knob.target,
             desired=one.setting.value if one.knob.subsystem != "persistence" else "as applied",
             observed=one.seen.value if one.knob.subsystem != "persistence" else "changed",
-            since=self._since[one.knob],
+            since=self._since.get(one.knob) or now(),
             contested=one.knob in self._contested,
             note=one.seen.problem,
         )

@@ -30,6 +30,13 @@ class Device:
     mounts: set[str] = field(default_factory=set)
     """Mount points whose file systems lie on it."""
 
+    @cached_property
+    def bus(self) -> str:
+        """How it is attached, by the kernel's word for it; empty for arrays and the like."""
+        link = Path("/sys/class/block") / self.described.name / "device/subsystem"
+        # With several paths to one namespace it is called nvme-subsystem.
+        return link.resolve().name.partition("-")[0] if link.exists() else ""
+
 
 class Machine:
     """A look at the machine, taken once: make another one to look again."""
@@ -129,6 +136,8 @@ class Machine:
                     right = isinstance(wanted, list) and not device.roles.isdisjoint(wanted)
                 case "mount":
                     right = isinstance(wanted, list) and not device.mounts.isdisjoint(wanted)
+                case "bus":
+                    right = isinstance(wanted, list) and device.bus in wanted
                 case "rotational":
                     right = known.rotational is wanted
                 case "backing_file":

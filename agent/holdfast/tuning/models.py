@@ -61,6 +61,9 @@ class Setting(BaseModel):
     target: str = Field(description="Device, interface, unit or module; else empty.")
     desired: str | None
     observed: str | None = Field(description="Null if it is not there, or cannot be read.")
+    previous: str | None = Field(
+        default=None, description="What it was before it was written; null if it was not."
+    )
     action: Action = Field(
         description="`none`: is right. `set`: would be written. `restore`: the profile does not "
         "have it, so what was there before comes back. `skip`: not on this machine, and only "

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from holdfast.tuning.models import (
     Applied,
     AppliedEntry,
     ApplyRequest,
+    DriftedSetting,
     Plan,
     PlanRequest,
     ProfileDetails,
@@ -52,6 +54,7 @@ from holdfast.tuning.transaction import ChangeFailed, Failure, Journal, Panel
 log = logging.getLogger(__name__)
 
 _RESOURCE = "tuning"
+_PATIENCE_SECONDS = 0.5
 _HOTPLUG = frozenset({"block", "network"})
 
 
@@ -157,6 +160,7 @@ class Tuning:
         """Say what is in force, what has drifted, and what can be rolled back."""
         state = self._store.state()
         active = state.active
+        drifted, checked_at = self._drifted(active)
         return TuningState(
             profile=active.profile if active else None,
             policy=active.policy if active else None,
@@ -164,8 +168,8 @@ class Tuning:
             persist=active.persist if active else False,
             profile_changed=active is not None and self._profile_changed(active),
             settings=dict(counts(active.settings)) if active else {},
-            drifted=list(self._drift.drifted),
-            checked_at=self._drift.checked_at,
+            drifted=drifted,
+            checked_at=checked_at,
             history=[
                 AppliedEntry(
                     profile=one.profile, applied_at=one.applied_at, changes=len(one.changes)
@@ -175,6 +179,17 @@ class Tuning:
             events=self.events.latest(),
             problem=self._problem,
         )
+
+    def _drifted(self, active: Active | None) -> tuple[list[DriftedSetting], datetime | None]:
+        if active is None:
+            return [], None
+        # While settings are being written they are neither as before nor as they should be.
+        if not self._lock.acquire(timeout=_PATIENCE_SECONDS):
+            return list(self._drift.drifted), self._drift.checked_at
+        try:
+            return self._drift.look(active), now()
+        finally:
+            self._lock.release()
 
     def figures(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
         """Count settings in force and drifted ones, by subsystem. Reads memory only."""
@@ -514,6 +529,7 @@ class Tuning:
             row.model_copy(
                 update={
                     "observed": seen[knob].value if knob in seen else row.desired,
+                    "previous": row.observed if row.action in ("set", "restore") else None,
                 }
             )
             for knob, row in zip(knobs, rows, strict=True)

@@ -21,10 +21,12 @@ _UNLIMITED = "infinity"
 
 ROLES = ("array", "array-member", "root-disk", "data-disk", "data-volume")
 TYPES = ("disk", "partition", "dm", "md", "loop")
+BUSES = ("nvme", "scsi", "virtio", "xen", "mmc")
 SELECTORS: Mapping[str, Mapping[str, Any]] = {
     "block": {
         "role": ROLES,
         "type": TYPES,
+        "bus": BUSES,
         "model": str,
         "serial": str,
         "mount": str,
