@@ -307,6 +307,7 @@ def start_daemon(
     roots: Sequence[Path] | None = None,
     environment: Mapping[str, str] | None = None,
     user: int | None = None,
+    wrapper: Sequence[str] = (),
     wait: bool = True,
     **settings: Any,
 ) -> Daemon:
@@ -314,7 +315,8 @@ def start_daemon(
 
     `settings` are keys of the configuration file (a mapping is a table) and win over what is
     chosen here; None leaves a key out. `user` is the id of an unprivileged user to run it as, for
-    which this process must be root. `wait=False` is for daemons that ought to refuse to start.
+    which this process must be root. `wrapper` is a command that runs the command behind it, such
+    as `nsenter`. `wait=False` is for daemons that ought to refuse to start.
     """
     directory = Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp"))
     work = Path(tempfile.mkdtemp(prefix="daemon-", dir=base))
@@ -334,9 +336,15 @@ def start_daemon(
     config = directory / "holdfast.toml"
     config.write_text(to_toml(values))
     surroundings = clean_environment(**(environment or {}))
-    wrapper: Sequence[str] = ()
     if user is not None:
-        wrapper = ("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--")
+        wrapper = (
+            *wrapper,
+            "setpriv",
+            f"--reuid={user}",
+            f"--regid={user}",
+            "--clear-groups",
+            "--",
+        )
         for path in (directory, token_file, config, work, *chosen):
             os.chown(path, user, user)
     daemon = Daemon(

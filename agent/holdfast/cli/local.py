@@ -138,11 +138,13 @@ class LocalWork:
     def tuning_state(self) -> TuningState:
         """Say what is in force and what has drifted."""
         with _refusals():
+            self.tuning.prepare()
             return self.tuning.state()
 
     def tuning_plan(self, body: Mapping[str, Any]) -> Plan:
         """Say what applying a profile would do."""
         with _refusals():
+            self.tuning.prepare()
             return self.tuning.plan(PlanRequest.model_validate(body))
 
     def profiles(self) -> ProfileList:

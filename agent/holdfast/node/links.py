@@ -33,6 +33,7 @@ class Link:
     """Of a physical one; else the same as `kind`."""
     txqueuelen: int
     tx_queues: int
+    """At most; see `active_queues`."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,20 @@ def read_qdiscs() -> Mapping[str, Sequence[ShownQdisc]]:
             )
         )
     return found
+
+
+def active_queues(name: str, ifindex: int, sys: Path = Path("/sys")) -> int | None:
+    """Return how many transmit queues an interface uses now.
+
+    None where /sys is not that of this process's network namespace.
+    """
+    where = sys / "class/net" / name
+    try:
+        if int((where / "ifindex").read_text()) != ifindex:
+            return None
+        return len(list((where / "queues").glob("tx-*"))) or None
+    except (OSError, ValueError):
+        return None
 
 
 def default_routes() -> frozenset[str]:

@@ -12,15 +12,15 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from holdfast.node.links import PATH, active_queues
 from holdfast.privileged.writes import EVERY, QDISC_FLAGS, LinkWrite, Qdisc, QdiscWrite, Refused
 
 _SECONDS = 10.0
-_MQ_HANDLE = "1:"
-# Where distributions put them; a service may have a PATH without the sbin directories.
-_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
+_HANDLES = ("1:", "2:")
+_DROPS = "noop"
 
 
 def set_qdisc(write: QdiscWrite) -> None:
@@ -32,7 +32,7 @@ def set_qdisc(write: QdiscWrite) -> None:
     if write.leaves and (write.root is None or write.root.kind != "mq"):
         raise Refused("Only a root of kind mq has a qdisc for each queue.")
     if write.root is None:
-        if _root(name).get("handle") != "0:":
+        if _root(name).get("handle", "0:") != "0:":
             _tc("qdisc", "del", "dev", name, "root")
         return
     if write.root.kind == "noqueue":
@@ -41,25 +41,48 @@ def set_qdisc(write: QdiscWrite) -> None:
     if write.root.kind != "mq":
         _tc("qdisc", "replace", "dev", name, "root", *_words(write.root))
         return
-    # Another handle would make a new mq and reset all queues below it.
+    _set_queues(name, write)
+
+
+def _set_queues(name: str, write: QdiscWrite) -> None:
+    """Make the root mq and give each queue what is asked for."""
     now = _root(name)
-    handle = now["handle"] if now.get("kind") == "mq" and now["handle"] != "0:" else _MQ_HANDLE
+    handle = now["handle"] if now.get("kind") == "mq" and now["handle"] != "0:" else _HANDLES[0]
+    # With the handle it has, mq stays as it is; with another it is a new one, all of its queues
+    # with the kernel's default, which nothing else brings back.
     _tc("qdisc", "replace", "dev", name, "root", "handle", handle, "mq")
-    below = {one["parent"]: one.get("handle") for one in _show(name) if "parent" in one}
-    explicit = {parent for parent, leaf in below.items() if leaf != "0:"}
-    for parent, leaf in _by_parent(handle, sorted(below), write.leaves):
-        if leaf is not None:
+    if _needs_new_queues(_below(name), write):
+        handle = next(one for one in _HANDLES if one != handle)
+        _tc("qdisc", "replace", "dev", name, "root", "handle", handle, "mq")
+    below = _below(name)
+    every = write.leaves.get(EVERY)
+    wanted = dict.fromkeys(below, every) if EVERY in write.leaves else write.leaves
+    for queue, leaf in sorted(wanted.items()):
+        parent = f"{handle}{queue:x}"
+        if leaf is None:
+            continue
+        if leaf.kind != _DROPS:
             _tc("qdisc", "replace", "dev", name, "parent", parent, *_words(leaf))
-        elif parent in explicit:
+        elif queue in below:
+            # The kernel's default cannot be taken away, only what somebody put there.
+            _tc("qdisc", "replace", "dev", name, "parent", parent, "pfifo")
             _tc("qdisc", "del", "dev", name, "parent", parent)
 
 
-def _by_parent(
-    handle: str, parents: Sequence[str], leaves: Mapping[int, Qdisc | None]
-) -> list[tuple[str, Qdisc | None]]:
-    if EVERY in leaves:
-        return [(parent, leaves[EVERY]) for parent in parents]
-    return [(f"{handle}{queue:x}", leaf) for queue, leaf in sorted(leaves.items())]
+def _needs_new_queues(below: Mapping[int, str], write: QdiscWrite) -> bool:
+    if EVERY in write.leaves:
+        queues = active_queues(write.interface, write.ifindex) or max(below, default=0)
+        return len(below) < queues
+    return any(leaf is None and below.get(queue) != "0:" for queue, leaf in write.leaves.items())
+
+
+def _below(interface: str) -> dict[int, str]:
+    """Return the handle of each queue's qdisc, by number of the queue."""
+    return {
+        int(one["parent"].rpartition(":")[2], 16): one.get("handle", "")
+        for one in _show(interface)
+        if "parent" in one
+    }
 
 
 def set_queue_length(write: LinkWrite) -> None:
@@ -99,7 +122,7 @@ def _tc(*arguments: str) -> str:
 
 
 def _run(program: str, *arguments: str) -> str:
-    found = shutil.which(program, path=_PATH)
+    found = shutil.which(program, path=PATH)
     if found is None:
         raise OSError(errno.ENOENT, "is not installed (package iproute2)", program)
     try:
@@ -111,7 +134,7 @@ def _run(program: str, *arguments: str) -> str:
             timeout=_SECONDS,
             check=False,
             stdin=subprocess.DEVNULL,
-            env={"PATH": _PATH, "LC_ALL": "C.UTF-8"},
+            env={"PATH": PATH, "LC_ALL": "C.UTF-8"},
         )
     except subprocess.TimeoutExpired:
         raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), program) from None

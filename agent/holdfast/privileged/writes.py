@@ -37,6 +37,7 @@ _QUEUE_VALUE = re.compile(r"[a-z0-9_.-]+")
 
 QDISC_PARAMETERS: dict[str, frozenset[str]] = {
     "noqueue": frozenset(),
+    "noop": frozenset(),
     "mq": frozenset(),
     "pfifo_fast": frozenset(),
     "pfifo": frozenset({"limit"}),
@@ -89,7 +90,7 @@ class Refused(ValueError):  # noqa: N818 - it is refused, whoever is at fault
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, revalidate_instances="always")
 
 
 def sysctl_path(name: str) -> tuple[str, ...]:
@@ -204,6 +205,8 @@ class Qdisc(_Request):
 
     def check(self) -> None:
         """Raise `Refused` if a parameter is not one of this kind."""
+        if self.kind not in QDISC_PARAMETERS:
+            raise Refused(f"qdisc {self.kind} is not one that is set here.")
         for name, value in self.parameters.items():
             if name not in QDISC_PARAMETERS[self.kind]:
                 raise Refused(f"qdisc {self.kind} has no parameter `{name}`.")

@@ -165,8 +165,8 @@ class Planner:
                 )
             )
             if not skipped:
-                where = f" of {one.knob.target}" if one.knob.target else ""
-                mistakes.append(one.spot.mistake(f"cannot be applied: it{where} {problem}"))
+                where = f" to {one.knob.target}" if one.knob.target else ""
+                mistakes.append(one.spot.mistake(f"cannot be applied{where}: it {problem}"))
         return present, rows, mistakes
 
     def _row(

@@ -88,6 +88,8 @@ class Tuning:
     def prepare(self) -> None:
         """Finish what a crash left behind: go back, or commit what had been verified."""
         try:
+            if self._store.pending() is None:
+                return
             with self._locked():
                 self._finish_pending()
         except (RequestError, OSError) as error:
@@ -282,7 +284,7 @@ class Tuning:
             return self._change(operation, draft.goal, draft.keep, after)
         if rebooted or _differs(stored.active, active):
             following = after([])
-            following.note_outcome(operation, "committed")
+            following.note_committed(operation)
             self._store.save(following)
         return []
 
@@ -309,7 +311,7 @@ class Tuning:
             if off:
                 written = self._change(context.id, off, [], lambda _changes: following)
             else:
-                following.note_outcome(context.id, "committed")
+                following.note_committed(context.id)
                 self._store.save(following)
             self._drift.forget()
             self._refused.clear()
@@ -497,7 +499,7 @@ class Tuning:
         if not context.resumed:
             return
         self._finish_pending_or_fail()
-        if self._store.state().outcomes.get(context.id) != "committed":
+        if context.id not in self._store.state().committed:
             raise OperationFailed(
                 Problem.of(
                     Slug.INTERRUPTED,
@@ -648,13 +650,14 @@ def _problem_of(error: ChangeFailed) -> Problem:
         left = "; ".join(map(str, error.left))
         after = f"what had been written could not be taken back whole: {left}"
     elif reverted:
-        after = f"all that had been written was taken back ({len(reverted)} settings)"
+        many = "one setting" if len(reverted) == 1 else f"{len(reverted)} settings"
+        after = f"all that had been written was taken back ({many})"
     else:
         after = "nothing was changed"
     denied = "" if not failure.denied else "; holdfast needs to run as root for this"
     return Problem.of(
         Slug.NOT_PERMITTED if failure.denied else Slug.IO_ERROR,
-        f"{failure.knob} {failure.reason}{denied}; {after}.",
+        f"Not done: {failure.knob} {failure.reason}{denied}; {after}.",
         setting={
             "subsystem": failure.knob.subsystem,
             "target": failure.knob.target,

@@ -22,7 +22,7 @@ from holdfast.tuning.knobs import Knob
 VERSION = 1
 M = TypeVar("M", "State", "Pending")
 _MOST_ENTRIES = 32
-_MOST_OUTCOMES = 64
+_MOST_COMMITTED = 64
 
 
 class StoredKnob(BaseModel):
@@ -91,8 +91,8 @@ class State(BaseModel):
     active: Active | None = None
     history: list[Entry] = Field(default_factory=list)
     """Oldest first."""
-    outcomes: dict[str, Literal["committed", "reverted"]] = Field(default_factory=dict)
-    """How the last changes ended, by operation."""
+    committed: list[str] = Field(default_factory=list)
+    """The last operations that came to their end, oldest first."""
 
     def push(self, entry: Entry) -> None:
         """Add an apply. The oldest two become one, so that the way to the first stays."""
@@ -106,11 +106,9 @@ class State(BaseModel):
             combined = first.model_copy(update={"changes": list(merged.values())})
             self.history = [combined, *rest]
 
-    def note_outcome(self, operation: str, outcome: Literal["committed", "reverted"]) -> None:
-        """Remember how a change ended."""
-        self.outcomes[operation] = outcome
-        for old in sorted(self.outcomes)[:-_MOST_OUTCOMES]:
-            del self.outcomes[old]
+    def note_committed(self, operation: str) -> None:
+        """Remember that an operation came to its end."""
+        self.committed = [*self.committed, operation][-_MOST_COMMITTED:]
 
 
 class Pending(BaseModel):
@@ -156,6 +154,9 @@ class Store:
 
     def state(self) -> State:
         """Read what is in force. Raises `RequestError` if the file cannot be trusted."""
+        pending = self.pending()
+        if pending is not None and pending.after is not None:
+            return pending.after  # verified, and on its way to be the state
         return _read(self._state, State) or State()
 
     def save(self, state: State) -> None:

@@ -134,9 +134,9 @@ class Panel:
             return None
         if one.identity and self.identity(knob) != one.identity:
             return Failure(knob, f"{knob.target} is gone, or is another one by now")
-        written.append(knob)
         try:
             self._privileged.perform(subsystem.write(knob, one.value, one.identity))
+            written.append(knob)
         except (Refused, ValueError) as error:
             return Failure(knob, f"could not be written: {str(error).rstrip('.')}")
         except OSError as error:
@@ -195,10 +195,18 @@ class Journal:
             reverted = [knob for knob in dict.fromkeys(written) if knob not in _knobs(left)]
             raise ChangeFailed(failures[0], reverted, left)
         state = after(self._changes(goal, before))
-        state.note_outcome(operation, "committed")
-        self._store.begin(pending.model_copy(update={"phase": "verified", "after": state}))
-        self._store.save(state)
-        self._store.end()
+        state.note_committed(operation)
+        try:
+            self._store.begin(pending.model_copy(update={"phase": "verified", "after": state}))
+        except OSError:
+            self._revert(pending)
+            raise
+        # From here on it is done: the journal says so, also if the rest has to wait.
+        try:
+            self._store.save(state)
+            self._store.end()
+        except OSError as error:
+            log.warning("the record of settings will be finished later: %s", error)
         return list(dict.fromkeys(written))
 
     def _changes(self, goal: Sequence[Valued], before: Sequence[Valued]) -> list[Change]:
@@ -253,9 +261,6 @@ class Journal:
         if left:
             log.error("settings could not be brought back: %s", "; ".join(map(str, left)))
             return left
-        state = self._store.state()
-        state.note_outcome(pending.operation, "reverted")
-        self._store.save(state)
         self._store.end()
         return []
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 
-from holdfast.node.links import LinkError, ShownQdisc, read_links, read_qdiscs
+from holdfast.node.links import LinkError, ShownQdisc, active_queues, read_links, read_qdiscs
 from holdfast.privileged import Write
 from holdfast.privileged.writes import LinkWrite, QdiscWrite
 from holdfast.tuning.knobs import Knob, Observed
@@ -35,7 +35,8 @@ class Network(Plain):
             elif knob.name == "txqueuelen":
                 found[knob] = Observed(str(link.txqueuelen))
             else:
-                found[knob] = _qdisc(shown.get(knob.target, ()))
+                queues = active_queues(link.name, link.ifindex)
+                found[knob] = _qdisc(shown.get(knob.target, ()), queues)
         return found
 
     def same(self, desired: str, observed: str) -> bool:
@@ -60,8 +61,8 @@ class Network(Plain):
             return ""
 
 
-def _qdisc(shown: Sequence[ShownQdisc]) -> Observed:
+def _qdisc(shown: Sequence[ShownQdisc], queues: int | None) -> Observed:
     try:
-        return Observed(qdiscs.observed(shown))
+        return Observed(qdiscs.observed(shown, queues))
     except qdiscs.UnknownQdiscError as error:
         return Observed(None, str(error))

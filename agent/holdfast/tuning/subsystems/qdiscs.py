@@ -16,6 +16,7 @@ from holdfast.node.links import ShownQdisc
 from holdfast.privileged.writes import EVERY, QDISC_FLAGS, QDISC_PARAMETERS, Qdisc
 
 DEFAULT = "default"
+_DROPS = "noop"
 PER_QUEUE = frozenset({"fq", "fq_codel", "pfifo_fast", "pfifo", "bfifo"})
 """Kinds that serve one queue; on an interface with several, each gets one below mq."""
 
@@ -60,11 +61,12 @@ def desired(kind: str, parameters: Mapping[str, str], *, queues: int) -> str:
     return f"mq: {text}" if queues > 1 and kind in PER_QUEUE else text
 
 
-def observed(shown: Sequence[ShownQdisc]) -> str:
-    """Write what an interface has. Raises `UnknownQdiscError`."""
+def observed(shown: Sequence[ShownQdisc], queues: int | None = None) -> str:
+    """Write what an interface has, which uses so many queues. Raises `UnknownQdiscError`."""
     root = next((one for one in shown if one.root), None)
     if root is None:
-        raise UnknownQdiscError("has no root qdisc")
+        # Nothing is shown for an interface that is down and was never given one.
+        return f"{DEFAULT} noop"
     if root.kind != "mq":
         return _shown(root)
     leaves = {
@@ -75,6 +77,10 @@ def observed(shown: Sequence[ShownQdisc]) -> str:
         and one.parent
     }
     prefix = f"{DEFAULT} " if root.handle == "0:" else ""
+    if not prefix:
+        # A queue whose leaf was taken away drops everything, and tc shows nothing of it.
+        for number in range(1, 1 + max([queues or 0, *leaves])):
+            leaves.setdefault(number, _DROPS)
     if not leaves or (prefix and all(leaf.startswith(f"{DEFAULT} ") for leaf in leaves.values())):
         kinds = {leaf.split()[1] for leaf in leaves.values()}
         below = f": {leaves[min(leaves)].removeprefix(DEFAULT + ' ')}" if len(kinds) == 1 else ""
@@ -97,7 +103,8 @@ def parse(text: str) -> tuple[Qdisc | None, dict[int, Qdisc | None]]:
 def covers(wanted: str, found: str) -> bool:
     """Whether all that is wanted is found: the kinds, and each parameter that is given."""
     if wanted.startswith(f"{DEFAULT} "):
-        return wanted == found
+        # Which one that is, is the kernel's choice, and another when the interface goes up.
+        return found.startswith(f"{DEFAULT} ")
     found = found.removeprefix(f"{DEFAULT} ")
     root, leaves = parse(wanted)
     has_root, has_leaves = parse(found)
@@ -220,4 +227,5 @@ def _qdisc(text: str) -> Qdisc:
     remaining = iter(words)
     for word in remaining:
         parameters[word] = "" if word in QDISC_FLAGS else next(remaining)
-    return Qdisc(kind=kind, parameters=parameters)
+    # What is observed may be of any kind; what is to be written is checked where it is written.
+    return Qdisc.model_construct(kind=kind, parameters=parameters)
