@@ -10,14 +10,17 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.namespaces import Namespaces, own_namespaces
-from tests.system.harness import HOLDFAST, Daemon, clean_environment, run_cli
+from tests.system import settle as settler_program
+from tests.system.harness import HOLDFAST, Daemon, clean_environment
 from tests.system.tuning import start_in
 from tests.waiting import until
 
@@ -47,168 +50,171 @@ WANTED = {
 DROP_IN = "/etc/systemd/system/db.service.d/90-holdfast.conf"
 PERSISTED = "/etc/sysctl.d/90-holdfast.conf"
 CALLS = ("write", "fsync", "rename", "unlink", "mkdir")
-_LINE = re.compile(r"^(\d+) +(\w+)\((.*)")
+# The file a call is about: of a descriptor with -y, or the first name.
+_LINE = re.compile(r'^\d+ +(?P<call>\w+)\((?:\d+<(?P<path>[^>]*)>|"(?P<name>[^"]*)")')
 
 
 @dataclass(frozen=True)
 class Step:
-    """The so-manieth call of its kind in the thread that applies."""
+    """The so-manieth call of its kind on a file."""
 
     call: str
+    path: str
     number: int
-    what: str
 
     @property
-    def writes_setting(self) -> bool:
-        """Whether this writes to the kernel."""
-        return self.call == "write" and "/proc/sys/" in self.what
+    def sysctl(self) -> str | None:
+        """The sysctl that this writes; None if it writes something else."""
+        _, found, name = self.path.partition("/proc/sys/")
+        return name.replace("/", ".") if found and self.call == "write" else None
 
 
 class Node:
     """Namespaces with a profile, and `holdfast tune --local` in them."""
 
-    def __init__(self, ns: Namespaces, directory: Path) -> None:
+    def __init__(self, ns: Namespaces, directory: Path, settler: subprocess.Popen[str]) -> None:
         self.ns = ns
-        self.directory = directory
-        profiles = directory / "profiles.d"
-        profiles.mkdir()
-        lines = "".join(f'"{name}" = "{value}"\n' for name, value in WANTED.items())
-        text = f'[sysctl]\n{lines}[limits."db.service"]\nnofile = 5\nnproc = 6\n'
-        (profiles / "mine.toml").write_text(text)
-        root = directory / "data"
-        root.mkdir()
+        self.trace = directory / "trace"
         self.config = directory / "holdfast.toml"
-        self.config.write_text(f'roots = ["{root}"]\n[tuning]\nprofiles_dir = "{profiles}"\n')
+        self._settler = settler
         self.old = self.values()
 
     def values(self) -> dict[str, str]:
         """Read everything that the profile sets."""
         names = " ".join("/proc/sys/" + name.replace(".", "/") for name in WANTED)
-        lines = self.ns.run("sh", "-c", f"cat {names}").splitlines()
-        found = dict(zip(WANTED, (" ".join(line.split()) for line in lines), strict=True))
-        for path in (DROP_IN, PERSISTED):
-            found[path] = self.ns.read(path) if self.ns.exists(path) else "absent"
-        return found
+        script = f"cat {names}; cat {DROP_IN} 2>&1 | tr '\\n' ' '; cat {PERSISTED} 2>&1 | wc -l"
+        lines = self.ns.run("sh", "-c", script).splitlines()
+        return dict(zip((*WANTED, "files"), (" ".join(one.split()) for one in lines), strict=True))
 
     def is_new(self, values: dict[str, str]) -> bool:
         """Whether everything is as the profile wants it."""
-        files = [values[path] for path in (DROP_IN, PERSISTED)]
-        return all(values[name] == WANTED[name] for name in WANTED) and "absent" not in files
+        files = values["files"]
+        right = "LimitNOFILE=5 LimitNPROC=6" in files and files.endswith(str(len(WANTED) + 2))
+        return right and all(values[name] == WANTED[name] for name in WANTED)
 
     def apply(self, *strace: str) -> subprocess.CompletedProcess[str]:
         """Apply the profile under strace."""
-        command = [*HOLDFAST, "tune", "apply", "mine", "--persist", "--json"]
+        command = [*HOLDFAST, "tune", "apply", "mine", "--persist", "--json", "--local"]
+        command += ["--config", str(self.config)]
         return subprocess.run(
-            [
-                *self.ns.wrapper,
-                "strace",
-                "-f",
-                *strace,
-                *command,
-                "--local",
-                "--config",
-                self.config,
-            ],
+            [*self.ns.wrapper, "strace", "-f", "--seccomp-bpf", "-qq", *strace, *command],
             capture_output=True,
             text=True,
             check=False,
             env=clean_environment(),
         )
 
-    def local(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command without strace."""
-        return run_cli(
-            "tune", *arguments, "--local", "--config", self.config, wrapper=self.ns.wrapper
-        )
+    def disturb(self, step: Step, how: str) -> subprocess.CompletedProcess[str]:
+        """Apply the profile, and let `how` happen instead of one call."""
+        inject = f"inject={step.call}:{how}:when={step.number}"
+        trace = f"trace={step.call}"
+        return self.apply("-P", step.path, "-e", trace, "-e", inject, "-o", "/dev/null")
+
+    def start(self) -> dict[str, Any]:
+        """Start anew, which settles what was cut short; answers the state."""
+        return self._tell("state")
 
     def roll_back(self) -> None:
         """Bring everything back, if anything is in force."""
-        self.local("rollback", "--to", "first")
+        self._tell("rollback")
         assert self.values() == self.old
 
     def steps(self) -> list[Step]:
-        """Find out which calls an apply makes in the thread that writes settings."""
-        trace = self.directory / "trace"
+        """Find out which calls change anything, by an apply that nothing disturbs."""
         calls = f"trace={','.join(CALLS)}"
-        done = self.apply("-y", "-s", "200", "-e", calls, "-o", str(trace))
+        done = self.apply("-y", "-s", "300", "-e", calls, "-o", str(self.trace))
         assert done.returncode == 0, done.stderr
-        by_thread: dict[str, list[Step]] = {}
-        counts: dict[tuple[str, str], int] = {}
-        for line in trace.read_text().splitlines():
-            match = _LINE.match(line)
-            if match is None:
-                continue
-            thread, call, rest = match.groups()
-            counts[thread, call] = counts.get((thread, call), 0) + 1
-            by_thread.setdefault(thread, []).append(Step(call, counts[thread, call], rest))
-        found = next(
-            steps for steps in by_thread.values() if any(one.writes_setting for one in steps)
-        )
+        assert self.is_new(self.values())
         self.roll_back()
+        found: list[Step] = []
+        for line in self.trace.read_text().splitlines():
+            match = _LINE.match(line)
+            path = (match["path"] or match["name"]) if match is not None else ""
+            if match is None or not re.search(r"/tuning|/proc/sys/|/etc/sys", path):
+                continue
+            same = [one for one in found if (one.call, one.path) == (match["call"], path)]
+            found.append(Step(match["call"], path, len(same) + 1))
         return found
+
+    def _tell(self, command: str) -> dict[str, Any]:
+        assert self._settler.stdin is not None
+        assert self._settler.stdout is not None
+        self._settler.stdin.write(f"{command}\n")
+        self._settler.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._settler.stdout.readline())
+        return answer
 
 
 @pytest.fixture
 def node(disk_dir: Path) -> Iterator[Node]:
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
+    profiles, root = disk_dir / "profiles.d", disk_dir / "data"
+    profiles.mkdir()
+    root.mkdir()
+    lines = "".join(f'"{name}" = "{value}"\n' for name, value in WANTED.items())
+    text = f'[sysctl]\n{lines}[limits."db.service"]\nnofile = 5\nnproc = 6\n'
+    (profiles / "mine.toml").write_text(text)
+    (disk_dir / "holdfast.toml").write_text(
+        f'roots = ["{root}"]\n[tuning]\nprofiles_dir = "{profiles}"\n'
+    )
     with own_namespaces(disk_dir / "scratch") as ns:
-        yield Node(ns, disk_dir)
+        settle = [sys.executable, settler_program.__file__, str(root), str(profiles)]
+        with subprocess.Popen(
+            [*ns.wrapper, *settle],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as settler:
+            yield Node(ns, disk_dir, settler)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(600)
 def test_killed_at_any_step_all_is_old_or_all_is_new_after_the_next_start(node: Node) -> None:
     steps = node.steps()
-    assert sum(one.writes_setting for one in steps) >= len(WANTED)
+    assert sum(one.sysctl is not None for one in steps) == len(WANTED)
     committed = []
     for step in steps:
-        inject = f"inject={step.call}:signal=SIGKILL:when={step.number}"
-        killed = node.apply("-qq", "-e", f"trace={step.call}", "-e", inject, "-o", "/dev/null")
+        killed = node.disturb(step, "signal=SIGKILL")
         assert killed.returncode in (-9, 137), (step, killed.stderr)
 
-        # The next start settles it: of the daemon, or of a command that does the work itself.
-        shown = json.loads(node.local("show", "--json").stdout)
+        state = node.start()
 
         after = node.values()
-        if shown["profile"] is None:
+        if state["profile"] is None:
             assert after == node.old, step
         else:
             assert node.is_new(after), (step, after)
-            assert shown["drifted"] == []
+            assert state["drifted"] == []
             committed.append(step)
-        assert shown["problem"] is None, step
+        assert state["problem"] is None, step
         node.roll_back()
     # Killed after all writes had been verified, it is finished and not taken back.
     assert committed
-    assert len(committed) < len(steps) / 3
+    assert committed == steps[-len(committed) :]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
-def test_a_fault_at_any_step_takes_everything_back_or_does_not_matter(
-    node: Node, error: str
-) -> None:
-    steps = node.steps()
-    chosen = steps if error == "EIO" else [one for one in steps if not one.writes_setting]
-    for step in chosen:
-        inject = f"inject={step.call}:error={error}:when={step.number}"
-        done = node.apply("-qq", "-e", f"trace={step.call}", "-e", inject, "-o", "/dev/null")
+@pytest.mark.timeout(600)
+def test_a_fault_at_any_step_takes_everything_back_or_does_not_matter(node: Node) -> None:
+    for step in node.steps():
+        done = node.disturb(step, f"error={'ENOSPC' if step.sysctl is None else 'EIO'}")
         after = node.values()
         if done.returncode == 0:
-            assert not step.writes_setting, step
+            assert step.sysctl is None, step
             assert node.is_new(after), (step, after)
         else:
             assert after == node.old, (step, done.stderr)
-            if step.writes_setting:
-                name = step.what.partition("/proc/sys/")[2].partition(">")[0].replace("/", ".")
-                problem = json.loads(done.stdout)["error"]
-                assert problem["setting"]["name"] == name
-                assert "Input/output error" in problem["reason"]
-                assert problem["not_reverted"] == []
-        shown = json.loads(node.local("show", "--json").stdout)
-        assert (shown["profile"] is None) == (after == node.old), step
+            assert done.stderr.count("holdfast: ") == 1
+        if step.sysctl is not None:
+            problem = json.loads(done.stdout)["error"]
+            assert problem["setting"]["name"] == step.sysctl
+            assert "Input/output error" in problem["reason"]
+            assert problem["not_reverted"] == []
+        state = node.start()
+        assert (state["profile"] is None) == (after == node.old), step
+        assert state["problem"] is None, step
         node.roll_back()
 
 
