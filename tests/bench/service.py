@@ -73,9 +73,9 @@ def _idle(context: Context) -> Section:
         operate(daemon, "/v1/pagecache/dumps", {})
         daemon.http.get("/metrics").raise_for_status()
         time.sleep(_SETTLE_SECONDS)
-        before, begun = _processor_seconds(daemon), time.monotonic()
+        before, begun = processor_seconds(daemon), time.monotonic()
         time.sleep(_IDLE_SECONDS)
-        spent = _processor_seconds(daemon) - before
+        spent = processor_seconds(daemon) - before
         share = 100 * spent / (time.monotonic() - begun)
         memory = sum(process.memory_info().rss for process in _family(daemon)) / MIB
     section.verdicts += [
@@ -160,7 +160,9 @@ def _family(daemon: Daemon) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
-def _processor_seconds(daemon: Daemon) -> float:
+def processor_seconds(daemon: Daemon) -> float:
+    """Answer the time that a daemon, its processes and those that have ended spent computing."""
     return sum(
-        times.user + times.system for times in (process.cpu_times() for process in _family(daemon))
+        times.user + times.system + times.children_user + times.children_system
+        for times in (process.cpu_times() for process in _family(daemon))
     )
