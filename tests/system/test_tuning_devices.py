@@ -189,6 +189,20 @@ class TestBlock:
             assert any(one.name in note for note in back["notes"])
             assert two.get("nomerges") == before
 
+    def test_a_device_that_vanishes_after_the_plan_is_not_in_the_way(
+        self, node: Tuned, disk_dir: Path
+    ) -> None:
+        with loop(disk_dir / "v-1.img") as one, loop(disk_dir / "v-2.img") as two:
+            node.profile("mine", rest=block(disk_dir / "v-*.img", nomerges=1))
+            plan = node.plan("mine")
+            assert plan["changes"] == 2
+            one.detach()
+            check_problem(node.ask("apply", profile="mine", plan=plan["plan"]), 409, "conflict")
+            assert two.get("nomerges") != "1"
+            assert node.apply("mine")["written"] == 1
+            assert two.get("nomerges") == "1"
+            node.rollback()
+
     def test_another_device_of_the_same_name_is_not_given_the_old_values(
         self, node: Tuned, disk_dir: Path
     ) -> None:

@@ -73,6 +73,7 @@ class Tuning:
         self._store = Store(state_dir)
         self._library = Library(profiles_dir)
         subsystems = all_subsystems()
+        self._subsystems = tuple(subsystems)
         self._panel = Panel(subsystems, privileged or InProcess())
         self._boot_id = read_text(Path("/proc/sys/kernel/random/boot_id")) or ""
         self._journal = Journal(self._store, self._panel, self._boot_id)
@@ -196,10 +197,11 @@ class Tuning:
     def figures(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
         """Count settings in force and drifted ones, by subsystem. Reads memory only."""
         active = self._active
-        totals = dict(counts(active.settings)) if active else {}
-        drifted = dict.fromkeys(totals, 0)
+        totals = dict.fromkeys(self._subsystems, 0)
+        drifted = dict(totals)
+        totals |= counts(active.settings) if active else {}
         for one in self._drift.drifted:
-            drifted[one.subsystem] = drifted.get(one.subsystem, 0) + 1
+            drifted[one.subsystem] += 1
         return totals, drifted
 
     def unfinished_boot(self) -> ApplyRequest | None:
