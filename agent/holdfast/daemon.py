@@ -165,13 +165,13 @@ def _start_tuning(tuning: Tuning, operations: Operations, settings: Settings) ->
     """Apply what a boot took back, or the profile that the settings name for a new node."""
     try:
         request = tuning.unfinished_boot() if settings.tuning.reapply else None
-        if request is None and settings.tuning.profile and tuning.state().profile is None:
+        if request is None and settings.tuning.profile and tuning.untouched():
             request = ApplyRequest(profile=settings.tuning.profile)
         if request is not None:
             tuning.check(request)
             operations.start("tuning.apply", request, actor="start")
     except (RequestError, OperationFailed, Conflict) as error:
-        log.error("the profile was not applied at the start: %s", error)
+        tuning.not_started(str(error))
 
 
 def _resident_bytes(pagecache: PageCache) -> Mapping[str, int]:

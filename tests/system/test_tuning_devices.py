@@ -317,6 +317,14 @@ class TestNetwork:
         assert any("pfifo_fast" in line for line in node.ns.qdiscs(name))
         node.rollback()
 
+    def test_a_name_that_is_no_text_is_passed_over(self, node: Tuned) -> None:
+        script = r'ip link add name "$(printf "hf\377")" type veth peer name hf0'
+        node.ns.run("sh", "-c", script)
+        node.profile("mine", rest=network("hf*", txqueuelen="55"))
+        assert [row["target"] for row in node.apply("mine")["settings"]] == ["hf0"]
+        assert node.state()["drifted"] == []
+        node.rollback()
+
 
 class TestMemory:
     def test_huge_pages_are_set_and_brought_back(self, node: Tuned) -> None:

@@ -127,7 +127,7 @@ class TuningSettings(Section):
 
     profile: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$")] = Field(
         default="",
-        description="Profile to apply at the start if none is applied yet; empty for none.",
+        description="Profile for a node on which none was ever applied; empty for none.",
     )
     profiles_dir: AbsolutePath = Field(
         default=Path("/etc/holdfast/profiles.d"),

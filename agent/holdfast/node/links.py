@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 # Where distributions put them; a service may have a PATH without the sbin directories.
-PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
+_PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
 _SECONDS = 10.0
 
 
@@ -49,8 +50,9 @@ class ShownQdisc:
 
 
 def read_links(sys: Path = Path("/sys")) -> Sequence[Link]:
-    """Return all interfaces. Raises `LinkError`."""
-    return [_link(one, sys) for one in _json("ip", "-j", "-d", "link", "show")]
+    """Return all interfaces whose names are text. Raises `LinkError`."""
+    shown = _json("ip", "-j", "-d", "link", "show")
+    return [_link(one, sys) for one in shown if _tellable(one["ifname"])]
 
 
 def read_qdiscs() -> Mapping[str, Sequence[ShownQdisc]]:
@@ -109,10 +111,14 @@ def _link(shown: Mapping[str, Any], sys: Path) -> Link:
     )
 
 
-def _json(program: str, *arguments: str) -> list[dict[str, Any]]:
-    found = shutil.which(program, path=PATH)
+def run_tool(program: str, *arguments: str) -> str:
+    """Run ip(8) or tc(8) and return its output.
+
+    Raises `OSError` with what it said. Words are passed as they are: there is no shell.
+    """
+    found = shutil.which(program, path=_PATH)
     if found is None:
-        raise LinkError(f"cannot be read: {program} is not installed (package iproute2)")
+        raise OSError(errno.ENOENT, "is not installed (package iproute2)", program)
     try:
         done = subprocess.run(  # noqa: S603 - a fixed program, checked words, no shell
             [found, *arguments],
@@ -122,16 +128,35 @@ def _json(program: str, *arguments: str) -> list[dict[str, Any]]:
             timeout=_SECONDS,
             check=False,
             stdin=subprocess.DEVNULL,
-            env={"PATH": PATH, "LC_ALL": "C.UTF-8"},
+            env={"PATH": _PATH, "LC_ALL": "C.UTF-8"},
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise LinkError(f"cannot be read: {program} did not answer ({error})") from error
+    except subprocess.TimeoutExpired:
+        raise OSError(errno.ETIMEDOUT, "did not answer", program) from None
     if done.returncode != 0:
-        said = " ".join(done.stderr.split()) or f"it ended with {done.returncode}"
-        raise LinkError(f"cannot be read: {program} said: {said}")
+        said = " ".join(done.stderr.split()).removeprefix("RTNETLINK answers: ")
+        said = said.removeprefix("Error: ").rstrip(".") or f"ended with {done.returncode}"
+        number = errno.EPERM if "not permitted" in said else errno.EINVAL
+        raise OSError(number, said, f"{program} {' '.join(arguments)}")
+    return done.stdout
+
+
+def _json(program: str, *arguments: str) -> list[dict[str, Any]]:
     try:
-        answer: list[dict[str, Any]] = json.loads(done.stdout or "[]", strict=False)
+        answer: list[dict[str, Any]] = json.loads(
+            run_tool(program, *arguments) or "[]", strict=False
+        )
     except ValueError as error:
         raise LinkError(f"cannot be read: {program} answered no JSON ({error})") from error
+    except OSError as error:
+        raise LinkError(f"cannot be read: {program}: {error.strerror or error}") from error
     # Some versions answer `[{}]` for nothing.
     return [one for one in answer if one]
+
+
+def _tellable(name: str) -> bool:
+    """Whether a name can be told in JSON: the kernel takes bytes that are no text."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return name.isprintable()

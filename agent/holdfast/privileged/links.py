@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import shutil
 import socket
-import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-from holdfast.node.links import PATH, active_queues
+from holdfast.node.links import active_queues, run_tool
 from holdfast.privileged.writes import EVERY, QDISC_FLAGS, LinkWrite, Qdisc, QdiscWrite, Refused
 
-_SECONDS = 10.0
 _HANDLES = ("1:", "2:")
 _DROPS = "noop"
 
@@ -88,7 +84,7 @@ def _below(interface: str) -> dict[int, str]:
 def set_queue_length(write: LinkWrite) -> None:
     """Set the length of an interface's transmit queue."""
     name = _same_interface(write.interface, write.ifindex)
-    _run("ip", "link", "set", "dev", name, "txqueuelen", str(write.txqueuelen))
+    run_tool("ip", "link", "set", "dev", name, "txqueuelen", str(write.txqueuelen))
 
 
 def _same_interface(name: str, ifindex: int) -> str:
@@ -118,29 +114,4 @@ def _show(interface: str) -> list[dict[str, Any]]:
 
 
 def _tc(*arguments: str) -> str:
-    return _run("tc", *arguments)
-
-
-def _run(program: str, *arguments: str) -> str:
-    found = shutil.which(program, path=PATH)
-    if found is None:
-        raise OSError(errno.ENOENT, "is not installed (package iproute2)", program)
-    try:
-        done = subprocess.run(  # noqa: S603 - a fixed program, checked words, no shell
-            [found, *arguments],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_SECONDS,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env={"PATH": PATH, "LC_ALL": "C.UTF-8"},
-        )
-    except subprocess.TimeoutExpired:
-        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), program) from None
-    if done.returncode != 0:
-        said = " ".join(done.stderr.split()).removeprefix("RTNETLINK answers: ")
-        said = said.removeprefix("Error: ").rstrip(".") or f"ended with {done.returncode}"
-        number = errno.EPERM if "not permitted" in said else errno.EINVAL
-        raise OSError(number, said, f"{program} {' '.join(arguments)}")
-    return done.stdout
+    return run_tool("tc", *arguments)

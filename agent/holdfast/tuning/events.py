@@ -7,7 +7,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Sequence
-from typing import get_args
 
 from holdfast.operations.model import now
 from holdfast.tuning.models import Event
@@ -16,7 +15,6 @@ log = logging.getLogger(__name__)
 
 _KEPT = 200
 _LOUD = frozenset({"drifted", "contested", "failed", "recovered"})
-KINDS: tuple[str, ...] = get_args(Event.model_fields["kind"].annotation)
 
 
 class Events:
@@ -25,8 +23,7 @@ class Events:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._kept: deque[Event] = deque(maxlen=_KEPT)
-        self._listeners: dict[asyncio.Queue[Event | None], asyncio.AbstractEventLoop] = {}
-        self._closed = False
+        self._listeners: dict[asyncio.Queue[Event], asyncio.AbstractEventLoop] = {}
 
     def add(
         self, kind: str, message: str, *, profile: str | None = None, settings: Sequence[str] = ()
@@ -56,25 +53,13 @@ class Events:
             return list(self._kept)[: -limit - 1 : -1]
 
     async def listen(self) -> AsyncGenerator[Event, None]:
-        """Yield events from now on, until `close`."""
-        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        """Yield events from now on, without end."""
+        queue: asyncio.Queue[Event] = asyncio.Queue()
         with self._lock:
-            if self._closed:
-                return
             self._listeners[queue] = asyncio.get_running_loop()
         try:
-            while (event := await queue.get()) is not None:
-                yield event
+            while True:
+                yield await queue.get()
         finally:
             with self._lock:
                 self._listeners.pop(queue, None)
-
-    def close(self) -> None:
-        """End all that listen."""
-        with self._lock:
-            self._closed = True
-            for queue, loop in self._listeners.items():
-                try:
-                    loop.call_soon_threadsafe(queue.put_nowait, None)
-                except RuntimeError:
-                    continue

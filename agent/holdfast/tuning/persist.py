@@ -88,7 +88,7 @@ def _match(device: Device | None) -> str | None:
     known = device.described
     if known.type == "md":
         return 'KERNEL=="md*", TEST=="md"' if known.name.startswith("md") else None
-    for key, value in (("ATTR{wwid}", known.wwid), ("ENV{ID_SERIAL_SHORT}", known.serial)):
+    for key, value in (("ATTRS{wwid}", known.wwid), ("ENV{ID_SERIAL_SHORT}", known.serial)):
         if value and _SAFE.fullmatch(value):
             return f'ENV{{DEVTYPE}}=="disk", {key}=="{value}"'
     return None

@@ -83,6 +83,7 @@ class Tuning:
         self._problem: str | None = None
         self._seen = (-1, -1)
         self._active: Active | None = None
+        self._reapplying = False
         # Devices on which a setting failed: not tried again until they appear anew.
         self._refused: set[tuple[Knob, str]] = set()
 
@@ -209,7 +210,17 @@ class Tuning:
         state = self._store.state()
         if state.active is None or state.boot_id == self._boot_id:
             return None
+        self._reapplying = True
         return ApplyRequest(profile=state.active.profile, persist=state.active.persist)
+
+    def untouched(self) -> bool:
+        """Whether no profile was ever applied on this node."""
+        return self._store.stamp() == (0, 0)
+
+    def not_started(self, reason: str) -> None:
+        """Tell that what was to be applied at the start could not be."""
+        self._reapplying = False
+        self.events.add("failed", f"no profile was applied at the start: {reason}")
 
     def watch(self, *, thorough: bool) -> None:
         """Look for drift; `thorough` looks for devices that appeared or went as well.
@@ -227,6 +238,12 @@ class Tuning:
             log.exception("drift could not be looked for")
 
     def _apply(self, context: Context[ApplyRequest]) -> Applied:
+        try:
+            return self._put_in_force(context)
+        finally:
+            self._reapplying = False
+
+    def _put_in_force(self, context: Context[ApplyRequest]) -> Applied:
         request = context.params
         with self._locked(), _blamed():
             self._settle_resumed(context)
@@ -237,8 +254,7 @@ class Tuning:
             draft = self._planner.draft(profile, state, persist=request.persist)
             self._refuse(request, draft)
             written = self._carry_out(context.id, draft, stored, state)
-            self._drift.forget()
-            self._refused.clear()
+            self._in_force()
             settings = self._looked_at(draft)
         if written:
             self.events.add(
@@ -315,8 +331,7 @@ class Tuning:
             else:
                 following.note_committed(context.id)
                 self._store.save(following)
-            self._drift.forget()
-            self._refused.clear()
+            self._in_force()
             after = self._panel.observe(one.knob for one in goal)
         profile = following.active.profile if following.active else None
         self.events.add(
@@ -342,6 +357,12 @@ class Tuning:
             ],
             notes=notes,
         )
+
+    def _in_force(self) -> None:
+        """Begin to watch what is in force now."""
+        self._active = self._store.state().active
+        self._drift.forget()
+        self._refused.clear()
 
     def _way_back(self, undone: Sequence[Entry]) -> tuple[list[Valued], list[str]]:
         goal: dict[Knob, Valued] = {}
@@ -375,13 +396,18 @@ class Tuning:
     def _watch(self, *, thorough: bool) -> None:
         self._finish_pending()
         state = self._store.state()
-        if state.active is None or state.boot_id != self._boot_id:
-            self._active = state.active
+        self._active = state.active
+        if state.active is None:
             self._drift.forget()
+            return
+        if state.boot_id != self._boot_id:
+            # Of another boot: it is about to be applied again, or else to be looked at only.
+            if not self._reapplying:
+                self._drift.check(state.active.model_copy(update={"policy": "report"}))
             return
         if thorough:
             state = self._follow_devices(state, state.active)
-        self._active = state.active
+            self._active = state.active
         if state.active is not None:
             self._drift.check(state.active)
 
