@@ -23,6 +23,12 @@ def shown(kind: str, handle: str = "8001:", parent: str = "", **options: object)
     return ShownQdisc(kind, handle, not parent, parent, options)
 
 
+WHOLE_FQ = (
+    "fq limit 10000 flow_limit 100 buckets 1024 orphan_mask 1023 quantum 3028 initial_quantum 15140 "
+    "refill_delay 40000us"
+)
+
+
 class TestQdiscs:
     @pytest.mark.parametrize(
         ("lines", "text"),
@@ -63,6 +69,36 @@ class TestQdiscs:
                 "mq: 1 default pfifo_fast; 2 pfifo limit 5",
             ),
             (
+                # As tc of iproute2 6.1 shows them on Linux 6.1.
+                [
+                    shown(
+                        "fq",
+                        limit=5000,
+                        flow_limit=50,
+                        buckets=2048,
+                        orphan_mask=511,
+                        pacing=False,
+                        quantum=3000,
+                        initial_quantum=9000,
+                        maxrate=12500000,
+                        low_rate_threshold=125000,
+                        refill_delay=20000,
+                        ce_threshold=5000,
+                        timer_slack=20000,
+                        horizon=5000000,
+                        horizon_cap=None,
+                    )
+                ],
+                "fq limit 5000 flow_limit 50 buckets 2048 orphan_mask 511 nopacing quantum 3000 "
+                "initial_quantum 9000 maxrate 12500000bps low_rate_threshold 125000bps "
+                "refill_delay 20000us ce_threshold 5000us timer_slack 20000ns horizon 5000000us "
+                "horizon_cap",
+            ),
+            (
+                [shown("fq_codel", limit=1024)],
+                "fq_codel noecn limit 1024",
+            ),
+            (
                 [shown("fq_codel", limit=1024, target=4999, interval=99999, ecn=True)],
                 "fq_codel limit 1024 target 4999us interval 99999us ecn",
             ),
@@ -94,6 +130,7 @@ class TestQdiscs:
                 "tbf rate 1250000bps burst 32768 latency 50000us",
             ),
             ("bfifo", {"limit": "64k"}, 1, "bfifo limit 65536"),
+            ("fq", {"timer_slack": "20us"}, 1, "fq timer_slack 20000ns"),
             ("fq_codel", {"target": "5ms", "ecn": ""}, 1, "fq_codel target 5000us ecn"),
         ],
     )
@@ -112,6 +149,13 @@ class TestQdiscs:
             ("mq: fq", "mq: 1 fq; 2 noop", False),
             ("mq: fq", "fq", False),
             ("pfifo limit 5", "default noop", False),
+            ("fq_codel target 5000us", "fq_codel target 4999us", True),
+            (WHOLE_FQ, f"{WHOLE_FQ} maxrate 5bps", False),
+            (f"{WHOLE_FQ} maxrate 5bps", WHOLE_FQ, False),
+            (WHOLE_FQ, WHOLE_FQ, True),
+            ("fq_codel noecn", "fq_codel noecn limit 5", True),
+            ("fq_codel noecn", "fq_codel limit 5 ecn", False),
+            ("fq_codel target 5000us", "fq_codel target 4899us", False),
             ("tbf rate 5bps burst 32768", "tbf rate 5bps burst 32767 latency 5us", True),
             ("tbf rate 5bps burst 32768", "tbf rate 5bps burst 22767 latency 5us", False),
             ("default mq: fq", "default noqueue", True),

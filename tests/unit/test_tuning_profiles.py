@@ -86,7 +86,7 @@ class TestMistakes:
             ),
             (
                 "[[network]]\nselect = { physical = true }\nqdisc = { kind = 'tbf' }\n",
-                "needs `rate`, `burst`",
+                "needs `rate`, `burst` and `latency`",
             ),
             ("[memory]\nswap = 'on'\n", "`memory.swap` should be one of off"),
             (

@@ -35,6 +35,10 @@ def set_qdisc(write: QdiscWrite) -> None:
         _tc("qdisc", "replace", "dev", name, "root", "noqueue")
         return
     if write.root.kind != "mq":
+        # On one of the same kind, tc changes what is given and leaves the rest, or refuses.
+        now = _root(name)
+        if now.get("kind") == write.root.kind and now["handle"] != "0:":
+            _tc("qdisc", "del", "dev", name, "root")
         _tc("qdisc", "replace", "dev", name, "root", *_words(write.root))
         return
     _set_queues(name, write)
@@ -58,6 +62,8 @@ def _set_queues(name: str, write: QdiscWrite) -> None:
         if leaf is None:
             continue
         if leaf.kind != _DROPS:
+            if below.get(queue, "0:") != "0:":
+                _tc("qdisc", "del", "dev", name, "parent", parent)
             _tc("qdisc", "replace", "dev", name, "parent", parent, *_words(leaf))
         elif queue in below:
             # The kernel's default cannot be taken away, only what somebody put there.

@@ -76,9 +76,10 @@ QDISC_PARAMETERS: dict[str, frozenset[str]] = {
             "drop_batch",
         }
     ),
-    "tbf": frozenset({"rate", "burst", "latency", "limit", "peakrate", "mtu", "mpu"}),
+    # tc does not show a peak rate, and a limit only as the latency it comes to.
+    "tbf": frozenset({"rate", "burst", "latency"}),
 }
-"""Queueing disciplines and their parameters, as in tc-fq(8), tc-fq_codel(8), tc-tbf(8)."""
+"""Queueing disciplines and those of their parameters that tc(8) shows as well as takes."""
 QDISC_FLAGS = frozenset({"horizon_drop", "horizon_cap", "pacing", "nopacing", "ecn", "noecn"})
 """Parameters that stand alone."""
 EVERY = 0

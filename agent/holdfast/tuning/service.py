@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from holdfast.node.files import read_text
-from holdfast.operations.ids import new_id
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import (
-    FieldError,
     OperationFailed,
     Problem,
     RequestError,
@@ -22,8 +18,10 @@ from holdfast.operations.model import (
     now,
 )
 from holdfast.privileged import InProcess, Privileged
+from holdfast.tuning.catalog import Catalog
 from holdfast.tuning.drift import Drift, counts
 from holdfast.tuning.events import Events
+from holdfast.tuning.hotplug import Hotplug
 from holdfast.tuning.knobs import Knob
 from holdfast.tuning.models import (
     Applied,
@@ -34,20 +32,17 @@ from holdfast.tuning.models import (
     PlanRequest,
     ProfileDetails,
     ProfileList,
-    ProfileSummary,
-    ProfileValue,
     RollbackRequest,
     RolledBack,
     Setting,
     TuningState,
 )
 from holdfast.tuning.planner import Draft, Planner
-from holdfast.tuning.profile.layers import Entry as ProfileEntry
-from holdfast.tuning.profile.layers import Layer, ProfileError, Table
+from holdfast.tuning.problems import blamed, problem_of
+from holdfast.tuning.profile.layers import ProfileError
 from holdfast.tuning.profile.library import Library
 from holdfast.tuning.rebase import rebase
-from holdfast.tuning.resolve import digest_of
-from holdfast.tuning.store import Active, Change, Entry, InForce, State, Store, Valued
+from holdfast.tuning.store import Active, Change, Entry, State, Store, Valued
 from holdfast.tuning.subsystems import all_subsystems
 from holdfast.tuning.transaction import ChangeFailed, Failure, Journal, Panel
 
@@ -55,7 +50,6 @@ log = logging.getLogger(__name__)
 
 _RESOURCE = "tuning"
 _PATIENCE_SECONDS = 0.5
-_HOTPLUG = frozenset({"block", "network"})
 
 
 class Tuning:
@@ -72,6 +66,7 @@ class Tuning:
         self.events = Events()
         self._store = Store(state_dir)
         self._library = Library(profiles_dir)
+        self._catalog = Catalog(self._library)
         subsystems = all_subsystems()
         self._subsystems = tuple(subsystems)
         self._panel = Panel(subsystems, privileged or InProcess())
@@ -79,20 +74,18 @@ class Tuning:
         self._journal = Journal(self._store, self._panel, self._boot_id)
         self._planner = Planner(roots, self._library, subsystems, self._panel)
         self._drift = Drift(self._panel, self.events)
-        self._lock = threading.RLock()
+        self._hotplug = Hotplug(self._planner, self._panel, self._journal, self._store, self.events)
         self._problem: str | None = None
         self._seen = (-1, -1)
         self._active: Active | None = None
         self._reapplying = False
-        # Devices on which a setting failed: not tried again until they appear anew.
-        self._refused: set[tuple[Knob, str]] = set()
 
     def prepare(self) -> None:
         """Finish what a crash left behind: go back, or commit what had been verified."""
         try:
             if self._store.pending() is None:
                 return
-            with self._locked():
+            with self._store.locked():
                 self._finish_pending()
         except (RequestError, OSError) as error:
             # The daemon has other work to do; `GET /v1/tuning` and each attempt say what is wrong.
@@ -118,47 +111,24 @@ class Tuning:
                     Slug.CONFLICT, "There is nothing to roll back: no profile was applied."
                 )
             return
-        with _blamed():
+        with blamed():
             self._library.lineage(self._profile_of(params, self._store.state()))
 
     def plan(self, request: PlanRequest) -> Plan:
         """Say what applying a profile would do. Raises `RequestError` and `OperationFailed`."""
-        with _blamed():
+        with blamed():
             state = rebase(self._store.state(), self._boot_id, self._panel)
             profile = self._profile_of(request, state)
             return self._planner.draft(profile, state, persist=request.persist).plan
 
     def profiles(self) -> ProfileList:
         """List the profiles, those that cannot be used among them."""
-        applied = self._applied_name()
-        return ProfileList(
-            profiles=[self._summary(name, applied) for name in self._library.names()]
-        )
+        return self._catalog.profiles(self._applied_name())
 
     def profile(self, name: str) -> ProfileDetails:
         """Describe a profile. Raises `RequestError` and `OperationFailed`."""
-        with _blamed():
-            lineage = self._library.lineage(name)
-        layer = lineage.layers[-1]
-        return ProfileDetails(
-            name=layer.name,
-            description=layer.description,
-            builtin=layer.builtin,
-            extends=layer.extends,
-            policy=lineage.policy,
-            applied=self._applied_name() == name,
-            error=None,
-            lineage=[one.name for one in lineage.layers],
-            variables={
-                name: text for one in lineage.layers for name, (text, _) in one.variables.items()
-            },
-            values=[
-                _described(one, table, entry)
-                for one in lineage.layers
-                for table in one.tables
-                for entry in table.entries
-            ],
-        )
+        with blamed():
+            return self._catalog.profile(name, self._applied_name())
 
     def state(self) -> TuningState:
         """Say what is in force, what has drifted, and what can be rolled back."""
@@ -170,7 +140,7 @@ class Tuning:
             policy=active.policy if active else None,
             applied_at=active.applied_at if active else None,
             persist=active.persist if active else False,
-            profile_changed=active is not None and self._profile_changed(active),
+            profile_changed=active is not None and self._catalog.changed(active),
             settings=dict(counts(active.settings)) if active else {},
             drifted=drifted,
             checked_at=checked_at,
@@ -188,12 +158,12 @@ class Tuning:
         if active is None:
             return [], None
         # While settings are being written they are neither as before nor as they should be.
-        if not self._lock.acquire(timeout=_PATIENCE_SECONDS):
+        if not self._store.mutex.acquire(timeout=_PATIENCE_SECONDS):
             return list(self._drift.drifted), self._drift.checked_at
         try:
             return self._drift.look(active), now()
         finally:
-            self._lock.release()
+            self._store.mutex.release()
 
     def figures(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
         """Count settings in force and drifted ones, by subsystem. Reads memory only."""
@@ -230,7 +200,7 @@ class Tuning:
         try:
             if not self._needs_watching():
                 return
-            with self._locked():
+            with self._store.locked():
                 self._watch(thorough=thorough)
         except (RequestError, ProfileError, OSError, ValueError) as error:
             self.events.add("failed", f"drift could not be looked for: {error}")
@@ -245,7 +215,7 @@ class Tuning:
 
     def _put_in_force(self, context: Context[ApplyRequest]) -> Applied:
         request = context.params
-        with self._locked(), _blamed():
+        with self._store.locked(), blamed():
             self._settle_resumed(context)
             self._finish_pending_or_fail()
             stored = self._store.state()
@@ -286,7 +256,7 @@ class Tuning:
             before = state.active
             if rebooted and before is not None and before.profile == active.profile:
                 # The same again after a boot is no step that anybody would want to go back.
-                _merge(following.history, changes)
+                following.merge(changes)
             elif changes or before is None or before.profile != active.profile:
                 following.push(
                     Entry(
@@ -307,7 +277,7 @@ class Tuning:
         return []
 
     def _rollback(self, context: Context[RollbackRequest]) -> RolledBack:
-        with self._locked():
+        with self._store.locked():
             self._settle_resumed(context)
             self._finish_pending_or_fail()
             state = rebase(self._store.state(), self._boot_id, self._panel)
@@ -362,7 +332,7 @@ class Tuning:
         """Begin to watch what is in force now."""
         self._active = self._store.state().active
         self._drift.forget()
-        self._refused.clear()
+        self._hotplug.forget()
 
     def _way_back(self, undone: Sequence[Entry]) -> tuple[list[Valued], list[str]]:
         goal: dict[Knob, Valued] = {}
@@ -389,7 +359,7 @@ class Tuning:
             return self._journal.change(operation, goal, keep, after)
         except ChangeFailed as error:
             self._note_left(error.left)
-            problem = _problem_of(error)
+            problem = problem_of(error)
             self.events.add("failed", problem.detail)
             raise OperationFailed(problem) from error
 
@@ -406,91 +376,12 @@ class Tuning:
                 self._drift.check(state.active.model_copy(update={"policy": "report"}))
             return
         if thorough:
-            state = self._follow_devices(state, state.active)
+            state, left = self._hotplug.follow(state, state.active)
+            if left:
+                self._note_left(left)
             self._active = state.active
         if state.active is not None:
             self._drift.check(state.active)
-
-    def _follow_devices(self, state: State, active: Active) -> State:
-        """Put settings in force on devices that appeared, and forget those that went."""
-        kept = [
-            one
-            for one in active.settings
-            if not one.identity or self._panel.identity(one.knob) == one.identity
-        ]
-        resolved, _ = self._planner.resolve(active.profile)
-        known = {one.knob for one in kept}
-        fresh = []
-        for one in resolved.wanted:
-            if one.knob in known or one.knob.subsystem not in _HOTPLUG:
-                continue
-            identity = self._panel.identity(one.knob)
-            if (one.knob, identity) in self._refused:
-                continue
-            observed = self._panel.observe([one.knob])[one.knob]
-            problem = self._panel.problem(one.knob, one.value, observed)
-            if problem is not None:
-                self._refused.add((one.knob, identity))
-                if not one.only_if_present:
-                    self.events.add(
-                        "failed",
-                        f"{one.knob} cannot be set on a device that appeared: it {problem}",
-                        profile=active.profile,
-                        settings=[str(one.knob)],
-                    )
-                continue
-            fresh.append(
-                InForce(
-                    subsystem=one.knob.subsystem,
-                    target=one.knob.target,
-                    name=one.knob.name,
-                    identity=identity,
-                    value=one.value,
-                    source=one.spot.comment,
-                    profile=one.profile,
-                    defined_at=one.spot.place,
-                )
-            )
-        if not fresh and len(kept) == len(active.settings):
-            return state
-        following = state.model_copy(deep=True)
-        following.active = active.model_copy(update={"settings": [*kept, *fresh]})
-
-        def after(changes: list[Change]) -> State:
-            _merge(following.history, changes)
-            return following
-
-        observed_all = self._panel.observe(one.knob for one in fresh)
-        off = [
-            one
-            for one in fresh
-            if not self._panel.same(one.knob, one.value, observed_all[one.knob])
-        ]
-        try:
-            if off:
-                self._journal.change(f"hotplug-{new_id()}", off, [], after)
-            else:
-                self._store.save(following)
-        except ChangeFailed as error:
-            self._note_left(error.left)
-            self._refused |= {(one.knob, one.identity) for one in fresh}
-            self.events.add(
-                "failed",
-                f"settings of a device that appeared were taken back: {error.failure}",
-                profile=active.profile,
-                settings=[str(error.failure.knob)],
-            )
-            return state
-        if off:
-            targets = ", ".join(sorted({one.target for one in off}))
-            self.events.add(
-                "hotplugged",
-                f"{targets} appeared: {len(off)} settings of profile {active.profile} written "
-                "and read back",
-                profile=active.profile,
-                settings=[str(one.knob) for one in off],
-            )
-        return self._store.state()
 
     def _finish_pending(self) -> None:
         finished = self._journal.recover()
@@ -576,40 +467,9 @@ class Tuning:
             )
         return state.active.profile
 
-    def _summary(self, name: str, applied: str | None) -> ProfileSummary:
-        try:
-            lineage = self._library.lineage(name)
-        except (ProfileError, RequestError) as error:
-            told = str(error)
-            return ProfileSummary(
-                name=name,
-                description="",
-                builtin=False,
-                extends=[],
-                policy=None,
-                applied=applied == name,
-                error=told,
-            )
-        layer = lineage.layers[-1]
-        return ProfileSummary(
-            name=name,
-            description=layer.description,
-            builtin=layer.builtin,
-            extends=layer.extends,
-            policy=lineage.policy,
-            applied=applied == name,
-            error=None,
-        )
-
     def _applied_name(self) -> str | None:
         active = self._store.state().active
         return active.profile if active else None
-
-    def _profile_changed(self, active: Active) -> bool:
-        try:
-            return digest_of(self._library.lineage(active.profile)) != active.digest
-        except (ProfileError, RequestError):
-            return True
 
     def _needs_watching(self) -> bool:
         """Whether anything is in force; reads the state only if it was changed."""
@@ -621,113 +481,9 @@ class Tuning:
                 self._drift.forget()
         return self._active is not None or self._problem is not None
 
-    def _locked(self) -> AbstractContextManager[None]:
-        return _Both(self._lock, self._store.locked())
-
-
-class _Both(AbstractContextManager[None]):
-    """The lock of this process, then that among processes."""
-
-    def __init__(self, first: threading.RLock, second: AbstractContextManager[None]) -> None:
-        self._first = first
-        self._second = second
-
-    def __enter__(self) -> None:
-        self._first.acquire()
-        try:
-            self._second.__enter__()
-        except BaseException:
-            self._first.release()
-            raise
-
-    def __exit__(self, *error: Any) -> None:
-        try:
-            self._second.__exit__(*error)
-        finally:
-            self._first.release()
-
-
-class _blamed(AbstractContextManager[None]):  # noqa: N801 - reads as a function
-    """Turns what is wrong with a profile into a problem that names file, line and key."""
-
-    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
-        if not isinstance(error, ProfileError):
-            return
-        told = "; ".join(str(one) for one in error.mistakes[:5])
-        more = f"; and {len(error.mistakes) - 5} more" if len(error.mistakes) > 5 else ""
-        detail = f"{told}{more}"
-        raise OperationFailed(
-            Problem.of(
-                Slug.INVALID_REQUEST,
-                f"The profile cannot be used: {detail}{'' if detail.endswith('?') else '.'}",
-                errors=[
-                    FieldError(
-                        field=f"{one.file}:{one.line}: {one.key}" if one.line else one.file,
-                        message=one.message,
-                    )
-                    for one in error.mistakes
-                ],
-            )
-        ) from error
-
-
-def _problem_of(error: ChangeFailed) -> Problem:
-    failure = error.failure
-    reverted = [str(knob) for knob in error.reverted]
-    if error.left:
-        left = "; ".join(map(str, error.left))
-        after = f"what had been written could not be taken back whole: {left}"
-    elif reverted:
-        many = "one setting" if len(reverted) == 1 else f"{len(reverted)} settings"
-        after = f"all that had been written was taken back ({many})"
-    else:
-        after = "nothing was changed"
-    denied = "" if not failure.denied else "; holdfast needs to run as root for this"
-    return Problem.of(
-        Slug.NOT_PERMITTED if failure.denied else Slug.IO_ERROR,
-        f"Not done: {failure.knob} {failure.reason}{denied}; {after}.",
-        setting={
-            "subsystem": failure.knob.subsystem,
-            "target": failure.knob.target,
-            "name": failure.knob.name,
-        },
-        reason=failure.reason,
-        reverted=reverted,
-        not_reverted=[str(one.knob) for one in error.left],
-    )
-
 
 def _differs(before: Active | None, after: Active) -> bool:
     if before is None:
         return True
     same = {"applied_at"}
     return before.model_dump(exclude=same) != after.model_dump(exclude=same)
-
-
-def _merge(history: list[Entry], changes: Sequence[Change]) -> None:
-    """Add changes to the last apply; what a knob was before that stays."""
-    if not history:
-        return
-    merged = {change.knob: change for change in history[-1].changes}
-    for change in changes:
-        known = merged.get(change.knob)
-        if known is not None and known.identity == change.identity:
-            merged[change.knob] = known.model_copy(update={"after": change.after})
-        else:
-            merged[change.knob] = change
-    history[-1] = history[-1].model_copy(update={"changes": list(merged.values())})
-
-
-def _described(layer: Layer, table: Table, entry: ProfileEntry) -> ProfileValue:
-    return ProfileValue(
-        name=entry.name,
-        subsystem=table.subsystem,
-        target=table.target,
-        select=dict(table.select) or None,
-        value=entry.value,
-        when=entry.when or table.when,
-        only_if_present=entry.only_if_present,
-        source=entry.spot.comment or None,
-        profile=layer.name,
-        defined_at=entry.spot.place,
-    )

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -106,6 +107,20 @@ class State(BaseModel):
             combined = first.model_copy(update={"changes": list(merged.values())})
             self.history = [combined, *rest]
 
+    def merge(self, changes: Sequence[Change]) -> None:
+        """Add changes to the last apply; what a knob was before that stays."""
+        if not self.history:
+            return
+        merged = {change.knob: change for change in self.history[-1].changes}
+        for change in changes:
+            known = merged.get(change.knob)
+            if known is not None and known.identity == change.identity:
+                merged[change.knob] = known.model_copy(update={"after": change.after})
+            else:
+                merged[change.knob] = change
+        last = self.history[-1].model_copy(update={"changes": list(merged.values())})
+        self.history[-1] = last
+
     def note_committed(self, operation: str) -> None:
         """Remember that an operation came to its end."""
         self.committed = [*self.committed, operation][-_MOST_COMMITTED:]
@@ -129,6 +144,8 @@ class Store:
 
     def __init__(self, state_dir: Path) -> None:
         self.directory = state_dir / "tuning"
+        self.mutex = threading.RLock()
+        """Held by who holds the lock, for others in this process to wait for with patience."""
         self._state = self.directory / "state.json"
         self._pending = self.directory / "pending.json"
 
@@ -139,8 +156,9 @@ class Store:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         lock = os.open(self.directory / "lock", flags, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            with self.mutex:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield
         finally:
             os.close(lock)
 

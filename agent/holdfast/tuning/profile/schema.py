@@ -146,9 +146,9 @@ def _qdisc_problem(value: Any) -> str | None:
             return problem
     if kind != "tbf":
         return None
-    if {"rate", "burst"} <= value.keys() and len({"latency", "limit"} & value.keys()) == 1:
+    if {"rate", "burst", "latency"} <= value.keys():
         return None
-    return "needs `rate`, `burst`, and either `latency` or `limit`, as tc-tbf(8) says"
+    return "needs `rate`, `burst` and `latency`, as in tc-tbf(8)"
 
 
 def _parameter_problem(kind: str, name: str, given: Any) -> str | None:

@@ -20,10 +20,10 @@ _DROPS = "noop"
 PER_QUEUE = frozenset({"fq", "fq_codel", "pfifo_fast", "pfifo", "bfifo"})
 """Kinds that serve one queue; on an interface with several, each gets one below mq."""
 
-_RATES = frozenset({"rate", "peakrate", "maxrate", "low_rate_threshold"})
-_TIMES = frozenset(
-    {"latency", "target", "interval", "ce_threshold", "timer_slack", "horizon", "refill_delay"}
-)
+_RATES = frozenset({"rate", "maxrate", "low_rate_threshold"})
+_TIMES = frozenset({"latency", "target", "interval", "ce_threshold", "horizon", "refill_delay"})
+_NANOSECONDS = "timer_slack"
+"""The one time that tc shows in nanoseconds."""
 _BITS = {"": 1, "bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
 _BITS |= {"kibit": 2**10, "mibit": 2**20, "gibit": 2**30}
 _BYTES_A_SECOND = {"bps": 1, "kbps": 10**3, "mbps": 10**6, "gbps": 10**9}
@@ -40,8 +40,8 @@ _MICROSECONDS: dict[str, float] = {
 _MICROSECONDS |= {"msecs": 10**3, "s": 10**6, "sec": 10**6, "secs": 10**6, "ns": 0.001}
 _COUNTS = {"": 1, "p": 1}
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)([A-Za-z]*)")
-# The kernel keeps these in ticks of the rate and gives back what rounding leaves.
-_ROUNDED = frozenset({"burst", "latency"})
+# The kernel keeps these in ticks of its own and gives back what rounding leaves.
+_ROUNDED = frozenset({"burst", _NANOSECONDS, *_TIMES})
 _TOLERANCE = 0.01
 # What tc shows of a qdisc that its parameters do not set.
 _FIXED: Mapping[str, frozenset[str]] = {
@@ -49,6 +49,21 @@ _FIXED: Mapping[str, frozenset[str]] = {
     "fq": frozenset({"bands", "priomap", "weights", "offload_horizon"}),
 }
 _RENAMED = {"lat": "latency"}
+# What tc shows of each kind whatever was set: text with all of it was observed, and means all.
+_WHOLE: Mapping[str, frozenset[str]] = {
+    "fq": frozenset(
+        {
+            "limit",
+            "flow_limit",
+            "buckets",
+            "orphan_mask",
+            "quantum",
+            "initial_quantum",
+            "refill_delay",
+        }
+    ),
+    "fq_codel": frozenset({"limit", "flows", "quantum", "target", "interval", "memory_limit"}),
+}
 
 
 class UnknownQdiscError(ValueError):
@@ -101,7 +116,10 @@ def parse(text: str) -> tuple[Qdisc | None, dict[int, Qdisc | None]]:
 
 
 def covers(wanted: str, found: str) -> bool:
-    """Whether all that is wanted is found: the kinds, and each parameter that is given."""
+    """Whether all that is wanted is found: the kinds, and each parameter that is given.
+
+    What was observed once is wanted as a whole: a parameter that it does not have must not be there.
+    """
     if wanted.startswith(f"{DEFAULT} "):
         # Which one that is, is the kernel's choice, and another when the interface goes up.
         return found.startswith(f"{DEFAULT} ")
@@ -128,6 +146,9 @@ def _alike(wanted: Qdisc | None, found: Qdisc | None) -> bool:
 
 
 def _includes(wanted: Qdisc, found: Qdisc) -> bool:
+    whole = _WHOLE.get(wanted.kind)
+    if whole is not None and whole <= wanted.parameters.keys() != found.parameters.keys():
+        return False
     return wanted.kind == found.kind and all(
         name in found.parameters and _near(name, value, found.parameters[name])
         for name, value in wanted.parameters.items()
@@ -161,6 +182,8 @@ def _units(kind: str, name: str, unit: str) -> tuple[Mapping[str, float], str]:
         return (_BYTES_A_SECOND if unit in _BYTES_A_SECOND else _BITS), "bps"
     if name in _TIMES:
         return _MICROSECONDS, "us"
+    if name == _NANOSECONDS:
+        return {unit: 1000 * factor for unit, factor in _MICROSECONDS.items()}, "ns"
     if name == "limit" and kind in ("fq", "fq_codel", "pfifo"):
         return _COUNTS, ""
     return _SIZES, ""
@@ -185,6 +208,8 @@ def _shown(one: ShownQdisc) -> str:
 
 
 def _parameters(one: ShownQdisc) -> Iterator[tuple[str, str]]:
+    if one.kind == "fq_codel" and "ecn" not in one.options:
+        yield "noecn", ""  # which tc shows by saying nothing, though the default is the other
     for shown_name, value in one.options.items():
         name = _RENAMED.get(shown_name, shown_name)
         if name in _FIXED.get(one.kind, ()):
@@ -195,11 +220,10 @@ def _parameters(one: ShownQdisc) -> Iterator[tuple[str, str]]:
             raise UnknownQdiscError(
                 f"has a {one.kind} qdisc with {name!r} set, which holdfast could not bring back"
             )
-        if isinstance(value, bool):
-            yield from _flag(name, value)
+        if value is None or isinstance(value, bool):
+            yield from _flag(name, value is not False)
         elif isinstance(value, int | float):
-            suffix = "bps" if name in _RATES else "us" if name in _TIMES else ""
-            yield name, f"{round(value)}{suffix}"
+            yield name, f"{round(value)}{_units(one.kind, name, '')[1]}"
         else:
             yield name, amount(one.kind, name, str(value))
 

@@ -1,0 +1,119 @@
+"""Puts settings in force on devices that appear, and forgets those of devices that went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from holdfast.operations.ids import new_id
+from holdfast.tuning.events import Events
+from holdfast.tuning.knobs import Knob
+from holdfast.tuning.planner import Planner
+from holdfast.tuning.resolve import Wanted
+from holdfast.tuning.store import Active, Change, InForce, State, Store
+from holdfast.tuning.transaction import ChangeFailed, Failure, Journal, Panel
+
+_APPEAR = frozenset({"block", "network"})
+
+
+class Hotplug:
+    """Follows the devices of this machine. Used with the settings locked."""
+
+    def __init__(
+        self, planner: Planner, panel: Panel, journal: Journal, store: Store, events: Events
+    ) -> None:
+        self._planner = planner
+        self._panel = panel
+        self._journal = journal
+        self._store = store
+        self._events = events
+        # Devices on which a setting failed: not tried again until they appear anew.
+        self._refused: set[tuple[Knob, str]] = set()
+
+    def forget(self) -> None:
+        """Try again what failed, after settings were applied or rolled back."""
+        self._refused.clear()
+
+    def follow(self, state: State, active: Active) -> tuple[State, Sequence[Failure]]:
+        """Look at all devices; return what is in force now, and what could not be taken back.
+
+        Raises `RequestError` and `ProfileError` if the profile cannot be read any more.
+        """
+        kept = [
+            one
+            for one in active.settings
+            if not one.identity or self._panel.identity(one.knob) == one.identity
+        ]
+        fresh = list(self._fresh(active, {one.knob for one in kept}))
+        if not fresh and len(kept) == len(active.settings):
+            return state, ()
+        following = state.model_copy(deep=True)
+        following.active = active.model_copy(update={"settings": [*kept, *fresh]})
+        seen = self._panel.observe(one.knob for one in fresh)
+        off = [one for one in fresh if not self._panel.same(one.knob, one.value, seen[one.knob])]
+        if not off:
+            self._store.save(following)
+            return following, ()
+
+        def after(changes: list[Change]) -> State:
+            following.merge(changes)
+            return following
+
+        try:
+            self._journal.change(f"hotplug-{new_id()}", off, [], after)
+        except ChangeFailed as error:
+            self._refused |= {(one.knob, one.identity) for one in fresh}
+            self._tell(
+                "failed",
+                f"settings of a device that appeared were taken back: {error.failure}",
+                active,
+                [error.failure.knob],
+            )
+            return state, error.left
+        targets = ", ".join(sorted({one.target for one in off}))
+        self._tell(
+            "hotplugged",
+            f"{targets} appeared: {len(off)} settings of profile {active.profile} written and "
+            "read back",
+            active,
+            [one.knob for one in off],
+        )
+        return following, ()
+
+    def _fresh(self, active: Active, known: set[Knob]) -> Iterator[InForce]:
+        resolved, _ = self._planner.resolve(active.profile)
+        for one in resolved.wanted:
+            if one.knob in known or one.knob.subsystem not in _APPEAR:
+                continue
+            identity = self._panel.identity(one.knob)
+            if (one.knob, identity) in self._refused or self._impossible(one, identity, active):
+                continue
+            yield InForce(
+                subsystem=one.knob.subsystem,
+                target=one.knob.target,
+                name=one.knob.name,
+                identity=identity,
+                value=one.value,
+                source=one.spot.comment,
+                profile=one.profile,
+                defined_at=one.spot.place,
+            )
+
+    def _impossible(self, one: Wanted, identity: str, active: Active) -> bool:
+        observed = self._panel.observe([one.knob])[one.knob]
+        problem = self._panel.problem(one.knob, one.value, observed)
+        if problem is None:
+            return False
+        self._refused.add((one.knob, identity))
+        if not one.only_if_present:
+            self._tell(
+                "failed",
+                f"{one.knob} cannot be set on a device that appeared: it {problem}",
+                active,
+                [one.knob],
+            )
+        return True
+
+    def _tell(self, kind: str, message: str, active: Active, knobs: Sequence[Knob]) -> None:
+        self._events.add(
+            kind, message, profile=active.profile, settings=[str(knob) for knob in knobs]
+        )
