@@ -24,8 +24,8 @@ def shown(kind: str, handle: str = "8001:", parent: str = "", **options: object)
 
 
 WHOLE_FQ = (
-    "fq limit 10000 flow_limit 100 buckets 1024 orphan_mask 1023 quantum 3028 initial_quantum 15140 "
-    "refill_delay 40000us"
+    "fq limit 10000 flow_limit 100 buckets 1024 orphan_mask 1023 quantum 3028 "
+    "initial_quantum 15140 refill_delay 40000us"
 )
 
 

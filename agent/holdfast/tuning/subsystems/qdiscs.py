@@ -118,7 +118,7 @@ def parse(text: str) -> tuple[Qdisc | None, dict[int, Qdisc | None]]:
 def covers(wanted: str, found: str) -> bool:
     """Whether all that is wanted is found: the kinds, and each parameter that is given.
 
-    What was observed once is wanted as a whole: a parameter that it does not have must not be there.
+    What was observed once is wanted as a whole: what it does not have must not be there either.
     """
     if wanted.startswith(f"{DEFAULT} "):
         # Which one that is, is the kernel's choice, and another when the interface goes up.
