@@ -97,7 +97,7 @@ class Node:
         command = [*HOLDFAST, "tune", "apply", "mine", "--persist", "--json", "--local"]
         command += ["--config", str(self.config)]
         return subprocess.run(
-            [*self.ns.wrapper, "strace", "-f", "--seccomp-bpf", "-qq", *strace, *command],
+            [*self.ns.wrapper, "strace", "-f", "-qq", *strace, *command],
             capture_output=True,
             text=True,
             check=False,
@@ -108,7 +108,9 @@ class Node:
         """Apply the profile, and let `how` happen instead of one call."""
         inject = f"inject={step.call}:{how}:when={step.number}"
         trace = f"trace={step.call}"
-        return self.apply("-P", step.path, "-e", trace, "-e", inject, "-o", "/dev/null")
+        # Faster, but a signal for a call that the filter stopped is lost (seen with strace 6.1).
+        faster = [] if "signal" in how else ["--seccomp-bpf"]
+        return self.apply(*faster, "-P", step.path, "-e", trace, "-e", inject, "-o", "/dev/null")
 
     def start(self) -> dict[str, Any]:
         """Start anew, which settles what was cut short; answers the state."""
@@ -122,7 +124,7 @@ class Node:
     def steps(self) -> list[Step]:
         """Find out which calls change anything, by an apply that nothing disturbs."""
         calls = f"trace={','.join(CALLS)}"
-        done = self.apply("-y", "-s", "300", "-e", calls, "-o", str(self.trace))
+        done = self.apply("--seccomp-bpf", "-y", "-s", "300", "-e", calls, "-o", str(self.trace))
         assert done.returncode == 0, done.stderr
         assert self.is_new(self.values())
         self.roll_back()
