@@ -36,6 +36,7 @@ from holdfast.operations.model import Conflict, OperationFailed, RequestError
 from holdfast.operations.service import Operations
 from holdfast.operations.store import Store
 from holdfast.pagecache.service import PageCache
+from holdfast.privileged import privileged
 from holdfast.tuning.models import ApplyRequest
 from holdfast.tuning.service import Tuning
 from holdfast.tuning.watcher import Watcher
@@ -125,7 +126,10 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         max_record_bytes=settings.max_record_bytes,
     )
     tuning = Tuning(
-        roots=settings.roots, state_dir=state.path, profiles_dir=settings.tuning.profiles_dir
+        roots=settings.roots,
+        state_dir=state.path,
+        profiles_dir=settings.tuning.profiles_dir,
+        privileged=privileged(settings.helper),
     )
     registry = Registry()
     for capability in (pagecache, manifests, tuning):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from holdfast._engine import Progress
 from holdfast.operations.kinds import Context
+from holdfast.privileged.room import InProcess
 from holdfast.tuning.models import RollbackRequest
 from holdfast.tuning.service import Tuning
 
@@ -20,7 +21,12 @@ def main() -> None:
     """Answer commands until the end of the input."""
     root, profiles = map(Path, sys.argv[1:])
     for line in sys.stdin:
-        tuning = Tuning(roots=[root], state_dir=root / ".holdfast", profiles_dir=profiles)
+        tuning = Tuning(
+            roots=[root],
+            state_dir=root / ".holdfast",
+            profiles_dir=profiles,
+            privileged=InProcess(),
+        )
         tuning.prepare()
         if line.strip() == "rollback" and tuning.state().history:
             kind = next(one for one in tuning.kinds() if one.name == "tuning.rollback")

@@ -22,6 +22,7 @@ from holdfast.node.service import Node
 from holdfast.operations.kinds import Kind
 from holdfast.operations.service import Operations
 from holdfast.pagecache.service import PageCache
+from holdfast.privileged.room import InProcess
 from holdfast.tuning.service import Tuning
 from tests.unit.operations_support import operations
 
@@ -114,6 +115,7 @@ def served(
         roots=settings.roots,
         state_dir=base / "state",
         profiles_dir=settings.tuning.profiles_dir,
+        privileged=InProcess(),
     )
     registered = (*kinds, *pagecache.kinds(), *manifests.kinds(), *tuning.kinds())
     with operations(base / "state", *registered) as service:

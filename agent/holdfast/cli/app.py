@@ -8,6 +8,7 @@ import typer
 
 from holdfast.cli import (
     config,
+    helper,
     manifest_content,
     node,
     operations,
@@ -58,3 +59,4 @@ app.add_typer(operations.app)
 node.register(app)
 app.add_typer(config.app)
 app.add_typer(token.app)
+helper.register(app)

@@ -33,6 +33,7 @@ from holdfast.operations.outcome import problem_of
 from holdfast.operations.progress import Meter
 from holdfast.pagecache.models import Dump, DumpList, PageCacheState
 from holdfast.pagecache.service import PageCache
+from holdfast.privileged import privileged
 from holdfast.records.store import Stored
 from holdfast.records.uploads import Upload
 from holdfast.tuning.models import Plan, PlanRequest, ProfileDetails, ProfileList, TuningState
@@ -63,6 +64,7 @@ class LocalWork:
             roots=settings.roots,
             state_dir=state_dir,
             profiles_dir=settings.tuning.profiles_dir,
+            privileged=privileged(settings.helper),
         )
         self.manifests = Manifests(
             roots=settings.roots,

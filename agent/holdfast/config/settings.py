@@ -175,6 +175,10 @@ class Settings(BaseSettings):
         default=0o660,
         description="Mode of the unix socket: who may use holdfast without a token.",
     )
+    helper: OptionalPath = Field(
+        default=None,
+        description="Unix socket of the privileged helper; empty: this process writes by itself.",
+    )
     tls: TlsSettings = Field(default_factory=TlsSettings)
     tokens_file: AbsolutePath = Field(
         default=Path("/etc/holdfast/tokens.json"), description="Hashed bearer tokens."

@@ -1,12 +1,21 @@
 """The only room that writes to /proc/sys, /sys, /etc, network interfaces and swap.
 
 What can be written is a closed list of typed requests (`writes.py`), each checked here again
-whatever its sender has checked, so that this room can be a process of its own one day: requests
-are plain data. `room.py` performs them, one at a time. It never reads back: whoever asks for a
-write looks at the outcome, as the kernel may have made something else of it.
+whatever its sender has checked. `room.py` performs them, one at a time, in this process; where
+holdfast is installed as a service, `client.py` has them performed by a small process with more
+rights than the daemon (`helper.py`), over a unix socket (`wire.py`). Neither reads back: whoever
+asks for a write looks at the outcome, as the kernel may have made something else of it.
 """
 
+from pathlib import Path
+
+from holdfast.privileged.client import Helper
 from holdfast.privileged.room import InProcess, Privileged
 from holdfast.privileged.writes import Refused, Write
 
-__all__ = ["InProcess", "Privileged", "Refused", "Write"]
+__all__ = ["Privileged", "Refused", "Write", "privileged"]
+
+
+def privileged(helper: Path | None) -> Privileged:
+    """Answer who writes: the helper behind this socket, or without one this process."""
+    return InProcess() if helper is None else Helper(helper)

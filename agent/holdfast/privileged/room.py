@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
-from holdfast.privileged import config_files, kernel_files, links, swap_areas
+from holdfast.privileged import config_files, kernel_files, links, open_files, swap_areas
 from holdfast.privileged.writes import (
     BlockWrite,
     FileWrite,
@@ -19,14 +20,20 @@ from holdfast.privileged.writes import (
 
 
 class Privileged(Protocol):
-    """Whoever performs writes: this process, or a process of its own."""
+    """Whoever has the rights: this process, or a process of its own."""
 
     def perform(self, write: Write) -> None:
         """Do it. Raises `OSError` with a number and a reason, or `Refused`."""
 
+    def open_files(self, mount_point: str) -> Mapping[str, int]:
+        """Count regular files open on the file system mounted there, by `name (pid)`.
+
+        Raises `OSError`.
+        """
+
 
 class InProcess:
-    """Performs writes with the rights of this process."""
+    """Does it with the rights of this process."""
 
     def perform(self, write: Write) -> None:
         """Do it. Raises `OSError` with a number and a reason, or `Refused`."""
@@ -47,3 +54,7 @@ class InProcess:
                 swap_areas.use(write)
             case FileWrite():
                 config_files.install(write)
+
+    def open_files(self, mount_point: str) -> Mapping[str, int]:
+        """Count regular files open on a file system, as far as this process may see them."""
+        return open_files.count_open_files(mount_point)

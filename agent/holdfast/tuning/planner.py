@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast.tuning import openfiles
 from holdfast.tuning import persist as files
 from holdfast.tuning.knobs import Knob, Observed, Subsystem
 from holdfast.tuning.machine import Machine
 from holdfast.tuning.models import Action, Need, Plan, Setting
-from holdfast.tuning.openfiles import count_open_files
 from holdfast.tuning.owners import Owners
 from holdfast.tuning.profile.layers import Mistake
 from holdfast.tuning.profile.library import Library
@@ -212,9 +212,11 @@ class Planner:
             mounts = machine.devices[knob.target].mounts if knob.target in machine.devices else ()
             told = []
             for mount in sorted(mounts):
-                opened = count_open_files(mount)
-                if opened.files:
-                    told.append(f"{opened.told()} on {mount}")
+                opened = self._panel.open_files(mount)
+                if opened is None:
+                    told.append(f"files open on {mount}, which cannot be counted,")
+                elif opened:
+                    told.append(f"{openfiles.told(opened)} on {mount}")
             if told:
                 old = f"keep {observed.value} KiB until opened again"
                 return f"{'; '.join(told)} {old}", "reopen"

@@ -17,7 +17,7 @@ from holdfast.operations.model import (
     Slug,
     now,
 )
-from holdfast.privileged import InProcess, Privileged
+from holdfast.privileged import Privileged
 from holdfast.tuning.catalog import Catalog
 from holdfast.tuning.drift import Drift, counts
 from holdfast.tuning.events import Events
@@ -61,7 +61,7 @@ class Tuning:
         roots: Sequence[Path],
         state_dir: Path,
         profiles_dir: Path,
-        privileged: Privileged | None = None,
+        privileged: Privileged,
     ) -> None:
         self.events = Events()
         self._store = Store(state_dir)
@@ -69,7 +69,7 @@ class Tuning:
         self._catalog = Catalog(self._library)
         subsystems = all_subsystems()
         self._subsystems = tuple(subsystems)
-        self._panel = Panel(subsystems, privileged or InProcess())
+        self._panel = Panel(subsystems, privileged)
         self._boot_id = read_text(Path("/proc/sys/kernel/random/boot_id")) or ""
         self._journal = Journal(self._store, self._panel, self._boot_id)
         self._planner = Planner(roots, self._library, subsystems, self._panel)

@@ -65,6 +65,16 @@ class Panel:
             found.update(self._subsystems[name].observe(some))
         return found
 
+    def open_files(self, mount_point: str) -> Mapping[str, int] | None:
+        """Count files open on a file system, by process; None if that cannot be found out."""
+        try:
+            return self._privileged.open_files(mount_point)
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            log.warning("files open on %s cannot be counted: %s", mount_point, error)
+            return None
+
     def same(self, knob: Knob, desired: str, observed: Observed) -> bool:
         """Whether a knob is what it should be."""
         value = observed.value

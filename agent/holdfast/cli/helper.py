@@ -1,0 +1,72 @@
+"""`holdfast helper`: the process that has the rights that the daemon has not."""
+# ruff: noqa: PLC0415 - imported once the command runs, so that `--help` is instant
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.command import CONTEXT_SETTINGS, examples
+from holdfast.cli.errors import CliError, UsageError
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command(
+        "helper",
+        epilog=examples(["holdfast helper --socket /run/holdfast-helper/socket --user holdfast"]),
+        context_settings=CONTEXT_SETTINGS,
+    )(helper)
+
+
+def helper(
+    *,
+    socket: Annotated[
+        Path | None,
+        typer.Option(
+            readable=False,
+            metavar="PATH",
+            help="Unix socket to make.",
+            show_default="the one that systemd hands over",
+        ),
+    ] = None,
+    user: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Who may ask: the daemon's user.",
+            show_default="owner of the socket handed over",
+        ),
+    ] = None,
+    idle: Annotated[
+        float, typer.Option(min=0, metavar="SECONDS", help="End after so long without a request.")
+    ] = 0,
+) -> None:
+    """Write settings for a daemon that runs without the right to; for systemd to start.
+
+    It does what tuning needs and nothing else: the daemon's `helper` setting names its socket.
+    """
+    import pwd
+
+    from holdfast import journal
+    from holdfast.privileged.helper import HelperError, HelperServer, listen, listener_of_systemd
+
+    journal.configure("info")
+    try:
+        listener = listener_of_systemd()
+        if listener is None:
+            if socket is None or user is None:
+                raise UsageError("nothing is handed over by systemd: name --socket and --user")
+            listener = listen(socket, user)
+        with listener:
+            # Whoever owns the socket is whom systemd or `listen` made it for.
+            owner = os.stat(listener.getsockname()).st_uid  # noqa: PTH116 - may be bytes
+            allowed = pwd.getpwnam(user).pw_uid if user is not None else owner
+            HelperServer(listener, frozenset({0, allowed}), idle).run()
+    except KeyError:
+        raise UsageError(f"there is no user {user!r}") from None
+    except HelperError as error:
+        raise CliError(str(error).rstrip(".")) from error

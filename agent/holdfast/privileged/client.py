@@ -1,0 +1,67 @@
+"""Asks the helper, a process with more rights than this one, for what this one may not do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from holdfast.privileged.wire import (
+    Answer,
+    LineError,
+    OpenFilesRequest,
+    PerformRequest,
+    receive_line,
+)
+from holdfast.privileged.writes import Refused, Write
+
+_SECONDS = 600.0  # turning a swap area off reads all of it back into memory
+
+
+class Helper:
+    """The helper behind a unix socket; a connection for each request, so that it may restart."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def perform(self, write: Write) -> None:
+        """Have it done. Raises `OSError` with a number and a reason, or `Refused`.
+
+        An `OSError` about the helper's socket means that it may or may not have been done.
+        """
+        self._ask(PerformRequest(write=write))
+
+    def open_files(self, mount_point: str) -> Mapping[str, int]:
+        """Have regular files counted that are open on a file system. Raises `OSError`."""
+        return self._ask(OpenFilesRequest(mount_point=mount_point)).open_files or {}
+
+    def _ask(self, request: PerformRequest | OpenFilesRequest) -> Answer:
+        line = request.model_dump_json().encode() + b"\n"
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+                connection.settimeout(_SECONDS)
+                connection.connect(os.fspath(self._path))
+                connection.sendall(line)
+                told = receive_line(connection, bytearray())
+            if told is None:
+                raise LineError("it ended before it answered")
+            answer = Answer.model_validate_json(told)
+        except (LineError, ValidationError) as error:
+            reason = " ".join(str(error).split())
+            raise self._error(errno.EPROTO, f"the privileged helper failed: {reason}") from error
+        except OSError as error:
+            reason = error.strerror or str(error)
+            number = error.errno or errno.ETIMEDOUT
+            raise self._error(number, f"the privileged helper cannot be asked: {reason}") from error
+        if answer.refused is not None:
+            raise Refused(answer.refused)
+        if answer.errno is not None:
+            raise OSError(answer.errno, answer.reason, answer.file)
+        return answer
+
+    def _error(self, number: int, reason: str) -> OSError:
+        return OSError(number, reason, str(self._path))

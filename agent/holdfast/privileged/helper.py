@@ -1,0 +1,157 @@
+"""The helper: a small process with rights, which does what `writes.py` lists and nothing else.
+
+It serves one request at a time, in the order they come, ends when nobody has asked for a while
+(systemd starts it again with the next request), and keeps nothing from one request to the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import pwd
+import selectors
+import signal
+import socket
+import stat
+import struct
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from holdfast.privileged.room import InProcess
+from holdfast.privileged.wire import (
+    REQUEST,
+    Answer,
+    LineError,
+    PerformRequest,
+    receive_line,
+)
+from holdfast.privileged.writes import Refused
+
+log = logging.getLogger(__name__)
+
+_LISTEN_FDS_START = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
+_REQUEST_SECONDS = 10.0
+
+
+class HelperError(Exception):
+    """The helper cannot start; the message is a sentence."""
+
+
+def listener_of_systemd() -> socket.socket | None:
+    """Return the socket that systemd listens on for this process; None if there is none."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return None
+    if os.environ.get("LISTEN_FDS") != "1":
+        raise HelperError("The unit should hand over one socket.")
+    listener = socket.socket(fileno=_LISTEN_FDS_START)
+    if listener.family != socket.AF_UNIX or listener.type != socket.SOCK_STREAM:
+        raise HelperError("The socket handed over should be a unix stream socket.")
+    return listener
+
+
+def listen(path: Path, user: str) -> socket.socket:
+    """Make the socket, which only `user` may connect to. Raises `HelperError`, `OSError`."""
+    try:
+        owner = pwd.getpwnam(user)
+    except KeyError:
+        raise HelperError(f"There is no user {user!r}.") from None
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise HelperError(f"{path} exists and is not a socket; move it away.")
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    previous = os.umask(0o777)
+    try:
+        listener.bind(os.fspath(path))
+    finally:
+        os.umask(previous)
+    os.chown(path, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+    path.chmod(0o600)
+    listener.listen(16)
+    return listener
+
+
+class HelperServer:
+    """Answers requests until SIGTERM, or until nobody has asked for `idle_seconds`."""
+
+    def __init__(self, listener: socket.socket, uids: frozenset[int], idle_seconds: float) -> None:
+        self._listener = listener
+        self._uids = uids
+        self._idle_seconds = idle_seconds
+        self._room = InProcess()
+
+    def run(self) -> None:
+        """Serve. A write under way at SIGTERM is finished first."""
+        ending, wake = socket.socketpair()
+        wake.setblocking(False)
+        self._listener.setblocking(False)
+        previous = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        handlers = {
+            number: signal.signal(number, lambda *_: None)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        try:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._listener, selectors.EVENT_READ)
+                selector.register(ending, selectors.EVENT_READ)
+                while ready := selector.select(self._idle_seconds or None):
+                    if any(key.fileobj is ending for key, _ in ready):
+                        return
+                    with contextlib.suppress(BlockingIOError):
+                        connection, _ = self._listener.accept()
+                        with connection:
+                            self._serve(connection)
+        finally:
+            signal.set_wakeup_fd(previous)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            ending.close()
+            wake.close()
+
+    def _serve(self, connection: socket.socket) -> None:
+        """Answer the one request of a connection."""
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        pid, uid, _ = struct.unpack("iii", credentials)
+        connection.settimeout(_REQUEST_SECONDS)
+        try:
+            line = receive_line(connection, bytearray())
+            if line is None:
+                return
+            if uid not in self._uids:
+                log.warning("user %d (process %d) is refused", uid, pid)
+                answer = Answer(refused=f"User {uid} may not ask the privileged helper.")
+            else:
+                answer = self._answer(line)
+            connection.sendall(answer.model_dump_json(exclude_defaults=True).encode() + b"\n")
+        except (LineError, OSError) as error:
+            log.warning("process %d: %s", pid, error)
+
+    def _answer(self, line: bytes) -> Answer:
+        try:
+            request = REQUEST.validate_json(line)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            log.warning("malformed request: %s: %s", where, first["msg"])
+            return Answer(refused=f"The request is malformed: {where}: {first['msg']}.")
+        try:
+            if not isinstance(request, PerformRequest):
+                counted = self._room.open_files(request.mount_point)
+                return Answer(open_files=dict(counted))
+            # The journal has the outcome of each, whoever asked for it and why.
+            self._room.perform(request.write)
+        except Refused as error:
+            log.warning("refused: %s", error)
+            return Answer(refused=str(error))
+        except (OSError, ValueError) as error:
+            # A ValueError is a path with NUL in it or the like: nothing was written.
+            number = getattr(error, "errno", None) or errno.EINVAL
+            reason = getattr(error, "strerror", None) or str(error)
+            file = getattr(error, "filename", None)
+            log.warning("failed: %s", error)
+            return Answer(errno=number, reason=reason, file=None if file is None else str(file))
+        log.info("written: %s", request.write.model_dump_json(exclude={"content"}))
+        return Answer()

@@ -1,0 +1,73 @@
+"""What passes between the daemon and the helper: a line of JSON each way, over a unix socket."""
+
+from __future__ import annotations
+
+import socket
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from holdfast.privileged.writes import Write
+
+MAX_LINE = 3 << 20
+"""Bytes. The largest request is a file of 1 MiB, in JSON."""
+
+
+class PerformRequest(BaseModel):
+    """Do one write."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    do: Literal["write"] = "write"
+    write: Write
+
+
+class OpenFilesRequest(BaseModel):
+    """Count the regular files of a mounted file system that processes have open."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    do: Literal["open_files"] = "open_files"
+    mount_point: Annotated[str, Field(pattern=r"^/[^\x00]*$", max_length=4096)]
+
+
+Request = Annotated[PerformRequest | OpenFilesRequest, Field(discriminator="do")]
+REQUEST: TypeAdapter[PerformRequest | OpenFilesRequest] = TypeAdapter(Request)
+
+
+class Answer(BaseModel):
+    """How it went: done, refused, or an error of the operating system."""
+
+    refused: str | None = None
+    """A sentence; nothing was written."""
+    errno: int | None = None
+    reason: str = ""
+    """Belongs to `errno`."""
+    file: str | None = None
+    open_files: dict[str, int] | None = None
+    """How many, by `name (pid)`."""
+
+
+class LineError(Exception):
+    """The other end sent something that is not one line, or too long a line."""
+
+
+def receive_line(connection: socket.socket, rest: bytearray) -> bytes | None:
+    """Read one line; None at the end of the connection.
+
+    `rest` keeps what came after it for the next call. Raises `LineError`, `OSError`.
+    """
+    while True:
+        end = rest.find(b"\n")
+        if end >= 0:
+            line = bytes(rest[:end])
+            del rest[: end + 1]
+            return line
+        if len(rest) > MAX_LINE:
+            raise LineError(f"a line is longer than {MAX_LINE} bytes")
+        chunk = connection.recv(64 << 10)
+        if not chunk:
+            if rest:
+                raise LineError("the connection ended within a line")
+            return None
+        rest += chunk

@@ -1,0 +1,387 @@
+"""The privileged helper: writes for a daemon that has no right to, and for nobody else."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from holdfast.privileged.writes import BLOCK_ATTRIBUTES, QDISC_PARAMETERS
+from tests.namespaces import Namespaces, own_namespaces
+from tests.system.harness import HOLDFAST, Daemon, clean_environment, dying_with_parent
+from tests.system.tuning import SYSCTLS, Tuned, tuned
+from tests.waiting import until
+
+NOBODY = 65534
+SOMEONE_ELSE = 12345
+
+
+class Helper:
+    """A helper process, and what passes through its socket."""
+
+    def __init__(self, process: subprocess.Popen[Any], path: Path) -> None:
+        self.process = process
+        self.socket = path
+
+    def ask(self, request: object) -> dict[str, Any]:
+        """Send a request as JSON and answer what comes back."""
+        answer: dict[str, Any] = json.loads(self.send(json.dumps(request).encode() + b"\n"))
+        return answer
+
+    def send(self, data: bytes) -> bytes:
+        """Send bytes, end the sending side, and answer everything that comes back."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(20)
+            connection.connect(str(self.socket))
+            try:
+                connection.sendall(data)
+                connection.shutdown(socket.SHUT_WR)
+            except BrokenPipeError:  # it had read enough
+                pass
+            received = b""
+            try:
+                while chunk := connection.recv(65536):
+                    received += chunk
+            except ConnectionResetError:
+                pass
+            return received
+
+
+@contextmanager
+def helping(
+    path: Path, *options: str, wrapper: Sequence[str] = (), user: str = "nobody"
+) -> Iterator[Helper]:
+    """Run a helper for a user."""
+    command = [*wrapper, *HOLDFAST, "helper", "--socket", str(path), "--user", user, *options]
+    process = subprocess.Popen(
+        dying_with_parent(command), stderr=subprocess.PIPE, text=True, env=clean_environment()
+    )
+    try:
+        until(
+            lambda: path.exists() and path.stat().st_mode & 0o777 == 0o600,
+            what="the helper's socket",
+        )
+        yield Helper(process, path)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def ns(disk_dir: Path) -> Iterator[Namespaces]:
+    with own_namespaces(disk_dir / "scratch") as found:
+        yield found
+
+
+@pytest.fixture
+def helper(ns: Namespaces, disk_dir: Path) -> Iterator[Helper]:
+    with helping(disk_dir / "helper", wrapper=ns.wrapper) as found:
+        yield found
+
+
+def write(**fields: Any) -> dict[str, Any]:
+    return {"do": "write", "write": fields}
+
+
+class TestForADaemonWithoutRights:
+    @pytest.fixture
+    def node(self, start_daemon: Callable[..., Daemon], disk_dir: Path) -> Iterator[Tuned]:
+        disk_dir.chmod(0o755)
+        path = disk_dir / "helper"
+        with (
+            tuned(start_daemon, disk_dir, user=NOBODY, helper=str(path)) as node,
+            helping(path, wrapper=node.ns.wrapper),
+        ):
+            yield node
+
+    def test_a_profile_is_applied_and_taken_back(self, node: Tuned) -> None:
+        limits = '[limits."db.service"]\nnofile = 4096\n'
+        node.profile("mine", SYSCTLS, rest=limits)
+        before = node.sysctls()
+        status = Path(f"/proc/{node.daemon.pid}/status").read_text()
+        assert re.search(r"^CapEff:\s+0+$", status, re.MULTILINE), "it has rights of its own"
+
+        node.apply("mine", persist=True)
+
+        assert {name: node.ns.sysctl(name) for name in SYSCTLS} == SYSCTLS
+        drop_in = "/etc/systemd/system/db.service.d/90-holdfast.conf"
+        assert "LimitNOFILE=4096" in node.ns.read(drop_in)
+        assert node.ns.exists("/etc/sysctl.d/90-holdfast.conf")
+
+        node.rollback()
+
+        assert node.sysctls() == before
+        assert not node.ns.exists("/etc/sysctl.d/90-holdfast.conf")
+        assert not node.ns.exists(drop_in)
+
+    def test_what_the_kernel_says_no_to_is_told_and_taken_back(self, node: Tuned) -> None:
+        wanted = SYSCTLS | {"net.ipv4.tcp_congestion_control": "nosuch"}
+        node.profile("bad", wanted)
+        before = node.sysctls()
+        answer = node.ask("apply", profile="bad")
+        assert answer.status_code == 500, answer.text
+        problem = answer.json()
+        assert problem["setting"]["name"] == "net.ipv4.tcp_congestion_control"
+        assert "No such file or directory" in problem["reason"]
+        assert problem["not_reverted"] == []
+        assert node.sysctls() == before
+
+
+def test_without_a_helper_nothing_is_written_and_the_answer_says_so(
+    start_daemon: Callable[..., Daemon], disk_dir: Path
+) -> None:
+    disk_dir.chmod(0o755)
+    path = disk_dir / "nobody-there"
+    with tuned(start_daemon, disk_dir, user=NOBODY, helper=str(path)) as node:
+        node.profile("mine", SYSCTLS)
+        before = node.sysctls()
+        answer = node.ask("apply", profile="mine")
+        assert answer.status_code >= 400
+        assert "the privileged helper cannot be asked: No such file" in answer.text
+        assert node.sysctls() == before
+        # It is there later, and all goes on.
+        with helping(path, wrapper=node.ns.wrapper):
+            assert node.apply("mine")["written"] == len(SYSCTLS)
+            node.rollback()
+        assert node.sysctls() == before
+
+
+def test_killed_in_the_middle_the_change_is_finished_by_the_next(
+    start_daemon: Callable[..., Daemon], disk_dir: Path
+) -> None:
+    """The helper dies at one write: what had been written is taken back once there is a helper."""
+    disk_dir.chmod(0o755)
+    path = disk_dir / "helper"
+    with tuned(start_daemon, disk_dir, user=NOBODY, helper=str(path)) as node:
+        node.profile("mine", SYSCTLS)
+        before = node.sysctls()
+        strace = (
+            "strace", "-f", "-o", "/dev/null", "-P", "/proc/sys/net/ipv4/tcp_retries2",
+            "-e", "trace=write", "-e", "inject=write:signal=SIGKILL",
+        )  # fmt: skip
+        with helping(path, wrapper=(*node.ns.wrapper, *strace)):
+            problem = node.ask("apply", profile="mine").json()
+        assert "the privileged helper" in json.dumps(problem)
+        with helping(path, wrapper=node.ns.wrapper):
+            node.daemon.stop()
+            node.daemon.restart()
+            assert node.sysctls() == before
+            assert node.state()["profile"] is None
+            assert node.state()["problem"] is None
+
+
+def test_files_that_keep_their_read_ahead_are_counted_for_the_daemon(
+    helper: Helper, disk_dir: Path
+) -> None:
+    path = disk_dir / "open"
+    with path.open("wb"):
+        counted = helper.ask({"do": "open_files", "mount_point": str(disk_dir)})["open_files"]
+    mine = [count for name, count in counted.items() if name.endswith(f"({os.getpid()})")]
+    assert mine
+    assert mine[0] >= 1
+    assert helper.ask({"do": "open_files", "mount_point": "/nowhere"})["errno"] == 2
+
+
+class TestWhoMayAsk:
+    def test_only_the_daemons_user_and_root(self, helper: Helper, disk_dir: Path) -> None:
+        status = helper.socket.stat()
+        assert (status.st_uid, status.st_mode & 0o777) == (NOBODY, 0o600)
+        disk_dir.chmod(0o755)
+        code = (
+            "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]);"
+            's.sendall(b"{}\\n"); print(s.recv(999).decode())'
+        )
+
+        def as_user(user: int) -> subprocess.CompletedProcess[str]:
+            setpriv = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"]
+            command = [*setpriv, sys.executable, "-I", "-c", code, str(helper.socket)]
+            return subprocess.run(command, capture_output=True, text=True, check=False)
+
+        assert "malformed" in as_user(NOBODY).stdout
+        assert "PermissionError" in as_user(SOMEONE_ELSE).stderr
+        # Even where the mode of the socket was loosened by mistake.
+        helper.socket.chmod(0o666)
+        assert f"User {SOMEONE_ELSE} may not ask" in as_user(SOMEONE_ELSE).stdout
+
+
+class TestWhatItRefuses:
+    @pytest.mark.parametrize(
+        ("request_", "reason"),
+        [
+            (write(kind="sysctl", name="kernel.core_pattern", value="|/bin/sh"), "run programs"),
+            (write(kind="sysctl", name="../../../etc/passwd", value="x"), "not the name"),
+            (write(kind="sysctl", name="net/../../etc", value="x"), "not the name"),
+            (write(kind="sysctl", name="vm.swappiness", value="1\n2"), "control characters"),
+            (write(kind="block", device="../vda", attribute="nomerges", value="2"), "block device"),
+            (write(kind="block", device="vda", attribute="../uevent", value="2"), "malformed"),
+            (write(kind="module", module="a/b", parameter="c", value="1"), "kernel module"),
+            (write(kind="file", place="cron.d", content="x"), "malformed"),
+            (write(kind="file", place="service", unit="../x.service", content="x"), "malformed"),
+            (write(kind="file", place="service", content="x"), "needs the unit"),
+            (write(kind="file", place="udev", content="x", path="/etc/passwd"), "malformed"),
+            (write(kind="hugepages", attribute="enabled", value="../x"), "malformed"),
+            ({"do": "run", "command": "id"}, "malformed"),
+            ({"do": "open_files", "mount_point": "relative"}, "malformed"),
+            ([], "malformed"),
+        ],
+    )
+    def test_a_request_outside_the_list(
+        self, helper: Helper, request_: object, reason: str
+    ) -> None:
+        assert reason in helper.ask(request_)["refused"]
+
+    def test_a_line_without_end(self, helper: Helper) -> None:
+        assert helper.send(b"x" * (4 << 20)) == b""
+        assert helper.send(b'{"do"') == b""
+        assert helper.send(b"") == b""
+        assert "malformed" in helper.ask({})["refused"]
+
+
+def _texts() -> st.SearchStrategy[str]:
+    nasty = st.sampled_from(
+        [
+            "..",
+            "/",
+            "../../etc/passwd",
+            "\0",
+            "\n",
+            "vda",
+            "lo",
+            "a.service",
+            "net.core.somaxconn",
+            "1",
+        ]
+    )
+    return st.one_of(nasty, st.text(max_size=20), st.lists(nasty, max_size=4).map("".join))
+
+
+def _requests() -> st.SearchStrategy[object]:
+    """Requests of the right shape with wrong contents, and any JSON at all."""
+    fields = {
+        "kind": st.sampled_from(
+            # Not swap: what it may do well would be done to this machine.
+            ["sysctl", "block", "hugepages", "module", "qdisc", "link", "file", "x"]
+        ),
+    }
+    optional: dict[str, st.SearchStrategy[Any]] = {
+        "name": _texts(),
+        "value": _texts(),
+        "device": _texts(),
+        "diskseq": _texts(),
+        "attribute": st.one_of(st.sampled_from([*BLOCK_ATTRIBUTES, "enabled"]), _texts()),
+        "module": _texts(),
+        "parameter": _texts(),
+        "interface": _texts(),
+        "ifindex": st.integers(-1, 3),
+        "txqueuelen": st.integers(-1, 3),
+        "place": st.one_of(
+            st.sampled_from(["sysctl.d", "udev", "tmpfiles.d", "service"]), _texts()
+        ),
+        "unit": _texts(),
+        "content": _texts(),
+        "root": st.fixed_dictionaries(
+            {
+                "kind": st.one_of(st.sampled_from([*QDISC_PARAMETERS]), _texts()),
+                "parameters": st.dictionaries(_texts(), _texts(), max_size=2),
+            }
+        ),
+    }
+    shaped = st.fixed_dictionaries(fields, optional=optional).map(lambda one: write(**one))
+    anything = st.recursive(
+        st.one_of(st.none(), st.booleans(), st.integers(), _texts()),
+        lambda inner: st.one_of(
+            st.lists(inner, max_size=3), st.dictionaries(_texts(), inner, max_size=3)
+        ),
+        max_leaves=8,
+    )
+    counted = st.fixed_dictionaries({"do": st.just("open_files"), "mount_point": _texts()})
+    return st.one_of(shaped, counted, anything)
+
+
+@pytest.mark.slow
+def test_whatever_it_is_asked_it_answers_and_writes_nowhere_else(disk_dir: Path) -> None:
+    """Requests at random, to a helper whose world may change freely: it stays up and in bounds."""
+    with own_namespaces(disk_dir / "scratch") as ns:
+        # Settings of the whole machine are out of reach; those of the network namespace are not.
+        ns.run("mount", "-t", "proc", "-o", "ro", "proc", "/proc")
+        ns.run("sh", "-c", "mount -o remount,ro,bind /sys || mount -t sysfs -o ro sysfs /sys")
+        before = ns.run("sh", "-c", "cd /etc && find . -newer /proc/1 -type f | sort")
+        with helping(disk_dir / "helper", wrapper=ns.wrapper) as helper:
+
+            @settings(
+                max_examples=300,
+                deadline=None,
+                suppress_health_check=[HealthCheck.too_slow],
+            )
+            @given(st.one_of(_requests().map(lambda one: json.dumps(one).encode()), st.binary()))
+            def fuzz(line: bytes) -> None:
+                answer = helper.send(line.replace(b"\n", b" ") + b"\n")
+                told = json.loads(answer)
+                assert set(told) <= {"refused", "errno", "reason", "file", "open_files"}
+                assert helper.process.poll() is None
+
+            fuzz()
+        after = ns.run("sh", "-c", "cd /etc && find . -newer /proc/1 -type f | sort")
+        written = set(after.splitlines()) - set(before.splitlines())
+        assert all(re.search(r"/90-holdfast\.(conf|rules)$", one) for one in written), written
+
+
+class TestItsLife:
+    def test_it_ends_when_nobody_asks(self, disk_dir: Path) -> None:
+        with helping(disk_dir / "helper", "--idle", "0.2") as helper:
+            assert helper.process.wait(20) == 0
+
+    def test_it_ends_when_told(self, disk_dir: Path) -> None:
+        with helping(disk_dir / "helper") as helper:
+            helper.process.send_signal(signal.SIGTERM)
+            assert helper.process.wait(20) == 0
+
+    def test_it_serves_the_socket_that_systemd_hands_over(self, disk_dir: Path) -> None:
+        path = disk_dir / "handed"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+            listener.listen()
+            script = 'exec 3<&"$0"; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
+            command = ["bash", "-c", script, str(listener.fileno()), *HOLDFAST, "helper"]
+            process = subprocess.Popen(
+                dying_with_parent(command),
+                pass_fds=[listener.fileno()],
+                env=clean_environment(),
+                stderr=subprocess.DEVNULL,
+            )
+            try:
+                # It need not be up yet: the request waits in the socket's queue.
+                answer = Helper(process, path).ask({"do": "open_files", "mount_point": "/nowhere"})
+                assert answer["errno"] == 2
+            finally:
+                process.terminate()
+                assert process.wait(20) == 0
+
+    @pytest.mark.parametrize(
+        ("arguments", "complaint"),
+        [
+            ((), "nothing is handed over by systemd: name --socket and --user"),
+            (("--socket", "/tmp/x", "--user", "no-such-user"), "there is no user 'no-such-user'"),
+            (("--socket", "/etc/passwd", "--user", "nobody"), "exists and is not a socket"),
+        ],
+    )
+    def test_it_says_why_it_cannot_start(self, arguments: tuple[str, ...], complaint: str) -> None:
+        command = [*HOLDFAST, "helper", *arguments]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=clean_environment()
+        )
+        assert done.returncode in (1, 2)
+        assert done.stderr.startswith("holdfast: ")
+        assert complaint in done.stderr
