@@ -42,6 +42,17 @@ build: .venv/stamp ## Make .venv and build the release extension into it: .venv/
 	@packaging/check-toolchain
 	PIP_QUIET=1 PIP_CONSTRAINT=$(lock) $(bin)/maturin develop --release --extras dev
 
+.PHONY: wheel
+wheel: build ## Build dist/holdfast-*.whl, which pip installs
+	@rm -f dist/holdfast-*.whl
+	$(bin)/maturin build --release --quiet --out dist
+	@ls dist/holdfast-*.whl
+
+.PHONY: deb
+deb: wheel ## Build dist/holdfast_*.deb for Debian 12, Ubuntu 24.04 and later
+	@packaging/install-packages packaging/deb-packages.txt
+	@packaging/build-deb
+
 .PHONY: demo
 demo: build ## Show the page cache and manifests through a running daemon (DATA=/path: your own files)
 	@$(bin)/python -m tests.demo $(if $(DATA),--data '$(DATA)')
@@ -92,7 +103,7 @@ lock: ## Renew packaging/constraints.txt from the newest versions that pyproject
 
 .PHONY: test-packages
 test-packages:
-	@packaging/install-test-packages
+	@packaging/install-packages packaging/test-packages.txt
 
 .PHONY: clean
 clean: ## Remove what builds and tests made, the virtual environment included

@@ -23,8 +23,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from holdfast import __version__, journal
-from holdfast.api.server import HttpServer, ListenError
+from holdfast.api.server import HttpServer
 from holdfast.api.services import Services
+from holdfast.api.tls import ListenError
 from holdfast.api.tokens import TokenError, list_tokens
 from holdfast.config import Settings, StateDir, StateDirError, prepare_state_dir
 from holdfast.config.load import check_machine
@@ -57,7 +58,7 @@ OnReady = Callable[[Sequence[str]], None]
 
 
 def serve(settings: Settings, *, on_ready: OnReady | None = None) -> int:
-    """Run the daemon in this process until SIGTERM, SIGINT or SIGHUP; return the exit code.
+    """Run the daemon in this process until SIGTERM or SIGINT; return the exit code.
 
     0 after a signal, 1 when it could not start, 2 when the settings do not fit the machine.
     Ends the process itself if work that cannot be interrupted would keep it past `STOP_SECONDS`.
@@ -205,9 +206,15 @@ class _Daemon:
     async def run(self) -> int:
         """Listen until a signal comes, then stop."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(number, self._signalled, number)
         server = HttpServer(self._services)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        if sys.stdin is not None and sys.stdin.isatty():
+            # The terminal is gone, and with it whoever started this.
+            loop.add_signal_handler(signal.SIGHUP, self._signalled, signal.SIGHUP)
+        else:
+            loop.add_signal_handler(signal.SIGHUP, server.reload)
+        watchdog = asyncio.create_task(_feed_watchdog())
         try:
             await server.start()
             self._announce(server)
@@ -219,6 +226,7 @@ class _Daemon:
             await self._stop_work(loop)
         finally:
             await server.stop(_ANSWER_SECONDS)
+            watchdog.cancel()
         log.info("stopped after %.1f s", time.monotonic() - begun)
         return OK
 
@@ -249,6 +257,14 @@ class _Daemon:
             log.info("%s: already stopping", number.name)
         self._signal = number
         self._stop.set()
+
+
+async def _feed_watchdog() -> None:
+    """Tell systemd that the loop which answers requests still turns."""
+    seconds = journal.watchdog_seconds()
+    while seconds is not None:
+        journal.notify("WATCHDOG=1")
+        await asyncio.sleep(seconds)
 
 
 def _run_loop(main: Coroutine[Any, Any, int]) -> int:

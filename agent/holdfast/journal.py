@@ -54,3 +54,14 @@ def notify(message: str) -> None:
             sock.sendto(message.encode(), address)
     except OSError as error:
         logging.getLogger(__name__).warning("systemd was not told %s: %s", message, error)
+
+
+def watchdog_seconds() -> float | None:
+    """Return how often systemd wants `WATCHDOG=1`: half of its limit; None if it does not.
+
+    As in sd_watchdog_enabled(3).
+    """
+    limit = os.environ.get("WATCHDOG_USEC", "")
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(limit) / 2e6 if limit.isdigit() and int(limit) > 0 else None

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from holdfast.api.failures import BURST, FailureLimit
 from holdfast.api.tokens import Scope, create, revoke
 from tests.system.harness import Daemon
 from tests.system.test_http_contract import NOTHING, ask, check_problem, operations_of
@@ -39,6 +40,40 @@ def test_without_a_token_only_monitoring_answers(shared_daemon: Daemon) -> None:
             assert challenge(response) == 'Bearer realm="holdfast"'
     check_problem(http.get("/nope"), 401, "unauthenticated")
     check_problem(http.post("/metrics"), 405, "method-not-allowed")
+
+
+def test_an_address_that_keeps_failing_has_to_wait_and_keeps_nobody_out(daemon: Daemon) -> None:
+    wrong = {"Authorization": "Bearer hf_wrong"}
+    http = daemon.client(tcp=True)
+    answers = [http.get("/v1/node", headers=wrong) for _ in range(150)]
+    codes = [answer.status_code for answer in answers]
+    assert codes[:100] == [401] * 100
+    assert 429 in codes[100:]
+    limited = answers[codes.index(429)]
+    check_problem(limited, 429, "too-many-failures")
+    assert 1 <= int(limited.headers["retry-after"]) <= 10
+    assert daemon.log.count("was not let in") == codes.count(401)
+    # Whoever has a token is none of those who guess.
+    assert daemon.client("read").get("/v1/node").status_code == 200
+    assert daemon.http.get("/v1/node").status_code == 200
+    assert daemon.client(tcp=True).get("/healthz").status_code == 200
+
+
+def test_failures_are_counted_by_network_and_forgiven_in_time() -> None:
+    now = 0.0
+    limit = FailureLimit(lambda: now)
+    for port in range(BURST):
+        assert limit.failed(f"192.0.2.1:{port}") == 0
+        assert limit.failed(f"[2001:db8::{port:x}]:1") == 0
+    assert limit.failed("192.0.2.1:1") == 1
+    assert limit.failed("[2001:db8::ffff]:1") == 1
+    assert limit.failed("192.0.2.2:1") == 0
+    assert limit.failed("[2001:db8:1::1]:1") == 0
+    now = 2.0
+    assert [limit.failed("192.0.2.1:1") for _ in range(3)] == [0, 0, 1]
+    for number in range(10_000):
+        limit.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}:1")
+    assert len(limit) < 5000
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import signal
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +132,68 @@ def test_client_certificates(start_daemon: Any, authority: Authority, tmp_path: 
             pytest.raises(httpx.TransportError),
         ):
             http.get("/healthz")
+
+
+def test_certificates_are_taken_again_without_a_restart(
+    start_daemon: Any, authority: Authority, tmp_path: Path
+) -> None:
+    first = authority.issue("server")
+    clients = Authority(tmp_path, "clients")
+    daemon: Daemon = start_daemon(
+        tls={
+            "certificate": str(first.certificate),
+            "key": str(first.key),
+            "client_ca": str(clients.file),
+        }
+    )
+    (tmp_path / "new").mkdir()
+    others = Authority(tmp_path / "new", "others")
+    old, new = clients.issue("old"), others.issue("new")
+    open_connection = secure_client(daemon, authority, old)
+    assert open_connection.get("/v1/node").status_code == 200
+
+    # What is torn or does not fit together changes nothing.
+    second = others.issue("server")
+    whole = first.key.read_bytes()
+    first.key.write_bytes(second.key.read_bytes())
+    daemon.process.send_signal(signal.SIGHUP)
+    until(lambda: "The old one stays in use" in daemon.log, what="the refusal of a wrong key")
+    with secure_client(daemon, authority, old) as http:
+        assert http.get("/v1/node").status_code == 200
+    first.key.write_bytes(whole)
+
+    for path, content in (
+        (first.certificate, second.certificate),
+        (first.key, second.key),
+        (clients.file, others.file),
+    ):
+        path.write_bytes(content.read_bytes())
+    daemon.process.send_signal(signal.SIGHUP)
+    until(lambda: "was taken again" in daemon.log, what="the new certificate")
+
+    with secure_client(daemon, others, new) as http:
+        assert http.get("/v1/node").status_code == 200
+    # The old authority's certificates count no more, on either side.
+    for theirs, shown in ((authority, new), (others, old)):
+        with (
+            secure_client(daemon, theirs, shown) as http,
+            pytest.raises(httpx.TransportError),
+        ):
+            http.get("/healthz")
+    # Who was connected stays so.
+    assert open_connection.get("/v1/node").status_code == 200
+    open_connection.close()
+
+
+def test_a_changed_certificate_is_noticed(start_daemon: Any, authority: Authority) -> None:
+    first = authority.issue("server")
+    daemon: Daemon = start_daemon(
+        tls={"certificate": str(first.certificate), "key": str(first.key)}
+    )
+    authority.issue("server")
+    until(lambda: "was taken again" in daemon.log, seconds=30, what="the new certificate")
+    with secure_client(daemon, authority) as http:
+        assert http.get("/v1/node").status_code == 200
 
 
 def test_a_certificate_that_cannot_be_used(start_daemon: Any, tmp_path: Path) -> None:

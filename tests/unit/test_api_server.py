@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from holdfast.api.server import HttpServer, ListenError
+from holdfast.api.server import HttpServer
+from holdfast.api.tls import ListenError
 from holdfast.api.transport import Protocol
 from holdfast.pagecache.service import PageCache
 from tests.unit.api_support import Served, replace, served

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from holdfast.api.failures import FailureLimit
 from holdfast.api.problems import ProblemError, problem_response, refuse
 from holdfast.api.tokens import Scope as Permission
 from holdfast.api.tokens import TokenError, TokenStore
@@ -77,6 +78,7 @@ class AuthMiddleware:
         self._app = app
         self._tokens = tokens
         self._loopback_trusted = loopback_trusted
+        self._failures = FailureLimit()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through with its caller noted, or answer why not."""
@@ -86,7 +88,10 @@ class AuthMiddleware:
         try:
             caller = self._identify(scope)
         except ProblemError as error:
-            await problem_response(error.problem, error.headers)(scope, receive, send)
+            told = error
+            if error.problem.status == Slug.UNAUTHENTICATED.status:
+                told = self._bounded(error, peer_in(scope))
+            await problem_response(told.problem, told.headers)(scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = caller
         await self._app(scope, receive, send)
@@ -108,6 +113,19 @@ class AuthMiddleware:
                 "Send a token as `Authorization: Bearer TOKEN`; `holdfast token create` makes one.",
             )
         return self._by_token(given, peer)
+
+    def _bounded(self, error: ProblemError, peer: Peer) -> ProblemError:
+        """Count a failure, and answer what to say about it."""
+        seconds = self._failures.failed(peer.address)
+        if seconds == 0:
+            log.warning("%s was not let in: %s", peer.address, error.problem.detail)
+            return error
+        return refuse(
+            Slug.TOO_MANY_FAILURES,
+            "Too many requests without a valid token came from this address; see to the token, "
+            f"and try again in {seconds} s.",
+            headers={"Retry-After": str(seconds)},
+        )
 
     def _by_token(self, given: str, peer: Peer) -> Caller:
         scheme, _, secret = given.partition(" ")

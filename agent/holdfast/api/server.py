@@ -20,18 +20,14 @@ from starlette.types import ASGIApp
 
 from holdfast.api.app import create_app
 from holdfast.api.services import Services
+from holdfast.api.tls import Certificates, ListenError
 from holdfast.api.transport import Protocol
-from holdfast.config import TlsSettings
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 KEEP_ALIVE_SECONDS = 75
 _MAX_HEADER_BYTES = 64 << 10
-
-
-class ListenError(Exception):
-    """An address cannot be listened on; the message says which, why, and what to do."""
 
 
 class HttpServer:
@@ -42,6 +38,8 @@ class HttpServer:
         self._settings = services.settings
         self._servers: list[tuple[_Server, asyncio.Task[None]]] = []
         self._socket: tuple[Path, int] | None = None
+        self._certificates: Certificates | None = None
+        self._watching: asyncio.Task[None] | None = None
         self.addresses: tuple[str, ...] = ()
         """Where it listens: `unix:/run/holdfast/holdfast.sock`, `http://127.0.0.1:9918`."""
 
@@ -54,7 +52,7 @@ class HttpServer:
                 bound.append((_bind_unix(path, self._settings.socket_mode), f"unix:{path}", None))
                 self._socket = path, path.stat().st_ino
             if self._settings.listen_address is not None:
-                context = _tls_context(self._settings.tls)
+                context = self._start_tls()
                 sock = _bind_tcp(*self._settings.listen_address)
                 bound.append((sock, _url(sock, context), context))
         except BaseException:
@@ -78,12 +76,28 @@ class HttpServer:
         for address in self.addresses:
             log.info("listening on %s", address)
 
+    def reload(self) -> None:
+        """Take the TLS certificates from their files again, for connections made from now on."""
+        if self._certificates is None:
+            log.info("nothing to reload: TLS is off, and tokens are read when their file changes")
+            return
+        self._certificates.reload()
+
+    def _start_tls(self) -> ssl.SSLContext | None:
+        if not self._settings.tls.enabled:
+            return None
+        self._certificates = Certificates(self._settings.tls)
+        self._watching = asyncio.create_task(self._certificates.watch())
+        return self._certificates.context
+
     async def stop(self, seconds: float = 2.0) -> None:
         """Accept nothing more, end event streams and long polls, and let answers finish.
 
         What is not finished after `seconds` is broken off. Idempotent.
         """
         self.app.state.stopping.set()
+        if self._watching is not None:
+            self._watching.cancel()
         self._remove_socket()
         servers, self._servers = self._servers, []
         for server, _ in servers:
@@ -252,26 +266,3 @@ def _url(sock: socket.socket, context: ssl.SSLContext | None) -> str:
     host, port = sock.getsockname()[:2]
     scheme = "http" if context is None else "https"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
-
-
-def _tls_context(tls: TlsSettings) -> ssl.SSLContext | None:
-    if tls.certificate is None:
-        return None
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(tls.certificate, tls.key)
-    except OSError as error:
-        raise ListenError(
-            f"The TLS certificate {tls.certificate} with the key {tls.key} cannot be used: "
-            f"{error.strerror or error}."
-        ) from error
-    if tls.client_ca is not None:
-        try:
-            context.load_verify_locations(tls.client_ca)
-        except OSError as error:
-            raise ListenError(
-                f"The client authorities {tls.client_ca} cannot be used: {error.strerror or error}."
-            ) from error
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context

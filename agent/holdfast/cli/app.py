@@ -13,6 +13,7 @@ from holdfast.cli import (
     node,
     operations,
     pagecache_content,
+    prepare,
     serve,
     token,
     tune,
@@ -60,3 +61,4 @@ node.register(app)
 app.add_typer(config.app)
 app.add_typer(token.app)
 helper.register(app)
+prepare.register(app)

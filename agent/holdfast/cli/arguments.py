@@ -27,6 +27,22 @@ def size_of(text: str) -> int:
         raise typer.BadParameter(str(error)) from error
 
 
+def span_of(text: str) -> float:
+    """Read a span of time as a person writes it, in seconds. Raises `typer.BadParameter`."""
+    try:
+        return units.parse_span(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def share_of(text: str) -> float:
+    """Read a share such as `90%` as 0.9. Raises `typer.BadParameter`."""
+    try:
+        return units.parse_share(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 def absolute(path: Path) -> str:
     """Make a path as typed absolute; one that already is goes to the daemon untouched."""
     text = str(path) if path.is_absolute() else os.path.normpath(Path.cwd() / path)

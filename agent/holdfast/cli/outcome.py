@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import typer
 
+from holdfast.cli import units
 from holdfast.cli.errors import CliError, ExitCode
 from holdfast.cli.follow import Left, follow
 from holdfast.cli.output import Output
@@ -17,19 +19,26 @@ Render = Callable[[Output, dict[str, Any]], None]
 
 
 def perform(
-    session: Session, path: str, kind: str, body: dict[str, Any], render: Render, *, wait: bool
+    session: Session,
+    path: str,
+    kind: str,
+    body: dict[str, Any],
+    render: Render,
+    *,
+    wait: bool,
+    enough: Enough | None = None,
 ) -> dict[str, Any] | None:
     """Start an operation and see it through, by the daemon or, with `--local`, in this process.
 
     `render` prints the result of one that succeeded, which is returned; nothing is where it goes
-    on. Raises `CliError` for any other outcome.
+    on. Raises `CliError` for any other outcome. `enough` ends the wait early.
     """
     given = {key: value for key, value in body.items() if value is not None}
     if session.local:
-        return finish(session, session.work.start(kind, given), render)
+        return finish(session, session.work.start(kind, given), render, enough)
     operation = session.api.post(path, given)
     if wait:
-        return finish(session, RemoteRun(session.api, operation), render)
+        return finish(session, RemoteRun(session.api, operation), render, enough)
     if session.out.as_json:
         session.out.json(operation)
     else:
@@ -38,13 +47,51 @@ def perform(
     return None
 
 
-def finish(session: Session, run: Run, render: Render) -> dict[str, Any] | None:
+class Enough:
+    """Ends the wait for an operation once a share of its bytes is done, or after a time.
+
+    The operation itself goes on, if it can without this process.
+    """
+
+    def __init__(self, share: float | None, seconds: float | None) -> None:
+        self._share = share
+        self._seconds = seconds
+        self._begun = time.monotonic()
+        self.why = ""
+        """Filled in once it is enough."""
+
+    def __call__(self, operation: Mapping[str, Any]) -> None:
+        """Look at an update. Raises `Left` once it is enough."""
+        progress = operation["progress"]
+        done, expected = progress["bytes_done"], progress["bytes_expected"]
+        passed = time.monotonic() - self._begun
+        if operation["state"] != "running":
+            return
+        if self._share is not None and expected and done >= self._share * expected:
+            self.why = f"{units.percent(done, expected)} after {units.duration(passed)}"
+            raise Left
+        if self._seconds is not None and passed >= self._seconds:
+            so_far = units.percent(done, expected) if expected else units.size(done)
+            self.why = f"the deadline of {units.duration(self._seconds)} is over, at {so_far}"
+            raise Left
+
+
+def finish(
+    session: Session, run: Run, render: Render, enough: Enough | None = None
+) -> dict[str, Any] | None:
     """Watch a run that this command started, and print how it ended."""
     out = session.out
     try:
-        operation = follow(run, out, started_here=True)
+        operation = follow(run, out, started_here=True, on_update=enough)
     except Left:
-        out.note(f"operation {run.id} goes on; to see how: holdfast op watch {run.id}")
+        told = f"{enough.why}: " if enough is not None and enough.why else ""
+        if not run.can_leave:
+            run.cancel()
+            out.note(f"{told}operation {run.id} ends here")
+            for _ in run.updates():
+                pass
+        else:
+            out.note(f"{told}operation {run.id} goes on; to see how: holdfast op watch {run.id}")
         return None
     conclude(out, operation, render)
     return operation

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from holdfast.cli.arguments import Wait, absolute, segment, size_of
+from holdfast.cli.arguments import Wait, absolute, segment, share_of, size_of, span_of
 from holdfast.cli.command import command, group
 from holdfast.cli.completion import dump_ids
+from holdfast.cli.errors import UsageError
 from holdfast.cli.session import Session
 
 app = group(
@@ -126,12 +127,24 @@ def dump(
         OnDenied,
         typer.Option(help="When the kernel hides which pages of a file are resident."),
     ] = OnDenied.FAIL,
+    unless_loading: Annotated[
+        bool,
+        typer.Option(
+            "--unless-loading",
+            help="Do nothing while the daemon loads a dump, of which a part would be missing.",
+        ),
+    ] = False,
     wait: Wait = True,
 ) -> None:
     """Record which pages of the roots' files are in memory."""
     from holdfast.cli.outcome import perform
     from holdfast.cli.pagecache_views import show_dumped
 
+    if unless_loading:
+        running = _running_load(session)
+        if running is not None:
+            session.out.note(f"no dump is made while operation {running} loads one")
+            return
     body = {
         "path": path and absolute(path),
         "hotness": hotness or None,
@@ -147,6 +160,7 @@ def dump(
     lines=[
         "holdfast pagecache load",
         "holdfast pagecache load latest --budget 16GiB --rate 500MiB",
+        "holdfast pagecache load --until 90% --deadline 15m",
         "holdfast pagecache load 01JDCB7X7V0Q1B5Y3F8M2R9T4K --into /mnt/data",
     ],
 )
@@ -182,12 +196,37 @@ def load(
     report: Annotated[
         Report, typer.Option(help="Files that --json tells of one by one.")
     ] = Report.INCOMPLETE,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE",
+            help="Return once so much was loaded, e.g. 90%. The daemon loads on; --local ends.",
+        ),
+    ] = None,
+    deadline: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Return after so long at the latest, e.g. 15m."),
+    ] = None,
+    missing_ok: Annotated[
+        bool, typer.Option("--missing-ok", help="Succeed if there is no dump at all.")
+    ] = False,
     wait: Wait = True,
 ) -> None:
     """Read the pages of a dump back into memory, and check with the kernel that they are there."""
-    from holdfast.cli.outcome import perform
+    from holdfast.cli.outcome import Enough, perform
     from holdfast.cli.pagecache_views import show_loaded
 
+    enough = None
+    if until is not None or deadline is not None:
+        if not wait:
+            raise UsageError("--until and --deadline say how long to wait, so not with --no-wait")
+        enough = Enough(
+            None if until is None else share_of(until),
+            None if deadline is None else span_of(deadline),
+        )
+    if missing_ok and not _stored_dumps(session)["dumps"]:
+        session.out.note("there is no dump to load")
+        return
     body = {
         "dump": dump,
         "root": into and absolute(into),
@@ -197,7 +236,15 @@ def load(
         "bytes_per_second": None if rate is None else size_of(rate),
         "report": None if report is Report.INCOMPLETE else report.value,
     }
-    perform(session, "/v1/pagecache/loads", "pagecache.load", body, show_loaded, wait=wait)
+    perform(
+        session,
+        "/v1/pagecache/loads",
+        "pagecache.load",
+        body,
+        show_loaded,
+        wait=wait,
+        enough=enough,
+    )
 
 
 @command(
@@ -237,7 +284,7 @@ def evict(
 )
 def list_dumps(session: Session) -> None:
     """List the stored dumps, newest first."""
-    dumps = session.work.dumps() if session.local else session.api.get("/v1/pagecache/dumps")
+    dumps = _stored_dumps(session)
     if session.out.as_json:
         session.out.json(dumps)
         return
@@ -269,3 +316,18 @@ def delete(
             session.out.line(f"deleted dump {dump_id}")
     if session.out.as_json:
         session.out.json({"deleted": dumps})
+
+
+def _stored_dumps(session: Session) -> dict[str, Any]:
+    if session.local:
+        return session.work.dumps().model_dump(mode="json")
+    answer: dict[str, Any] = session.api.get("/v1/pagecache/dumps")
+    return answer
+
+
+def _running_load(session: Session) -> str | None:
+    """Answer the id of a load that the daemon is at; None with `--local`, where there is none."""
+    if session.local:
+        return None
+    answer = session.api.get("/v1/operations", kind="pagecache.load", state="running", limit=1)
+    return answer["operations"][0]["id"] if answer["operations"] else None

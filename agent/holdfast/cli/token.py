@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -23,8 +22,6 @@ app = group(
     "Make and revoke the bearer tokens that the daemon asks for over TCP.",
     lines=["holdfast token create deploy --scope operate > token", "holdfast token list"],
 )
-
-_SPANS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 class ScopeName(StrEnum):
@@ -144,10 +141,9 @@ def _file(session: Session, named: Path | None) -> Path:
 
 
 def _moment(text: str) -> datetime:
-    if match := re.fullmatch(r"(\d{1,6})([mhdw])", text):
-        return datetime.now(UTC).replace(microsecond=0) + timedelta(
-            **{_SPANS[match[2]]: int(match[1])}
-        )
+    with suppress(ValueError, OverflowError):
+        span = timedelta(seconds=units.parse_span(text))
+        return datetime.now(UTC).replace(microsecond=0) + span
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

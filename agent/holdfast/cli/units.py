@@ -8,6 +8,9 @@ from datetime import UTC, datetime
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _EIGHTHS = " ▏▎▍▌▋▊▉"
+_SPAN = re.compile(r"(?P<number>\d+(\.\d+)?) ?(?P<unit>s|min|m|h|d|w)", re.ASCII)
+_SPAN_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_SHARE = re.compile(r"(?P<number>\d+(\.\d+)?) ?%?", re.ASCII)
 _SIZE = re.compile(r"(?P<number>\d+(\.\d+)?) ?((?P<letter>[kmgtpe])(?P<suffix>ib|b)?|b)?", re.ASCII)
 
 
@@ -37,6 +40,26 @@ def parse_size(text: str) -> int:
     multiple = base ** (" kmgtpe".index(letter) if letter else 0)
     number = match["number"]
     return int(float(number) * multiple) if "." in number else int(number) * multiple
+
+
+def parse_span(text: str) -> float:
+    """Read a span of time in seconds: `90s`, `15m` or `15min`, `12h`, `90d`, `4w`.
+
+    Raises `ValueError` with a sentence.
+    """
+    match = _SPAN.fullmatch(text.strip().lower())
+    if match is None:
+        raise ValueError(f"{text!r} is not a span of time; write for example 90s, 15m or 2h")
+    return float(match["number"]) * _SPAN_SECONDS[match["unit"]]
+
+
+def parse_share(text: str) -> float:
+    """Read `90%` as 0.9. Raises `ValueError` with a sentence."""
+    match = _SHARE.fullmatch(text.strip())
+    share = float(match["number"]) / 100 if match is not None else 0.0
+    if not 0 < share <= 1:
+        raise ValueError(f"{text!r} is not a share above 0% and up to 100%; write for example 90%")
+    return share
 
 
 def rate(bytes_per_second: float) -> str:

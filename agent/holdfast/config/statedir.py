@@ -68,6 +68,48 @@ def prepare_state_dir(settings: Settings) -> StateDir:
         os.close(directory)
 
 
+def give_state_dir(settings: Settings, uid: int, gid: int) -> str:
+    """Make the state directory and give it to a user, unless it is theirs; say what was done.
+
+    Only what is root's is given away, so that nobody can have another user's files made theirs by
+    naming them as the state directory. Raises `StateDirError`.
+    """
+    path, degraded = locate_state_dir(settings)
+    if degraded is not None:
+        return degraded
+    try:
+        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+        directory = os.open(path, flags)
+    except OSError as error:
+        raise StateDirError(_explain(path, error)) from error
+    try:
+        owner = os.fstat(directory).st_uid
+        if owner == uid:
+            return f"{path} is there."
+        if owner != 0:
+            raise StateDirError(
+                f"The state directory {path} belongs to user {owner}, which is neither root nor "
+                "the daemon's user; look at what it is and move it away."
+            )
+        # From the inside out, by descriptors: at the end it is theirs, and until then only root
+        # can change what is in it.
+        for _, names, files, where in os.fwalk(dir_fd=directory, topdown=False):
+            for name in (*names, *files):
+                os.chown(name, uid, gid, dir_fd=where, follow_symlinks=False)
+        os.fchown(directory, uid, gid)
+        os.fchmod(directory, 0o700)
+        return f"{path} is user {uid}'s now."
+    except OSError as error:
+        raise StateDirError(
+            f"The state directory {path} cannot be given to user {uid}: {error.strerror}."
+        ) from error
+    finally:
+        os.close(directory)
+
+
 def _explain(path: Path, error: OSError) -> str:
     # O_NOFOLLOW with O_DIRECTORY answers ENOTDIR for a symbolic link, ELOOP elsewhere.
     if path.is_symlink():

@@ -59,6 +59,7 @@ class Slug(StrEnum):
     UNKNOWN_FIELD = "unknown-field"
     OUTSIDE_ROOTS = "outside-roots"
     UNAUTHENTICATED = "unauthenticated"
+    TOO_MANY_FAILURES = "too-many-failures"
     FORBIDDEN = "forbidden"
     TOO_LARGE = "too-large"
     METHOD_NOT_ALLOWED = "method-not-allowed"
@@ -93,6 +94,7 @@ _VOCABULARY: dict[Slug, tuple[str, int]] = {
     Slug.UNKNOWN_FIELD: ("The request has an unknown field", 422),
     Slug.OUTSIDE_ROOTS: ("The path is outside the configured roots", 422),
     Slug.UNAUTHENTICATED: ("Authentication is needed", 401),
+    Slug.TOO_MANY_FAILURES: ("Too many failed attempts to authenticate", 429),
     Slug.FORBIDDEN: ("Not allowed", 403),
     Slug.TOO_LARGE: ("The body is too large", 413),
     Slug.METHOD_NOT_ALLOWED: ("The method is not allowed here", 405),

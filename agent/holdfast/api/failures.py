@@ -1,0 +1,56 @@
+"""Bounds how often an address may fail to say who it is.
+
+A token has far too many bits to be guessed, and one that is right is let in however many wrong ones
+came from the same address: strangers behind it, or other users of this machine, cannot lock anybody
+out. What is bounded is what failures cost: those beyond the limit are told to wait, and are neither
+explained nor logged one by one.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+BURST = 100
+"""Failures in a row before an address has to wait."""
+PER_SECOND = 1.0
+_ADDRESSES = 4096
+
+
+class FailureLimit:
+    """A token bucket for each address; the ones not heard of for longest are forgotten."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        """By address: failures left, and when that was so."""
+
+    def __len__(self) -> int:
+        """Return how many addresses are remembered."""
+        return len(self._buckets)
+
+    def failed(self, address: str) -> int:
+        """Count a failure; return how many seconds to wait before the next, 0 for none."""
+        key, now = _network(address), self._clock()
+        left, since = self._buckets.pop(key, (float(BURST), now))
+        left = min(float(BURST), left + (now - since) * PER_SECOND)
+        allowed = left >= 1
+        self._buckets[key] = (left - 1 if allowed else left, now)
+        if len(self._buckets) > _ADDRESSES:
+            self._buckets.popitem(last=False)
+        return 0 if allowed else max(1, math.ceil((1 - left) / PER_SECOND))
+
+
+def _network(address: str) -> str:
+    """Return the address without its port; of IPv6 the network, in which hosts choose their own."""
+    host = address.rpartition(":")[0].strip("[]").partition("%")[0]
+    try:
+        parsed = ipaddress.ip_address(host)
+    except ValueError:
+        return address
+    if parsed.version == 6 and parsed.ipv4_mapped is None:
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)

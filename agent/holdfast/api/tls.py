@@ -1,0 +1,91 @@
+"""TLS of the TCP listener: certificates from files, taken again when these change."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+
+from holdfast.config import TlsSettings
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 10.0
+
+
+class ListenError(Exception):
+    """Something keeps the daemon from listening; the message says what, why, and what to do."""
+
+
+class Certificates:
+    """The contexts for connections, of which each new one gets the newest."""
+
+    def __init__(self, tls: TlsSettings) -> None:
+        """Take the files. Raises `ListenError` if they cannot be used."""
+        self._tls = tls
+        self._seen = self._look()
+        self._newest = _load(tls)
+        self.context = _load(tls)
+        """For the listener, which keeps it for good: each handshake swaps it for the newest."""
+        # OpenSSL asks this of every handshake, with or without a server's name, before it has sent
+        # its certificate or looked at the client's.
+        self.context.sni_callback = self._choose
+
+    def reload(self) -> None:
+        """Take the files again. What cannot be used is logged, and the old ones stay in use."""
+        seen = self._look()
+        try:
+            self._newest = _load(self._tls)
+        except ListenError as error:
+            log.error("%s The old one stays in use.", error)
+        else:
+            log.info("the TLS certificate %s was taken again", self._tls.certificate)
+        self._seen = seen
+
+    async def watch(self) -> None:
+        """Take the files again whenever they changed, until cancelled."""
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if self._look() != self._seen:
+                self.reload()
+
+    def _choose(self, connection: ssl.SSLObject, _name: str | None, _: ssl.SSLContext) -> None:
+        connection.context = self._newest
+
+    def _look(self) -> tuple[tuple[int, ...] | None, ...]:
+        """Answer something else once any of the files has changed."""
+        found: list[tuple[int, ...] | None] = []
+        for path in (self._tls.certificate, self._tls.key, self._tls.client_ca):
+            try:
+                status = path.stat() if path is not None else None
+            except OSError:
+                status = None
+            found.append(
+                None
+                if status is None
+                else (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            )
+        return tuple(found)
+
+
+def _load(tls: TlsSettings) -> ssl.SSLContext:
+    if tls.certificate is None:
+        raise ListenError("TLS needs `tls.certificate` and `tls.key`.")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(tls.certificate, tls.key)
+    except OSError as error:
+        raise ListenError(
+            f"The TLS certificate {tls.certificate} with the key {tls.key} cannot be used: "
+            f"{error.strerror or error}."
+        ) from error
+    if tls.client_ca is not None:
+        try:
+            context.load_verify_locations(tls.client_ca)
+        except OSError as error:
+            raise ListenError(
+                f"The client authorities {tls.client_ca} cannot be used: {error.strerror or error}."
+            ) from error
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
