@@ -144,6 +144,10 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         keep=settings.operations.keep,
         keep_days=settings.operations.keep_days,
     )
+
+    def degraded() -> Sequence[str]:
+        return _degraded(settings, state)
+
     services = Services(
         settings=settings,
         state_dir=state.path,
@@ -153,9 +157,13 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         tuning=tuning,
         node=Node(roots=settings.roots),
         metrics=Metrics(
-            operations, lambda: _resident_bytes(pagecache), manifests.verified, tuning.figures
+            operations,
+            lambda: _resident_bytes(pagecache),
+            manifests.verified,
+            tuning.figures,
+            degraded,
         ),
-        degraded=lambda: _degraded(settings, state),
+        degraded=degraded,
     )
     operations.recover()
     stack.callback(operations.shutdown, _WORK_SECONDS)

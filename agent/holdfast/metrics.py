@@ -10,9 +10,15 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
@@ -99,8 +105,9 @@ class Metrics:
         residency: Callable[[], Mapping[str, int]] | None = None,
         verified: Callable[[], Verified] | None = None,
         tuning: Callable[[], TuningFigures] | None = None,
+        degraded: Callable[[], Sequence[str]] | None = None,
     ) -> None:
-        """`residency` returns resident bytes by root and may take long; the others count."""
+        """`residency` returns resident bytes by root and may take long; the others are quick."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -112,6 +119,13 @@ class Metrics:
             self._registry.register(_Verifications(verified))
         if tuning is not None:
             self._registry.register(_Settings(tuning))
+        if degraded is not None:
+            ready = Gauge(
+                "holdfast_ready",
+                "1 if the daemon can do all of its work, as /readyz tells; else 0.",
+                registry=self._registry,
+            )
+            ready.set_function(lambda: 0.0 if degraded() else 1.0)
         self._requests = Counter(
             "holdfast_http_requests",
             "HTTP requests answered, by method, route template and status code.",

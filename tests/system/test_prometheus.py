@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -14,6 +17,9 @@ import pytest
 from tests.disk import write_file
 from tests.system.harness import Daemon, free_port
 from tests.waiting import until
+
+PACKAGING = Path(__file__).parents[2] / "packaging"
+RULES = PACKAGING / "prometheus"
 
 Query = Callable[[str], dict[frozenset[tuple[str, str]], float]]
 
@@ -25,7 +31,8 @@ def query(daemon: Daemon, tmp_path: Path) -> Iterator[Query]:
     assert program, "install the package `prometheus`"
     config = tmp_path / "prometheus.yml"
     config.write_text(
-        "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+        "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\n"
+        f"rule_files: ['{RULES / 'holdfast.rules.yml'}']\n"
         "scrape_configs:\n"
         "  - job_name: holdfast\n"
         f"    static_configs: [{{targets: ['127.0.0.1:{daemon.port}']}}]\n"
@@ -65,6 +72,54 @@ def query(daemon: Daemon, tmp_path: Path) -> Iterator[Query]:
             yield ask
         finally:
             prometheus.terminate()
+
+
+def test_the_rules_do_what_they_say() -> None:
+    for check in (
+        ("check", "rules", "holdfast.rules.yml"),
+        ("test", "rules", "holdfast.rules.test.yml"),
+    ):
+        done = subprocess.run(
+            ["promtool", *check], cwd=RULES, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_alert_has_its_page_in_the_runbook() -> None:
+    text = (RULES / "holdfast.rules.yml").read_text()
+    alerts = re.findall(r"- alert: (\w+)", text)
+    assert len(alerts) >= 7
+    runbook = (PACKAGING.parent / "docs/runbook.md").read_text()
+    for alert in alerts:
+        assert f"## {alert}\n" in runbook
+        assert f"runbook: docs/runbook.md#{alert.lower()}\n" in text
+
+
+def test_every_query_of_the_dashboard_and_every_rule_finds_something(
+    daemon: Daemon, query: Query
+) -> None:
+    """Each is asked of a Prometheus that has scraped a daemon which has done some of everything."""
+    write_file(daemon.root / "file", 64 << 20)
+    daemon.run("/v1/pagecache/dumps", {})
+    manifest = daemon.run("/v1/manifests", {})["manifest"]
+    daemon.run(f"/v1/manifests/{manifest}/verifications", {})
+    write_file(daemon.root / "file", 64 << 20, seed=1)
+    daemon.run(f"/v1/manifests/{manifest}/verifications", {})
+    slow = daemon.start("/v1/manifests", {"full": True, "bytes_per_second": 2 << 20})
+    queries = _dashboard_queries()
+    assert len(queries) >= 15
+    rules = re.findall(r"- record: (\S+)\n", (RULES / "holdfast.rules.yml").read_text())
+    for one in [*queries, *rules]:
+        until(partial(query, one), seconds=60, what=f"an answer to {one}")
+    daemon.http.post(f"/v1/operations/{slow['id']}/cancel")
+
+
+def _dashboard_queries() -> list[str]:
+    """Read the dashboard's queries, its variables filled in as Grafana would."""
+    dashboard = json.loads((PACKAGING / "grafana/holdfast.json").read_text())
+    found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    found.append("group by (instance) (holdfast_build_info)")
+    return [one.replace("$__rate_interval", "5s").replace('"$instance"', '".*"') for one in found]
 
 
 def test_prometheus_scrapes_what_happened(daemon: Daemon, query: Query) -> None:

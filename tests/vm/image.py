@@ -37,7 +37,7 @@ cd "$1"
 echo node >etc/hostname
 cat >etc/fstab <<'END'
 /dev/disk/by-id/virtio-root / ext4 defaults 0 1
-/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_data /mnt/data xfs nofail,x-systemd.device-timeout=5s 0 0
+/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_data /mnt/data xfs nofail,x-systemd.device-timeout=20s 0 0
 /dev/disk/by-id/virtio-seed /mnt/seed ext4 ro 0 0
 END
 mkdir -p mnt/data mnt/seed var/log/journal

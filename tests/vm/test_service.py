@@ -96,6 +96,18 @@ def test_killed_or_stuck_the_daemon_comes_back_and_goes_on(start: Start) -> None
             "/usr/bin/holdfast", "manifest", "build", "--no-wait", "--rate", "16MiB"
         ).strip()
         guest.run("/bin/kill", "-KILL", str(pid))
+        until(
+            lambda: moments(guest, "holdfast.service", "MainPID")[0] not in (0, pid),
+            seconds=60,
+            what="the restart",
+            interval=0.5,
+        )
+        until(
+            lambda: guest.call("/usr/bin/holdfast", "op", "list").returncode == 0,
+            seconds=120,
+            what="an answer after the restart",
+            interval=0.5,
+        )
         done = guest.json("/usr/bin/holdfast", "op", "watch", operation, "--json", seconds=180)
         assert done["state"] == "succeeded"
         assert "Main process exited, code=killed" in journal(guest, "holdfast.service")
@@ -117,7 +129,7 @@ def test_killed_or_stuck_the_daemon_comes_back_and_goes_on(start: Start) -> None
             )
             return "ActiveState=active" in shown and f"MainPID={stuck}" not in shown
 
-        until(revived, seconds=180, what="the restart of a daemon that hangs")
+        until(revived, seconds=180, what="the restart of a daemon that hangs", interval=1)
         assert "Watchdog timeout" in journal(guest, "holdfast.service")
 
 
