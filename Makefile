@@ -25,7 +25,7 @@ unexport CONDA_PREFIX PYTHONPATH PYTHONHOME
 help: ## Show this list
 	@printf 'holdfast: make TARGET [VARIABLE=value]\n\n'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
-		while IFS=$$'\t' read -r target text; do printf '  %-8s %s\n' "$$target" "$$text"; done
+		while IFS=$$'\t' read -r target text; do printf '  %-9s %s\n' "$$target" "$$text"; done
 	@printf '\nVariables: PYTHON (3.11 or later), DATA (a directory), LISTEN (address:port), PYTEST_ARGS\n'
 
 .venv/stamp: pyproject.toml $(lock)
@@ -66,6 +66,11 @@ run: build ## Run the daemon in the foreground on DATA=/path, with curl lines to
 test: lint test-packages ## Run everything: lint, the engine's tests, unit and system tests
 	cargo test --locked --quiet --workspace --exclude holdfast-binding
 	$(bin)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: test-vm
+test-vm: deb test-packages ## Run the package in a virtual machine: boots, kills, faults, removal (10 minutes)
+	@packaging/install-packages packaging/vm-packages.txt
+	$(bin)/python -m pytest --timeout 1200 -s tests/vm $(PYTEST_ARGS)
 
 .PHONY: check
 check: lint ## Run the fast subset: lint and the unit tests that are not slow

@@ -42,6 +42,17 @@ def test_without_a_token_only_monitoring_answers(shared_daemon: Daemon) -> None:
     check_problem(http.post("/metrics"), 405, "method-not-allowed")
 
 
+def test_the_page_is_the_same_for_everyone_and_the_text_is_not(shared_daemon: Daemon) -> None:
+    page = {"Accept": "text/html"}
+    nobody = shared_daemon.client(tcp=True).get("/", headers=page)
+    assert nobody.status_code == 200
+    assert nobody.text == shared_daemon.client("admin").get("/", headers=page).text
+    assert str(shared_daemon.root) not in nobody.text
+    check_problem(shared_daemon.client(tcp=True).get("/"), 401, "unauthenticated")
+    wrong = page | {"Authorization": "Bearer hf_wrong"}
+    check_problem(shared_daemon.client(tcp=True).get("/", headers=wrong), 401, "unauthenticated")
+
+
 def test_an_address_that_keeps_failing_has_to_wait_and_keeps_nobody_out(daemon: Daemon) -> None:
     wrong = {"Authorization": "Bearer hf_wrong"}
     http = daemon.client(tcp=True)

@@ -24,7 +24,9 @@ from holdfast.operations.model import Slug
 
 log = logging.getLogger(__name__)
 
-# No permission at all is needed for these from this machine; `None` below.
+# No permission at all is needed for these: from anywhere, and from this machine; `None` below.
+# What is open of the first, its route says.
+OPEN = frozenset({"/"})
 OPEN_ON_LOOPBACK = frozenset({"/healthz", "/metrics"})
 _NOWHERE = Peer("tcp", "unknown")
 
@@ -106,7 +108,7 @@ class AuthMiddleware:
             if self._loopback_trusted and peer.loopback:
                 _refuse_web_pages(headers)
                 return Caller("loopback", Permission.ADMIN, peer)
-            if peer.loopback and scope["path"] in OPEN_ON_LOOPBACK:
+            if scope["path"] in OPEN or (peer.loopback and scope["path"] in OPEN_ON_LOOPBACK):
                 return Caller("anonymous", None, peer)
             raise _unauthenticated(
                 "",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from html import escape
+from importlib.resources import files
 
 from anyio import to_thread
 from fastapi import Request
@@ -24,7 +26,6 @@ router = make_router(tags=["monitoring"])
 
 TEXT, HTML = "text/plain", "text/html"
 _SHOWN = 10
-_REFRESH_SECONDS = 5
 
 _CALLS = (
     ("GET", "/v1/node", "this machine: identity, memory, disks below each root"),
@@ -48,20 +49,24 @@ _CALLS = (
     ("GET", "/healthz  /readyz  /metrics", "monitoring"),
     ("GET", "/openapi.json", "all of this, for programs"),
 )
-# Nothing is loaded from anywhere, and nothing on the page can run.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
-_STYLE = """
-:root { color-scheme: light dark; font: 15px/1.5 system-ui, sans-serif; }
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-table { border-collapse: collapse; width: 100%; }
-td, th { text-align: left; padding: .25rem .75rem .25rem 0; vertical-align: top; }
-tr { border-bottom: 1px solid #8884; }
-code { font-family: ui-monospace, monospace; font-size: .9em; }
-progress { width: 8rem; }
-.warning { border-left: .3rem solid #c60; padding-left: .75rem; }
-.failed { color: #c33; }
-"""
+_PAGE = files("holdfast.api").joinpath("page.html").read_text(encoding="utf-8")
+
+
+def _policy(page: str) -> str:
+    """Allow the page's own script and style, by their digests, and to ask this daemon; no more."""
+
+    def digest(tag: str) -> str:
+        inner = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
+        return base64.b64encode(hashlib.sha256(inner.encode()).digest()).decode()
+
+    return (
+        f"default-src 'none'; script-src 'sha256-{digest('script')}'; "
+        f"style-src 'sha256-{digest('style')}'; connect-src 'self'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+
+_POLICY = _policy(_PAGE)
 
 
 @dataclass(frozen=True)
@@ -86,15 +91,15 @@ class _Status:
         **problems_of(),
     },
 )
-@spec(Scope.READ, produces=(TEXT, HTML))
+@spec(Scope.READ, produces=(TEXT, HTML), open_types=(HTML,))
 async def get_root(services: ServicesDep, request: Request, media_type: MediaType) -> Response:
-    """Answer state, and what to call next."""
-    status = await _look(services, request)
+    """Answer state, and what to call next.
+
+    The page has nothing of this node in it and needs no permission: it asks the API itself.
+    """
     if media_type == HTML:
-        return Response(
-            _page(status), media_type=HTML, headers={"Content-Security-Policy": _POLICY}
-        )
-    return Response(_text(status), media_type=TEXT)
+        return Response(_PAGE, media_type=HTML, headers={"Content-Security-Policy": _POLICY})
+    return Response(_text(await _look(services, request)), media_type=TEXT)
 
 
 async def _look(services: Services, request: Request) -> _Status:
@@ -140,44 +145,3 @@ def _line(operation: Operation) -> str:
 def _moment(operation: Operation) -> datetime:
     moment = operation.finished_at or operation.started_at or operation.created_at
     return moment.astimezone()
-
-
-def _page(status: _Status) -> str:
-    warnings = "".join(f'<p class="warning">Not ready: {escape(one)}</p>' for one in status.reasons)
-    rows = "".join(map(_row, status.operations)) or '<tr><td colspan="4">none yet</td></tr>'
-    calls = "".join(
-        f"<tr><td>{method}<td><code>{_linked(method, path)}</code><td>{escape(what)}</tr>"
-        for method, path, what in _CALLS
-    )
-    roots = ", ".join(f"<code>{escape(root)}</code>" for root in status.roots)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="refresh" content="{_REFRESH_SECONDS}">'
-        '<meta name="viewport" content="width=device-width">'
-        f"<title>holdfast</title><style>{_STYLE}</style></head>\n<body>"
-        f"<h1>holdfast {escape(__version__)}</h1><p>Roots: {roots}</p>{warnings}"
-        "<h2>Operations, newest first</h2>"
-        f"<table><tr><th>id<th>kind<th>progress<th>state</tr>{rows}</table>"
-        f"<h2>What to call</h2><table>{calls}</table></body></html>\n"
-    )
-
-
-def _row(operation: Operation) -> str:
-    report = operation.progress
-    bar = ""
-    if report.bytes_expected and not operation.state.final:
-        bar = f'<progress max="{report.bytes_expected}" value="{report.bytes_done}"></progress> '
-    tone = ' class="failed"' if operation.error is not None else ""
-    link = f"/v1/operations/{escape(operation.id)}"
-    return (
-        f'<tr><td><a href="{link}"><code>{escape(operation.id)}</code></a>'
-        f"<td>{escape(operation.kind)}<td>{bar}"
-        f"{escape(printable(progress_line(operation, _moment(operation))))}"
-        f"<td{tone}>{escape(operation.state.value)}</tr>"
-    )
-
-
-def _linked(method: str, path: str) -> str:
-    if method != "GET" or "ID" in path:
-        return escape(path)
-    return " ".join(f'<a href="{escape(one)}">{escape(one)}</a>' for one in path.split())

@@ -5,7 +5,7 @@ All of it is checked before a body is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -37,6 +37,8 @@ class Spec:
     consumes: tuple[str, ...] = (JSON,)
     upload: bool = False
     """The body is a record file: streamed, with the limit of uploads."""
+    open_types: frozenset[str] = frozenset()
+    """Media types that are the same for everyone, so that no permission is needed for them."""
 
 
 def spec(
@@ -45,11 +47,12 @@ def spec(
     produces: tuple[str, ...] = (JSON,),
     consumes: tuple[str, ...] = (JSON,),
     upload: bool = False,
+    open_types: Iterable[str] = (),
 ) -> Callable[[_Endpoint], _Endpoint]:
     """Declare what an endpoint needs and offers; every endpoint has this."""
 
     def mark(endpoint: _Endpoint) -> _Endpoint:
-        setattr(endpoint, _SPEC, Spec(scope, produces, consumes, upload))
+        setattr(endpoint, _SPEC, Spec(scope, produces, consumes, upload, frozenset(open_types)))
         return endpoint
 
     return mark
@@ -72,7 +75,8 @@ class StrictRoute(APIRoute):
         takes_body = declared.upload or self.body_field is not None
 
         async def checked(request: Request) -> Response:
-            require(request.scope, declared.scope)
+            if not (declared.open_types and _offers_open(request, declared)):
+                require(request.scope, declared.scope)
             _check_query(request, known)
             if takes_body:
                 _check_content_type(request, declared)
@@ -84,6 +88,10 @@ class StrictRoute(APIRoute):
             return await handle(request)
 
         return checked
+
+
+def _offers_open(request: Request, declared: Spec) -> bool:
+    return _negotiate(request, declared.produces) in declared.open_types
 
 
 def make_router(**options: Any) -> APIRouter:
