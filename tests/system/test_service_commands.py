@@ -35,13 +35,11 @@ class TestLoadUntil:
         return daemon
 
     def test_a_share_is_enough_and_the_rest_goes_on(self, dumped: Daemon) -> None:
-        begun = time.monotonic()
-        done = dumped.cli("pagecache", "load", "--until", "10%", "--rate", "8MiB")
+        done = dumped.cli("pagecache", "load", "--until", "5%", "--rate", "1MiB")
         assert done.returncode == 0, done.stderr
-        assert time.monotonic() - begun < 6
         told = re.search(r"(\d+)\.\d % after .*: operation (\w+) goes on", done.stderr)
         assert told is not None, done.stderr
-        assert int(told[1]) >= 10
+        assert 5 <= int(told[1]) < 100
         now = dumped.http.get(f"/v1/operations/{told[2]}").json()
         assert now["state"] == "running"
         dumped.http.post(f"/v1/operations/{told[2]}/cancel")
