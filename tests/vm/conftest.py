@@ -94,7 +94,7 @@ def installed() -> Disks:
 
 
 @pytest.fixture
-def start(installed: Disks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+def start(installed: Disks) -> Iterator[Start]:
     """Give a function that starts a copy of the machine: `with start() as machine`.
 
     Copies that one test starts after another go on with the same disks.

@@ -61,7 +61,7 @@ def _policy(page: str) -> str:
 
     return (
         f"default-src 'none'; script-src 'sha256-{digest('script')}'; "
-        f"style-src 'sha256-{digest('style')}'; connect-src 'self'; img-src data:; "
+        f"style-src 'sha256-{digest('style')}'; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 
