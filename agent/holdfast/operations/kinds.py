@@ -49,6 +49,8 @@ class Kind(Generic[P, R]):
     """After the end of the daemon: run again, with `resumed` true, instead of giving up."""
     resources: Callable[[P], frozenset[str]] = _no_resources
     """Two operations that share any of these names cannot be queued or running together."""
+    waits: bool = False
+    """Spends its time waiting for somebody: takes no place among those that run at a time."""
 
 
 class Registry:

@@ -178,9 +178,10 @@ class Runner:
         """Give queued operations a thread while there is room."""
         while True:
             with self._changed:
-                if self._stopping or not self._queue or len(self._threads) >= self._max_running:
+                live = None if self._stopping else self._next()
+                if live is None:
                     return
-                live = self._queue.popleft()
+                self._queue.remove(live)
                 try:
                     self._start_threads(live)
                 except RuntimeError as error:
@@ -190,6 +191,12 @@ class Runner:
             log.error("no thread for operation %s: %s", live.operation.id, reason)
             problem = Problem.of(Slug.UNAVAILABLE, f"The system gives no thread: {reason}.")
             self._conclude(live, State.FAILED, error=problem)
+
+    def _next(self) -> Live | None:
+        """Choose whose turn it is, if there is a place."""
+        running = sum(not live.kind.waits for live in self._threads)
+        full = running >= self._max_running
+        return next((live for live in self._queue if live.kind.waits or not full), None)
 
     def _start_threads(self, live: Live) -> None:
         # Under the lock, so that a shutdown only ever sees threads that it can join. They are

@@ -1,0 +1,228 @@
+"""Requests and answers of re-imaging. Sizes and offsets are bytes, times UTC."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field
+
+from holdfast.operations.model import Timestamp
+from holdfast.records.models import Bytes, Request
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Url = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[a-z][a-z0-9+.-]*:")]
+IdentityName = Literal["ssh_host_keys", "machine_id", "hostname", "holdfast"]
+ALL_IDENTITY: tuple[IdentityName, ...] = ("ssh_host_keys", "machine_id", "hostname", "holdfast")
+
+
+class ReimageState(StrEnum):
+    """Where this machine is on its way to another image. Each has a line in docs/reimage.md."""
+
+    IDLE = "idle"
+    STAGING = "staging"
+    STAGED = "staged"
+    ARMED = "armed"
+    REBOOTING = "rebooting"
+    IMAGING = "imaging"
+    """Only the imager says so, from a machine that has no other system at the time."""
+    BOOTED = "booted"
+    CONFIRMED = "confirmed"
+    UNCONFIRMED = "unconfirmed"
+    FAILED = "failed"
+
+    @property
+    def under_way(self) -> bool:
+        """Whether there is an operation that has not ended."""
+        return self not in (
+            ReimageState.IDLE,
+            ReimageState.CONFIRMED,
+            ReimageState.UNCONFIRMED,
+            ReimageState.FAILED,
+        )
+
+
+class StageRequest(Request):
+    """Which image this machine is to become, and how its arrival is to be judged."""
+
+    descriptor: Url = Field(
+        description="URL of the image's descriptor: https, http, or file within a root.",
+        examples=["https://images.example/web-abc.json"],
+    )
+    descriptor_sha256: Sha256 = Field(
+        description="SHA-256 of the descriptor, which has the digests of everything else."
+    )
+    content: Url | None = Field(
+        default=None, description="URL of the image; by default beside its descriptor."
+    )
+    mode: Literal["staged", "network"] = Field(
+        default="staged",
+        description="`staged`: copied to the data volume and verified before anything else; "
+        "`network`: fetched by the imager, twice, as it keeps no copy.",
+    )
+    identity: list[IdentityName] = Field(
+        default=list(ALL_IDENTITY),
+        max_length=len(ALL_IDENTITY),
+        description="What the new system keeps of the old one.",
+    )
+    manifest: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="A manifest to verify the data by once the new system runs, or `latest`.",
+    )
+    sample_percent: float | None = Field(
+        default=None, gt=0, le=100, description="Verify only this share of its chunks."
+    )
+    confirm: Literal["auto", "manual"] = Field(
+        default="auto",
+        description="`auto`: confirmed once all checks pass; `manual`: once somebody says so.",
+    )
+
+
+class ConfirmRequest(Request):
+    """Take the new system for good."""
+
+    override: bool = Field(
+        default=False, description="Although checks failed; those that did are kept on record."
+    )
+
+
+class ImageSummary(BaseModel):
+    """An image, as its descriptor tells."""
+
+    name: str
+    image_version: str
+    descriptor_sha256: str
+    size_bytes: Bytes
+    mapped_bytes: Bytes = Field(description="That are not zeros.")
+    content_bytes: Bytes = Field(description="Of the file as it is fetched.")
+    encoding: str
+    boot_modes: list[str]
+    root_partition: int | None
+    root_file_system: str | None
+
+
+class DiskPin(BaseModel):
+    """What tells a disk from all others, also after names have changed."""
+
+    path: str
+    serial: str | None
+    model: str | None
+    size_bytes: Bytes
+
+
+class DiskReport(DiskPin):
+    """A disk, and why it is or is not the one that would be written."""
+
+    target: bool
+    excluded: list[str] = Field(description="Sentences; none for the target.")
+
+
+class BootReport(BaseModel):
+    """How this machine boots, and how it would boot the imager."""
+
+    mode: Literal["bios", "uefi"]
+    loader: str | None = Field(description="For example `grub2-bios`; null when none was found.")
+    entry: str | None = Field(description="What would be, or is, added to the boot loader.")
+
+
+class IdentityReport(BaseModel):
+    """Something that can be kept, and the files that it consists of."""
+
+    name: IdentityName
+    paths: list[str]
+
+
+class SpaceReport(BaseModel):
+    """Room that is needed, and room that there is."""
+
+    what: str
+    needed_bytes: Bytes
+    available_bytes: Bytes
+
+
+class Machine(BaseModel):
+    """What of this machine matters for re-imaging it."""
+
+    target: DiskPin | None = Field(description="The disk of the running system.")
+    disks: list[DiskReport]
+    boot: BootReport
+    identity: list[IdentityReport]
+    space: list[SpaceReport]
+    blocked: list[str] = Field(description="Every reason why this machine is not re-imaged.")
+
+
+class ReimagePlan(Machine):
+    """What re-imaging with a certain image would do. Nothing was changed."""
+
+    ok: bool = Field(description="Nothing is in the way.")
+    image: ImageSummary | None = Field(description="Null if its descriptor cannot be had.")
+    mode: str
+    steps: list[str] = Field(description="What would happen, in order, for a person.")
+
+
+class Check(BaseModel):
+    """One thing that has to be true of the new system."""
+
+    name: Literal["image", "identity", "data", "manifest", "command"]
+    passed: bool
+    detail: str
+
+
+class Phase(BaseModel):
+    """A part of the imager's work."""
+
+    phase: str
+    seconds: float
+    bytes: Bytes = 0
+
+
+class ImagerReport(BaseModel):
+    """What the imager did, as it told the new system."""
+
+    finished: str
+    phases: list[Phase] = Field(default_factory=list)
+    bytes_written: Bytes = 0
+    bytes_mapped: Bytes = 0
+    memory_peak_bytes: Bytes = 0
+
+
+class Transition(BaseModel):
+    """A change of state."""
+
+    at: Timestamp
+    previous: ReimageState
+    state: ReimageState
+    why: str
+
+
+class ReimageStatus(Machine):
+    """Where this machine is on its way to another image."""
+
+    state: ReimageState
+    reason: str | None = Field(description="Why it failed, or is not confirmed.")
+    operation: str | None = Field(description="The operation of kind `reimage` that it is of.")
+    nonce: str | None = Field(description="Names this attempt; the imager brings it back.")
+    image: ImageSummary | None
+    mode: str | None
+    image_id: str | None = Field(description="Of the system that runs now.")
+    checks: list[Check]
+    imager: ImagerReport | None
+    history: list[Transition] = Field(description="Oldest first.")
+
+
+class ReimageResult(BaseModel):
+    """How a re-imaging ended that came to its end."""
+
+    ok: bool
+    image: ImageSummary
+    image_id: str | None
+    checks: list[Check]
+    imager: ImagerReport | None
+    down_seconds: float | None = Field(
+        description="From the order to reboot until the new system's holdfast was there."
+    )
+    confirmed_seconds: float | None = Field(
+        description="From the order to reboot until it was confirmed."
+    )
