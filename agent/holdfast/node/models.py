@@ -80,6 +80,20 @@ class BlockDevice(BaseModel):
     lies_on: list[str] = Field(description="Names of the devices right below; none for a disk.")
 
 
+class Disk(BaseModel):
+    """A whole disk, and why it must not be written over."""
+
+    name: str = Field(description="The kernel's name, for example `nvme0n1`.")
+    path: str
+    model: str | None
+    serial: str | None
+    wwid: str | None
+    size_bytes: int
+    target: bool = Field(description="Whether the system that runs now lies on it.")
+    data: bool = Field(description="Whether a root lies on it.")
+    excluded: list[str] = Field(description="Sentences: why it is not the one to write over.")
+
+
 class RootTopology(BaseModel):
     """Where a root lies: its mount, and every device from there down to the disks."""
 

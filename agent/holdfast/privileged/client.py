@@ -7,11 +7,22 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
+from holdfast.privileged.boot.models import (
+    ArmReport,
+    ArmRequest,
+    DisarmReport,
+    DisarmRequest,
+    OutcomeReport,
+    OutcomeRequest,
+    RebootRequest,
+)
 from holdfast.privileged.wire import (
     Answer,
+    AnyRequest,
     LineError,
     OpenFilesRequest,
     PerformRequest,
@@ -19,6 +30,7 @@ from holdfast.privileged.wire import (
 )
 from holdfast.privileged.writes import Refused, Write
 
+_Report = TypeVar("_Report")
 _SECONDS = 600.0  # turning a swap area off reads all of it back into memory
 
 
@@ -39,7 +51,31 @@ class Helper:
         """Have regular files counted that are open on a file system. Raises `OSError`."""
         return self._ask(OpenFilesRequest(mount_point=mount_point)).open_files or {}
 
-    def _ask(self, request: PerformRequest | OpenFilesRequest) -> Answer:
+    def arm(self, request: ArmRequest) -> ArmReport:
+        """Have the next boot write an image. Raises `OSError` or `Refused`.
+
+        After an `OSError` about the helper's socket, ask `boot_outcome` whether it is armed.
+        """
+        return self._told(self._ask(request).arm)
+
+    def disarm(self) -> DisarmReport:
+        """Have an arming taken back. Raises `OSError` or `Refused`."""
+        return self._told(self._ask(DisarmRequest()).disarm)
+
+    def boot_outcome(self) -> OutcomeReport:
+        """Have it read what the imager left, and whether it is armed. Raises `OSError`."""
+        return self._told(self._ask(OutcomeRequest()).outcome)
+
+    def reboot(self, nonce: str) -> None:
+        """Have the machine rebooted into the imager. Raises `OSError` or `Refused`."""
+        self._ask(RebootRequest(nonce=nonce))
+
+    def _told(self, report: _Report | None) -> _Report:
+        if report is None:
+            raise self._error(errno.EPROTO, "the privileged helper answered something else")
+        return report
+
+    def _ask(self, request: AnyRequest) -> Answer:
         line = request.model_dump_json().encode() + b"\n"
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

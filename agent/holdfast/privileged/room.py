@@ -6,6 +6,12 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from holdfast.privileged import config_files, kernel_files, links, open_files, swap_areas
+from holdfast.privileged.boot.models import (
+    ArmReport,
+    ArmRequest,
+    DisarmReport,
+    OutcomeReport,
+)
 from holdfast.privileged.writes import (
     BlockWrite,
     FileWrite,
@@ -30,6 +36,25 @@ class Privileged(Protocol):
 
         Raises `OSError`.
         """
+
+    def arm(self, request: ArmRequest) -> ArmReport:
+        """Have the next boot, and only that one, write an image to the disk of the root.
+
+        Raises `Refused` with a sentence where that is not safe, and `OSError`; after either,
+        what was there before is there again, unless `boot_outcome` says otherwise.
+        """
+
+    def disarm(self) -> DisarmReport:
+        """Take an arming back, byte for byte; does nothing where there is none.
+
+        Raises `OSError`, and `Refused` for what it cannot tell how to undo.
+        """
+
+    def boot_outcome(self) -> OutcomeReport:
+        """Read what the imager left behind, and whether it is armed now. Raises `OSError`."""
+
+    def reboot(self, nonce: str) -> None:
+        """Reboot. Raises `Refused` if the imager is not armed with this nonce, and `OSError`."""
 
 
 class InProcess:

@@ -7,6 +7,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from holdfast.privileged.boot.models import (
+    ArmReport,
+    ArmRequest,
+    DisarmReport,
+    DisarmRequest,
+    OutcomeReport,
+    OutcomeRequest,
+    RebootRequest,
+)
 from holdfast.privileged.writes import Write
 
 MAX_LINE = 3 << 20
@@ -31,8 +40,11 @@ class OpenFilesRequest(BaseModel):
     mount_point: Annotated[str, Field(pattern=r"^/[^\x00]*$", max_length=4096)]
 
 
-Request = Annotated[PerformRequest | OpenFilesRequest, Field(discriminator="do")]
-REQUEST: TypeAdapter[PerformRequest | OpenFilesRequest] = TypeAdapter(Request)
+AnyRequest = (
+    PerformRequest | OpenFilesRequest | ArmRequest | DisarmRequest | OutcomeRequest | RebootRequest
+)
+Request = Annotated[AnyRequest, Field(discriminator="do")]
+REQUEST: TypeAdapter[AnyRequest] = TypeAdapter(Request)
 
 
 class Answer(BaseModel):
@@ -46,6 +58,9 @@ class Answer(BaseModel):
     file: str | None = None
     open_files: dict[str, int] | None = None
     """How many, by `name (pid)`."""
+    arm: ArmReport | None = None
+    disarm: DisarmReport | None = None
+    outcome: OutcomeReport | None = None
 
 
 class LineError(Exception):

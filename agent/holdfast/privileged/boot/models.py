@@ -1,0 +1,224 @@
+"""What the boot part of the privileged room can be asked, and what it answers, as plain data."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from holdfast.node.models import Disk
+
+IdentityName = Literal["ssh_host_keys", "machine_id", "hostname", "holdfast"]
+"""What of a node's identity can be carried over to its new system."""
+BootMode = Literal["bios", "uefi"]
+
+OUTCOME_BYTES = 16384
+"""Bytes of the outcome record, a multiple of any disk's sector."""
+
+Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00\n]*$", max_length=4096)]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, revalidate_instances="always")
+
+
+class StagedImage(_Request):
+    """The image's content lies in a file of a data volume."""
+
+    kind: Literal["staged"] = "staged"
+    path: AbsolutePath
+    """Of this machine, as it is mounted now; the arming finds file system and array below."""
+
+
+class NetworkImage(_Request):
+    """The imager fetches the content by itself."""
+
+    kind: Literal["network"] = "network"
+    url: Annotated[str, Field(max_length=4096)]
+
+    @field_validator("url")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if not re.fullmatch(r"https?://[\x21-\x7e]+", value):
+            raise ValueError("is not an http:// or https:// address")
+        return value
+
+
+ImageSource = Annotated[StagedImage | NetworkImage, Field(discriminator="kind")]
+
+
+class StatusServer(_Request):
+    """How the imager's own status is served; the files are read when arming."""
+
+    listen: Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\]|[0-9.]+):[0-9]{1,5}$")]
+    """An address and a port; `0.0.0.0:9918`, `[::]:9918`."""
+    certificate: AbsolutePath | None = None
+    key: AbsolutePath | None = None
+    tokens: AbsolutePath | None = None
+
+
+class ArmRequest(_Request):
+    """Have the next boot, and only that one, write an image to the disk of the root."""
+
+    do: Literal["arm"] = "arm"
+    nonce: Nonce
+    operation: Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
+    descriptor_path: AbsolutePath
+    descriptor_sha256: Sha256
+    source: ImageSource
+    identity: list[IdentityName] = []
+    status: StatusServer | None = None
+    roots: Annotated[list[AbsolutePath], Field(min_length=1, max_length=64)]
+    """Directories of state, which must not lie on the disk that is written."""
+
+
+class DisarmRequest(_Request):
+    """Take an arming back; does nothing where there is none."""
+
+    do: Literal["disarm"] = "disarm"
+
+
+class OutcomeRequest(_Request):
+    """Read what the imager left behind, and whether it is armed."""
+
+    do: Literal["boot_outcome"] = "boot_outcome"
+
+
+class RebootRequest(_Request):
+    """Reboot into the imager, if it is armed with this nonce."""
+
+    do: Literal["reboot"] = "reboot"
+    nonce: Nonce
+
+
+class ExplainRequest(_Request):
+    """What arming would do; whatever is not known yet is left out."""
+
+    roots: Annotated[list[AbsolutePath], Field(min_length=1)]
+    image_name: str = "NAME"
+    image_bytes: int | None = None
+    """Size of the image on the disk."""
+    boot_modes: list[BootMode] | None = None
+    """In which the image can be booted."""
+    source: ImageSource | None = None
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Target(_Report):
+    """The disk that is written, and all that tells it from others; as the job has it."""
+
+    path: str
+    """In /dev; for people, since names of devices change between boots."""
+    serial: str | None
+    model: str | None
+    wwid: str | None
+    size_bytes: int
+    head_bytes: int
+    head_sha256: str
+    """SHA-256 of the first `head_bytes` of the disk."""
+
+
+class FileReport(_Report):
+    """A file that arming wrote, or would write."""
+
+    path: str
+    size_bytes: int | None = None
+    sha256: str | None = None
+
+
+class CarriedItem(_Report):
+    """A part of the identity, and the files that it consists of here."""
+
+    name: IdentityName
+    paths: list[str]
+    problems: list[str] = []
+    """Sentences: what was left out and why."""
+
+
+class BootReport(_Report):
+    """What arming finds on this machine and would do."""
+
+    mode: BootMode
+    loader: str | None
+    """`grub2-bios`; None where no boot loader is known here."""
+    kernel: str
+    """Release of the kernel that would run the imager: the one that runs now."""
+    entry: str | None
+    """What would be written into the boot loader's configuration."""
+    files: list[FileReport]
+    disks: list[Disk]
+    loses: list[str]
+    """Sentences: what else lies on the target and is lost."""
+    refusals: list[str]
+    """Sentences: why arming would be refused."""
+    unknown: list[str]
+    """Sentences: what only somebody with more rights can find out."""
+
+    @property
+    def target(self) -> Disk | None:
+        """The disk that would be written."""
+        return next((disk for disk in self.disks if disk.target), None)
+
+
+class ArmReport(_Report):
+    """It is armed: all of this was written, flushed and read back from the disk."""
+
+    nonce: str
+    loader: str
+    entry: str
+    files: list[FileReport]
+    target: Target
+    kernel: str
+    modules: list[str]
+    identity: list[CarriedItem]
+    network: str | None
+    """The interface that the imager will use."""
+    notes: list[str]
+    """Sentences: what is not as good as it could be."""
+    seen_by_grub: bool | None
+    """Whether GRUB's own code finds all of it; None where grub-fstest is not installed."""
+
+
+class DisarmReport(_Report):
+    """What was put back; all empty if nothing was armed."""
+
+    restored: list[str]
+    """Paths of files that are again as they were, byte for byte."""
+    edited: list[str]
+    """Paths of files that somebody else changed meanwhile: only what is ours was taken out."""
+    removed: list[str]
+    notes: list[str] = []
+
+
+class OutcomeRecord(_Report):
+    """What the imager wrote for the old system."""
+
+    nonce: str
+    started: int
+    """How often the imager was started with this nonce."""
+    state: str
+    """`armed` (never started), `started` or `refused`."""
+    phase: str | None = None
+    reason: str | None = None
+    log: list[str] = []
+
+
+class OutcomeReport(_Report):
+    """What is found in /boot now."""
+
+    record: OutcomeRecord | None
+    armed: bool
+    """The next boot is the imager's."""
+    entry: bool
+    """The boot loader has the entry, whether or not it is the next one booted."""
+    problem: str | None = None
+    """A sentence: why the record cannot be read."""
+
+
+BootRequest = ArmRequest | DisarmRequest | OutcomeRequest | RebootRequest
