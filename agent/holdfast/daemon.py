@@ -38,6 +38,11 @@ from holdfast.operations.service import Operations
 from holdfast.operations.store import Store
 from holdfast.pagecache.service import PageCache
 from holdfast.privileged import privileged
+from holdfast.proof import Verifications
+from holdfast.reimage.checks import Examiner
+from holdfast.reimage.images import ImageLibrary
+from holdfast.reimage.imager_status import imager_status
+from holdfast.reimage.service import Reimage
 from holdfast.tuning.models import ApplyRequest
 from holdfast.tuning.service import Tuning
 from holdfast.tuning.watcher import Watcher
@@ -132,8 +137,27 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         profiles_dir=settings.tuning.profiles_dir,
         privileged=privileged(settings.helper),
     )
+
+    def degraded() -> Sequence[str]:
+        return _degraded(settings, state)
+
+    proof = Verifications(manifests)
+    reimage = Reimage(
+        roots=settings.roots,
+        state_dir=state.path,
+        privileged=privileged(settings.helper),
+        images=ImageLibrary(settings.roots, state.path, settings.reimage.ca_file),
+        examiner=Examiner(
+            roots=settings.roots,
+            proof=proof,
+            command=settings.reimage.check_command,
+            command_seconds=settings.reimage.check_seconds,
+        ),
+        status_server=imager_status(settings),
+        degraded=degraded,
+    )
     registry = Registry()
-    for capability in (pagecache, manifests, tuning):
+    for capability in (pagecache, manifests, tuning, reimage):
         capability.prepare()
         for kind in capability.kinds():
             registry.register(kind)
@@ -144,10 +168,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         keep=settings.operations.keep,
         keep_days=settings.operations.keep_days,
     )
-
-    def degraded() -> Sequence[str]:
-        return _degraded(settings, state)
-
+    proof.operations = operations
     services = Services(
         settings=settings,
         state_dir=state.path,
@@ -155,6 +176,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         pagecache=pagecache,
         manifests=manifests,
         tuning=tuning,
+        reimage=reimage,
         node=Node(roots=settings.roots),
         metrics=Metrics(
             operations,
@@ -162,6 +184,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
             manifests.verified,
             tuning.figures,
             degraded,
+            reimage.figures,
         ),
         degraded=degraded,
     )

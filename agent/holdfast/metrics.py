@@ -30,6 +30,7 @@ from holdfast import __version__
 from holdfast.operations.model import State
 from holdfast.operations.service import Operations
 from holdfast.operations.statistics import KindFigures
+from holdfast.reimage.models import ImagerReport, ReimageState
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +44,8 @@ Verified = Mapping[tuple[str, bool], int]
 """Verifications by root and whether all was well."""
 TuningFigures = tuple[Mapping[str, int], Mapping[str, int]]
 """Settings in force, and those that drifted, by subsystem."""
+ReimageFigures = tuple[ReimageState, int, ImagerReport | None]
+"""The state, the checks of the new system that failed, and what the imager reported."""
 
 
 class ResidencySampler:
@@ -106,6 +109,7 @@ class Metrics:
         verified: Callable[[], Verified] | None = None,
         tuning: Callable[[], TuningFigures] | None = None,
         degraded: Callable[[], Sequence[str]] | None = None,
+        reimage: Callable[[], ReimageFigures] | None = None,
     ) -> None:
         """`residency` returns resident bytes by root and may take long; the others are quick."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -119,6 +123,8 @@ class Metrics:
             self._registry.register(_Verifications(verified))
         if tuning is not None:
             self._registry.register(_Settings(tuning))
+        if reimage is not None:
+            self._registry.register(_Reimage(reimage))
         if degraded is not None:
             ready = Gauge(
                 "holdfast_ready",
@@ -249,6 +255,42 @@ class _Settings(Collector):
             for subsystem, count in values.items():
                 family.add_metric((subsystem,), count)
             yield family
+
+
+class _Reimage(Collector):
+    """Tells where the machine is on its way to another image."""
+
+    def __init__(self, figures: Callable[[], ReimageFigures]) -> None:
+        self._figures = figures
+
+    def describe(self) -> Iterable[Metric]:
+        """Name nothing in advance, so that registering does not collect."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the families."""
+        state, failed, report = self._figures()
+        states = GaugeMetricFamily(
+            "holdfast_reimage_state",
+            "1 for the state that re-imaging is in, 0 for every other.",
+            labels=("state",),
+        )
+        for one in ReimageState:
+            states.add_metric((one.value,), int(one is state))
+        yield states
+        yield GaugeMetricFamily(
+            "holdfast_reimage_failed_checks",
+            "Checks of the new system that failed when last made.",
+            failed,
+        )
+        seconds = GaugeMetricFamily(
+            "holdfast_reimage_phase_seconds",
+            "How long each phase of the imager that wrote this system took.",
+            labels=("phase",),
+        )
+        for phase in report.phases if report is not None else ():
+            seconds.add_metric((phase.phase,), phase.seconds)
+        yield seconds
 
 
 def _totals(figures: Mapping[str, KindFigures]) -> Iterable[Metric]:

@@ -15,6 +15,7 @@ from holdfast.api import (
     operations,
     pagecache,
     problems,
+    reimage,
     root,
     tuning,
 )
@@ -34,6 +35,7 @@ ROUTERS = (
     pagecache.router,
     manifests.router,
     tuning.router,
+    reimage.router,
 )
 
 

@@ -33,6 +33,7 @@ TAGS = [
     {"name": "page cache", "description": "See, dump, load and evict the page cache."},
     {"name": "manifests", "description": "Prove that files are what they were."},
     {"name": "tuning", "description": "Kernel settings by profile: plan, apply, watch, roll back."},
+    {"name": "re-imaging", "description": "Another system image, with the data left in place."},
     {"name": "operations", "description": "Work under way and done."},
     {"name": "node", "description": "What this machine is."},
     {"name": "monitoring", "description": "For people and programs that watch."},

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from holdfast.node.service import Node
     from holdfast.operations.service import Operations
     from holdfast.pagecache.service import PageCache
+    from holdfast.reimage.service import Reimage
     from holdfast.tuning.service import Tuning
 
 
@@ -31,6 +32,7 @@ class Services:
     pagecache: PageCache
     manifests: Manifests
     tuning: Tuning
+    reimage: Reimage
     node: Node
     metrics: Metrics
     degraded: Callable[[], Sequence[str]] = _nothing_wrong

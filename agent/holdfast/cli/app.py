@@ -14,6 +14,7 @@ from holdfast.cli import (
     operations,
     pagecache_content,
     prepare,
+    reimage,
     serve,
     token,
     tune,
@@ -56,6 +57,7 @@ serve.register(app)
 app.add_typer(pagecache_content.app)
 app.add_typer(manifest_content.app)
 app.add_typer(tune.app)
+app.add_typer(reimage.app)
 app.add_typer(operations.app)
 node.register(app)
 app.add_typer(config.app)

@@ -53,11 +53,19 @@ class Enough:
     The operation itself goes on, if it can without this process.
     """
 
-    def __init__(self, share: float | None, seconds: float | None) -> None:
+    def __init__(
+        self,
+        share: float | None = None,
+        seconds: float | None = None,
+        *,
+        until: Callable[[Mapping[str, Any]], bool] | None = None,
+        why: str = "",
+    ) -> None:
         self._share = share
         self._seconds = seconds
+        self._until = until
         self._begun = time.monotonic()
-        self.why = ""
+        self.why = why
         """Filled in once it is enough."""
 
     def __call__(self, operation: Mapping[str, Any]) -> None:
@@ -67,6 +75,8 @@ class Enough:
         passed = time.monotonic() - self._begun
         if operation["state"] != "running":
             return
+        if self._until is not None and self._until(operation):
+            raise Left
         if self._share is not None and expected and done >= self._share * expected:
             self.why = f"{units.percent(done, expected)} after {units.duration(passed)}"
             raise Left

@@ -141,6 +141,35 @@ class TuningSettings(Section):
     )
 
 
+class ReimageSettings(Section):
+    """Re-imaging in place."""
+
+    check_command: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[],
+        max_length=64,
+        description="Run in the new system before it is confirmed, as the daemon's user; it must "
+        "end with 0. A program and its arguments; empty for none.",
+    )
+    check_seconds: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=86_400)] = Field(
+        default=300.0, description="How long `reimage.check_command` may take."
+    )
+    status_listen: str = Field(
+        default="auto",
+        description="Where the imager tells how far it is: ADDRESS:PORT; `auto`: as `listen` if "
+        "that reaches beyond this machine; empty: nowhere but on the console.",
+    )
+    ca_file: OptionalPath = Field(
+        default=None, description="PEM file with authorities to trust for https image sources."
+    )
+
+    @field_validator("status_listen")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value not in ("", "auto"):
+            split_address(value)
+        return value
+
+
 class Settings(BaseSettings):
     """Everything that can be set. Sizes are bytes, or text such as `64 MiB`."""
 
@@ -197,6 +226,7 @@ class Settings(BaseSettings):
     pagecache: PageCacheSettings = Field(default_factory=PageCacheSettings)
     manifests: ManifestSettings = Field(default_factory=ManifestSettings)
     tuning: TuningSettings = Field(default_factory=TuningSettings)
+    reimage: ReimageSettings = Field(default_factory=ReimageSettings)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)

@@ -74,6 +74,8 @@ class Slug(StrEnum):
     INTERNAL = "internal"
     UNAVAILABLE = "unavailable"
     INSUFFICIENT_MEMORY = "insufficient-memory"
+    NOT_REIMAGED = "not-reimaged"
+    NOT_CONFIRMED = "not-confirmed"
 
     @property
     def summary(self) -> str:
@@ -109,6 +111,8 @@ _VOCABULARY: dict[Slug, tuple[str, int]] = {
     Slug.INTERNAL: ("Internal error", 500),
     Slug.UNAVAILABLE: ("Not available now", 503),
     Slug.INSUFFICIENT_MEMORY: ("Not enough memory", 507),
+    Slug.NOT_REIMAGED: ("The machine was not re-imaged", 409),
+    Slug.NOT_CONFIRMED: ("The new system is not confirmed", 409),
 }
 
 

@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from holdfast.node.models import Disk
 from holdfast.operations.model import Timestamp
+from holdfast.privileged.boot.models import BootMode, CarriedItem, FileReport, IdentityName
 from holdfast.records.models import Bytes, Request
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Url = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[a-z][a-z0-9+.-]*:")]
-IdentityName = Literal["ssh_host_keys", "machine_id", "hostname", "holdfast"]
 ALL_IDENTITY: tuple[IdentityName, ...] = ("ssh_host_keys", "machine_id", "hostname", "holdfast")
 
 
@@ -103,35 +104,14 @@ class ImageSummary(BaseModel):
     root_file_system: str | None
 
 
-class DiskPin(BaseModel):
-    """What tells a disk from all others, also after names have changed."""
-
-    path: str
-    serial: str | None
-    model: str | None
-    size_bytes: Bytes
-
-
-class DiskReport(DiskPin):
-    """A disk, and why it is or is not the one that would be written."""
-
-    target: bool
-    excluded: list[str] = Field(description="Sentences; none for the target.")
-
-
-class BootReport(BaseModel):
+class Boot(BaseModel):
     """How this machine boots, and how it would boot the imager."""
 
-    mode: Literal["bios", "uefi"]
+    mode: BootMode
     loader: str | None = Field(description="For example `grub2-bios`; null when none was found.")
-    entry: str | None = Field(description="What would be, or is, added to the boot loader.")
-
-
-class IdentityReport(BaseModel):
-    """Something that can be kept, and the files that it consists of."""
-
-    name: IdentityName
-    paths: list[str]
+    kernel: str = Field(description="Release of the kernel that would run the imager.")
+    entry: str | None = Field(description="What would be added to the boot loader.")
+    files: list[FileReport] = Field(description="What would be written for it.")
 
 
 class SpaceReport(BaseModel):
@@ -145,10 +125,11 @@ class SpaceReport(BaseModel):
 class Machine(BaseModel):
     """What of this machine matters for re-imaging it."""
 
-    target: DiskPin | None = Field(description="The disk of the running system.")
-    disks: list[DiskReport]
-    boot: BootReport
-    identity: list[IdentityReport]
+    target: Disk | None = Field(description="The disk of the running system.")
+    disks: list[Disk]
+    boot: Boot | None = Field(description="Null where it cannot be found out.")
+    loses: list[str] = Field(description="What else lies on the target and would be lost.")
+    unknown: list[str] = Field(description="What only the arming can find out, with its rights.")
     space: list[SpaceReport]
     blocked: list[str] = Field(description="Every reason why this machine is not re-imaged.")
 
@@ -159,6 +140,7 @@ class ReimagePlan(Machine):
     ok: bool = Field(description="Nothing is in the way.")
     image: ImageSummary | None = Field(description="Null if its descriptor cannot be had.")
     mode: str
+    identity: list[IdentityName]
     steps: list[str] = Field(description="What would happen, in order, for a person.")
 
 
@@ -207,6 +189,8 @@ class ReimageStatus(Machine):
     image: ImageSummary | None
     mode: str | None
     image_id: str | None = Field(description="Of the system that runs now.")
+    carried: list[CarriedItem] = Field(description="Identity that the arming packed up.")
+    notes: list[str] = Field(description="What the arming found to be less than perfect.")
     checks: list[Check]
     imager: ImagerReport | None
     history: list[Transition] = Field(description="Oldest first.")

@@ -17,6 +17,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
+from holdfast.durable import flush_directory, replace_file
 from holdfast.operations.model import RequestError, Slug, Timestamp
 from holdfast.tuning.knobs import Knob
 
@@ -193,28 +194,11 @@ class Store:
         """Forget the change: it is over."""
         with contextlib.suppress(FileNotFoundError):
             self._pending.unlink()
-        self._flush()
+        flush_directory(self.directory)
 
     def _replace(self, path: Path, content: BaseModel) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        file = os.open(partial, flags, 0o600)
-        try:
-            with os.fdopen(file, "wb", closefd=False) as stream:
-                stream.write(content.model_dump_json(indent=1).encode() + b"\n")
-            os.fsync(file)
-        finally:
-            os.close(file)
-        partial.rename(path)
-        self._flush()
-
-    def _flush(self) -> None:
-        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        replace_file(path, content.model_dump_json(indent=1).encode() + b"\n")
 
 
 def _read(path: Path, model: type[M]) -> M | None:

@@ -1,0 +1,170 @@
+"""Routes of re-imaging: plan, stage, arm, reboot; disarm; confirm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import Body, Request
+from starlette.responses import Response
+
+from holdfast.api.documents import accepted, problems_of, started
+from holdfast.api.operations import IdempotencyKey, NoParameters, start
+from holdfast.api.rendering import JsonResponse
+from holdfast.api.routing import CallerDep, ServicesDep, audited, make_router, spec
+from holdfast.api.tokens import Scope
+from holdfast.operations.model import Operation
+from holdfast.reimage.models import ConfirmRequest, ReimagePlan, ReimageStatus, StageRequest
+from holdfast.reimage.service import KIND, RECHECK
+
+router = make_router(prefix="/v1/reimage", tags=["re-imaging"])
+
+_NOTHING = NoParameters()
+_PLAIN = ConfirmRequest()
+_ACT = problems_of(409, 413, 415, 507)
+NoBody = Annotated[NoParameters, Body()]
+
+
+@router.get(
+    "",
+    operation_id="getReimage",
+    summary="Show how far re-imaging is, and what is in the way",
+    response_model=ReimageStatus,
+    responses=problems_of(),
+)
+@spec(Scope.READ)
+async def get_reimage(services: ServicesDep) -> Response:
+    """Answer the state, the disks of this machine, its boot loader, and how it came to be so."""
+    return JsonResponse(await to_thread.run_sync(services.reimage.status))
+
+
+@router.post(
+    "/plan",
+    operation_id="planReimage",
+    summary="Say what re-imaging with an image would do",
+    response_model=ReimagePlan,
+    responses=problems_of(404, 409, 413, 415),
+)
+@spec(Scope.OPERATE)
+async def plan_reimage(services: ServicesDep, params: StageRequest) -> Response:
+    """Fetch the image's descriptor and compare it with the machine. Changes nothing."""
+    return JsonResponse(await to_thread.run_sync(services.reimage.plan, params))
+
+
+@router.post(
+    "/stage",
+    operation_id="stageReimage",
+    summary="Begin: fetch and verify an image",
+    status_code=202,
+    response_model=Operation,
+    responses=started(),
+)
+@spec(Scope.ADMIN)
+async def stage_reimage(
+    services: ServicesDep,
+    request: Request,
+    caller: CallerDep,
+    params: StageRequest,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Start the operation `reimage`, which goes on until the new system is confirmed.
+
+    Its progress has the state as its phase. Cancelling it before the reboot takes all of it back.
+    """
+    return await start(
+        services,
+        request,
+        caller,
+        kind=KIND,
+        params=params,
+        check=services.reimage.check,
+        idempotency_key=idempotency_key,
+    )
+
+
+@router.post(
+    "/arm",
+    operation_id="armReimage",
+    summary="Have the next boot, and only that one, write the image",
+    response_model=ReimageStatus,
+    responses=_ACT,
+)
+@spec(Scope.ADMIN)
+async def arm_reimage(
+    services: ServicesDep, request: Request, _nothing: NoBody = _NOTHING
+) -> Response:
+    """Write the one-time boot entry, bring it to the disk and read it back. Idempotent."""
+    return await _act(request, services.reimage.arm)
+
+
+@router.post(
+    "/disarm",
+    operation_id="disarmReimage",
+    summary="Take the arming back",
+    response_model=ReimageStatus,
+    responses=_ACT,
+)
+@spec(Scope.ADMIN)
+async def disarm_reimage(
+    services: ServicesDep, request: Request, _nothing: NoBody = _NOTHING
+) -> Response:
+    """Restore the boot loader's files byte for byte; the image stays staged. Idempotent."""
+    return await _act(request, services.reimage.disarm)
+
+
+@router.post(
+    "/reboot",
+    operation_id="rebootReimage",
+    summary="Reboot into the imager",
+    response_model=ReimageStatus,
+    responses=_ACT,
+)
+@spec(Scope.ADMIN)
+async def reboot_reimage(
+    services: ServicesDep, request: Request, _nothing: NoBody = _NOTHING
+) -> Response:
+    """Shut the machine down in order and boot the imager; refused unless it is armed."""
+    return await _act(request, services.reimage.reboot)
+
+
+@router.post(
+    "/confirm",
+    operation_id="confirmReimage",
+    summary="Take the new system for good",
+    response_model=ReimageStatus,
+    responses={**accepted(), **_ACT},
+)
+@spec(Scope.ADMIN)
+async def confirm_reimage(
+    services: ServicesDep,
+    request: Request,
+    caller: CallerDep,
+    params: Annotated[ConfirmRequest, Body()] = _PLAIN,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Confirm a new system that passed its checks, or with `override` one that did not.
+
+    Of one that did not, the checks are made again: 202 and an operation of kind `reimage.check`,
+    which confirms it if they pass now.
+    """
+    audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
+    status = await to_thread.run_sync(services.reimage.confirm, params)
+    if status is not None:
+        return JsonResponse(status)
+    return await start(
+        services,
+        request,
+        caller,
+        kind=RECHECK,
+        params=params,
+        check=services.reimage.check,
+        idempotency_key=idempotency_key,
+    )
+
+
+async def _act(request: Request, act: Callable[[], ReimageStatus]) -> Response:
+    """Do something that takes seconds, and answer the state it led to."""
+    status = await to_thread.run_sync(act)
+    audited(request, operation=status.operation)
+    return JsonResponse(status)

@@ -1,0 +1,307 @@
+"""`holdfast reimage`: become another system image, and keep the data."""
+# ruff: noqa: PLC0415 - imported once the command runs, so that `--help` is instant
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from holdfast.cli.command import command, group
+from holdfast.cli.errors import CliError, ExitCode, UsageError
+from holdfast.cli.session import Session
+
+_SECONDS = 180.0
+_SHA256_LENGTH = 64
+
+app = group(
+    "reimage",
+    "Replace the system image of this machine in place; its data are not touched.",
+    lines=[
+        "holdfast reimage plan https://images.example/web-abc.json --sha256 4f0c…",
+        "holdfast reimage stage https://images.example/web-abc.json --sha256 4f0c…",
+        "holdfast reimage arm",
+        "holdfast reimage reboot",
+        "holdfast reimage show",
+    ],
+)
+
+
+class Mode(StrEnum):
+    """Where the imager takes the image from."""
+
+    STAGED = "staged"
+    NETWORK = "network"
+
+
+class Identity(StrEnum):
+    """What can be carried over."""
+
+    SSH_HOST_KEYS = "ssh_host_keys"
+    MACHINE_ID = "machine_id"
+    HOSTNAME = "hostname"
+    HOLDFAST = "holdfast"
+    NONE = "none"
+
+
+Descriptor = Annotated[str, typer.Argument(metavar="URL", help="The image's descriptor.")]
+Digest = Annotated[
+    str,
+    typer.Option(
+        "--sha256",
+        metavar="HEX|FILE",
+        help="SHA-256 of the descriptor, or a copy of the descriptor to take it of.",
+    ),
+]
+Content = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="The image.", show_default="beside its descriptor"),
+]
+ModeOption = Annotated[
+    Mode, typer.Option(help="Copy the image here first, or let the imager fetch it.")
+]
+IdentityOption = Annotated[
+    list[Identity] | None,
+    typer.Option("--identity", help="What the new system keeps; may be repeated.", show_default="all"),
+]
+Manifest = Annotated[
+    str | None,
+    typer.Option(metavar="ID", help="Verify the data by this manifest afterwards, or `latest`."),
+]
+Sample = Annotated[
+    float | None,
+    typer.Option("--sample", min=0, max=100, metavar="PERCENT", help="Of the manifest's chunks."),
+]
+Manual = Annotated[
+    bool, typer.Option("--manual", help="Wait for `reimage confirm` even if all checks pass.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@command(
+    app,
+    "show",
+    lines=["holdfast reimage show", "holdfast reimage show --json | jq -r .state"],
+)
+def show(session: Session) -> None:
+    """Show how far re-imaging is, and what is in the way. Exits with 3 if it failed."""
+    _show(session, session.api.get("/v1/reimage", seconds=_SECONDS))
+
+
+@command(
+    app,
+    "plan",
+    lines=[
+        "holdfast reimage plan https://images.example/web-abc.json --sha256 4f0c…",
+        "holdfast reimage plan file:///mnt/data/web-abc.json --sha256 web-abc.json",
+    ],
+)
+def plan(
+    session: Session,
+    *,
+    descriptor: Descriptor,
+    sha256: Digest,
+    content: Content = None,
+    mode: ModeOption = Mode.STAGED,
+    identity: IdentityOption = None,
+    manifest: Manifest = None,
+    sample: Sample = None,
+    manual: Manual = False,
+) -> None:
+    """Print what re-imaging would do, disk by disk; changes nothing. Exits with 3 if it is refused."""
+    from holdfast.cli.reimage_views import show_plan
+    from holdfast.reimage.models import ReimagePlan
+
+    body = _body(descriptor, sha256, content, mode, identity, manifest, sample, manual=manual)
+    found = session.api.post("/v1/reimage/plan", body, seconds=_SECONDS)
+    if session.out.as_json:
+        session.out.json(found)
+    else:
+        show_plan(session.out, ReimagePlan.model_validate(found))
+    if not found["ok"]:
+        raise typer.Exit(ExitCode.DIFFERENCES)
+
+
+@command(
+    app,
+    "stage",
+    lines=[
+        "holdfast reimage stage https://images.example/web-abc.json --sha256 4f0c… --manifest latest",
+        "holdfast reimage stage https://images.example/web-abc.json --sha256 4f0c… --mode network",
+    ],
+)
+def stage(
+    session: Session,
+    *,
+    descriptor: Descriptor,
+    sha256: Digest,
+    content: Content = None,
+    mode: ModeOption = Mode.STAGED,
+    identity: IdentityOption = None,
+    manifest: Manifest = None,
+    sample: Sample = None,
+    manual: Manual = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is here.")] = False,
+) -> None:
+    """Fetch an image and verify all of it. Nothing else is changed yet.
+
+    The operation goes on until the new system is confirmed; cancelling it takes all of it back.
+    """
+    from holdfast.cli.outcome import Enough, finish
+    from holdfast.cli.runs import RemoteRun
+
+    body = _body(descriptor, sha256, content, mode, identity, manifest, sample, manual=manual)
+    operation = session.api.post("/v1/reimage/stage", body, seconds=_SECONDS)
+    if no_wait:
+        if session.out.as_json:
+            session.out.json(operation)
+        else:
+            session.out.line(operation["id"])
+        return
+    staged = Enough(until=lambda told: told["progress"]["phase"] == "staged", why="staged")
+    if finish(session, RemoteRun(session.api, operation), _ended, staged) is None:
+        if session.out.as_json:
+            session.out.json(session.api.get(f"/v1/operations/{operation['id']}"))
+        session.out.hint("next: holdfast reimage arm")
+
+
+@command(app, "arm", lines=["holdfast reimage arm", "holdfast reimage arm --disk vol-0ab3 --yes"])
+def arm(
+    session: Session,
+    *,
+    disk: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|SERIAL", help="The disk that will be written; asked for if not given."),
+    ] = None,
+    yes: Yes = False,
+) -> None:
+    """Have the next boot, and only that one, write the staged image over the system's disk.
+
+    The disk has to be named, so that nobody writes over another than they think of.
+    """
+    status = session.api.get("/v1/reimage", seconds=_SECONDS)
+    if status["state"] == "armed":
+        _show(session, status)
+        return
+    _confirm_disk(session, status, disk, yes=yes)
+    _show(session, session.api.post("/v1/reimage/arm", {}, seconds=_SECONDS))
+    session.out.hint("next: holdfast reimage reboot; to take it back: holdfast reimage disarm")
+
+
+@command(app, "disarm", lines=["holdfast reimage disarm"])
+def disarm(session: Session) -> None:
+    """Put the boot loader's files back as they were; the image stays staged."""
+    _show(session, session.api.post("/v1/reimage/disarm", {}, seconds=_SECONDS))
+
+
+@command(app, "reboot", lines=["holdfast reimage reboot", "holdfast reimage reboot --yes"])
+def reboot(session: Session, *, yes: Yes = False) -> None:
+    """Reboot this machine into the imager, now."""
+    status = session.api.get("/v1/reimage", seconds=_SECONDS)
+    if not yes:
+        if not session.out.interactive:
+            raise UsageError("nobody can be asked here: give --yes")
+        name = (status.get("image") or {}).get("name", "the image")
+        disk = (status.get("target") or {}).get("path", "the system's disk")
+        typer.confirm(f"Reboot now, and write {name} over {disk}?", abort=True, err=True)
+    _show(session, session.api.post("/v1/reimage/reboot", {}, seconds=_SECONDS))
+    session.out.hint("to follow it: GET /v1/reimage, on the same port, also from the imager")
+
+
+@command(app, "confirm", lines=["holdfast reimage confirm", "holdfast reimage confirm --override"])
+def confirm(
+    session: Session,
+    *,
+    override: Annotated[
+        bool, typer.Option("--override", help="Although checks failed; they stay on record.")
+    ] = False,
+) -> None:
+    """Take the new system for good. Checks that failed are made again first."""
+    from holdfast.cli.outcome import finish
+    from holdfast.cli.runs import RemoteRun
+
+    answer = session.api.post("/v1/reimage/confirm", {"override": override}, seconds=_SECONDS)
+    if "kind" in answer:  # checks take long, so this is the operation
+        finish(session, RemoteRun(session.api, answer), _ended)
+        return
+    _show(session, answer)
+
+
+def _body(
+    descriptor: str,
+    digest: str,
+    content: str | None,
+    mode: Mode,
+    identity: list[Identity] | None,
+    manifest: str | None,
+    sample: float | None,
+    *,
+    manual: bool,
+) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "descriptor": descriptor,
+        "descriptor_sha256": _digest(digest),
+        "content": content,
+        "mode": mode.value,
+        "manifest": manifest,
+        "sample_percent": sample,
+        "confirm": "manual" if manual else "auto",
+    }
+    if identity is not None:
+        body["identity"] = [one.value for one in identity if one is not Identity.NONE]
+    return {key: value for key, value in body.items() if value is not None}
+
+
+def _digest(text: str) -> str:
+    lowered = text.lower()
+    if len(lowered) == _SHA256_LENGTH and all(one in "0123456789abcdef" for one in lowered):
+        return lowered
+    path = Path(text)
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UsageError(
+            f"--sha256 {text}: neither 64 hexadecimal digits nor a file that can be read "
+            f"({error.strerror})"
+        ) from error
+
+
+def _confirm_disk(session: Session, status: Mapping[str, Any], disk: str | None, *, yes: bool) -> None:
+    target = status.get("target")
+    if target is None:
+        raise CliError("the disk of this system was not found; see `holdfast reimage show`")
+    names = {target["path"], target["path"].rpartition("/")[2], target["serial"]} - {None}
+    if disk is None and not yes:
+        if not session.out.interactive:
+            raise UsageError("nobody can be asked here: name the disk with --disk, and give --yes")
+        image = status.get("image") or {}
+        session.out.note(
+            f"{image.get('name', 'The image')} will replace EVERYTHING on {target['path']}, "
+            f"{target['model'] or 'model unknown'}, serial {target['serial'] or 'unknown'}, at the "
+            "next boot."
+        )
+        disk = typer.prompt("Name that disk to go on", err=True)
+    if disk is not None and disk not in names:
+        raise CliError(f"{disk} is not the disk that would be written, which is {target['path']}")
+
+
+def _show(session: Session, status: Mapping[str, Any]) -> None:
+    from holdfast.cli.reimage_views import show_status
+    from holdfast.reimage.models import ReimageStatus
+
+    if session.out.as_json:
+        session.out.json(dict(status))
+    else:
+        show_status(session.out, ReimageStatus.model_validate(dict(status)))
+    if status["state"] in ("failed", "unconfirmed"):
+        raise typer.Exit(ExitCode.DIFFERENCES)
+
+
+def _ended(out: Any, operation: dict[str, Any]) -> None:
+    from holdfast.cli.reimage_views import show_result
+
+    show_result(out, operation)

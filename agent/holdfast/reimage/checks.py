@@ -1,0 +1,150 @@
+"""What has to be true of the new system before it is confirmed."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from holdfast._engine import CancelledError
+from holdfast.operations.model import OperationFailed, RequestError
+from holdfast.reimage.layout import differences, layout_of
+from holdfast.reimage.models import Check
+from holdfast.reimage.store import Job
+
+if TYPE_CHECKING:
+    from holdfast._engine import Progress
+
+_MOUNT_SECONDS = 60.0
+_LOOK_SECONDS = 0.25
+_SAID_CHARACTERS = 500
+
+
+class Proof(Protocol):
+    """Whoever can tell whether the data are what a manifest says."""
+
+    def exists(self, manifest: str) -> str:
+        """Return the manifest's id. Raises `RequestError` if there is none."""
+
+    def verify(
+        self, manifest: str, sample_percent: float | None, key: str, progress: Progress
+    ) -> tuple[bool, str]:
+        """Say whether nothing differs, with a sentence for a person.
+
+        `key` names the verification, so that the same one is gone on with after a restart. Raises
+        `RequestError`, `OperationFailed`, and `CancelledError` once `progress` is cancelled.
+        """
+
+
+@dataclass(frozen=True)
+class Examiner:
+    """Runs the checks."""
+
+    roots: Sequence[Path]
+    proof: Proof
+    command: Sequence[str]
+    """The operator's own check; none if it is empty."""
+    command_seconds: float
+
+    def examine(self, job: Job, progress: Progress, *, attempt: str) -> list[Check]:
+        """Run all checks of a job, cheap ones first. Raises `CancelledError`.
+
+        A check that cannot be made has failed: nothing is taken for granted.
+        """
+        checks = [_image(job), _identity(job), self._data(job, progress)]
+        if job.request.manifest is not None:
+            checks.append(self._manifest(job, job.request.manifest, progress, attempt))
+        if self.command:
+            checks.append(self._command(progress))
+        return checks
+
+    def _data(self, job: Job, progress: Progress) -> Check:
+        """Compare the data's place with what it was; what mounts late may take a moment."""
+        progress.enter("waiting for the data")
+        deadline = time.monotonic() + _MOUNT_SECONDS
+        while found := differences(job.layout, layout_of(self.roots)):
+            if time.monotonic() > deadline:
+                return Check(name="data", passed=False, detail=" ".join(found))
+            _pause(progress)
+        names = ", ".join(one.root for one in job.layout)
+        return Check(name="data", passed=True, detail=f"{names}: mounted, on the same disks.")
+
+    def _manifest(self, job: Job, manifest: str, progress: Progress, attempt: str) -> Check:
+        progress.enter("verifying data")
+        key = f"reimage-{job.nonce}-{attempt}"
+        try:
+            passed, detail = self.proof.verify(manifest, job.request.sample_percent, key, progress)
+        except (RequestError, OperationFailed) as error:
+            passed, detail = False, str(error)
+        return Check(name="manifest", passed=passed, detail=detail)
+
+    def _command(self, progress: Progress) -> Check:
+        progress.enter("running the check command")
+        name = self.command[0]
+        try:
+            process = subprocess.Popen(  # noqa: S603 - from the settings file, no shell
+                list(self.command),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+            )
+        except OSError as error:
+            detail = f"{name} could not be started: {error.strerror}."
+            return Check(name="command", passed=False, detail=detail)
+        with process:
+            try:
+                said = _output(process, self.command_seconds, lambda: _check(progress))
+            except TimeoutError:
+                detail = f"{name} took longer than {self.command_seconds:g} s."
+                return Check(name="command", passed=False, detail=detail)
+        told = f": {said}" if said else ""
+        detail = f"{name} ended with {process.returncode}{told}."
+        return Check(name="command", passed=process.returncode == 0, detail=detail)
+
+
+def _output(process: subprocess.Popen[bytes], seconds: float, look: Callable[[], None]) -> str:
+    """Wait for a command and answer the end of what it said. Raises `TimeoutError`."""
+    deadline = time.monotonic() + seconds
+    try:
+        while True:
+            try:
+                out, _ = process.communicate(timeout=_LOOK_SECONDS)
+            except subprocess.TimeoutExpired:
+                look()
+                if time.monotonic() > deadline:
+                    raise TimeoutError from None
+            else:
+                return " ".join(out.decode(errors="replace").split())[-_SAID_CHARACTERS:]
+    except BaseException:
+        process.kill()
+        raise
+
+
+def _image(job: Job) -> Check:
+    assert job.image is not None
+    image = f"{job.image.name} {job.image.image_version}"
+    return Check(
+        name="image",
+        passed=job.imager is not None,
+        detail=f"The imager wrote {image} and read it back.",
+    )
+
+
+def _identity(job: Job) -> Check:
+    if job.identity_problems:
+        return Check(name="identity", passed=False, detail=" ".join(job.identity_problems))
+    names = ", ".join(job.request.identity) or "nothing"
+    return Check(name="identity", passed=True, detail=f"Carried over: {names}.")
+
+
+def _pause(progress: Progress) -> None:
+    _check(progress)
+    time.sleep(_LOOK_SECONDS)  # mounting a file system elsewhere wakes nobody here
+
+
+def _check(progress: Progress) -> None:
+    if progress.cancelled:
+        raise CancelledError("cancelled while the new system was being checked")

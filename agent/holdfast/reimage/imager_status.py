@@ -1,0 +1,37 @@
+"""Where the imager is to tell how far it is, so that nobody loses sight of the machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast.config.settings import is_loopback, split_address
+from holdfast.privileged.boot.models import StatusServer
+
+if TYPE_CHECKING:
+    from holdfast.config import Settings
+
+
+def imager_status(settings: Settings) -> StatusServer | None:
+    """Say where: as the daemon listens, with its TLS and tokens, unless the settings say else.
+
+    A daemon that only this machine can reach has nobody to tell: then None.
+    """
+    wanted = settings.reimage.status_listen
+    if wanted == "auto":
+        wanted = settings.listen if settings.listens_beyond_loopback else ""
+    if not wanted:
+        return None
+    host, port = split_address(wanted)
+    if is_loopback(host):
+        return None
+    shown = f"[{host}]" if ":" in host else host
+    return StatusServer(
+        listen=f"{shown}:{port}",
+        certificate=_text(settings.tls.certificate),
+        key=_text(settings.tls.key),
+        tokens=str(settings.tokens_file) if settings.tls.enabled else None,
+    )
+
+
+def _text(path: object) -> str | None:
+    return None if path is None else str(path)

@@ -1,0 +1,96 @@
+"""How the data lies on the disks, to be compared before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from holdfast.node.devices import Sysfs
+from holdfast.node.topology import describe_root
+
+
+class DiskIdentity(BaseModel):
+    """What of a disk does not change with a boot: names in /dev do."""
+
+    serial: str | None
+    model: str | None
+    size_bytes: int | None
+
+
+class RootLayout(BaseModel):
+    """Where a root lies."""
+
+    root: str
+    mount_point: str | None
+    file_system: str | None
+    size_bytes: int | None
+    """Of the file system."""
+    kinds: list[str]
+    """Of the devices between the file system and its disks, such as `md raid0`."""
+    disks: list[DiskIdentity]
+
+
+def layout_of(roots: Sequence[Path]) -> list[RootLayout]:
+    """Look at all roots. Never raises for one that is missing."""
+    sysfs = Sysfs()
+    return [_layout_of(root, sysfs) for root in roots]
+
+
+def differences(before: Sequence[RootLayout], now: Sequence[RootLayout]) -> list[str]:
+    """Say in sentences what is not as it was; none if all is."""
+    by_root = {one.root: one for one in now}
+    told = []
+    for old in before:
+        new = by_root.get(old.root)
+        if new is None:
+            told.append(f"{old.root} is no root of the new system's settings.")
+        elif old.mount_point != new.mount_point:
+            where = new.mount_point or "nowhere"
+            told.append(f"{old.root} was on what is mounted at {old.mount_point}, now at {where}.")
+        else:
+            told += _devices(old, new)
+    return told
+
+
+def _devices(old: RootLayout, new: RootLayout) -> list[str]:
+    told = []
+    if (old.file_system, old.size_bytes) != (new.file_system, new.size_bytes):
+        told.append(
+            f"{old.root} was {old.file_system} of {old.size_bytes} bytes, and is "
+            f"{new.file_system} of {new.size_bytes}."
+        )
+    if old.disks != new.disks:
+        told.append(f"{old.root} was on {_names(old)}, and is on {_names(new)}.")
+    if old.kinds != new.kinds:
+        before, after = (", ".join(one.kinds) or "plain disks" for one in (old, new))
+        told.append(f"{old.root} was on {before}, and is on {after}.")
+    return told
+
+
+def _layout_of(root: Path, sysfs: Sysfs) -> RootLayout:
+    found = describe_root(root, sysfs=sysfs)
+    disks = [one for one in found.devices if not one.lies_on]
+    return RootLayout(
+        root=found.root,
+        mount_point=found.mount_point,
+        file_system=found.file_system,
+        size_bytes=found.size_bytes,
+        kinds=sorted(
+            f"{one.type} {one.detail}" if one.detail else one.type
+            for one in found.devices
+            if one.lies_on
+        ),
+        disks=sorted(
+            (
+                DiskIdentity(serial=one.serial, model=one.model, size_bytes=one.size_bytes)
+                for one in disks
+            ),
+            key=lambda one: (one.serial or "", one.model or "", one.size_bytes or 0),
+        ),
+    )
+
+
+def _names(layout: RootLayout) -> str:
+    return ", ".join(one.serial or one.model or "a disk" for one in layout.disks) or "no disk"

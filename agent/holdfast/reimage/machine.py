@@ -1,0 +1,147 @@
+"""What is in the way of re-imaging this machine, and what it would do: for plans and status."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from holdfast.privileged.boot import explain
+from holdfast.privileged.boot.models import BootReport, ExplainRequest, NetworkImage, StagedImage
+from holdfast.reimage.models import Boot, ImageSummary, Machine, SpaceReport, StageRequest
+
+_SPARE_BYTES = 64 << 20
+"""Left free beside a staged image."""
+
+STEPS = {
+    "staged": "Copy the image to the data volume and verify all of it.",
+    "network": "Leave the image where it is: the imager fetches it, twice.",
+}
+
+
+def describe(
+    roots: Sequence[Path], *, image: ImageSummary | None = None, source: str | None = None
+) -> Machine:
+    """Look at the machine, for a certain image where one is known. Changes nothing.
+
+    `source` is the path that the staged image has or will have, or the URL of one that stays on the
+    network. Never raises: what cannot be found out blocks.
+    """
+    try:
+        report = explain(_request(roots, image, source))
+    except (OSError, ValueError) as error:
+        return Machine(
+            target=None,
+            disks=[],
+            boot=None,
+            loses=[],
+            unknown=[],
+            space=[],
+            blocked=[f"This machine cannot be looked at: {error}."],
+        )
+    return Machine(
+        target=report.target,
+        disks=report.disks,
+        boot=_boot(report),
+        loses=report.loses,
+        unknown=report.unknown,
+        space=[],
+        blocked=report.refusals,
+    )
+
+
+def image_problems(image: ImageSummary, request: StageRequest) -> list[str]:
+    """Say in sentences why an image cannot be written as asked, whatever the machine."""
+    told = []
+    wants_file_system = bool(request.identity)
+    if wants_file_system and image.root_partition is None:
+        told.append(
+            f"No root file system was found in {image.name}, so identity cannot be carried over; "
+            'stage it with `"identity": []`, or describe an image with an ext4 or XFS root.'
+        )
+    elif image.root_file_system not in (None, "ext2", "ext3", "ext4", "xfs"):
+        told.append(
+            f"The root of {image.name} is {image.root_file_system}, which the imager does not "
+            "mount; use an image with an ext4 or XFS root."
+        )
+    if request.mode == "network" and request.descriptor.startswith("file:"):
+        told.append("An image in a file cannot be fetched over the network; stage it instead.")
+    return told
+
+
+def staging_space(image: ImageSummary, state_dir: Path, present_bytes: int) -> SpaceReport:
+    """Say what a staged copy needs beside what of it is there already. Raises `OSError`."""
+    found = os.statvfs(state_dir)
+    return SpaceReport(
+        what=f"the image, in {state_dir}",
+        needed_bytes=max(0, image.content_bytes - present_bytes) + _SPARE_BYTES,
+        available_bytes=found.f_frsize * found.f_bavail,
+    )
+
+
+def space_problems(space: Sequence[SpaceReport]) -> list[str]:
+    """Say in sentences where there is not room enough."""
+    return [
+        f"There is no room for {one.what}: {one.needed_bytes} bytes are needed, and "
+        f"{one.available_bytes} are free."
+        for one in space
+        if one.needed_bytes > one.available_bytes
+    ]
+
+
+def steps(machine: Machine, image: ImageSummary | None, request: StageRequest) -> list[str]:
+    """Tell a person what would happen, in order."""
+    disk = machine.target
+    where = "the disk of the running system" if disk is None else _disk_text(machine)
+    name = "the image" if image is None else f"{image.name} {image.image_version}"
+    kept = ", ".join(request.identity) or "nothing"
+    lines = [
+        f"stage: {STEPS[request.mode]}",
+        "arm: Add a one-time entry to the boot loader; the present system stays the default.",
+        "reboot: The imager verifies the image again; whatever is wrong ends in this system.",
+        f"write: {name} replaces everything on {where}; no other disk is written.",
+        f"carry over: {kept}.",
+        "boot the new system, check the data"
+        + (f", verify manifest {request.manifest}" if request.manifest else "")
+        + (", and confirm." if request.confirm == "auto" else ", and wait for `confirm`."),
+    ]
+    return lines
+
+
+def _disk_text(machine: Machine) -> str:
+    disk = machine.target
+    assert disk is not None
+    known = ", ".join(
+        part
+        for part in (disk.model, f"serial {disk.serial}" if disk.serial else None)
+        if part is not None
+    )
+    return f"{disk.path} ({known or 'no serial number'}, {disk.size_bytes} bytes)"
+
+
+def _request(
+    roots: Sequence[Path], image: ImageSummary | None, source: str | None
+) -> ExplainRequest:
+    place: StagedImage | NetworkImage | None = None
+    if source is not None:
+        place = StagedImage(path=source) if source.startswith("/") else NetworkImage(url=source)
+    modes = [mode for mode in ("bios", "uefi") if image is not None and mode in image.boot_modes]
+    return ExplainRequest.model_validate(
+        {
+            "roots": [str(root) for root in roots],
+            "image_name": image.name if image else "NAME",
+            "image_bytes": image.size_bytes if image else None,
+            "boot_modes": modes if image else None,
+            "source": place,
+        }
+    )
+
+
+def _boot(report: BootReport) -> Boot:
+    return Boot(
+        mode=report.mode,
+        loader=report.loader,
+        kernel=report.kernel,
+        entry=report.entry,
+        files=report.files,
+    )

@@ -1,0 +1,57 @@
+"""What the imager leaves in the system that it wrote: how that system knows where it is from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from holdfast.reimage.models import ImagerReport
+
+MARKER = Path("/etc/holdfast/reimaged.json")
+_MOST_BYTES = 1 << 20
+
+
+class MarkerImage(BaseModel):
+    """The image that was written."""
+
+    name: str
+    image_version: str
+    descriptor_sha256: str
+
+
+class MarkerIdentity(BaseModel):
+    """What was carried over."""
+
+    carried: list[str] = Field(default_factory=list)
+    problems: list[str] = Field(default_factory=list)
+
+
+class Marker(ImagerReport):
+    """The file."""
+
+    format: Literal["holdfast-reimaged"]
+    version: Literal[1]
+    nonce: str
+    operation: str
+    image: MarkerImage
+    identity: MarkerIdentity
+
+
+def read_marker(path: Path = MARKER) -> Marker | None:
+    """Read it; None if this system was not written by the imager. Raises `OSError`, `ValueError`.
+
+    A file that cannot be understood is an error: it would be wrong to say that there is none.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return Marker.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{path} cannot be understood: {where}: {first['msg']}") from None

@@ -1,0 +1,83 @@
+"""What is remembered of a re-imaging: one JSON file on the data volume, replaced whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from holdfast.durable import replace_file
+from holdfast.operations.model import RequestError, Slug, Timestamp
+from holdfast.privileged.boot.models import ArmReport
+from holdfast.reimage.layout import RootLayout
+from holdfast.reimage.models import (
+    Check,
+    ImagerReport,
+    ImageSummary,
+    ReimageState,
+    StageRequest,
+    Transition,
+)
+
+VERSION = 1
+
+
+class Job(BaseModel):
+    """One attempt to become another image."""
+
+    version: Literal[1] = VERSION
+    operation: str
+    nonce: str
+    request: StageRequest
+    state: ReimageState = ReimageState.STAGING
+    reason: str | None = None
+    image: ImageSummary | None = None
+    content_url: str | None = None
+    armed: ArmReport | None = None
+    boot_id: str | None = None
+    """Of the boot in which it was armed."""
+    layout: list[RootLayout] = Field(default_factory=list)
+    """Of the data, when it was armed."""
+    rebooted_at: Timestamp | None = None
+    """When the reboot was ordered."""
+    booted_at: Timestamp | None = None
+    """When the new system's holdfast found itself there."""
+    confirmed_at: Timestamp | None = None
+    checks: list[Check] = Field(default_factory=list)
+    imager: ImagerReport | None = None
+    identity_problems: list[str] = Field(default_factory=list)
+    history: list[Transition] = Field(default_factory=list)
+
+
+class JobStore:
+    """The file, and the directory of images beside it."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._directory = state_dir / "reimage"
+        self._file = self._directory / "job.json"
+        self.images = state_dir / "images"
+        """A directory for each image, by the SHA-256 of its descriptor."""
+
+    def load(self) -> Job | None:
+        """Read the last attempt; None if there never was one. Raises `RequestError`."""
+        try:
+            return Job.model_validate_json(self._file.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (ValidationError, OSError) as error:
+            told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            raise RequestError(
+                Slug.UNAVAILABLE,
+                f"{self._file} cannot be read ({told}), so how far a re-imaging has come is not "
+                "known; restore the file, or move it away to begin anew.",
+            ) from None
+
+    def save(self, job: Job) -> None:
+        """Replace it; on the disk when this returns. Raises `OSError`."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        replace_file(self._file, job.model_dump_json(indent=1).encode() + b"\n")
+
+    def image_directory(self, descriptor_sha256: str) -> Path:
+        """Say where an image is kept."""
+        return self.images / descriptor_sha256
