@@ -27,6 +27,7 @@ __all__ = [
     "has_cachestat",
     "import_happycache",
     "inspect",
+    "inspect_descriptor",
     "inspect_manifest",
     "load",
     "page_size",
@@ -132,6 +133,12 @@ def describe_image(request: str, progress: Progress) -> str:
 
 def verify_image(request: str, progress: Progress) -> str:
     """Read the file of a disk image and find out whether it is what a descriptor tells of."""
+
+def inspect_descriptor(data: bytes) -> str:
+    """Check the descriptor of an image and tell what it says, but for the digests of chunks.
+
+    Raises `RecordError` if it is not one, or does not hold together.
+    """
 
 def decompress(data: bytes, encoding: str, max_bytes: int) -> bytes:
     """Unpack data, of encoding `zstd` or `identity`, that fits in memory.

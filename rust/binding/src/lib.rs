@@ -7,9 +7,9 @@ mod errors;
 mod progress;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use holdfast_engine::image::{self, Encoding};
+use holdfast_engine::image::{self, Descriptor, Encoding};
 use holdfast_engine::manifest;
 use holdfast_engine::pagecache::{self, happycache, record, request};
 use holdfast_engine::patterns::Patterns;
@@ -146,6 +146,13 @@ mod _engine {
     #[pyfunction]
     fn verify_image(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
         call(py, request, progress, image::verify::verify)
+    }
+
+    #[pyfunction]
+    fn inspect_descriptor(py: Python<'_>, data: &[u8]) -> PyResult<String> {
+        let descriptor = py.detach(|| Descriptor::parse(Path::new("the descriptor"), data));
+        let summary = descriptor.map_err(to_python)?.summary();
+        Ok(serde_json::to_string(&summary).expect("a summary has only text for keys"))
     }
 
     #[pyfunction]

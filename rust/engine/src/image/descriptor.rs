@@ -159,6 +159,21 @@ impl Piece {
     }
 }
 
+/// A descriptor without what there is for each chunk, so that it is small whatever the image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    name: String,
+    image_version: String,
+    created: String,
+    size_bytes: u64,
+    mapped_bytes: u64,
+    chunk_bytes: u64,
+    content: Content,
+    boot_modes: Vec<BootMode>,
+    partition_table: Option<PartitionTable>,
+    root_partition: Option<u32>,
+}
+
 /// What tells whether the rest can be understood.
 #[derive(Deserialize)]
 struct Kind {
@@ -198,6 +213,22 @@ impl Descriptor {
         let mut text = serde_json::to_string(self).expect("a descriptor has only text for keys");
         text.push('\n');
         text
+    }
+
+    /// What it says about the image as a whole.
+    pub fn summary(&self) -> Summary {
+        Summary {
+            name: self.name.clone(),
+            image_version: self.image_version.clone(),
+            created: self.created.clone(),
+            size_bytes: self.size_bytes,
+            mapped_bytes: self.mapped_bytes(),
+            chunk_bytes: self.chunk_bytes,
+            content: self.content.clone(),
+            boot_modes: self.boot_modes.clone(),
+            partition_table: self.partition_table.clone(),
+            root_partition: self.root_partition,
+        }
     }
 
     /// Bytes of the image that are not known to be zeros.
