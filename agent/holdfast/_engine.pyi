@@ -18,6 +18,8 @@ __all__ = [
     "build_manifest",
     "check_patterns",
     "compare_manifests",
+    "decompress",
+    "describe_image",
     "dump",
     "evict",
     "export_happycache",
@@ -25,10 +27,12 @@ __all__ = [
     "has_cachestat",
     "import_happycache",
     "inspect",
+    "inspect_descriptor",
     "inspect_manifest",
     "load",
     "page_size",
     "residency",
+    "verify_image",
     "verify_manifest",
 ]
 
@@ -68,6 +72,14 @@ class Progress:
         """The path of the largest file that is being worked on, where the call tells."""
     @property
     def cancelled(self) -> bool: ...
+    def enter(self, phase: str) -> None:
+        """Say what is being done, for work that is not the engine's."""
+    def expect(self, bytes: int | None) -> None:
+        """Say how many bytes there are to deal with; None if that is not known."""
+    def advance(self, bytes: int) -> None:
+        """Count bytes as dealt with."""
+    def restart(self) -> None:
+        """Count the bytes dealt with from zero again; the phase and what is expected stay."""
     def cancel(self) -> None:
         """Ask the call to stop; it raises `CancelledError` soon after. Idempotent."""
 
@@ -115,3 +127,22 @@ def inspect_manifest(request: str, progress: Progress) -> str:
 
 def export_manifest(request: str, progress: Progress) -> str:
     """Write a manifest as text that `xxhsum -c` reads, or any record as plain JSON lines."""
+
+def describe_image(request: str, progress: Progress) -> str:
+    """Read a disk image, raw or packed with zstd, and make its descriptor."""
+
+def verify_image(request: str, progress: Progress) -> str:
+    """Read the file of a disk image and find out whether it is what a descriptor tells of."""
+
+def inspect_descriptor(data: bytes) -> str:
+    """Check the descriptor of an image and tell what it says, but for the digests of chunks.
+
+    Raises `RecordError` if it is not one, or does not hold together.
+    """
+
+def decompress(data: bytes, encoding: str, max_bytes: int) -> bytes:
+    """Unpack data, of encoding `zstd` or `identity`, that fits in memory.
+
+    Raises `RecordError` if it is damaged, or has more than `max_bytes` bytes when unpacked;
+    `ValueError` for another encoding.
+    """

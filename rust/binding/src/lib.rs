@@ -7,12 +7,15 @@ mod errors;
 mod progress;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use holdfast_engine::image::{self, Descriptor, Encoding};
 use holdfast_engine::manifest;
 use holdfast_engine::pagecache::{self, happycache, record, request};
 use holdfast_engine::patterns::Patterns;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::types::PyBytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -133,6 +136,39 @@ mod _engine {
     #[pyfunction]
     fn export_manifest(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
         call(py, request, progress, manifest::export::export)
+    }
+
+    #[pyfunction]
+    fn describe_image(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, image::describe::describe)
+    }
+
+    #[pyfunction]
+    fn verify_image(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, image::verify::verify)
+    }
+
+    #[pyfunction]
+    fn inspect_descriptor(py: Python<'_>, data: &[u8]) -> PyResult<String> {
+        let descriptor = py.detach(|| Descriptor::parse(Path::new("the descriptor"), data));
+        let summary = descriptor.map_err(to_python)?.summary();
+        Ok(serde_json::to_string(&summary).expect("a summary has only text for keys"))
+    }
+
+    #[pyfunction]
+    fn decompress<'py>(
+        py: Python<'py>,
+        data: &[u8],
+        encoding: &str,
+        max_bytes: u64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let encoding = match encoding {
+            "identity" => Encoding::Identity,
+            "zstd" => Encoding::Zstd,
+            _ => return Err(PyValueError::new_err(format!("{encoding}: no such encoding"))),
+        };
+        let bytes = py.detach(|| image::unpack("packed data", data, encoding, max_bytes));
+        bytes.map(|bytes| PyBytes::new(py, &bytes)).map_err(to_python)
     }
 }
 

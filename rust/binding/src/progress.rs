@@ -21,8 +21,8 @@ impl Progress {
     }
 
     #[getter]
-    fn phase(&self) -> &'static str {
-        self.0.phase()
+    fn phase(&self) -> String {
+        self.0.phase().to_string()
     }
 
     #[getter]
@@ -58,6 +58,23 @@ impl Progress {
     #[getter]
     fn cancelled(&self) -> bool {
         self.0.cancelled()
+    }
+
+    fn enter(&self, phase: &str) {
+        self.0.enter(phase);
+    }
+
+    #[pyo3(signature = (bytes))]
+    fn expect(&self, bytes: Option<u64>) {
+        self.0.expect_bytes(bytes);
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.0.add_bytes(bytes);
+    }
+
+    fn restart(&self) {
+        self.0.restart();
     }
 
     fn cancel(&self) {

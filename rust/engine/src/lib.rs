@@ -6,6 +6,7 @@
 pub mod confine;
 pub mod digest;
 pub mod error;
+pub mod image;
 pub mod manifest;
 pub mod memory;
 pub mod pagecache;

@@ -11,7 +11,7 @@ const UNKNOWN: u64 = u64::MAX;
 /// Counters of one running call. All reads are cheap and never block the work.
 #[derive(Debug)]
 pub struct Progress {
-    phase: Mutex<&'static str>,
+    phase: Mutex<Arc<str>>,
     current: Mutex<Option<Arc<str>>>,
     bytes_done: AtomicU64,
     bytes_expected: AtomicU64,
@@ -25,7 +25,7 @@ pub struct Progress {
 impl Default for Progress {
     fn default() -> Self {
         Self {
-            phase: Mutex::new(""),
+            phase: Mutex::new("".into()),
             current: Mutex::new(None),
             bytes_done: AtomicU64::new(0),
             bytes_expected: AtomicU64::new(UNKNOWN),
@@ -40,13 +40,13 @@ impl Default for Progress {
 
 impl Progress {
     /// What the call is doing, in one or two words.
-    pub fn phase(&self) -> &'static str {
-        *lock(&self.phase)
+    pub fn phase(&self) -> Arc<str> {
+        Arc::clone(&lock(&self.phase))
     }
 
     /// Enter a phase.
-    pub fn enter(&self, phase: &'static str) {
-        *lock(&self.phase) = phase;
+    pub fn enter(&self, phase: &str) {
+        *lock(&self.phase) = phase.into();
     }
 
     /// The largest file that is being worked on, for people, where the call tells.
@@ -130,6 +130,17 @@ impl Progress {
     /// Say that there are `bytes` more to deal with than was said before.
     pub fn expect_more(&self, bytes: u64) {
         self.bytes_expected.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Say how many bytes there are to deal with, or that this is not known any more.
+    pub fn expect_bytes(&self, bytes: Option<u64>) {
+        self.bytes_expected.store(bytes.unwrap_or(UNKNOWN), Ordering::Relaxed);
+    }
+
+    /// Begin to count the bytes dealt with from zero again, as when work has to be done once more.
+    pub fn restart(&self) {
+        self.passed_over.store(0, Ordering::Relaxed);
+        self.bytes_done.store(0, Ordering::Relaxed);
     }
 
     /// Ask the call to stop.
