@@ -91,13 +91,15 @@ class Api:
         timeout = TIMEOUT if seconds is None else httpx.Timeout(seconds, connect=5.0)
         return self._call("GET", path, params=_given(params), timeout=timeout).json()
 
-    def post(self, path: str, body: Any = None) -> Any:
-        """POST a JSON document and answer what came back."""
+    def post(self, path: str, body: Any = None, *, seconds: float | None = None) -> Any:
+        """POST a JSON document and answer what came back; `seconds` as for `get`."""
+        timeout = TIMEOUT if seconds is None else httpx.Timeout(seconds, connect=5.0)
         if body is None:
-            return self._call("POST", path).json()
+            return self._call("POST", path, timeout=timeout).json()
         # ASCII, so that a name which is not UTF-8 gets there as the escape that it is.
         headers = {"Content-Type": "application/json"}
-        return self._call("POST", path, content=json.dumps(body), headers=headers).json()
+        content = json.dumps(body)
+        return self._call("POST", path, content=content, headers=headers, timeout=timeout).json()
 
     def delete(self, path: str) -> None:
         """DELETE what is at `path`."""
