@@ -74,9 +74,9 @@ class Progress:
     def cancelled(self) -> bool: ...
     def enter(self, phase: str) -> None:
         """Say what is being done, for work that is not the engine's."""
-    def expect(self, bytes: int | None) -> None:
+    def expect(self, amount: int | None) -> None:
         """Say how many bytes there are to deal with; None if that is not known."""
-    def advance(self, bytes: int) -> None:
+    def advance(self, amount: int) -> None:
         """Count bytes as dealt with."""
     def restart(self) -> None:
         """Count the bytes dealt with from zero again; the phase and what is expected stay."""

@@ -64,13 +64,13 @@ impl Progress {
         self.0.enter(phase);
     }
 
-    #[pyo3(signature = (bytes))]
-    fn expect(&self, bytes: Option<u64>) {
-        self.0.expect_bytes(bytes);
+    #[pyo3(signature = (amount))]
+    fn expect(&self, amount: Option<u64>) {
+        self.0.expect_bytes(amount);
     }
 
-    fn advance(&self, bytes: u64) {
-        self.0.add_bytes(bytes);
+    fn advance(&self, amount: u64) {
+        self.0.add_bytes(amount);
     }
 
     fn restart(&self) {

@@ -1,0 +1,150 @@
+"""Images as Python knows them. Sizes are bytes, times are UTC."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from holdfast._engine import inspect_descriptor
+from holdfast.records.models import Bytes, Count, Request
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 in lower case, as `sha256sum` prints it."""
+Name = Annotated[str, Field(min_length=1, max_length=255)]
+
+
+class Content(BaseModel):
+    """The file an image is delivered in."""
+
+    file: str
+    """Its name; it lies beside the descriptor."""
+    encoding: Literal["identity", "zstd"]
+    size_bytes: Bytes
+    """Of the file as it is, packed."""
+    sha256: Sha256
+    """Of the file as it is, packed."""
+
+
+class Partition(BaseModel):
+    """A partition, as the table and the file system in it tell."""
+
+    number: Count
+    start_bytes: Bytes
+    size_bytes: Bytes
+    type: str
+    """In a GPT a GUID in lower case, in an MBR two hexadecimal digits."""
+    name: str
+    file_system: str | None
+    uuid: str | None
+    label: str | None
+
+
+class PartitionTable(BaseModel):
+    """An image's partitions, in the order of the table."""
+
+    kind: Literal["gpt", "mbr"]
+    id: str
+    partitions: list[Partition]
+
+
+class Descriptor(BaseModel):
+    """What a descriptor says about its image, without the digests of chunks."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    image_version: str
+    created: str
+    size_bytes: Bytes
+    """Of the image, unpacked."""
+    mapped_bytes: Bytes
+    """Bytes of it in chunks that are not all zeros."""
+    chunk_bytes: Bytes
+    content: Content
+    boot_modes: list[Literal["bios", "uefi"]]
+    partition_table: PartitionTable | None
+    root_partition: int | None
+
+    @classmethod
+    def parse(cls, data: bytes) -> Descriptor:
+        """Read a descriptor that is not trusted; the engine checks that it holds together.
+
+        Raises `RecordError`.
+        """
+        return cls.model_validate_json(inspect_descriptor(data))
+
+
+class ImageSummary(BaseModel):
+    """An image, as its descriptor tells, for those who choose one."""
+
+    name: str
+    image_version: str
+    descriptor_sha256: Sha256
+    size_bytes: Bytes
+    mapped_bytes: Bytes = Field(description="That are not zeros.")
+    content_bytes: Bytes = Field(description="Of the file as it is fetched.")
+    encoding: str
+    boot_modes: list[str]
+    root_partition: int | None
+    root_file_system: str | None
+
+
+class DescribeParams(Request):
+    """An image to describe."""
+
+    file: Path
+    output: Path
+    """Where the descriptor is written; what is there is replaced."""
+    name: Name
+    image_version: Name
+    created: datetime
+
+
+class Described(BaseModel):
+    """A descriptor that was written."""
+
+    descriptor: Path
+    descriptor_sha256: Sha256
+    image: Descriptor
+
+
+class VerifyParams(Request):
+    """The file of an image, raw or packed, to check against a descriptor."""
+
+    file: Path
+    descriptor: Path
+    descriptor_sha256: Sha256 | None = None
+
+
+class Difference(BaseModel):
+    """A chunk that is not what the descriptor says."""
+
+    offset: Bytes
+    length: Bytes
+    kind: Literal["differs", "zeros", "not_zeros"]
+
+
+class Verified(BaseModel):
+    """What comparing a file with a descriptor found."""
+
+    ok: bool = Field(validation_alias="matches")
+    problem: str | None
+    """What is wrong with the file as a whole."""
+    size_bytes: Bytes
+    mapped_bytes: Bytes
+    content_bytes: Bytes
+    content_sha256: Sha256 | None
+    """Of the file as it is, if it was read to its end."""
+    different_chunks: Count
+    differences: list[Difference]
+    """The first hundred."""
+
+    def why(self) -> str:
+        """Say what is wrong with the file, as the end of a sentence."""
+        if self.problem is not None:
+            return self.problem
+        first = self.differences[0].offset if self.differences else 0
+        return f"{self.different_chunks} chunks of it differ, the first at byte {first}"

@@ -1,0 +1,54 @@
+"""Where images come from, by the scheme of a URL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import quote, urljoin, urlsplit
+
+from holdfast.operations.model import Slug
+from holdfast.reimage.images.sources.base import (
+    Opened,
+    Reach,
+    Source,
+    SourceError,
+    SourceTroubleError,
+)
+from holdfast.reimage.images.sources.file import FileSource
+from holdfast.reimage.images.sources.http import HttpSource
+
+__all__ = [
+    "Opened",
+    "Reach",
+    "Source",
+    "SourceError",
+    "SourceTroubleError",
+    "beside",
+    "source_of",
+]
+
+_BY_SCHEME: dict[str, Callable[[str, Reach], Source]] = {
+    "http": HttpSource,
+    "https": HttpSource,
+    "file": FileSource,
+}
+
+
+def source_of(url: str, reach: Reach) -> Source:
+    """Choose the source of a URL. Raises `SourceError` for a URL that none understands."""
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError as error:
+        raise SourceError(Slug.INVALID_REQUEST, f"The URL is malformed: {error}.") from None
+    make = _BY_SCHEME.get(scheme)
+    if make is None:
+        known = ", ".join(f"{name}://" for name in _BY_SCHEME)
+        raise SourceError(
+            Slug.INVALID_REQUEST,
+            f"Images are fetched from {known} and not from {scheme or 'a path'}.",
+        )
+    return make(url, reach)
+
+
+def beside(url: str, name: str) -> str:
+    """Answer the URL of the file `name` beside that of `url`."""
+    return urljoin(url, quote(f"./{name}"))

@@ -1,0 +1,197 @@
+"""Images on a web server."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from holdfast.operations.model import Slug
+from holdfast.reimage.images.sources.base import Reach, SourceError, SourceTroubleError
+
+MOST_REDIRECTS = 5
+_TIMEOUTS = httpx.Timeout(30.0, connect=10.0)
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_PASSING = frozenset({408, 425, 429})
+"""Of the 4xx, those that ask to come back: RFC 9110 and 6585."""
+_SLUGS = {
+    401: Slug.NOT_PERMITTED,
+    403: Slug.NOT_PERMITTED,
+    404: Slug.NOT_FOUND,
+    410: Slug.NOT_FOUND,
+}
+
+
+class HttpSource:
+    """A file named by an http or https URL. A user and password in the URL go to its host only."""
+
+    def __init__(self, url: str, reach: Reach) -> None:
+        try:
+            self._url = httpx.URL(url)
+        except httpx.InvalidURL as error:
+            raise SourceError(Slug.INVALID_REQUEST, f"The URL is malformed: {error}.") from None
+        if not self._url.host:
+            raise SourceError(Slug.INVALID_REQUEST, f"{url} names no host.")
+        try:
+            self._verify: ssl.SSLContext | bool = (
+                ssl.create_default_context(cafile=reach.ca_file) if reach.ca_file else True
+            )
+        except OSError as error:  # SSLError is one
+            raise SourceError(
+                Slug.IO_ERROR, f"{reach.ca_file} cannot be used for https: {error}."
+            ) from error
+
+    def open(self, offset: int, validator: str | None) -> OpenedHttp:
+        """Ask for the file, and follow where the server sends to. Raises `SourceError`."""
+        headers = {"Accept-Encoding": "identity"}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+            if validator is not None:
+                headers["If-Range"] = validator
+        client = httpx.Client(timeout=_TIMEOUTS, verify=self._verify, trust_env=False)
+        try:
+            response = self._ask(client, headers)
+            if response.status_code == 416 and offset:
+                # The file is shorter by now: it is another one.
+                response.close()
+                response = self._ask(client, {"Accept-Encoding": "identity"})
+                offset = 0
+            return OpenedHttp(client, response, offset)
+        except BaseException:
+            client.close()
+            raise
+
+    def _ask(self, client: httpx.Client, headers: dict[str, str]) -> httpx.Response:
+        url = self._url
+        for _ in range(MOST_REDIRECTS + 1):
+            auth = None
+            if _origin(url) == _origin(self._url) and self._url.userinfo:
+                auth = httpx.BasicAuth(self._url.username, self._url.password)
+            request = client.build_request("GET", _bare(url), headers=headers)
+            with _troubles(url):
+                response = client.send(request, auth=auth, stream=True, follow_redirects=False)
+            if response.status_code not in _REDIRECTS:
+                return response
+            response.close()
+            url = self._next(url, response.headers.get("Location", ""))
+        raise SourceError(
+            Slug.UNAVAILABLE, f"{shown(self._url)} redirects more than {MOST_REDIRECTS} times."
+        )
+
+    @staticmethod
+    def _next(url: httpx.URL, location: str) -> httpx.URL:
+        try:
+            target = _bare(url).join(location)
+        except httpx.InvalidURL:
+            target = httpx.URL("")
+        downgrade = url.scheme == "https" and target.scheme != "https"
+        if not location or target.scheme not in ("http", "https") or downgrade:
+            raise SourceError(
+                Slug.UNAVAILABLE, f"{shown(url)} redirects to where images are not fetched from."
+            )
+        return target
+
+
+class OpenedHttp:
+    """A response that is being read; see `Opened`."""
+
+    def __init__(self, client: httpx.Client, response: httpx.Response, offset: int) -> None:
+        self._client = client
+        self._response = response
+        self._url = response.url
+        _check_status(response, offset)
+        packed = response.headers.get("Content-Encoding", "identity")
+        if packed != "identity":
+            raise SourceError(
+                Slug.UNAVAILABLE,
+                f"{shown(self._url)} comes packed as {packed!r}, and was asked for as it is.",
+            )
+        self.validator = _validator(response)
+        self.offset, self.size = 0, _number(response.headers.get("Content-Length"))
+        if response.status_code == 206:
+            match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if match is None or int(match[1]) != offset:
+                raise SourceError(
+                    Slug.UNAVAILABLE,
+                    f"{shown(self._url)} answers with another range than asked for.",
+                )
+            self.offset, self.size = offset, _number(match[2])
+
+    def chunks(self) -> Iterator[bytes]:
+        """Give the bytes as they arrive. Raises `SourceTroubleError`."""
+        with _troubles(self._url):
+            yield from self._response.iter_raw()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._response.close()
+        self._client.close()
+
+
+def shown(url: httpx.URL) -> str:
+    """Write a URL for messages, without what may be secret: user, password and query."""
+    bare = _bare(url).copy_with(query=None, fragment=None)
+    return f"{bare}?…" if url.query else str(bare)
+
+
+class _troubles:  # noqa: N801 - used like a function
+    """Turns what httpx raises into the source's own errors."""
+
+    def __init__(self, url: httpx.URL) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if isinstance(error, httpx.HTTPError):
+            words = str(error) or type(error).__name__
+            raise SourceTroubleError(f"{shown(self._url)} cannot be read: {words}.") from error
+
+
+def _check_status(response: httpx.Response, offset: int) -> None:
+    status = response.status_code
+    if status in (200, 206) and not (status == 206 and offset == 0):
+        return
+    said = f"{shown(response.url)} answers {status} {response.reason_phrase}".rstrip()
+    if status >= 500 or status in _PASSING:
+        raise SourceTroubleError(f"{said}.")
+    raise SourceError(_SLUGS.get(status, Slug.UNAVAILABLE), f"{said}.")
+
+
+def _validator(response: httpx.Response) -> str | None:
+    """Answer what `If-Range` takes: a strong entity tag, or else a date (RFC 9110, 13.1.5)."""
+    tag: str | None = response.headers.get("ETag")
+    if tag is not None and not tag.startswith("W/"):
+        return tag
+    date: str | None = response.headers.get("Last-Modified")
+    return date
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() else None
+
+
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
+
+
+def _bare(url: httpx.URL) -> httpx.URL:
+    return url.copy_with(userinfo=b"") if url.userinfo else url
