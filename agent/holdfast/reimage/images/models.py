@@ -147,4 +147,6 @@ class Verified(BaseModel):
         if self.problem is not None:
             return self.problem
         first = self.differences[0].offset if self.differences else 0
-        return f"{self.different_chunks} chunks of it differ, the first at byte {first}"
+        several = self.different_chunks > 1
+        differ = f"{self.different_chunks} chunks differ" if several else "one chunk differs"
+        return f"{differ}, {'the first ' if several else ''}at byte {first}"
