@@ -1,8 +1,8 @@
 """A file that is being downloaded, in a state from which the next process can go on.
 
-Beside the bytes, `image.partial`, lies `image.partial.json`: of which file they are, and how many of
-them are known to be on the disk. After the end of a process all bytes written are good; after that
-of the machine, only those that were flushed.
+Beside the bytes, `image.partial`, lies `image.partial.json`: of which file they are, and how many
+of them are known to be on the disk. After the end of a process all bytes written are good; after
+that of the machine, only those that were flushed.
 """
 
 from __future__ import annotations

@@ -49,11 +49,11 @@ class OpenedFile:
 
     def __init__(self, path: str, descriptor: int, offset: int, validator: str | None) -> None:
         self._path = path
-        self._file = os.fdopen(descriptor, "rb", buffering=0)
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
-            self._file.close()
+            os.close(descriptor)
             raise SourceError(Slug.INVALID_REQUEST, f"{path} is not a regular file.")
+        self._file = os.fdopen(descriptor, "rb", buffering=0)
         self.size: int | None = found.st_size
         self.validator: str | None = f"{found.st_dev}-{found.st_ino}-{found.st_mtime_ns}"
         same = validator == self.validator and offset <= found.st_size

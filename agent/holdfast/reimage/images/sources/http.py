@@ -38,9 +38,7 @@ class HttpSource:
         if not self._url.host:
             raise SourceError(Slug.INVALID_REQUEST, f"{url} names no host.")
         try:
-            self._verify: ssl.SSLContext | bool = (
-                ssl.create_default_context(cafile=reach.ca_file) if reach.ca_file else True
-            )
+            self._trust = ssl.create_default_context(cafile=reach.ca_file)
         except OSError as error:  # SSLError is one
             raise SourceError(
                 Slug.IO_ERROR, f"{reach.ca_file} cannot be used for https: {error}."
@@ -53,7 +51,7 @@ class HttpSource:
             headers["Range"] = f"bytes={offset}-"
             if validator is not None:
                 headers["If-Range"] = validator
-        client = httpx.Client(timeout=_TIMEOUTS, verify=self._verify, trust_env=False)
+        client = httpx.Client(timeout=_TIMEOUTS, verify=self._trust, trust_env=False)
         try:
             response = self._ask(client, headers)
             if response.status_code == 416 and offset:
