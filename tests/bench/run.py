@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.bench import dump, load, manifest, million, service, tuning
+from tests.bench import dump, image, load, manifest, million, service, tuning
 from tests.bench.context import Context
 from tests.bench.figures import Section
 from tests.bench.hashers import versions
@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[Context], Iterator[Section]]] = {
     "manifest": manifest.benchmark,
     "service": service.benchmark,
     "tuning": tuning.benchmark,
+    "image": image.benchmark,
     "million": million.benchmark,
 }
 NO_HAPPYCACHE = (

@@ -33,6 +33,7 @@ def test_every_command_of_the_design_is_there() -> None:
         *(f"pagecache {verb}" for verb in ("export", "import")),
         *(f"manifest {verb}" for verb in ("build", "verify", "diff", "report", "show", "list")),
         *(f"manifest {verb}" for verb in ("delete", "export", "import")),
+        *(f"image {verb}" for verb in ("describe", "verify")),
         *(f"op {verb}" for verb in ("list", "show", "watch", "cancel")),
         *(f"config {verb}" for verb in ("check", "show")),
         *(f"token {verb}" for verb in ("create", "list", "revoke")),

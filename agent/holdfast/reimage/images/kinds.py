@@ -6,10 +6,10 @@ import hashlib
 import json
 
 from holdfast._engine import Progress, describe_image, verify_image
+from holdfast.durable import replace_file
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import format_time
 from holdfast.records.calls import call
-from holdfast.reimage.images.files import write_whole
 from holdfast.reimage.images.models import (
     Described,
     DescribeParams,
@@ -28,7 +28,7 @@ def describe(params: DescribeParams, progress: Progress) -> Described:
         "created": format_time(params.created),
     }
     text = describe_image(json.dumps(request), progress).encode() + b"\n"
-    write_whole(params.output, text)
+    replace_file(params.output, text, 0o644)
     return Described(
         descriptor=params.output,
         descriptor_sha256=hashlib.sha256(text).hexdigest(),

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast._engine import Progress
+from holdfast.durable import replace_file
 from holdfast.operations.model import RequestError
 from holdfast.places import Places
 from holdfast.reimage.images import fetch as fetching
-from holdfast.reimage.images.files import write_whole
-from holdfast.reimage.images.models import Descriptor, ImageSummary
+from holdfast.reimage.images.models import Descriptor
 from holdfast.reimage.images.partial import present_bytes
 from holdfast.reimage.images.sources import Reach, SourceError, beside, source_of
+from holdfast.reimage.models import ImageSummary
 
 
 class ImageLibrary:
@@ -83,7 +84,7 @@ class ImageLibrary:
         """Write a descriptor to `<directory>/descriptor.json`. Raises `OSError`."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = directory / "descriptor.json"
-        write_whole(path, descriptor, 0o600)
+        replace_file(path, descriptor, 0o600)
         return path
 
     def present_bytes(self, directory: Path) -> int:

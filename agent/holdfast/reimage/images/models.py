@@ -77,21 +77,6 @@ class Descriptor(BaseModel):
         return cls.model_validate_json(inspect_descriptor(data))
 
 
-class ImageSummary(BaseModel):
-    """An image, as its descriptor tells, for those who choose one."""
-
-    name: str
-    image_version: str
-    descriptor_sha256: Sha256
-    size_bytes: Bytes
-    mapped_bytes: Bytes = Field(description="That are not zeros.")
-    content_bytes: Bytes = Field(description="Of the file as it is fetched.")
-    encoding: str
-    boot_modes: list[str]
-    root_partition: int | None
-    root_file_system: str | None
-
-
 class DescribeParams(Request):
     """An image to describe."""
 

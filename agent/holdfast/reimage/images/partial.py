@@ -15,8 +15,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ValidationError
 
+from holdfast.durable import flush_directory, replace_file
 from holdfast.records.models import Bytes
-from holdfast.reimage.images.files import flush_directory, write_whole
 from holdfast.reimage.images.models import Sha256
 
 FLUSH_BYTES = 64 << 20
@@ -104,7 +104,7 @@ class Partial:
         with suppress(OSError):  # what stays costs the datastore a little of its cache
             os.posix_fadvise(self._file, 0, self.length, os.POSIX_FADV_DONTNEED)
         self._state = self._state.model_copy(update={"flushed_bytes": self.length})
-        write_whole(self._state_path, self._state.model_dump_json().encode() + b"\n", 0o600)
+        replace_file(self._state_path, self._state.model_dump_json().encode() + b"\n", 0o600)
 
     def __enter__(self) -> Self:
         return self
