@@ -70,7 +70,9 @@ def place_of(machine: Machine, directory: str) -> Place | str:
     if len(found) != 2 or found[0].type != "partition":
         if found[0].type == "loop" and not machine.loop_disks:
             return f"{directory} lies on a loop device, {found[0].path}, not on a disk."
-        return f"{directory} lies on {found[0].path} as a whole, which is not a partition of a disk."
+        return (
+            f"{directory} lies on {found[0].path} as a whole, which is not a partition of a disk."
+        )
     partition, disk = found
     if disk.type != "disk" and not (machine.loop_disks and disk.type == "loop"):
         return f"{directory} lies on a partition of {disk.path}, which is not a disk."
@@ -203,9 +205,7 @@ def _of_target(
                 f"{machine.dev}/{name}, of the same disk, belongs to {_MEMBER_OF[held.type]}."
             )
     own = ("/ (", "/boot (", "/boot/")
-    loses = [
-        f"{use} lies on the same disk and is lost." for use in uses if not use.startswith(own)
-    ]
+    loses = [f"{use} lies on the same disk and is lost." for use in uses if not use.startswith(own)]
     return refusals, loses, unknown
 
 

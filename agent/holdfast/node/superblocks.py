@@ -44,7 +44,11 @@ def read_superblock(device: Path) -> Superblock | None:
 
 def _member(file: int, head: bytes, size: int) -> Superblock | None:
     # Version 1.1 at the start, 1.2 after 4 KiB, 1.0 and 0.90 near the end.
-    for place in (head[:256], head[4096:4352], _at(file, (size // _SECTOR - 16) // 8 * 8 * _SECTOR)):
+    for place in (
+        head[:256],
+        head[4096:4352],
+        _at(file, (size // _SECTOR - 16) // 8 * 8 * _SECTOR),
+    ):
         if place[:4] == _MD and place[4:8] == (1).to_bytes(4, "little"):
             return Superblock("member", "md", _md_uuid(place[16:32]))
     old = _at(file, size // 65536 * 65536 - 65536)

@@ -9,6 +9,7 @@ asks for a write looks at the outcome, as the kernel may have made something els
 
 from pathlib import Path
 
+from holdfast.privileged.boot.arming import IMAGER, Boot
 from holdfast.privileged.client import Helper
 from holdfast.privileged.room import InProcess, Privileged
 from holdfast.privileged.writes import Refused, Write
@@ -16,6 +17,9 @@ from holdfast.privileged.writes import Refused, Write
 __all__ = ["Privileged", "Refused", "Write", "privileged"]
 
 
-def privileged(helper: Path | None) -> Privileged:
-    """Answer who writes: the helper behind this socket, or without one this process."""
-    return InProcess() if helper is None else Helper(helper)
+def privileged(helper: Path | None, imager: Path = IMAGER) -> Privileged:
+    """Answer who writes: the helper behind this socket, or without one this process.
+
+    `imager` is the program for re-imaging, for this process; the helper has been told its own.
+    """
+    return InProcess(Boot(imager=imager)) if helper is None else Helper(helper)

@@ -1,5 +1,5 @@
 """Has the next boot write an image to the disk of the root: arm, disarm, and what came of it.
 
-`arming.py` puts the steps in order; the boot loaders are behind `loader.py`. Everything that is
-written goes through `durable.py`, and is read back from the disk before it counts.
+`arming.py` puts the steps in order; boot loaders are behind `loader.py`. Everything written is
+flushed (`durable.py`, `freeze.py`) and read back from the disk (`read_back.py`) before it counts.
 """

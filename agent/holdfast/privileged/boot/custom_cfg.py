@@ -26,6 +26,13 @@ def without_block(content: bytes) -> bytes:
     return before + rest.partition(END)[2]
 
 
+def block_of(content: bytes) -> bytes | None:
+    """Return the block of ours, without its marks; None if there is none. Raises `MarksError`."""
+    if not has_block(content):
+        return None
+    return content.partition(BEGIN)[2].partition(END)[0]
+
+
 def has_block(content: bytes) -> bool:
     """Whether there is a block of ours. Raises `MarksError` for half a one, or several."""
     begins, ends = content.count(BEGIN), content.count(END)
