@@ -45,7 +45,7 @@ class Disks:
         return next((disk for disk in self.all if disk.target), None)
 
 
-def place_of(machine: Machine, directory: str) -> Place | str:
+def place_of(machine: Machine, directory: str) -> Place | str:  # noqa: PLR0911 - a reason each
     """Find the partition and the disk that a directory lies on.
 
     Answers a sentence where it is not a plain partition of one whole disk. Raises `OSError`.
@@ -87,8 +87,7 @@ def survey(machine: Machine, roots: Sequence[str], image_bytes: int | None = Non
     unknown: list[str] = []
     system = place_of(machine, "/")
     boot = place_of(machine, "/boot")
-    for place in dict.fromkeys(one for one in (system, boot) if isinstance(one, str)):
-        refusals.append(place)
+    refusals += dict.fromkeys(one for one in (system, boot) if isinstance(one, str))
     target = system.disk.name if isinstance(system, Place) else None
     if isinstance(boot, Place) and target not in (None, boot.disk.name):
         refusals.append(
@@ -247,5 +246,8 @@ def superblock_of(machine: Machine, name: str) -> Superblock | None:
     if kind is None:
         return None
     if kind in members:
+        if members[kind] == "md" and uuid is not None:
+            digits = uuid.replace("-", "").replace(":", "")
+            uuid = ":".join(digits[at : at + 8] for at in range(0, 32, 8))
         return Superblock("member", members[kind], uuid)
     return Superblock("file system", kind, uuid)

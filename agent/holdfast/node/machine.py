@@ -13,7 +13,7 @@ from holdfast.node.mounts import Mount, read_mounts
 
 @dataclass(frozen=True)
 class Machine:
-    """This machine, or one whose root directory is mounted below this one's."""
+    """A machine: this one, or one whose root directory is mounted below this one's."""
 
     root: Path = Path("/")
     proc: Path = Path("/proc")

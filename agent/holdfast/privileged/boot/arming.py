@@ -40,7 +40,6 @@ from holdfast.privileged.boot.models import (
     FileReport,
     IdentityName,
     OutcomeReport,
-    StatusServer,
     Target,
 )
 from holdfast.privileged.boot.network import describe_network
@@ -97,8 +96,8 @@ class Boot:
                 refusals += self._source_refusals(find_source(machine, request.source))
             except Refused as error:
                 refusals.append(str(error))
-            except PermissionError as error:
-                unknown.append(f"{error.filename} cannot be read: {error.strerror}.")
+            except OSError as error:
+                unknown.append(f"{error.filename} cannot be looked at: {error.strerror}.")
         refusals += self._payload_refusals()
         return BootReport(
             mode=mode,
@@ -234,6 +233,8 @@ class Boot:
         machine = self.machine
         notes: list[str] = []
         source = find_source(machine, request.source)
+        if request.source.kind == "staged" and not machine.path(request.source.path).is_file():
+            raise Refused(f"There is no staged image {request.source.path}.")
         described_network = describe_network(machine)
         network = None
         if not isinstance(described_network, str):
@@ -262,7 +263,7 @@ class Boot:
             network=network,
             modules=modules.gather(machine, names),
             identity=collect(machine, request.identity),
-            files=_files(machine, request.status),
+            files=_files(machine, request),
             data_disks=[one for one in described if one is not None],
             notes=notes,
         )
@@ -345,8 +346,8 @@ class Boot:
         found = []
         if _size(self._kernel) is None:
             found.append(
-                f"There is no {self.machine.inside(self._kernel)}, the kernel that runs now; reboot "
-                "into one that is installed."
+                f"There is no {self.machine.inside(self._kernel)}, the kernel that runs now; "
+                "reboot into one that is installed."
             )
         if _size(self.imager) is None:
             found.append(f"There is no imager at {self.imager}; the package has it.")
@@ -393,12 +394,14 @@ class _Made:
     notes: list[str]
 
 
-def _files(machine: Machine, status: StatusServer | None) -> Mapping[str, bytes]:
-    found = {}
-    for path in _CERTIFICATES:
-        if machine.path(path).is_file():
-            found["ca.pem"] = machine.path(path).read_bytes()
-            break
+def _files(machine: Machine, request: ArmRequest) -> Mapping[str, bytes]:
+    """Read the other files that go into the initramfs. Raises `Refused`, `OSError`."""
+    system = next((path for path in _CERTIFICATES if machine.path(path).is_file()), None)
+    trusted = [read_plain(machine.path(path).resolve(), _MAX_PEM) for path in (system,) if path]
+    if request.ca is not None:
+        trusted.append(_checked(machine, request.ca, b"-----BEGIN "))
+    found = {"ca.pem": b"\n".join(trusted)} if trusted else {}
+    status = request.status
     if status is None:
         return found
     wanted = {
@@ -408,12 +411,19 @@ def _files(machine: Machine, status: StatusServer | None) -> Mapping[str, bytes]
     }
     for name, given in wanted.items():
         if given is not None:
-            content = read_plain(machine.path(given), _MAX_PEM)
             mark = b'"tokens"' if name == "tokens.json" else b"-----BEGIN "
-            if mark not in content:
-                raise Refused(f"{given} is not what the imager needs as {name}.")
-            found[name] = content
+            found[name] = _checked(machine, given, mark)
     return found
+
+
+def _checked(machine: Machine, given: str, mark: bytes) -> bytes:
+    """Read a file that is named by whoever asks: only if it is of the kind that it should be."""
+    content = read_plain(machine.path(given).resolve(), _MAX_PEM)
+    if mark not in content:
+        raise Refused(
+            f"{given} is not the file that the imager needs: it has no {mark.decode()!r}."
+        )
+    return content
 
 
 def _size(path: Path) -> int | None:

@@ -1,4 +1,4 @@
-"""Where the bytes of a file are on its device, as FIEMAP tells (Documentation/filesystems/fiemap)."""
+"""Where the bytes of a file are on its device, as FIEMAP (linux/fiemap.h) tells."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def extents_of(path: Path) -> Sequence[Extent]:
 
 
 def single_place(path: Path, length: int) -> int:
-    """Return where a file's first `length` bytes are, if they are in one piece. Raises `OSError`."""
+    """Return where a file's first `length` bytes are, if in one piece. Raises `OSError`."""
     found = extents_of(path)
     if len(found) != 1 or found[0].offset != 0 or found[0].length < length:
         raise OSError(errno.EINVAL, "it is not in one piece on the disk", str(path))

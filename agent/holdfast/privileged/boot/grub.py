@@ -115,13 +115,13 @@ class Grub:
             quoted = " ".join(grub_quoted(word) for word in words)
         except ValueError as error:
             raise Refused(f"The kernel's command line cannot be taken over: {error}.") from None
-        name = "".join(one for one in title if one.isprintable())
+        title = "holdfast: write image " + "".join(one for one in title if one.isprintable())
         kernel, initramfs = (self._seen(f"{PAYLOAD}/{one}") for one in ("vmlinuz", "initramfs.img"))
         chosen = ENTRY_ID.decode()
         # Whatever the menu does on other days: this one boot waits for nobody, asks for no
         # password, and if it cannot be loaded then the first entry is booted.
         return (
-            f"menuentry {_quoted('holdfast: write image ' + name)} --unrestricted --id {chosen} {{\n"
+            f"menuentry {_quoted(title)} --unrestricted --id {chosen} {{\n"
             f"  search --no-floppy --fs-uuid --set=root {held.uuid}\n"
             f"  linux {grub_quoted(kernel)} {quoted}\n"
             f"  initrd {grub_quoted(initramfs)}\n"
@@ -179,7 +179,7 @@ class Grub:
         return Armed(entry=entry, next=environment.get(_NEXT) == ENTRY_ID)
 
     def disarm(self) -> DisarmReport:
-        """Make both files as they were; the environment first, since it is what boots the imager."""
+        """Make both files as they were; first the environment, which is what boots the imager."""
         before = self._previous.read()
         try:
             how = {self._environment: self._restore_environment(before)}
@@ -248,8 +248,8 @@ class Grub:
                 f"{self._directory} lies on {kind}, where GRUB cannot take the one-time choice "
                 "back by itself; it can on ext2, ext3, ext4 and xfs."
             )
-        options = os.statvfs(self._machine.path(self._directory))
-        if options.f_flag & os.ST_RDONLY:
+        # Of the file system, not of this mount: to a service everything may be read-only.
+        if "ro" in self._place.mount.super_options.split(","):
             found.refusals.append(f"{self._directory} is mounted read-only.")
 
     @property

@@ -12,7 +12,6 @@ from holdfast.node.files import read_int, read_text
 from holdfast.node.machine import Machine
 from holdfast.node.models import BlockDevice
 from holdfast.node.mounts import mount_of
-from holdfast.node.superblocks import read_superblock
 from holdfast.node.topology import devices_below
 from holdfast.privileged.boot.models import ImageSource, NetworkImage
 from holdfast.privileged.boot.modules import file_system_module, personality_module
@@ -36,7 +35,8 @@ def find_source(machine: Machine, source: ImageSource) -> Source:
     if isinstance(source, NetworkImage):
         return Source({"kind": "network", "url": source.url}, (), ())
     try:
-        real = Path(machine.inside(machine.path(source.path).resolve(strict=True)))
+        # It need not be there yet: then it is to be staged where its nearest directory is.
+        real = Path(machine.inside(machine.path(source.path).resolve()))
     except (OSError, RuntimeError, ValueError) as error:
         raise Refused(f"The staged image {source.path} cannot be looked at: {error}.") from None
     mount = mount_of(real, machine.mounts())
@@ -84,7 +84,7 @@ def _array(machine: Machine, device: BlockDevice) -> dict[str, Any]:
         )
     uuid = None
     for member in device.lies_on:
-        held = read_superblock(machine.dev / member)
+        held = superblock_of(machine, member)
         if held is not None and held.type == "md":
             uuid = held.uuid
     if uuid is None:
