@@ -132,13 +132,23 @@ def _partition(disk: str, image: Path, sizes: list[int]) -> list[str]:
         capture_output=True,
         check=True,
     )
-    # Kernels without partition tables are told where the partitions are.
-    run("partx", "--add", disk) if not Path(f"{disk}p1").exists() else None
+    # Kernels without partition tables have to be told where the partitions are.
+    if not list(Path("/sys/class/block", Path(disk).name).glob("*/partition")):
+        run("partx", "--add", disk)
     nodes = [f"{disk}p{number}" for number in range(1, len(sizes) + 1)]
     for node in nodes:
         until(Path(node).exists, what=node)
     assert image.exists()
     return nodes
+
+
+def _forget(disk: str) -> None:
+    """Have the kernel forget the partitions, once nobody has them mounted."""
+    command = ["partx", "--delete", disk]
+    until(
+        lambda: subprocess.run(command, capture_output=True, check=False).returncode == 0,
+        what=f"the end of the partitions of {disk}",
+    )
 
 
 def _tools(directory: Path) -> Path:
@@ -167,7 +177,7 @@ def boot_disk(
         stack.callback(loop.detach)
         sizes = [320, 400] if separate else [720]
         nodes = _partition(loop.device, image, sizes)
-        stack.callback(subprocess.run, ["partx", "--delete", loop.device], check=False)
+        stack.callback(_forget, loop.device)
         boot_node = nodes[-1]
         _make("ext4" if separate else kind, nodes[0], [] if separate else list(options))
         if separate:

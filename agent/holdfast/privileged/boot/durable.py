@@ -13,9 +13,8 @@ from holdfast.privileged.boot.models import FileReport
 
 def write_file(path: Path, parts: Iterable[bytes], mode: int, shown: str) -> FileReport:
     """Write a file under a temporary name, flush it and rename it. Raises `OSError`."""
-    partial = path.with_name(f".{path.name}.partial")
-    with contextlib.suppress(FileNotFoundError):
-        partial.unlink()
+    clear_partial(path)
+    partial = _partial(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     digest, size = hashlib.sha256(), 0
     file = os.open(partial, flags, 0o600)
@@ -36,6 +35,16 @@ def write_file(path: Path, parts: Iterable[bytes], mode: int, shown: str) -> Fil
         os.close(file)
     flush_directory(path.parent)
     return FileReport(path=shown, size_bytes=size, sha256=digest.hexdigest())
+
+
+def clear_partial(path: Path) -> None:
+    """Remove what a crash left of a write to this path. Raises `OSError`."""
+    with contextlib.suppress(FileNotFoundError):
+        _partial(path).unlink()
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.partial")
 
 
 def flush_directory(path: Path) -> None:

@@ -26,6 +26,7 @@ from holdfast.privileged.boot.custom_cfg import (
     without_block,
 )
 from holdfast.privileged.boot.durable import (
+    clear_partial,
     flush_directory,
     overwrite,
     read_plain,
@@ -181,6 +182,7 @@ class Grub:
     def disarm(self) -> DisarmReport:
         """Make both files as they were; first the environment, which is what boots the imager."""
         before = self._previous.read()
+        clear_partial(self._custom)
         try:
             how = {self._environment: self._restore_environment(before)}
             how[self._custom] = self._restore_custom(before)
