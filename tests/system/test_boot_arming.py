@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -15,10 +16,13 @@ import pytest
 
 from holdfast.privileged.boot.freeze import settle
 from holdfast.privileged.boot.models import OUTCOME_BYTES, StagedImage, StatusServer
+from holdfast.privileged.client import Helper
 from holdfast.privileged.writes import Refused
 from tests.loops import MIB, attach
 from tests.mounts import mounted
 from tests.system.bootdisk import NONCE, BootDisk, boot_disk, run
+from tests.system.harness import dying_with_parent
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -140,8 +144,6 @@ def test_what_is_in_the_initramfs(simple: BootDisk, disk_dir: Path) -> None:
     assert len(record) == OUTCOME_BYTES
     assert json.loads(record)["nonce"] == NONCE
     assert record == (simple.boot / "holdfast/outcome").read_bytes()
-    import hashlib
-
     assert hashlib.sha256(head).hexdigest() == job["target"]["head_sha256"]
 
 
@@ -257,6 +259,43 @@ def test_a_staged_image_is_found_by_its_file_system_and_array(
             subprocess.run(["mdadm", "--stop", array], capture_output=True, check=False)
         for one in loops:
             one.detach()
+
+
+SERVE = """
+import sys
+from pathlib import Path
+from holdfast.node.machine import Machine
+from holdfast.privileged.boot import Boot
+from holdfast.privileged.helper import HelperServer, listen
+from holdfast.privileged.room import InProcess
+root, proc, kernel, imager, socket = sys.argv[1:]
+machine = Machine(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
+room = InProcess(Boot(machine, Path(imager)))
+with listen(Path(socket), "nobody") as listener:
+    HelperServer(listener, frozenset({0}), 0, room).run()
+"""
+
+
+def test_the_helper_does_it_for_a_daemon(simple: BootDisk, disk_dir: Path) -> None:
+    socket = disk_dir / "socket"
+    before = simple.state()
+    machine = simple.machine
+    command = [sys.executable, "-c", SERVE, str(machine.root), str(machine.proc), machine.kernel]
+    command += [str(simple.room.imager), str(socket)]
+    with subprocess.Popen(dying_with_parent(command)) as server:
+        until(lambda: socket.exists() and socket.stat().st_mode & 0o777 == 0o600, what="the socket")
+        helper = Helper(socket)
+        report = helper.arm(simple.request())
+        assert (report.nonce, report.seen_by_grub) == (NONCE, True)
+        with pytest.raises(Refused, match="disarm first"):
+            helper.arm(simple.request())
+        assert helper.boot_outcome().armed
+        with pytest.raises(Refused, match="not run by systemd"):
+            helper.reboot(NONCE)
+        assert helper.disarm().removed == ["/boot/holdfast"]
+        assert not helper.boot_outcome().armed
+        server.terminate()
+    assert simple.state() == before
 
 
 ARM = """

@@ -79,10 +79,20 @@ def _needed(machine: Machine, name: str, *, required: bool) -> Sequence[Path]:
     program = shutil.which("modprobe", path=_PATH)
     if program is None:
         raise Refused("modprobe is not installed (package kmod), so no modules can be found.")
-    command = [program, "--show-depends", "--ignore-install"]
-    command += ["--dirname", str(machine.root), "--set-version", machine.kernel, name]
+    common = ["--dirname", str(machine.root), "--set-version", machine.kernel, name]
+    found = _shown(program, common, name, required=required)
+    if any(line[0] == "install" for line in found):
+        # A command of modprobe.d stands for the module. Not asked like this at first: it leaves
+        # out what is only a soft dependency, such as the checksums that ext4 asks for.
+        found += _shown(program, ["--ignore-install", *common], name, required=required)
+    return [Path(line[1]) for line in found if line[0] == "insmod"]
+
+
+def _shown(program: str, words: Sequence[str], name: str, *, required: bool) -> list[list[str]]:
+    """Return the lines of `modprobe --show-depends`, split. Raises `Refused`, `OSError`."""
+    kernel = words[words.index("--set-version") + 1]
     done = subprocess.run(  # noqa: S603 - a fixed program, no shell
-        command,
+        [program, "--show-depends", *words],
         capture_output=True,
         text=True,
         timeout=_SECONDS,
@@ -94,11 +104,9 @@ def _needed(machine: Machine, name: str, *, required: bool) -> Sequence[Path]:
             return []
         said = " ".join(done.stderr.split())
         raise Refused(
-            f"The kernel module {name} of {machine.kernel} cannot be found, which the imager "
-            f"needs: {said}"
+            f"The kernel module {name} of {kernel} cannot be found, which the imager needs: {said}"
         )
-    words = (line.split() for line in done.stdout.splitlines())
-    return [Path(line[1]) for line in words if line[:1] == ["insmod"]]
+    return [line.split() for line in done.stdout.splitlines() if len(line.split()) > 1]
 
 
 def _plain_name(path: Path) -> str:
