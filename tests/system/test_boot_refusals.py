@@ -217,7 +217,7 @@ class TestTheMachine:
 
 
 class TestTheImage:
-    def described(self, disk: BootDisk, **changes: object) -> dict[str, str]:
+    def described(self, disk: BootDisk, **changes: object) -> dict[str, Any]:
         path = disk.root / "other.json"
         path.write_text(json.dumps(DESCRIPTOR | changes))
         return {
