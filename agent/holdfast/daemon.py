@@ -145,7 +145,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
     reimage = Reimage(
         roots=settings.roots,
         state_dir=state.path,
-        privileged=privileged(settings.helper),
+        privileged=privileged(settings.helper, settings.reimage.imager),
         images=ImageLibrary(settings.roots, state.path, settings.reimage.ca_file),
         examiner=Examiner(
             roots=settings.roots,

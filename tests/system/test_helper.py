@@ -95,6 +95,19 @@ def write(**fields: Any) -> dict[str, Any]:
     return {"do": "write", "write": fields}
 
 
+def arm(**changes: Any) -> dict[str, Any]:
+    """Ask for an arming that is well-formed but for the changes."""
+    return {
+        "do": "arm",
+        "nonce": "0" * 32,
+        "operation": "x",
+        "descriptor_path": "/nowhere",
+        "descriptor_sha256": "0" * 64,
+        "source": {"kind": "network", "url": "http://x/y"},
+        "roots": ["/mnt/data"],
+    } | changes
+
+
 class TestForADaemonWithoutRights:
     @pytest.fixture
     def node(self, start_daemon: Callable[..., Daemon], disk_dir: Path) -> Iterator[Tuned]:
@@ -235,6 +248,19 @@ class TestWhatItRefuses:
             ({"do": "run", "command": "id"}, "malformed"),
             ({"do": "open_files", "mount_point": "relative"}, "malformed"),
             ([], "malformed"),
+            (arm(nonce="x"), "malformed: arm.nonce"),
+            (arm(nonce="A" * 32), "malformed: arm.nonce"),
+            (arm(operation="../x"), "malformed: arm.operation"),
+            (arm(descriptor_path="relative"), "malformed: arm.descriptor_path"),
+            (arm(source={"kind": "network", "url": "file:///etc/shadow"}), "malformed"),
+            (arm(source={"kind": "network", "url": "http://x/\n}"}), "malformed"),
+            (arm(identity=["/etc/shadow"]), "malformed: arm.identity"),
+            (arm(imager="/tmp/mine"), "malformed: arm.imager"),
+            (arm(roots=[]), "malformed: arm.roots"),
+            (arm(descriptor_path="/etc/passwd"), "has the SHA-256"),
+            ({"do": "reboot", "nonce": "0" * 32}, "arm it first"),
+            ({"do": "reboot"}, "malformed"),
+            ({"do": "disarm", "path": "/etc"}, "malformed"),
         ],
     )
     def test_a_request_outside_the_list(
@@ -307,7 +333,33 @@ def _requests() -> st.SearchStrategy[object]:
         max_leaves=8,
     )
     counted = st.fixed_dictionaries({"do": st.just("open_files"), "mount_point": _texts()})
-    return st.one_of(shaped, counted, anything)
+    return st.one_of(shaped, counted, _boot_requests(), anything)
+
+
+def _boot_requests() -> st.SearchStrategy[object]:
+    paths = st.one_of(
+        _texts(), st.sampled_from(["/etc/passwd", "/dev/zero", "/proc/self/mem", "/", "/\0"])
+    )
+    arming: dict[str, st.SearchStrategy[Any]] = {
+        "nonce": st.one_of(st.just("0" * 32), _texts()),
+        "operation": st.one_of(st.just("x"), _texts()),
+        "descriptor_path": paths,
+        "source": st.fixed_dictionaries(
+            {"kind": st.sampled_from(["staged", "network"])},
+            optional={"path": paths, "url": st.one_of(st.just("http://x/y"), _texts())},
+        ),
+        "identity": st.lists(st.one_of(st.just("hostname"), _texts()), max_size=3),
+        "status": st.fixed_dictionaries(
+            {"listen": st.just("0.0.0.0:1")}, optional={"tokens": paths, "key": paths, "x": paths}
+        ),
+        "roots": st.lists(paths, max_size=3),
+        "ca": paths,
+    }
+    others = st.fixed_dictionaries(
+        {"do": st.sampled_from(["disarm", "boot_outcome", "reboot"])},
+        optional={"nonce": st.one_of(st.just("0" * 32), _texts())},
+    )
+    return st.one_of(st.fixed_dictionaries({}, optional=arming).map(lambda one: arm(**one)), others)
 
 
 @pytest.mark.slow
@@ -317,6 +369,8 @@ def test_whatever_it_is_asked_it_answers_and_writes_nowhere_else(disk_dir: Path)
         # Settings of the whole machine are out of reach; those of the network namespace are not.
         ns.run("mount", "-t", "proc", "-o", "ro", "proc", "/proc")
         ns.run("sh", "-c", "mount -o remount,ro,bind /sys || mount -t sysfs -o ro sysfs /sys")
+        # Nor is the machine's own /boot within reach, whatever it has.
+        ns.run("sh", "-c", "mkdir -p /boot && mount -t tmpfs none /boot")
         before = ns.run("sh", "-c", "cd /etc && find . -newer /proc/1 -type f | sort")
         with helping(disk_dir / "helper", wrapper=ns.wrapper) as helper:
 
@@ -329,10 +383,13 @@ def test_whatever_it_is_asked_it_answers_and_writes_nowhere_else(disk_dir: Path)
             def fuzz(line: bytes) -> None:
                 answer = helper.send(line.replace(b"\n", b" ") + b"\n")
                 told = json.loads(answer)
-                assert set(told) <= {"refused", "errno", "reason", "file", "open_files"}
+                assert set(told) <= {
+                    "refused", "errno", "reason", "file", "open_files", "disarm", "outcome"
+                }  # fmt: skip
                 assert helper.process.poll() is None
 
             fuzz()
+        assert ns.run("ls", "-A", "/boot") == ""
         after = ns.run("sh", "-c", "cd /etc && find . -newer /proc/1 -type f | sort")
         written = set(after.splitlines()) - set(before.splitlines())
         assert all(re.search(r"/90-holdfast\.(conf|rules)$", one) for one in written), written

@@ -44,14 +44,24 @@ def helper(
     idle: Annotated[
         float, typer.Option(min=0, metavar="SECONDS", help="End after so long without a request.")
     ] = 0,
+    imager: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="The program that writes images, for re-imaging.",
+            show_default="the one of the package",
+        ),
+    ] = None,
 ) -> None:
     """Write settings for a daemon that runs without the right to; for systemd to start.
 
-    It does what tuning needs and nothing else: the daemon's `helper` setting names its socket.
+    It does what tuning and re-imaging need and nothing else: the daemon's `helper` setting names
+    its socket.
     """
     import pwd
 
     from holdfast import journal
+    from holdfast.privileged import IMAGER, privileged
     from holdfast.privileged.helper import HelperError, HelperServer, listen, listener_of_systemd
 
     journal.configure("info")
@@ -65,7 +75,8 @@ def helper(
             # Whoever owns the socket is whom systemd or `listen` made it for.
             owner = os.stat(listener.getsockname()).st_uid  # noqa: PTH116 - may be bytes
             allowed = pwd.getpwnam(user).pw_uid if user is not None else owner
-            HelperServer(listener, frozenset({0, allowed}), idle).run()
+            room = privileged(None, imager or IMAGER)
+            HelperServer(listener, frozenset({0, allowed}), idle, room).run()
     except KeyError:
         raise UsageError(f"there is no user {user!r}") from None
     except HelperError as error:

@@ -161,6 +161,10 @@ class ReimageSettings(Section):
     ca_file: OptionalPath = Field(
         default=None, description="PEM file with authorities to trust for https image sources."
     )
+    imager: AbsolutePath = Field(
+        default=Path("/usr/lib/holdfast/imager/holdfast-imager"),
+        description="The program that writes images; in a checkout target/imager/holdfast-imager.",
+    )
 
     @field_validator("status_listen")
     @classmethod

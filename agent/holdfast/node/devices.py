@@ -22,9 +22,47 @@ _Type = Literal["disk", "partition", "dm", "md", "loop"]
 class Sysfs:
     """Block devices of this machine."""
 
-    def __init__(self, sys: Path = Path("/sys"), dev: Path = Path("/dev")) -> None:
+    def __init__(
+        self, sys: Path = Path("/sys"), dev: Path = Path("/dev"), *, udev: bool = True
+    ) -> None:
+        """`udev`: whether to ask it for what the kernel does not tell; some names then differ."""
         self._sys = sys
         self._dev = dev
+        self._asks_udev = udev and sys == Path("/sys")
+
+    def names(self) -> Sequence[str]:
+        """Return the kernel's names of all block devices but partitions, sorted."""
+        try:
+            return sorted(entry.name for entry in (self._sys / "block").iterdir())
+        except OSError:
+            return []
+
+    def partitions(self, name: str) -> Sequence[str]:
+        """Return the names of a disk's partitions that the kernel knows."""
+        where = (self._sys / "class/block" / name).resolve()
+        return sorted(entry.parent.name for entry in where.glob("*/partition"))
+
+    def holders(self, name: str) -> Sequence[str]:
+        """Return the names of the devices that lie right on this one: md, dm and the like."""
+        try:
+            return sorted(
+                entry.name for entry in (self._sys / "class/block" / name / "holders").iterdir()
+            )
+        except OSError:
+            return []
+
+    def start_bytes(self, name: str) -> int:
+        """Return where a partition begins on its disk; 0 for what is no partition."""
+        return (read_int(self._sys / "class/block" / name / "start") or 0) * _SECTOR
+
+    def removable(self, name: str) -> bool:
+        """Whether the medium can be taken out."""
+        return bool(read_int(self._sys / "class/block" / name / "removable"))
+
+    def udev_properties(self, name: str) -> Mapping[str, str]:
+        """Return udev's properties of a device; none where there is no udev."""
+        number = read_text(self._sys / "class/block" / name / "dev")
+        return {} if number is None else self._udev(number)
 
     def by_number(self, number: str) -> str | None:
         """Return the kernel's name of the device `major:minor`, or None."""
@@ -111,7 +149,7 @@ class Sysfs:
 
     @cached_property
     def _udev_context(self) -> Any:
-        if self._sys != Path("/sys"):
+        if not self._asks_udev:
             return None
         try:
             import pyudev  # noqa: PLC0415

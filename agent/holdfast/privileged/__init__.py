@@ -1,21 +1,26 @@
-"""The only room that writes to /proc/sys, /sys, /etc, network interfaces and swap.
+"""The only room that writes to /proc/sys, /sys, /etc, /boot, network interfaces and swap.
 
 What can be written is a closed list of typed requests (`writes.py`), each checked here again
 whatever its sender has checked. `room.py` performs them, one at a time, in this process; where
 holdfast is installed as a service, `client.py` has them performed by a small process with more
-rights than the daemon (`helper.py`), over a unix socket (`wire.py`). Neither reads back: whoever
-asks for a write looks at the outcome, as the kernel may have made something else of it.
+rights than the daemon (`helper.py`), over a unix socket (`wire.py`). Neither reads settings back:
+whoever asks for a write looks at the outcome, as the kernel may have made something else of it.
+What makes a machine boot something else (`boot/`) reads all of it back from the disk.
 """
 
 from pathlib import Path
 
+from holdfast.privileged.boot.arming import IMAGER, Boot
 from holdfast.privileged.client import Helper
 from holdfast.privileged.room import InProcess, Privileged
 from holdfast.privileged.writes import Refused, Write
 
-__all__ = ["Privileged", "Refused", "Write", "privileged"]
+__all__ = ["IMAGER", "Privileged", "Refused", "Write", "privileged"]
 
 
-def privileged(helper: Path | None) -> Privileged:
-    """Answer who writes: the helper behind this socket, or without one this process."""
-    return InProcess() if helper is None else Helper(helper)
+def privileged(helper: Path | None, imager: Path = IMAGER) -> Privileged:
+    """Answer who writes: the helper behind this socket, or without one this process.
+
+    `imager` is the program for re-imaging, for this process; the helper has been told its own.
+    """
+    return InProcess(Boot(imager=imager)) if helper is None else Helper(helper)

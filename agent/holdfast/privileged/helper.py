@@ -20,11 +20,19 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from holdfast.privileged.room import InProcess
+from holdfast.privileged.boot.models import (
+    ArmRequest,
+    DisarmRequest,
+    OutcomeRequest,
+    RebootRequest,
+)
+from holdfast.privileged.room import InProcess, Privileged
 from holdfast.privileged.wire import (
     REQUEST,
     Answer,
+    AnyRequest,
     LineError,
+    OpenFilesRequest,
     PerformRequest,
     receive_line,
 )
@@ -77,11 +85,17 @@ def listen(path: Path, user: str) -> socket.socket:
 class HelperServer:
     """Answers requests until SIGTERM, or until nobody has asked for `idle_seconds`."""
 
-    def __init__(self, listener: socket.socket, uids: frozenset[int], idle_seconds: float) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        uids: frozenset[int],
+        idle_seconds: float,
+        room: Privileged | None = None,
+    ) -> None:
         self._listener = listener
         self._uids = uids
         self._idle_seconds = idle_seconds
-        self._room = InProcess()
+        self._room: Privileged = InProcess() if room is None else room
 
     def run(self) -> None:
         """Serve. A write under way at SIGTERM is finished first."""
@@ -138,11 +152,7 @@ class HelperServer:
             log.warning("malformed request: %s: %s", where, first["msg"])
             return Answer(refused=f"The request is malformed: {where}: {first['msg']}.")
         try:
-            if not isinstance(request, PerformRequest):
-                counted = self._room.open_files(request.mount_point)
-                return Answer(open_files=dict(counted))
-            # The journal has the outcome of each, whoever asked for it and why.
-            self._room.perform(request.write)
+            return self._do(request)
         except Refused as error:
             log.warning("refused: %s", error)
             return Answer(refused=str(error))
@@ -153,5 +163,27 @@ class HelperServer:
             file = getattr(error, "filename", None)
             log.warning("failed: %s", error)
             return Answer(errno=number, reason=reason, file=None if file is None else str(file))
-        log.info("written: %s", request.write.model_dump_json(exclude={"content"}))
-        return Answer()
+
+    def _do(self, request: AnyRequest) -> Answer:
+        """Do it. The journal has the outcome of each change, whoever asked for it and why."""
+        match request:
+            case PerformRequest():
+                self._room.perform(request.write)
+                log.info("written: %s", request.write.model_dump_json(exclude={"content"}))
+                return Answer()
+            case OpenFilesRequest():
+                return Answer(open_files=dict(self._room.open_files(request.mount_point)))
+            case ArmRequest():
+                armed = self._room.arm(request)
+                log.warning("armed: %s, the next boot writes to %s", armed.nonce, armed.target.path)
+                return Answer(arm=armed)
+            case DisarmRequest():
+                disarmed = self._room.disarm()
+                log.info("disarmed: %s", disarmed.model_dump_json())
+                return Answer(disarm=disarmed)
+            case OutcomeRequest():
+                return Answer(outcome=self._room.boot_outcome())
+            case RebootRequest():
+                self._room.reboot(request.nonce)
+                log.warning("rebooting into the imager: %s", request.nonce)
+                return Answer()

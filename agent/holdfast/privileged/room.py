@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from holdfast.privileged import config_files, kernel_files, links, open_files, swap_areas
+from holdfast.privileged.boot.arming import Boot
 from holdfast.privileged.boot.models import (
     ArmReport,
     ArmRequest,
@@ -60,6 +61,9 @@ class Privileged(Protocol):
 class InProcess:
     """Does it with the rights of this process."""
 
+    def __init__(self, boot: Boot | None = None) -> None:
+        self._boot = Boot() if boot is None else boot
+
     def perform(self, write: Write) -> None:
         """Do it. Raises `OSError` with a number and a reason, or `Refused`."""
         match write:
@@ -83,3 +87,19 @@ class InProcess:
     def open_files(self, mount_point: str) -> Mapping[str, int]:
         """Count regular files open on a file system, as far as this process may see them."""
         return open_files.count_open_files(mount_point)
+
+    def arm(self, request: ArmRequest) -> ArmReport:
+        """Have the next boot, and only that one, write an image to the disk of the root."""
+        return self._boot.arm(request)
+
+    def disarm(self) -> DisarmReport:
+        """Take an arming back, byte for byte; does nothing where there is none."""
+        return self._boot.disarm()
+
+    def boot_outcome(self) -> OutcomeReport:
+        """Read what the imager left behind, and whether it is armed now."""
+        return self._boot.outcome()
+
+    def reboot(self, nonce: str) -> None:
+        """Reboot, if the imager is armed with this nonce."""
+        self._boot.reboot(nonce)

@@ -1,5 +1,31 @@
 """Has the next boot write an image to the disk of the root: arm, disarm, and what came of it.
 
-`arming.py` puts the steps in order; the boot loaders are behind `loader.py`. Everything that is
-written goes through `durable.py`, and is read back from the disk before it counts.
+`arming.py` puts the steps in order; boot loaders are behind `loader.py`. Everything written is
+flushed (`durable.py`, `freeze.py`) and read back from the disk (`read_back.py`) before it counts.
 """
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from holdfast.privileged.boot.arming import IMAGER, Boot
+from holdfast.privileged.boot.models import (
+    BootReport,
+    CarriedItem,
+    ExplainRequest,
+    IdentityName,
+)
+
+__all__ = ["IMAGER", "Boot", "carried", "explain"]
+
+
+def explain(request: ExplainRequest, imager: Path = IMAGER) -> BootReport:
+    """Say what arming would do here, and why it would be refused; needs no rights.
+
+    `imager` is the program that would run. Raises `OSError` without /proc.
+    """
+    return Boot(imager=imager).explain(request)
+
+
+def carried(names: Sequence[IdentityName]) -> Sequence[CarriedItem]:
+    """Say which files of this machine make up these items of identity; reads none of them."""
+    return Boot().identity(names)

@@ -71,6 +71,8 @@ class ArmRequest(_Request):
     source: ImageSource
     identity: list[IdentityName] = []
     status: StatusServer | None = None
+    ca: AbsolutePath | None = None
+    """Authorities that the imager trusts besides those of the system."""
     roots: Annotated[list[AbsolutePath], Field(min_length=1, max_length=64)]
     """Directories of state, which must not lie on the disk that is written."""
 

@@ -1,0 +1,253 @@
+"""The whole disks of a machine: which one its system lies on, and why no other may be written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.node.devices import Sysfs
+from holdfast.node.machine import Machine
+from holdfast.node.models import BlockDevice, Disk
+from holdfast.node.mounts import Mount, mount_of
+from holdfast.node.superblocks import Superblock, read_superblock
+from holdfast.node.swap import read_swaps
+from holdfast.node.topology import devices_below
+
+_MEMBER_OF = {"md": "an md array", "lvm": "an LVM volume group", "luks": "an encrypted container"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory of the machine, on a plain partition of a whole disk."""
+
+    mount: Mount
+    partition: BlockDevice
+    disk: BlockDevice
+    start_bytes: int
+    """Where the partition begins on the disk."""
+
+
+@dataclass(frozen=True)
+class Disks:
+    """What is known of a machine's disks."""
+
+    all: Sequence[Disk]
+    loses: Sequence[str]
+    """Sentences: what besides the running system lies on its disk."""
+    refusals: Sequence[str]
+    """Sentences: why the disk of the running system must not be written."""
+    unknown: Sequence[str]
+
+    @property
+    def target(self) -> Disk | None:
+        """The disk of the running system, if it is on one plain partition of one disk."""
+        return next((disk for disk in self.all if disk.target), None)
+
+
+def place_of(machine: Machine, directory: str) -> Place | str:  # noqa: PLR0911 - a reason each
+    """Find the partition and the disk that a directory lies on.
+
+    Answers a sentence where it is not a plain partition of one whole disk. Raises `OSError`.
+    """
+    mount = mount_of(Path(directory), machine.mounts())
+    if mount is None:
+        return f"No mount is known that {directory} lies in."
+    # Not udev's names: what is compared after a reboot must be what a kernel alone tells.
+    sysfs = machine.sysfs(udev=False)
+    found = devices_below(mount, sysfs)
+    if not found:
+        return (
+            f"{directory} lies on {mount.file_system} ({mount.source}), which is no partition of a "
+            "disk of this machine."
+        )
+    above = next((one for one in found if one.type in ("dm", "md")), None)
+    if above is not None:
+        what = {"md": f"an md array ({above.detail})", "dm": f"a mapped device ({above.detail})"}
+        return f"{directory} lies on {what[above.type]}, {above.path}, not on a plain partition."
+    if mount.file_system == "btrfs" and len([one for one in found if not one.lies_on]) > 1:
+        return f"{directory} lies on a btrfs of several devices, not on one partition."
+    if len(found) != 2 or found[0].type != "partition":
+        if found[0].type == "loop" and not machine.loop_disks:
+            return f"{directory} lies on a loop device, {found[0].path}, not on a disk."
+        return (
+            f"{directory} lies on {found[0].path} as a whole, which is not a partition of a disk."
+        )
+    partition, disk = found
+    if disk.type != "disk" and not (machine.loop_disks and disk.type == "loop"):
+        return f"{directory} lies on a partition of {disk.path}, which is not a disk."
+    return Place(mount, partition, disk, sysfs.start_bytes(partition.name))
+
+
+def survey(machine: Machine, roots: Sequence[str], image_bytes: int | None = None) -> Disks:
+    """Look at all disks; `roots` are the directories of state. Raises `OSError` without /proc."""
+    sysfs = machine.sysfs()
+    mounts = machine.mounts()
+    refusals: list[str] = []
+    unknown: list[str] = []
+    system = place_of(machine, "/")
+    boot = place_of(machine, "/boot")
+    refusals += dict.fromkeys(one for one in (system, boot) if isinstance(one, str))
+    target = system.disk.name if isinstance(system, Place) else None
+    if isinstance(boot, Place) and target not in (None, boot.disk.name):
+        refusals.append(
+            f"/boot lies on another disk ({boot.disk.path}) than / (/dev/{target}): which of them "
+            "the firmware boots from is not known."
+        )
+    data = _data_disks(machine, roots, mounts, sysfs)
+    used = _uses(machine, mounts, sysfs)
+    shown: list[Disk] = []
+    loses: list[str] = []
+    for name in sysfs.names():
+        device = sysfs.describe(name)
+        if device is None or not _is_disk(device, machine, target):
+            continue
+        reasons = [f"The root {root} lies on it." for root in data.get(name, [])]
+        if name == target:
+            refusals += [
+                f"The root {root} lies on {device.path}, the disk that would be written over."
+                for root in data.get(name, [])
+            ]
+            more, told, dark = _of_target(device, used.get(name, []), sysfs, machine)
+            refusals += more
+            loses += told
+            unknown += dark
+            if image_bytes is not None and (device.size_bytes or 0) < image_bytes:
+                refusals.append(
+                    f"{device.path} has {device.size_bytes} bytes, and the image {image_bytes}."
+                )
+            if device.read_only:
+                refusals.append(f"{device.path} is read-only.")
+        else:
+            reasons.append("The system that runs is not on it.")
+            reasons += _why_not(device, used.get(name, []), sysfs, machine, image_bytes)
+        shown.append(
+            Disk(
+                name=name,
+                path=device.path,
+                model=device.model,
+                serial=device.serial,
+                wwid=device.wwid,
+                size_bytes=device.size_bytes or 0,
+                target=name == target,
+                data=name in data,
+                excluded=reasons,
+            )
+        )
+    return Disks(shown, loses, refusals, unknown)
+
+
+def _is_disk(device: BlockDevice, machine: Machine, target: str | None) -> bool:
+    if device.name == target:
+        return True
+    if device.type == "loop":
+        return machine.loop_disks and bool(device.size_bytes)
+    return (
+        device.type == "disk"
+        and bool(device.size_bytes)
+        and not device.name.startswith(("ram", "zram", "sr", "fd"))
+    )
+
+
+def _data_disks(
+    machine: Machine, roots: Sequence[str], mounts: Sequence[Mount], sysfs: Sysfs
+) -> Mapping[str, list[str]]:
+    """Return the roots that lie on each disk, by the disk's name."""
+    found: dict[str, list[str]] = {}
+    for root in roots:
+        try:
+            real = Path(machine.inside(machine.path(root).resolve(strict=True)))
+        except (OSError, RuntimeError, ValueError):
+            continue  # whoever arms has to see to it that what it needs is there
+        mount = mount_of(real, mounts)
+        for device in [] if mount is None else devices_below(mount, sysfs):
+            if not device.lies_on:
+                found.setdefault(device.name, []).append(root)
+    return found
+
+
+def _uses(machine: Machine, mounts: Sequence[Mount], sysfs: Sysfs) -> Mapping[str, list[str]]:
+    """Return clauses about what a disk is in use for, by its name."""
+    found: dict[str, list[str]] = {}
+    for mount in mounts:
+        for device in devices_below(mount, sysfs):
+            if not device.lies_on:
+                found.setdefault(device.name, []).append(f"{mount.point} ({mount.file_system})")
+    for swap in read_swaps(machine.proc):
+        name = sysfs.by_path(swap.path)
+        while name is not None:
+            described = sysfs.describe(name)
+            if described is None or not described.lies_on:
+                found.setdefault(name, []).append(f"swap ({swap.path})")
+                break
+            name = described.lies_on[0]
+    return {name: list(dict.fromkeys(uses)) for name, uses in found.items()}
+
+
+def _of_target(
+    disk: BlockDevice, uses: Sequence[str], sysfs: Sysfs, machine: Machine
+) -> tuple[list[str], list[str], list[str]]:
+    """Answer refusals, what else is lost, and what cannot be known about the system's disk."""
+    refusals, unknown = [], []
+    for name in (disk.name, *sysfs.partitions(disk.name)):
+        holders = sysfs.holders(name)
+        if holders:
+            refusals.append(f"{', '.join(holders)} lies on {machine.dev}/{name}, of the same disk.")
+            continue
+        try:
+            held = read_superblock(machine.dev / name)
+        except OSError as error:
+            unknown.append(f"What is on {machine.dev}/{name} cannot be read: {error.strerror}.")
+            continue
+        if held is not None and held.kind == "member":
+            refusals.append(
+                f"{machine.dev}/{name}, of the same disk, belongs to {_MEMBER_OF[held.type]}."
+            )
+    own = ("/ (", "/boot (", "/boot/")
+    loses = [f"{use} lies on the same disk and is lost." for use in uses if not use.startswith(own)]
+    return refusals, loses, unknown
+
+
+def _why_not(
+    disk: BlockDevice,
+    uses: Sequence[str],
+    sysfs: Sysfs,
+    machine: Machine,
+    image_bytes: int | None,
+) -> list[str]:
+    reasons = [f"It is in use: {use}." for use in uses]
+    if disk.read_only:
+        reasons.append("It is read-only.")
+    if sysfs.removable(disk.name):
+        reasons.append("Its medium can be taken out.")
+    if image_bytes is not None and (disk.size_bytes or 0) < image_bytes:
+        reasons.append("It is smaller than the image.")
+    for name in (disk.name, *sysfs.partitions(disk.name)):
+        holders = sysfs.holders(name)
+        if holders:
+            reasons.append(f"{', '.join(holders)} lies on {machine.dev}/{name}.")
+            continue
+        held = superblock_of(machine, name)
+        if held is not None and held.kind == "member":
+            reasons.append(f"{machine.dev}/{name} belongs to {_MEMBER_OF[held.type]}.")
+        elif held is not None:
+            reasons.append(f"There is a file system ({held.type}) on {machine.dev}/{name}.")
+    return reasons
+
+
+def superblock_of(machine: Machine, name: str) -> Superblock | None:
+    """Look at a device's superblock; at what udev knows of it where that may not be read."""
+    try:
+        return read_superblock(machine.dev / name)
+    except OSError:
+        known = machine.sysfs().udev_properties(name)
+    kind, uuid = known.get("ID_FS_TYPE"), known.get("ID_FS_UUID")
+    members = {"linux_raid_member": "md", "LVM2_member": "lvm", "crypto_LUKS": "luks"}
+    if kind is None:
+        return None
+    if kind in members:
+        if members[kind] == "md" and uuid is not None:
+            digits = uuid.replace("-", "").replace(":", "")
+            uuid = ":".join(digits[at : at + 8] for at in range(0, 32, 8))
+        return Superblock("member", members[kind], uuid)
+    return Superblock("file system", kind, uuid)

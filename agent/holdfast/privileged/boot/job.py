@@ -1,0 +1,149 @@
+"""The imager's orders: job.json, and what it tells by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from holdfast.node.models import BlockDevice
+from holdfast.privileged.boot.durable import read_plain
+from holdfast.privileged.boot.models import (
+    OUTCOME_BYTES,
+    ArmRequest,
+    BootMode,
+    OutcomeRecord,
+    Target,
+)
+from holdfast.privileged.writes import Refused
+
+MAX_DESCRIPTOR = 64 << 20
+"""Bytes."""
+
+
+class _Partition(BaseModel):
+    number: int
+    file_system: str | None = None
+
+
+class _PartitionTable(BaseModel):
+    partitions: list[_Partition] = []
+
+
+class Descriptor(BaseModel):
+    """What is looked at of an image's descriptor here; the imager checks all of it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: str
+    version: int
+    name: str
+    image_version: str = ""
+    size_bytes: int
+    boot_modes: list[BootMode] = []
+    partition_table: _PartitionTable | None = None
+    root_partition: int | None = None
+
+    @property
+    def root_file_system(self) -> str | None:
+        """The file system that the identity is written to."""
+        if self.partition_table is None:
+            return None
+        for partition in self.partition_table.partitions:
+            if partition.number == self.root_partition:
+                return partition.file_system
+        return None
+
+
+def read_descriptor(path: Path, sha256: str) -> tuple[bytes, Descriptor]:
+    """Read a descriptor that must have this digest. Raises `Refused`, `OSError`."""
+    content = read_plain(path, MAX_DESCRIPTOR)
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise Refused(f"The descriptor {path} has the SHA-256 {found}, and not {sha256}.")
+    try:
+        descriptor = Descriptor.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise Refused(f"The descriptor {path} is wrong: {where}: {first['msg']}.") from None
+    if (descriptor.format, descriptor.version) != ("holdfast-image", 1):
+        raise Refused(f"{path} is no descriptor of an image that is known here.")
+    return content, descriptor
+
+
+def now() -> str:
+    """Return the time as the job has it."""
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that the imager is told."""
+
+    request: ArmRequest
+    hostname: str
+    target: Target
+    source: dict[str, Any]
+    network: dict[str, Any] | None
+    outcome_offset: int
+    data_disks: Sequence[BlockDevice]
+    modules: Sequence[str]
+
+    def document(self) -> bytes:
+        """Return job.json."""
+        status, at = self.request.status, now()
+        document = {
+            "format": "holdfast-job",
+            "version": 1,
+            "nonce": self.request.nonce,
+            "operation": self.request.operation,
+            "created": at,
+            "hostname": self.hostname,
+            "target": self.target.model_dump(),
+            "descriptor_sha256": self.request.descriptor_sha256,
+            "source": self.source,
+            "network": self.network,
+            "status": None
+            if status is None
+            else {
+                "listen": status.listen,
+                "tls": status.certificate is not None,
+                "tokens": status.tokens is not None,
+            },
+            "outcome": {"offset_bytes": self.outcome_offset, "length_bytes": OUTCOME_BYTES},
+            "data_disks": [
+                {"serial": disk.serial, "model": disk.model, "size_bytes": disk.size_bytes}
+                for disk in self.data_disks
+            ],
+            "modules": list(self.modules),
+            "time": at,
+        }
+        return json.dumps(document, indent=1).encode() + b"\n"
+
+
+def blank_outcome(nonce: str) -> bytes:
+    """Return the record as the imager finds it."""
+    record = OutcomeRecord(nonce=nonce, started=0, state="armed")
+    document = {"format": "holdfast-outcome", "version": 1} | record.model_dump()
+    text = json.dumps(document, separators=(",", ":")).encode() + b"\n"
+    return text.ljust(OUTCOME_BYTES)
+
+
+def parse_outcome(content: bytes) -> OutcomeRecord:
+    """Read a record. Raises `ValueError` with a clause."""
+    if len(content) != OUTCOME_BYTES:
+        raise ValueError(f"has {len(content)} bytes instead of {OUTCOME_BYTES}")
+    try:
+        document = json.loads(content.partition(b"\n")[0])
+        if (document["format"], document["version"]) != ("holdfast-outcome", 1):
+            raise ValueError("is of another format")
+        return OutcomeRecord.model_validate(document)
+    except (ValidationError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot be understood: {' '.join(str(error).split())}") from None

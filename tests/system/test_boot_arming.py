@@ -1,0 +1,351 @@
+"""Arming GRUB on a real disk: what it writes, what GRUB sees, and that all of it can be undone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from holdfast.privileged.boot.freeze import settle
+from holdfast.privileged.boot.models import OUTCOME_BYTES, StagedImage, StatusServer
+from holdfast.privileged.client import Helper
+from holdfast.privileged.writes import Refused
+from tests.loops import MIB, attach
+from tests.mounts import mounted
+from tests.system.bootdisk import NONCE, BootDisk, boot_disk, run
+from tests.system.harness import dying_with_parent
+from tests.waiting import until
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(params=["ext4", "xfs", "ext4 with /boot on ext2"])
+def disk(request: pytest.FixtureRequest, disk_dir: Path) -> Iterator[BootDisk]:
+    separate = " " in request.param
+    kind = "ext2" if separate else request.param
+    with boot_disk(disk_dir, kind, separate=separate) as found:
+        yield found
+
+
+@pytest.fixture
+def simple(disk_dir: Path) -> Iterator[BootDisk]:
+    with boot_disk(disk_dir) as found:
+        yield found
+
+
+def unpacked(disk: BootDisk, directory: Path) -> Path:
+    """Unpack the initramfs with cpio, as judge of the format."""
+    directory.mkdir()
+    with (disk.boot / "holdfast/initramfs.img").open("rb") as archive:
+        subprocess.run(["cpio", "-idm", "--quiet"], stdin=archive, cwd=directory, check=True)
+    return directory
+
+
+def test_it_is_on_the_disk_as_grub_sees_it_and_undone_byte_for_byte(
+    disk: BootDisk, disk_dir: Path
+) -> None:
+    custom = disk.grub / "custom.cfg"
+    custom.write_text("# mine, without an end of line")
+    custom.chmod(0o640)
+    os.chown(custom, 7, 9)
+    before = disk.state()
+    report = disk.room.arm(disk.request())
+
+    assert report.seen_by_grub is True
+    for file in report.files:
+        assert disk.seen_by_grub(file.path) == (disk.root / file.path.lstrip("/")).read_bytes()
+    run("grub-script-check", custom)
+    listed = run("grub-editenv", disk.grub / "grubenv", "list")
+    assert "next_entry=holdfast-imager" in listed
+    assert custom.read_text().startswith("# mine, without an end of line\n### BEGIN holdfast")
+    assert stat.S_IMODE((disk.boot / "holdfast").stat().st_mode) == 0o700
+    found = disk.room.outcome()
+    assert (found.armed, found.entry, found.problem) == (True, True, None)
+    assert found.record is not None
+    assert (found.record.nonce, found.record.state) == (NONCE, "armed")
+
+    undone = disk.room.disarm()
+
+    assert sorted(undone.restored) == ["/boot/grub/custom.cfg", "/boot/grub/grubenv"]
+    assert disk.state() == before
+    assert disk.seen_by_grub("/boot/grub/custom.cfg") == custom.read_bytes()
+    assert disk.seen_by_grub("/boot/holdfast/vmlinuz") is None
+    again = disk.room.disarm()
+    assert (again.restored, again.edited, again.removed) == ([], [], [])
+    assert disk.room.outcome().record is None
+
+
+def test_without_a_custom_cfg_there_is_none_again(simple: BootDisk) -> None:
+    before = simple.state()
+    simple.room.arm(simple.request())
+    assert (simple.grub / "custom.cfg").exists()
+    simple.room.disarm()
+    assert simple.state() == before
+
+
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_grub_sees_a_new_file_only_after_a_freeze(kind: str, disk_dir: Path) -> None:
+    with boot_disk(disk_dir, kind) as disk:
+        new = disk.boot / "new"
+        with new.open("wb") as file:
+            file.write(b"new" * 100)
+            file.flush()
+            os.fsync(file.fileno())
+        directory = os.open(disk.boot, os.O_RDONLY)
+        os.fsync(directory)
+        os.close(directory)
+        assert disk.seen_by_grub("/boot/new") is None, "the freeze would not be needed"
+        settle(disk.boot)
+        assert disk.seen_by_grub("/boot/new") == b"new" * 100
+
+
+def test_what_is_in_the_initramfs(simple: BootDisk, disk_dir: Path) -> None:
+    for name, content in (("c.pem", "-----BEGIN C"), ("k.pem", "-----BEGIN K")):
+        (simple.root / name).write_text(content)
+    (simple.root / "t.json").write_text('{"version": 1, "tokens": []}')
+    (simple.root / "ca.pem").write_text("-----BEGIN CA")
+    status = StatusServer(
+        listen="0.0.0.0:9918", certificate="/c.pem", key="/k.pem", tokens="/t.json"
+    )
+    report = simple.room.arm(simple.request(status=status, ca="/ca.pem"))
+    tree = unpacked(simple, disk_dir / "unpacked")
+
+    job = json.loads((tree / "holdfast/job.json").read_text())
+    assert (job["format"], job["version"], job["nonce"]) == ("holdfast-job", 1, NONCE)
+    assert job["source"] == {"kind": "network", "url": "http://10.0.2.2/disk.raw"}
+    assert job["status"] == {"listen": "0.0.0.0:9918", "tls": True, "tokens": True}
+    assert job["target"] == report.target.model_dump()
+    assert (tree / "holdfast/descriptor.json").read_bytes() == (
+        simple.root / "descriptor.json"
+    ).read_bytes()
+    assert (tree / "init").read_bytes() == (disk_dir / "imager").read_bytes()
+    assert stat.S_IMODE((tree / "init").stat().st_mode) == 0o755
+    console = (tree / "dev/console").stat()
+    assert stat.S_ISCHR(console.st_mode)
+    assert console.st_rdev == os.makedev(5, 1)
+    assert (tree / "holdfast/tls/key.pem").read_text() == "-----BEGIN K"
+    assert (tree / "holdfast/ca.pem").read_text().endswith("-----BEGIN CA")
+    assert (tree / "holdfast/tokens.json").exists()
+
+    # The record is where the job says, on the disk as a whole.
+    with simple.image.open("rb") as disk:
+        disk.seek(job["outcome"]["offset_bytes"])
+        record = disk.read(job["outcome"]["length_bytes"])
+        disk.seek(0)
+        head = disk.read(job["target"]["head_bytes"])
+    assert len(record) == OUTCOME_BYTES
+    assert json.loads(record)["nonce"] == NONCE
+    assert record == (simple.boot / "holdfast/outcome").read_bytes()
+    assert hashlib.sha256(head).hexdigest() == job["target"]["head_sha256"]
+
+
+def test_identity_is_collected_and_links_are_not_followed(simple: BootDisk, disk_dir: Path) -> None:
+    (simple.root / "etc/shadow").write_text("secret")
+    (simple.root / "etc/holdfast/link").symlink_to("/etc/shadow")
+    (simple.root / "etc/holdfast/dir").symlink_to("/etc")
+    os.mkfifo(simple.root / "etc/holdfast/pipe")
+    report = simple.room.arm(simple.request())
+    tree = unpacked(simple, disk_dir / "unpacked")
+    text = (tree / "holdfast/identity.json").read_text()
+    identity = json.loads(text)
+    paths = {one["path"]: one for one in identity["files"]}
+    assert set(paths) == {
+        "/etc/ssh/ssh_host_ed25519_key",
+        "/etc/ssh/ssh_host_ed25519_key.pub",
+        "/etc/machine-id",
+        "/etc/hostname",
+        "/etc/holdfast/holdfast.toml",
+        "/etc/holdfast/profiles.d/mine.toml",
+    }
+    key = paths["/etc/ssh/ssh_host_ed25519_key"]
+    assert (key["mode"], key["uid"], key["user"]) == (0o600, 0, "root")
+    assert identity["remove"] == ["/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub"]
+    assert [one["path"] for one in identity["directories"]] == [
+        "/etc/holdfast",
+        "/etc/holdfast/profiles.d",
+    ]
+    problems = " ".join(next(one for one in report.identity if one.name == "holdfast").problems)
+    for name in ("link", "dir", "pipe"):
+        assert f"/etc/holdfast/{name} is not a regular file" in problems
+
+
+def test_what_somebody_else_changed_meanwhile_stays(simple: BootDisk) -> None:
+    custom = simple.grub / "custom.cfg"
+    custom.write_text("# before\n")
+    simple.room.arm(simple.request())
+    with custom.open("a") as file:
+        file.write("# after\n")
+    run("grub-editenv", simple.grub / "grubenv", "set", "saved_entry=other")
+    undone = simple.room.disarm()
+    assert sorted(undone.edited) == ["/boot/grub/custom.cfg", "/boot/grub/grubenv"]
+    assert custom.read_text() == "# before\n# after\n"
+    assert run("grub-editenv", simple.grub / "grubenv", "list") == "saved_entry=other\n"
+
+
+def test_after_grub_has_booted_it_the_environment_is_as_before(simple: BootDisk) -> None:
+    before = (simple.grub / "grubenv").read_bytes()
+    simple.room.arm(simple.request())
+    # As GRUB's save_env leaves it.
+    run("grub-editenv", simple.grub / "grubenv", "set", "next_entry=")
+    assert not simple.room.outcome().armed
+    with pytest.raises(Refused, match="next boot is not the imager's"):
+        simple.room.reboot(NONCE)
+    simple.room.disarm()
+    assert (simple.grub / "grubenv").read_bytes() == before
+
+
+def test_a_reboot_needs_the_nonce_and_what_was_written(simple: BootDisk) -> None:
+    with pytest.raises(Refused, match="arm it first"):
+        simple.room.reboot(NONCE)
+    simple.room.arm(simple.request())
+    with pytest.raises(Refused, match="arm it first"):
+        simple.room.reboot("0" * 32)
+    with pytest.raises(Refused, match="not run by systemd"):
+        simple.room.reboot(NONCE)
+    (simple.boot / "holdfast/vmlinuz").unlink()
+    with pytest.raises(OSError, match="vmlinuz"):
+        simple.room.reboot(NONCE)
+
+
+@pytest.mark.parametrize("level", [None, "raid0"])
+def test_a_staged_image_is_found_by_its_file_system_and_array(
+    simple: BootDisk, disk_dir: Path, level: str | None
+) -> None:
+    loops = [attach(disk_dir / f"data{number}", 320 * MIB) for number in range(2)]
+    array = "/dev/md/holdfast-test" if level else None
+    try:
+        top = loops[0].device
+        if level is not None:
+            if not Path("/proc/mdstat").exists():
+                pytest.skip("this kernel has no md")
+            top = str(array)
+            run("mdadm", "--create", top, "--run", f"--level={level}", "--raid-devices=2",
+                *(one.device for one in loops))  # fmt: skip
+        run("mkfs.xfs", "-q", "-f", top)
+        (simple.root / "mnt").mkdir()
+        with mounted(simple.root / "mnt/data", top) as data:
+            (data / "images").mkdir()
+            (data / "images/image").write_bytes(b"x")
+            source = StagedImage(path="/mnt/data/images/image")
+            report = simple.room.arm(simple.request(source=source))
+            job = json.loads((unpacked(simple, disk_dir / "un") / "holdfast/job.json").read_text())
+            expected = run("blkid", "-p", "-o", "value", "-s", "UUID", top).strip()
+            assert job["source"]["uuid"] == expected
+            assert str(uuid.UUID(expected)) == expected
+            assert (job["source"]["path"], job["source"]["file_system"]) == ("images/image", "xfs")
+            assert [one["size_bytes"] for one in job["data_disks"]] == [320 * MIB] * (
+                2 if level else 1
+            )
+            if level is None:
+                assert job["source"]["array"] is None
+            else:
+                shown = run("mdadm", "--detail", top)
+                assert job["source"]["array"]["uuid"] in shown
+                assert (job["source"]["array"]["level"], job["source"]["array"]["devices"]) == (
+                    level,
+                    2,
+                )
+            assert report.seen_by_grub
+    finally:
+        if array is not None:
+            subprocess.run(["mdadm", "--stop", array], capture_output=True, check=False)
+        for one in loops:
+            one.detach()
+
+
+SERVE = """
+import sys
+from pathlib import Path
+from holdfast.node.machine import Machine
+from holdfast.privileged.boot import Boot
+from holdfast.privileged.helper import HelperServer, listen
+from holdfast.privileged.room import InProcess
+root, proc, kernel, imager, socket = sys.argv[1:]
+machine = Machine(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
+room = InProcess(Boot(machine, Path(imager)))
+with listen(Path(socket), "nobody") as listener:
+    HelperServer(listener, frozenset({0}), 0, room).run()
+"""
+
+
+def test_the_helper_does_it_for_a_daemon(simple: BootDisk, disk_dir: Path) -> None:
+    socket = disk_dir / "socket"
+    before = simple.state()
+    machine = simple.machine
+    command = [sys.executable, "-c", SERVE, str(machine.root), str(machine.proc), machine.kernel]
+    command += [str(simple.room.imager), str(socket)]
+    with subprocess.Popen(dying_with_parent(command)) as server:
+        until(lambda: socket.exists() and socket.stat().st_mode & 0o777 == 0o600, what="the socket")
+        helper = Helper(socket)
+        report = helper.arm(simple.request())
+        assert (report.nonce, report.seen_by_grub) == (NONCE, True)
+        with pytest.raises(Refused, match="disarm first"):
+            helper.arm(simple.request())
+        assert helper.boot_outcome().armed
+        with pytest.raises(Refused, match="not run by systemd"):
+            helper.reboot(NONCE)
+        assert helper.disarm().removed == ["/boot/holdfast"]
+        assert not helper.boot_outcome().armed
+        server.terminate()
+    assert simple.state() == before
+
+
+ARM = """
+import json, sys
+from pathlib import Path
+from holdfast.node.machine import Machine
+from holdfast.privileged.boot import Boot
+from holdfast.privileged.boot.models import ArmRequest
+root, proc, kernel, imager, request = sys.argv[1:]
+machine = Machine(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
+Boot(machine, Path(imager)).arm(ArmRequest.model_validate_json(request))
+"""
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename", "mkdir", "linkat", "pwrite64", "ioctl"])
+def test_killed_at_any_step_the_old_system_boots_and_all_can_be_undone(
+    simple: BootDisk, disk_dir: Path, call: str
+) -> None:
+    (simple.grub / "custom.cfg").write_text("# before\n")
+    request = simple.request().model_dump_json()
+    machine = simple.machine
+    before = simple.state()
+    armed = kills = 0
+    # Of all ioctls, the freezes and thaws: those of directories.
+    places = (simple.boot / "holdfast", simple.grub) if call == "ioctl" else ()
+    only = [word for place in places for word in ("-P", str(place))]
+    for number in range(1, 60):
+        command = [
+            "strace", "-qq", "-o", "/dev/null", *only, "-e", f"trace={call}",
+            "-e", f"inject={call}:signal=SIGKILL:when={number}",
+            sys.executable, "-c", ARM, str(machine.root), str(machine.proc), machine.kernel,
+            str(disk_dir / "imager"), request,
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        environment = simple.seen_by_grub("/boot/grub/grubenv") or b""
+        if b"next_entry" in environment:
+            # It may be booted: then everything that it needs is there.
+            armed += 1
+            for name in ("holdfast/vmlinuz", "holdfast/initramfs.img", "grub/custom.cfg"):
+                on_disk = simple.seen_by_grub(f"/boot/{name}")
+                assert on_disk == (simple.boot / name).read_bytes(), (name, number)
+        # Not frozen: this would wait for ever.
+        run("timeout", "30", "touch", simple.root / "thawed")
+        simple.room.disarm()
+        assert simple.state() == before, f"{call} {number}"
+        if done.returncode == 0:
+            break
+        assert done.returncode in (-9, 137), done.stderr
+        kills += 1
+    else:
+        pytest.fail("it never ended by itself")
+    assert kills > 0
+    assert armed > 0
