@@ -29,9 +29,11 @@ from holdfast.api.tls import ListenError
 from holdfast.api.tokens import TokenError, list_tokens
 from holdfast.config import Settings, StateDir, StateDirError, prepare_state_dir
 from holdfast.config.load import check_machine
+from holdfast.config.statedir import locate_state_dir
 from holdfast.manifests.service import Manifests
 from holdfast.metrics import Metrics
 from holdfast.node.service import Node
+from holdfast.node.volumes import missing
 from holdfast.operations.kinds import Registry
 from holdfast.operations.model import Conflict, OperationFailed, RequestError
 from holdfast.operations.service import Operations
@@ -216,12 +218,20 @@ def _resident_bytes(pagecache: PageCache) -> Mapping[str, int]:
 
 
 def _degraded(settings: Settings, state: StateDir) -> Sequence[str]:
-    """Say what keeps the daemon from doing all of its work."""
-    reasons = [] if state.degraded is None else [state.degraded]
+    """Say what keeps the daemon from doing all of its work, now."""
+    reasons = []
+    if state.degraded is not None:
+        still = locate_state_dir(settings)[1]
+        reasons.append(
+            still
+            or f"The data volume is there now, and the state is still kept in {state.path}; "
+            "restart holdfast."
+        )
     for number, root in enumerate(settings.roots):
+        reason = missing(root)
         told = number == 0 and state.degraded is not None
-        if not told and not root.is_dir():
-            reasons.append(f"Root {root} is not there; mount the volume.")
+        if reason is not None and not told:
+            reasons.append(f"Root {root} {reason}; mount the volume.")
     return reasons
 
 

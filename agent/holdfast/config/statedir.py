@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.config.settings import Settings
+from holdfast.node.volumes import missing, on_missing_volume
 
 LOCK_NAME = "lock"
 
@@ -39,11 +40,14 @@ def locate_state_dir(settings: Settings) -> tuple[Path, str | None]:
     wanted = settings.state_dir or settings.roots[0] / ".holdfast"
     root = next((root for root in settings.roots if wanted.is_relative_to(root)), None)
     # Making the directory of a volume that is not mounted would put the state on the wrong disk.
-    if root is None or root.is_dir():
+    if root is not None:
+        what, reason = f"Root {root}", missing(root)
+    else:
+        what, reason = f"State directory {wanted}", on_missing_volume(wanted)
+    if reason is None:
         return wanted, None
-    what = "is not a directory" if root.exists() else "does not exist"
     return settings.fallback_state_dir, (
-        f"Root {root} {what}, so a minimal state is kept in {settings.fallback_state_dir}; mount "
+        f"{what} {reason}, so a minimal state is kept in {settings.fallback_state_dir}; mount "
         "the volume and restart holdfast."
     )
 
