@@ -19,6 +19,7 @@ import httpx
 import psutil
 import pytest
 
+from holdfast.operations.ids import encode
 from tests.disk import drop, read_all, write_file
 from tests.system.harness import Daemon
 from tests.waiting import until
@@ -26,6 +27,7 @@ from tests.waiting import until
 MIB = 1 << 20
 SIZE = 12 * MIB
 SLOW = 4 * MIB  # bytes per second: a load of SIZE takes three seconds
+LATER_MS = 2_114_380_800_000  # 2037
 
 Starter = Callable[..., Daemon]
 
@@ -379,6 +381,21 @@ def test_without_its_volume_the_daemon_starts_degraded_and_says_so(
     assert (disk_dir / "fallback" / "operations.sqlite3").exists()
     assert not root.exists()
     root.mkdir()
+
+
+def test_what_was_recorded_while_the_clock_was_ahead_does_not_stay_the_latest(
+    start_daemon: Starter,
+) -> None:
+    daemon = start_daemon(pagecache={"dumps_kept": 2})
+    first = daemon.run("/v1/pagecache/dumps", {})["dump"]
+    daemon.stop()
+    (file,) = (daemon.state_dir / "dumps").glob("*.zst")
+    ahead = encode(LATER_MS << 80)
+    file.rename(file.with_name(file.name.replace(first, ahead)))
+    daemon.restart()
+    made = [daemon.run("/v1/pagecache/dumps", {})["dump"] for _ in range(2)]
+    listed = daemon.http.get("/v1/pagecache/dumps").json()["dumps"]
+    assert [(one["id"], one["latest"]) for one in listed] == [(made[1], True), (made[0], False)]
 
 
 @pytest.fixture

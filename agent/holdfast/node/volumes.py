@@ -108,7 +108,7 @@ def _wanted(name: str, system: Path) -> bool:
 
 
 def _unit_name(point: Path) -> str:
-    """Name the unit of a mount point: /mnt/my-data is mnt-my\\x2ddata.mount."""
+    r"""Name the unit of a mount point: /mnt/my-data is mnt-my\x2ddata.mount."""
     escaped = re.sub(
         rb"^\.|[^A-Za-z0-9:_./]",
         lambda found: b"\\x%02x" % found[0][0],

@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel
 
 from holdfast import _engine
-from holdfast.operations.kinds import Context, Kind
 from holdfast.node.volumes import missing
+from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import RequestError, Slug
 from holdfast.pagecache.dumps import DumpStore, DumpUpload
 from holdfast.pagecache.holders import holders
