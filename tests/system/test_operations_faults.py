@@ -444,3 +444,28 @@ def test_a_full_disk_is_named_and_what_was_recorded_stays(
     daemon.kill()
     daemon.restart()
     assert operation_of(daemon, first["id"]) == first
+
+
+def test_started_on_a_full_disk_it_reads_what_is_there_and_says_what_it_lacks(
+    start_daemon: Starter, small_disk: Path, disk_dir: Path
+) -> None:
+    fallback = disk_dir / "fallback"
+    daemon = start_daemon(state_dir=str(small_disk / "state"), fallback_state_dir=str(fallback))
+    prepare_load(daemon)
+    daemon.stop()
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space"):
+        fill(filler)
+    daemon.restart()
+    assert daemon.run("/v1/pagecache/loads", {"dump": "latest"})["loaded"] == SIZE
+    response = daemon.http.get("/readyz")
+    assert response.status_code == 503
+    assert f"The volume of {small_disk}/state is full" in response.json()["detail"]
+    assert "make room and restart holdfast" in daemon.log
+    assert (fallback / "operations.sqlite3").exists()
+    failed = daemon.finish(daemon.start("/v1/pagecache/dumps", {}))
+    assert failed["error"]["type"] == "/problems/no-space"
+    filler.unlink()
+    daemon.stop()
+    daemon.restart()
+    assert daemon.http.get("/readyz").status_code == 200

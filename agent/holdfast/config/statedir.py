@@ -57,7 +57,18 @@ def prepare_state_dir(settings: Settings) -> StateDir:
 
     Raises `StateDirError` when it is not safe, cannot be made, or another daemon holds it.
     """
-    path, degraded = locate_state_dir(settings)
+    return _prepare(*locate_state_dir(settings))
+
+
+def prepare_fallback(settings: Settings, degraded: str) -> StateDir:
+    """Make the fallback for what the state directory has no room for, check it, and lock it.
+
+    Raises `StateDirError` as `prepare_state_dir` does.
+    """
+    return _prepare(settings.fallback_state_dir, degraded)
+
+
+def _prepare(path: Path, degraded: str | None) -> StateDir:
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with suppress(FileExistsError):
@@ -156,7 +167,9 @@ def _lock(path: Path, directory: int) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(lock, 0)
-        os.write(lock, f"{os.getpid()}\n".encode())
+        # On a full volume it holds without saying whose it is.
+        with suppress(OSError):
+            os.write(lock, f"{os.getpid()}\n".encode())
     except BlockingIOError:
         holder = os.pread(lock, 32, 0).decode(errors="replace").strip()
         os.close(lock)
