@@ -41,28 +41,30 @@ def moments(guest: Guest, unit: str, *names: str) -> list[int]:
 
 def metric(guest: Guest, name: str, **labels: str) -> float:
     """Read a metric as Prometheus would: over TCP, without a token."""
+    text = _get(guest, "/metrics", "c.HTTPConnection('127.0.0.1',9918,timeout=60)")[1]
     shown = "{" + ",".join(f'{key}="{value}"' for key, value in labels.items()) + "}"
     line = next(
-        one
-        for one in fetch(guest, "/metrics")[1].splitlines()
-        if one.startswith(f"{name}{shown if labels else ''} ")
+        one for one in text.splitlines() if one.startswith(f"{name}{shown if labels else ''} ")
     )
     return float(line.rpartition(" ")[2])
 
 
 def readiness(guest: Guest) -> list[str]:
     """Why the daemon is not ready, nothing if it is; the metric has to agree."""
-    status, body = fetch(guest, "/readyz")
+    unix = (
+        "c.HTTPConnection('holdfast');h.sock=s.socket(s.AF_UNIX);"
+        "h.sock.connect('/run/holdfast/holdfast.sock')"
+    )
+    status, body = _get(guest, "/readyz", unix)
     assert status in (200, 503), body
     assert metric(guest, "holdfast_ready") == (status == 200)
     reasons: list[str] = [] if status == 200 else json.loads(body)["reasons"]
     return reasons
 
 
-def fetch(guest: Guest, path: str) -> tuple[int, str]:
-    """GET a path of the daemon over TCP, without a token."""
+def _get(guest: Guest, path: str, connection: str) -> tuple[int, str]:
     script = (
-        "import http.client as c;h=c.HTTPConnection('127.0.0.1',9918,timeout=60);"
+        f"import http.client as c,socket as s;h={connection};"
         f"h.request('GET',{path!r});a=h.getresponse();print(a.status);print(a.read().decode())"
     )
     status, _, body = guest.run("/usr/bin/python3", "-c", script).partition("\n")
