@@ -27,7 +27,7 @@ from holdfast.api.server import HttpServer
 from holdfast.api.services import Services
 from holdfast.api.tls import ListenError
 from holdfast.api.tokens import TokenError, list_tokens
-from holdfast.config import Settings, StateDir, StateDirError, prepare_state_dir
+from holdfast.config import Settings, StateDirError, prepare_state_dir
 from holdfast.config.load import check_machine
 from holdfast.manifests.service import Manifests
 from holdfast.metrics import Metrics
@@ -35,14 +35,14 @@ from holdfast.node.service import Node
 from holdfast.operations.kinds import Registry
 from holdfast.operations.model import Conflict, OperationFailed, RequestError
 from holdfast.operations.service import Operations
-from holdfast.operations.store import Store
 from holdfast.pagecache.service import PageCache
 from holdfast.privileged import privileged
 from holdfast.proof import Verifications
 from holdfast.reimage.checks import Examiner
-from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.imager_status import imager_status
+from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.service import Reimage
+from holdfast.state import lacking, open_store
 from holdfast.tuning.models import ApplyRequest
 from holdfast.tuning.service import Tuning
 from holdfast.tuning.watcher import Watcher
@@ -115,8 +115,7 @@ def _settings_fit(settings: Settings) -> bool:
 def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | None) -> int:
     state = prepare_state_dir(settings)
     stack.callback(state.release)
-    store = Store(state.path)
-    stack.callback(store.close)
+    store, no_room = open_store(settings, state, stack)
     pagecache = PageCache(
         roots=settings.roots,
         state_dir=state.path,
@@ -139,7 +138,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
     )
 
     def degraded() -> Sequence[str]:
-        return _degraded(settings, state)
+        return [*lacking(settings, state), *no_room]
 
     proof = Verifications(manifests)
     reimage = Reimage(
@@ -213,16 +212,6 @@ def _start_tuning(tuning: Tuning, operations: Operations, settings: Settings) ->
 def _resident_bytes(pagecache: PageCache) -> Mapping[str, int]:
     reports = pagecache.state(path=None, depth=0, top=0).reports
     return {report.root: report.total.resident for report in reports}
-
-
-def _degraded(settings: Settings, state: StateDir) -> Sequence[str]:
-    """Say what keeps the daemon from doing all of its work."""
-    reasons = [] if state.degraded is None else [state.degraded]
-    for number, root in enumerate(settings.roots):
-        told = number == 0 and state.degraded is not None
-        if not told and not root.is_dir():
-            reasons.append(f"Root {root} is not there; mount the volume.")
-    return reasons
 
 
 class _Daemon:

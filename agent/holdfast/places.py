@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast.node.volumes import missing
 from holdfast.operations.model import RequestError, Slug
 
 
@@ -36,19 +37,19 @@ class Places:
         self._state_dir = state_dir
 
     def all(self) -> list[Place]:
-        """Every root that exists. Raises `RequestError` if there is none."""
-        places = [Place(root) for root in self.roots if root.is_dir()]
+        """Every root that is there. Raises `RequestError` if there is none."""
+        places = [Place(root) for root in self.roots if missing(root) is None]
         if not places:
-            names = ", ".join(map(str, self.roots))
+            reasons = "; ".join(f"{root} {missing(root)}" for root in self.roots)
             raise RequestError(
-                Slug.UNAVAILABLE, f"No configured root exists ({names}); mount the data volume."
+                Slug.UNAVAILABLE, f"No configured root is there: {reasons}. Mount the data volume."
             )
         return places
 
     def root(self, text: str, field: str) -> Place:
         """Find a root by its path.
 
-        Raises `RequestError` if it is not a configured root or does not exist.
+        Raises `RequestError` if it is not a configured root, or not there.
         """
         root = next((root for root in self.roots if str(root) == text.rstrip("/")), None)
         if root is None:
@@ -56,16 +57,13 @@ class Places:
             raise RequestError(
                 Slug.OUTSIDE_ROOTS, f"{text} is not a configured root; those are {names}.", field
             )
-        if not root.is_dir():
-            raise RequestError(
-                Slug.UNAVAILABLE, f"Root {root} does not exist; mount the data volume.", field
-            )
+        self._check_there(root, field)
         return Place(root)
 
     def find(self, text: str, field: str) -> Place:
         """Find the place of an absolute path of an existing file or directory.
 
-        Raises `RequestError` if it is malformed, not in a root, or not there.
+        Raises `RequestError` if it is malformed, not in a root, or not there, or the root is not.
         """
         if "\0" in text:
             raise RequestError(Slug.INVALID_REQUEST, "The path contains a NUL character.", field)
@@ -84,6 +82,7 @@ class Places:
                 Slug.OUTSIDE_ROOTS, f"{text} is in no configured root; those are {names}.", field
             )
         root = max(inside, key=lambda root: len(root.parts))
+        self._check_there(root, field)
         if path.is_relative_to(self._state_dir):
             raise RequestError(
                 Slug.OUTSIDE_ROOTS, f"{text} is holdfast's own state; name something else.", field
@@ -105,6 +104,14 @@ class Places:
             )
         self._check_kind(path, root, field)
         return Place(root, "" if relative == Path() else str(relative))
+
+    @staticmethod
+    def _check_there(root: Path, field: str) -> None:
+        reason = missing(root)
+        if reason is not None:
+            raise RequestError(
+                Slug.UNAVAILABLE, f"Root {root} {reason}; mount the data volume.", field
+            )
 
     @staticmethod
     def _check_kind(path: Path, root: Path, field: str) -> None:

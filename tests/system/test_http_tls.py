@@ -39,10 +39,13 @@ class Authority:
         self.file = directory / f"{name}.pem"
         self.file.write_bytes(own.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str) -> Issued:
+    def issue(self, name: str, *, organization: str | None = None) -> Issued:
         """Make a certificate for 127.0.0.1 and for this common name."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
+        if organization is not None:
+            attributes.insert(0, x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization))
+        subject = x509.Name(attributes)
         certificate = self._sign(subject, key.public_key(), authority=False)
         issued = Issued(self._directory / f"{name}.crt", self._directory / f"{name}.key")
         issued.certificate.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
@@ -120,12 +123,14 @@ def test_client_certificates(start_daemon: Any, authority: Authority, tmp_path: 
             "client_ca": str(clients.file),
         }
     )
-    with secure_client(daemon, authority, clients.issue("deployer")) as http:
+    with secure_client(daemon, authority, clients.issue("deployer", organization="A, B")) as http:
         assert http.get("/v1/node").status_code == 200
         # A certificate does not replace a token.
         assert http.get("/v1/node", headers={"Authorization": ""}).status_code == 401
         assert http.post("/v1/pagecache/dumps").status_code == 202
-    assert [line["certificate"] for line in audit(daemon)] == ["deployer"]
+    assert [(line["who"], line["certificate"]) for line in audit(daemon)] == [
+        ("token:test-operate", r"CN=deployer,O=A\, B")
+    ]
     for shown in (None, authority.issue("stranger")):
         with (
             secure_client(daemon, authority, shown) as http,

@@ -19,6 +19,7 @@ import httpx
 import psutil
 import pytest
 
+from holdfast.operations.ids import encode
 from tests.disk import drop, read_all, write_file
 from tests.system.harness import Daemon
 from tests.waiting import until
@@ -26,6 +27,7 @@ from tests.waiting import until
 MIB = 1 << 20
 SIZE = 12 * MIB
 SLOW = 4 * MIB  # bytes per second: a load of SIZE takes three seconds
+LATER_MS = 2_114_380_800_000  # 2037
 
 Starter = Callable[..., Daemon]
 
@@ -381,6 +383,21 @@ def test_without_its_volume_the_daemon_starts_degraded_and_says_so(
     root.mkdir()
 
 
+def test_what_was_recorded_while_the_clock_was_ahead_does_not_stay_the_latest(
+    start_daemon: Starter,
+) -> None:
+    daemon = start_daemon(pagecache={"dumps_kept": 2})
+    first = daemon.run("/v1/pagecache/dumps", {})["dump"]
+    daemon.stop()
+    (file,) = (daemon.state_dir / "dumps").glob("*.zst")
+    ahead = encode(LATER_MS << 80)
+    file.rename(file.with_name(file.name.replace(first, ahead)))
+    daemon.restart()
+    made = [daemon.run("/v1/pagecache/dumps", {})["dump"] for _ in range(2)]
+    listed = daemon.http.get("/v1/pagecache/dumps").json()["dumps"]
+    assert [(one["id"], one["latest"]) for one in listed] == [(made[1], True), (made[0], False)]
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """Give a directory on a file system of two MiB of its own."""
@@ -427,3 +444,28 @@ def test_a_full_disk_is_named_and_what_was_recorded_stays(
     daemon.kill()
     daemon.restart()
     assert operation_of(daemon, first["id"]) == first
+
+
+def test_started_on_a_full_disk_it_reads_what_is_there_and_says_what_it_lacks(
+    start_daemon: Starter, small_disk: Path, disk_dir: Path
+) -> None:
+    fallback = disk_dir / "fallback"
+    daemon = start_daemon(state_dir=str(small_disk / "state"), fallback_state_dir=str(fallback))
+    prepare_load(daemon)
+    daemon.stop()
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space"):
+        fill(filler)
+    daemon.restart()
+    assert daemon.run("/v1/pagecache/loads", {"dump": "latest"})["loaded"] == SIZE
+    response = daemon.http.get("/readyz")
+    assert response.status_code == 503
+    assert f"The volume of {small_disk}/state is full" in response.json()["detail"]
+    assert "make room and restart holdfast" in daemon.log
+    assert (fallback / "operations.sqlite3").exists()
+    failed = daemon.finish(daemon.start("/v1/pagecache/dumps", {}))
+    assert failed["error"]["type"] == "/problems/no-space"
+    filler.unlink()
+    daemon.stop()
+    daemon.restart()
+    assert daemon.http.get("/readyz").status_code == 200

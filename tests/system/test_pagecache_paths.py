@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -111,6 +111,18 @@ class TestMountedInside:
             response = daemon.http.get(SHOW, params={"path": str(named)})
             assert response.status_code == 422, response.text
             assert response.json()["type"] == "/problems/outside-roots"
+
+
+def test_the_state_directory_is_left_out_in_silence_also_as_a_mount(
+    start_daemon: Callable[..., Daemon],
+) -> None:
+    # As systemd's ReadWritePaths= makes one of it.
+    daemon = start_daemon(state_dir=None)
+    write_file(daemon.root / "own", PAGE)
+    with mounted(daemon.state_dir, "--bind", daemon.state_dir):
+        assert daemon.run(DUMPS, {})["skipped"] == {}
+        (report,) = daemon.http.get(SHOW).json()["reports"]
+        assert (report["skipped"], report["total"]["files"]) == ({}, 1)
 
 
 def test_a_root_without_a_page_cache_of_its_own(daemon: Daemon, disk_dir: Path) -> None:

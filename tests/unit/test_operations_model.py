@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from holdfast.operations.ids import UlidFactory, encode, new_id
+from holdfast.operations.ids import UlidFactory, decode, encode, new_id
 from holdfast.operations.kinds import Registry
 from holdfast.operations.model import (
     FieldError,
@@ -46,10 +46,23 @@ def test_ids_increase_when_the_clock_steps_back(monkeypatch: pytest.MonkeyPatch)
     assert factory() > first
 
 
+def test_ids_follow_those_that_another_process_made_by_a_clock_that_was_ahead() -> None:
+    factory = UlidFactory()
+    known = encode((time.time_ns() // 1_000_000 + 10**12) << 80)
+    factory.follow(known)
+    assert factory() > known
+    factory.follow(new_id())
+    assert factory() > known
+    for wrong in ("", "x" * 26, known.replace(known[-1], "U"), "8" + known[1:]):
+        with pytest.raises(ValueError, match=r"ULID|substring"):
+            factory.follow(wrong)
+
+
 def test_encoding_is_that_of_ulids() -> None:
     # The example of the ULID specification: its largest value.
     assert encode(2**128 - 1) == "7ZZZZZZZZZZZZZZZZZZZZZZZZZ"
     assert encode(0) == "0" * 26
+    assert decode(encode(2**127 + 12345)) == 2**127 + 12345
 
 
 def test_final_states() -> None:

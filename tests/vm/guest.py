@@ -43,22 +43,22 @@ class Guest:
             else:
                 return
 
-    def run(self, *command: str, seconds: float = 120.0, check: bool = True) -> str:
+    def run(self, *command: str, seconds: float = 300.0, check: bool = True) -> str:
         """Run a command and answer what it printed. Raises `GuestError` if it fails."""
         done = self.call(*command, seconds=seconds)
         if check and done.returncode != 0:
             raise GuestError(f"{' '.join(command)}: {done.returncode}: {done.stdout}{done.stderr}")
         return str(done.stdout)
 
-    def sh(self, script: str, *, seconds: float = 120.0, check: bool = True) -> str:
+    def sh(self, script: str, *, seconds: float = 300.0, check: bool = True) -> str:
         """Run a shell script and answer what it printed."""
         return self.run("/bin/sh", "-c", script, seconds=seconds, check=check)
 
-    def json(self, *command: str, seconds: float = 120.0) -> Any:
+    def json(self, *command: str, seconds: float = 300.0) -> Any:
         """Run a command that prints JSON."""
         return json.loads(self.run(*command, seconds=seconds))
 
-    def call(self, *command: str, seconds: float = 120.0) -> subprocess.CompletedProcess[str]:
+    def call(self, *command: str, seconds: float = 300.0) -> subprocess.CompletedProcess[str]:
         """Run a command and answer how it ended."""
         started = self._ask(
             "guest-exec", {"path": command[0], "arg": command[1:], "capture-output": True}

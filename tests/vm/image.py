@@ -46,6 +46,8 @@ ln -sf /dev/null etc/systemd/system/getty@.service
 ln -sf /dev/null etc/systemd/system/serial-getty@.service
 ln -sf /dev/null etc/systemd/system/apt-daily.timer
 ln -sf /dev/null etc/systemd/system/apt-daily-upgrade.timer
+ln -sf /dev/null etc/systemd/system/e2scrub_reap.service
+ln -sf /dev/null etc/systemd/system/systemd-binfmt.service
 rm -rf usr/share/doc usr/share/man usr/share/locale var/cache/apt var/lib/apt/lists/*
 """
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from tests.system.harness import dying_with_parent
 from tests.vm.guest import Guest, GuestError
 
-BOOT_SECONDS = 240.0
-_STOP_SECONDS = 120.0
+BOOT_SECONDS = 600.0
+_STOP_SECONDS = 300.0
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import ssl
+from collections.abc import Mapping
+from typing import Any
 
 from holdfast.config import TlsSettings
 
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 10.0
+# The short names of RFC 4514, section 3, for the long ones of OpenSSL; others are told as they are.
+_ATTRIBUTES = {
+    "commonName": "CN",
+    "countryName": "C",
+    "domainComponent": "DC",
+    "localityName": "L",
+    "organizationName": "O",
+    "organizationalUnitName": "OU",
+    "stateOrProvinceName": "ST",
+    "streetAddress": "STREET",
+    "userId": "UID",
+}
 
 
 class ListenError(Exception):
@@ -89,3 +104,25 @@ def _load(tls: TlsSettings) -> ssl.SSLContext:
             ) from error
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def subject_of(certificate: Mapping[str, Any]) -> str:
+    """Name whom a certificate is for, given as `ssl.SSLSocket.getpeercert` tells it.
+
+    The subject as RFC 4514 writes it (`CN=ci,O=Example`); where that is empty, the first other
+    name (`DNS:ci.example`), else the serial number (`serial 0A1B`).
+    """
+    names = [
+        "+".join(f"{_ATTRIBUTES.get(key, key)}={_escape(value)}" for key, value in group)
+        for group in certificate.get("subject", ())
+    ]
+    if names:
+        return ",".join(reversed(names))
+    for kind, value in certificate.get("subjectAltName", ()):
+        return f"{kind}:{value}"
+    return f"serial {certificate.get('serialNumber', 'unknown')}"
+
+
+def _escape(value: str) -> str:
+    escaped = re.sub(r'[\\,+"<>;]|^[ #]| $', lambda found: f"\\{found[0]}", value)
+    return escaped.replace("\0", r"\00")

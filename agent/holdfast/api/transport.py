@@ -15,6 +15,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from holdfast.api.rendering import PROBLEM_JSON, to_json
+from holdfast.api.tls import subject_of
 from holdfast.operations.model import Problem, Slug
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class Peer:
     uid: int | None = None
     """The user at the other end of a unix socket, as the kernel tells."""
     certificate: str | None = None
-    """The subject's common name of a client certificate that was verified."""
+    """Whom a client certificate that was verified names: see `subject_of`."""
     loopback: bool = False
     """It is a process of this machine."""
 
@@ -131,14 +132,8 @@ class Protocol(H11Protocol):
 
 def _subject(transport: asyncio.BaseTransport) -> str | None:
     connection: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
-    if connection is None:
-        return None
-    certificate: dict[str, Any] = dict(connection.getpeercert() or {})
-    for group in certificate.get("subject", ()):
-        for key, value in group:
-            if key == "commonName":
-                return str(value)
-    return None
+    certificate = None if connection is None else connection.getpeercert()
+    return subject_of(certificate) if certificate else None
 
 
 def _is_loopback(host: str) -> bool:

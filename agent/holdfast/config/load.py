@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource
 
 from holdfast.config.settings import Settings, flatten
+from holdfast.node.volumes import missing
 
 DEFAULT_CONFIG_FILE = Path("/etc/holdfast/holdfast.toml")
 PREFIX = "HOLDFAST_"
@@ -125,15 +126,15 @@ def check_machine(settings: Settings) -> list[Finding]:
     """Compare valid settings with this machine: missing roots, files that cannot be read."""
     findings: list[Finding] = []
     for number, root in enumerate(settings.roots):
-        if root.is_dir():
+        reason = missing(root)
+        if reason is None:
             continue
-        what = "is not a directory" if root.exists() else "does not exist"
         then = (
             f"; state would be kept in {settings.fallback_state_dir}, degraded"
             if number == 0 and settings.state_dir is None
             else ""
         )
-        findings.append(Finding("warning", f"Root {root} {what}{then}."))
+        findings.append(Finding("warning", f"Root {root} {reason}{then}."))
     if settings.listen_address is None:
         return findings
     for key in ("certificate", "key", "client_ca"):

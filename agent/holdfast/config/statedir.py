@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.config.settings import Settings
+from holdfast.node.volumes import missing, on_missing_volume
 
 LOCK_NAME = "lock"
 
@@ -39,11 +40,14 @@ def locate_state_dir(settings: Settings) -> tuple[Path, str | None]:
     wanted = settings.state_dir or settings.roots[0] / ".holdfast"
     root = next((root for root in settings.roots if wanted.is_relative_to(root)), None)
     # Making the directory of a volume that is not mounted would put the state on the wrong disk.
-    if root is None or root.is_dir():
+    if root is not None:
+        what, reason = f"Root {root}", missing(root)
+    else:
+        what, reason = f"State directory {wanted}", on_missing_volume(wanted)
+    if reason is None:
         return wanted, None
-    what = "is not a directory" if root.exists() else "does not exist"
     return settings.fallback_state_dir, (
-        f"Root {root} {what}, so a minimal state is kept in {settings.fallback_state_dir}; mount "
+        f"{what} {reason}, so a minimal state is kept in {settings.fallback_state_dir}; mount "
         "the volume and restart holdfast."
     )
 
@@ -53,7 +57,18 @@ def prepare_state_dir(settings: Settings) -> StateDir:
 
     Raises `StateDirError` when it is not safe, cannot be made, or another daemon holds it.
     """
-    path, degraded = locate_state_dir(settings)
+    return _prepare(*locate_state_dir(settings))
+
+
+def prepare_fallback(settings: Settings, degraded: str) -> StateDir:
+    """Make the fallback for what the state directory has no room for, check it, and lock it.
+
+    Raises `StateDirError` as `prepare_state_dir` does.
+    """
+    return _prepare(settings.fallback_state_dir, degraded)
+
+
+def _prepare(path: Path, degraded: str | None) -> StateDir:
     try:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with suppress(FileExistsError):
@@ -152,7 +167,9 @@ def _lock(path: Path, directory: int) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(lock, 0)
-        os.write(lock, f"{os.getpid()}\n".encode())
+        # On a full volume it holds without saying whose it is.
+        with suppress(OSError):
+            os.write(lock, f"{os.getpid()}\n".encode())
     except BlockingIOError:
         holder = os.pread(lock, 32, 0).decode(errors="replace").strip()
         os.close(lock)

@@ -46,22 +46,23 @@ def mount_of(path: Path, mounts: Sequence[Mount]) -> Mount | None:
     )[1]
 
 
+def unescape(field: bytes) -> str:
+    """Read a field of mountinfo or fstab, in which blanks and backslashes are octal."""
+    return os.fsdecode(_ESCAPE.sub(lambda found: bytes([int(found[1], 8) & 0xFF]), field))
+
+
 def _parse(line: bytes) -> Mount | None:
     left, dash, right = line.partition(b" - ")
     fields, rest = left.split(b" "), right.split(b" ")
     if not dash or len(fields) < 6 or len(rest) < 3:
         return None
-    text = [_decode(field) for field in fields]
+    text = [unescape(field) for field in fields]
     return Mount(
         number=text[2],
         root=text[3],
         point=text[4],
         options=text[5],
-        file_system=_decode(rest[0]),
-        source=_decode(rest[1]),
-        super_options=_decode(rest[2]),
+        file_system=unescape(rest[0]),
+        source=unescape(rest[1]),
+        super_options=unescape(rest[2]),
     )
-
-
-def _decode(field: bytes) -> str:
-    return os.fsdecode(_ESCAPE.sub(lambda found: bytes([int(found[1], 8) & 0xFF]), field))

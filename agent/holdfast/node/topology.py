@@ -9,6 +9,7 @@ from pathlib import Path
 from holdfast.node.devices import Sysfs
 from holdfast.node.models import BlockDevice, RootTopology
 from holdfast.node.mounts import Mount, mount_of, read_mounts
+from holdfast.node.volumes import missing
 
 
 def describe_root(root: Path, *, proc: Path = Path("/proc"), sysfs: Sysfs) -> RootTopology:
@@ -32,6 +33,9 @@ def describe_root(root: Path, *, proc: Path = Path("/proc"), sysfs: Sysfs) -> Ro
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "its symbolic links make a loop"
         answer.note = f"{shown} cannot be looked at: {reason}."
+        return answer
+    if (volume := missing(root)) is not None:
+        answer.note = f"{shown} {volume}."
         return answer
     answer.exists = True
     answer.size_bytes = space.f_frsize * space.f_blocks

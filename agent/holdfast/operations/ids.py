@@ -25,10 +25,29 @@ class UlidFactory:
             self._last = value = value if value > self._last else self._last + 1
         return encode(value)
 
+    def follow(self, known: str) -> None:
+        """Make ids from now on sort after `known`, whatever the clock says now.
+
+        Raises `ValueError` if that is no ULID.
+        """
+        value = decode(known)
+        with self._lock:
+            self._last = max(self._last, value)
+
 
 def encode(value: int) -> str:
     """Write a 128-bit number as 26 characters of Crockford base 32."""
     return "".join(_ALPHABET[value >> shift & 31] for shift in range(125, -1, -5))
+
+
+def decode(text: str) -> int:
+    """Read what `encode` wrote. Raises `ValueError` if it did not."""
+    if len(text) != LENGTH or text[0] > "7":
+        raise ValueError(f"{text!r} is not a ULID")
+    value = 0
+    for character in text:
+        value = value << 5 | _ALPHABET.index(character)
+    return value
 
 
 new_id = UlidFactory()

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel
 
 from holdfast import _engine
+from holdfast.node.volumes import missing
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import RequestError, Slug
 from holdfast.pagecache.dumps import DumpStore, DumpUpload
@@ -236,11 +237,11 @@ class PageCache:
     def _shown(self, path: str | None) -> tuple[list[Place], list[UnavailableRoot]]:
         if path is not None:
             return [self._places.find(path, "path")], []
-        there = [root for root in self._places.roots if root.is_dir()]
-        absent = [root for root in self._places.roots if root not in there]
-        return [Place(root) for root in there], [
-            UnavailableRoot(root=str(root), detail="It does not exist; mount the data volume.")
-            for root in absent
+        reasons = {root: missing(root) for root in self._places.roots}
+        return [Place(root) for root, reason in reasons.items() if reason is None], [
+            UnavailableRoot(root=str(root), detail=f"It {reason}; mount the data volume.")
+            for root, reason in reasons.items()
+            if reason is not None
         ]
 
     def _residency(self, place: Place, depth: int, top: int) -> ResidencyReport:

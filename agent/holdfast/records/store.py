@@ -22,7 +22,7 @@ from holdfast.operations.ids import new_id
 from holdfast.operations.model import RequestError, Slug
 
 LATEST = "latest"
-_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
+_ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _EXPANSION = 16
 """A record may be so many times as large as `max_record_bytes` when it is decompressed."""
 
@@ -88,8 +88,14 @@ class RecordStore(ABC, Generic[R]):
         """Describe a record, with `latest` false. Raises as `check` does."""
 
     def prepare(self) -> None:
-        """Make the directory, and remove what an earlier process left unfinished in it."""
+        """Make the directory, and remove what an earlier process left unfinished in it.
+
+        Ids made later in this process sort after those of the records that were made here, so that
+        the newest is the latest also where the clock was ahead when the others were made.
+        """
         prepare_directory(self.directory)
+        for path in self.made_here()[:1]:
+            new_id.follow(path.name.removesuffix(self._suffix))
 
     def destination(self, record_id: str, *, uploaded: bool = False, replace: bool = False) -> Path:
         """Where a new record goes.

@@ -16,6 +16,7 @@ from holdfast.node.links import Link, LinkError, default_routes, read_links
 from holdfast.node.models import BlockDevice
 from holdfast.node.mounts import read_mounts
 from holdfast.node.topology import devices_below
+from holdfast.node.volumes import missing
 from holdfast.privileged.writes import is_device
 
 Selector = Mapping[str, list[str] | bool]
@@ -165,7 +166,8 @@ class Machine:
                 key=lambda one: (len(Path(one[1].point).parts), one[0]),
                 default=None,
             )
-            if holding is None or not real.exists():
+            # Without its volume it lies on the root disk, which is none for data.
+            if holding is None or missing(root) is not None:
                 continue
             stack = devices_below(holding[1], self._sysfs)
             self._give(found, stack, "data-disk")

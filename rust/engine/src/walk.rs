@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{AtFlags, FileType, RawDir};
+use rustix::fs::{AtFlags, FileType, RawDir, StatxFlags, statx};
 
 use crate::confine::{OpenFile, Refusal, identity, is_dax, open_directory, open_file, stat};
 use crate::pool::{self, Queue};
@@ -142,12 +142,7 @@ pub fn walk<V: Visit>(
 pub(crate) fn excluded(exclude: &[impl AsRef<Path>]) -> Result<HashSet<(u64, u64)>> {
     let mut excluded = HashSet::new();
     for path in exclude {
-        match rustix::fs::statx(
-            rustix::fs::CWD,
-            path.as_ref(),
-            AtFlags::empty(),
-            rustix::fs::StatxFlags::BASIC_STATS,
-        ) {
+        match statx(rustix::fs::CWD, path.as_ref(), AtFlags::empty(), StatxFlags::BASIC_STATS) {
             Ok(stat) => _ = excluded.insert(identity(&stat)),
             Err(rustix::io::Errno::NOENT) => {}
             Err(errno) => return Err(Error::io(path, errno)),
@@ -207,6 +202,8 @@ impl<V: Visit> Walk<'_, V> {
         let directory = match opened {
             Ok((stat, _)) if self.excluded.contains(&identity(&stat)) => return Ok(()),
             Ok((_, fd)) => Arc::new(fd),
+            // What may be written in a namespace that sees all else read-only is a mount there.
+            Err(rustix::io::Errno::XDEV) if self.is_excluded(parent, name) => return Ok(()),
             Err(errno) => return self.visitor.skip(start, &path, errno.into()),
         };
         let mut buffer = vec![MaybeUninit::uninit(); ENTRIES];
@@ -259,6 +256,13 @@ impl<V: Visit> Walk<'_, V> {
             self.visitor.skip(start, &join(&path, name), reason)?;
         }
         self.files(start, directory.as_fd(), &path, names, queue)
+    }
+
+    fn is_excluded(&self, parent: Option<&OwnedFd>, name: &CStr) -> bool {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        parent
+            .and_then(|parent| statx(parent, name, flags, StatxFlags::BASIC_STATS).ok())
+            .is_some_and(|stat| self.excluded.contains(&identity(&stat)))
     }
 
     fn kind_of(&self, directory: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<FileType> {

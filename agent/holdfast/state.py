@@ -1,0 +1,64 @@
+"""Where the daemon's state is while a volume is missing or full, and what it lacks for that."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from holdfast.config import Settings, StateDir
+from holdfast.config.statedir import locate_state_dir, prepare_fallback
+from holdfast.node.volumes import missing
+from holdfast.operations.store import Store, StoreError
+
+log = logging.getLogger(__name__)
+
+_STORE_BYTES = 1 << 20
+"""A volume with less free is too full for a record of operations, which keeps a log beside it."""
+
+
+def open_store(
+    settings: Settings, state: StateDir, stack: ExitStack
+) -> tuple[Store, Sequence[str]]:
+    """Open the record of operations: elsewhere if the volume is full, and then say so.
+
+    What is on a full volume can still be read and loaded, and that has to be recorded somewhere.
+    `stack` closes what was opened. Raises `StoreError` and `StateDirError`.
+    """
+    no_room = []
+    try:
+        store = Store(state.path)
+    except StoreError as error:
+        space = os.statvfs(state.path)
+        free = space.f_bavail * space.f_frsize
+        if state.path == settings.fallback_state_dir or free > _STORE_BYTES:
+            raise
+        told = (
+            f"The volume of {state.path} is full ({free} bytes are free), so operations are "
+            f"recorded in {settings.fallback_state_dir}; make room and restart holdfast."
+        )
+        log.error("%s", error)
+        fallback = prepare_fallback(settings, told)
+        stack.callback(fallback.release)
+        store, no_room = Store(fallback.path), [told]
+    stack.callback(store.close)
+    return store, no_room
+
+
+def lacking(settings: Settings, state: StateDir) -> Sequence[str]:
+    """Say what keeps the daemon from doing all of its work, now."""
+    reasons = []
+    if state.degraded is not None:
+        still = locate_state_dir(settings)[1]
+        reasons.append(
+            still
+            or f"The data volume is there now, and the state is still kept in {state.path}; "
+            "restart holdfast."
+        )
+    for number, root in enumerate(settings.roots):
+        reason = missing(root)
+        told = number == 0 and state.degraded is not None
+        if reason is not None and not told:
+            reasons.append(f"Root {root} {reason}; mount the volume.")
+    return reasons
