@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,7 @@ class Browser:
         for domain in ("Page", "Runtime", "Log", "Network"):
             page.call(f"{domain}.enable")
         page.resize(width, height)
+        page.call("Emulation.setScrollbarsHidden", hidden=True)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         page.call("Emulation.setEmulatedMedia", features=[scheme])
         page.go(url)
@@ -222,8 +223,11 @@ class Page:
 
 
 @contextmanager
-def running_browser(profile: Path) -> Iterator[Browser]:
-    """Run a browser with its files in an empty directory, and end it with all its processes."""
+def running_browser(profile: Path, wrapper: Sequence[str] = ()) -> Iterator[Browser]:
+    """Run a browser with its files in an empty directory, and end it with all its processes.
+
+    `wrapper` is a command that runs the command behind it, such as `nsenter`.
+    """
     program = shutil.which("chromium")
     if program is None:
         pytest.fail("install the package `chromium`")
@@ -234,7 +238,7 @@ def running_browser(profile: Path) -> Iterator[Browser]:
     command = [program, *_FLAGS, f"--user-data-dir={profile / 'profile'}", "about:blank"]
     with (profile / "log").open("wb") as log:
         process = subprocess.Popen(
-            dying_with_parent(["bash", "-c", script, "bash", *command]),
+            dying_with_parent([*wrapper, "bash", "-c", script, "bash", *command]),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
