@@ -103,8 +103,8 @@ def copy_of(suite: str, directory: Path, files: Sequence[Path] = ()) -> Iterator
     disk = directory / "srv"
     disk.mkdir()
     with tmpfs(directory / suite, _SYSTEM_BYTES) as tree:
-        command = ["tar", "--extract", "--numeric-owner", "--file", _archive(suite)]
-        subprocess.run([*command, "--directory", tree], check=True)
+        unpack = ["tar", "--extract", "--numeric-owner", f"--file={_archive(suite)}"]
+        subprocess.run([*unpack, f"--directory={tree}"], check=True)
         for file in files:
             shutil.copy(file, tree / "root")
         with mounted(tree / "srv", "--bind", disk):
