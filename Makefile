@@ -20,6 +20,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # An active environment of any other kind would catch what is meant for .venv.
 export VIRTUAL_ENV := $(CURDIR)/.venv
 unexport CONDA_PREFIX PYTHONPATH PYTHONHOME
+# What is built for others does not name directories of whoever built it.
+cargo_home := $(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)
+build wheel: export RUSTFLAGS += --remap-path-prefix=$(cargo_home)=/cargo --remap-path-prefix=$(CURDIR)=/holdfast
 
 .PHONY: help
 help: ## Show this list
@@ -63,7 +66,7 @@ run: build ## Run the daemon in the foreground on DATA=/path, with curl lines to
 	@packaging/run-in-checkout '$(DATA)' '$(LISTEN)'
 
 .PHONY: test
-test: lint test-packages ## Run everything: lint, the engine's tests, unit and system tests
+test: lint deb test-packages ## Run everything: lint, the engine's tests, unit and system tests
 	cargo test --locked --quiet --workspace --exclude holdfast-binding
 	$(bin)/python -m pytest $(PYTEST_ARGS)
 

@@ -47,6 +47,11 @@ class Machine:
         self._mounts.append(f"30 1 {number} / {escaped} rw,noatime - {kind} {source} rw")
         (self.proc / "self/mountinfo").write_text("\n".join(self._mounts) + "\n")
 
+    def first_process(self, *lines: str) -> None:
+        """Say what the machine's first process sees."""
+        (self.proc / "1").mkdir()
+        (self.proc / "1/mountinfo").write_text("".join(f"{line}\n" for line in lines))
+
     def describe(self, root: Path) -> RootTopology:
         return describe_root(root, proc=self.proc, sysfs=Sysfs(self.sys))
 
@@ -130,6 +135,30 @@ def test_of_two_mounts_on_one_point_the_later_counts(machine: Machine, root: Pat
     machine.mount("254:0", root)
     machine.mount("254:16", root)
     assert [one.name for one in machine.describe(root).devices] == ["vdb"]
+
+
+@pytest.mark.parametrize(
+    ("line", "options"),
+    [
+        # We see it as `rw,noatime`; the file system's own options come behind.
+        (
+            "30 1 254:0 / {} rw,relatime - ext4 x rw,errors=remount-ro",
+            "rw,relatime,errors=remount-ro",
+        ),
+        ("30 1 254:0 / {} ro,relatime - ext4 x rw", "ro,relatime"),
+        # Made read-only by the kernel after an error.
+        ("30 1 254:0 / {} rw,relatime - ext4 x ro", "ro,relatime"),
+        # Another one is there, or none: our own view is all there is.
+        ("30 1 254:16 / {} ro - ext4 x ro", "rw,noatime"),
+        ("30 1 8:1 / / ro - ext4 x ro", "rw,noatime"),
+    ],
+)
+def test_options_are_those_that_the_machine_has(
+    machine: Machine, root: Path, line: str, options: str
+) -> None:
+    machine.mount("254:0", root)
+    machine.first_process(line.format(str(root).replace(" ", r"\040")))
+    assert machine.describe(root).options == options
 
 
 def test_a_missing_root_is_told(machine: Machine, tmp_path: Path) -> None:

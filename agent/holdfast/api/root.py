@@ -57,7 +57,10 @@ _PAGE = files("holdfast.api").joinpath("page.html").read_text(encoding="utf-8")
 
 
 def _policy(page: str) -> str:
-    """Allow the page's own script and style, by their digests, and to ask this daemon; no more."""
+    """Allow the page's own script, style and icon, and to ask this daemon; no more.
+
+    Script and style are named by their digests.
+    """
 
     def digest(tag: str) -> str:
         inner = page.partition(f"<{tag}>")[2].partition(f"</{tag}>")[0]
@@ -65,7 +68,7 @@ def _policy(page: str) -> str:
 
     return (
         f"default-src 'none'; script-src 'sha256-{digest('script')}'; "
-        f"style-src 'sha256-{digest('style')}'; connect-src 'self'; "
+        f"style-src 'sha256-{digest('style')}'; connect-src 'self'; img-src data:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 

@@ -102,7 +102,11 @@ class RootTopology(BaseModel):
     mount_point: str | None
     source: str | None = Field(description="What is mounted, as the kernel names it.")
     file_system: str | None
-    options: str | None
+    options: str | None = Field(
+        description="Of the mount and its file system, as mount(8) on the machine shows them and "
+        "not as the service does, which itself sees nearly everything read-only. The service's "
+        "own view where /proc/1/mountinfo cannot be read or has no such mount."
+    )
     size_bytes: int | None
     available_bytes: int | None = Field(description="To users who are not root.")
     devices: list[BlockDevice] = Field(description="From the mounted device down to the disks.")

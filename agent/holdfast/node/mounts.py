@@ -13,7 +13,7 @@ _ESCAPE = re.compile(rb"\\([0-7]{3})")
 
 @dataclass(frozen=True)
 class Mount:
-    """One line of /proc/self/mountinfo."""
+    """One line of a process's mountinfo, as proc(5) describes it."""
 
     number: str
     """`major:minor` of the file system; `0:N` for those without a device of their own."""
@@ -23,16 +23,38 @@ class Mount:
     file_system: str
     source: str
     options: str
+    """Of this mount alone."""
     super_options: str
+    """Of the file system, the same wherever it is mounted."""
 
 
-def read_mounts(proc: Path = Path("/proc")) -> Sequence[Mount]:
-    """Return all mounts, in the order they were made. Raises `OSError`."""
+def read_mounts(proc: Path = Path("/proc"), process: str = "self") -> Sequence[Mount]:
+    """Return all mounts that a process sees, in the order they were made. Raises `OSError`."""
     return [
         mount
-        for line in (proc / "self/mountinfo").read_bytes().splitlines()
+        for line in (proc / process / "mountinfo").read_bytes().splitlines()
         if (mount := _parse(line)) is not None
     ]
+
+
+def machine_options(mount: Mount, proc: Path = Path("/proc")) -> str:
+    """Return the options of a mount and its file system, as mount(8) on the machine shows them.
+
+    A service sees mounts with options of its own: `ProtectSystem=strict` makes nearly all of them
+    read-only. Those of the machine's first process count; our own where it does not show its
+    mounts, or has another one there.
+    """
+    try:
+        seen = mount_of(Path(mount.point), read_mounts(proc, "1"))
+    except OSError:
+        seen = None
+    if seen is None or (seen.point, seen.number) != (mount.point, mount.number):
+        seen = mount
+    # As proc(5) has it: what is read-only in either way is read-only.
+    lists = [seen.options.split(","), seen.super_options.split(",")]
+    access = "ro" if any("ro" in one for one in lists) else "rw"
+    rest = [option for one in lists for option in one if option not in ("ro", "rw")]
+    return ",".join([access, *dict.fromkeys(rest)])
 
 
 def mount_of(path: Path, mounts: Sequence[Mount]) -> Mount | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from holdfast.node.devices import Sysfs
 from holdfast.node.models import BlockDevice, RootTopology
-from holdfast.node.mounts import Mount, mount_of, read_mounts
+from holdfast.node.mounts import Mount, machine_options, mount_of, read_mounts
 from holdfast.node.volumes import missing
 
 
@@ -51,7 +51,7 @@ def describe_root(root: Path, *, proc: Path = Path("/proc"), sysfs: Sysfs) -> Ro
     answer.mount_point = _shown(mount.point)
     answer.source = _shown(mount.source)
     answer.file_system = mount.file_system
-    answer.options = _shown(mount.options)
+    answer.options = _shown(machine_options(mount, proc))
     answer.devices = devices_below(mount, sysfs)
     if not answer.devices:
         answer.note = _why_no_device(mount)

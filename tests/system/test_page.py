@@ -1,0 +1,271 @@
+"""The page at `/`, as a browser shows it."""
+
+from __future__ import annotations
+
+import re
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.disk import drop, write_file
+from tests.system.browser import Browser, Page, running_browser
+from tests.system.harness import Daemon
+from tests.system.tuning import SYSCTLS, tuned
+
+MIB = 1 << 20
+NAME = "net.core.somaxconn"
+# Of each element with text of its own: the contrast of its colour with what lies behind it, by the
+# formula of WCAG 2.1. A canvas turns whatever CSS says into red, green and blue.
+_CONTRASTS = """
+(() => {
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const paint = (colors) => {
+    canvas.clearRect(0, 0, 1, 1);
+    for (const color of colors) { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); }
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const luminance = (rgb) => {
+    const linear = (v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+    const [r, g, b] = rgb.map((v) => linear(v / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const probe = document.body.appendChild(document.createElement("p"));
+  probe.style.backgroundColor = "Canvas";
+  const page = getComputedStyle(probe).backgroundColor;
+  probe.remove();
+  const found = [];
+  for (const one of document.body.querySelectorAll("*")) {
+    const texts = [...one.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE);
+    const text = texts.map((node) => node.data.trim()).join("");
+    if (!text || !one.checkVisibility() || one.tagName === "SCRIPT") continue;
+    const behind = [page];
+    for (let at = one, own = []; ; at = at.parentElement) {
+      if (!at) { behind.push(...own.reverse()); break; }
+      own.push(getComputedStyle(at).backgroundColor);
+    }
+    const [a, b] = [paint([...behind, getComputedStyle(one).color]), paint(behind)].map(luminance);
+    found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), text]);
+  }
+  return { page: paint([page]), found };
+})()
+"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with tempfile.TemporaryDirectory() as directory, running_browser(Path(directory)) as one:
+        yield one
+
+
+@pytest.fixture
+def node(daemon: Daemon) -> Daemon:
+    """Give a daemon with files of which some are in memory, and operations that have ended."""
+    for number in range(3):
+        write_file(daemon.root / "cassandra" / f"{number}.db", 8 * MIB, seed=number)
+    write_file(daemon.root / "commitlog" / "1.log", 8 * MIB)
+    write_file(daemon.root / "a-secret-name", MIB)
+    for number in range(2):
+        drop(daemon.root / "cassandra" / f"{number}.db")
+    daemon.run("/v1/pagecache/dumps", {})
+    return daemon
+
+
+def show(page: Page, node: Daemon) -> None:
+    """Give a page that asks for a token one that may read."""
+    page.until("!document.getElementById('login').hidden")
+    page.type("#token", node.tokens.secrets["read"])
+
+
+def shown(browser: Browser, node: Daemon, **window: Any) -> Page:
+    """Open the page with a token that may read, and wait until everything is there."""
+    page = browser.open(node.url, **window)
+    show(page, node)
+    page.until("document.querySelector('.tape') && !document.getElementById('node-part').hidden")
+    return page
+
+
+def looks(page: Page, count: int) -> None:
+    """Wait until the page has looked at the node so many times more."""
+    now = int(page.evaluate("document.body.dataset.looked || 0"))
+    page.until(f"document.body.dataset.looked >= {now + count}")
+
+
+def check_harmless(page: Page, node: Daemon) -> None:
+    """Nothing was asked of others, nothing was changed, and nothing broke."""
+    assert page.requested()
+    assert all(url.startswith((f"{node.url}/", "data:")) for url in page.requested())
+    methods = {one["request"]["method"] for one in page.told("Network.requestWillBeSent")}
+    assert methods == {"GET"}
+    # The one question without a token.
+    expected = re.compile(r"401 .*/v1/operations")
+    assert [one for one in page.complaints() if not expected.search(one)] == []
+
+
+def running_share(page: Page) -> float:
+    """Answer how far the bar of the one running operation reaches, in percent."""
+    width = page.evaluate("document.querySelector('#running .bar > div')?.style.width || '0%'")
+    return float(width.removesuffix("%"))
+
+
+def test_it_shows_the_node_what_runs_and_what_is_in_memory(browser: Browser, node: Daemon) -> None:
+    slow = node.start("/v1/manifests", {"full": True, "bytes_per_second": 2 * MIB})
+    page = shown(browser, node)
+
+    told = page.text()
+    assert socket.gethostname() in page.evaluate("document.title")
+    assert node.http.get("/v1/node").json()["boot_id"] in told
+    assert "pagecache.dump" in page.text("#recent")
+    assert "succeeded" in page.text("#recent")
+    assert slow["id"] in page.text("#running")
+
+    page.until("document.querySelector('#running .bar > div')?.style.width")
+    before = running_share(page)
+    page.evaluate("document.querySelector('#running .bar').seen = 'yes'")
+    looks(page, 2)
+    assert before < running_share(page) < 100
+    # It is the same bar, so that it moves rather than jumps.
+    assert page.evaluate("document.querySelector('#running .bar').seen") == "yes"
+
+    # One tile a directory, and one for the file that lies in none.
+    tiles = page.evaluate(
+        "[...document.querySelectorAll('.tile')].map((one) => [one.innerText.trim(), "
+        "one.getBoundingClientRect().width, "
+        "parseFloat(one.querySelector('.box > div').style.height)])"
+    )
+    (data, widest, share), *_ = tiles
+    assert [one[0] for one in tiles] == ["cassandra", "commitlog", "other files"]
+    assert data == "cassandra"
+    assert widest == pytest.approx(3 * tiles[1][1], rel=0.02)
+    assert share == pytest.approx(100 / 3, abs=0.1)
+    assert [one[2] for one in tiles[1:]] == [100, 100]
+
+    check_harmless(page, node)
+    node.http.post(f"/v1/operations/{slow['id']}/cancel")
+    node.finish(slow)
+    page.until("document.getElementById('running').innerText.includes('Nothing runs')")
+    assert "cancelled" in page.text("#recent")
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_it_is_readable_on_a_telephone_and_in_the_dark(
+    browser: Browser, node: Daemon, *, dark: bool
+) -> None:
+    write_file(node.root / ("long-name" * 20), MIB)
+    write_file(node.root / ("directory-with-a-long-name" * 5) / "file", MIB)
+    node.finish(node.start("/v1/pagecache/evictions", {"paths": [str(node.root)]}))
+    slow = node.start("/v1/manifests", {"full": True, "bytes_per_second": 2 * MIB})
+    page = shown(browser, node, width=400, dark=dark)
+    page.until("document.querySelector('#running .bar')")
+
+    wide = page.evaluate(
+        "[...document.querySelectorAll('body *')]"
+        ".filter((one) => one.getBoundingClientRect().right > innerWidth)"
+        ".map((one) => one.outerHTML.slice(0, 80))"
+    )
+    assert wide == []
+    assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+    seen = page.evaluate(_CONTRASTS)
+    assert (sum(seen["page"]) < 128) == dark
+    assert len(seen["found"]) > 30
+    assert [one for one in seen["found"] if one[0] < 4.5] == []
+    check_harmless(page, node)
+    node.http.post(f"/v1/operations/{slow['id']}/cancel")
+
+
+def test_without_a_token_it_asks_for_one_and_tells_no_names(browser: Browser, node: Daemon) -> None:
+    slow = node.start("/v1/manifests", {"full": True, "bytes_per_second": 2 * MIB})
+    page = browser.open(node.url)
+    page.until("!document.getElementById('login').hidden")
+    looks(page, 2)
+    document = page.evaluate("document.documentElement.outerHTML")
+    boot = node.http.get("/v1/node").json()["boot_id"]
+    for secret in ("cassandra", "a-secret-name", slow["id"], boot, f"<span>{socket.gethostname()}"):
+        assert secret not in document
+    assert page.text("#host") == ""
+    # Each refusal is a line in the daemon's log and counts against the address: one is enough.
+    asked = [url for url in page.requested() if "/v1/" in url]
+    assert asked == [f"{node.url}/v1/operations?limit=20"]
+
+    page.type("#token", "hf_not-one")
+    page.until("document.getElementById('refused').innerText.includes('not accepted')")
+    looks(page, 2)
+    assert page.evaluate("sessionStorage.getItem('holdfast-token')") is None
+    assert "cassandra" not in page.evaluate("document.documentElement.outerHTML")
+    assert node.log.count("was not let in") == 2  # without one, and with the wrong one
+
+    page.type("#token", node.tokens.secrets["read"])
+    page.until("document.querySelector('.tape')")
+    assert page.text("#refused") == ""
+    node.cli("token", "revoke", "test-read", "--tokens-file", node.tokens.file)
+    page.until("!document.getElementById('login').hidden")
+    assert "cassandra" not in page.evaluate("document.documentElement.outerHTML")
+    node.http.post(f"/v1/operations/{slow['id']}/cancel")
+
+
+def test_it_says_so_when_the_daemon_is_gone_and_comes_back(browser: Browser, node: Daemon) -> None:
+    page = shown(browser, node)
+    node.stop()
+    page.until("document.getElementById('ready').innerText === 'no answer'")
+    node.restart()
+    page.until("document.getElementById('ready').innerText === 'ready'")
+    looks(page, 1)
+    assert "pagecache.dump" in page.text("#recent")
+
+
+def test_it_shows_what_is_in_the_way_of_re_imaging(browser: Browser, node: Daemon) -> None:
+    state = node.http.get("/v1/reimage").json()
+    page = shown(browser, node)
+    page.until("document.getElementById('reimage').innerText.includes('idle')")
+    for reason in state["blocked"]:
+        assert " ".join(reason.split()) in page.text("#reimage")
+    check_harmless(page, node)
+
+
+def test_it_shows_how_far_re_imaging_is(browser: Browser, node: Daemon) -> None:
+    page = browser.open(node.url)
+    # As of a machine on its way, which this one is not.
+    page.replace(
+        "/v1/reimage",
+        {
+            "state": "armed",
+            "reason": None,
+            "operation": "01KAQ8M4ZD5S0V6Y3N2B7C9XEF",
+            "blocked": ["There is no <b>way</b>."],
+            "image": {"name": "base", "image_version": "2026-11-24"},
+            "target": {
+                "name": "nvme0n1",
+                "serial": "vol0123",
+                "model": "Amazon Elastic Block Store",
+                "size_bytes": 8 << 30,
+            },
+        },
+    )
+    show(page, node)
+    page.until("document.getElementById('reimage').innerText.includes('armed')")
+    text = page.text("#reimage")
+    for part in ("vol0123", "Amazon Elastic Block Store", "8.00 GiB", "base 2026-11-24"):
+        assert part in text
+    assert "There is no <b>way</b>." in text
+    check_harmless(page, node)
+
+
+def test_it_shows_drift(start_daemon: Callable[..., Daemon], disk_dir: Path) -> None:
+    with tuned(start_daemon, disk_dir) as node:
+        node.profile("mine", SYSCTLS)
+        node.apply("mine")
+        node.ns.set_sysctl(NAME, "7")
+        profile = disk_dir / "browser"
+        profile.mkdir()
+        with running_browser(profile, node.ns.wrapper) as browser:
+            page = browser.open(node.daemon.url)
+            show(page, node.daemon)
+            page.until("document.querySelector('#tuning table')")
+            assert "1 drifted" in page.text("#tuning")
+            assert f"{NAME}" in page.text("#tuning table")
+            assert "is 7, should be 4321" in page.text("#tuning table")
+            node.ns.set_sysctl(NAME, "4321")
+            page.until("document.getElementById('tuning').innerText.includes('none drifted')")
