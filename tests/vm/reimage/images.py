@@ -85,7 +85,6 @@ echo abc >etc/hostname
 echo {NEW_IMAGE} >etc/holdfast/image-id
 chroot . groupmod --gid 887 holdfast
 chroot . usermod --uid 888 holdfast
-chroot . chown -R holdfast:holdfast /var/lib/holdfast
 """
 
 _ON_ROOT = r"""
