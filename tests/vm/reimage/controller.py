@@ -54,13 +54,20 @@ class Controller:
     def patiently(self, ask: Callable[[], T | None], seconds: float, what: str) -> T:
         """Ask until there is something true in the answer, over any loss of the connection."""
 
+        last = ""
+
         def once() -> T | None:
+            nonlocal last
             try:
                 return ask()
-            except (httpx.TransportError, ssl.SSLError):
+            except (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError) as error:
+                last = repr(error)
                 return None
 
-        return until(once, seconds=seconds, what=what, interval=0.25)
+        try:
+            return until(once, seconds=seconds, what=what, interval=0.25)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}; last: {last}") from error
 
     def answers(self, seconds: float, *, not_boot: str | None = None) -> Any:
         """Wait until the daemon answers, of another boot than `not_boot`; answer the node."""

@@ -59,7 +59,7 @@ Name=en*
 [Network]
 DHCP=yes
 END
-echo 'ARRAY /dev/md/data metadata=1.2 UUID=5ca1ab1e:0ddba11:cafef00d:10c0ffee' >>etc/mdadm/mdadm.conf
+echo 'ARRAY /dev/md/data metadata=1.2 UUID=5ca1ab1e:0ddba11a:cafef00d:10c0ffee' >>etc/mdadm/mdadm.conf
 # What the initramfs needs to find a root on a virtio disk, and no more: it is unpacked at each boot.
 echo MODULES=list >etc/initramfs-tools/conf.d/modules
 printf 'virtio_pci\nvirtio_blk\next4\n' >>etc/initramfs-tools/modules

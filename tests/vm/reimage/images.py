@@ -63,7 +63,7 @@ rm -f etc/ssh/ssh_host_*
 
 _OLD = f"""
 cd "$root"
-chroot . ssh-keygen -q -A
+chroot . ssh-keygen -q -A >/dev/null
 echo node-7 >etc/hostname
 echo {OLD_MACHINE_ID} >etc/machine-id
 echo {OLD_IMAGE} >etc/holdfast/image-id
@@ -80,7 +80,7 @@ chroot . holdfast token create controller --scope admin
 # be in an image that was not made from the same tree.
 _NEW = f"""
 cd "$root"
-chroot . ssh-keygen -q -A
+chroot . ssh-keygen -q -A >/dev/null
 echo abc >etc/hostname
 echo {NEW_IMAGE} >etc/holdfast/image-id
 chroot . groupmod --gid 887 holdfast
