@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -13,8 +15,11 @@ from pathlib import Path
 import pytest
 
 from tests.vm.image import CACHE, CHECKOUT
-from tests.vm.reimage.images import Systems, systems
-from tests.vm.reimage.node import BOOT_SECONDS, Disks, Node, new_disks, running
+from tests.vm.reimage.images import NEW_IMAGE, Systems, systems
+from tests.vm.reimage.node import Disks, Node, new_disks, running
+from tests.vm.reimage.published import Published
+from tests.vm.reimage.server import serving
+from tests.vm.reimage.telling import tell
 
 FILE_MIB = 64
 
@@ -36,11 +41,6 @@ sync
 """
 
 Start = Callable[..., AbstractContextManager[Node]]
-
-
-def tell(what: str) -> None:
-    """Say what the test does, for who watches it: these tests take minutes."""
-    print(f"[{time.strftime('%H:%M:%S')}] {what}", flush=True)
 
 
 @pytest.fixture(scope="session")
@@ -99,6 +99,16 @@ def _keep_console(node: Node, name: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def boot_seconds() -> float:
-    """How long to wait for a boot at most."""
-    return BOOT_SECONDS
+def published(made: Systems) -> Iterator[Published]:
+    """Image ABC and its descriptor, made by the command, on a server that the machine reaches."""
+    descriptor = made.packed.with_name(f"{made.packed.name}.json")
+    if not descriptor.exists():
+        began = time.monotonic()
+        command = (sys.executable, "-m", "holdfast", "image", "describe", str(made.packed))
+        more = ("--name", "abc", "--image-version", NEW_IMAGE.rpartition("-")[2])
+        done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        tell(f"described image ABC in {time.monotonic() - began:.0f} s")
+    digest = hashlib.sha256(descriptor.read_bytes()).hexdigest()
+    with serving(made.directory) as server:
+        yield Published(server, descriptor.name, digest)

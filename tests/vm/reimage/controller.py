@@ -40,16 +40,11 @@ class Controller:
         assert answer.status_code == code, f"{path}: {answer.status_code} {answer.text}"
         return answer.json()
 
-    def metric(self, name: str, **labels: str) -> float | None:
-        """Read one series as it is now; None if it is not there."""
-        answer = self._client.get("/metrics")
+    def text(self, path: str) -> str:
+        """Answer what a path says that speaks no JSON."""
+        answer = self._client.get(path)
         assert answer.status_code == 200, answer.text
-        shown = "{" + ",".join(f'{key}="{value}"' for key, value in labels.items()) + "}"
-        wanted = f"{name}{shown if labels else ''} "
-        for line in answer.text.splitlines():
-            if line.startswith(wanted):
-                return float(line.rpartition(" ")[2])
-        return None
+        return answer.text
 
     def patiently(self, ask: Callable[[], T | None], seconds: float, what: str) -> T:
         """Ask until there is something true in the answer, over any loss of the connection."""
@@ -103,5 +98,5 @@ class Controller:
 
 def boot_id(node: Any) -> str:
     """Which boot a node is in."""
-    found: str = node["identity"]["boot_id"]
+    found: str = node["boot_id"]
     return found

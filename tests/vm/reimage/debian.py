@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - lines of a shell script
 """Makes a whole disk with Debian that boots by GRUB on a BIOS, once, kept below target/vm."""
 
 from __future__ import annotations
