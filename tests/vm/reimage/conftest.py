@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import pytest
 from tests.vm.image import CACHE, CHECKOUT
 from tests.vm.reimage.images import NEW_IMAGE, Systems, systems
 from tests.vm.reimage.node import Disks, Node, new_disks, running
+from tests.vm.reimage.powercut import logged
 from tests.vm.reimage.published import Published
 from tests.vm.reimage.server import serving
 from tests.vm.reimage.telling import tell
@@ -79,7 +80,8 @@ def start(made: Systems, installed: Disks, request: pytest.FixtureRequest) -> It
     disks = installed.copy(directory / "disks")
 
     @contextmanager
-    def begin(disks: Disks = disks, root_options: Sequence[str] = ()) -> Iterator[Node]:
+    def begin(disks: Disks = disks, *, log_writes: bool = False) -> Iterator[Node]:
+        root_options = logged(disks.root) if log_writes else ()
         with running(made, disks, directory / "run", root_options) as node:
             try:
                 yield node

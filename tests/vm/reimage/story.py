@@ -14,6 +14,9 @@ from tests.vm.reimage.node import BOOT_SECONDS, Node
 from tests.vm.reimage.telling import tell
 from tests.waiting import until
 
+STARTED = "holdfast-imager:"
+"""What each line of the imager on the console begins with."""
+
 IMAGE_SECONDS = 900.0
 """Far above what it takes: the machine is emulated, and may share its cores."""
 

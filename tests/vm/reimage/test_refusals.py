@@ -16,10 +16,8 @@ from tests.vm.reimage.conftest import Start
 from tests.vm.reimage.images import OLD_IMAGE, Systems
 from tests.vm.reimage.node import BOOT_SECONDS, Disks, Node, running
 from tests.vm.reimage.published import Published
-from tests.vm.reimage.story import arm, back_in_the_old_system, boot_files, stage
+from tests.vm.reimage.story import STARTED, arm, back_in_the_old_system, boot_files, stage
 from tests.vm.reimage.telling import tell
-
-_STARTED = "holdfast-imager:"  # what each of its lines on the console begins with
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def _as_before(node: Node, armed: Armed) -> None:
 def test_the_target_is_another_disk(start: Start, armed: Armed) -> None:
     disks = replace(armed.disks.copy(CACHE / "refusal"), root_serial="root-0002")
     with start(disks=disks) as node:
-        node.on_console(_STARTED, BOOT_SECONDS)
+        node.on_console(STARTED, BOOT_SECONDS)
         found = back_in_the_old_system(node, armed.operation)
         assert found["state"] == "failed"
         assert "root-0001" in found["reason"], found["reason"]
@@ -72,7 +70,7 @@ def test_the_staged_image_was_damaged(start: Start, armed: Armed, published: Pub
     assert flipped
     tell(f"flipped bits of the staged image in {flipped} places")
     with start(disks=disks) as node:
-        node.on_console(_STARTED, BOOT_SECONDS)
+        node.on_console(STARTED, BOOT_SECONDS)
         found = back_in_the_old_system(node, armed.operation)
         assert found["state"] == "failed"
         assert "verif" in found["reason"], found["reason"]
@@ -113,7 +111,7 @@ def test_disarmed(start: Start, published: Published) -> None:
         printed = len(node.console)
         node.go_on(hold=False)
         assert node.control.answers(BOOT_SECONDS)["image_id"] == OLD_IMAGE
-        assert _STARTED not in node.console[printed:]
+        assert STARTED not in node.console[printed:]
 
 
 def _flip(path: Path, needle: bytes) -> int:
