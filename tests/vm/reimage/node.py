@@ -22,7 +22,7 @@ from tests.vm.reimage.images import Systems
 from tests.vm.reimage.qmp import Qmp
 from tests.waiting import until
 
-BOOT_SECONDS = 240.0
+BOOT_SECONDS = 480.0
 MEMORY_MIB = 1280
 DATA_BYTES = 1 << 30
 """Of each of the two data disks."""
