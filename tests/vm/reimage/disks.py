@@ -1,0 +1,26 @@
+"""Runs shell scripts that mount a machine's disks, so that no mount outlives the script."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+
+def in_own_mounts(script: str, *arguments: str | Path) -> str:
+    """Run a bash script in a mount namespace of its own and answer what it printed.
+
+    Raises `RuntimeError` with what it printed if it fails.
+    """
+    done = subprocess.run(
+        [
+            *("unshare", "--mount", "--propagation=private"),
+            *("bash", "-euo", "pipefail", "-c", script, "script"),
+            *(str(one) for one in arguments),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"a script on disks failed: {done.stdout[-4000:]}{done.stderr[-4000:]}")
+    return done.stdout

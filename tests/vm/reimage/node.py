@@ -1,0 +1,203 @@
+"""A machine that boots from its own disk, as one in a data centre does, seen over HTTPS only."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import xxhash
+
+from tests.system.harness import dying_with_parent
+from tests.vm.guest import Guest, GuestError
+from tests.vm.image import overlay
+from tests.vm.reimage.controller import Controller
+from tests.vm.reimage.images import Systems
+from tests.vm.reimage.qmp import Qmp
+from tests.waiting import until
+
+BOOT_SECONDS = 480.0
+MEMORY_MIB = 1280
+DATA_BYTES = 1 << 30
+"""Of each of the two data disks."""
+ROOT_SERIAL = "root-0001"
+
+
+@dataclass(frozen=True)
+class Disks:
+    """What a machine is started with; all of it is written to."""
+
+    root: Path
+    """qcow2."""
+    data: tuple[Path, ...]
+    """Raw: what is in them can be looked at from outside."""
+    root_serial: str = ROOT_SERIAL
+
+    def copy(self, directory: Path) -> Disks:
+        """Make disks that begin as these. Neither may be in use."""
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
+        data = tuple(directory / one.name for one in self.data)
+        for source, target in zip(self.data, data, strict=True):
+            subprocess.run(["cp", "--sparse=always", source, target], check=True)
+        return replace(self, root=overlay(self.root, directory / "root.qcow2"), data=data)
+
+    def data_digests(self) -> list[str]:
+        """Digest every byte of the data disks."""
+        found = []
+        for path in self.data:
+            digest = xxhash.xxh3_128()
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 22):
+                    digest.update(chunk)
+            found.append(digest.hexdigest())
+        return found
+
+
+class Node:
+    """A running machine: QEMU's process, its monitor, and the API that the machine serves."""
+
+    def __init__(
+        self, process: subprocess.Popen[bytes], directory: Path, disks: Disks, control: Controller
+    ) -> None:
+        self._process = process
+        self._directory = directory
+        self.disks = disks
+        self.control = control
+        self.qmp = Qmp(directory / "qmp")
+        self.guest = Guest(directory / "agent")
+        """For looking inside; a controller has no such thing."""
+
+    @property
+    def console(self) -> str:
+        """What the machine printed on its serial console so far."""
+        return (self._directory / "console").read_text(errors="replace")
+
+    def on_console(self, text: str, seconds: float, *, after: int = 0) -> None:
+        """Wait until something is printed on the console, `after` so many characters."""
+        until(
+            lambda: text in self.console[after:] or self._ended(),
+            seconds=seconds,
+            what=f"{text!r} on the console",
+            interval=0.1,
+        )
+        assert text in self.console[after:], self.console[-4000:]
+
+    def settled(self, seconds: float = BOOT_SECONDS) -> None:
+        """Wait until systemd has nothing more to do, and everything it started runs."""
+        try:
+            self.guest.close()
+            self.guest.wait(seconds)
+            self.guest.call("/bin/systemctl", "is-system-running", "--wait", seconds=seconds)
+        except (GuestError, OSError) as error:
+            raise GuestError(f"{error}\n{self.console[-4000:]}") from error
+
+    def hold_at_resets(self) -> None:
+        """From now on, stop the machine where it would begin a boot: see `held` and `go_on`."""
+        self.qmp.ask("set_action", reboot="shutdown", shutdown="pause")
+
+    def held(self, seconds: float) -> None:
+        """Wait until the machine has reset itself and is stopped before its next boot."""
+        event = self.qmp.event("SHUTDOWN", seconds)
+        assert event["data"]["reason"] == "guest-reset", event
+
+    def go_on(self, *, hold: bool = True) -> None:
+        """Let a machine that is held boot."""
+        self.qmp.ask("set_action", reboot="reset")
+        self.qmp.ask("system_reset")
+        if hold:
+            self.hold_at_resets()
+        else:
+            self.qmp.ask("set_action", shutdown="poweroff")
+        self.qmp.ask("cont")
+
+    def power_off(self, seconds: float = 120.0) -> None:
+        """Shut down in order, as at the press of the button, and wait until it is off."""
+        self.qmp.ask("system_powerdown")
+        self._process.wait(seconds)
+
+    def kill(self) -> None:
+        """End QEMU at once."""
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def close(self) -> None:
+        """End QEMU, and let go of everything."""
+        self.guest.close()
+        self.control.close()
+        self.qmp.close()
+        self.kill()
+
+    def _ended(self) -> bool:
+        return self._process.poll() is not None
+
+
+def new_disks(systems: Systems, directory: Path) -> Disks:
+    """Make the disks of a machine with the old system, and data disks with nothing on them."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    data = (directory / "data0.raw", directory / "data1.raw")
+    for path in data:
+        with path.open("wb") as file:
+            file.truncate(DATA_BYTES)
+    return Disks(overlay(systems.old_disk, directory / "root.qcow2"), data)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@contextmanager
+def running(
+    systems: Systems, disks: Disks, directory: Path, root_options: Sequence[str] = ()
+) -> Iterator[Node]:
+    """Switch a machine on; it is gone at the end. Does not wait for its boot.
+
+    `root_options` replace the drive of the root disk, whose id is `root`.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    port = _free_port()
+    root = root_options or ("-drive", f"file={disks.root},format=qcow2,if=none,id=root")
+    command = [
+        "qemu-system-x86_64",
+        *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"),
+        *("-smp", "2", "-m", str(MEMORY_MIB), "-nodefaults", "-display", "none"),
+        *("-serial", f"file:{directory / 'console'}"),
+        *("-qmp", f"unix:{directory / 'qmp'},server=on,wait=off"),
+        *("-chardev", f"socket,id=agent,server=on,wait=off,path={directory / 'agent'}"),
+        *("-device", "virtio-serial", "-device"),
+        "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
+        *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{port}-:9918"),
+        *("-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci"),
+        *root,
+        *("-device", f"virtio-blk-pci,drive=root,serial={disks.root_serial},bootindex=0"),
+    ]
+    for number, path in enumerate(disks.data):
+        command += ["-drive", f"file={path},format=raw,if=none,id=data{number},discard=unmap"]
+        command += ["-device", f"nvme,drive=data{number},serial=data-000{number}"]
+    with (directory / "qemu.log").open("wb") as log:
+        process = subprocess.Popen(
+            dying_with_parent(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    try:
+        control = Controller(f"https://127.0.0.1:{port}", systems.authority, systems.token)
+        node = Node(process, directory, disks, control)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    try:
+        yield node
+    finally:
+        node.close()

@@ -1,0 +1,120 @@
+"""The steps of a re-imaging as a controller takes them, over HTTPS and nothing else."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from tests.vm.reimage.controller import Controller
+from tests.vm.reimage.node import BOOT_SECONDS, Node
+from tests.vm.reimage.telling import tell
+from tests.waiting import until
+
+STARTED = "holdfast-imager:"
+"""What each line of the imager on the console begins with."""
+
+IMAGE_SECONDS = 900.0
+"""Far above what it takes: the machine is emulated, and may share its cores."""
+
+
+@dataclass
+class Watched:
+    """What the imager told while it worked."""
+
+    phases: list[str] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    """When each phase was first seen, on the controller's clock."""
+    metrics: str = ""
+    status: dict[str, Any] = field(default_factory=dict)
+
+
+def state(control: Controller) -> str:
+    """Where the machine says it is on its way."""
+    found: str = control.get("/v1/reimage")["state"]
+    return found
+
+
+def stage(control: Controller, request: dict[str, Any]) -> str:
+    """Stage an image, wait until it is, and answer the operation's id."""
+    tell(f"staging: {request}")
+    operation: str = control.post("/v1/reimage/stage", request, 202)["id"]
+
+    def staged() -> bool:
+        found = control.get("/v1/reimage")
+        assert found["state"] in ("idle", "staging", "staged"), found["reason"]
+        return bool(found["state"] == "staged")
+
+    until(staged, seconds=IMAGE_SECONDS, what="the staged image", interval=0.5)
+    return operation
+
+
+def arm(control: Controller) -> dict[str, Any]:
+    """Arm, and answer what the machine then says of itself."""
+    found: dict[str, Any] = control.post("/v1/reimage/arm")
+    assert found["state"] == "armed", found
+    tell(f"armed: {found['boot']['loader']} boots the imager next time")
+    return found
+
+
+def watch_imager(node: Node, watched: Watched, seconds: float = IMAGE_SECONDS) -> None:
+    """Follow the imager over HTTPS until it reboots the machine, which is then held."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            node.held(0.2)
+        except TimeoutError:
+            pass
+        else:
+            return
+        try:
+            found = node.control.get("/v1/reimage")
+            if found["state"] != "imaging":
+                continue
+            phase = found["progress"]["phase"]
+            if phase not in watched.seconds:
+                tell(f"the imager is {phase}")
+                watched.phases.append(phase)
+                watched.seconds[phase] = time.monotonic()
+                watched.metrics = node.control.text("/metrics")
+            watched.status = found
+        except (httpx.TransportError, KeyError):
+            continue  # not there yet, or gone already
+    raise TimeoutError(f"the imager did not end: {watched.status}\n{node.console[-4000:]}")
+
+
+def back_in_the_old_system(node: Node, operation: str, *, outcome: str = "failed") -> Any:
+    """Wait for the old system, and for the operation's end in it; answer the status."""
+    node.control.answers(BOOT_SECONDS)
+    done = node.control.finished(operation)
+    assert done["state"] == outcome, done
+    found = node.control.get("/v1/reimage")
+    tell(f"the old system again: {found['state']}: {found['reason']}")
+    return found
+
+
+# Everything below /boot, and the environment that GRUB reads: what arming touches.
+_BOOT_FILES = r"""
+cd /boot && find . -type f ! -path ./holdfast/\* | sort | xargs sha256sum
+"""
+
+
+def boot_files(node: Node) -> str:
+    """Digests of all that the boot loader reads, holdfast's own directory apart."""
+    return node.guest.sh(_BOOT_FILES)
+
+
+def identity(node: Node) -> dict[str, str]:
+    """What of a machine has to be the same in its new system."""
+    script = (
+        "import glob,hashlib,json;"
+        "names=[*glob.glob('/etc/ssh/ssh_host_*'),'/etc/hostname','/etc/machine-id',"
+        "*glob.glob('/etc/holdfast/tls/*'),'/etc/holdfast/tokens.json',"
+        "'/etc/holdfast/holdfast.toml'];"
+        "print(json.dumps({n:hashlib.sha256(open(n,'rb').read()).hexdigest() for n in names}))"
+    )
+    found: dict[str, str] = json.loads(node.guest.run("/usr/bin/python3", "-c", script))
+    return found
