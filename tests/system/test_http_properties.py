@@ -25,7 +25,7 @@ ENDLESS = "/v1/tuning/events"
 OPTIONS = (
     "--exclude-path", ENDLESS,
     "--phases", "examples,coverage,fuzzing",
-    "--max-examples", "40",
+    "--max-examples", "80",
     "--generation-deterministic",
     "--no-shrink",
     "--continue-on-failure",
