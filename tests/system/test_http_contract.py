@@ -244,6 +244,8 @@ class TestProblems:
             ("null", "body", ""),
             ("", "body", "is required"),
             ('{"paths": ["/x"], "sync": "maybe"}', "sync", "must be true or false"),
+            ('{"paths": ["/x"], "sync": "yes"}', "sync", "must be true or false"),
+            ('{"paths": ["/x"], "sync": 1}', "sync", "must be true or false"),
             ('{"paths": ["/x"], "synk": true}', "synk", "did you mean `sync`?"),
             ('{"paths": ', "body", "is not valid JSON"),
             ("\xff", "body", "is not valid JSON"),
