@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,10 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from holdfast.privileged.writes import BLOCK_ATTRIBUTES, QDISC_PARAMETERS
 from tests.namespaces import Namespaces, own_namespaces
 from tests.system.harness import HOLDFAST, Daemon, clean_environment, dying_with_parent
+from tests.system.helper_requests import lines
 from tests.system.tuning import SYSCTLS, Tuned, tuned
 from tests.waiting import until
 
@@ -66,7 +66,7 @@ def helping(
     """Run a helper for a user."""
     command = [*wrapper, *HOLDFAST, "helper", "--socket", str(path), "--user", user, *options]
     process = subprocess.Popen(
-        dying_with_parent(command), stderr=subprocess.PIPE, text=True, env=clean_environment()
+        dying_with_parent(command), stderr=subprocess.DEVNULL, env=clean_environment()
     )
     try:
         until(
@@ -76,7 +76,7 @@ def helping(
         yield Helper(process, path)
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 @pytest.fixture
@@ -275,96 +275,59 @@ class TestWhatItRefuses:
         assert "malformed" in helper.ask({})["refused"]
 
 
-def _texts() -> st.SearchStrategy[str]:
-    nasty = st.sampled_from(
-        [
-            "..",
-            "/",
-            "../../etc/passwd",
-            "\0",
-            "\n",
-            "vda",
-            "lo",
-            "a.service",
-            "net.core.somaxconn",
-            "1",
-        ]
-    )
-    return st.one_of(nasty, st.text(max_size=20), st.lists(nasty, max_size=4).map("".join))
+# All that a type allows to be written, to be made anew, renamed or removed.
+_ALLOWED = re.compile(
+    r"/proc/sys(/[\w.:@-]+)+"
+    r"|/sys/class/block/[\w.:!-]+/queue/\w+"
+    r"|/sys/devices/(?:[\w.:-]+/)+queue/\w+"
+    r"|/sys/kernel/mm/transparent_hugepage/(enabled|defrag)"
+    r"|/sys/module/\w+/parameters/\w+"
+    r"|/etc/(sysctl\.d|tmpfiles\.d)(/90-holdfast\.conf|/\.90-holdfast\.conf\.partial)?"
+    r"|/etc/udev|/etc/udev/rules\.d(/90-holdfast\.rules|/\.90-holdfast\.rules\.partial)?"
+    r"|/etc/systemd/system/[\w.@:-]+\.service\.d(/\.?90-holdfast\.conf(\.partial)?)?"
+    r"|/dev/null"
+)
+_PROGRAMS = {"tc", "ip", "systemctl", "udevadm"}
+_CHANGES = (
+    "open,openat,openat2,creat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,"
+    "link,linkat,symlink,symlinkat,mknod,mknodat,truncate,chmod,fchmodat,chown,lchown,fchownat"
+)
 
 
-def _requests() -> st.SearchStrategy[object]:
-    """Requests of the right shape with wrong contents, and any JSON at all."""
-    fields = {
-        "kind": st.sampled_from(
-            # Not swap: what it may do well would be done to this machine.
-            ["sysctl", "block", "hugepages", "module", "qdisc", "link", "file", "x"]
-        ),
-    }
-    optional: dict[str, st.SearchStrategy[Any]] = {
-        "name": _texts(),
-        "value": _texts(),
-        "device": _texts(),
-        "diskseq": _texts(),
-        "attribute": st.one_of(st.sampled_from([*BLOCK_ATTRIBUTES, "enabled"]), _texts()),
-        "module": _texts(),
-        "parameter": _texts(),
-        "interface": _texts(),
-        "ifindex": st.integers(-1, 3),
-        "txqueuelen": st.integers(-1, 3),
-        "place": st.one_of(
-            st.sampled_from(["sysctl.d", "udev", "tmpfiles.d", "service"]), _texts()
-        ),
-        "unit": _texts(),
-        "content": _texts(),
-        "root": st.fixed_dictionaries(
-            {
-                "kind": st.one_of(st.sampled_from([*QDISC_PARAMETERS]), _texts()),
-                "parameters": st.dictionaries(_texts(), _texts(), max_size=2),
-            }
-        ),
-    }
-    shaped = st.fixed_dictionaries(fields, optional=optional).map(lambda one: write(**one))
-    anything = st.recursive(
-        st.one_of(st.none(), st.booleans(), st.integers(), _texts()),
-        lambda inner: st.one_of(
-            st.lists(inner, max_size=3), st.dictionaries(_texts(), inner, max_size=3)
-        ),
-        max_leaves=8,
-    )
-    counted = st.fixed_dictionaries({"do": st.just("open_files"), "mount_point": _texts()})
-    return st.one_of(shaped, counted, _boot_requests(), anything)
-
-
-def _boot_requests() -> st.SearchStrategy[object]:
-    paths = st.one_of(
-        _texts(), st.sampled_from(["/etc/passwd", "/dev/zero", "/proc/self/mem", "/", "/\0"])
-    )
-    arming: dict[str, st.SearchStrategy[Any]] = {
-        "nonce": st.one_of(st.just("0" * 32), _texts()),
-        "operation": st.one_of(st.just("x"), _texts()),
-        "descriptor_path": paths,
-        "source": st.fixed_dictionaries(
-            {"kind": st.sampled_from(["staged", "network"])},
-            optional={"path": paths, "url": st.one_of(st.just("http://x/y"), _texts())},
-        ),
-        "identity": st.lists(st.one_of(st.just("hostname"), _texts()), max_size=3),
-        "status": st.fixed_dictionaries(
-            {"listen": st.just("0.0.0.0:1")}, optional={"tokens": paths, "key": paths, "x": paths}
-        ),
-        "roots": st.lists(paths, max_size=3),
-        "ca": paths,
-    }
-    others = st.fixed_dictionaries(
-        {"do": st.sampled_from(["disarm", "boot_outcome", "reboot"])},
-        optional={"nonce": st.one_of(st.just("0" * 32), _texts())},
-    )
-    return st.one_of(st.fixed_dictionaries({}, optional=arming).map(lambda one: arm(**one)), others)
+def changed_paths(trace: str) -> set[str]:
+    """Answer the paths that a trace of strace shows as written to, made or removed."""
+    found = set()
+    for line in trace.splitlines():
+        call = re.search(r"\b(\w+)\((.*)$", line)
+        if call is None:
+            continue
+        name, rest = call.groups()
+        if name.startswith("open") and not re.search(r"O_(WRONLY|RDWR|CREAT|TRUNC)", rest):
+            continue
+        # A path is relative to the directory before it, which `-y` shows.
+        for where, path in re.findall(r'(?:(?:AT_FDCWD|\d+)<([^>]*)>, )?"((?:[^"\\]|\\.)*)"', rest):
+            found.add(path if path.startswith("/") else f"{where}/{path}")
+    return found
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_whatever_it_is_asked_it_answers_and_writes_nowhere_else(disk_dir: Path) -> None:
     """Requests at random, to a helper whose world may change freely: it stays up and in bounds."""
+    trace = disk_dir / "trace"
+    # `-D`: the helper is the process that was started, and strace a child of it.
+    strace = (
+        "strace",
+        "-D",
+        "-f",
+        "-y",
+        "-s",
+        "5000",
+        "-e",
+        f"trace=execve,{_CHANGES}",
+        "-o",
+        trace,
+    )
     with own_namespaces(disk_dir / "scratch") as ns:
         # Settings of the whole machine are out of reach; those of the network namespace are not.
         ns.run("mount", "-t", "proc", "-o", "ro", "proc", "/proc")
@@ -372,27 +335,40 @@ def test_whatever_it_is_asked_it_answers_and_writes_nowhere_else(disk_dir: Path)
         # Nor is the machine's own /boot within reach, whatever it has.
         ns.run("sh", "-c", "mkdir -p /boot && mount -t tmpfs none /boot")
         before = ns.run("sh", "-c", "cd /etc && find . -newer /proc/1 -type f | sort")
-        with helping(disk_dir / "helper", wrapper=ns.wrapper) as helper:
+        outcomes: Counter[str] = Counter()
+        with helping(disk_dir / "helper", wrapper=(*ns.wrapper, *map(str, strace))) as helper:
+            start = len(trace.read_text())
 
             @settings(
-                max_examples=300,
+                max_examples=800,
                 deadline=None,
+                derandomize=True,
                 suppress_health_check=[HealthCheck.too_slow],
             )
-            @given(st.one_of(_requests().map(lambda one: json.dumps(one).encode()), st.binary()))
+            @given(lines())
             def fuzz(line: bytes) -> None:
-                answer = helper.send(line.replace(b"\n", b" ") + b"\n")
-                told = json.loads(answer)
+                told = json.loads(helper.send(line + b"\n"))
                 assert set(told) <= {
                     "refused", "errno", "reason", "file", "open_files", "disarm", "outcome"
                 }  # fmt: skip
+                outcomes[next(iter(told), "done")] += 1
                 assert helper.process.poll() is None
 
             fuzz()
+            shown = trace.read_text()[start:]
         assert ns.run("ls", "-A", "/boot") == ""
         after = ns.run("sh", "-c", "cd /etc && find . -newer /proc/1 -type f | sort")
         written = set(after.splitlines()) - set(before.splitlines())
         assert all(re.search(r"/90-holdfast\.(conf|rules)$", one) for one in written), written
+    ran = {Path(path).name for path in re.findall(r'execve\("([^"]+)"', shown)}
+    assert ran <= _PROGRAMS
+    own = [line for line in shown.splitlines() if "execve(" not in line]
+    changed = changed_paths("\n".join(own))
+    assert {one for one in changed if not _ALLOWED.fullmatch(one)} == set()
+    # Many got past the first check, and were refused by the kernel or done.
+    assert min(outcomes["refused"], outcomes["errno"], outcomes["done"]) >= 20, outcomes
+    assert any(one.startswith("/proc/sys/") for one in changed)
+    assert any(one.startswith("/etc/systemd/system/") for one in changed)
 
 
 class TestItsLife:

@@ -123,7 +123,7 @@ class TestDocument:
             for code, response in operation["responses"].items():
                 if code[0] in "45":
                     assert list(response["content"]) == [PROBLEM], f"{method} {path} {code}"
-            assert {"401", "403", "406", "422", "500"} <= set(operation["responses"])
+            assert {"401", "403", "406", "422", "429", "500", "503"} <= set(operation["responses"])
             if method == "POST" and path != "/v1/tuning/plan":
                 headers = operation["responses"]["202"]["headers"]
                 assert {"Location", "Retry-After"} == set(headers)
@@ -197,6 +197,8 @@ class TestProblems:
             ("POST", f"/v1/pagecache/dumps/{NOTHING}", "GET, HEAD, DELETE"),
             ("POST", f"/v1/pagecache/dumps/{NOTHING}/content", "GET, HEAD, PUT"),
             ("GET", "/v1/pagecache/loads", "POST"),
+            ("GET", "/v1/manifests/comparisons", "POST"),
+            ("DELETE", "/v1/manifests/comparisons", "POST"),
             ("OPTIONS", "/v1/pagecache/loads", "POST"),
             ("BREW", "/v1/operations", "GET, HEAD"),
         ],
@@ -242,6 +244,8 @@ class TestProblems:
             ("null", "body", ""),
             ("", "body", "is required"),
             ('{"paths": ["/x"], "sync": "maybe"}', "sync", "must be true or false"),
+            ('{"paths": ["/x"], "sync": "yes"}', "sync", "must be true or false"),
+            ('{"paths": ["/x"], "sync": 1}', "sync", "must be true or false"),
             ('{"paths": ["/x"], "synk": true}', "synk", "did you mean `sync`?"),
             ('{"paths": ', "body", "is not valid JSON"),
             ("\xff", "body", "is not valid JSON"),

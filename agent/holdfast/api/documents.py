@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from holdfast.api.rendering import PROBLEM_JSON
+from holdfast.api.streams import EVENT_STREAM, EVENT_TYPES
 
 Responses = dict[int | str, dict[str, Any]]
 
@@ -18,12 +19,13 @@ _PROBLEMS = {
     413: "The body is too large.",
     415: "The body has a media type that is not taken here.",
     422: "Something in the request is not valid; `errors` says what.",
+    429: "Too many requests without a valid token came from this address; see `Retry-After`.",
     500: "An unexpected error; the log has its details.",
     503: "Not available now; try again later.",
     507: "No space left on the state volume.",
 }
 # Any route can answer with these.
-_COMMON = (401, 403, 406, 422, 500, 503)
+_COMMON = (401, 403, 406, 422, 429, 500, 503)
 
 
 def problems_of(*codes: int) -> Responses:
@@ -47,6 +49,23 @@ def accepted() -> Responses:
         },
     }
     return {202: {"description": "Accepted; the operation as it is now.", "headers": headers}}
+
+
+def events_of(model: str) -> dict[str, Any]:
+    """Describe a stream in each of its media types; `model` names the schema of an event's data.
+
+    `itemSchema` is of OpenAPI 3.2; for who does not know it, the stream has no schema.
+    """
+    content: dict[str, Any] = {one: {"schema": {"type": "string"}} for one in EVENT_TYPES}
+    text = {"type": "string"}
+    data = {
+        **text,
+        "contentMediaType": "application/json",
+        "contentSchema": {"$ref": f"#/components/schemas/{model}"},
+    }
+    properties = {"event": text, "id": text, "data": data, "retry": {"type": "integer"}}
+    content[EVENT_STREAM] = {"itemSchema": {"type": "object", "properties": properties}}
+    return content
 
 
 def started() -> Responses:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
 from holdfast.api.auth import Caller
-from holdfast.api.documents import accepted, problems_of
+from holdfast.api.documents import accepted, events_of, problems_of
 from holdfast.api.problems import refuse
 from holdfast.api.rendering import JsonResponse, large_json
 from holdfast.api.routing import (
@@ -197,7 +197,7 @@ async def get_operation(
                 "`progress` and `end`, whose data is the operation. `application/x-ndjson`: an "
                 "operation a line. `text/plain`: a line for a person."
             ),
-            "content": {one: {"schema": {"type": "string"}} for one in EVENT_TYPES},
+            "content": events_of("Operation"),
         },
         204: {"description": "The client has seen the end (`Last-Event-ID`): do not reconnect."},
         **problems_of(404),

@@ -13,6 +13,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import Scope as Connection
 
 from holdfast.api.auth import Caller, caller_in, require
 from holdfast.api.limits import body_limit
@@ -25,6 +27,8 @@ from holdfast.operations.model import FieldError, Problem, Slug
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
 _SPEC = "__holdfast_spec__"
+_NEVER_IDS = frozenset({"comparisons", "reports"})
+"""Parts of paths that stand beside ids: `/v1/manifests/comparisons` is not a manifest."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,13 @@ def spec_of(endpoint: Callable[..., Any]) -> Spec:
 
 class StrictRoute(APIRoute):
     """A route that refuses what it does not know rather than ignoring it."""
+
+    def matches(self, scope: Connection) -> tuple[Match, Connection]:
+        """Match as ever, but take no part of another route's path for an id."""
+        match, child = super().matches(scope)
+        if match is not Match.NONE and not _NEVER_IDS.isdisjoint(child["path_params"].values()):
+            return Match.NONE, {}
+        return match, child
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Put the checks before the endpoint."""

@@ -10,7 +10,7 @@ from anyio import to_thread
 from fastapi import Body, Path, Request
 from starlette.responses import Response
 
-from holdfast.api.documents import accepted, problems_of
+from holdfast.api.documents import accepted, events_of, problems_of
 from holdfast.api.operations import IdempotencyKey, start_operation
 from holdfast.api.operations import answer as answer_operation
 from holdfast.api.problems import problem_response
@@ -94,7 +94,7 @@ async def get_profile(services: ServicesDep, name: ProfileName) -> Response:
                 "event's kind, with the event as data. `application/x-ndjson`: an event a line. "
                 "`text/plain`: a line for a person."
             ),
-            "content": {one: {"schema": {"type": "string"}} for one in EVENT_TYPES},
+            "content": events_of("Event"),
         },
         **problems_of(),
     },

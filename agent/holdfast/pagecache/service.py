@@ -300,7 +300,13 @@ class PageCache:
 def _not_to_be_looked_at(path: str, error: OSError | ValueError) -> Exception:
     """Tell what is wrong with the path from what is wrong with the machine."""
     if isinstance(error, OSError):
-        slugs = {errno.ENOENT: Slug.NOT_FOUND, errno.EXDEV: Slug.OUTSIDE_ROOTS}
+        # It was a file or directory in a root when it was checked; somebody changed it since.
+        slugs = {
+            errno.ENOENT: Slug.NOT_FOUND,
+            errno.ENOTDIR: Slug.NOT_FOUND,
+            errno.ELOOP: Slug.OUTSIDE_ROOTS,
+            errno.EXDEV: Slug.OUTSIDE_ROOTS,
+        }
         slug = slugs.get(error.errno or 0)
         if slug is None:
             return error

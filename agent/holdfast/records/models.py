@@ -12,9 +12,9 @@ PathText = Annotated[str, Field(min_length=1, max_length=4096)]
 
 
 class Request(BaseModel):
-    """A body sent by a client: an unknown field is an error, never ignored."""
+    """A body sent by a client: an unknown field is an error, and so is "yes" for true."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Located(BaseModel):

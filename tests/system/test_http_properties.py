@@ -1,0 +1,111 @@
+"""Whatever is asked, the answer is one that the OpenAPI document tells of.
+
+schemathesis makes requests from the document, those that fit it and those that do not. Every route
+is asked, so a new one is as well.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.disk import write_file
+from tests.system.harness import Daemon, clean_environment
+from tests.system.tuning import SYSCTLS, tuned
+
+HOOKS = Path(__file__).with_name("api_hooks.py")
+ENDLESS = "/v1/tuning/events"
+"""A stream that ends only with the daemon; `test_http_contract.py` looks at its beginning."""
+OPTIONS = (
+    "--exclude-path", ENDLESS,
+    "--phases", "examples,coverage,fuzzing",
+    "--max-examples", "80",
+    "--generation-deterministic",
+    "--no-shrink",
+    "--continue-on-failure",
+    "--request-timeout", "20",
+    "--suppress-health-check", "too_slow,filter_too_much",
+    # A path that fits the document may be outside the roots, and is refused with 422.
+    "--exclude-checks", "positive_data_acceptance",
+    "--no-color",
+    "--output-truncate", "false",
+)  # fmt: skip
+# All of the machine's settings are read-only there, but those of the network namespace.
+PROTECT = """
+set -e
+mount --bind /proc/sys /proc/sys
+mount --bind /proc/sys/net /proc/sys/net
+mount -o remount,ro,bind /proc/sys
+mount -o remount,ro,bind /sys || mount -t sysfs -o ro sysfs /sys
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_answers_are_as_documented(start_daemon: Callable[..., Daemon], disk_dir: Path) -> None:
+    with tuned(start_daemon, disk_dir) as node:
+        node.ns.run("sh", "-c", PROTECT)
+        node.profile("mine", SYSCTLS)
+        daemon = node.daemon
+        daemon.stop()
+        daemon.restart()  # in the mounts as they are now
+        file = write_file(daemon.root / "d" / "f", 300_000)
+        dump = daemon.run("/v1/pagecache/dumps", {})["dump"]
+        manifest = daemon.run("/v1/manifests", {})["manifest"]
+        verification = daemon.start(f"/v1/manifests/{manifest}/verifications", {})
+        daemon.finish(verification)
+        known = {
+            "dump_id": ["latest", dump],
+            "manifest_id": ["latest", manifest],
+            "operation_id": [verification["id"]],
+            "name": ["mine", "base"],
+            "profile": ["mine"],
+            "plan": [None],
+            "dump": ["latest", dump],
+            "left": ["latest"],
+            "right": ["latest"],
+            "root": [str(daemon.root)],
+            "path": [str(daemon.root), str(file.parent)],
+            "paths": [[str(daemon.root)], [str(file)]],
+        }
+        command = [
+            *node.ns.wrapper, sys.executable, "-m", "schemathesis.cli", "run",
+            f"{daemon.url}/openapi.json", *OPTIONS,
+            "--header", f"Authorization: Bearer {daemon.tokens.secrets['admin']}",
+        ]  # fmt: skip
+        done = subprocess.run(
+            command,
+            env=clean_environment(
+                SCHEMATHESIS_HOOKS=str(HOOKS), HOLDFAST_TEST_KNOWN=json.dumps(known)
+            ),
+            cwd=disk_dir,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        told = done.stdout + done.stderr
+        assert done.returncode == 0, told
+        counted = re.search(r"Selected: (\d+)/(\d+)\n\s+Tested: (\d+)", told)
+        assert counted is not None, told
+        selected, there, tested = map(int, counted.groups())
+        assert selected == tested == there - 1, told
+        # It was not all refused, nothing is left running, and the daemon is well.
+        operations = daemon.http.get("/v1/operations", params={"limit": 1000}).json()["operations"]
+        assert {one["kind"] for one in operations if one["state"] == "succeeded"} >= {
+            "pagecache.dump",
+            "pagecache.load",
+            "pagecache.evict",
+            "manifest.build",
+            "manifest.verify",
+            "manifest.compare",
+            "tuning.apply",
+        }
+        daemon.http.post("/v1/tuning/rollback", json={"to": "first"})
+        assert daemon.http.get("/readyz").status_code == 200
