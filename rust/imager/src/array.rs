@@ -129,8 +129,7 @@ fn start(members: &[(Device, Member)], minor_version: u32) -> Result<Running> {
         let device = rustix::fs::makedev(MAJOR, MINOR);
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         let kind = rustix::fs::FileType::BlockDevice;
-        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, device)
-            .context(path.display())?;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, device).context(path.display())?;
     }
     let file = File::options().read(true).write(true).open(&path).context(path.display())?;
     let minor_version = i32::try_from(minor_version).context("the superblock's version")?;

@@ -90,7 +90,9 @@ mod tests {
             assert_eq!(parse(text), Some(seconds));
         }
         assert_eq!(parse("2026-11-24T19:59:59.123Z"), Some(1_795_550_399));
-        for wrong in ["", "2026-11-24", "2026-13-01T00:00:00Z", "2026-11-24T19:59:59", "+1-1-1T0:0:0Z"] {
+        for wrong in
+            ["", "2026-11-24", "2026-13-01T00:00:00Z", "2026-11-24T19:59:59", "+1-1-1T0:0:0Z"]
+        {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }

@@ -79,8 +79,7 @@ fn describe(class: &Path, dev: &Path, name: &str) -> Option<Device> {
     let (major, minor) = number.split_once(':')?;
     let size_bytes = text(&sys.join("size"))?.parse::<u64>().ok()?.checked_mul(512)?;
     let partition = text(&sys.join("partition")).and_then(|number| number.parse().ok());
-    let disk = partition
-        .and_then(|_: u32| sys.parent()?.file_name()?.to_str().map(str::to_owned));
+    let disk = partition.and_then(|_: u32| sys.parent()?.file_name()?.to_str().map(str::to_owned));
     let serials = if partition.is_some() { Vec::new() } else { serials(&sys) };
     let found = Device {
         name: name.to_owned(),

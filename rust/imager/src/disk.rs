@@ -94,9 +94,8 @@ impl Disk {
         let mut size_bytes = metadata.len();
         if is_block_device {
             // SAFETY: the request writes one u64 to where it is pointed.
-            let done = unsafe {
-                libc::ioctl(file.as_raw_fd(), BLKGETSIZE64 as _, &raw mut size_bytes)
-            };
+            let done =
+                unsafe { libc::ioctl(file.as_raw_fd(), BLKGETSIZE64 as _, &raw mut size_bytes) };
             check(done).context(path.display())?;
         }
         Ok(Self { file, path: path.to_owned(), size_bytes, is_block_device })
@@ -161,7 +160,8 @@ impl Disk {
             let flags = FallocateFlags::ZERO_RANGE | FallocateFlags::KEEP_SIZE;
             rustix::fs::fallocate(&self.file, flags, offset, length).map_err(io::Error::from)
         };
-        result.context(format_args!("zeroing {length} bytes of {} at {offset}", self.path.display()))
+        result
+            .context(format_args!("zeroing {length} bytes of {} at {offset}", self.path.display()))
     }
 
     /// Wait until everything written is on the medium, the disk's own cache included.

@@ -41,7 +41,8 @@ pub fn line(text: impl AsRef<str>) {
     match CONSOLE.get() {
         // In one write, or it is several records. There's nobody to tell that the console failed.
         Some(console) => {
-            let _ = console.lock().unwrap_or_else(PoisonError::into_inner).write_all(whole.as_bytes());
+            let _ =
+                console.lock().unwrap_or_else(PoisonError::into_inner).write_all(whole.as_bytes());
         }
         None => eprint!("{whole}"),
     }

@@ -27,8 +27,7 @@ impl Mounted {
     pub fn unmount(self) -> Result<()> {
         let path = self.path.clone();
         std::mem::forget(self);
-        unmount(&path, UnmountFlags::empty())
-            .context(format_args!("unmounting {}", path.display()))
+        unmount(&path, UnmountFlags::empty()).context(format_args!("unmounting {}", path.display()))
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a block device is part of or holds, told by magic numbers: enough to find the data's file
 //! system, and to refuse to write to what isn't a plain disk of partitions.
 
-use crate::disk::{Buffer, Disk};
 use crate::Result;
+use crate::disk::{Buffer, Disk};
 
 /// Bytes at the beginning that are looked at: the first label of ZFS has 256 KiB.
 const HEAD: usize = 256 << 10;

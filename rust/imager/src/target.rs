@@ -39,8 +39,7 @@ pub fn claim(job: &Job) -> Result<(Device, Disk)> {
 fn wait_for(pin: &Pin, data: &[DataDisk]) -> Result<Device> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let disks: Vec<_> =
-            devices::all().into_iter().filter(|d| d.partition.is_none()).collect();
+        let disks: Vec<_> = devices::all().into_iter().filter(|d| d.partition.is_none()).collect();
         let candidates: Vec<_> = disks.iter().filter(|disk| pinned(pin, disk)).collect();
         let everything = data.iter().all(|wanted| disks.iter().any(|disk| same(wanted, disk)));
         if !candidates.is_empty() && everything || Instant::now() > deadline {
@@ -80,7 +79,10 @@ fn choose(pin: &Pin, candidates: &[&Device], disks: &[Device]) -> Result<Device>
         }
         _ => {
             let list: Vec<_> = matching.iter().map(|device| device.describe()).collect();
-            Err(Fault(format!("several disks look like the one that was armed: {}", list.join(", "))))
+            Err(Fault(format!(
+                "several disks look like the one that was armed: {}",
+                list.join(", ")
+            )))
         }
     }
 }
@@ -143,7 +145,11 @@ fn examine(device: &Device, data: &[DataDisk]) -> Result<Disk> {
             }
         }
     }
-    if members.is_empty() { Ok(disk) } else { Err(Fault(format!("on {what}, {}", members.join(", ")))) }
+    if members.is_empty() {
+        Ok(disk)
+    } else {
+        Err(Fault(format!("on {what}, {}", members.join(", "))))
+    }
 }
 
 /// Whether an image can be on a disk.

@@ -1,0 +1,4 @@
+//! Where the image comes from.
+
+pub mod ahead;
+pub mod staged;
