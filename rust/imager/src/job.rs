@@ -200,7 +200,7 @@ impl Job {
             return Err("nonce must be 32 hexadecimal digits".to_owned());
         }
         let Place { offset_bytes, length_bytes } = self.outcome;
-        if length_bytes != OUTCOME_BYTES || offset_bytes % 512 != 0 {
+        if length_bytes != OUTCOME_BYTES || !offset_bytes.is_multiple_of(512) {
             return Err(format!(
                 "outcome must be {OUTCOME_BYTES} bytes and begin at a multiple of 512"
             ));
@@ -209,7 +209,11 @@ impl Job {
             return Err("outcome leads out of the target".to_owned());
         }
         let head = self.target.head_bytes;
-        if head == 0 || head > 16 << 20 || head > self.target.size_bytes || head % 512 != 0 {
+        if head == 0
+            || head > 16 << 20
+            || head > self.target.size_bytes
+            || !head.is_multiple_of(512)
+        {
             return Err("target.head_bytes must be a multiple of 512 of at most 16 MiB".to_owned());
         }
         for module in &self.modules {

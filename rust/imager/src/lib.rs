@@ -15,6 +15,7 @@ pub mod log;
 pub mod marker;
 pub mod modules;
 pub mod mount;
+pub mod network;
 pub mod outcome;
 pub mod pipeline;
 pub mod reimage;

@@ -40,7 +40,7 @@ pub fn write(
         "phases": status.finished(),
         "bytes_written": status.bytes_written(),
         "bytes_mapped": image.mapped_bytes(),
-        "memory_peak_bytes": memory_peak_bytes(),
+        "memory_peak_bytes": memory_peak_bytes().unwrap_or(0),
         "identity": identity,
     });
     let mut text = serde_json::to_vec_pretty(&marker).expect("JSON values are always text");

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_engine::image::{Descriptor, Sha256};
 use serde_json::json;
@@ -13,14 +13,21 @@ use crate::devices::{self, Device};
 use crate::disk::Disk;
 use crate::identity::{Identity, Report};
 use crate::job::{Job, Place, Source};
+use crate::network::{self, Network};
 use crate::outcome::{Outcome, State};
 use crate::pipeline::{Digests, Supply, read_back::read_back, verify::verify, write};
+use crate::source::download::Download;
+use crate::source::http::{self, Client};
 use crate::source::staged::Staged;
+use crate::source::url::Url;
+use crate::status::server::{self, Doors};
 use crate::status::{Phase, Status, lock};
 use crate::{Context as _, Fault, Result, clock, log, marker, modules, mount, say, target};
 
 /// How often to tell how far it is.
 const NARRATION: Duration = Duration::from_secs(5);
+/// How long the network that the image comes through may take.
+const NETWORK_PATIENCE: Duration = Duration::from_secs(600);
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How long a partition's node may take to appear.
@@ -119,7 +126,7 @@ pub fn run(armed: &Armed) -> Result<Ended> {
     }
     let outcome = Outcome { started: outcome.started + 1, state: State::Started, ..outcome };
     outcome.write(&disk, job.outcome)?;
-    let status = Arc::new(Status::new(json!({ "operation": job.operation, "nonce": job.nonce })));
+    let status = Arc::new(Status::new());
     *lock(&RECORDER) = Some(Recorder {
         disk: Arc::clone(&disk),
         place: job.outcome,
@@ -129,42 +136,135 @@ pub fn run(armed: &Armed) -> Result<Ended> {
     let image = armed.descriptor(&job)?;
     say!("the image is {} {}, {} bytes", image.name, image.image_version, image.size_bytes);
     target::check_fit(&image, &disk)?;
+    status.tell(facts(&job, &image, &device));
     std::thread::scope(|scope| {
         scope.spawn(|| status.narrate(NARRATION));
-        let result = replace(armed, &job, &image, &device, disk, &status);
+        let work = Work { armed, job: &job, image: &image, device: &device, status: &status };
+        let result = work.replace(disk);
         status.end();
         result.map(|()| Ended::Written)
     })
 }
 
-fn replace(
-    armed: &Armed,
-    job: &Job,
-    image: &Descriptor,
-    device: &Device,
-    disk: Arc<Disk>,
-    status: &Status,
-) -> Result<()> {
-    let identity = armed.identity()?;
-    let staged = match &job.source {
-        Source::Staged { path, file_system, uuid, array } => {
-            Staged::find(path, file_system, uuid, array.as_ref(), &device.name)?
-        }
-        Source::Network { .. } => return Err(Fault::new("no network yet")),
+/// What does not change while the work goes on.
+fn facts(job: &Job, image: &Descriptor, device: &Device) -> serde_json::Value {
+    let mode = match job.source {
+        Source::Staged { .. } => "staged",
+        Source::Network { .. } => "network",
     };
-    let digests = verify(image, &staged, status)?;
-    insist(status, || write_and_prove(image, &staged, &digests, &disk, status));
-    // Nobody can mount a partition of a disk that is held exclusively, so let go of it entirely.
-    drop(lock(&RECORDER).take());
-    let report = new_system(job, image, &identity, device, disk, status);
-    for problem in report {
-        status.problem(problem);
+    json!({
+        "operation": job.operation,
+        "nonce": job.nonce,
+        "hostname": job.hostname,
+        "mode": mode,
+        "image": {
+            "name": image.name,
+            "image_version": image.image_version,
+            "descriptor_sha256": job.descriptor_sha256,
+            "size_bytes": image.size_bytes,
+            "mapped_bytes": image.mapped_bytes(),
+        },
+        "target": {
+            "path": device.path,
+            "serial": device.serials.first(),
+            "model": device.model,
+            "size_bytes": device.size_bytes,
+        },
+    })
+}
+
+/// One re-imaging.
+struct Work<'a> {
+    armed: &'a Armed,
+    job: &'a Job,
+    image: &'a Descriptor,
+    device: &'a Device,
+    status: &'a Arc<Status>,
+}
+
+impl Work<'_> {
+    fn replace(&self, disk: Arc<Disk>) -> Result<()> {
+        let identity = self.armed.identity()?;
+        match &self.job.source {
+            Source::Staged { path, file_system, uuid, array } => {
+                self.network_in_background();
+                let target = &self.device.name;
+                let staged = Staged::find(path, file_system, uuid, array.as_ref(), target)?;
+                self.put(&staged, &identity, disk)?;
+                if let Err(fault) = staged.release() {
+                    // Nothing on it can have changed: it was mounted read-only.
+                    say!("{fault}");
+                }
+            }
+            Source::Network { url } => {
+                let url = Url::parse(url)?;
+                let network = self.network()?;
+                let tls = match self.armed.read("ca.pem") {
+                    Ok(pem) => Some(http::trust(&pem)?),
+                    Err(_) => None,
+                };
+                let size = self.image.content.size_bytes;
+                let client = Client { network, tls };
+                let download = Download::new(client, url, size, Arc::clone(self.status));
+                self.put(&download, &identity, disk)?;
+            }
+        }
+        self.status.enter(Phase::Rebooting, 0);
+        Ok(())
     }
-    status.enter(Phase::Rebooting, 0);
-    // Only the kernel's own doing: it is mounted read-only.
-    if let Err(fault) = staged.release() {
-        say!("{fault}");
+
+    /// Verify, write, prove, and carry over.
+    fn put(&self, supply: &dyn Supply, identity: &Identity, disk: Arc<Disk>) -> Result<()> {
+        let digests = verify(self.image, supply, self.status)?;
+        insist(self.status, || write_and_prove(self.image, supply, &digests, &disk, self.status));
+        // Nobody can mount a partition of a disk that is held exclusively, so let go of it entirely.
+        drop(lock(&RECORDER).take());
+        for problem in new_system(self.job, self.image, identity, self.device, disk, self.status) {
+            self.status.problem(problem);
+        }
+        Ok(())
     }
+
+    /// A network, and the status on it.
+    fn network(&self) -> Result<Network> {
+        let wanted = self.job.network.as_ref();
+        let wanted = wanted.ok_or_else(|| Fault::new("the job says nothing about a network"))?;
+        let deadline = Instant::now() + NETWORK_PATIENCE;
+        let network = loop {
+            match network::bring_up(wanted, &self.job.hostname) {
+                Ok(network) => break network,
+                Err(fault) if Instant::now() > deadline => return Err(fault),
+                Err(fault) => self.status.problem(fault.to_string()),
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        };
+        if let Err(fault) = serve_status(self.job, &self.armed.room, self.status) {
+            self.status.problem(format!("the status cannot be asked for: {fault}"));
+        }
+        Ok(network)
+    }
+
+    /// The status for those who watch, if there is a network; the image does not need it.
+    fn network_in_background(&self) {
+        let (Some(wanted), Some(_)) = (self.job.network.clone(), &self.job.status) else { return };
+        let (job, room) = (self.job.clone(), self.armed.room.clone());
+        let status = Arc::clone(self.status);
+        std::thread::spawn(move || {
+            let result = network::bring_up(&wanted, &job.hostname)
+                .and_then(|_| serve_status(&job, &room, &status));
+            if let Err(fault) = result {
+                status.problem(format!("the status cannot be asked for: {fault}"));
+            }
+        });
+    }
+}
+
+fn serve_status(job: &Job, room: &Path, status: &Arc<Status>) -> Result<()> {
+    let Some(listen) = &job.status else { return Ok(()) };
+    let doors = Doors::in_room(listen, room)?;
+    let address = server::start(&listen.listen, doors, Arc::clone(status))?;
+    let scheme = if listen.tls { "https" } else { "http" };
+    say!("the status can be asked for at {scheme}://{address}/v1/reimage");
     Ok(())
 }
 
@@ -235,14 +335,14 @@ fn new_system(
 }
 
 fn wait_for_partition(device: &Device, number: u32) -> Result<PathBuf> {
-    let deadline = std::time::Instant::now() + PARTITION_PATIENCE;
+    let deadline = Instant::now() + PARTITION_PATIENCE;
     loop {
         let found = devices::all()
             .into_iter()
             .find(|one| one.disk.as_ref() == Some(&device.name) && one.partition == Some(number));
         match found {
             Some(partition) if partition.path.exists() => return Ok(partition.path),
-            _ if std::time::Instant::now() > deadline => {
+            _ if Instant::now() > deadline => {
                 return Err(Fault(format!(
                     "the kernel does not see partition {number} of {}",
                     device.path.display()

@@ -18,6 +18,9 @@ struct Chunk {
     buffer: Buffer,
 }
 
+/// What is done with a chunk: its number, what the descriptor says of it, and its bytes.
+pub type ForChunk<'a> = &'a (dyn Fn(usize, Piece, &[u8]) -> Result<()> + Sync);
+
 /// Read the whole image once; `work` is called for each chunk with its number, what the descriptor says
 /// of it and its bytes, by `workers` threads at once, begun in order. The bytes are aligned for
 /// O_DIRECT.
@@ -28,7 +31,7 @@ pub fn pass(
     image: &Descriptor,
     supply: &dyn Supply,
     workers: usize,
-    work: &(dyn Fn(usize, Piece, &[u8]) -> Result<()> + Sync),
+    work: ForChunk<'_>,
 ) -> Result<()> {
     let name = supply.name();
     let encoding = image.content.encoding;

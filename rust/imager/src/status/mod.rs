@@ -67,7 +67,7 @@ pub struct Finished {
 /// The state of the work. All reads are cheap and never block the work.
 #[derive(Debug)]
 pub struct Status {
-    facts: Value,
+    facts: Mutex<Value>,
     phase: Mutex<(Phase, Instant)>,
     finished: Mutex<Vec<Finished>>,
     problems: Mutex<Vec<String>>,
@@ -80,11 +80,22 @@ pub struct Status {
     ended: AtomicBool,
 }
 
+impl Default for Status {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl Status {
-    /// Work that begins; `facts` are the members `operation`, `nonce`, `image`, `source` and `target`.
-    pub fn new(facts: Value) -> Self {
+    /// What does not change any more: the members `operation`, `nonce`, `image`, `mode` and `target`.
+    pub fn tell(&self, facts: Value) {
+        *lock(&self.facts) = facts;
+    }
+
+    /// Work that begins.
+    pub fn new() -> Self {
         Self {
-            facts,
+            facts: Mutex::new(Value::Null),
             phase: Mutex::new((Phase::Waiting, Instant::now())),
             finished: Mutex::default(),
             problems: Mutex::default(),
@@ -160,6 +171,16 @@ impl Status {
         }
     }
 
+    /// Tries that were in vain.
+    pub fn retries(&self) -> u64 {
+        self.retries.load(Ordering::Relaxed)
+    }
+
+    /// When anything was last dealt with, in seconds since the epoch.
+    pub fn last_progress(&self) -> u64 {
+        self.last_progress.load(Ordering::Relaxed)
+    }
+
     /// Count a try that was in vain.
     pub fn retry(&self) {
         self.retries.fetch_add(1, Ordering::Relaxed);
@@ -219,17 +240,18 @@ impl Status {
             },
             "phases": self.finished(),
             "first_write": self.first_write(),
-            "retries": self.retries.load(Ordering::Relaxed),
+            "retries": self.retries(),
             "problems": *lock(&self.problems),
             "log": log::recent(),
         });
-        if let (Value::Object(answer), Value::Object(facts)) = (&mut answer, &self.facts) {
+        if let (Value::Object(answer), Value::Object(facts)) = (&mut answer, &*lock(&self.facts)) {
             answer.extend(facts.clone());
         }
         answer
     }
 
-    fn bytes_expected(&self) -> Option<u64> {
+    /// Bytes that the phase has to deal with, if that is known.
+    pub fn bytes_expected(&self) -> Option<u64> {
         Some(self.bytes_expected.load(Ordering::Relaxed)).filter(|&bytes| bytes > 0)
     }
 
