@@ -1,7 +1,6 @@
 //! The first process of the boot: from the kernel's hand-over to the reboot, which always comes.
 
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -79,15 +78,4 @@ fn leave() -> ! {
     let result = reboot(RebootCommand::Restart);
     say!("the kernel refuses to reboot: {result:?}; ending, so that it panics and reboots");
     std::process::exit(1)
-}
-
-/// Read a file of the initramfs.
-///
-/// # Errors
-/// The system's, with the path.
-pub fn read(path: &Path) -> io::Result<Vec<u8>> {
-    use std::io::Read as _;
-    let mut content = Vec::new();
-    File::open(path)?.read_to_end(&mut content)?;
-    Ok(content)
 }

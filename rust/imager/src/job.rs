@@ -236,3 +236,88 @@ fn is_bare(name: &str) -> bool {
     let mut components = Path::new(name).components();
     matches!((components.next(), components.next()), (Some(Component::Normal(n)), None) if n == name)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::{Job, Source};
+
+    fn job() -> Value {
+        json!({
+            "format": "holdfast-job", "version": 1, "nonce": "0123456789abcdef0123456789abcdef",
+            "operation": "op", "created": "2026-11-24T20:00:00Z", "hostname": "node-7",
+            "target": {"serial": "s", "model": null, "size_bytes": 1 << 30, "wwid": null,
+                       "path": "/dev/vda", "head_bytes": 1 << 20, "head_sha256": "0".repeat(64)},
+            "descriptor_sha256": "0".repeat(64),
+            "source": {"kind": "staged", "path": ".holdfast/images/x/image", "file_system": "xfs",
+                       "uuid": "u", "array": {"uuid": "a:b", "level": "raid0", "devices": 2}},
+            "network": {"interface": {"mac": "52:54:00:12:34:56", "name": "enp0s3"}, "dhcp": true,
+                        "static": {"addresses": ["10.0.2.15/24"], "gateway": null, "dns": [],
+                                   "mtu": 1500}},
+            "status": {"listen": "0.0.0.0:9918", "tls": true, "tokens": true},
+            "outcome": {"offset_bytes": 4096, "length_bytes": 16384},
+            "data_disks": [{"serial": "d", "model": null, "size_bytes": 1}],
+            "modules": ["00-virtio.ko"], "time": "2026-11-24T20:00:00Z", "another": 1,
+        })
+    }
+
+    fn parse(job: &Value) -> crate::Result<Job> {
+        Job::parse(job.to_string().as_bytes())
+    }
+
+    #[test]
+    fn a_job_is_read() {
+        let read = parse(&job()).unwrap();
+        assert!(matches!(read.source, Source::Staged { array: Some(_), .. }));
+        assert_eq!(read.network.unwrap().fixed.unwrap().mtu, Some(1500));
+        let mut least = job();
+        for member in ["network", "status"] {
+            least[member] = Value::Null;
+        }
+        least["source"] = json!({"kind": "network", "url": "https://x/y"});
+        assert!(matches!(parse(&least).unwrap().source, Source::Network { .. }));
+    }
+
+    #[test]
+    fn what_does_not_hold_together_is_refused() {
+        for (pointer, wrong) in [
+            ("/format", json!("other")),
+            ("/version", json!(2)),
+            ("/nonce", json!("short")),
+            ("/descriptor_sha256", json!("0")),
+            ("/outcome/length_bytes", json!(4096)),
+            ("/outcome/offset_bytes", json!(4097)),
+            ("/outcome/offset_bytes", json!(1 << 30)),
+            ("/outcome/offset_bytes", json!(u64::MAX - 511)),
+            ("/target/head_bytes", json!(0)),
+            ("/target/head_bytes", json!(1_u64 << 40)),
+            ("/modules/0", json!("../evil.ko")),
+            ("/modules/0", json!("a/b.ko")),
+            ("/source/path", json!("../image")),
+            ("/source/path", json!("/image")),
+            ("/source/path", json!("")),
+            ("/source/kind", json!("tape")),
+        ] {
+            let mut job = job();
+            *job.pointer_mut(pointer).unwrap() = wrong.clone();
+            parse(&job).expect_err(&format!("{pointer}: {wrong}"));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn anything_is_read_without_a_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..100),
+            at in 0_usize..1000,
+            byte: u8,
+        ) {
+            let _ = Job::parse(&bytes);
+            let mut damaged = job().to_string().into_bytes();
+            let at = at % damaged.len();
+            damaged[at] = byte;
+            let _ = Job::parse(&damaged);
+        }
+    }
+}

@@ -113,6 +113,7 @@ pub fn record_fault(reason: &str) {
 pub fn run(armed: &Armed) -> Result<Ended> {
     let job = armed.job()?;
     say!("armed as {} by {} at {}", job.nonce, job.operation, job.hostname);
+    check_nonce(&job.nonce, &fs::read_to_string("/proc/cmdline").context("/proc/cmdline")?)?;
     if clock::not_before(&job.time) {
         say!("the machine's clock was behind; it is set to {}", job.time);
     }
@@ -144,6 +145,18 @@ pub fn run(armed: &Armed) -> Result<Ended> {
         status.end();
         result.map(|()| Ended::Written)
     })
+}
+
+/// The boot loader's entry must be of the same arming as what it loaded: otherwise one of them was left
+/// from an earlier one.
+fn check_nonce(nonce: &str, command_line: &str) -> Result<()> {
+    let given =
+        command_line.split_whitespace().find_map(|word| word.strip_prefix("holdfast.nonce="));
+    match given {
+        Some(given) if given == nonce => Ok(()),
+        Some(_) => Err(Fault::new("the boot loader's entry is of another arming than the job")),
+        None => Err(Fault::new("the kernel's command line does not name an arming")),
+    }
 }
 
 /// What does not change while the work goes on.

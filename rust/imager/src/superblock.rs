@@ -195,3 +195,102 @@ pub fn digits(uuid: &str) -> String {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use proptest::prelude::*;
+
+    use super::{HEAD, digits, recognise};
+
+    /// What mdadm 4.2 wrote at 4096 for the first of two members of a RAID0; zeros follow.
+    const MEMBER: &str = "/E4rqQEAAAAAAAAAAAAAAOUxuSA4GyK43NvsgOt8G4Aobm9uZSk6MAAAAAAAAAAAAAAAAAAAAAAAAAAA\
+         AAAAAJkFBmsAAAAAAAAAAAEAAAAAAAAAAAAAAAAEAAACAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA\
+         AAAAAAAAAAAAEAAAAAAAAADwHwAAAAAACAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA7xTf4WsdomLAJ0Dr\
+         hvjJMQAACAAIAAAAmQUGawAAAAAAAAAAAAAAAP//////////2e54WYAAAAAAAAAAAAAAAAAAAAAAAAAA\
+         AAAAAAAAAAAAAAAAAAAAAAAAAQD/////////////////////////////////////////////////////\
+         ////////////////////////////////////////////////////////////////////////////////\
+         ////////////////////////////////////////////////////////////////////////////////\
+         ////////////////////////////////////////////////////////////////////////////////\
+         //////////////////////////////////////////8=";
+    const UUID: &str = "e531b920:381b22b8:dcdbec80:eb7c1b80";
+    const SIZE: usize = 1 << 20;
+
+    /// A device with a superblock at a place.
+    fn device(at: usize) -> Vec<u8> {
+        let mut bytes = vec![0; SIZE];
+        let member = STANDARD.decode(MEMBER).unwrap();
+        bytes[at..at + member.len()].copy_from_slice(&member);
+        bytes
+    }
+
+    fn look(bytes: &[u8]) -> super::Signatures {
+        recognise(&bytes[..HEAD], &bytes[bytes.len() - (128 << 10)..], bytes.len() as u64)
+    }
+
+    #[test]
+    fn a_member_is_found_at_all_three_places_and_only_if_it_is_whole() {
+        for (minor, at) in [(2, 4096), (1, 0), (0, SIZE - 8192)] {
+            let mut bytes = device(at);
+            let member = look(&bytes).member.unwrap();
+            assert_eq!((member.minor_version, member.level, member.raid_disks), (minor, 0, 2));
+            assert_eq!((member.array.clone(), member.role), (digits(UUID), Some(0)));
+            bytes[at + 80] ^= 1;
+            assert_eq!(look(&bytes).member, None);
+        }
+        assert_eq!(look(&device(8192)).member, None);
+    }
+
+    #[test]
+    fn file_systems_and_others_are_told() {
+        let with = |at: usize, magic: &[u8]| {
+            let mut bytes = vec![0; SIZE];
+            bytes[at..at + magic.len()].copy_from_slice(magic);
+            look(&bytes)
+        };
+        let kind = |found: super::Signatures| found.file_system.map(|fs| fs.kind);
+        assert_eq!(kind(with(0, b"XFSB")), Some("xfs"));
+        assert_eq!(kind(with(65536 + 64, b"_BHRfS_M")), Some("btrfs"));
+        // Code of a boot loader may have these two bytes there.
+        assert_eq!(kind(with(1024 + 56, &[0x53, 0xef])), None);
+        assert!(with(512, b"LABELONE").other.unwrap().contains("LVM"));
+        assert!(with(0, b"LUKS\xba\xbe").other.unwrap().contains("LUKS"));
+        assert!(with(4086, b"SWAPSPACE2").other.unwrap().contains("swap"));
+        assert!(with(SIZE - 65536, &[0xfc, 0x4e, 0x2b, 0xa9]).other.unwrap().contains("0.90"));
+        assert!(with((128 << 10) + 1024, &[0x0c, 0xb1, 0xba, 0]).other.unwrap().contains("ZFS"));
+        assert_eq!(look(&vec![0; SIZE]).describe(), None);
+    }
+
+    #[test]
+    fn file_systems_are_those_that_their_tools_make() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fs");
+        for (tool, option, kind) in [("mkfs.ext4", "-U", "ext4"), ("mkfs.btrfs", "-U", "btrfs")] {
+            std::fs::File::create(&path).unwrap().set_len(256 << 20).unwrap();
+            let uuid = "12345678-9abc-def0-1234-56789abcdef0";
+            let done =
+                std::process::Command::new(tool).args(["-q", option, uuid]).arg(&path).output();
+            assert!(done.unwrap().status.success(), "{tool}");
+            let bytes = std::fs::read(&path).unwrap();
+            let found = look(&bytes).file_system.unwrap();
+            assert_eq!((found.kind, found.uuid), (kind, digits(uuid)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn anything_is_recognised_without_a_panic(
+            head in prop::collection::vec(any::<u8>(), 0..600),
+            tail in prop::collection::vec(any::<u8>(), 0..600),
+            size: u64,
+            at in 0_usize..300,
+            byte: u8,
+        ) {
+            let _ = recognise(&head, &tail, size);
+            let mut bytes = device(4096);
+            bytes[4096 + at] = byte;
+            let _ = look(&bytes);
+        }
+    }
+}

@@ -175,3 +175,78 @@ pub fn check_fit(image: &Descriptor, disk: &Disk) -> Result<()> {
         )))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use holdfast_engine::image::Sha256;
+
+    use super::{pinned, same};
+    use crate::devices::{self, Device};
+    use crate::job::{DataDisk, Pin};
+
+    /// A machine's sysfs, with one disk that has a partition.
+    fn disk(files: &[(&str, &str)]) -> Device {
+        let sys = tempfile::tempdir().unwrap();
+        let place = sys.path().join("devices/pci0/block/vda");
+        let write = |path: &Path, text: &str| {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        for (name, text) in [("dev", "254:0\n"), ("size", "2048\n")].iter().chain(files) {
+            write(&place.join(name), text);
+        }
+        for (name, text) in [("dev", "254:1"), ("size", "100"), ("partition", "1")] {
+            write(&place.join("vda1").join(name), text);
+        }
+        let class = sys.path().join("class/block");
+        fs::create_dir_all(&class).unwrap();
+        std::os::unix::fs::symlink(&place, class.join("vda")).unwrap();
+        std::os::unix::fs::symlink(place.join("vda1"), class.join("vda1")).unwrap();
+        let found = devices::below(sys.path(), Path::new("/dev"));
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[1].disk.as_deref(), found[1].partition), (Some("vda"), Some(1)));
+        found.into_iter().next().unwrap()
+    }
+
+    fn pin(serial: Option<&str>, model: Option<&str>, wwid: Option<&str>) -> Pin {
+        Pin {
+            serial: serial.map(str::to_owned),
+            model: model.map(str::to_owned),
+            size_bytes: 1 << 20,
+            wwid: wwid.map(str::to_owned),
+            path: String::new(),
+            head_bytes: 512,
+            head_sha256: Sha256([0; 32]),
+        }
+    }
+
+    #[test]
+    fn a_disk_is_known_by_all_that_is_told_of_it() {
+        let nvme = disk(&[
+            ("device/serial", "vol-1  \n"),
+            ("device/model", "Amazon  EBS \n"),
+            ("wwid", "w1"),
+        ]);
+        for (pin, fits) in [
+            (pin(Some("vol-1"), Some("Amazon EBS"), None), true),
+            // As udev writes it.
+            (pin(Some("vol-1"), Some("Amazon_EBS"), None), true),
+            (pin(None, None, None), true),
+            (pin(Some("made-up"), None, Some("w1")), true),
+            (pin(Some("vol-2"), None, None), false),
+            (pin(Some("vol-2"), None, Some("w2")), false),
+            (pin(Some("vol-1"), Some("Amazon Instance Storage"), None), false),
+            (Pin { size_bytes: 1 << 21, ..pin(Some("vol-1"), None, None) }, false),
+        ] {
+            assert_eq!(pinned(&pin, &nvme), fits, "{pin:?}");
+        }
+        let scsi = disk(&[("device/vpd_pg80", "\0\u{1}\0\u{4}ABCD ")]);
+        assert!(pinned(&pin(Some("ABCD"), None, None), &scsi));
+        assert!(!pinned(&pin(Some("ABCD"), None, None), &disk(&[])));
+        let data = DataDisk { serial: Some("ABCD".to_owned()), model: None, size_bytes: None };
+        assert!(same(&data, &scsi) && !same(&data, &nvme));
+    }
+}

@@ -80,6 +80,10 @@ impl Resuming {
         match body.read(into) {
             Ok(0) => Err((format!("it ends after {} bytes", self.offset), true)),
             Ok(read) => Ok(read),
+            // TLS says more about it than anybody wants to know.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Err(("the connection ended".to_owned(), false))
+            }
             Err(error) => Err((error.to_string(), false)),
         }
     }

@@ -4,6 +4,7 @@ pub mod metrics;
 pub mod server;
 pub mod tokens;
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,6 +12,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::{clock, log, say};
+
+/// How many samples of progress are kept, one each tenth of a second.
+const SAMPLES: usize = 50;
 
 /// What the imager is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +73,8 @@ pub struct Finished {
 pub struct Status {
     facts: Mutex<Value>,
     phase: Mutex<(Phase, Instant)>,
+    /// When so many bytes were done, a few times in the last seconds of the phase.
+    samples: Mutex<VecDeque<(Instant, u64)>>,
     finished: Mutex<Vec<Finished>>,
     problems: Mutex<Vec<String>>,
     bytes_done: AtomicU64,
@@ -97,6 +103,7 @@ impl Status {
         Self {
             facts: Mutex::new(Value::Null),
             phase: Mutex::new((Phase::Waiting, Instant::now())),
+            samples: Mutex::default(),
             finished: Mutex::default(),
             problems: Mutex::default(),
             bytes_done: AtomicU64::new(0),
@@ -119,6 +126,7 @@ impl Status {
         self.bytes_done.store(0, Ordering::Relaxed);
         self.bytes_expected.store(bytes_expected, Ordering::Relaxed);
         *lock(&self.phase) = (phase, Instant::now());
+        lock(&self.samples).clear();
         self.progressed();
     }
 
@@ -199,20 +207,20 @@ impl Status {
     /// Say a line about progress every few seconds, until [`Status::end`].
     pub fn narrate(&self, pause: Duration) {
         let step = Duration::from_millis(100);
-        let mut last = (Instant::now(), self.phase(), 0);
+        let mut last = Instant::now();
         while !self.ended.load(Ordering::Relaxed) {
             std::thread::sleep(step);
-            if last.0.elapsed() < pause {
+            self.sample();
+            if last.elapsed() < pause {
                 continue;
             }
             let (phase, done) = (self.phase(), self.bytes_done());
             if let Some(expected) = self.bytes_expected() {
-                let before = if last.1 == phase && last.2 <= done { last.2 } else { 0 };
-                let speed = rate(done - before, last.0.elapsed().as_secs_f64());
                 let percent = done.min(expected) * 100 / expected;
-                say!("{}: {percent} %, {speed}", phase.name());
+                let speed = self.bytes_per_second() / f64::from(1 << 20);
+                say!("{}: {percent} %, {speed:.0} MiB/s", phase.name());
             }
-            last = (Instant::now(), phase, done);
+            last = Instant::now();
         }
     }
 
@@ -223,10 +231,9 @@ impl Status {
 
     /// What `GET /v1/reimage` answers: the daemon's shape as far as it is known here.
     pub fn to_json(&self) -> Value {
-        let (phase, since) = *lock(&self.phase);
+        let phase = self.phase();
         let (done, expected) = (self.bytes_done(), self.bytes_expected());
-        let seconds = since.elapsed().as_secs_f64();
-        let speed = if seconds > 0.0 { done as f64 / seconds } else { 0.0 };
+        let speed = self.bytes_per_second();
         let left = expected.map(|expected| expected.saturating_sub(done) as f64);
         let eta = left.filter(|_| speed > 0.0).map(|left| (left / speed).round());
         let mut answer = json!({
@@ -253,6 +260,24 @@ impl Status {
     /// Bytes that the phase has to deal with, if that is known.
     pub fn bytes_expected(&self) -> Option<u64> {
         Some(self.bytes_expected.load(Ordering::Relaxed)).filter(|&bytes| bytes > 0)
+    }
+
+    fn sample(&self) {
+        let mut samples = lock(&self.samples);
+        if samples.len() == SAMPLES {
+            samples.pop_front();
+        }
+        samples.push_back((Instant::now(), self.bytes_done()));
+    }
+
+    /// By the last seconds: zeros at a phase's beginning cost next to nothing and tell little.
+    fn bytes_per_second(&self) -> f64 {
+        let samples = lock(&self.samples);
+        let (Some((from, before)), Some((to, after))) = (samples.front(), samples.back()) else {
+            return 0.0;
+        };
+        let seconds = to.duration_since(*from).as_secs_f64();
+        if seconds > 0.0 { after.saturating_sub(*before) as f64 / seconds } else { 0.0 }
     }
 
     fn progressed(&self) {
