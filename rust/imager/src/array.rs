@@ -122,7 +122,7 @@ fn current(members: Vec<(Device, Member)>) -> Vec<(Device, Member)> {
 }
 
 fn start(members: &[(Device, Member)], minor_version: u32) -> Result<Running> {
-    // Kernels before 4.? and those with create_on_open make it when the node is opened.
+    // Older kernels, and those with create_on_open, make it when the node is opened.
     let _ = fs::write("/sys/module/md_mod/parameters/new_array", NAME);
     let path = Path::new("/dev").join(NAME);
     if !path.exists() {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use common::{MIB, describe, directory, image};
+use common::{MIB, describe, directory, image, is_root};
 use holdfast_engine::image::{Encoding, Sha256};
 use holdfast_imager::job;
 use holdfast_imager::network::{self, Network, dhcp};
@@ -40,6 +40,9 @@ impl Drop for Child {
 
 #[test]
 fn an_address_and_names_come_from_a_dhcp_server() {
+    if !is_root() {
+        return;
+    }
     // In a network of its own, of which /sys must tell as well.
     let inside =
         "mount -t sysfs sysfs /sys && exec \"$0\" --exact in_a_network_of_its_own --ignored";

@@ -154,6 +154,11 @@ impl Root {
     }
 
     fn resolve(&self, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+        // To the kernel both are the same here. Relative, a path stays below the root by itself.
+        let path = match path.trim_start_matches('/') {
+            "" => ".",
+            relative => relative,
+        };
         let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
         openat2(&self.fd, path, flags, Mode::empty(), inside)
     }
