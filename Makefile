@@ -45,6 +45,15 @@ build: .venv/stamp ## Make .venv and build the release extension into it: .venv/
 	@packaging/check-toolchain
 	PIP_QUIET=1 PIP_CONSTRAINT=$(lock) $(bin)/maturin develop --release --extras dev
 
+# One static program for the initramfs: no libraries, and no other target directory's flags.
+imager_target := $(shell uname -m)-unknown-linux-gnu
+.PHONY: imager
+imager: ## Build target/imager/holdfast-imager, the static program of the initramfs
+	@packaging/check-toolchain
+	RUSTFLAGS='-C target-feature=+crt-static -C strip=symbols' cargo build --locked --quiet --release \
+		--package holdfast-imager --bin holdfast-imager --target $(imager_target) --target-dir target/imager
+	cp target/imager/$(imager_target)/release/holdfast-imager target/imager/holdfast-imager
+
 .PHONY: wheel
 wheel: build ## Build dist/holdfast-*.whl, which pip installs
 	@rm -f dist/holdfast-*.whl

@@ -1,0 +1,81 @@
+//! The first process of the boot: from the kernel's hand-over to the reboot, which always comes.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use rustix::mount::{MountFlags, mount};
+use rustix::system::{RebootCommand, reboot};
+
+use crate::reimage::{Armed, Ended};
+use crate::status::lock;
+use crate::{log, reimage, say};
+
+/// Where the armed machine left what the imager needs.
+pub const ROOM: &str = "/holdfast";
+/// How long a fault that nobody else can tell stays on the console.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Do everything, and reboot.
+pub fn run() -> ! {
+    prepare();
+    say!("holdfast-imager {}: hello", env!("CARGO_PKG_VERSION"));
+    // A panic of any thread ends here: there is nobody above the first process.
+    std::panic::set_hook(Box::new(|panic| {
+        static ONCE: Mutex<bool> = Mutex::new(false);
+        if std::mem::replace(&mut *lock(&ONCE), true) {
+            return;
+        }
+        say!("a fault of the imager itself: {panic}");
+        reimage::record_fault(&format!("a fault of the imager itself: {panic}"));
+        leave();
+    }));
+    match reimage::run(&Armed::in_room(Path::new(ROOM))) {
+        Ok(Ended::Written) => say!("the new system is on the disk; rebooting into it"),
+        Ok(Ended::StartedBefore) => {
+            say!("this was started before with the same arming; nothing is done, rebooting");
+        }
+        Err(fault) => {
+            say!("refused, and nothing was written: {fault}");
+            reimage::record_fault(&fault.to_string());
+            std::thread::sleep(LAST_WORDS);
+        }
+    }
+    leave()
+}
+
+/// What every program takes for granted.
+fn prepare() {
+    let mut faults = Vec::new();
+    let mut attach = |kind: &str, at: &str, options: Option<&std::ffi::CStr>| {
+        let result = fs::create_dir_all(at)
+            .and_then(|()| Ok(mount(kind, at, kind, MountFlags::NOSUID, options)?));
+        if let Err(error) = result {
+            faults.push(format!("mounting {at}: {error}"));
+        }
+    };
+    attach("proc", "/proc", None);
+    attach("sysfs", "/sys", None);
+    attach("devtmpfs", "/dev", Some(c"mode=0755"));
+    log::use_kernel_log();
+    // Kernels may mount /dev by themselves.
+    faults.retain(|fault| !(fault.starts_with("mounting /dev") && Path::new("/dev/null").exists()));
+    for fault in faults {
+        say!("{fault}");
+    }
+    // Also if the boot loader's entry does not say so: never hang where nobody can press a key.
+    for (knob, value) in [("panic", "10"), ("panic_on_oops", "1"), ("ctrl-alt-del", "0")] {
+        if let Err(error) = fs::write(Path::new("/proc/sys/kernel").join(knob), value) {
+            say!("setting kernel.{knob}: {error}");
+        }
+    }
+}
+
+/// Reboot; power off is never an option, since it would lose the data of instance storage.
+fn leave() -> ! {
+    rustix::fs::sync();
+    let result = reboot(RebootCommand::Restart);
+    say!("the kernel refuses to reboot: {result:?}; ending, so that it panics and reboots");
+    std::process::exit(1)
+}

@@ -1,0 +1,27 @@
+//! The program that runs from the initramfs and writes an image to the root disk.
+//!
+//! It is the first and only process of its boot. `init` is its way from the kernel's hand-over to the
+//! reboot; everything it calls runs as well in an ordinary process, on loop devices and files.
+
+pub mod array;
+pub mod clock;
+pub mod devices;
+pub mod disk;
+pub mod error;
+pub mod identity;
+pub mod init;
+pub mod job;
+pub mod log;
+pub mod marker;
+pub mod modules;
+pub mod mount;
+pub mod network;
+pub mod outcome;
+pub mod pipeline;
+pub mod reimage;
+pub mod source;
+pub mod status;
+pub mod superblock;
+pub mod target;
+
+pub use error::{Context, Fault, Result};

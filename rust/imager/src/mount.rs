@@ -1,0 +1,89 @@
+//! Mounting: data without ever changing it, and the new root.
+
+use std::ffi::CString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+use crate::{Context as _, Fault, Result, say};
+
+/// A mounted file system; it is unmounted when dropped.
+#[derive(Debug)]
+pub struct Mounted {
+    path: PathBuf,
+}
+
+impl Mounted {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Unmount it, and say whether that worked.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn unmount(self) -> Result<()> {
+        let path = self.path.clone();
+        std::mem::forget(self);
+        unmount(&path, UnmountFlags::empty()).context(format_args!("unmounting {}", path.display()))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = unmount(&self.path, UnmountFlags::DETACH) {
+            say!("{} cannot be unmounted: {error}", self.path.display());
+        }
+    }
+}
+
+/// Mount a file system of data so that nothing on its devices changes: no journal is replayed.
+///
+/// # Errors
+/// The system's, or that this kind cannot be mounted so.
+pub fn data(device: &Path, kind: &str, at: &Path) -> Result<Mounted> {
+    let options = match kind {
+        "xfs" => "norecovery,nouuid",
+        "ext2" | "ext3" | "ext4" => "noload",
+        "btrfs" => "rescue=nologreplay",
+        _ => {
+            return Err(Fault(format!(
+                "data on {kind} cannot be read here: it is not known how to do so without writing"
+            )));
+        }
+    };
+    let kind = if kind.starts_with("ext") { "ext4" } else { kind };
+    // Access times are not written on what is read-only.
+    attach(device, kind, MountFlags::RDONLY, options, at)
+}
+
+/// Mount the new system's root.
+///
+/// # Errors
+/// The system's, or that this kind is not known.
+pub fn root(device: &Path, kind: &str, at: &Path) -> Result<Mounted> {
+    let (kind, options) = match kind {
+        "ext2" | "ext3" | "ext4" => ("ext4", ""),
+        "xfs" => ("xfs", "nouuid"),
+        "btrfs" => ("btrfs", ""),
+        _ => return Err(Fault(format!("a root on {kind} cannot be mounted here"))),
+    };
+    attach(device, kind, MountFlags::empty(), options, at)
+}
+
+fn attach(
+    device: &Path,
+    kind: &str,
+    flags: MountFlags,
+    options: &str,
+    at: &Path,
+) -> Result<Mounted> {
+    let what = || format!("mounting {} ({kind})", device.display());
+    fs::create_dir_all(at).context(what())?;
+    let options = CString::new(options).context(what())?;
+    let flags = flags | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount(device, at, kind, flags, Some(options.as_c_str())).context(what())?;
+    Ok(Mounted { path: at.to_owned() })
+}

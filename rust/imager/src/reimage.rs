@@ -1,0 +1,367 @@
+//! The work from beginning to end, in the order that keeps the old system whole until the image is
+//! proven: disks, outcome record, source, verify, and only then write.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use holdfast_engine::image::{Descriptor, Sha256};
+use serde_json::json;
+
+use crate::devices::{self, Device};
+use crate::disk::Disk;
+use crate::identity::{Identity, Report};
+use crate::job::{Job, Place, Source};
+use crate::network::{self, Network};
+use crate::outcome::{Outcome, State};
+use crate::pipeline::{Digests, Supply, read_back::read_back, verify::verify, write};
+use crate::source::download::Download;
+use crate::source::http::{self, Client};
+use crate::source::staged::Staged;
+use crate::source::url::Url;
+use crate::status::server::{self, Doors};
+use crate::status::{Phase, Status, lock};
+use crate::{Context as _, Fault, Result, clock, log, marker, modules, mount, say, target};
+
+/// How often to tell how far it is.
+const NARRATION: Duration = Duration::from_secs(5);
+/// How long the network that the image comes through may take.
+const NETWORK_PATIENCE: Duration = Duration::from_secs(600);
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How long a partition's node may take to appear.
+const PARTITION_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How it ended, if not with a fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// The image is on the disk.
+    Written,
+    /// The imager was started before with this arming, so nothing was done.
+    StartedBefore,
+}
+
+/// What the armed machine left in the initramfs.
+#[derive(Debug)]
+pub struct Armed {
+    room: PathBuf,
+}
+
+impl Armed {
+    /// In this directory.
+    pub fn in_room(room: &Path) -> Self {
+        Self { room: room.to_owned() }
+    }
+
+    fn read(&self, name: &str) -> Result<Vec<u8>> {
+        let path = self.room.join(name);
+        fs::read(&path).context(path.display())
+    }
+
+    fn job(&self) -> Result<Job> {
+        Job::parse(&self.read("job.json")?)
+    }
+
+    fn descriptor(&self, job: &Job) -> Result<Descriptor> {
+        let json = self.read("descriptor.json")?;
+        if Sha256::of(&json) != job.descriptor_sha256 {
+            return Err(Fault::new("the descriptor is not the one that the job names"));
+        }
+        Ok(Descriptor::parse(&self.room.join("descriptor.json"), &json)?)
+    }
+
+    fn identity(&self) -> Result<Identity> {
+        Identity::parse(&self.read("identity.json")?)
+    }
+}
+
+/// What is needed to write down why nothing was done.
+struct Recorder {
+    disk: Arc<Disk>,
+    place: Place,
+    outcome: Outcome,
+    status: Arc<Status>,
+}
+
+static RECORDER: Mutex<Option<Recorder>> = Mutex::new(None);
+
+/// Write down on the target why nothing was done, if nothing was done. Does nothing before the record
+/// was found, nor from the first write on: then there may be another thing in its place.
+pub fn record_fault(reason: &str) {
+    let Some(recorder) = lock(&RECORDER).take() else { return };
+    if recorder.status.first_write() {
+        return;
+    }
+    let outcome = Outcome {
+        state: State::Refused,
+        phase: Some(recorder.status.phase().name().to_owned()),
+        reason: Some(reason.to_owned()),
+        log: log::recent(),
+        ..recorder.outcome
+    };
+    match outcome.write(&recorder.disk, recorder.place) {
+        Ok(()) => say!("the reason is in the outcome record"),
+        Err(fault) => say!("the reason cannot be written down: {fault}"),
+    }
+}
+
+/// Do everything but the reboot.
+///
+/// # Errors
+/// Why nothing was written: once something was, it goes on until the disk has the image.
+pub fn run(armed: &Armed) -> Result<Ended> {
+    let job = armed.job()?;
+    say!("armed as {} by {} at {}", job.nonce, job.operation, job.hostname);
+    check_nonce(&job.nonce, &fs::read_to_string("/proc/cmdline").context("/proc/cmdline")?)?;
+    if clock::not_before(&job.time) {
+        say!("the machine's clock was behind; it is set to {}", job.time);
+    }
+    modules::load(&armed.room.join("modules"), &job.modules);
+    let (device, disk) = target::claim(&job)?;
+    say!("the target is {}", device.describe());
+    let disk = Arc::new(disk);
+    let outcome = Outcome::read(&disk, job.outcome, &job.nonce)?;
+    if outcome.started > 0 || outcome.state != State::Armed {
+        return Ok(Ended::StartedBefore);
+    }
+    let outcome = Outcome { started: outcome.started + 1, state: State::Started, ..outcome };
+    outcome.write(&disk, job.outcome)?;
+    let status = Arc::new(Status::new());
+    *lock(&RECORDER) = Some(Recorder {
+        disk: Arc::clone(&disk),
+        place: job.outcome,
+        outcome: outcome.clone(),
+        status: Arc::clone(&status),
+    });
+    let image = armed.descriptor(&job)?;
+    say!("the image is {} {}, {} bytes", image.name, image.image_version, image.size_bytes);
+    target::check_fit(&image, &disk)?;
+    status.tell(facts(&job, &image, &device));
+    std::thread::scope(|scope| {
+        scope.spawn(|| status.narrate(NARRATION));
+        let work = Work { armed, job: &job, image: &image, device: &device, status: &status };
+        let result = work.replace(disk);
+        status.end();
+        result.map(|()| Ended::Written)
+    })
+}
+
+/// The boot loader's entry must be of the same arming as what it loaded: otherwise one of them was left
+/// from an earlier one.
+fn check_nonce(nonce: &str, command_line: &str) -> Result<()> {
+    let given =
+        command_line.split_whitespace().find_map(|word| word.strip_prefix("holdfast.nonce="));
+    match given {
+        Some(given) if given == nonce => Ok(()),
+        Some(_) => Err(Fault::new("the boot loader's entry is of another arming than the job")),
+        None => Err(Fault::new("the kernel's command line does not name an arming")),
+    }
+}
+
+/// What does not change while the work goes on.
+fn facts(job: &Job, image: &Descriptor, device: &Device) -> serde_json::Value {
+    let mode = match job.source {
+        Source::Staged { .. } => "staged",
+        Source::Network { .. } => "network",
+    };
+    json!({
+        "operation": job.operation,
+        "nonce": job.nonce,
+        "hostname": job.hostname,
+        "mode": mode,
+        "image": {
+            "name": image.name,
+            "image_version": image.image_version,
+            "descriptor_sha256": job.descriptor_sha256,
+            "size_bytes": image.size_bytes,
+            "mapped_bytes": image.mapped_bytes(),
+        },
+        "target": {
+            "path": device.path,
+            "serial": device.serials.first(),
+            "model": device.model,
+            "size_bytes": device.size_bytes,
+        },
+    })
+}
+
+/// One re-imaging.
+struct Work<'a> {
+    armed: &'a Armed,
+    job: &'a Job,
+    image: &'a Descriptor,
+    device: &'a Device,
+    status: &'a Arc<Status>,
+}
+
+impl Work<'_> {
+    fn replace(&self, disk: Arc<Disk>) -> Result<()> {
+        let identity = self.armed.identity()?;
+        match &self.job.source {
+            Source::Staged { path, file_system, uuid, array } => {
+                self.network_in_background();
+                let target = &self.device.name;
+                let staged = Staged::find(path, file_system, uuid, array.as_ref(), target)?;
+                self.put(&staged, &identity, disk)?;
+                if let Err(fault) = staged.release() {
+                    // Nothing on it can have changed: it was mounted read-only.
+                    say!("{fault}");
+                }
+            }
+            Source::Network { url } => {
+                let url = Url::parse(url)?;
+                let network = self.network()?;
+                let tls = match self.armed.read("ca.pem") {
+                    Ok(pem) => Some(http::trust(&pem)?),
+                    Err(_) => None,
+                };
+                let size = self.image.content.size_bytes;
+                let client = Client { network, tls };
+                let download = Download::new(client, url, size, Arc::clone(self.status));
+                self.put(&download, &identity, disk)?;
+            }
+        }
+        self.status.enter(Phase::Rebooting, 0);
+        Ok(())
+    }
+
+    /// Verify, write, prove, and carry over.
+    fn put(&self, supply: &dyn Supply, identity: &Identity, disk: Arc<Disk>) -> Result<()> {
+        let digests = verify(self.image, supply, self.status)?;
+        insist(self.status, || write_and_prove(self.image, supply, &digests, &disk, self.status));
+        // Nobody can mount a partition of a disk that is held exclusively, so let go of it entirely.
+        drop(lock(&RECORDER).take());
+        for problem in new_system(self.job, self.image, identity, self.device, disk, self.status) {
+            self.status.problem(problem);
+        }
+        Ok(())
+    }
+
+    /// A network, and the status on it.
+    fn network(&self) -> Result<Network> {
+        let wanted = self.job.network.as_ref();
+        let wanted = wanted.ok_or_else(|| Fault::new("the job says nothing about a network"))?;
+        let deadline = Instant::now() + NETWORK_PATIENCE;
+        let network = loop {
+            match network::bring_up(wanted, &self.job.hostname) {
+                Ok(network) => break network,
+                Err(fault) if Instant::now() > deadline => return Err(fault),
+                Err(fault) => self.status.problem(fault.to_string()),
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        };
+        if let Err(fault) = serve_status(self.job, &self.armed.room, self.status) {
+            self.status.problem(format!("the status cannot be asked for: {fault}"));
+        }
+        Ok(network)
+    }
+
+    /// The status for those who watch, if there is a network; the image does not need it.
+    fn network_in_background(&self) {
+        let (Some(wanted), Some(_)) = (self.job.network.clone(), &self.job.status) else { return };
+        let (job, room) = (self.job.clone(), self.armed.room.clone());
+        let status = Arc::clone(self.status);
+        std::thread::spawn(move || {
+            let result = network::bring_up(&wanted, &job.hostname)
+                .and_then(|_| serve_status(&job, &room, &status));
+            if let Err(fault) = result {
+                status.problem(format!("the status cannot be asked for: {fault}"));
+            }
+        });
+    }
+}
+
+fn serve_status(job: &Job, room: &Path, status: &Arc<Status>) -> Result<()> {
+    let Some(listen) = &job.status else { return Ok(()) };
+    let doors = Doors::in_room(listen, room)?;
+    let address = server::start(&listen.listen, doors, Arc::clone(status))?;
+    let scheme = if listen.tls { "https" } else { "http" };
+    say!("the status can be asked for at {scheme}://{address}/v1/reimage");
+    Ok(())
+}
+
+/// Try for ever: there is no system to go back to any more.
+fn insist(status: &Status, mut attempt: impl FnMut() -> Result<()>) {
+    let mut pause = Duration::from_secs(1);
+    while let Err(fault) = attempt() {
+        status.retry();
+        status.enter(Phase::Waiting, 0);
+        status.problem(format!("the disk was begun to be written and must be finished: {fault}"));
+        say!("trying again from the beginning in {} s", pause.as_secs());
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn write_and_prove(
+    image: &Descriptor,
+    supply: &dyn Supply,
+    digests: &Digests,
+    disk: &Disk,
+    status: &Status,
+) -> Result<()> {
+    let head = write::write(image, supply, digests, disk, status)?;
+    read_back(image, digests, &head, disk, status)?;
+    write::complete(&head, disk, status)?;
+    say!("the disk has the image, and was read back");
+    Ok(())
+}
+
+/// Carry over who the machine is, and leave the marker; answers problems. None of them is a reason to
+/// undo anything.
+fn new_system(
+    job: &Job,
+    image: &Descriptor,
+    identity: &Identity,
+    device: &Device,
+    disk: Arc<Disk>,
+    status: &Status,
+) -> Vec<String> {
+    status.enter(Phase::Identity, 0);
+    let Some(root) = image.root() else {
+        return vec![
+            "the image has no root partition that could be told, so nothing of the old system \
+             was carried over"
+                .to_owned(),
+        ];
+    };
+    let kind = root.file_system.as_deref().unwrap_or("an unknown file system");
+    let result = (|| {
+        disk.reread_partitions()?;
+        drop(disk);
+        let partition = wait_for_partition(device, root.number)?;
+        let mounted = mount::root(&partition, kind, Path::new("/target"))?;
+        let report = identity.apply(mounted.path()).unwrap_or_else(|fault| Report {
+            problems: vec![fault.to_string()],
+            ..Report::default()
+        });
+        say!("carried over {} files", report.carried.len());
+        status.finish();
+        let left =
+            marker::write(mounted.path(), job, image, &job.descriptor_sha256, &report, status);
+        mounted.unmount()?;
+        left.context("the marker cannot be written")?;
+        Ok(report.problems)
+    })();
+    result.unwrap_or_else(|fault: Fault| vec![format!("the new system: {fault}")])
+}
+
+fn wait_for_partition(device: &Device, number: u32) -> Result<PathBuf> {
+    let deadline = Instant::now() + PARTITION_PATIENCE;
+    loop {
+        let found = devices::all()
+            .into_iter()
+            .find(|one| one.disk.as_ref() == Some(&device.name) && one.partition == Some(number));
+        match found {
+            Some(partition) if partition.path.exists() => return Ok(partition.path),
+            _ if Instant::now() > deadline => {
+                return Err(Fault(format!(
+                    "the kernel does not see partition {number} of {}",
+                    device.path.display()
+                )));
+            }
+            _ => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}

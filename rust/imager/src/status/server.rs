@@ -1,0 +1,214 @@
+//! A small HTTP server for the status: three paths, nothing that changes anything, and bounds on all
+//! that a stranger could make grow.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::json;
+
+use super::tokens::Tokens;
+use super::{Status, metrics};
+use crate::{Context as _, Fault, Result, job, say};
+
+/// Connections at the same time; more wait.
+const CONNECTIONS: usize = 16;
+/// The longest request.
+const REQUEST_BYTES: usize = 8 << 10;
+/// How long a client may take for each step.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Who may see it, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Doors {
+    /// With TLS, if so.
+    pub tls: Option<Arc<ServerConfig>>,
+    /// With a token, if so.
+    pub tokens: Option<Tokens>,
+}
+
+impl Doors {
+    /// What the armed machine left: the daemon's own certificate, key and tokens.
+    ///
+    /// # Errors
+    /// What of it cannot be used; then nobody is let in.
+    pub fn in_room(listen: &job::Listen, room: &Path) -> Result<Self> {
+        let read = |name: &str| std::fs::read(room.join(name)).context(name);
+        let tokens = listen.tokens.then(|| Tokens::parse(&read("tokens.json")?)).transpose()?;
+        let config = || -> Result<Arc<ServerConfig>> {
+            let chain = CertificateDer::pem_slice_iter(&read("tls/certificate.pem")?)
+                .collect::<std::result::Result<Vec<_>, _>>()
+                .context("tls/certificate.pem")?;
+            let key =
+                PrivateKeyDer::from_pem_slice(&read("tls/key.pem")?).context("tls/key.pem")?;
+            let config = ServerConfig::builder_with_provider(crate::network::crypto())
+                .with_safe_default_protocol_versions()
+                .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key));
+            Ok(Arc::new(config.context("the certificate and its key")?))
+        };
+        let tls = listen.tls.then(config).transpose()?;
+        Ok(Self { tls, tokens })
+    }
+}
+
+/// Begin to answer, in threads that never end; answers the address.
+///
+/// # Errors
+/// If nobody can listen there.
+pub fn start(listen: &str, doors: Doors, status: Arc<Status>) -> Result<std::net::SocketAddr> {
+    let address = crate::network::address::socket(listen)
+        .ok_or_else(|| Fault(format!("{listen} is no address and port to listen on")))?;
+    let listener = TcpListener::bind(address).context(format_args!("listening on {listen}"))?;
+    let address = listener.local_addr().context(listen)?;
+    let doors = Arc::new(doors);
+    thread::spawn(move || serve(&listener, &doors, &status));
+    Ok(address)
+}
+
+fn serve(listener: &TcpListener, doors: &Arc<Doors>, status: &Arc<Status>) {
+    let busy = Arc::new(AtomicUsize::new(0));
+    loop {
+        while busy.load(Ordering::Acquire) >= CONNECTIONS {
+            thread::sleep(Duration::from_millis(20));
+        }
+        match listener.accept() {
+            Ok((stream, _)) => {
+                let (doors, status) = (Arc::clone(doors), Arc::clone(status));
+                let busy = Arc::clone(&busy);
+                busy.fetch_add(1, Ordering::AcqRel);
+                thread::spawn(move || {
+                    // A client that goes away in the middle is its own affair.
+                    let _ = converse(stream, &doors, &status);
+                    busy.fetch_sub(1, Ordering::AcqRel);
+                });
+            }
+            Err(error) => {
+                say!("nobody can connect to the status: {error}");
+                thread::sleep(Duration::from_secs(1));
+            }
+        }
+    }
+}
+
+fn converse(stream: TcpStream, doors: &Doors, status: &Status) -> io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    match &doors.tls {
+        None => {
+            let mut stream = stream;
+            answer(&mut stream, doors, status)?;
+            stream.shutdown(Shutdown::Write)
+        }
+        Some(config) => {
+            let connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
+            let mut stream = StreamOwned::new(connection, stream);
+            answer(&mut stream, doors, status)?;
+            stream.conn.send_close_notify();
+            stream.flush()
+        }
+    }
+}
+
+/// What is answered.
+struct Response {
+    status: &'static str,
+    kind: &'static str,
+    body: String,
+    more: &'static str,
+}
+
+fn answer(stream: &mut (impl Read + Write), doors: &Doors, status: &Status) -> io::Result<()> {
+    let mut request = Vec::new();
+    let mut part = [0; 1024];
+    let response = loop {
+        let read = stream.read(&mut part)?;
+        request.extend_from_slice(&part[..read]);
+        let mut headers = [httparse::EMPTY_HEADER; 64];
+        let mut head = httparse::Request::new(&mut headers);
+        match head.parse(&request) {
+            Ok(httparse::Status::Complete(_)) => break respond(&head, doors, status),
+            Ok(httparse::Status::Partial) if read > 0 && request.len() < REQUEST_BYTES => {}
+            Ok(httparse::Status::Partial) if read == 0 => return Ok(()),
+            Ok(httparse::Status::Partial) => {
+                break problem("431 Request Header Fields Too Large", "The request is too long.");
+            }
+            Err(_) => break problem("400 Bad Request", "This is no HTTP request."),
+        }
+    };
+    let Response { status, kind, body, more } = response;
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\n\
+         Cache-Control: no-store\r\nConnection: close\r\n{more}\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body.as_bytes())?;
+    stream.flush()
+}
+
+fn respond(request: &httparse::Request<'_, '_>, doors: &Doors, status: &Status) -> Response {
+    let path = request.path.unwrap_or("").split('?').next().unwrap_or("");
+    let json = |value: serde_json::Value| {
+        format!("{}\n", serde_json::to_string_pretty(&value).unwrap_or_default())
+    };
+    if !matches!(request.method, Some("GET")) {
+        let detail = "The imager only tells how far it is; use GET.";
+        return Response { more: "Allow: GET\r\n", ..problem("405 Method Not Allowed", detail) };
+    }
+    if path == "/healthz" {
+        let body = json(json!({ "status": "ok", "state": "imaging" }));
+        return Response { status: "200 OK", kind: "application/json", body, more: "" };
+    }
+    let admitted = doors.tokens.as_ref().is_none_or(|tokens| {
+        let mut given =
+            request.headers.iter().filter(|h| h.name.eq_ignore_ascii_case("authorization"));
+        given
+            .next()
+            .and_then(|h| std::str::from_utf8(h.value).ok())
+            .is_some_and(|v| tokens.admit(v))
+    });
+    if !admitted {
+        let detail = "Send a token of this machine's daemon as `Authorization: Bearer TOKEN`.";
+        let more = "WWW-Authenticate: Bearer realm=\"holdfast\"\r\n";
+        return Response { more, ..problem("401 Unauthorized", detail) };
+    }
+    match path {
+        "/metrics" => Response {
+            status: "200 OK",
+            kind: "text/plain; version=0.0.4; charset=utf-8",
+            body: metrics::render(status),
+            more: "",
+        },
+        "/v1/reimage" => Response {
+            status: "200 OK",
+            kind: "application/json",
+            body: json(status.to_json()),
+            more: "",
+        },
+        _ => problem(
+            "404 Not Found",
+            "This machine is being re-imaged; until then there are only /healthz, /metrics and \
+             /v1/reimage.",
+        ),
+    }
+}
+
+/// A problem as RFC 9457 has it.
+fn problem(status: &'static str, detail: &str) -> Response {
+    let (code, title) = status.split_once(' ').unwrap_or((status, ""));
+    let body = json!({
+        "type": "about:blank",
+        "title": title,
+        "status": code.parse::<u16>().unwrap_or(500),
+        "detail": detail,
+    });
+    let body = format!("{}\n", serde_json::to_string_pretty(&body).unwrap_or_default());
+    Response { status, kind: "application/problem+json", body, more: "" }
+}

@@ -1,0 +1,252 @@
+//! Which disk is written to: the one that was pinned when the machine was armed, and no other.
+
+use std::time::{Duration, Instant};
+
+use holdfast_engine::image::{Descriptor, Sha256};
+
+use crate::devices::{self, Device};
+use crate::disk::{self, Buffer, Disk};
+use crate::job::{DataDisk, Job, Pin};
+use crate::{Context as _, Fault, Result, say, superblock};
+
+/// How long disks may take to appear.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often to look.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Find the target, open it so that nobody else can use it, and let the kernel refuse writes to all
+/// other disks.
+///
+/// # Errors
+/// A sentence about why no disk, more than one, or not this one may be written to.
+pub fn claim(job: &Job) -> Result<(Device, Disk)> {
+    let device = wait_for(&job.target, &job.data_disks)?;
+    for other in devices::all() {
+        let own = other.name == device.name || other.disk.as_ref() == Some(&device.name);
+        if !own {
+            disk::make_read_only(&other.path).context(format_args!(
+                "{} cannot be made read-only, so nothing is written",
+                other.path.display()
+            ))?;
+        }
+    }
+    let disk = examine(&device, &job.data_disks)?;
+    Ok((device, disk))
+}
+
+/// Wait until the target is there, and the data disks as well: only then is it certain that no other
+/// disk looks like the target.
+fn wait_for(pin: &Pin, data: &[DataDisk]) -> Result<Device> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let disks: Vec<_> = devices::all().into_iter().filter(|d| d.partition.is_none()).collect();
+        let candidates: Vec<_> = disks.iter().filter(|disk| pinned(pin, disk)).collect();
+        let everything = data.iter().all(|wanted| disks.iter().any(|disk| same(wanted, disk)));
+        if !candidates.is_empty() && everything || Instant::now() > deadline {
+            if !everything {
+                say!("not all data disks that the job names are there; going on without");
+            }
+            return choose(pin, &candidates, &disks);
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+fn choose(pin: &Pin, candidates: &[&Device], disks: &[Device]) -> Result<Device> {
+    let mut matching = Vec::new();
+    for device in candidates {
+        let disk = Disk::open(&device.path)?;
+        let mut head = Buffer::new(usize::try_from(pin.head_bytes).context("target.head_bytes")?);
+        disk.read_at(&mut head, 0)?;
+        if Sha256::of(&head) == pin.head_sha256 {
+            matching.push(*device);
+        } else {
+            say!("{} does not begin as the target did when armed", device.describe());
+        }
+    }
+    match matching[..] {
+        [device] => Ok(device.clone()),
+        [] => {
+            let list: Vec<_> = disks.iter().map(Device::describe).collect();
+            Err(Fault(format!(
+                "no disk is the one that was armed (serial {}, model {}, {} bytes, {}); there are: {}",
+                pin.serial.as_deref().unwrap_or("none"),
+                pin.model.as_deref().unwrap_or("none"),
+                pin.size_bytes,
+                pin.path,
+                list.join(", ")
+            )))
+        }
+        _ => {
+            let list: Vec<_> = matching.iter().map(|device| device.describe()).collect();
+            Err(Fault(format!(
+                "several disks look like the one that was armed: {}",
+                list.join(", ")
+            )))
+        }
+    }
+}
+
+/// Whether all that sysfs tells of a disk is as it was pinned.
+fn pinned(pin: &Pin, device: &Device) -> bool {
+    let by_wwid = pin.wwid.is_some() && pin.wwid == device.wwid;
+    let serial = match &pin.serial {
+        // udev makes up serial numbers of some disks; then the other identifier must do.
+        Some(serial) => device.serials.iter().any(|one| one == serial) || by_wwid,
+        None => true,
+    };
+    pin.size_bytes == device.size_bytes && serial && models_agree(&pin.model, &device.model)
+}
+
+fn same(wanted: &DataDisk, device: &Device) -> bool {
+    wanted.serial.as_ref().is_none_or(|serial| device.serials.contains(serial))
+        && models_agree(&wanted.model, &device.model)
+        && wanted.size_bytes.is_none_or(|size| size == device.size_bytes)
+}
+
+/// Whether two models can be the same: udev writes `_` for white space.
+fn models_agree(one: &Option<String>, other: &Option<String>) -> bool {
+    let plain = |model: &str| {
+        let words = model.split(|c: char| c.is_whitespace() || c == '_');
+        words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+    };
+    match (one, other) {
+        (Some(one), Some(other)) => plain(one) == plain(other),
+        _ => true,
+    }
+}
+
+/// Prove that a disk holds nothing but a system that is to be replaced, and open it.
+fn examine(device: &Device, data: &[DataDisk]) -> Result<Disk> {
+    let what = device.describe();
+    let known = |wanted: &&DataDisk| wanted.serial.is_some() && same(wanted, device);
+    if data.iter().any(|wanted| known(&wanted)) {
+        return Err(Fault(format!("{what} is a data disk; it is never written to")));
+    }
+    let holders = device.holders();
+    if !holders.is_empty() {
+        return Err(Fault(format!("{what} is in use by {}", holders.join(", "))));
+    }
+    let disk = Disk::open_exclusively(&device.path)
+        .context(format_args!("{what} cannot be opened for itself alone"))?;
+    if let Some(found) = superblock::look(&disk)?.describe() {
+        return Err(Fault(format!("the whole of {what} is {found}, and not a disk with a system")));
+    }
+    let mut members = Vec::new();
+    for partition in devices::all() {
+        if partition.disk.as_ref() == Some(&device.name) {
+            let found = superblock::look(&Disk::open(&partition.path)?)?;
+            if found.member.is_some() || found.other.is_some_and(|other| !other.contains("swap")) {
+                members.push(format!(
+                    "{} is {}",
+                    partition.path.display(),
+                    found.describe().unwrap_or_default()
+                ));
+            }
+        }
+    }
+    if members.is_empty() {
+        Ok(disk)
+    } else {
+        Err(Fault(format!("on {what}, {}", members.join(", "))))
+    }
+}
+
+/// Whether an image can be on a disk.
+///
+/// # Errors
+/// A sentence about why not.
+pub fn check_fit(image: &Descriptor, disk: &Disk) -> Result<()> {
+    if image.size_bytes > disk.size_bytes() {
+        return Err(Fault(format!(
+            "the image has {} bytes and {} only {}",
+            image.size_bytes,
+            disk.path().display(),
+            disk.size_bytes()
+        )));
+    }
+    let sector = disk.sector_bytes()?;
+    if sector == 512 {
+        Ok(())
+    } else {
+        Err(Fault(format!(
+            "{} has sectors of {sector} bytes, and images are of disks with sectors of 512",
+            disk.path().display()
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use holdfast_engine::image::Sha256;
+
+    use super::{pinned, same};
+    use crate::devices::{self, Device};
+    use crate::job::{DataDisk, Pin};
+
+    /// A machine's sysfs, with one disk that has a partition.
+    fn disk(files: &[(&str, &str)]) -> Device {
+        let sys = tempfile::tempdir().unwrap();
+        let place = sys.path().join("devices/pci0/block/vda");
+        let write = |path: &Path, text: &str| {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        for (name, text) in [("dev", "254:0\n"), ("size", "2048\n")].iter().chain(files) {
+            write(&place.join(name), text);
+        }
+        for (name, text) in [("dev", "254:1"), ("size", "100"), ("partition", "1")] {
+            write(&place.join("vda1").join(name), text);
+        }
+        let class = sys.path().join("class/block");
+        fs::create_dir_all(&class).unwrap();
+        std::os::unix::fs::symlink(&place, class.join("vda")).unwrap();
+        std::os::unix::fs::symlink(place.join("vda1"), class.join("vda1")).unwrap();
+        let found = devices::below(sys.path(), Path::new("/dev"));
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[1].disk.as_deref(), found[1].partition), (Some("vda"), Some(1)));
+        found.into_iter().next().unwrap()
+    }
+
+    fn pin(serial: Option<&str>, model: Option<&str>, wwid: Option<&str>) -> Pin {
+        Pin {
+            serial: serial.map(str::to_owned),
+            model: model.map(str::to_owned),
+            size_bytes: 1 << 20,
+            wwid: wwid.map(str::to_owned),
+            path: String::new(),
+            head_bytes: 512,
+            head_sha256: Sha256([0; 32]),
+        }
+    }
+
+    #[test]
+    fn a_disk_is_known_by_all_that_is_told_of_it() {
+        let nvme = disk(&[
+            ("device/serial", "vol-1  \n"),
+            ("device/model", "Amazon  EBS \n"),
+            ("wwid", "w1"),
+        ]);
+        for (pin, fits) in [
+            (pin(Some("vol-1"), Some("Amazon EBS"), None), true),
+            // As udev writes it.
+            (pin(Some("vol-1"), Some("Amazon_EBS"), None), true),
+            (pin(None, None, None), true),
+            (pin(Some("made-up"), None, Some("w1")), true),
+            (pin(Some("vol-2"), None, None), false),
+            (pin(Some("vol-2"), None, Some("w2")), false),
+            (pin(Some("vol-1"), Some("Amazon Instance Storage"), None), false),
+            (Pin { size_bytes: 1 << 21, ..pin(Some("vol-1"), None, None) }, false),
+        ] {
+            assert_eq!(pinned(&pin, &nvme), fits, "{pin:?}");
+        }
+        let scsi = disk(&[("device/vpd_pg80", "\0\u{1}\0\u{4}ABCD ")]);
+        assert!(pinned(&pin(Some("ABCD"), None, None), &scsi));
+        assert!(!pinned(&pin(Some("ABCD"), None, None), &disk(&[])));
+        let data = DataDisk { serial: Some("ABCD".to_owned()), model: None, size_bytes: None };
+        assert!(same(&data, &scsi) && !same(&data, &nvme));
+    }
+}
