@@ -61,7 +61,7 @@ wheel: build ## Build dist/holdfast-*.whl, which pip installs
 	@ls dist/holdfast-*.whl
 
 .PHONY: deb
-deb: wheel ## Build dist/holdfast_*.deb for Debian 12, Ubuntu 24.04 and later
+deb: wheel imager ## Build dist/holdfast_*.deb for Debian 12, Ubuntu 24.04 and later
 	@packaging/install-packages packaging/deb-packages.txt
 	@packaging/build-deb
 

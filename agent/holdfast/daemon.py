@@ -145,6 +145,8 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         roots=settings.roots,
         state_dir=state.path,
         privileged=privileged(settings.helper, settings.reimage.imager),
+        imager=settings.reimage.imager,
+        ca_file=settings.reimage.ca_file,
         images=ImageLibrary(settings.roots, state.path, settings.reimage.ca_file),
         examiner=Examiner(
             roots=settings.roots,
@@ -179,11 +181,11 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         node=Node(roots=settings.roots),
         metrics=Metrics(
             operations,
-            lambda: _resident_bytes(pagecache),
-            manifests.verified,
-            tuning.figures,
-            degraded,
-            reimage.figures,
+            residency=lambda: _resident_bytes(pagecache),
+            verified=manifests.verified,
+            tuning=tuning.figures,
+            degraded=degraded,
+            reimage=reimage.figures,
         ),
         degraded=degraded,
     )

@@ -105,6 +105,7 @@ class Metrics:
     def __init__(
         self,
         operations: Operations,
+        *,
         residency: Callable[[], Mapping[str, int]] | None = None,
         verified: Callable[[], Verified] | None = None,
         tuning: Callable[[], TuningFigures] | None = None,

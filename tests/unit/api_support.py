@@ -23,6 +23,10 @@ from holdfast.operations.kinds import Kind
 from holdfast.operations.service import Operations
 from holdfast.pagecache.service import PageCache
 from holdfast.privileged.room import InProcess
+from holdfast.proof import Verifications
+from holdfast.reimage.checks import Examiner
+from holdfast.reimage.images import ImageLibrary
+from holdfast.reimage.service import Reimage
 from holdfast.tuning.service import Tuning
 from tests.unit.operations_support import operations
 
@@ -117,7 +121,19 @@ def served(
         profiles_dir=settings.tuning.profiles_dir,
         privileged=InProcess(),
     )
-    registered = (*kinds, *pagecache.kinds(), *manifests.kinds(), *tuning.kinds())
+    proof = Verifications(manifests)
+    reimage = Reimage(
+        roots=settings.roots,
+        state_dir=base / "state",
+        privileged=InProcess(),
+        imager=settings.reimage.imager,
+        ca_file=None,
+        images=ImageLibrary(settings.roots, base / "state"),
+        examiner=Examiner(roots=settings.roots, proof=proof, command=(), command_seconds=1),
+        status_server=None,
+        degraded=lambda: degraded,
+    )
+    registered = (*kinds, *pagecache.kinds(), *manifests.kinds(), *tuning.kinds(), *reimage.kinds())
     with operations(base / "state", *registered) as service:
         services = change(
             Services(
@@ -127,6 +143,7 @@ def served(
                 pagecache=pagecache,
                 manifests=manifests,
                 tuning=tuning,
+                reimage=reimage,
                 node=Node(roots=settings.roots),
                 metrics=Metrics(service),
                 degraded=lambda: degraded,

@@ -44,7 +44,11 @@ _CALLS = (
     ("POST", "/v1/tuning/apply", "change it, all or nothing"),
     ("POST", "/v1/tuning/rollback", "bring back what was before"),
     ("GET", "/v1/reimage", "which system image is next, and what is in the way"),
-    ("POST", "/v1/reimage/plan", 'what would happen: {"descriptor": "…", "descriptor_sha256": "…"}'),
+    (
+        "POST",
+        "/v1/reimage/plan",
+        'what would happen: {"descriptor": "…", "descriptor_sha256": "…"}',
+    ),
     ("POST", "/v1/reimage/stage", "fetch and verify it; then arm, reboot; or disarm"),
     ("POST", "/v1/reimage/confirm", "take the new system for good"),
     ("GET", "/v1/operations", "work done and under way"),

@@ -66,7 +66,9 @@ ModeOption = Annotated[
 ]
 IdentityOption = Annotated[
     list[Identity] | None,
-    typer.Option("--identity", help="What the new system keeps; may be repeated.", show_default="all"),
+    typer.Option(
+        "--identity", help="What the new system keeps; may be repeated.", show_default="all"
+    ),
 ]
 Manifest = Annotated[
     str | None,
@@ -112,11 +114,20 @@ def plan(
     sample: Sample = None,
     manual: Manual = False,
 ) -> None:
-    """Print what re-imaging would do, disk by disk; changes nothing. Exits with 3 if it is refused."""
+    """Print what re-imaging would do, disk by disk; changes nothing. Exits with 3 if refused."""
     from holdfast.cli.reimage_views import show_plan
     from holdfast.reimage.models import ReimagePlan
 
-    body = _body(descriptor, sha256, content, mode, identity, manifest, sample, manual=manual)
+    body = _body(
+        descriptor,
+        sha256,
+        content=content,
+        mode=mode,
+        identity=identity,
+        manifest=manifest,
+        sample=sample,
+        manual=manual,
+    )
     found = session.api.post("/v1/reimage/plan", body, seconds=_SECONDS)
     if session.out.as_json:
         session.out.json(found)
@@ -130,8 +141,8 @@ def plan(
     app,
     "stage",
     lines=[
-        "holdfast reimage stage https://images.example/web-abc.json --sha256 4f0c… --manifest latest",
-        "holdfast reimage stage https://images.example/web-abc.json --sha256 4f0c… --mode network",
+        "holdfast reimage stage https://images.example/abc.json --sha256 4f0c… --manifest latest",
+        "holdfast reimage stage https://images.example/abc.json --sha256 4f0c… --mode network",
     ],
 )
 def stage(
@@ -145,7 +156,9 @@ def stage(
     manifest: Manifest = None,
     sample: Sample = None,
     manual: Manual = False,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is here.")] = False,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Do not wait until it is here.")
+    ] = False,
 ) -> None:
     """Fetch an image and verify all of it. Nothing else is changed yet.
 
@@ -154,7 +167,16 @@ def stage(
     from holdfast.cli.outcome import Enough, finish
     from holdfast.cli.runs import RemoteRun
 
-    body = _body(descriptor, sha256, content, mode, identity, manifest, sample, manual=manual)
+    body = _body(
+        descriptor,
+        sha256,
+        content=content,
+        mode=mode,
+        identity=identity,
+        manifest=manifest,
+        sample=sample,
+        manual=manual,
+    )
     operation = session.api.post("/v1/reimage/stage", body, seconds=_SECONDS)
     if no_wait:
         if session.out.as_json:
@@ -175,7 +197,9 @@ def arm(
     *,
     disk: Annotated[
         str | None,
-        typer.Option(metavar="NAME|SERIAL", help="The disk that will be written; asked for if not given."),
+        typer.Option(
+            metavar="NAME|SERIAL", help="The disk that will be written; asked for if not given."
+        ),
     ] = None,
     yes: Yes = False,
 ) -> None:
@@ -234,12 +258,12 @@ def confirm(
 def _body(
     descriptor: str,
     digest: str,
+    *,
     content: str | None,
     mode: Mode,
     identity: list[Identity] | None,
     manifest: str | None,
     sample: float | None,
-    *,
     manual: bool,
 ) -> dict[str, Any]:
     body: dict[str, Any] = {
@@ -270,7 +294,9 @@ def _digest(text: str) -> str:
         ) from error
 
 
-def _confirm_disk(session: Session, status: Mapping[str, Any], disk: str | None, *, yes: bool) -> None:
+def _confirm_disk(
+    session: Session, status: Mapping[str, Any], disk: str | None, *, yes: bool
+) -> None:
     target = status.get("target")
     if target is None:
         raise CliError("the disk of this system was not found; see `holdfast reimage show`")

@@ -82,8 +82,8 @@ def _image(out: Output, image: ImageSummary | None) -> None:
             ("image", units.printable(f"{image.name} {image.image_version}")),
             (
                 "size",
-                f"{units.size(image.size_bytes)}, {units.size(image.mapped_bytes)} of it not zeros, "
-                f"{units.size(image.content_bytes)} to fetch",
+                f"{units.size(image.size_bytes)}, of which {units.size(image.mapped_bytes)} are "
+                f"not zeros; {units.size(image.content_bytes)} to fetch",
             ),
             ("boots", ", ".join(image.boot_modes)),
         ]

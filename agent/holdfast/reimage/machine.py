@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from holdfast.node.models import Disk
 from holdfast.privileged.boot import explain
 from holdfast.privileged.boot.models import BootReport, ExplainRequest, NetworkImage, StagedImage
 from holdfast.reimage.models import Boot, ImageSummary, Machine, SpaceReport, StageRequest
@@ -20,7 +21,11 @@ STEPS = {
 
 
 def describe(
-    roots: Sequence[Path], *, image: ImageSummary | None = None, source: str | None = None
+    roots: Sequence[Path],
+    imager: Path,
+    *,
+    image: ImageSummary | None = None,
+    source: str | None = None,
 ) -> Machine:
     """Look at the machine, for a certain image where one is known. Changes nothing.
 
@@ -28,7 +33,7 @@ def describe(
     network. Never raises: what cannot be found out blocks.
     """
     try:
-        report = explain(_request(roots, image, source))
+        report = explain(_request(roots, image, source), imager)
     except (OSError, ValueError) as error:
         return Machine(
             target=None,
@@ -91,11 +96,10 @@ def space_problems(space: Sequence[SpaceReport]) -> list[str]:
 
 def steps(machine: Machine, image: ImageSummary | None, request: StageRequest) -> list[str]:
     """Tell a person what would happen, in order."""
-    disk = machine.target
-    where = "the disk of the running system" if disk is None else _disk_text(machine)
+    where = "the disk of the running system" if machine.target is None else _text(machine.target)
     name = "the image" if image is None else f"{image.name} {image.image_version}"
     kept = ", ".join(request.identity) or "nothing"
-    lines = [
+    return [
         f"stage: {STEPS[request.mode]}",
         "arm: Add a one-time entry to the boot loader; the present system stays the default.",
         "reboot: The imager verifies the image again; whatever is wrong ends in this system.",
@@ -105,12 +109,9 @@ def steps(machine: Machine, image: ImageSummary | None, request: StageRequest) -
         + (f", verify manifest {request.manifest}" if request.manifest else "")
         + (", and confirm." if request.confirm == "auto" else ", and wait for `confirm`."),
     ]
-    return lines
 
 
-def _disk_text(machine: Machine) -> str:
-    disk = machine.target
-    assert disk is not None
+def _text(disk: Disk) -> str:
     known = ", ".join(
         part
         for part in (disk.model, f"serial {disk.serial}" if disk.serial else None)

@@ -36,6 +36,8 @@ from holdfast.reimage.layout import layout_of
 from holdfast.reimage.models import (
     ConfirmRequest,
     ImagerReport,
+    ImageSummary,
+    Machine,
     ReimagePlan,
     ReimageResult,
     ReimageState,
@@ -62,6 +64,8 @@ class Reimage:
         roots: Sequence[Path],
         state_dir: Path,
         privileged: Privileged,
+        imager: Path,
+        ca_file: Path | None,
         images: ImageLibrary,
         examiner: Examiner,
         status_server: StatusServer | None,
@@ -71,6 +75,8 @@ class Reimage:
         self._state_dir = state_dir
         self._store = JobStore(state_dir)
         self._privileged = privileged
+        self._imager = imager
+        self._ca_file = ca_file
         self._images = images
         self._examiner = examiner
         self._status_server = status_server
@@ -114,7 +120,7 @@ class Reimage:
         if params.manifest is not None:
             self._examiner.proof.exists(params.manifest)
         self._images.check(params.descriptor, params.content)
-        blocked = machine.describe(self._roots).blocked
+        blocked = self._machine().blocked
         if blocked:
             raise RequestError(
                 Slug.CONFLICT, f"This machine cannot be re-imaged: {' '.join(blocked)}"
@@ -135,9 +141,7 @@ class Reimage:
         with self._changed:
             job = self._job
         source = None if job is None or job.image is None else self._source_text(job)
-        found = machine.describe(
-            self._roots, image=job.image if job else None, source=source if job else None
-        )
+        found = self._machine(job.image if job else None, source)
         blocked = [*self._own_problems(), *found.blocked]
         return ReimageStatus(
             **found.model_dump(exclude={"blocked"}),
@@ -188,7 +192,7 @@ class Reimage:
                 source = self._images.content_url(request.descriptor, request.content, found)
                 if not source.startswith(("http://", "https://")):
                     source = None
-        seen = machine.describe(self._roots, image=image, source=source)
+        seen = self._machine(image, source)
         blocked += seen.blocked
         return ReimagePlan(
             **seen.model_dump(exclude={"blocked", "space"}),
@@ -335,7 +339,7 @@ class Reimage:
             ) from error
 
     def _settle(self, job: Job) -> None:
-        """The daemon was restarted, the machine was not."""
+        """Go on where the daemon, but not the machine, was restarted."""
         if job.state is _S.REBOOTING:
             self._move(_S.ARMED, "The daemon was restarted before the machine was.")
         elif job.state is _S.STAGED and job.boot_id is not None:
@@ -352,7 +356,7 @@ class Reimage:
         problems = machine.image_problems(image, request)
         directory = self._store.image_directory(request.descriptor_sha256)
         source = content if request.mode == "network" else str(directory / "image")
-        problems += machine.describe(self._roots, image=image, source=source).blocked
+        problems += self._machine(image, source).blocked
         if problems:
             raise RequestError(Slug.CONFLICT, " ".join(problems))
         self._update(image=image, content_url=content)
@@ -448,7 +452,11 @@ class Reimage:
             identity=job.request.identity,
             status=self._status_server,
             roots=[str(root) for root in self._roots],
+            ca=None if self._ca_file is None else str(self._ca_file),
         )
+
+    def _machine(self, image: ImageSummary | None = None, source: str | None = None) -> Machine:
+        return machine.describe(self._roots, self._imager, image=image, source=source)
 
     def _source_text(self, job: Job) -> str:
         if job.request.mode == "network" and job.content_url is not None:
@@ -479,7 +487,8 @@ class Reimage:
 
     def _require(self) -> Job:
         with self._changed:
-            assert self._job is not None
+            if self._job is None:
+                raise RuntimeError("there is no attempt")
             return self._job
 
     def _in_state(self, *states: ReimageState) -> Job:

@@ -20,13 +20,11 @@ from holdfast.reimage.models import (
     Transition,
 )
 
-VERSION = 1
-
 
 class Job(BaseModel):
     """One attempt to become another image."""
 
-    version: Literal[1] = VERSION
+    version: Literal[1] = 1
     operation: str
     nonce: str
     request: StageRequest
