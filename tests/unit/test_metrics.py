@@ -68,7 +68,7 @@ def test_names_and_values_are_those_of_the_contract(tmp_path: Path) -> None:
     work = Work()
     with operations(tmp_path, kind_of(work)) as service:
         verified = {("/mnt/data", True): 2, ("/mnt/data", False): 0}
-        metrics = Metrics(service, lambda: {"/mnt/data": 4096}, lambda: verified)
+        metrics = Metrics(service, residency=lambda: {"/mnt/data": 4096}, verified=lambda: verified)
         first = service.start("test.work", Params(), actor="tester")[0]
         counters = directed(work.wait_begun())
         counters.bytes_done, counters.bytes_expected, counters.read_bytes = 10, 40, 8
@@ -112,7 +112,7 @@ def test_names_and_values_are_those_of_the_contract(tmp_path: Path) -> None:
 
 def test_every_outcome_is_counted_from_zero(tmp_path: Path) -> None:
     with operations(tmp_path, kind_of(Work())) as service:
-        samples = Samples(Metrics(service, nothing))
+        samples = Samples(Metrics(service, residency=nothing))
     for state in State:
         expected = 0 if state.final else None
         value = samples.value(
@@ -128,7 +128,7 @@ def test_promtool_finds_nothing_wrong(tmp_path: Path) -> None:
     work.release_all()
     with operations(tmp_path, kind_of(work)) as service:
         odd = '/a\\b"c\nd'
-        metrics = Metrics(service, lambda: {odd: 1}, lambda: {(odd, True): 1})
+        metrics = Metrics(service, residency=lambda: {odd: 1}, verified=lambda: {(odd, True): 1})
         first = service.start("test.work", Params(), actor="tester")[0]
         until(lambda: service.get(first.id).state.final, what="the end")
         metrics.observe_request("GET", "/", 200, 0.1)
@@ -144,7 +144,7 @@ def test_promtool_finds_nothing_wrong(tmp_path: Path) -> None:
 
 def test_openmetrics_is_given_to_those_who_ask(tmp_path: Path) -> None:
     with operations(tmp_path, kind_of(Work())) as service:
-        metrics = Metrics(service, nothing)
+        metrics = Metrics(service, residency=nothing)
         metrics.observe_request("GET", "/", 200, 0.1)
         body, content_type = metrics.render("application/openmetrics-text; version=1.0.0")
         assert content_type.startswith("application/openmetrics-text")
@@ -154,7 +154,7 @@ def test_openmetrics_is_given_to_those_who_ask(tmp_path: Path) -> None:
 
 def test_requests_are_counted_under_bounded_labels(tmp_path: Path) -> None:
     with operations(tmp_path, kind_of(Work())) as service:
-        metrics = Metrics(service, nothing)
+        metrics = Metrics(service, residency=nothing)
         for method in ("BREW", "BOIL"):
             metrics.observe_request(method, "/", 405, 0.003)
         samples = Samples(metrics)
@@ -175,7 +175,7 @@ def test_a_scrape_never_waits_for_residency(tmp_path: Path) -> None:
         return {"/mnt/data": 1}
 
     with operations(tmp_path, kind_of(Work())) as service:
-        metrics = Metrics(service, slow)
+        metrics = Metrics(service, residency=slow)
         assert not asked.acquire(blocking=False)
         for _ in range(3):
             assert Samples(metrics).value("holdfast_pagecache_resident_bytes") is None
