@@ -86,6 +86,7 @@ def _why(job: Job, report: OutcomeReport) -> str:
             "power cut; nothing was changed."
         )
     return (
-        "The old system was booted and the imager never started: the machine was reset before the "
-        "boot loader took its entry, or another entry was chosen; nothing was changed."
+        "The old system was booted and the imager left no word: the machine was reset before the "
+        "boot loader took its entry, another entry was chosen, or the imager did not find this disk; "
+        "nothing was changed."
     )

@@ -106,6 +106,28 @@ pub fn record_fault(reason: &str) {
     }
 }
 
+/// Tell the old system that the target was not found, wherever its disk is now: the record is known by
+/// its number, and nothing else on that disk is touched.
+fn leave_word(job: &Job, fault: &Fault) {
+    for device in devices::all().iter().filter(|device| device.partition.is_none()) {
+        let written = Disk::open_exclusively(&device.path).and_then(|disk| {
+            let found = Outcome::read(&disk, job.outcome, &job.nonce)?;
+            let outcome = Outcome {
+                started: found.started + 1,
+                state: State::Refused,
+                phase: Some(Phase::Waiting.name().to_owned()),
+                reason: Some(fault.to_string()),
+                log: log::recent(),
+                ..found
+            };
+            outcome.write(&disk, job.outcome)
+        });
+        if written.is_ok() {
+            say!("the reason is in the outcome record on {}", device.describe());
+        }
+    }
+}
+
 /// Do everything but the reboot.
 ///
 /// # Errors
@@ -118,7 +140,7 @@ pub fn run(armed: &Armed) -> Result<Ended> {
         say!("the machine's clock was behind; it is set to {}", job.time);
     }
     modules::load(&armed.room.join("modules"), &job.modules);
-    let (device, disk) = target::claim(&job)?;
+    let (device, disk) = target::claim(&job).inspect_err(|fault| leave_word(&job, fault))?;
     say!("the target is {}", device.describe());
     let disk = Arc::new(disk);
     let outcome = Outcome::read(&disk, job.outcome, &job.nonce)?;
