@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from holdfast._engine import inspect_descriptor
-from holdfast.records.models import Bytes, Count, Request
+from holdfast.records.models import Bytes, Count
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 in lower case, as `sha256sum` prints it."""
@@ -77,7 +77,13 @@ class Descriptor(BaseModel):
         return cls.model_validate_json(inspect_descriptor(data))
 
 
-class DescribeParams(Request):
+class Params(BaseModel):
+    """What the command line asks for; paths come as text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DescribeParams(Params):
     """An image to describe."""
 
     file: Path
@@ -96,7 +102,7 @@ class Described(BaseModel):
     image: Descriptor
 
 
-class VerifyParams(Request):
+class VerifyParams(Params):
     """The file of an image, raw or packed, to check against a descriptor."""
 
     file: Path
