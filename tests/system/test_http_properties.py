@@ -87,6 +87,8 @@ def test_answers_are_as_documented(start_daemon: Callable[..., Daemon], disk_dir
             "right": ["latest"],
             "root": [str(daemon.root)],
             "path": [str(daemon.root), str(file.parent)],
+            "descriptor": [f"file://{file}", f"file://{file}.absent"],
+            "content": [f"file://{file}"],
             "paths": [[str(daemon.root)], [str(file)]],
         }
         command = [
