@@ -15,6 +15,8 @@ import schemathesis
 from schemathesis import Case, GenerationMode, HookContext
 
 KNOWN: dict[str, list[Any]] = json.loads(os.environ["HOLDFAST_TEST_KNOWN"])
+ADDRESSES = frozenset({"descriptor", "content"})
+"""Fields with addresses of servers: those made up do not answer, which takes half a minute."""
 
 
 def _replaced(values: dict[str, Any]) -> dict[str, Any]:
@@ -25,7 +27,7 @@ def _replaced(values: dict[str, Any]) -> dict[str, Any]:
 def _choice(name: str, value: Any) -> Any:
     known = KNOWN.get(name)
     lot = zlib.crc32(json.dumps(value, default=repr).encode())
-    if known is None or value is None or lot % 3 == 0:
+    if known is None or value is None or (lot % 3 == 0 and name not in ADDRESSES):
         return value
     return known[lot // 3 % len(known)]
 

@@ -132,6 +132,7 @@ def test_scopes(shared_daemon: Daemon) -> None:
     assert {path for path, scope in changing.items() if scope == "admin"} == {
         "/v1/tuning/apply",
         "/v1/tuning/rollback",
+        *(f"/v1/reimage/{what}" for what in ("stage", "arm", "disarm", "reboot", "confirm")),
     }
 
 

@@ -36,14 +36,24 @@ OPTIONS = (
     "--no-color",
     "--output-truncate", "false",
 )  # fmt: skip
-# All of the machine's settings are read-only there, but those of the network namespace.
+# All of the machine's settings are read-only there, but those of the network namespace. Nobody is
+# there to be asked for a reboot, and what the machine boots from stays as it is.
 PROTECT = """
 set -e
+mount -t tmpfs none /run
+if [ -d /boot ]; then
+    mount --bind /boot /boot
+    mount -o remount,ro,bind /boot
+fi
 mount --bind /proc/sys /proc/sys
 mount --bind /proc/sys/net /proc/sys/net
 mount -o remount,ro,bind /proc/sys
 mount -o remount,ro,bind /sys || mount -t sysfs -o ro sysfs /sys
 """
+CAP_SYS_BOOT = 22
+"""As in <linux/capability.h>."""
+# Nor can it reboot by itself, or load a kernel to start.
+HARMLESS = ("setpriv", "--bounding-set=-sys_boot", "--")
 
 
 @pytest.mark.slow
@@ -54,7 +64,12 @@ def test_answers_are_as_documented(start_daemon: Callable[..., Daemon], disk_dir
         node.profile("mine", SYSCTLS)
         daemon = node.daemon
         daemon.stop()
+        daemon.wrapper = (*node.ns.wrapper, *HARMLESS)
         daemon.restart()  # in the mounts as they are now
+        status = Path(f"/proc/{daemon.pid}/status").read_text()
+        bounds = re.search(r"^CapBnd:\s+(\w+)$", status, re.MULTILINE)
+        assert bounds is not None
+        assert int(bounds[1], 16) >> CAP_SYS_BOOT & 1 == 0
         file = write_file(daemon.root / "d" / "f", 300_000)
         dump = daemon.run("/v1/pagecache/dumps", {})["dump"]
         manifest = daemon.run("/v1/manifests", {})["manifest"]
@@ -72,6 +87,8 @@ def test_answers_are_as_documented(start_daemon: Callable[..., Daemon], disk_dir
             "right": ["latest"],
             "root": [str(daemon.root)],
             "path": [str(daemon.root), str(file.parent)],
+            "descriptor": [f"file://{file}", f"file://{file}.absent"],
+            "content": [f"file://{file}"],
             "paths": [[str(daemon.root)], [str(file)]],
         }
         command = [

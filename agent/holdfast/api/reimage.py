@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import Body, Request
 from starlette.responses import Response
 
@@ -20,6 +20,8 @@ from holdfast.reimage.service import KIND, RECHECK
 
 router = make_router(prefix="/v1/reimage", tags=["re-imaging"])
 
+_MAX_PLANS = 2
+"""Plans that may be made at the same time: each may wait half a minute for a server."""
 _NOTHING = NoParameters()
 _PLAIN = ConfirmRequest()
 _ACT = problems_of(409, 413, 415, 507)
@@ -47,9 +49,10 @@ async def get_reimage(services: ServicesDep) -> Response:
     responses=problems_of(404, 409, 413, 415),
 )
 @spec(Scope.OPERATE)
-async def plan_reimage(services: ServicesDep, params: StageRequest) -> Response:
+async def plan_reimage(services: ServicesDep, request: Request, params: StageRequest) -> Response:
     """Fetch the image's descriptor and compare it with the machine. Changes nothing."""
-    return JsonResponse(await to_thread.run_sync(services.reimage.plan, params))
+    plans = _plans(request)
+    return JsonResponse(await to_thread.run_sync(services.reimage.plan, params, limiter=plans))
 
 
 @router.post(
@@ -168,3 +171,12 @@ async def _act(request: Request, act: Callable[[], ReimageStatus]) -> Response:
     status = await to_thread.run_sync(act)
     audited(request, operation=status.operation)
     return JsonResponse(status)
+
+
+def _plans(request: Request) -> CapacityLimiter:
+    """Threads of their own, so that servers that do not answer take none from other requests."""
+    state = request.app.state
+    if not hasattr(state, "reimage_plans"):
+        state.reimage_plans = CapacityLimiter(_MAX_PLANS)
+    plans: CapacityLimiter = state.reimage_plans
+    return plans
