@@ -109,6 +109,8 @@ class Node:
 
     def go_on(self, *, hold: bool = True) -> None:
         """Let a machine that is held boot."""
+        # A kernel tries several ways to reset a machine, and each that comes before it stops is told.
+        self.qmp.forget("SHUTDOWN")
         self.qmp.ask("set_action", reboot="reset")
         self.qmp.ask("system_reset")
         if hold:

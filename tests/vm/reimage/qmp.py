@@ -63,6 +63,11 @@ class Qmp:
                 raise TimeoutError(f"no {name} within {seconds:g} s") from None
             self._events.append(answer)
 
+    def forget(self, name: str) -> None:
+        """Forget events of this name that have come already."""
+        self.ask("query-status")  # what QEMU told before its answer has arrived by then
+        self._events = [event for event in self._events if event["event"] != name]
+
     def close(self) -> None:
         """Let go of the connection."""
         self._socket.close()
