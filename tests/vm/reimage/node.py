@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -71,6 +72,7 @@ class Node:
         self.disks = disks
         self.control = control
         self.qmp = Qmp(directory / "qmp")
+        self._printed = 0
         self.guest = Guest(directory / "agent")
         """For looking inside; a controller has no such thing."""
 
@@ -104,12 +106,22 @@ class Node:
 
     def held(self, seconds: float) -> None:
         """Wait until the machine has reset itself and is stopped before its next boot."""
-        event = self.qmp.event("SHUTDOWN", seconds)
-        assert event["data"]["reason"] == "guest-reset", event
+        deadline = time.monotonic() + seconds
+        while True:
+            event = self.qmp.event("SHUTDOWN", deadline - time.monotonic())
+            assert event["data"]["reason"] == "guest-reset", event
+            if len(self.console) > self._printed:
+                return
+            # The firmware resets the machine once more before it boots anything.
+            self._begin(hold=True)
 
     def go_on(self, *, hold: bool = True) -> None:
         """Let a machine that is held boot."""
-        # A kernel tries several ways to reset a machine, and each that comes before it stops is told.
+        self._printed = len(self.console)
+        self._begin(hold=hold)
+
+    def _begin(self, *, hold: bool) -> None:
+        # A kernel tries several ways to reset a machine; each that comes before it stops is told.
         self.qmp.forget("SHUTDOWN")
         self.qmp.ask("set_action", reboot="reset")
         self.qmp.ask("system_reset")
