@@ -22,7 +22,8 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 unexport CONDA_PREFIX PYTHONPATH PYTHONHOME
 # What is built for others does not name directories of whoever built it.
 cargo_home := $(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)
-build wheel: export RUSTFLAGS += --remap-path-prefix=$(cargo_home)=/cargo --remap-path-prefix=$(CURDIR)=/holdfast
+anonymous := --remap-path-prefix=$(cargo_home)=/cargo --remap-path-prefix=$(CURDIR)=/holdfast
+build wheel: export RUSTFLAGS += $(anonymous)
 
 .PHONY: help
 help: ## Show this list
@@ -50,7 +51,7 @@ imager_target := $(shell uname -m)-unknown-linux-gnu
 .PHONY: imager
 imager: ## Build target/imager/holdfast-imager, the static program of the initramfs
 	@packaging/check-toolchain
-	RUSTFLAGS='-C target-feature=+crt-static -C strip=symbols' cargo build --locked --quiet --release \
+	RUSTFLAGS='-C target-feature=+crt-static -C strip=symbols $(anonymous)' cargo build --locked --quiet --release \
 		--package holdfast-imager --bin holdfast-imager --target $(imager_target) --target-dir target/imager
 	cp target/imager/$(imager_target)/release/holdfast-imager target/imager/holdfast-imager
 

@@ -284,12 +284,14 @@ class _Reimage(Collector):
             "Checks of the new system that failed when last made.",
             failed,
         )
+        if report is None:
+            return
         seconds = GaugeMetricFamily(
             "holdfast_reimage_phase_seconds",
             "How long each phase of the imager that wrote this system took.",
             labels=("phase",),
         )
-        for phase in report.phases if report is not None else ():
+        for phase in report.phases:
             seconds.add_metric((phase.phase,), phase.seconds)
         yield seconds
 
