@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
+import re
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +16,9 @@ from holdfast.config.settings import Settings
 from holdfast.node.volumes import missing, on_missing_volume
 
 LOCK_NAME = "lock"
+MARKER = Path("/etc/holdfast/reimaged.json")
+"""Left by the imager in the system that it wrote."""
+_MOST_BYTES = 1 << 20
 
 
 class StateDirError(Exception):
@@ -83,11 +88,13 @@ def _prepare(path: Path, degraded: str | None) -> StateDir:
         os.close(directory)
 
 
-def give_state_dir(settings: Settings, uid: int, gid: int) -> str:
+def give_state_dir(settings: Settings, uid: int, gid: int, marker: Path = MARKER) -> str:
     """Make the state directory and give it to a user, unless it is theirs; say what was done.
 
     Only what is root's is given away, so that nobody can have another user's files made theirs by
-    naming them as the state directory. Raises `StateDirError`.
+    naming them as the state directory; or what is of the system that this one was written over,
+    where the daemon's user may have had another number: `marker`, which the imager left, names the
+    attempt that the directory has on record. Raises `StateDirError`.
     """
     path, degraded = locate_state_dir(settings)
     if degraded is not None:
@@ -104,7 +111,7 @@ def give_state_dir(settings: Settings, uid: int, gid: int) -> str:
         owner = os.fstat(directory).st_uid
         if owner == uid:
             return f"{path} is there."
-        if owner != 0:
+        if owner != 0 and not _of_the_old_system(directory, marker):
             raise StateDirError(
                 f"The state directory {path} belongs to user {owner}, which is neither root nor "
                 "the daemon's user; look at what it is and move it away."
@@ -123,6 +130,31 @@ def give_state_dir(settings: Settings, uid: int, gid: int) -> str:
         ) from error
     finally:
         os.close(directory)
+
+
+def _of_the_old_system(directory: int, marker: Path) -> bool:
+    """Whether this system was written by the re-imaging that a state directory tells of."""
+    try:
+        written = _nonce(os.open(marker, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
+        inner = os.open("reimage", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            remembered = _nonce(os.open("job.json", flags, dir_fd=inner))
+        finally:
+            os.close(inner)
+    except (OSError, ValueError):
+        return False
+    return remembered == written
+
+
+def _nonce(file: int) -> str:
+    """Read the number of an attempt, and close the file. Raises `OSError`, `ValueError`."""
+    with os.fdopen(file, "rb") as stream:
+        content = json.loads(stream.read(_MOST_BYTES))
+    nonce = content.get("nonce") if isinstance(content, dict) else None
+    if not isinstance(nonce, str) or not re.fullmatch(r"[0-9a-f]{32}", nonce):
+        raise ValueError("there is no number")
+    return nonce
 
 
 def _explain(path: Path, error: OSError) -> str:
