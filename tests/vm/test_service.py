@@ -23,7 +23,7 @@ HOLDFAST = "/usr/bin/holdfast"
 LATER = "2037-01-01T00:00:00"
 SERVICES = {
     "holdfast.service": 3.0,
-    "holdfast-helper.service": 3.0,
+    "holdfast-helper.service": 3.3,  # it reads disks and modules to arm re-imaging
     "holdfast-warm.service": 1.0,
     "holdfast-dump.service": 1.0,
     "holdfast-dump-periodic.service": 1.0,
