@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from holdfast.durable import flush_directory, replace_file
 from holdfast.privileged.writes import FileWrite, Refused
 
 _DIRECTORIES = {
@@ -50,25 +51,7 @@ def install(write: FileWrite) -> None:
 
 def _replace(path: Path, content: str) -> None:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    # What a crash left behind: nobody else uses this name.
-    with contextlib.suppress(FileNotFoundError):
-        partial.unlink()
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    file = os.open(partial, flags, 0o644)
-    try:
-        os.fchmod(file, 0o644)
-        with os.fdopen(file, "wb", closefd=False) as stream:
-            stream.write(content.encode())
-        os.fsync(file)
-        partial.rename(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
-    finally:
-        os.close(file)
-    _flush_directory(path.parent)
+    replace_file(path, content.encode(), 0o644)
 
 
 def _remove(path: Path) -> None:
@@ -76,19 +59,11 @@ def _remove(path: Path) -> None:
         path.unlink()
     except FileNotFoundError:
         return
-    _flush_directory(path.parent)
+    flush_directory(path.parent)
     if path.parent.parent == _UNITS:
         # The directory was made for this file; others may have put theirs beside it.
         with contextlib.suppress(OSError):
             path.parent.rmdir()
-
-
-def _flush_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def _reload(*command: str) -> None:

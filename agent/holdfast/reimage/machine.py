@@ -55,7 +55,12 @@ def describe(
     )
 
 
-def image_problems(image: ImageSummary, request: StageRequest) -> list[str]:
+def on_the_network(url: str) -> bool:
+    """Whether the imager can fetch from there."""
+    return url.startswith(("http://", "https://"))
+
+
+def image_problems(image: ImageSummary, request: StageRequest, content: str) -> list[str]:
     """Say in sentences why an image cannot be written as asked, whatever the machine."""
     told = []
     wants_file_system = bool(request.identity)
@@ -69,8 +74,8 @@ def image_problems(image: ImageSummary, request: StageRequest) -> list[str]:
             f"The root of {image.name} is {image.root_file_system}, which the imager does not "
             "mount; use an image with an ext4 or XFS root."
         )
-    if request.mode == "network" and request.descriptor.startswith("file:"):
-        told.append("An image in a file cannot be fetched over the network; stage it instead.")
+    if request.mode == "network" and not on_the_network(content):
+        told.append(f"{content} cannot be fetched over the network; stage the image instead.")
     return told
 
 

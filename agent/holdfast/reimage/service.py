@@ -12,7 +12,6 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +141,9 @@ class Reimage:
             job = self._job
         source = None if job is None or job.image is None else self._source_text(job)
         found = self._machine(job.image if job else None, source)
-        blocked = [*self._own_problems(), *found.blocked]
+        # Once armed, what is in the way of another arming is this one.
+        armed = job is not None and job.armed is not None and job.state.under_way
+        blocked = [*self._own_problems(), *(() if armed else found.blocked)]
         return ReimageStatus(
             **found.model_dump(exclude={"blocked"}),
             blocked=blocked,
@@ -180,18 +181,19 @@ class Reimage:
         except (RequestError, OperationFailed, OSError) as error:
             blocked.append(_sentence(error))
         else:
-            blocked += machine.image_problems(image, request)
+            source = self._images.content_url(request.descriptor, request.content, found)
+            blocked += machine.image_problems(image, request, source)
             directory = self._store.image_directory(request.descriptor_sha256)
             if request.mode == "staged":
                 source = str(directory / "image")
-                with suppress(OSError):
+                try:
                     present = self._images.present_bytes(directory)
                     space = [machine.staging_space(image, self._state_dir, present)]
+                except OSError as error:
+                    blocked.append(f"Free space cannot be looked at: {_sentence(error)}")
                 blocked += machine.space_problems(space)
-            else:
-                source = self._images.content_url(request.descriptor, request.content, found)
-                if not source.startswith(("http://", "https://")):
-                    source = None
+            elif not machine.on_the_network(source):
+                source = None
         seen = self._machine(image, source)
         blocked += seen.blocked
         return ReimagePlan(
@@ -217,7 +219,10 @@ class Reimage:
                 self._update(layout=layout_of(self._roots), boot_id=self._boot_id)
                 try:
                     report = self._privileged_call(lambda: self._privileged.arm(self._arming(job)))
-                except BaseException:
+                except RequestError:
+                    # The answer may be what got lost. Unless this succeeds too, `boot_id` stays:
+                    # cancelling, or the daemon's next start, takes back what may be armed.
+                    self._privileged_call(self._privileged.disarm)
                     self._update(boot_id=None)
                     raise
                 self._update(armed=report)
@@ -353,7 +358,7 @@ class Reimage:
         found = self._images.descriptor(request.descriptor, request.descriptor_sha256)
         image = self._images.summary(found, request.descriptor_sha256)
         content = self._images.content_url(request.descriptor, request.content, found)
-        problems = machine.image_problems(image, request)
+        problems = machine.image_problems(image, request, content)
         directory = self._store.image_directory(request.descriptor_sha256)
         source = content if request.mode == "network" else str(directory / "image")
         problems += self._machine(image, source).blocked
@@ -367,8 +372,8 @@ class Reimage:
             self._images.keep_descriptor(found, directory)
             self._move(_S.STAGED, "The descriptor is here; the imager fetches the image.")
 
-    def _judge(self, context: Context[Any], attempt: str) -> bool:
-        """Check the new system; say whether all is well."""
+    def _judge(self, context: Context[Any], attempt: str) -> None:
+        """Check the new system. Raises `OperationFailed` unless all is well."""
         job = self._require()
         checks = self._examiner.examine(job, context.progress, attempt=attempt)
         failed = [one for one in checks if not one.passed]
@@ -385,7 +390,6 @@ class Reimage:
             )
         if job.request.confirm == "auto" or attempt != "first":
             self._confirmed("All checks passed.")
-        return True
 
     def _recheck(self, context: Context[ConfirmRequest]) -> ReimageResult:
         """Check a new system again that was not confirmed."""
@@ -480,6 +484,8 @@ class Reimage:
             return call()
         except Refused as error:
             raise RequestError(Slug.CONFLICT, str(error)) from error
+        except OSError as error:
+            raise RequestError(Slug.IO_ERROR, _sentence(error)) from error
 
     def _state(self) -> ReimageState:
         with self._changed:
@@ -547,10 +553,15 @@ class Reimage:
 
     def _clear_images(self, keep: str | None = None) -> None:
         """Remove images that nothing needs any more."""
-        with suppress(FileNotFoundError):
+        if not self._store.images.is_dir():
+            return
+        try:
             for directory in self._store.images.iterdir():
                 if directory.name != keep:
-                    shutil.rmtree(directory, ignore_errors=True)
+                    shutil.rmtree(directory)
+        except OSError as error:
+            # The space is lost, and the attempt is not.
+            log.warning("an image that is not needed was not removed: %s", _sentence(error))
 
 
 def _check(context: Context[Any]) -> None:

@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from holdfast.durable import flush_directory
 from holdfast.node.disks import Place, place_of, survey
 from holdfast.node.files import read_text
 from holdfast.node.machine import Machine
 from holdfast.privileged.boot import cpio, initramfs, job, modules
 from holdfast.privileged.boot.cmdline import imager_words
-from holdfast.privileged.boot.durable import flush_directory, read_plain, write_file
+from holdfast.privileged.boot.durable import read_plain, write_file
 from holdfast.privileged.boot.extents import single_place
 from holdfast.privileged.boot.freeze import settle
 from holdfast.privileged.boot.grub import Grub

@@ -1,59 +1,29 @@
-"""Files that are on the disk when a call returns, whole or not at all."""
+"""Files of the boot: written with their digests, over themselves in place, and read plainly."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from holdfast.durable import replace_with
 from holdfast.privileged.boot.models import FileReport
 
 
 def write_file(path: Path, parts: Iterable[bytes], mode: int, shown: str) -> FileReport:
     """Write a file under a temporary name, flush it and rename it. Raises `OSError`."""
-    clear_partial(path)
-    partial = _partial(path)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     digest, size = hashlib.sha256(), 0
-    file = os.open(partial, flags, 0o600)
-    try:
-        with os.fdopen(file, "wb", closefd=False) as stream:
-            for part in parts:
-                stream.write(part)
-                digest.update(part)
-                size += len(part)
-        os.fchmod(file, mode)
-        os.fsync(file)
-        partial.rename(path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
-    finally:
-        os.close(file)
-    flush_directory(path.parent)
+
+    def counted() -> Iterator[bytes]:
+        nonlocal size
+        for part in parts:
+            digest.update(part)
+            size += len(part)
+            yield part
+
+    replace_with(path, counted(), mode)
     return FileReport(path=shown, size_bytes=size, sha256=digest.hexdigest())
-
-
-def clear_partial(path: Path) -> None:
-    """Remove what a crash left of a write to this path. Raises `OSError`."""
-    with contextlib.suppress(FileNotFoundError):
-        _partial(path).unlink()
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")
-
-
-def flush_directory(path: Path) -> None:
-    """Flush the names in a directory. Raises `OSError`."""
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
 
 
 def overwrite(path: Path, content: bytes) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from holdfast.durable import clear_partial, flush_directory
 from holdfast.node.disks import Place, place_of, superblock_of
 from holdfast.node.machine import Machine
 from holdfast.privileged.boot.cmdline import grub_quoted
@@ -25,13 +26,7 @@ from holdfast.privileged.boot.custom_cfg import (
     with_block,
     without_block,
 )
-from holdfast.privileged.boot.durable import (
-    clear_partial,
-    flush_directory,
-    overwrite,
-    read_plain,
-    write_file,
-)
+from holdfast.privileged.boot.durable import overwrite, read_plain, write_file
 from holdfast.privileged.boot.extents import single_place
 from holdfast.privileged.boot.freeze import settle
 from holdfast.privileged.boot.grub_environment import (

@@ -8,7 +8,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.privileged.boot.durable import flush_directory, read_plain, write_file
+from holdfast.durable import flush_directory
+from holdfast.privileged.boot.durable import read_plain, write_file
 from holdfast.privileged.boot.grub_environment import SIZE
 from holdfast.privileged.writes import Refused
 
