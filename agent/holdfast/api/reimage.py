@@ -15,8 +15,8 @@ from holdfast.api.rendering import JsonResponse
 from holdfast.api.routing import CallerDep, ServicesDep, audited, make_router, spec
 from holdfast.api.tokens import Scope
 from holdfast.operations.model import Operation
+from holdfast.reimage.course import KIND, RECHECK
 from holdfast.reimage.models import ConfirmRequest, ReimagePlan, ReimageStatus, StageRequest
-from holdfast.reimage.service import KIND, RECHECK
 
 router = make_router(prefix="/v1/reimage", tags=["re-imaging"])
 

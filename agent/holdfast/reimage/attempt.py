@@ -1,0 +1,147 @@
+"""The one attempt of this machine: its job on the disk, and the states that it goes through.
+
+docs/reimage.md has the states. Every transition is on the disk before anybody sees it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import shutil
+import threading
+from pathlib import Path
+from typing import Any
+
+from holdfast.node.files import read_text
+from holdfast.operations.model import RequestError, Slug, now
+from holdfast.reimage.models import ReimageState, StageRequest, Transition
+from holdfast.reimage.store import Job, JobStore
+
+log = logging.getLogger(__name__)
+
+_S = ReimageState
+
+
+class Attempt:
+    """The job that is remembered. Methods may be called from any thread; `lock` is reentrant."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self.store = JobStore(state_dir)
+        self.boot_id = read_text(Path("/proc/sys/kernel/random/boot_id")) or ""
+        self.lock = threading.Condition(threading.RLock())
+        """Notified at every change of the job."""
+        self.job: Job | None = None
+        self.problem: str | None = None
+        """Why the job on the disk cannot be read."""
+
+    def load(self) -> None:
+        """Read where the last process was."""
+        try:
+            self.job = self.store.load()
+        except RequestError as error:
+            self.problem = error.detail
+            log.error("re-imaging: %s", error.detail)
+
+    @property
+    def state(self) -> ReimageState:
+        """Where it is; `idle` if there never was one."""
+        with self.lock:
+            return self.job.state if self.job is not None else _S.IDLE
+
+    def require(self) -> Job:
+        """Return the job, where there has to be one."""
+        with self.lock:
+            if self.job is None:
+                raise RuntimeError("there is no attempt")
+            return self.job
+
+    def in_state(self, *states: ReimageState) -> Job:
+        """Return the job if it is in one of these. Raises `RequestError` otherwise."""
+        with self.lock:
+            job = self.job
+            state = job.state if job is not None else _S.IDLE
+            if job is None or state not in states:
+                wanted = " or ".join(f"`{one}`" for one in states)
+                raise RequestError(
+                    Slug.CONFLICT,
+                    f"This needs state {wanted}, and the state is `{state}`; see GET /v1/reimage.",
+                )
+            return job
+
+    def wait(self, seconds: float) -> None:
+        """Wait until the job changes, or for so long."""
+        with self.lock:
+            self.lock.wait(seconds)
+
+    def image_directory(self, job: Job) -> Path:
+        """Say where the job's image is kept."""
+        return self.store.image_directory(job.request.descriptor_sha256)
+
+    # What changes it. All raise `OSError` if it cannot be written, and then nothing has changed.
+
+    def begin(self, operation: str, request: StageRequest) -> None:
+        """Forget the last attempt, and begin one."""
+        with self.lock:
+            self.clear_images(keep=request.descriptor_sha256)
+            self._set(Job(operation=operation, nonce=secrets.token_hex(16), request=request))
+            self._note(_S.IDLE, _S.STAGING, "Asked for.")
+
+    def update(self, **members: Any) -> None:
+        """Change members of the job."""
+        with self.lock:
+            self._set(self.require().model_copy(update=members))
+
+    def move(self, state: ReimageState, why: str) -> None:
+        """Go to another state; `why` is a sentence for people."""
+        with self.lock:
+            self._note(self.require().state, state, why)
+
+    def confirmed(self, why: str) -> None:
+        """Take the new system for good."""
+        self.update(confirmed_at=now(), reason=None)
+        self.move(_S.CONFIRMED, why)
+        self.clear_images()
+
+    def unconfirmed(self, why: str) -> None:
+        """Say loudly that the new system runs and is not known to be good."""
+        self.update(reason=why)
+        self.move(_S.UNCONFIRMED, why)
+        log.error("re-imaging: the new system is NOT CONFIRMED: %s", why)
+
+    def fail(self, why: str) -> None:
+        """End it in the old system."""
+        self.update(reason=why, armed=None)
+        self.move(_S.FAILED, why)
+        log.error("re-imaging: FAILED: %s", why)
+
+    def clear_images(self, keep: str | None = None) -> None:
+        """Remove images that nothing needs any more, but for the one of this digest."""
+        if not self.store.images.is_dir():
+            return
+        try:
+            for directory in self.store.images.iterdir():
+                if directory.name != keep:
+                    shutil.rmtree(directory)
+        except OSError as error:
+            # The space is lost, and the attempt is not.
+            log.warning("an image that is not needed was not removed: %s", sentence(error))
+
+    def _set(self, job: Job) -> None:
+        self.store.save(job)
+        self.job = job
+        self.lock.notify_all()
+
+    def _note(self, previous: ReimageState, state: ReimageState, why: str) -> None:
+        job = self.require()
+        entry = Transition(at=now(), previous=previous, state=state, why=why)
+        self._set(job.model_copy(update={"state": state, "history": [*job.history, entry]}))
+        log.info("re-imaging %s: %s -> %s: %s", job.operation, previous, state, why)
+
+
+def sentence(error: BaseException) -> str:
+    """Say what went wrong, with a full stop at the end."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}."
+    text = str(error) or type(error).__name__
+    return text if text.endswith((".", "!")) else f"{text}."

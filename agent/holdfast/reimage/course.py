@@ -1,0 +1,245 @@
+"""The operation `reimage`: what its thread does, from staging to the new system's confirmation.
+
+It goes on across boots, since its record and the job lie on the data volume. Its thread does what
+takes long, and otherwise waits for the next state, which calls bring about (`service.py`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from holdfast._engine import CancelledError
+from holdfast.node.identity import identify
+from holdfast.operations.kinds import Context, Kind
+from holdfast.operations.model import OperationFailed, Problem, RequestError, Slug, now
+from holdfast.privileged import Privileged
+from holdfast.privileged.writes import Refused
+from holdfast.reimage import aftermath, machine
+from holdfast.reimage.attempt import Attempt, sentence
+from holdfast.reimage.checks import Examiner
+from holdfast.reimage.images import ImageLibrary
+from holdfast.reimage.models import (
+    ConfirmRequest,
+    ImagerReport,
+    ImageSummary,
+    Machine,
+    ReimageResult,
+    ReimageState,
+    StageRequest,
+)
+from holdfast.reimage.store import Job
+
+KIND, RECHECK = "reimage", "reimage.check"
+_LOOK_SECONDS = 0.5
+_RESOURCE = frozenset({"reimage"})
+_S = ReimageState
+
+
+class Course:
+    """Runs the one attempt. `acting` is held by whoever changes the boot loader."""
+
+    def __init__(
+        self,
+        *,
+        attempt: Attempt,
+        acting: threading.Lock,
+        privileged: Privileged,
+        images: ImageLibrary,
+        examiner: Examiner,
+        describe: Callable[[ImageSummary | None, str | None], Machine],
+        usable: Callable[[], None],
+    ) -> None:
+        self._attempt = attempt
+        self._acting = acting
+        self._privileged = privileged
+        self._images = images
+        self._examiner = examiner
+        self._describe = describe
+        self._usable = usable
+
+    def kinds(self) -> Sequence[Kind[Any, Any]]:
+        """Return the kinds of operation: `reimage`, and `reimage.check` to check once more."""
+
+        def resources(_params: Any) -> frozenset[str]:
+            return _RESOURCE
+
+        return (
+            Kind(KIND, StageRequest, ReimageResult, self._run, True, resources, waits=True),
+            Kind(RECHECK, ConfirmRequest, ReimageResult, self._recheck, False, resources),
+        )
+
+    def _run(self, context: Context[StageRequest]) -> ReimageResult:
+        self._adopt(context)
+        try:
+            self._look_after_boot(context)
+            if self._attempt.state is _S.STAGING:
+                self._stage(context)
+            self._wait(context, _S.STAGED, _S.ARMED, _S.REBOOTING)
+            if self._attempt.state is _S.BOOTED:
+                self._judge(context, "first")
+                self._wait(context, _S.BOOTED)
+        except CancelledError:
+            if not context.will_resume():
+                self._withdraw()
+            raise
+        except (RequestError, OperationFailed, OSError, ValueError) as error:
+            if self._attempt.state is _S.BOOTED:
+                self._attempt.unconfirmed(f"It could not be checked: {sentence(error)}")
+            elif self._attempt.state.under_way:
+                self._attempt.fail(sentence(error))
+            raise
+        return self._result()
+
+    def _adopt(self, context: Context[StageRequest]) -> None:
+        job = self._attempt.job
+        if job is None or job.operation != context.id:
+            self._usable()
+            self._attempt.begin(context.id, context.params)
+
+    def _look_after_boot(self, context: Context[StageRequest]) -> None:
+        """Find out whether this is the new system, or why it is still the old one."""
+        job = self._attempt.require()
+        if job.state not in (_S.STAGED, _S.ARMED, _S.REBOOTING):
+            return
+        context.progress.enter("looking after the boot")
+
+        def pause(seconds: float) -> None:
+            self._attempt.wait(seconds)
+            _check(context)
+
+        match self._look(job, pause):
+            case aftermath.Arrived(marker):
+                report = ImagerReport(**marker.model_dump(include=set(ImagerReport.model_fields)))
+                self._attempt.update(
+                    imager=report, identity_problems=marker.identity.problems, booted_at=now()
+                )
+                self._attempt.move(
+                    _S.BOOTED, "The new system runs: it brought back this job's number."
+                )
+            case aftermath.Returned(why):
+                self._attempt.fail(why)
+                raise OperationFailed(Problem.of(Slug.NOT_REIMAGED, why))
+            case aftermath.Untouched():
+                self._settle(job)
+
+    def _look(self, job: Job, pause: Callable[[float], None]) -> Any:
+        try:
+            return aftermath.look(job, self._attempt.boot_id, self._privileged, pause)
+        except (Refused, OSError) as error:
+            raise OperationFailed(
+                Problem.of(
+                    Slug.NOT_REIMAGED,
+                    "The boot loader could not be asked or put back after the boot: "
+                    f"{sentence(error)} The machine may still boot the imager; see to it.",
+                )
+            ) from error
+
+    def _settle(self, job: Job) -> None:
+        """Go on where the daemon, but not the machine, was restarted."""
+        if job.state is _S.REBOOTING:
+            self._attempt.move(_S.ARMED, "The daemon was restarted before the machine was.")
+        elif job.state is _S.STAGED and job.boot_id is not None:
+            # It ended while it armed, and nobody was told that it is armed.
+            self._privileged.disarm()
+            self._attempt.update(boot_id=None, armed=None)
+
+    def _stage(self, context: Context[StageRequest]) -> None:
+        request, progress = context.params, context.progress
+        progress.enter("fetching the descriptor")
+        found = self._images.descriptor(request.descriptor, request.descriptor_sha256)
+        image = self._images.summary(found, request.descriptor_sha256)
+        content = self._images.content_url(request.descriptor, request.content, found)
+        problems = machine.image_problems(image, request, content)
+        directory = self._attempt.store.image_directory(request.descriptor_sha256)
+        source = content if request.mode == "network" else str(directory / "image")
+        problems += self._describe(image, source).blocked
+        if problems:
+            raise RequestError(Slug.CONFLICT, " ".join(problems))
+        self._attempt.update(image=image, content_url=content)
+        if request.mode == "staged":
+            self._images.fetch(content, found, directory, progress)
+            self._attempt.move(_S.STAGED, "The image is on the data volume, all of it verified.")
+        else:
+            self._images.keep_descriptor(found, directory)
+            self._attempt.move(_S.STAGED, "The descriptor is here; the imager fetches the image.")
+
+    def _judge(self, context: Context[Any], attempt: str) -> None:
+        """Check the new system. Raises `OperationFailed` unless all is well."""
+        job = self._attempt.require()
+        checks = self._examiner.examine(job, context.progress, attempt=attempt)
+        failed = [one for one in checks if not one.passed]
+        self._attempt.update(checks=checks)
+        if failed:
+            why = " ".join(f"{one.name}: {one.detail}" for one in failed)
+            self._attempt.unconfirmed(why)
+            raise OperationFailed(
+                Problem.of(
+                    Slug.NOT_CONFIRMED,
+                    f"The new system runs, and is not confirmed: {why}",
+                    checks=[one.model_dump(mode="json") for one in checks],
+                )
+            )
+        if job.request.confirm == "auto" or attempt != "first":
+            self._attempt.confirmed("All checks passed.")
+
+    def _recheck(self, context: Context[ConfirmRequest]) -> ReimageResult:
+        """Check a new system again that was not confirmed."""
+        self._judge(context, context.id)
+        return self._result()
+
+    def _result(self) -> ReimageResult:
+        job = self._attempt.require()
+        if job.state is not _S.CONFIRMED or job.image is None:
+            raise OperationFailed(
+                Problem.of(Slug.NOT_REIMAGED, job.reason or f"It ended as {job.state}.")
+            )
+
+        def since(moment: Any) -> float | None:
+            if job.rebooted_at is None or moment is None:
+                return None
+            return float((moment - job.rebooted_at).total_seconds())
+
+        return ReimageResult(
+            ok=all(one.passed for one in job.checks),
+            image=job.image,
+            image_id=identify().image_id,
+            checks=job.checks,
+            imager=job.imager,
+            down_seconds=since(job.booted_at),
+            confirmed_seconds=since(job.confirmed_at),
+        )
+
+    def _withdraw(self) -> None:
+        """Take back what an attempt did that was cancelled."""
+        with self._acting:
+            job = self._attempt.require()
+            if job.state in (_S.BOOTED, _S.CONFIRMED, _S.UNCONFIRMED):
+                self._attempt.unconfirmed("Cancelled before it was confirmed.")
+                return
+            try:
+                if job.boot_id is not None:
+                    self._privileged.disarm()
+            except (Refused, OSError) as error:
+                self._attempt.fail(
+                    f"Cancelled, but the boot loader could not be put back: {sentence(error)} The "
+                    "next boot may be the imager's; see to it before rebooting."
+                )
+                raise
+            self._attempt.clear_images()
+            self._attempt.update(armed=None, boot_id=None)
+            self._attempt.move(_S.IDLE, "Cancelled; the boot loader is as it was.")
+
+    def _wait(self, context: Context[Any], *states: ReimageState) -> None:
+        """Wait for a state that is none of these. Raises `CancelledError`."""
+        with self._attempt.lock:
+            while (state := self._attempt.state) in states:
+                context.progress.enter(state.value)
+                self._attempt.wait(_LOOK_SECONDS)
+                _check(context)
+
+
+def _check(context: Context[Any]) -> None:
+    if context.progress.cancelled:
+        raise CancelledError("cancelled")
