@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.bench import dump, image, load, manifest, million, service, tuning
+from tests.bench import dump, image, load, manifest, million, reimage, service, tuning
 from tests.bench.context import Context
 from tests.bench.figures import Section
 from tests.bench.hashers import versions
@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[Context], Iterator[Section]]] = {
     "tuning": tuning.benchmark,
     "image": image.benchmark,
     "million": million.benchmark,
+    "reimage": reimage.benchmark,
 }
 NO_HAPPYCACHE = (
     "happycache: not here. Build it from https://github.com/hashbrowncipher/happycache and name it "

@@ -34,9 +34,10 @@ class Untouched:
     """There was no boot since, or none that had anything to do with it."""
 
 
-def look(
-    job: Job, boot_id: str, privileged: Privileged, pause: Callable[[float], None]
-) -> Arrived | Returned | Untouched:
+Found = Arrived | Returned | Untouched
+
+
+def look(job: Job, boot_id: str, privileged: Privileged, pause: Callable[[float], None]) -> Found:
     """Find out what became of an attempt. Undoes what is left of an arming in the old system.
 
     `pause` sleeps, and raises `CancelledError` if there is no time for it. Raises `OSError` or

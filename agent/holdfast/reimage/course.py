@@ -7,7 +7,8 @@ takes long, and otherwise waits for the next state, which calls bring about (`se
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from holdfast._engine import CancelledError
@@ -124,17 +125,9 @@ class Course:
             case aftermath.Untouched():
                 self._settle(job)
 
-    def _look(self, job: Job, pause: Callable[[float], None]) -> Any:
-        try:
+    def _look(self, job: Job, pause: Callable[[float], None]) -> aftermath.Found:
+        with _boot_loader_in_doubt():
             return aftermath.look(job, self._attempt.boot_id, self._privileged, pause)
-        except (Refused, OSError) as error:
-            raise OperationFailed(
-                Problem.of(
-                    Slug.NOT_REIMAGED,
-                    "The boot loader could not be asked or put back after the boot: "
-                    f"{sentence(error)} The machine may still boot the imager; see to it.",
-                )
-            ) from error
 
     def _settle(self, job: Job) -> None:
         """Go on where the daemon, but not the machine, was restarted."""
@@ -142,7 +135,8 @@ class Course:
             self._attempt.move(_S.ARMED, "The daemon was restarted before the machine was.")
         elif job.state is _S.STAGED and job.boot_id is not None:
             # It ended while it armed, and nobody was told that it is armed.
-            self._privileged.disarm()
+            with _boot_loader_in_doubt():
+                self._privileged.disarm()
             self._attempt.update(boot_id=None, armed=None)
 
     def _stage(self, context: Context[StageRequest]) -> None:
@@ -243,3 +237,18 @@ class Course:
 def _check(context: Context[Any]) -> None:
     if context.progress.cancelled:
         raise CancelledError("cancelled")
+
+
+@contextmanager
+def _boot_loader_in_doubt() -> Iterator[None]:
+    """Say what a fault means when it is not known whether the machine is armed."""
+    try:
+        yield
+    except (Refused, OSError) as error:
+        raise OperationFailed(
+            Problem.of(
+                Slug.NOT_REIMAGED,
+                "The boot loader could not be asked or put back after a start: "
+                f"{sentence(error)} The machine may still boot the imager; see to it.",
+            )
+        ) from error

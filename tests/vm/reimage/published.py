@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from tests.vm.reimage.server import ImageServer
+from tests.vm.reimage.images import Systems
+from tests.vm.reimage.installation import described
+from tests.vm.reimage.server import ImageServer, serving
 
 
 @dataclass(frozen=True)
@@ -21,3 +26,12 @@ class Published:
         """The body that asks a machine to become this image."""
         url = self.server.url(self.name)
         return {"descriptor": url, "descriptor_sha256": self.sha256} | more
+
+
+@contextmanager
+def publishing(made: Systems) -> Iterator[Published]:
+    """Serve image ABC and its descriptor where the machine reaches them."""
+    descriptor = described(made)
+    digest = hashlib.sha256(descriptor.read_bytes()).hexdigest()
+    with serving(made.directory) as server:
+        yield Published(server, descriptor.name, digest)

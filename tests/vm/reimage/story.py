@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from tests.vm.reimage.controller import Controller
+from tests.vm.reimage.controller import Controller, boot_id
 from tests.vm.reimage.node import BOOT_SECONDS, Node
 from tests.vm.reimage.telling import tell
 from tests.waiting import until
@@ -84,6 +84,43 @@ def watch_imager(node: Node, watched: Watched, seconds: float = IMAGE_SECONDS) -
         except (httpx.TransportError, KeyError):
             continue  # not there yet, or gone already
     raise TimeoutError(f"the imager did not end: {watched.status}\n{node.console[-4000:]}")
+
+
+@dataclass(frozen=True)
+class Journey:
+    """What a controller saw from the order to reboot to the end of the operation."""
+
+    watched: Watched
+    new: dict[str, Any]
+    """The node, as the new system tells it."""
+    ended: dict[str, Any]
+    """The operation."""
+
+
+def travel(node: Node, operation: str) -> Journey:
+    """Reboot an armed machine into the imager and on into the new system; digests its data disks.
+
+    Fails if the imager wrote a byte to one of them.
+    """
+    control, watched = node.control, Watched()
+    old = control.get("/v1/node")
+    node.hold_at_resets()
+    ordered = time.monotonic()
+    assert control.post("/v1/reimage/reboot")["state"] == "rebooting"
+    node.held(BOOT_SECONDS)
+    down, before = time.monotonic(), node.disks.data_digests()
+    tell(f"the old system is down after {down - ordered:.0f} s")
+    node.go_on()
+    watch_imager(node, watched)
+    written = time.monotonic()
+    assert node.disks.data_digests() == before, "the imager wrote to a data disk"
+    tell(f"the imager is done after {written - down:.0f} s; it was {watched.phases}")
+    node.go_on(hold=False)
+    new = control.answers(BOOT_SECONDS, not_boot=boot_id(old))
+    tell(f"the new system answers {time.monotonic() - written:.0f} s later")
+    ended = control.finished(operation, 600)
+    tell(f"{ended['state']} {time.monotonic() - ordered:.0f} s after the order to reboot")
+    return Journey(watched, new, ended)
 
 
 def back_in_the_old_system(node: Node, operation: str, *, outcome: str = "failed") -> Any:

@@ -6,9 +6,11 @@ One machine is armed and switched off; each test boots the imager on a copy of i
 from __future__ import annotations
 
 import mmap
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.vm.image import CACHE
@@ -18,6 +20,7 @@ from tests.vm.reimage.node import BOOT_SECONDS, Disks, Node, running
 from tests.vm.reimage.published import Published
 from tests.vm.reimage.story import STARTED, arm, back_in_the_old_system, boot_files, stage
 from tests.vm.reimage.telling import tell
+from tests.waiting import until
 
 
 @dataclass(frozen=True)
@@ -93,25 +96,67 @@ def test_reset_before_the_first_write(start: Start, armed: Armed) -> None:
         _as_before(node, armed)
 
 
-def test_disarmed(start: Start, published: Published) -> None:
+def test_taken_back_before_the_reboot(start: Start, published: Published) -> None:
     with start() as node:
-        node.control.answers(BOOT_SECONDS)
+        control = node.control
+        control.answers(BOOT_SECONDS)
         node.settled()
         before = boot_files(node)
-        operation = stage(node.control, published.request())
-        arm(node.control)
-        assert node.control.post("/v1/reimage/disarm")["state"] == "staged"
+        operation = stage(control, published.request())
+        arm(control)
+        assert control.post("/v1/reimage/disarm")["state"] == "staged"
         assert boot_files(node) == before
-        node.control.post(f"/v1/operations/{operation}/cancel", code=202)
-        assert node.control.finished(operation)["state"] == "cancelled"
+
+        tell("killing the daemon while it arms")
+        _killed_while_arming(node)
+        assert control.get("/v1/reimage")["state"] == "staged"
+        assert boot_files(node) == before
+        assert node.guest.call("/usr/bin/test", "-e", "/boot/holdfast").returncode == 1
+
+        tell("cancelling while it is armed")
+        arm(control)
+        control.post(f"/v1/operations/{operation}/cancel", code=202)
+        assert control.finished(operation)["state"] == "cancelled"
+        assert control.get("/v1/reimage")["state"] == "idle"
+        assert boot_files(node) == before
         tell("rebooting, to see that nothing is left")
         node.guest.tell("guest-shutdown", {"mode": "reboot"})
         node.hold_at_resets()
         node.held(BOOT_SECONDS)
         printed = len(node.console)
         node.go_on(hold=False)
-        assert node.control.answers(BOOT_SECONDS)["image_id"] == OLD_IMAGE
+        assert control.answers(BOOT_SECONDS)["image_id"] == OLD_IMAGE
         assert STARTED not in node.console[printed:]
+
+
+_KILL_WHILE_ARMING = """
+main() { systemctl show --property=MainPID --value holdfast; }
+before=$(main)
+while ! test -d /boot/holdfast; do :; done
+kill -9 "$before"
+while now=$(main); test "$now" = 0 || test "$now" = "$before"; do sleep 0.2; done
+"""
+
+
+def _killed_while_arming(node: Node) -> None:
+    """Ask it to arm, and kill the daemon as soon as something of that is on the disk."""
+
+    def ask() -> None:
+        with pytest.raises(httpx.TransportError):
+            node.control.post("/v1/reimage/arm")
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask)
+        node.guest.sh(_KILL_WHILE_ARMING)
+        asked.result()
+    node.control.answers(BOOT_SECONDS)
+    gone = ("/usr/bin/test", "!", "-e", "/boot/holdfast")
+    until(
+        lambda: node.guest.call(*gone).returncode == 0,
+        seconds=BOOT_SECONDS,
+        what="the end of what the killed daemon began",
+        interval=0.5,
+    )
 
 
 def _flip(path: Path, needle: bytes) -> int:

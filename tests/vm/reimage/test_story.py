@@ -2,78 +2,80 @@
 
 from __future__ import annotations
 
-import time
-
-import pytest
+from typing import Any
 
 from tests.vm.reimage.conftest import Start
-from tests.vm.reimage.controller import boot_id
 from tests.vm.reimage.images import NEW_IMAGE, OLD_IMAGE, OLD_MACHINE_ID
-from tests.vm.reimage.node import BOOT_SECONDS
+from tests.vm.reimage.node import BOOT_SECONDS, Node
 from tests.vm.reimage.published import Published
-from tests.vm.reimage.story import Watched, arm, identity, stage, watch_imager
+from tests.vm.reimage.story import Journey, arm, identity, stage, travel
 from tests.vm.reimage.telling import tell
-from tests.vm.reimage.test_node import first_pass
+from tests.vm.service import first_pass, moments, started_at
+
+# The operator's own check of a new system: here it passes once somebody has mended something.
+_CHECK = """
+cat >>/etc/holdfast/holdfast.toml <<'END'
+[reimage]
+check_command = ["/usr/bin/test", "-e", "/run/mended"]
+END
+systemctl restart holdfast
+"""
 
 
-@pytest.mark.parametrize("mode", ["staged", "network"])
-def test_a_machine_becomes_another_image(start: Start, published: Published, mode: str) -> None:
+def _prepared(node: Node, published: Published, mode: str) -> dict[str, Any]:
+    """Wait for the old system, prove its data, record its cache, and answer what to stage."""
+    control = node.control
+    assert control.answers(BOOT_SECONDS)["image_id"] == OLD_IMAGE
+    node.settled()
+    first_pass(node.guest)
+    manifest = control.succeeded("/v1/manifests", {"root": "/mnt/data"})["manifest"]
+    tell(f"manifest {manifest} of /mnt/data is built")
+    control.succeeded("/v1/pagecache/dumps", {"root": "/mnt/data"})
+    request = published.request(mode=mode, manifest=manifest)
+    plan = control.post("/v1/reimage/plan", request)
+    assert plan["ok"], plan["blocked"]
+    return request
+
+
+def _is_the_new_system(node: Node, journey: Journey, operation: str) -> None:
+    assert {"verifying", "writing"} <= set(journey.watched.phases)
+    assert journey.watched.status["operation"] == operation
+    assert 'holdfast_reimage_state{state="imaging"} 1' in journey.watched.metrics
+    assert journey.ended["kind"] == "reimage"
+    assert journey.new["image_id"] == NEW_IMAGE
+    assert journey.new["hostname"] == "node-7"
+    assert journey.new["machine_id"] == OLD_MACHINE_ID
+    known = node.control.get("/v1/operations?kind=reimage")["operations"]
+    assert [one["id"] for one in known] == [operation]
+
+
+def _started_warm(node: Node) -> None:
+    """The cache was loaded before the datastore was started, and so its first pass is free."""
+    node.settled()
+    warm = first_pass(node.guest)
+    assert warm["read_bytes"] <= 0.01 * warm["hot_bytes"], "the cache was cold"
+    loaded = moments(node.guest, "holdfast-warm.service", "ExecMainExitTimestampMonotonic")[0] / 1e6
+    assert 0 < loaded <= started_at(node.guest)
+
+
+def test_a_machine_becomes_another_image(start: Start, published: Published) -> None:
     with start() as node:
-        control = node.control
-        old = control.answers(BOOT_SECONDS)
-        assert old["image_id"] == OLD_IMAGE
-        node.settled()
-        first_pass(node)
+        request = _prepared(node, published, "staged")
         kept = identity(node)
-        manifest = control.succeeded("/v1/manifests", {"root": "/mnt/data"})["manifest"]
-        tell(f"manifest {manifest} of /mnt/data is built")
-        control.succeeded("/v1/pagecache/dumps", {"root": "/mnt/data"})
-        request = published.request(mode=mode, manifest=manifest)
-        plan = control.post("/v1/reimage/plan", request)
-        assert plan["ok"], plan["blocked"]
-        operation = stage(control, request)
-        arm(control)
+        operation = stage(node.control, request)
+        arm(node.control)
 
-        node.hold_at_resets()
-        ordered = time.monotonic()
-        assert control.post("/v1/reimage/reboot")["state"] == "rebooting"
-        node.held(BOOT_SECONDS)
-        down, before = time.monotonic(), node.disks.data_digests()
-        tell(f"the old system is down after {down - ordered:.0f} s")
-        watched = Watched()
-        node.go_on()
-        watch_imager(node, watched)
-        written = time.monotonic()
-        after = node.disks.data_digests()
-        tell(f"the imager is done after {written - down:.0f} s; it was {watched.phases}")
-        assert after == before, "the imager wrote to a data disk"
-        assert {"verifying", "writing"} <= set(watched.phases)
-        assert watched.status["operation"] == operation
-        assert 'holdfast_reimage_state{state="imaging"} 1' in watched.metrics
-        node.go_on(hold=False)
+        journey = travel(node, operation)
 
-        new = control.answers(BOOT_SECONDS, not_boot=boot_id(old))
-        tell(f"the new system answers {time.monotonic() - written:.0f} s later")
-        done = control.finished(operation, 600)
-        tell(f"confirmed {time.monotonic() - ordered:.0f} s after the order to reboot")
-        assert done["state"] == "succeeded", done
-        assert done["kind"] == "reimage"
-        assert new["image_id"] == NEW_IMAGE
-        assert new["hostname"] == "node-7"
-        assert new["machine_id"] == OLD_MACHINE_ID
-        found = control.get("/v1/reimage")
+        assert journey.ended["state"] == "succeeded", journey.ended
+        _is_the_new_system(node, journey, operation)
+        found = node.control.get("/v1/reimage")
         assert found["state"] == "confirmed", found
         assert all(check["passed"] for check in found["checks"]), found["checks"]
-        assert {"image", "identity", "data", "manifest"} <= {
-            check["name"] for check in found["checks"]
-        }
-        assert [one["id"] for one in control.get("/v1/operations?kind=reimage")["operations"]] == [
-            operation
-        ]
-        node.settled()
+        names = {check["name"] for check in found["checks"]}
+        assert {"image", "identity", "data", "manifest"} <= names
         assert identity(node) == kept
-        warm = first_pass(node)
-        assert warm["read_bytes"] <= 0.01 * warm["hot_bytes"], "the cache was cold"
+        _started_warm(node)
         report = found["imager"]
         tell(
             f"the imager: {report['bytes_written']} bytes written of "
@@ -81,3 +83,35 @@ def test_a_machine_becomes_another_image(start: Start, published: Published, mod
             f"of memory; {report['phases']}"
         )
         assert report["memory_peak_bytes"] <= 128 << 20
+
+
+def test_over_the_network_and_not_confirmed_at_first(start: Start, published: Published) -> None:
+    with start() as node:
+        control = node.control
+        request = _prepared(node, published, "network")
+        node.guest.sh(_CHECK)
+        control.answers(BOOT_SECONDS)
+        operation = stage(control, request)
+        arm(control)
+
+        journey = travel(node, operation)
+
+        _is_the_new_system(node, journey, operation)
+        assert journey.ended["state"] == "failed"
+        assert journey.ended["error"]["type"].endswith("not-confirmed"), journey.ended
+        found = control.get("/v1/reimage")
+        assert found["state"] == "unconfirmed", found
+        assert "/usr/bin/test" in found["reason"]
+        assert [one["name"] for one in found["checks"] if not one["passed"]] == ["command"]
+        assert 'holdfast_reimage_state{state="unconfirmed"} 1' in control.text("/metrics")
+        _started_warm(node)
+        assert "NOT CONFIRMED" in node.guest.run("/usr/bin/journalctl", "-u", "holdfast", "-b")
+
+        tell("checking again, before and after it is mended")
+        again = control.finished(control.post("/v1/reimage/confirm", code=202)["id"])
+        assert (again["kind"], again["state"]) == ("reimage.check", "failed")
+        assert control.get("/v1/reimage")["state"] == "unconfirmed"
+        node.guest.sh("touch /run/mended")
+        again = control.finished(control.post("/v1/reimage/confirm", code=202)["id"])
+        assert again["state"] == "succeeded", again
+        assert control.get("/v1/reimage")["state"] == "confirmed"

@@ -1,0 +1,188 @@
+"""Re-imaging a whole machine, in emulation: how long it is away, and how fast it writes."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.bench.context import Context
+from tests.bench.figures import Section, at_least, below
+from tests.vm.image import CACHE
+from tests.vm.reimage.controller import Controller, boot_id
+from tests.vm.reimage.images import Systems
+from tests.vm.reimage.installation import installed_disks, made_systems
+from tests.vm.reimage.node import BOOT_SECONDS, Disks, Node, running
+from tests.vm.reimage.published import Published, publishing
+from tests.vm.reimage.story import IMAGE_SECONDS, arm, stage
+from tests.vm.service import first_pass
+
+BEYOND_SECONDS = 60.0
+"""What a re-imaging may take beyond two plain reboots of the same machine."""
+WRITE_SHARE = 0.9
+MEMORY_MIB = 128
+_SLOW_DISK_BYTES = 24 << 20
+"""A second, of a disk that is slower than an emulated processor can unpack."""
+_PROBE_MIB = 192
+
+# Writes past the page cache, to the root disk, and says how fast it was.
+_PROBE = f"""
+dd if=/dev/zero of=/var/tmp/probe bs=1M count={_PROBE_MIB} oflag=direct conv=fsync 2>&1
+rm /var/tmp/probe
+"""
+
+
+@dataclass
+class _Story:
+    """One re-imaging, in seconds on the controller's clock from the order to reboot."""
+
+    down: float = 0.0
+    """When the old system no longer answered."""
+    phases: dict[str, float] = field(default_factory=dict)
+    """When each phase of the imager was first seen."""
+    answers: float = 0.0
+    confirmed: float = 0.0
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def benchmark(context: Context) -> Iterator[Section]:
+    """Re-image a machine that is emulated, beside its plain reboots."""
+    made = made_systems()
+    installed = installed_disks(made)
+    directory = CACHE / "bench-reimage"
+    disks = directory / "disks"
+    try:
+        with publishing(made) as published:
+            away = Section(
+                "A machine becomes another image",
+                "The machine of the tests (QEMU without hardware virtualisation, 2 processors, "
+                "1.25 GiB, image ABC of 2 GiB staged on RAID0 with XFS), seen by a controller over "
+                "HTTPS. A plain reboot counts from the order to the daemon's next answer; the "
+                "re-imaging from the order to `confirmed`, with the manifest of the data verified.",
+                "seconds",
+            )
+            reboots: list[float] = []
+            stories: list[_Story] = []
+            for _ in range(context.rounds):
+                with running(made, installed.copy(disks), directory / "run") as node:
+                    _up(node)
+                    reboots += [_reboot(node), _reboot(node)]
+                    stories.append(_reimage(node, published))
+            yield _away(away, reboots, stories)
+            yield _write(made, installed.copy(disks), directory, published)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _away(section: Section, reboots: list[float], stories: list[_Story]) -> Section:
+    plain = section.add("a plain reboot", reboots)
+    whole = section.add("order to confirmed", [one.confirmed for one in stories])
+    section.add("until the old system is down", [one.down for one in stories])
+    section.add(
+        "until the imager answers",
+        [min(one.phases.values(), default=one.answers) - one.down for one in stories],
+        "GRUB, kernel, disks",
+    )
+    for number, phase in enumerate(("verifying", "writing", "reading_back", "identity")):
+        section.add(
+            f"imager: {phase}",
+            [one.report["phases"][number]["seconds"] for one in stories],
+            "by its own clock",
+        )
+    section.add(
+        "the new system's first answer, after the imager's last word",
+        [one.answers - max(one.phases.values(), default=0.0) for one in stories],
+    )
+    section.add("then its checks", [one.confirmed - one.answers for one in stories])
+    beyond = whole.median - 2 * plain.median
+    memory = max(one.report["memory_peak_bytes"] for one in stories) / (1 << 20)
+    section.verdicts += [
+        below("beyond two plain reboots", beyond, BEYOND_SECONDS, "s"),
+        below("the imager's memory", memory, MEMORY_MIB, "MiB"),
+    ]
+    report = stories[-1].report
+    section.notes.append(
+        f"{report['bytes_written']} bytes written of {report['bytes_mapped']} mapped; what is not "
+        "mapped is zeroed by the device."
+    )
+    return section
+
+
+def _write(made: Systems, disks: Disks, directory: Path, published: Published) -> Section:
+    section = Section(
+        "The imager's write, on a disk that is the bottleneck",
+        f"The root disk is held at {_SLOW_DISK_BYTES >> 20} MiB/s by QEMU, since an emulated "
+        "processor unpacks and digests more slowly than an ordinary disk writes. The peer is "
+        f"`dd oflag=direct bs=1M` of {_PROBE_MIB} MiB to a file on it.",
+        "MiB/s",
+    )
+    drive = (
+        f"file={disks.root},format=qcow2,if=none,id=root,throttling.bps-write={_SLOW_DISK_BYTES}"
+    )
+    with running(made, disks, directory / "run", ("-drive", drive)) as node:
+        _up(node)
+        said = node.guest.sh(_PROBE, seconds=IMAGE_SECONDS)
+        match = re.search(r"(\d+) bytes .* copied, ([0-9.]+) s", said)
+        assert match, said
+        disk = section.add("dd", [int(match[1]) / float(match[2]) / (1 << 20)])
+        phase = _reimage(node, published).report["phases"][1]
+    imager = section.add("imager", [phase["bytes"] / phase["seconds"] / (1 << 20)])
+    section.verdicts.append(
+        at_least("writing", imager.median / disk.median, WRITE_SHARE, of="the disk's speed")
+    )
+    return section
+
+
+def _up(node: Node) -> None:
+    node.control.answers(BOOT_SECONDS)
+    node.settled()
+    first_pass(node.guest)
+
+
+def _reboot(node: Node) -> float:
+    old = boot_id(node.control.answers(BOOT_SECONDS))
+    began = time.monotonic()
+    node.guest.tell("guest-shutdown", {"mode": "reboot"})
+    node.control.answers(BOOT_SECONDS, not_boot=old)
+    took = time.monotonic() - began
+    _up(node)
+    return took
+
+
+def _reimage(node: Node, published: Published) -> _Story:
+    control, story = node.control, _Story()
+    manifest = control.succeeded("/v1/manifests", {"root": "/mnt/data"})["manifest"]
+    operation = stage(control, published.request(manifest=manifest))
+    arm(control)
+    began = time.monotonic()
+    control.post("/v1/reimage/reboot")
+    while story.down == 0.0 or not story.answers:
+        found = _asked(control)
+        now = time.monotonic() - began
+        assert now < IMAGE_SECONDS, story
+        if found is None:
+            story.down = story.down or now
+        elif found["state"] == "imaging":
+            story.phases.setdefault(found["progress"]["phase"], now)
+        elif story.down:
+            story.answers = now
+    ended = control.finished(operation, IMAGE_SECONDS)
+    story.confirmed = time.monotonic() - began
+    assert ended["state"] == "succeeded", ended
+    story.report = control.get("/v1/reimage")["imager"]
+    return story
+
+
+def _asked(control: Controller) -> Any:
+    """Ask for the state every tenth of a second; None where nobody answers."""
+    time.sleep(0.1)
+    try:
+        return control.get("/v1/reimage")
+    except httpx.TransportError:
+        return None
