@@ -76,14 +76,13 @@ run: build ## Run the daemon in the foreground on DATA=/path, with curl lines to
 	@packaging/run-in-checkout '$(DATA)' '$(LISTEN)'
 
 .PHONY: test
-test: lint deb test-packages ## Run everything: lint, the engine's tests, unit and system tests
+test: lint deb test-packages vm-packages ## Run lint, the engine's tests, unit and system tests, and one re-imaging (40 minutes)
 	cargo test --locked --quiet --workspace --exclude holdfast-binding
 	$(bin)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: test-vm
-test-vm: deb test-packages ## Run the package in a virtual machine: boots, kills, faults, removal (10 minutes)
-	@packaging/install-packages packaging/vm-packages.txt
-	$(bin)/python -m pytest --timeout 1200 -s tests/vm $(PYTEST_ARGS)
+test-vm: deb test-packages vm-packages ## Run whole machines, emulated: boots, kills, re-imaging, faults, removal (1 hour)
+	$(bin)/python -m pytest -s tests/vm $(PYTEST_ARGS)
 
 .PHONY: check
 check: lint ## Run the fast subset: lint and the unit tests that are not slow
@@ -106,7 +105,7 @@ format: .venv/stamp ## Format the Python and Rust sources, and fix what can be f
 	cargo fmt --all
 
 .PHONY: bench
-bench: build test-packages ## Run the benchmarks beside their peers; results for docs/benchmarks.md
+bench: deb test-packages vm-packages ## Run the benchmarks beside their peers; results for docs/benchmarks.md
 	$(bin)/python -m tests.bench
 
 .PHONY: fuzz
@@ -122,6 +121,10 @@ lock: ## Renew packaging/constraints.txt from the newest versions that pyproject
 .PHONY: test-packages
 test-packages:
 	@packaging/install-packages packaging/test-packages.txt
+
+.PHONY: vm-packages
+vm-packages:
+	@packaging/install-packages packaging/vm-packages.txt
 
 .PHONY: clean
 clean: ## Remove what builds and tests made, the virtual environment included

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -81,13 +82,29 @@ class Installed:
 Start = Callable[..., AbstractContextManager[Machine]]
 
 
-def pytest_configure() -> None:
-    """Say at once what is missing, rather than after a minute."""
+TEST_SECONDS = 1800
+"""For one test: everything is emulated, and may share its processors."""
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Give these tests the time they need; skip them, with the reason, where they cannot run."""
+    lacking = _lacking()
+    if lacking and os.environ.get("CI"):
+        pytest.exit(f"{lacking}, and there must be no run of these tests without it", 2)
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.timeout(TEST_SECONDS))
+            if lacking:
+                item.add_marker(pytest.mark.skip(f"{lacking}: run these tests with `make test-vm`"))
+
+
+def _lacking() -> str | None:
+    """Say what is missing, at once rather than after a minute."""
     for program in ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mkfs.xfs"):
         if shutil.which(program) is None:
-            pytest.exit(f"{program} is missing: run these tests with `make test-vm`", 2)
-    if not _package():
-        pytest.exit("there is no package to install: run these tests with `make test-vm`", 2)
+            return f"{program} is missing"
+    return "there is no package to install" if _package() is None else None
 
 
 def _package() -> Path | None:
