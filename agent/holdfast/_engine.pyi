@@ -129,7 +129,10 @@ def export_manifest(request: str, progress: Progress) -> str:
     """Write a manifest as text that `xxhsum -c` reads, or any record as plain JSON lines."""
 
 def describe_image(request: str, progress: Progress) -> str:
-    """Read a disk image, raw or packed with zstd, and make its descriptor."""
+    """Read a disk image, raw or packed with zstd, gzip or xz, and make its descriptor."""
+
+def pack_image(request: str, progress: Progress) -> str:
+    """Pack a raw disk image with zstd, into a file that is not there yet."""
 
 def verify_image(request: str, progress: Progress) -> str:
     """Read the file of a disk image and find out whether it is what a descriptor tells of."""
@@ -140,8 +143,17 @@ def inspect_descriptor(data: bytes) -> str:
     Raises `RecordError` if it is not one, or does not hold together.
     """
 
+def ed25519_public(seed: bytes) -> bytes:
+    """Answer the public key, of 32 bytes, of a private one. Raises `ValueError` for another length."""
+
+def ed25519_sign(seed: bytes, message: bytes) -> bytes:
+    """Sign a message; 64 bytes. Raises `ValueError` unless the seed has 32 bytes."""
+
+def ed25519_verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether a signature is one of this message by this key; False for anything malformed."""
+
 def decompress(data: bytes, encoding: str, max_bytes: int) -> bytes:
-    """Unpack data, of encoding `zstd` or `identity`, that fits in memory.
+    """Unpack data, of encoding `zstd`, `gzip`, `xz` or `identity`, that fits in memory.
 
     Raises `RecordError` if it is damaged, or has more than `max_bytes` bytes when unpacked;
     `ValueError` for another encoding.

@@ -13,6 +13,7 @@ use holdfast_engine::image::{self, Descriptor, Encoding};
 use holdfast_engine::manifest;
 use holdfast_engine::pagecache::{self, happycache, record, request};
 use holdfast_engine::patterns::Patterns;
+use holdfast_engine::signature;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -144,6 +145,11 @@ mod _engine {
     }
 
     #[pyfunction]
+    fn pack_image(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, image::pack::pack)
+    }
+
+    #[pyfunction]
     fn verify_image(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
         call(py, request, progress, image::verify::verify)
     }
@@ -156,6 +162,27 @@ mod _engine {
     }
 
     #[pyfunction]
+    fn ed25519_public<'py>(py: Python<'py>, seed: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+        let public = signature::public_key(seed).map_err(to_python)?;
+        Ok(PyBytes::new(py, &public))
+    }
+
+    #[pyfunction]
+    fn ed25519_sign<'py>(
+        py: Python<'py>,
+        seed: &[u8],
+        message: &[u8],
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let made = signature::sign(seed, message).map_err(to_python)?;
+        Ok(PyBytes::new(py, &made))
+    }
+
+    #[pyfunction]
+    fn ed25519_verify(public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        signature::verify(public_key, message, signature)
+    }
+
+    #[pyfunction]
     fn decompress<'py>(
         py: Python<'py>,
         data: &[u8],
@@ -165,6 +192,8 @@ mod _engine {
         let encoding = match encoding {
             "identity" => Encoding::Identity,
             "zstd" => Encoding::Zstd,
+            "gzip" => Encoding::Gzip,
+            "xz" => Encoding::Xz,
             _ => return Err(PyValueError::new_err(format!("{encoding}: no such encoding"))),
         };
         let bytes = py.detach(|| image::unpack("packed data", data, encoding, max_bytes));

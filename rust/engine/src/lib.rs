@@ -16,6 +16,7 @@ pub mod pressure;
 pub mod progress;
 pub mod read;
 pub mod record;
+pub mod signature;
 pub mod skips;
 pub mod sys;
 pub mod throttle;

@@ -4,6 +4,7 @@ use std::io::{self, Cursor, Read, Write};
 use std::path::{Path, PathBuf};
 
 use holdfast_engine::image::describe::{self, describe};
+use holdfast_engine::image::pack;
 use holdfast_engine::image::verify::{self, Kind, verify};
 use holdfast_engine::image::{Chunks, Descriptor, Encoding, Sha256, unpack};
 use holdfast_engine::{Error, Progress, Result};
@@ -77,7 +78,7 @@ fn what_does_not_hold_together_is_refused_with_a_reason() {
         ("/content/file", json!(".."), "bare file name"),
         ("/content/file", json!(""), "empty"),
         ("/content/encoding", json!("identity"), "size of its content"),
-        ("/content/encoding", json!("gzip"), "gzip"),
+        ("/content/encoding", json!("bzip2"), "bzip2"),
         ("/name", json!("a\u{1b}[2J"), "control characters"),
         ("/name", json!("a".repeat(256)), "at most 255"),
         ("/partition_table/partitions/0/size_bytes", json!(u64::MAX), "out of the image"),
@@ -119,12 +120,51 @@ fn collect(input: impl Read, encoding: Encoding, size: Option<u64>) -> Result<Ve
     Ok(all)
 }
 
-/// Each half a zstd frame of its own.
-fn pack(bytes: &[u8]) -> Vec<u8> {
+const PACKED: [Encoding; 3] = [Encoding::Zstd, Encoding::Gzip, Encoding::Xz];
+
+fn pack_once(bytes: &[u8], encoding: Encoding) -> Vec<u8> {
+    match encoding {
+        Encoding::Identity => bytes.to_vec(),
+        Encoding::Zstd => zstd::encode_all(bytes, 3).unwrap(),
+        Encoding::Gzip => {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Default::default());
+            encoder.write_all(bytes).unwrap();
+            encoder.finish().unwrap()
+        }
+        Encoding::Xz => liblzma::encode_all(bytes, 0).unwrap(),
+    }
+}
+
+/// Each half a frame, member or stream of its own.
+fn pack_as(bytes: &[u8], encoding: Encoding) -> Vec<u8> {
     let (left, right) = bytes.split_at(bytes.len() / 2);
-    let mut packed = zstd::encode_all(left, 3).unwrap();
-    packed.extend(zstd::encode_all(right, 3).unwrap());
-    packed
+    [pack_once(left, encoding), pack_once(right, encoding)].concat()
+}
+
+fn zstd_halves(bytes: &[u8]) -> Vec<u8> {
+    pack_as(bytes, Encoding::Zstd)
+}
+
+#[test]
+fn a_dictionary_of_xz_that_is_too_large_is_refused_and_one_of_64_mib_is_not() {
+    for (mib, fits) in [(64, true), (96, false)] {
+        let mut options = liblzma::stream::LzmaOptions::new_preset(0).unwrap();
+        options.dict_size(mib << 20);
+        let mut filters = liblzma::stream::Filters::new();
+        filters.lzma2(&options);
+        let stream =
+            liblzma::stream::Stream::new_stream_encoder(&filters, liblzma::stream::Check::Crc32)
+                .unwrap();
+        let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
+        encoder.write_all(&vec![7; MIB]).unwrap();
+        let packed = encoder.finish().unwrap();
+        match collect(Cursor::new(packed), Encoding::Xz, None) {
+            Ok(found) => assert!(fits && found == vec![7; MIB]),
+            Err(error) => {
+                assert!(!fits && error.to_string().contains("more than 64 MiB"), "{error}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -145,8 +185,8 @@ fn an_input_that_fails_is_not_taken_for_a_damaged_image() {
             Err(io::Error::from_raw_os_error(5))
         }
     }
-    for encoding in [Encoding::Identity, Encoding::Zstd] {
-        let packed = pack(&[1; 9000]);
+    for encoding in [Encoding::Identity, Encoding::Zstd, Encoding::Gzip, Encoding::Xz] {
+        let packed = pack_as(&[1; 9000], encoding);
         let input = packed[..packed.len() - 3].chain(Failing);
         let found = collect(input, encoding, Some(9000));
         assert!(matches!(found, Err(Error::Io { .. })), "{found:?}");
@@ -260,20 +300,45 @@ fn each_kind_of_difference_is_found_where_it_is() {
 
     let short = files.verify(&files.write("short.raw", &good[..good.len() - 512]), &descriptor);
     assert!(!short.matches && short.problem.unwrap().contains("bytes"));
-    let packed = pack(&good);
-    let descriptor = files.describe(&files.write("disk.zst", &packed));
-    for (bytes, word) in [
-        (&packed[..packed.len() - 1], "unpacked"),
-        (&[&packed[..], &packed[..]].concat()[..], "goes on"),
-        (&[&packed[..], b"garbage"].concat()[..], "unpacked"),
-        (&pack(&good[..good.len() - 512])[..], "ends after"),
-        (&zstd_of_known_size(&good)[..], "SHA-256 of its file"),
-        (&[][..], "unpacked"),
-    ] {
-        let found = files.verify(&files.write("bad.zst", bytes), &descriptor);
-        let problem = found.problem.as_deref().unwrap_or_default();
-        assert!(!found.matches && problem.contains(word), "{word}: {found:?}");
+    for encoding in PACKED {
+        let packed = pack_as(&good, encoding);
+        let descriptor = files.describe(&files.write("disk.packed", &packed));
+        assert_eq!(descriptor.content.encoding, encoding);
+        let (half, _) = good.split_at(good.len() / 2);
+        let mut flipped = packed.clone();
+        flipped[packed.len() / 4] ^= 0x10;
+        for (bytes, word) in [
+            (&packed[..packed.len() - 1], "unpacked"),
+            (&packed[..pack_once(half, encoding).len()], "ends after"),
+            (&flipped[..], ""),
+            (&[&packed[..], &packed[..]].concat()[..], "goes on"),
+            (&[&packed[..], b"garbage"].concat()[..], "unpacked"),
+            (&pack_as(&good[..good.len() - 512], encoding)[..], "ends after"),
+            (&pack_once(&good, encoding)[..], "SHA-256 of its file"),
+            (&[][..], ""),
+        ] {
+            let found = files.verify(&files.write("bad.packed", bytes), &descriptor);
+            let problem = found.problem.as_deref().unwrap_or_default();
+            assert!(!found.matches && problem.contains(word), "{encoding:?} {word}: {found:?}");
+        }
+        assert!(files.verify(&files.write("disk.packed", &packed), &descriptor).matches);
+        assert!(files.verify(&files.write("disk.raw", &good), &descriptor).matches);
     }
+}
+
+#[test]
+fn a_raw_image_is_packed_so_that_it_describes_itself() {
+    let files = Files::new();
+    let raw = files.write("disk.raw", &image());
+    let output = files.directory.path().join("disk.raw.zst");
+    let request = pack::Request { file: raw.clone(), output: output.clone() };
+    let done = pack::pack(&request, &Progress::default()).unwrap();
+    assert_eq!(done.size_bytes, image().len() as u64);
+    assert_eq!(done.content_bytes, output.metadata().unwrap().len());
+    let (packed, plain) = (files.describe(&output), files.describe(&raw));
+    assert_eq!((packed.chunks, packed.chunk_bytes), (plain.chunks, plain.chunk_bytes));
+    // What is there is not replaced.
+    assert!(matches!(pack::pack(&request, &Progress::default()), Err(Error::Io { .. })));
 }
 
 #[test]
@@ -295,11 +360,11 @@ fn a_descriptor_of_another_digest_and_a_cancelled_call_are_errors() {
 proptest! {
     #[test]
     fn chunks_give_what_was_packed(
-        bytes in proptest::collection::vec(any::<u8>(), 1..40_000), packed: bool, known: bool,
+        bytes in proptest::collection::vec(any::<u8>(), 1..40_000), packed in 0..4_usize, known: bool,
     ) {
         let size = known.then_some(bytes.len() as u64);
-        let (content, encoding) = if packed {
-            (pack(&bytes), Encoding::Zstd)
+        let (content, encoding) = if let Some(encoding) = PACKED.get(packed).copied() {
+            (pack_as(&bytes, encoding), encoding)
         } else {
             (bytes.clone(), Encoding::Identity)
         };

@@ -2,6 +2,9 @@
 
 use std::io::{self, BufReader, ErrorKind, Read};
 
+use flate2::bufread::MultiGzDecoder;
+use liblzma::bufread::XzDecoder;
+
 use super::Encoding;
 use crate::{Error, Result};
 
@@ -9,11 +12,15 @@ use crate::{Error, Result};
 /// which the imager has little of; `zstd -21` and below without `--long` stay within it.
 pub const WINDOW_LOG_MAX: u32 = 26;
 
+/// What unpacking xz may take: a dictionary of 64 MiB and the decoder itself. The next larger one that
+/// xz knows has 96 MiB; `xz -9` and below stay within it.
+const XZ_MEMORY: u64 = (64 << 20) + (2 << 20);
+
 /// Bytes of a packed image that are read at once.
 const INPUT_BUFFER: usize = 256 << 10;
 
-/// The bytes of an image in order. Memory is bounded by the window of zstd and one chunk, and nothing
-/// is believed of what is read but that it is bytes: whoever uses a chunk checks it.
+/// The bytes of an image in order. Memory is bounded by one chunk and what its encoding needs, which is
+/// 64 MiB and a little at most, and nothing is believed of what is read but that it is bytes: whoever uses a chunk checks it.
 pub struct Chunks<R: Read> {
     name: String,
     stream: Stream<R>,
@@ -25,6 +32,44 @@ pub struct Chunks<R: Read> {
 enum Stream<R: Read> {
     Identity(Source<R>),
     Zstd(Box<zstd::Decoder<'static, BufReader<Source<R>>>>),
+    Gzip(Box<MultiGzDecoder<BufReader<Source<R>>>>),
+    Xz(Box<XzDecoder<BufReader<Source<R>>>>),
+}
+
+impl<R: Read> Stream<R> {
+    fn new(source: Source<R>, encoding: Encoding) -> io::Result<Self> {
+        if encoding == Encoding::Identity {
+            return Ok(Self::Identity(source));
+        }
+        let buffered = BufReader::with_capacity(INPUT_BUFFER, source);
+        Ok(match encoding {
+            Encoding::Identity | Encoding::Zstd => {
+                let mut decoder = zstd::Decoder::with_buffer(buffered)?;
+                decoder.window_log_max(WINDOW_LOG_MAX)?;
+                Self::Zstd(Box::new(decoder))
+            }
+            Encoding::Gzip => Self::Gzip(Box::new(MultiGzDecoder::new(buffered))),
+            Encoding::Xz => {
+                let flags = liblzma::stream::CONCATENATED;
+                let stream = liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, flags)?;
+                Self::Xz(Box::new(XzDecoder::new_stream(buffered, stream)))
+            }
+        })
+    }
+
+    /// A sentence about what is wrong with the input.
+    fn why(&self, error: &io::Error) -> String {
+        let of_xz = error.get_ref().and_then(|e| e.downcast_ref::<liblzma::stream::Error>());
+        match of_xz {
+            Some(liblzma::stream::Error::MemLimit) => {
+                "it cannot be unpacked: it needs a dictionary of more than 64 MiB".to_owned()
+            }
+            _ if error.kind() == ErrorKind::UnexpectedEof => {
+                "it cannot be unpacked: its end is missing".to_owned()
+            }
+            _ => format!("it cannot be unpacked: {error}"),
+        }
+    }
 }
 
 /// Remembers whether it was the input that failed or what was in it that is damaged.
@@ -65,18 +110,8 @@ impl<R: Read> Chunks<R> {
         size_bytes: Option<u64>,
     ) -> Result<Self> {
         let name = name.into();
-        let source = Source { input, failed: false };
-        let stream = match encoding {
-            Encoding::Identity => Stream::Identity(source),
-            Encoding::Zstd => {
-                let buffered = BufReader::with_capacity(INPUT_BUFFER, source);
-                let decoder = zstd::Decoder::with_buffer(buffered).and_then(|mut decoder| {
-                    decoder.window_log_max(WINDOW_LOG_MAX)?;
-                    Ok(decoder)
-                });
-                Stream::Zstd(Box::new(decoder.map_err(|e| Error::io(&name, e))?))
-            }
-        };
+        let stream = Stream::new(Source { input, failed: false }, encoding)
+            .map_err(|error| Error::io(&name, error))?;
         let chunk_bytes = usize::try_from(chunk_bytes)
             .map_err(|_| Error::Invalid(format!("a chunk of {chunk_bytes} bytes is too large")))?;
         Ok(Self { name, stream, offset: 0, size_bytes, chunk: vec![0; chunk_bytes] })
@@ -140,11 +175,13 @@ impl<R: Read> Chunks<R> {
             let result = match &mut self.stream {
                 Stream::Identity(source) => source.read(buffer),
                 Stream::Zstd(decoder) => decoder.read(buffer),
+                Stream::Gzip(decoder) => decoder.read(buffer),
+                Stream::Xz(decoder) => decoder.read(buffer),
             };
             match result {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if self.source().failed => return Err(Error::io(&self.name, error)),
-                Err(error) => return Err(self.damaged(format!("it cannot be unpacked: {error}"))),
+                Err(error) => return Err(self.damaged(self.stream.why(&error))),
                 Ok(read) => return Ok(read),
             }
         }
@@ -159,6 +196,8 @@ impl<R: Read> Chunks<R> {
         match &self.stream {
             Stream::Identity(source) => source,
             Stream::Zstd(decoder) => decoder.get_ref().get_ref(),
+            Stream::Gzip(decoder) => decoder.get_ref().get_ref(),
+            Stream::Xz(decoder) => decoder.get_ref().get_ref(),
         }
     }
 

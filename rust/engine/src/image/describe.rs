@@ -21,7 +21,7 @@ const HEAD: u64 = 64;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// A raw disk image, or one packed with zstd.
+    /// A raw disk image, or one packed with zstd, gzip or xz.
     pub file: PathBuf,
     /// What the image is, for people.
     pub name: String,
@@ -92,15 +92,14 @@ fn look(path: &Path) -> Result<(Encoding, Option<u64>)> {
     let size = file.metadata().map_err(io)?.len();
     let mut head = Vec::new();
     file.take(HEAD).read_to_end(&mut head).map_err(io)?;
-    if is_zstd(&head) {
-        return Ok((Encoding::Zstd, zstd::zstd_safe::get_frame_content_size(&head).ok().flatten()));
-    }
-    Ok((Encoding::Identity, Some(size)))
-}
-
-/// Whether bytes begin with a zstd frame, or one that zstd skips (RFC 8878, section 3.1).
-pub(super) fn is_zstd(head: &[u8]) -> bool {
-    matches!(head, [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
+    let encoding = Encoding::of(&head);
+    let unpacked = match encoding {
+        Encoding::Identity => Some(size),
+        Encoding::Zstd => zstd::zstd_safe::get_frame_content_size(&head).ok().flatten(),
+        // gzip tells it modulo 4 GiB, and xz at the end only.
+        Encoding::Gzip | Encoding::Xz => None,
+    };
+    Ok((encoding, unpacked))
 }
 
 /// The smallest size of chunks of which there are not too many; of an unknown image the largest.

@@ -36,6 +36,25 @@ pub enum Encoding {
     Identity,
     /// As zstd frames, any number of them.
     Zstd,
+    /// As members of gzip, any number of them.
+    Gzip,
+    /// As streams of xz, any number of them.
+    Xz,
+}
+
+impl Encoding {
+    /// Tell by the first bytes of a file, of which six are enough, how it is packed.
+    ///
+    /// RFC 8878, section 3.1 (zstd, and frames that it skips); RFC 1952, section 2.3 (gzip); the .xz
+    /// file format, section 2.1.1.1.
+    pub fn of(head: &[u8]) -> Self {
+        match head {
+            [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => Self::Zstd,
+            [0x1f, 0x8b, 0x08, ..] => Self::Gzip,
+            [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => Self::Xz,
+            _ => Self::Identity,
+        }
+    }
 }
 
 /// A way in which firmware starts what is on a disk.

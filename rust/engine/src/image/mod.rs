@@ -5,6 +5,7 @@ pub mod describe;
 pub mod descriptor;
 mod filesystem;
 mod layout;
+pub mod pack;
 mod scan;
 pub mod sha256;
 mod table;

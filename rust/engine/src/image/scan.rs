@@ -161,9 +161,8 @@ impl<'a> Reader<'a> {
                 }
                 Self::Plain(Plain { input, path, size, zeros: Vec::new(), data_at: 0 })
             }
-            Encoding::Zstd => {
+            encoding => {
                 let name = path.to_string_lossy();
-                let encoding = plan.encoding;
                 Self::Packed(Chunks::new(name, input, encoding, plan.chunk_bytes, plan.size_bytes)?)
             }
         })

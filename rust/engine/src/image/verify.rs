@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::describe::is_zstd;
 use super::descriptor::LIMIT;
 use super::scan::{Plan, scan};
 use super::{Descriptor, Encoding, Sha256};
@@ -161,7 +160,7 @@ fn look(path: &Path, descriptor: &Descriptor) -> Result<(Encoding, u64)> {
         return Ok((Encoding::Identity, size));
     }
     let mut head = Vec::new();
-    file.take(4).read_to_end(&mut head).map_err(io)?;
-    let plain = size == descriptor.size_bytes && !is_zstd(&head);
-    Ok((if plain { Encoding::Identity } else { Encoding::Zstd }, size))
+    file.take(6).read_to_end(&mut head).map_err(io)?;
+    let plain = size == descriptor.size_bytes && Encoding::of(&head) == Encoding::Identity;
+    Ok((if plain { Encoding::Identity } else { descriptor.content.encoding }, size))
 }
