@@ -144,7 +144,7 @@ def inspect_descriptor(data: bytes) -> str:
     """
 
 def ed25519_public(seed: bytes) -> bytes:
-    """Answer the public key, of 32 bytes, of a private one. Raises `ValueError` for another length."""
+    """Answer the public key, of 32 bytes, of a private one. `ValueError` unless it has 32."""
 
 def ed25519_sign(seed: bytes, message: bytes) -> bytes:
     """Sign a message; 64 bytes. Raises `ValueError` unless the seed has 32 bytes."""

@@ -147,7 +147,13 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         privileged=privileged(settings.helper, settings.reimage.imager),
         imager=settings.reimage.imager,
         ca_file=settings.reimage.ca_file,
-        images=ImageLibrary(settings.roots, state.path, settings.reimage.ca_file),
+        images=ImageLibrary(
+            settings.roots,
+            state.path,
+            settings.reimage.ca_file,
+            trusted_keys=settings.reimage.trusted_keys_dir,
+            require_signature=settings.reimage.require_signature,
+        ),
         examiner=Examiner(
             roots=settings.roots,
             proof=proof,

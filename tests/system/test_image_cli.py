@@ -118,20 +118,100 @@ start=100MiB, size=400MiB, type=83
     assert found["boot_modes"] == ["bios"]
 
 
-def test_a_packed_image_says_the_same_of_its_content(gpt: Path) -> None:
+@pytest.mark.parametrize(
+    ("suffix", "encoding", "program"),
+    [("zst", "zstd", "zstd -q -k"), ("gz", "gzip", "gzip -k -1"), ("xz", "xz", "xz -k -0 -T1")],
+)
+def test_a_packed_image_says_the_same_of_its_content(
+    gpt: Path, suffix: str, encoding: str, program: str
+) -> None:
     _, raw = describe(gpt)
-    packed = gpt.with_name("disk.raw.zst")
-    run("zstd", "-q", "-o", packed, gpt)
+    packed = gpt.with_name(f"disk.raw.{suffix}")
+    run(*program.split(), gpt)
     _, found = describe(packed)
-    same = ("size_bytes", "mapped", "chunks", "partition_table", "root_partition", "boot_modes")
+    same: tuple[str, ...] = ("size_bytes", "partition_table", "root_partition", "boot_modes")
+    if encoding == "zstd":  # else its size is not known at first, and chunks are larger
+        same = (*same, "mapped", "chunks")
     assert {key: found[key] for key in same} == {key: raw[key] for key in same}
+    assert (found["mapped"], found["chunks"]) == expected_chunks(gpt, found["chunk_bytes"])
     content = found["content"]
-    assert (content["file"], content["encoding"]) == ("disk.raw.zst", "zstd")
+    assert (content["file"], content["encoding"]) == (packed.name, encoding)
+    assert found["name"] == "disk"
     assert content["sha256"] == run("sha256sum", packed).split()[0]
     for file in (gpt, packed):
         done = run_cli("image", "verify", file, f"{packed}.json")
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.startswith("whole and as described")
+
+
+def test_packed_in_several_parts_or_cut_off(disk_dir: Path) -> None:
+    for suffix, program in (("gz", "gzip"), ("xz", "xz")):
+        packed = disk_dir / f"disk.raw.{suffix}"
+        parts = [os.urandom(512 << 10), bytes(3 * MIB), os.urandom(MIB)]
+        packed.write_bytes(
+            b"".join(subprocess.run([program], input=one, stdout=-1, check=True).stdout
+                     for one in parts)
+        )  # fmt: skip
+        _, found = describe(packed)
+        assert found["size_bytes"] == sum(map(len, parts))
+        whole = packed.read_bytes()
+        for cut in (whole[:-1], whole[: len(whole) // 2]):
+            packed.write_bytes(cut)
+            done = run_cli("image", "verify", packed, f"{packed}.json")
+            assert done.returncode == 3, done.stderr
+            assert "cannot be unpacked: its end is missing" in done.stdout
+        done = run_cli("image", "describe", packed)
+        assert (done.returncode, "its end is missing" in done.stderr) == (1, True), done.stderr
+        damaged = bytearray(whole)
+        damaged[1000] ^= 1
+        packed.write_bytes(damaged)
+        assert run_cli("image", "verify", packed, f"{packed}.json").returncode == 3
+
+
+def test_a_qcow2_file_becomes_a_packed_image(gpt: Path) -> None:
+    _, raw = describe(gpt)
+    disk = gpt.with_name("web.qcow2")
+    run("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", gpt, disk)
+    _, found = describe(disk)
+    same = ("size_bytes", "mapped", "chunks", "partition_table", "root_partition", "boot_modes")
+    assert {key: found[key] for key in same} == {key: raw[key] for key in same}
+    assert found["content"]["file"] == "web.raw.zst"
+    assert found["name"] == "web"
+    packed = gpt.with_name("web.raw.zst")
+    assert run("sha256sum", packed).split()[0] == found["content"]["sha256"]
+    run("zstd", "-q", "-t", packed)
+    assert run_cli("image", "verify", packed, f"{packed}.json").returncode == 0
+    assert not [one.name for one in gpt.parent.iterdir() if one.name.startswith(".")]
+
+
+def test_a_qcow2_file_that_names_others_is_refused_before_they_are_opened(disk_dir: Path) -> None:
+    secret = disk_dir / "secret.raw"
+    secret.write_bytes(b"x" * MIB)
+    based, outside, locked = (disk_dir / f"{name}.qcow2" for name in ("based", "data", "luks"))
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", secret, "-F", "raw", based)
+    option = f"data_file={secret},data_file_raw=on"
+    run("qemu-img", "create", "-q", "-f", "qcow2", "-o", option, outside, "1M")
+    run("qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,data=x", "-o",
+        "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", locked, "1M")  # fmt: skip
+    for file, why in (
+        (based, "is based on a backing file"),
+        (outside, "keeps its data in another file"),
+        (locked, "is encrypted"),
+    ):
+        done = run_cli("image", "describe", file)
+        assert (done.returncode, why in done.stderr) == (1, True), done.stderr
+    short = disk_dir / "short.qcow2"
+    short.write_bytes(based.read_bytes()[:50])
+    assert "not a whole qcow2 file" in run_cli("image", "describe", short).stderr
+    assert not list(disk_dir.glob("*.zst*"))
+
+
+def test_without_qemu_img_a_qcow2_file_is_told_what_to_do_about(disk_dir: Path) -> None:
+    disk = disk_dir / "disk.qcow2"
+    run("qemu-img", "create", "-q", "-f", "qcow2", disk, "1M")
+    done = run_cli("image", "describe", disk, PATH=str(disk_dir))
+    assert done.returncode == 1
+    assert "`apt-get install qemu-utils`" in done.stderr
 
 
 def test_a_difference_is_found_and_exits_with_3(gpt: Path) -> None:

@@ -17,9 +17,12 @@ import pytest
 from holdfast._engine import CancelledError, Progress
 from holdfast.operations.model import OperationFailed, RequestError, Slug
 from holdfast.reimage.images import ImageLibrary
-from holdfast.reimage.images.fetch import Patience, fetch, fetch_descriptor
+from holdfast.reimage.images.documents import fetch_descriptor
+from holdfast.reimage.images.fetch import fetch
 from holdfast.reimage.images.models import Descriptor
+from holdfast.reimage.images.retries import Patience
 from holdfast.reimage.images.sources import Reach
+from holdfast.reimage.models import StageRequest
 from tests.fileserver import Behaviour, serving
 from tests.system.harness import clean_environment, run_cli
 from tests.waiting import until
@@ -283,13 +286,14 @@ def test_an_image_in_a_root_and_none_elsewhere(
     (root / "images/disk.json").write_bytes(descriptor)
     (root / "images/link.raw").symlink_to("disk.raw")
     (tmp_path / "outside.raw").write_bytes(content)
-    library = ImageLibrary([root], state)
+    library = ImageLibrary([root], state, trusted_keys=tmp_path / "keys")
     sha256 = hashlib.sha256(descriptor).hexdigest()
     url = f"file://{root}/images/disk.json"
-    library.check(url, None)
-    found = library.descriptor(url, sha256)
-    assert library.summary(found, sha256).size_bytes == 3 * MIB
-    where = library.content_url(url, None, found)
+    request = StageRequest(descriptor=url, descriptor_sha256=sha256)
+    library.check(request)
+    found = library.obtain(request)
+    assert library.summary(found).size_bytes == 3 * MIB
+    where = library.content_url(request, found)
     assert where == f"file://{root}/images/disk.raw"
     target = state / "images" / sha256
     assert library.fetch(where, found, target, Progress()).read_bytes() == content
@@ -299,9 +303,9 @@ def test_an_image_in_a_root_and_none_elsewhere(
         (target / "image").unlink(missing_ok=True)
         with pytest.raises(OperationFailed):
             library.fetch(f"file://{path}", found, target, Progress())
-    for bad in ("s3://bucket/disk.json", "/disk.json", "file://host/disk.json", "http:///x"):
+    for bad in ("ftp://host/disk.json", "data:disk.json", "file://host/disk.json", "http:///x"):
         with pytest.raises(RequestError):
-            library.check(bad, None)
+            library.check(StageRequest(descriptor=bad, descriptor_sha256=sha256))
 
 
 @dataclass

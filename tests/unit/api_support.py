@@ -128,7 +128,7 @@ def served(
         privileged=InProcess(),
         imager=settings.reimage.imager,
         ca_file=None,
-        images=ImageLibrary(settings.roots, base / "state"),
+        images=ImageLibrary(settings.roots, base / "state", trusted_keys=base / "keys"),
         examiner=Examiner(roots=settings.roots, proof=proof, command=(), command_seconds=1),
         status_server=None,
         degraded=lambda: degraded,

@@ -9,7 +9,7 @@ import typer
 from holdfast.cli import (
     config,
     helper,
-    image,
+    image_signing,
     manifest_content,
     node,
     operations,
@@ -59,7 +59,7 @@ app.add_typer(pagecache_content.app)
 app.add_typer(manifest_content.app)
 app.add_typer(tune.app)
 app.add_typer(reimage.app)
-app.add_typer(image.app)
+app.add_typer(image_signing.app)
 app.add_typer(operations.app)
 node.register(app)
 app.add_typer(config.app)

@@ -5,24 +5,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from holdfast.cli import units
 from holdfast.cli.arguments import absolute
 from holdfast.cli.command import command, group
 from holdfast.cli.session import Session
 
-if TYPE_CHECKING:
-    from holdfast.cli.output import Output
-
-_PACKED = (".zst", ".raw", ".img")
+_PACKED = (".zst", ".gz", ".xz", ".raw", ".img", ".qcow2")
 
 app = group(
     "image",
-    "Describe disk images for re-imaging, and check files against their descriptors.",
-    lines=["holdfast image describe disk.raw.zst", "holdfast image verify disk.raw.zst disk.json"],
+    "Describe disk images for re-imaging, sign descriptors, and check files against them.",
+    lines=[
+        "holdfast image describe disk.raw.zst",
+        "holdfast image sign disk.raw.zst.json --key release.key",
+        "holdfast image verify disk.raw.zst disk.raw.zst.json --key release.pem",
+    ],
 )
 
 
@@ -33,12 +33,19 @@ app = group(
         "holdfast image describe disk.raw.zst",
         "holdfast image describe disk.raw --name web --image-version 2026.11.24",
         "holdfast image describe disk.raw --output disk.json --json | jq -r .descriptor_sha256",
+        "holdfast image describe disk.qcow2",
     ],
 )
 def describe(
     session: Session,
     *,
-    file: Annotated[Path, typer.Argument(help="A raw disk image, or one packed with zstd.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A raw disk image, or one packed with zstd, gzip or xz; or a qcow2 file, of "
+            "which FILE.raw.zst is made."
+        ),
+    ],
     name: Annotated[
         str | None,
         typer.Option(help="What the image is, for people.", show_default="the file's name"),
@@ -53,23 +60,27 @@ def describe(
             "-o",
             readable=False,
             help="Where to write the descriptor. Serve it beside the image.",
-            show_default="FILE.json",
+            show_default="beside the image, with .json at its end",
         ),
     ] = None,
 ) -> None:
-    """Read a disk image and write its descriptor. Works in this process, without a daemon."""
+    """Read a disk image and write its descriptor. Works in this process, without a daemon.
+
+    A qcow2 file is converted with qemu-img first; one that refers to other files is refused.
+    """
+    from holdfast.cli.image_views import show_described
     from holdfast.operations.model import now
     from holdfast.reimage.images.kinds import DESCRIBE
 
     moment = now()
     body = {
         "file": absolute(file),
-        "output": absolute(output or file.with_name(f"{file.name}.json")),
+        "output": None if output is None else absolute(output),
         "name": name or _plain(file.name),
         "image_version": image_version or f"{moment:%Y.%m.%d}",
         "created": moment,
     }
-    _run(session, DESCRIBE, body, _show_described)
+    _run(session, DESCRIBE, body, show_described)
 
 
 @command(
@@ -78,6 +89,7 @@ def describe(
     lines=[
         "holdfast image verify disk.raw.zst disk.raw.zst.json",
         "holdfast image verify disk.raw disk.raw.zst.json --json | jq .differences",
+        "holdfast image verify disk.raw.zst disk.raw.zst.json --key release.pem",
     ],
 )
 def verify(
@@ -88,20 +100,38 @@ def verify(
     sha256: Annotated[
         str | None, typer.Option(help="What the descriptor's own SHA-256 must be.")
     ] = None,
+    key: Annotated[
+        Path | None,
+        typer.Option(
+            help="The public key that must have signed the descriptor, or a directory of several."
+        ),
+    ] = None,
+    signature: Annotated[
+        Path | None,
+        typer.Option(help="The descriptor's signature.", show_default="DESCRIPTOR.sig"),
+    ] = None,
 ) -> None:
     """Read the file of an image and check it against its descriptor. Exits with 3 if it differs.
 
+    With a key, the descriptor's signature is checked before that.
+
     Works in this process, without a daemon.
     """
-    from holdfast.cli.errors import ExitCode
+    from holdfast.cli.errors import ExitCode, UsageError
+    from holdfast.cli.image_views import show_verified
     from holdfast.reimage.images.kinds import VERIFY
+
+    if signature is not None and key is None:
+        raise UsageError("--signature needs --key: whose signature it should be")
 
     body = {
         "file": absolute(file),
         "descriptor": absolute(descriptor),
         "descriptor_sha256": sha256,
+        "key": None if key is None else absolute(key),
+        "signature": None if signature is None else absolute(signature),
     }
-    if not _run(session, VERIFY, body, _show_verified).get("ok"):
+    if not _run(session, VERIFY, body, show_verified).get("ok"):
         raise typer.Exit(ExitCode.DIFFERENCES)
 
 
@@ -130,62 +160,8 @@ def _run(session: Session, kind: Any, body: Mapping[str, Any], render: Any) -> M
     return result
 
 
-def _show_described(out: Output, result: Mapping[str, Any]) -> None:
-    from holdfast.reimage.images.models import Described
-
-    done = Described.model_validate(result)
-    image = done.image
-    out.line(f"wrote {units.printable(str(done.descriptor))}")
-    content = image.content
-    out.fields(
-        [
-            ("image", f"{image.name} {image.image_version}"),
-            ("size", f"{units.size(image.size_bytes)}, {units.size(image.mapped_bytes)} mapped"),
-            ("content", f"{content.file}, {content.encoding}, {units.size(content.size_bytes)}"),
-            ("boot modes", ", ".join(image.boot_modes) or "none"),
-            ("root", f"partition {image.root_partition}" if image.root_partition else "unknown"),
-            ("descriptor SHA-256", done.descriptor_sha256),
-        ],
-        indent=2,
-    )
-    if image.partition_table is None:
-        out.line("  no partition table")
-        return
-    out.table(
-        ["partition", ">start", ">size", "file system", "label", "~type"],
-        [
-            (
-                str(one.number),
-                units.size(one.start_bytes),
-                units.size(one.size_bytes),
-                one.file_system or "",
-                one.label or one.name,
-                one.type,
-            )
-            for one in image.partition_table.partitions
-        ],
-        indent=2,
-    )
-
-
-def _show_verified(out: Output, result: Mapping[str, Any]) -> None:
-    from holdfast.reimage.images.models import Verified
-
-    found = Verified.model_validate(result, by_name=True)
-    if found.ok:
-        out.line(
-            f"whole and as described: {units.size(found.size_bytes)}, "
-            f"{units.size(found.mapped_bytes)} of them mapped"
-        )
-        return
-    words = {"differs": "differs", "zeros": "is zeros", "not_zeros": "should be zeros"}
-    for one in found.differences:
-        out.line(f"{one.offset}+{one.length} {words[one.kind]}")
-    out.line(f"not as described: {found.why()}")
-
-
 def _plain(name: str) -> str:
     """Answer a file's name without what says how it is packed."""
-    while name.endswith(_PACKED) and len(name) > len(".zst"):
+    while name.endswith(_PACKED) and name.rindex(".") > 0:
         name = name[: name.rindex(".")]
     return name

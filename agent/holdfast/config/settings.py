@@ -161,6 +161,15 @@ class ReimageSettings(Section):
     ca_file: OptionalPath = Field(
         default=None, description="PEM file with authorities to trust for https image sources."
     )
+    trusted_keys_dir: AbsolutePath = Field(
+        default=Path("/etc/holdfast/trusted-keys.d"),
+        description="Public keys, `NAME.pem`, whose signatures of descriptors are taken; read at "
+        "each request.",
+    )
+    require_signature: bool = Field(
+        default=False,
+        description="Take no descriptor that is not signed by a trusted key, whatever its SHA-256.",
+    )
     imager: AbsolutePath = Field(
         default=Path("/usr/lib/holdfast/imager/holdfast-imager"),
         description="The program that writes images; in a checkout target/imager/holdfast-imager.",

@@ -50,8 +50,15 @@ class StageRequest(Request):
         description="URL of the image's descriptor: https, http, or file within a root.",
         examples=["https://images.example/web-abc.json"],
     )
-    descriptor_sha256: Sha256 = Field(
-        description="SHA-256 of the descriptor, which has the digests of everything else."
+    descriptor_sha256: Sha256 | None = Field(
+        default=None,
+        description="SHA-256 of the descriptor, which has the digests of everything else; needed "
+        "unless the descriptor is signed by a trusted key.",
+    )
+    signature: Url | None = Field(
+        default=None,
+        description="URL of the descriptor's signature; by default, where one is needed, the "
+        "descriptor's with `.sig` at its end. What is given has to hold: both, if both are.",
     )
     content: Url | None = Field(
         default=None, description="URL of the image; by default beside its descriptor."
@@ -102,6 +109,11 @@ class ImageSummary(BaseModel):
     boot_modes: list[str]
     root_partition: int | None
     root_file_system: str | None
+    signed_by: str | None = Field(
+        default=None,
+        description="File name, without `.pem`, of the trusted key that signed the descriptor; "
+        "null where no signature was asked for.",
+    )
 
 
 class Boot(BaseModel):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 from holdfast._engine import Progress, describe_image, verify_image
 from holdfast.durable import replace_file
 from holdfast.operations.kinds import Context, Kind
-from holdfast.operations.model import format_time
+from holdfast.operations.model import Slug, format_time
 from holdfast.records.calls import call
+from holdfast.reimage.images import qcow2
 from holdfast.reimage.images.models import (
     Described,
     DescribeParams,
@@ -17,20 +19,30 @@ from holdfast.reimage.images.models import (
     Verified,
     VerifyParams,
 )
+from holdfast.reimage.images.retries import failed
+from holdfast.reimage.images.trust import TrustedKeys, UntrustedError
 
 
 def describe(params: DescribeParams, progress: Progress) -> Described:
-    """Read an image and write its descriptor. Raises what the engine raises, and `OSError`."""
+    """Read an image and write its descriptor; of a qcow2 file, a packed image is made first.
+
+    Raises what the engine raises, `OperationFailed`, and `OSError`.
+    """
+    file = params.file
+    if qcow2.is_one(file):
+        file = qcow2.convert(file, progress)
+        progress.restart()
+    output = params.output or file.with_name(f"{file.name}.json")
     request = {
-        "file": str(params.file),
+        "file": str(file),
         "name": params.name,
         "image_version": params.image_version,
         "created": format_time(params.created),
     }
     text = describe_image(json.dumps(request), progress).encode() + b"\n"
-    replace_file(params.output, text, 0o644)
+    replace_file(output, text, 0o644)
     return Described(
-        descriptor=params.output,
+        descriptor=output,
         descriptor_sha256=hashlib.sha256(text).hexdigest(),
         image=Descriptor.parse(text),
     )
@@ -39,10 +51,37 @@ def describe(params: DescribeParams, progress: Progress) -> Described:
 def verify(params: VerifyParams, progress: Progress) -> Verified:
     """Read the file of an image and compare it with its descriptor.
 
-    Raises what the engine raises: `RecordError` is about the descriptor, never about the file.
+    Raises what the engine raises: `RecordError` is about the descriptor, never about the file; and
+    `OperationFailed` if the descriptor is not signed as it should be.
     """
-    request = params.model_dump(mode="json", exclude_none=True)
-    return Verified.model_validate(call(verify_image, request, progress))
+    signed_by, sha256 = None, params.descriptor_sha256
+    if params.key is not None:
+        signed_by, sha256 = _check_signature(params, params.key)
+    request = {
+        "file": str(params.file),
+        "descriptor": str(params.descriptor),
+        "descriptor_sha256": sha256,
+    }
+    found = Verified.model_validate(call(verify_image, request, progress))
+    return found.model_copy(update={"signed_by": signed_by})
+
+
+def _check_signature(params: VerifyParams, key: Path) -> tuple[str, str]:
+    """Answer who signed the descriptor, and the SHA-256 of what is signed."""
+    descriptor = params.descriptor
+    data = descriptor.read_bytes()
+    signatures = params.signature or descriptor.with_name(f"{descriptor.name}.sig")
+    try:
+        name = TrustedKeys(key).check(data, signatures.read_bytes())
+    except UntrustedError as error:
+        raise failed(Slug.BAD_RECORD, f"{descriptor} is not trusted: {error}") from error
+    sha256 = hashlib.sha256(data).hexdigest()
+    if params.descriptor_sha256 not in (None, sha256):
+        raise failed(
+            Slug.BAD_RECORD,
+            f"{descriptor}: its SHA-256 is {sha256} and not {params.descriptor_sha256}.",
+        )
+    return name, sha256
 
 
 def _describe(context: Context[DescribeParams]) -> Described:

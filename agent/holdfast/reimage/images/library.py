@@ -3,88 +3,187 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast._engine import Progress
 from holdfast.durable import replace_file
-from holdfast.operations.model import RequestError
+from holdfast.operations.model import RequestError, Slug
 from holdfast.places import Places
 from holdfast.reimage.images import fetch as fetching
+from holdfast.reimage.images.documents import fetch_descriptor, fetch_signatures
 from holdfast.reimage.images.models import Descriptor
 from holdfast.reimage.images.partial import present_bytes
-from holdfast.reimage.images.sources import Reach, SourceError, beside, source_of
-from holdfast.reimage.models import ImageSummary
+from holdfast.reimage.images.retries import failed
+from holdfast.reimage.images.sources import Reach, SourceError, beside, signature_of, source_of
+from holdfast.reimage.images.trust import TrustedKeys, UntrustedError
+from holdfast.reimage.models import ImageSummary, StageRequest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """A descriptor that is trusted, and why."""
+
+    data: bytes
+    sha256: str
+    signatures: bytes | None = None
+    signed_by: str | None = None
+    """The name of the key, if a signature was asked for."""
 
 
 class ImageLibrary:
     """Fetches descriptors and images, and checks them."""
 
-    def __init__(self, roots: Sequence[Path], state_dir: Path, ca_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        state_dir: Path,
+        ca_file: Path | None = None,
+        *,
+        trusted_keys: Path,
+        require_signature: bool = False,
+    ) -> None:
         self._reach = Reach(Places(roots, state_dir), ca_file)
+        self._keys = TrustedKeys(trusted_keys)
+        self._trusted_keys = trusted_keys
+        self._require_signature = require_signature
 
-    def check(self, descriptor: str, content: str | None) -> None:
-        """Find out whether URLs are of a kind that is understood. Raises `RequestError`."""
-        for url, field in ((descriptor, "descriptor"), (content, "content")):
+    def check(self, request: StageRequest) -> None:
+        """Find out whether URLs are of a kind that is understood, and trust can be had.
+
+        Raises `RequestError`.
+        """
+        for field in ("descriptor", "content", "signature"):
+            url: str | None = getattr(request, field)
             if url is None:
                 continue
             try:
                 source_of(url, self._reach)
             except SourceError as error:
                 raise RequestError(error.slug, error.detail, field) from error
+        if self._needs_signature(request) and not self._keys.any():
+            raise RequestError(Slug.INVALID_REQUEST, self._no_keys(request), "descriptor_sha256")
 
-    def descriptor(self, url: str, sha256: str, progress: Progress | None = None) -> bytes:
-        """Fetch a descriptor and check it. Raises `OperationFailed`, `RecordError`."""
-        data = fetching.fetch_descriptor(
-            url, sha256, reach=self._reach, progress=progress or Progress()
+    def obtain(self, request: StageRequest, progress: Progress | None = None) -> Obtained:
+        """Fetch a descriptor, and its signature if one is needed, and check all there is to check.
+
+        Raises `OperationFailed`, `RecordError`.
+        """
+        progress = progress or Progress()
+        data = fetch_descriptor(
+            request.descriptor, request.descriptor_sha256, reach=self._reach, progress=progress
         )
+        sha256 = hashlib.sha256(data).hexdigest()
+        if not self._needs_signature(request):
+            Descriptor.parse(data)
+            return Obtained(data, sha256)
+        url = request.signature or signature_of(request.descriptor)
+        signatures = fetch_signatures(url, reach=self._reach, progress=progress)
+        try:
+            name = self._keys.check(data, signatures)
+        except UntrustedError as error:
+            raise failed(
+                Slug.BAD_RECORD, f"The descriptor of SHA-256 {sha256} is not trusted: {error}"
+            ) from error
+        log.info("the descriptor of SHA-256 %s is signed by the key %s", sha256, name)
         Descriptor.parse(data)
-        return data
+        return Obtained(data, sha256, signatures, name)
 
-    def summary(self, descriptor: bytes, sha256: str) -> ImageSummary:
-        """Say what a descriptor tells. Raises `RecordError`."""
-        found = Descriptor.parse(descriptor)
-        partitions = found.partition_table.partitions if found.partition_table else []
-        root = next((one for one in partitions if one.number == found.root_partition), None)
-        return ImageSummary(
-            name=found.name,
-            image_version=found.image_version,
-            descriptor_sha256=sha256,
-            size_bytes=found.size_bytes,
-            mapped_bytes=found.mapped_bytes,
-            content_bytes=found.content.size_bytes,
-            encoding=found.content.encoding,
-            boot_modes=list(found.boot_modes),
-            root_partition=found.root_partition,
-            root_file_system=root.file_system if root else None,
+    def check_again(self, request: StageRequest, directory: Path) -> str | None:
+        """Check the signature of a descriptor that was kept, by the keys that are trusted now.
+
+        Answers the key's name, or None if no signature is needed. Raises `RequestError`, `OSError`.
+        """
+        if not self._needs_signature(request):
+            return None
+        try:
+            data = (directory / "descriptor.json").read_bytes()
+            name = self._keys.check(data, (directory / "descriptor.sig").read_bytes())
+        except FileNotFoundError as error:
+            raise RequestError(
+                Slug.CONFLICT,
+                "A signature is needed by now, and the image was staged without one: cancel and "
+                "stage it again.",
+            ) from error
+        except UntrustedError as error:
+            raise RequestError(
+                Slug.CONFLICT, f"The descriptor is not trusted any more: {error}"
+            ) from error
+        log.info("the descriptor that was kept is signed by the key %s", name)
+        return name
+
+    def _needs_signature(self, request: StageRequest) -> bool:
+        return (
+            self._require_signature
+            or request.signature is not None
+            or request.descriptor_sha256 is None
         )
 
-    def content_url(self, descriptor_url: str, content: str | None, descriptor: bytes) -> str:
-        """Say where the image is: where the request says, or beside its descriptor."""
-        return content or beside(descriptor_url, Descriptor.parse(descriptor).content.file)
+    def _no_keys(self, request: StageRequest) -> str:
+        if request.signature is not None or self._require_signature:
+            return (
+                f"The signature cannot be checked: there is no trusted key in {self._trusted_keys}."
+            )
+        return (
+            "Nothing says which descriptor to trust: give `descriptor_sha256`, or put the public "
+            f"key of whoever signs it into {self._trusted_keys}."
+        )
 
-    def fetch(self, url: str, descriptor: bytes, directory: Path, progress: Progress) -> Path:
+    def summary(self, found: Obtained) -> ImageSummary:
+        """Say what a descriptor tells. Raises `RecordError`."""
+        image = Descriptor.parse(found.data)
+        partitions = image.partition_table.partitions if image.partition_table else []
+        root = next((one for one in partitions if one.number == image.root_partition), None)
+        return ImageSummary(
+            name=image.name,
+            image_version=image.image_version,
+            descriptor_sha256=found.sha256,
+            size_bytes=image.size_bytes,
+            mapped_bytes=image.mapped_bytes,
+            content_bytes=image.content.size_bytes,
+            encoding=image.content.encoding,
+            boot_modes=list(image.boot_modes),
+            root_partition=image.root_partition,
+            root_file_system=root.file_system if root else None,
+            signed_by=found.signed_by,
+        )
+
+    def content_url(self, request: StageRequest, found: Obtained) -> str:
+        """Say where the image is: where the request says, or beside its descriptor."""
+        return request.content or beside(
+            request.descriptor, Descriptor.parse(found.data).content.file
+        )
+
+    def fetch(self, url: str, found: Obtained, directory: Path, progress: Progress) -> Path:
         """Bring an image and its descriptor to `directory`, prove it, and answer its path.
 
         Goes on where an earlier call stopped. Raises `OperationFailed`, `CancelledError`,
         `OSError`.
         """
-        path = self.keep_descriptor(descriptor, directory)
+        path = self.keep_descriptor(found, directory)
         return fetching.fetch(
             url,
             directory,
-            content=Descriptor.parse(descriptor).content,
+            content=Descriptor.parse(found.data).content,
             descriptor=path,
-            descriptor_sha256=hashlib.sha256(descriptor).hexdigest(),
+            descriptor_sha256=found.sha256,
             reach=self._reach,
             progress=progress,
         )
 
-    def keep_descriptor(self, descriptor: bytes, directory: Path) -> Path:
-        """Write a descriptor to `<directory>/descriptor.json`. Raises `OSError`."""
+    def keep_descriptor(self, found: Obtained, directory: Path) -> Path:
+        """Write `<directory>/descriptor.json`, and signatures beside it. Raises `OSError`."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = directory / "descriptor.json"
-        replace_file(path, descriptor, 0o600)
+        path, signatures = directory / "descriptor.json", directory / "descriptor.sig"
+        replace_file(path, found.data, 0o600)
+        if found.signatures is None:
+            signatures.unlink(missing_ok=True)
+        else:
+            replace_file(signatures, found.signatures, 0o600)
         return path
 
     def present_bytes(self, directory: Path) -> int:

@@ -21,7 +21,7 @@ class Content(BaseModel):
 
     file: str
     """Its name; it lies beside the descriptor."""
-    encoding: Literal["identity", "zstd"]
+    encoding: Literal["identity", "zstd", "gzip", "xz"]
     size_bytes: Bytes
     """Of the file as it is, packed."""
     sha256: Sha256
@@ -87,8 +87,8 @@ class DescribeParams(Params):
     """An image to describe."""
 
     file: Path
-    output: Path
-    """Where the descriptor is written; what is there is replaced."""
+    output: Path | None = None
+    """Where the descriptor is written, replacing what is there; by default beside the image."""
     name: Name
     image_version: Name
     created: datetime
@@ -108,6 +108,10 @@ class VerifyParams(Params):
     file: Path
     descriptor: Path
     descriptor_sha256: Sha256 | None = None
+    key: Path | None = None
+    """The public key that must have signed the descriptor, or a directory of several."""
+    signature: Path | None = None
+    """By default beside the descriptor."""
 
 
 class Difference(BaseModel):
@@ -132,6 +136,8 @@ class Verified(BaseModel):
     different_chunks: Count
     differences: list[Difference]
     """The first hundred."""
+    signed_by: str | None = None
+    """The name of the key, if one was asked for."""
 
     def why(self) -> str:
         """Say what is wrong with the file, as the end of a sentence."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urljoin, urlsplit, urlunsplit
 
 from holdfast.operations.model import Slug
 from holdfast.reimage.images.sources.base import (
@@ -23,6 +23,7 @@ __all__ = [
     "SourceError",
     "SourceTroubleError",
     "beside",
+    "signature_of",
     "source_of",
 ]
 
@@ -52,3 +53,9 @@ def source_of(url: str, reach: Reach) -> Source:
 def beside(url: str, name: str) -> str:
     """Answer the URL of the file `name` beside that of `url`."""
     return urljoin(url, quote(f"./{name}"))
+
+
+def signature_of(url: str) -> str:
+    """Answer the URL of a descriptor's signatures: its own with `.sig` at the path's end."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc, f"{parts.path}.sig", "", ""))

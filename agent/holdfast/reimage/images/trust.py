@@ -1,0 +1,109 @@
+"""Whom descriptors are taken from: signatures, and the keys that this node trusts.
+
+What is signed is `PREFIX` and then the descriptor, byte for byte, so that a signature made for
+something else is never one of a descriptor. A file of signatures has one or several, of 64 bytes
+each, one after the other; one good one is enough.
+"""
+
+from __future__ import annotations
+
+import logging
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast._engine import ed25519_sign, ed25519_verify
+from holdfast.reimage.images.keys import KeyFileError, read_public
+
+log = logging.getLogger(__name__)
+
+PREFIX = b"holdfast image descriptor v1\n"
+SIGNATURE_BYTES = 64
+SIGNATURES_LIMIT = 16 * SIGNATURE_BYTES
+"""The largest file of signatures, in bytes."""
+
+
+class UntrustedError(Exception):
+    """A descriptor is not to be trusted. The text is a sentence."""
+
+
+def sign(seed: bytes, descriptor: bytes) -> bytes:
+    """Sign a descriptor with a private key."""
+    return ed25519_sign(seed, PREFIX + descriptor)
+
+
+@dataclass(frozen=True)
+class Key:
+    """A public key that is trusted."""
+
+    name: str
+    """Of its file, without `.pem`."""
+    public: bytes
+
+
+class TrustedKeys:
+    """The public keys in a directory, or in one file, read anew each time that they are needed."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+
+    def any(self) -> bool:
+        """Whether there is a key at all."""
+        return bool(self._load()[0])
+
+    def check(self, descriptor: bytes, signatures: bytes) -> str:
+        """Answer the name of the key that signed a descriptor. Raises `UntrustedError`."""
+        if not signatures or len(signatures) % SIGNATURE_BYTES:
+            raise UntrustedError(
+                f"A signature has {SIGNATURE_BYTES} bytes, and this has {len(signatures)}."
+            )
+        keys, problems = self._load()
+        for problem in problems:
+            log.warning("a key is not trusted: %s", problem)
+        for key in keys:
+            for start in range(0, len(signatures), SIGNATURE_BYTES):
+                one = signatures[start : start + SIGNATURE_BYTES]
+                if ed25519_verify(key.public, PREFIX + descriptor, one):
+                    return key.name
+        if not keys:
+            raise UntrustedError(
+                " ".join([f"There is no trusted key in {self._place} to check it by.", *problems])
+            )
+        names = ", ".join(key.name for key in keys)
+        raise UntrustedError(
+            " ".join([f"It is signed by none of the trusted keys ({names}).", *problems])
+        )
+
+    def _load(self) -> tuple[list[Key], list[str]]:
+        """Read the keys by their names, and say what is wrong with the others."""
+        keys, problems = [], []
+        try:
+            _only_owner_writes(self._place)
+            paths = [self._place]
+            if self._place.is_dir():
+                paths = sorted(one for one in self._place.iterdir() if one.suffix == ".pem")
+        except FileNotFoundError:
+            return [], []
+        except (KeyFileError, OSError) as error:
+            return [], [_sentence(error)]
+        for path in paths:
+            try:
+                _only_owner_writes(path)
+                keys.append(Key(path.name.removesuffix(".pem"), read_public(path)))
+            except (KeyFileError, OSError) as error:
+                problems.append(_sentence(error))
+        return keys, problems
+
+
+def _only_owner_writes(path: Path) -> None:
+    if path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise KeyFileError(
+            f"{path} can be written by others than its owner, so it is not trusted; "
+            f"`chmod go-w {path}` mends it."
+        )
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename} cannot be read: {error.strerror}."
+    return str(error)
