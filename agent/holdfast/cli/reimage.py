@@ -50,11 +50,20 @@ class Identity(StrEnum):
 
 Descriptor = Annotated[str, typer.Argument(metavar="URL", help="The image's descriptor.")]
 Digest = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--sha256",
         metavar="HEX|FILE",
-        help="SHA-256 of the descriptor, or a copy of the descriptor to take it of.",
+        help="SHA-256 of the descriptor, or a copy of the descriptor to take it of. Without it the "
+        "descriptor has to be signed by a key that the node trusts.",
+    ),
+]
+Signature = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="The descriptor's signature, which then has to be good.",
+        show_default="the descriptor's with .sig, if there is no --sha256",
     ),
 ]
 Content = Annotated[
@@ -100,13 +109,15 @@ def show(session: Session) -> None:
     lines=[
         "holdfast reimage plan https://images.example/web-abc.json --sha256 4f0c…",
         "holdfast reimage plan file:///mnt/data/web-abc.json --sha256 web-abc.json",
+        "holdfast reimage plan https://images.example/signed.json",
     ],
 )
 def plan(
     session: Session,
     *,
     descriptor: Descriptor,
-    sha256: Digest,
+    sha256: Digest = None,
+    signature: Signature = None,
     content: Content = None,
     mode: ModeOption = Mode.STAGED,
     identity: IdentityOption = None,
@@ -121,6 +132,7 @@ def plan(
     body = _body(
         descriptor,
         sha256,
+        signature=signature,
         content=content,
         mode=mode,
         identity=identity,
@@ -149,7 +161,8 @@ def stage(
     session: Session,
     *,
     descriptor: Descriptor,
-    sha256: Digest,
+    sha256: Digest = None,
+    signature: Signature = None,
     content: Content = None,
     mode: ModeOption = Mode.STAGED,
     identity: IdentityOption = None,
@@ -170,6 +183,7 @@ def stage(
     body = _body(
         descriptor,
         sha256,
+        signature=signature,
         content=content,
         mode=mode,
         identity=identity,
@@ -257,8 +271,9 @@ def confirm(
 
 def _body(
     descriptor: str,
-    digest: str,
+    digest: str | None,
     *,
+    signature: str | None,
     content: str | None,
     mode: Mode,
     identity: list[Identity] | None,
@@ -268,7 +283,8 @@ def _body(
 ) -> dict[str, Any]:
     body: dict[str, Any] = {
         "descriptor": descriptor,
-        "descriptor_sha256": _digest(digest),
+        "descriptor_sha256": None if digest is None else _digest(digest),
+        "signature": signature,
         "content": content,
         "mode": mode.value,
         "manifest": manifest,

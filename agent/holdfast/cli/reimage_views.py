@@ -86,6 +86,7 @@ def _image(out: Output, image: ImageSummary | None) -> None:
                 f"not zeros; {units.size(image.content_bytes)} to fetch",
             ),
             ("boots", ", ".join(image.boot_modes)),
+            ("signed by", units.printable(image.signed_by or "")),
         ]
     )
 

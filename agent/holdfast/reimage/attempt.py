@@ -75,14 +75,15 @@ class Attempt:
 
     def image_directory(self, job: Job) -> Path:
         """Say where the job's image is kept."""
-        return self.store.image_directory(job.request.descriptor_sha256)
+        if job.image is None:
+            raise RuntimeError("the image is not known yet")
+        return self.store.image_directory(job.image.descriptor_sha256)
 
     # What changes it. All raise `OSError` if it cannot be written, and then nothing has changed.
 
     def begin(self, operation: str, request: StageRequest) -> None:
         """Forget the last attempt, and begin one."""
         with self.lock:
-            self.clear_images(keep=request.descriptor_sha256)
             self._set(Job(operation=operation, nonce=secrets.token_hex(16), request=request))
             self._note(_S.IDLE, _S.STAGING, "Asked for.")
 

@@ -142,11 +142,12 @@ class Course:
     def _stage(self, context: Context[StageRequest]) -> None:
         request, progress = context.params, context.progress
         progress.enter("fetching the descriptor")
-        found = self._images.descriptor(request.descriptor, request.descriptor_sha256)
-        image = self._images.summary(found, request.descriptor_sha256)
-        content = self._images.content_url(request.descriptor, request.content, found)
+        found = self._images.obtain(request, progress)
+        image = self._images.summary(found)
+        content = self._images.content_url(request, found)
+        self._attempt.clear_images(keep=found.sha256)
         problems = machine.image_problems(image, request, content)
-        directory = self._attempt.store.image_directory(request.descriptor_sha256)
+        directory = self._attempt.store.image_directory(found.sha256)
         source = content if request.mode == "network" else str(directory / "image")
         problems += self._describe(image, source).blocked
         if problems:

@@ -101,7 +101,7 @@ class Reimage:
         self._usable()
         if params.manifest is not None:
             self._examiner.proof.exists(params.manifest)
-        self._images.check(params.descriptor, params.content)
+        self._images.check(params)
         blocked = self._describe().blocked
         if blocked:
             raise RequestError(
@@ -150,7 +150,7 @@ class Reimage:
         Fetches the descriptor and nothing else. Raises `RequestError` if the request itself makes
         no sense.
         """
-        self._images.check(request.descriptor, request.content)
+        self._images.check(request)
         image, blocked, space = None, self._own_problems(), []
         source: str | None = None
         try:
@@ -159,14 +159,14 @@ class Reimage:
         except RequestError as error:
             blocked.append(error.detail)
         try:
-            found = self._images.descriptor(request.descriptor, request.descriptor_sha256)
-            image = self._images.summary(found, request.descriptor_sha256)
+            found = self._images.obtain(request)
+            image = self._images.summary(found)
         except (RequestError, OperationFailed, OSError) as error:
             blocked.append(sentence(error))
         else:
-            source = self._images.content_url(request.descriptor, request.content, found)
+            source = self._images.content_url(request, found)
             blocked += machine.image_problems(image, request, source)
-            directory = self._attempt.store.image_directory(request.descriptor_sha256)
+            directory = self._attempt.store.image_directory(found.sha256)
             if request.mode == "staged":
                 source = str(directory / "image")
                 try:
@@ -198,6 +198,7 @@ class Reimage:
         with self._acting:
             job = self._attempt.in_state(_S.STAGED, _S.ARMED)
             if job.state is _S.STAGED:
+                self._check_again(job)
                 # On the disk first: if this process ends meanwhile, its successor takes it back.
                 self._attempt.update(layout=layout_of(self._roots), boot_id=self._attempt.boot_id)
                 try:
@@ -254,6 +255,13 @@ class Reimage:
                 self._attempt.confirmed(f"Confirmed on request{told}.")
         return self.status()
 
+    def _check_again(self, job: Job) -> None:
+        """Refuse to arm if the key that signed is not trusted any more. Raises `RequestError`."""
+        try:
+            self._images.check_again(job.request, self._attempt.image_directory(job))
+        except OSError as error:
+            raise RequestError(Slug.IO_ERROR, sentence(error)) from error
+
     def _arming(self, job: Job) -> ArmRequest:
         directory = self._attempt.image_directory(job)
         source: StagedImage | NetworkImage
@@ -265,7 +273,7 @@ class Reimage:
             nonce=job.nonce,
             operation=job.operation,
             descriptor_path=str(directory / "descriptor.json"),
-            descriptor_sha256=job.request.descriptor_sha256,
+            descriptor_sha256=directory.name,
             source=source,
             identity=job.request.identity,
             status=self._status_server,
