@@ -49,7 +49,6 @@ class ImageLibrary:
     ) -> None:
         self._reach = Reach(Places(roots, state_dir), ca_file)
         self._keys = TrustedKeys(trusted_keys)
-        self._trusted_keys = trusted_keys
         self._require_signature = require_signature
 
     def check(self, request: StageRequest) -> None:
@@ -65,8 +64,18 @@ class ImageLibrary:
                 source_of(url, self._reach)
             except SourceError as error:
                 raise RequestError(error.slug, error.detail, field) from error
-        if self._needs_signature(request) and not self._keys.any():
-            raise RequestError(Slug.INVALID_REQUEST, self._no_keys(request), "descriptor_sha256")
+        why = self._keys.why_none() if self._needs_signature(request) else None
+        if why is None:
+            return
+        if request.descriptor_sha256 is None and request.signature is None:
+            raise RequestError(
+                Slug.INVALID_REQUEST,
+                f"Nothing says which descriptor to trust: give `descriptor_sha256`. {why}",
+                "descriptor_sha256",
+            )
+        raise RequestError(
+            Slug.INVALID_REQUEST, f"The signature cannot be checked. {why}", "signature"
+        )
 
     def obtain(self, request: StageRequest, progress: Progress | None = None) -> Obtained:
         """Fetch a descriptor, and its signature if one is needed, and check all there is to check.
@@ -121,16 +130,6 @@ class ImageLibrary:
             self._require_signature
             or request.signature is not None
             or request.descriptor_sha256 is None
-        )
-
-    def _no_keys(self, request: StageRequest) -> str:
-        if request.signature is not None or self._require_signature:
-            return (
-                f"The signature cannot be checked: there is no trusted key in {self._trusted_keys}."
-            )
-        return (
-            "Nothing says which descriptor to trust: give `descriptor_sha256`, or put the public "
-            f"key of whoever signs it into {self._trusted_keys}."
         )
 
     def summary(self, found: Obtained) -> ImageSummary:

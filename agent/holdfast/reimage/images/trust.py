@@ -47,9 +47,10 @@ class TrustedKeys:
     def __init__(self, place: Path) -> None:
         self._place = place
 
-    def any(self) -> bool:
-        """Whether there is a key at all."""
-        return bool(self._load()[0])
+    def why_none(self) -> str | None:
+        """Say in a sentence why there is no key to trust; None if there is one."""
+        keys, problems = self._load()
+        return None if keys else self._none(problems)
 
     def check(self, descriptor: bytes, signatures: bytes) -> str:
         """Answer the name of the key that signed a descriptor. Raises `UntrustedError`."""
@@ -66,13 +67,14 @@ class TrustedKeys:
                 if ed25519_verify(key.public, PREFIX + descriptor, one):
                     return key.name
         if not keys:
-            raise UntrustedError(
-                " ".join([f"There is no trusted key in {self._place} to check it by.", *problems])
-            )
+            raise UntrustedError(self._none(problems))
         names = ", ".join(key.name for key in keys)
         raise UntrustedError(
             " ".join([f"It is signed by none of the trusted keys ({names}).", *problems])
         )
+
+    def _none(self, problems: list[str]) -> str:
+        return " ".join([f"There is no trusted key in {self._place}.", *problems])
 
     def _load(self) -> tuple[list[Key], list[str]]:
         """Read the keys by their names, and say what is wrong with the others."""
