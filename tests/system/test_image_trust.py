@@ -40,7 +40,7 @@ class Fleet:
         target.write_bytes((self.keys / f"{name}.pem").read_bytes())
         target.chmod(0o644)
 
-    def plan(self, status: int = 200, **body: str) -> Any:
+    def plan(self, status: int = 200, /, **body: str) -> Any:
         response = self.daemon.http.post(
             "/v1/reimage/plan", json={"descriptor": f"{self.url}/disk.json", **body}
         )
@@ -48,12 +48,12 @@ class Fleet:
         return response.json()
 
     def signed_by(self, **body: str) -> str | None:
-        name: str | None = self.plan(**body)["image"]["signed_by"]
+        name: str | None = self.plan(200, **body)["image"]["signed_by"]
         return name
 
     def refused(self, why: str, **body: str) -> None:
         """The plan has no image, and says why."""
-        found = self.plan(**body)
+        found = self.plan(200, **body)
         assert found["image"] is None
         assert not found["ok"]
         assert any(why in one for one in found["blocked"]), found["blocked"]

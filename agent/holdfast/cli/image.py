@@ -34,16 +34,18 @@ app = group(
         "holdfast image describe disk.raw --name web --image-version 2026.11.24",
         "holdfast image describe disk.raw --output disk.json --json | jq -r .descriptor_sha256",
         "holdfast image describe disk.qcow2",
+        "holdfast image describe ami://ami-0123456789abcdef0 --output web.json",
     ],
 )
 def describe(
     session: Session,
     *,
     file: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="A raw disk image, or one packed with zstd, gzip or xz; or a qcow2 file, of "
-            "which FILE.raw.zst is made."
+            metavar="FILE|ami://ID",
+            help="A raw disk image, or one packed with zstd, gzip or xz; a qcow2 file, of which "
+            "FILE.raw.zst is made; or a machine image of EC2.",
         ),
     ],
     name: Annotated[
@@ -66,21 +68,26 @@ def describe(
 ) -> None:
     """Read a disk image and write its descriptor. Works in this process, without a daemon.
 
-    A qcow2 file is converted with qemu-img first; one that refers to other files is refused.
+    A qcow2 file is converted with qemu-img first; one that refers to other files is refused. The
+    root disk of a machine image is read block by block, and needs room meanwhile beside the output.
     """
     from holdfast.cli.image_views import show_described
     from holdfast.operations.model import now
     from holdfast.reimage.images.kinds import DESCRIBE
 
     moment = now()
+    ami = file.startswith("ami://")
     body = {
-        "file": absolute(file),
+        "file": None if ami else absolute(Path(file)),
+        "ami": file if ami else None,
         "output": None if output is None else absolute(output),
-        "name": name or _plain(file.name),
+        "name": name or _plain(Path(file).name),
         "image_version": image_version or f"{moment:%Y.%m.%d}",
         "created": moment,
     }
     _run(session, DESCRIBE, body, show_described)
+    if ami:
+        session.out.hint(f"next: holdfast reimage stage URL --content {file}")
 
 
 @command(

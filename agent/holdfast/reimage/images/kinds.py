@@ -20,19 +20,32 @@ from holdfast.reimage.images.models import (
     VerifyParams,
 )
 from holdfast.reimage.images.retries import failed
+from holdfast.reimage.images.spool import spooled
 from holdfast.reimage.images.trust import TrustedKeys, UntrustedError
 
 
 def describe(params: DescribeParams, progress: Progress) -> Described:
-    """Read an image and write its descriptor; of a qcow2 file, a packed image is made first.
+    """Read an image and write its descriptor.
 
-    Raises what the engine raises, `OperationFailed`, and `OSError`.
+    Of a qcow2 file, a packed image is made first; a machine image of EC2 is fetched first, and not
+    kept. Raises what the engine raises, `OperationFailed`, and `OSError`.
     """
+    if params.ami is not None:
+        output = params.output or Path.cwd() / f"{params.ami.removeprefix('ami://')}.json"
+        with spooled(params.ami, output.parent, progress) as file:
+            progress.restart()
+            return _written(params, file, output, progress)
+    if params.file is None:
+        raise ValueError("there is nothing to describe")
     file = params.file
     if qcow2.is_one(file):
         file = qcow2.convert(file, progress)
         progress.restart()
     output = params.output or file.with_name(f"{file.name}.json")
+    return _written(params, file, output, progress)
+
+
+def _written(params: DescribeParams, file: Path, output: Path, progress: Progress) -> Described:
     request = {
         "file": str(file),
         "name": params.name,

@@ -86,7 +86,9 @@ class Params(BaseModel):
 class DescribeParams(Params):
     """An image to describe."""
 
-    file: Path
+    file: Path | None = None
+    ami: str | None = None
+    """A machine image of EC2 in place of a file: `ami://…`; it is not kept."""
     output: Path | None = None
     """Where the descriptor is written, replacing what is there; by default beside the image."""
     name: Name

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from urllib.parse import quote, urljoin, urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from holdfast.operations.model import Slug
+from holdfast.reimage.images.sources.ami import AmiSource
 from holdfast.reimage.images.sources.base import (
     Opened,
     Reach,
@@ -15,6 +16,7 @@ from holdfast.reimage.images.sources.base import (
 )
 from holdfast.reimage.images.sources.file import FileSource
 from holdfast.reimage.images.sources.http import HttpSource
+from holdfast.reimage.images.sources.s3 import S3Source
 
 __all__ = [
     "Opened",
@@ -31,6 +33,8 @@ _BY_SCHEME: dict[str, Callable[[str, Reach], Source]] = {
     "http": HttpSource,
     "https": HttpSource,
     "file": FileSource,
+    "s3": S3Source,
+    "ami": AmiSource,
 }
 
 
@@ -52,7 +56,9 @@ def source_of(url: str, reach: Reach) -> Source:
 
 def beside(url: str, name: str) -> str:
     """Answer the URL of the file `name` beside that of `url`."""
-    return urljoin(url, quote(f"./{name}"))
+    parts = urlsplit(url)
+    directory = parts.path.rpartition("/")[0]
+    return urlunsplit((parts.scheme, parts.netloc, f"{directory}/{quote(name)}", "", ""))
 
 
 def signature_of(url: str) -> str:
