@@ -22,13 +22,22 @@ BLOCK = 512 << 10
 GIB = 1 << 30
 
 
+@dataclass(frozen=True)
+class Asked:
+    """One request that came."""
+
+    method: str
+    path: str
+    range: str | None
+    if_match: str | None
+
+
 @dataclass
 class Aws:
     """A cloud of a test's own."""
 
     url: str
-    asked: list[tuple[str, str, str | None]] = field(default_factory=list)
-    """Method, path and `Range` of each request."""
+    asked: list[Asked] = field(default_factory=list)
     throttled: int = 0
     """So many of the next requests for blocks are told to come back later."""
     refused: int | None = None
@@ -94,13 +103,15 @@ def cloud() -> Iterator[Aws]:
 
     def application(environ: dict[str, Any], start: Any) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        aws.asked.append((environ["REQUEST_METHOD"], path, environ.get("HTTP_RANGE")))
-        block = environ["REQUEST_METHOD"] == "GET" and "/blocks/" in path
+        method = environ["REQUEST_METHOD"]
+        ranges, condition = environ.get("HTTP_RANGE"), environ.get("HTTP_IF_MATCH")
+        aws.asked.append(Asked(method, path, ranges, condition))
+        block = method == "GET" and "/blocks/" in path
         if block and aws.throttled:
             aws.throttled -= 1
             start("400 Bad Request", [("x-amzn-ErrorType", "RequestThrottledException")])
             return [b'{"Message": "slow down"}']
-        if environ["REQUEST_METHOD"] == "GET" and aws.refused is not None:
+        if method == "GET" and aws.refused is not None:
             start(f"{aws.refused} No", [("Content-Length", "0")])
             return []
         status, headers, whole = _answer(moto, environ)

@@ -95,7 +95,7 @@ def test_an_object_that_is_cut_is_gone_on_with(aws: Aws, image: Image) -> None:
     aws.object("images", "disk.raw", image.content)
     aws.cut_after = MIB
     assert image.fetch("s3://images/disk.raw", PATIENT).read_bytes() == image.content
-    ranges = [one[2] for one in aws.asked if one[0] == "GET"]
+    ranges = [one.range for one in aws.asked if one.method == "GET"]
     assert ranges == [None, f"bytes={MIB}-", f"bytes={2 * MIB}-"]
 
 
@@ -114,7 +114,8 @@ def test_an_object_that_changed_in_between_is_begun_anew(aws: Aws, image: Image)
     aws.cut_after = None
     aws.asked.clear()
     assert image.fetch("s3://images/disk.raw").read_bytes() == image.content
-    assert [one[2] for one in aws.asked] == [f"bytes={MIB}-", None]
+    asked = [(one.range, one.if_match) for one in aws.asked]
+    assert asked == [(f"bytes={MIB}-", etag), (None, None)]
 
 
 def test_refusals_of_s3_are_sentences(aws: Aws, image: Image, tmp_path: Path) -> None:
@@ -242,7 +243,7 @@ def test_an_ami_goes_on_where_it_was_and_leaves_nothing_stale(
     (image.directory / "image.partial.json").write_text(json.dumps(told))
     aws.asked.clear()
     ami.judge(image.fetch(ami.url))
-    fetched = [int(one[1].rpartition("/")[2]) for one in aws.asked if "/blocks/" in one[1]]
+    fetched = [int(one.path.rpartition("/")[2]) for one in aws.asked if "/blocks/" in one.path]
     assert sorted(fetched) == [index for index in sorted(ami.blocks) if index >= 50]
 
 
