@@ -47,7 +47,7 @@ class StageRequest(Request):
     """Which image this machine is to become, and how its arrival is to be judged."""
 
     descriptor: Url = Field(
-        description="URL of the image's descriptor: https, http, or file within a root.",
+        description="URL of the image's descriptor: https, http, s3, or file within a root.",
         examples=["https://images.example/web-abc.json"],
     )
     descriptor_sha256: Sha256 | None = Field(
@@ -61,7 +61,7 @@ class StageRequest(Request):
         "descriptor's with `.sig` at its end. What is given has to hold: both, if both are.",
     )
     content: Url | None = Field(
-        default=None, description="URL of the image; by default beside its descriptor."
+        default=None, description="URL of the image, also of scheme ami; by default beside its descriptor."
     )
     mode: Literal["staged", "network"] = Field(
         default="staged",

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::{fs, io};
@@ -35,24 +35,43 @@ fn expected(image: &[u8]) -> Vec<u8> {
     disk
 }
 
+fn pack(bytes: &[u8], encoding: Encoding, level: u32) -> Vec<u8> {
+    match encoding {
+        Encoding::Identity => bytes.to_vec(),
+        Encoding::Zstd => zstd::encode_all(bytes, level.try_into().unwrap()).unwrap(),
+        Encoding::Gzip => {
+            let level = flate2::Compression::new(level);
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+            encoder.write_all(bytes).unwrap();
+            encoder.finish().unwrap()
+        }
+        Encoding::Xz => liblzma::encode_all(bytes, level).unwrap(),
+    }
+}
+
 #[test]
 fn a_packed_image_is_written_with_zeros_where_it_has_none() {
     let directory = directory();
     let image = image();
-    for (chunk, level) in [(MIB, 1), (2 * MIB, 3), (4 * MIB, 19)] {
+    for (chunk, encoding, level) in [
+        (MIB, Encoding::Zstd, 1),
+        (2 * MIB, Encoding::Zstd, 3),
+        (4 * MIB, Encoding::Zstd, 19),
+        (MIB, Encoding::Gzip, 6),
+        (4 * MIB, Encoding::Xz, 9),
+    ] {
         // Several frames, as tools make them that can seek.
         let (one, other) = image.split_at(3 * MIB + 5);
-        let mut packed = zstd::encode_all(one, level).unwrap();
-        packed.extend(zstd::encode_all(other, level).unwrap());
+        let packed = [pack(one, encoding, level), pack(other, encoding, level)].concat();
         let file = directory.path().join("image");
         fs::write(&file, &packed).unwrap();
-        let descriptor = describe(&image, chunk, &packed, Encoding::Zstd);
+        let descriptor = describe(&image, chunk, &packed, encoding);
         let device = Loop::new(directory.path(), &old_disk());
         let disk = Disk::open_exclusively(&device.path).unwrap();
         let status = Status::new();
         all(&descriptor, &Staged::at(file), &disk, &status);
         drop(disk);
-        assert!(device.content() == expected(&image), "chunks of {chunk}");
+        assert!(device.content() == expected(&image), "{encoding:?}, chunks of {chunk}");
         let phases: Vec<_> = status.finished().iter().map(|phase| phase.phase).collect();
         assert_eq!(phases, ["verifying", "writing", "reading_back"]);
         assert_eq!(status.bytes_written(), descriptor.mapped_bytes().max(MIB as u64));
