@@ -135,9 +135,13 @@ def test_refusals_of_s3_are_sentences(aws: Aws, image: Image, tmp_path: Path) ->
     aws.refused = 503
     refused("s3://images/disk.raw", Slug.UNAVAILABLE, "503")
     for bad in ("s3://images", "s3:///disk.raw", "s3://me@images/disk.raw", "s3://images/a?v=1",
-                "ami://disk", "ami://ami-0123456789abcdef0/x"):  # fmt: skip
+                "s3://images/a#b"):  # fmt: skip
         with pytest.raises(RequestError, match="is named as"):
             library(tmp_path).check(StageRequest(descriptor=bad, descriptor_sha256="0" * 64))
+    for bad in ("ami://disk", "ami://ami-0123456789abcdef0/x"):
+        asked = StageRequest(descriptor="s3://a/b", content=bad, descriptor_sha256="0" * 64)
+        with pytest.raises(RequestError, match="is named as"):
+            library(tmp_path).check(asked)
 
 
 def test_what_boto3_lacks_is_said(
@@ -157,6 +161,12 @@ def test_what_boto3_lacks_is_said(
     )  # fmt: skip
     assert done.returncode == 1
     assert "apt-get install python3-boto3" in done.stderr
+
+
+def test_a_machine_image_is_no_descriptor(tmp_path: Path) -> None:
+    request = StageRequest(descriptor="ami://ami-0123456789abcdef0", descriptor_sha256="0" * 64)
+    with pytest.raises(RequestError, match="name it as `content`"):
+        library(tmp_path).check(request)
 
 
 @dataclass

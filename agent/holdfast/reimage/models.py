@@ -61,7 +61,8 @@ class StageRequest(Request):
         "descriptor's with `.sig` at its end. What is given has to hold: both, if both are.",
     )
     content: Url | None = Field(
-        default=None, description="URL of the image, also of scheme ami; by default beside its descriptor."
+        default=None,
+        description="URL of the image, also of scheme ami; by default beside its descriptor.",
     )
     mode: Literal["staged", "network"] = Field(
         default="staged",

@@ -60,6 +60,13 @@ class ImageLibrary:
             url: str | None = getattr(request, field)
             if url is None:
                 continue
+            if field != "content" and url.startswith("ami://"):
+                raise RequestError(
+                    Slug.INVALID_REQUEST,
+                    "A machine image is no descriptor: describe it with `holdfast image describe`, "
+                    "and name it as `content`.",
+                    field,
+                )
             try:
                 source_of(url, self._reach)
             except SourceError as error:
