@@ -141,10 +141,6 @@ fn pack_as(bytes: &[u8], encoding: Encoding) -> Vec<u8> {
     [pack_once(left, encoding), pack_once(right, encoding)].concat()
 }
 
-fn zstd_halves(bytes: &[u8]) -> Vec<u8> {
-    pack_as(bytes, Encoding::Zstd)
-}
-
 #[test]
 fn a_dictionary_of_xz_that_is_too_large_is_refused_and_one_of_64_mib_is_not() {
     for (mib, fits) in [(64, true), (96, false)] {
