@@ -1,0 +1,79 @@
+"""A small machine that makes data disks with the tools of this one, and then loses its power.
+
+Arrays and journals are those of a real kernel so, whether or not this machine's has md.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from holdfast.privileged.boot import cpio
+from tests.vm.imager.kernel import Kernel
+from tests.vm.imager.machine import Drive, running
+
+_TOOLS = (
+    *("bash", "blkid", "cp", "fsfreeze", "insmod", "mdadm", "mkdir", "mkfs.ext4", "mkfs.xfs"),
+    *("mount", "sed", "sync", "umount", "tr"),
+)
+_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+
+_INIT = rf"""#!/usr/bin/bash
+export PATH={_PATH}
+mount -t proc none /proc
+mount -t sysfs none /sys
+mount -t devtmpfs none /dev
+for module in $(</modules/order); do insmod "/modules/$module"; done
+echo 4 >/proc/sys/kernel/printk
+if (set -euo pipefail; . /script); then echo built; else echo failed; fi
+# Without a word to any disk: what was not flushed may be lost.
+echo b >/proc/sysrq-trigger
+"""
+
+
+def build(
+    kernel: Kernel, disks: Sequence[Path], script: str, directory: Path, image: Path
+) -> Mapping[str, str]:
+    """Run a bash script with the disks `/dev/vda` and so on, and `/image`.
+
+    Answers what it told: lines of `name=value`. Raises `AssertionError` if it failed.
+    """
+    listed = [
+        *(cpio.directory(name) for name in ("dev", "proc", "sys", "mnt", "run", "tmp", "modules")),
+        cpio.character_device("dev/console", 5, 1),
+        cpio.file("init", _INIT.encode(), 0o755),
+        cpio.file("script", script.encode()),
+        cpio.file("image", image),
+        cpio.file("modules/order", "\n".join(one.name for one in kernel.modules).encode()),
+        *(cpio.file(f"modules/{one.name}", one.content) for one in kernel.modules),
+        *_tools(),
+    ]
+    initrd = directory / "builder.img"
+    with initrd.open("wb") as file:
+        file.writelines(cpio.archive(listed))
+    drives = [Drive(disk, f"build-{number}") for number, disk in enumerate(disks)]
+    with running(kernel.path, initrd, drives, directory / "build") as machine:
+        machine.rebooted()
+    initrd.unlink()
+    assert re.search(r"^built\r?$", machine.console, re.MULTILINE), machine.console
+    return dict(re.findall(r"^(\w+)=(\S+)\r?$", machine.console, re.MULTILINE))
+
+
+def _tools() -> Sequence[cpio.Entry]:
+    """Programs of this machine, with the libraries that they need."""
+    files: dict[str, Path] = {}
+    for name in _TOOLS:
+        found = shutil.which(name, path=_PATH)
+        assert found is not None, f"{name} is missing: run these tests with `make test-vm`"
+        files[found] = Path(found).resolve()
+        done = subprocess.run(("ldd", found), capture_output=True, text=True, check=True)
+        for library in re.findall(r"(/\S+) \(0x", done.stdout):
+            files[library] = Path(library).resolve()
+    directories = sorted({str(p) for one in files for p in Path(one).parents if str(p) != "/"})
+    return [
+        *(cpio.directory(one.lstrip("/")) for one in directories),
+        *(cpio.file(name.lstrip("/"), path, 0o755) for name, path in sorted(files.items())),
+    ]

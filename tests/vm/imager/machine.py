@@ -1,0 +1,133 @@
+"""A machine that begins with the imager: QEMU boots it directly, and it ends at the reboot."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.system.harness import dying_with_parent
+from tests.vm.imager.images import NONCE
+from tests.vm.reimage.qmp import Qmp
+from tests.waiting import until
+
+SECONDS = 240.0
+"""Far above what it takes: the machine is emulated, and may share its cores."""
+
+COMMAND_LINE = f"console=ttyS0 quiet panic=1 holdfast.nonce={NONCE}"
+HURRIED = ("-icount", "shift=0,align=off,sleep=off", "-accel", "tcg,thread=single")
+"""Time of a machine that waits goes by at once. Not for anything that talks over a network."""
+
+
+@dataclass(frozen=True)
+class Drive:
+    """A disk of the machine."""
+
+    path: Path
+    """Raw."""
+    serial: str
+    nvme: bool = False
+    node: Sequence[str] = ()
+    """QEMU's options instead of those for the file; the node must be called `{name}`."""
+
+
+class Running:
+    """A machine that runs."""
+
+    def __init__(self, process: subprocess.Popen[bytes], directory: Path) -> None:
+        self._process = process
+        self._console = directory / "console"
+        self._log = directory / "qemu.log"
+        self.qmp = Qmp(directory / "qmp")
+
+    @property
+    def console(self) -> str:
+        """What it printed so far."""
+        return self._console.read_text(errors="replace") if self._console.exists() else ""
+
+    @property
+    def said(self) -> list[str]:
+        """What the imager said, line by line."""
+        return re.findall(r"holdfast-imager: (.*?)\r*$", self.console, re.MULTILINE)
+
+    def on_console(self, pattern: str, seconds: float = SECONDS) -> str:
+        """Wait until something is printed, and answer the match."""
+        found = until(
+            lambda: re.search(pattern, self.console) or self._process.poll() is not None,
+            seconds=seconds,
+            what=f"{pattern!r} on the console",
+            interval=0.05,
+        )
+        assert isinstance(found, re.Match), f"ended before {pattern!r}: {self.console[-3000:]}"
+        return found[0]
+
+    def rebooted(self, seconds: float = SECONDS) -> None:
+        """Wait until it reboots, with which it ends here."""
+        try:
+            code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it did not end: {self.console[-3000:]}") from None
+        assert code == 0, (code, self._log.read_text(), self.console[-3000:])
+
+    def cut_power(self) -> None:
+        """End it at once."""
+        self._process.kill()
+        self._process.wait()
+
+
+@contextmanager
+def running(
+    kernel: Path,
+    initrd: Path,
+    drives: Sequence[Drive],
+    directory: Path,
+    *,
+    command_line: str = COMMAND_LINE,
+    network: str | None = None,
+    memory_mib: int = 256,
+    options: Sequence[str] = (),
+) -> Iterator[Running]:
+    """Switch it on; it is gone at the end. `network` are options of QEMU's user network."""
+    directory.mkdir(parents=True, exist_ok=True)
+    qmp = directory / "qmp"
+    qmp.unlink(missing_ok=True)
+    (directory / "console").write_bytes(b"")
+    command = [
+        "qemu-system-x86_64",
+        *("-machine", "q35", "-cpu", "max", "-m", str(memory_mib), "-nodefaults"),
+        *("-display", "none", "-no-reboot", "-serial", f"file:{directory / 'console'}"),
+        *("-qmp", f"unix:{qmp},server=on,wait=off"),
+        *("-kernel", str(kernel), "-initrd", str(initrd), "-append", command_line),
+        *("-device", "virtio-rng-pci"),
+    ]
+    command += options or ("-smp", "2", "-accel", "tcg,thread=multi")
+    if network is not None:
+        command += ["-netdev", f"user,id=net{network and ','}{network}"]
+        command += ["-device", "virtio-net-pci,netdev=net"]
+    for number, drive in enumerate(drives):
+        name = f"drive{number}"
+        command += [part.format(name=name) for part in drive.node] or [
+            "-blockdev",
+            f"driver=raw,node-name={name},file.driver=file,file.filename={drive.path}",
+        ]
+        model = "nvme" if drive.nvme else "virtio-blk-pci"
+        command += ["-device", f"{model},drive={name},serial={drive.serial}"]
+    with (directory / "qemu.log").open("wb") as log:
+        process = subprocess.Popen(
+            dying_with_parent(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    try:
+        began = time.monotonic()
+        machine = Running(process, directory)
+        try:
+            yield machine
+        finally:
+            machine.qmp.close()
+            print(f"  ({time.monotonic() - began:.0f} s)", flush=True)
+    finally:
+        process.kill()
+        process.wait()
