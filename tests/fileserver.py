@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ class Behaviour:
     """Close the connection after so many bytes of a body."""
     hang_after: int | None = None
     """Wait for `release` after so many bytes of a body."""
+    bytes_per_second: int | None = None
+    """Send bodies no faster than this."""
     no_ranges: bool = False
     statuses: list[int] = field(default_factory=list)
     """What the next requests are answered with, before it is 200 again."""
@@ -100,7 +103,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body[: does.cut_after])
             self.close_connection = True
             return
+        if does.bytes_per_second is not None:
+            self._slowly(body, does.bytes_per_second)
+            return
         self.wfile.write(body)
+
+    def _slowly(self, body: bytes, bytes_per_second: int) -> None:
+        part = max(bytes_per_second // 10, 1)
+        for start in range(0, len(body), part):
+            self.wfile.write(body[start : start + part])
+            if self.behaviour.release.wait(part / bytes_per_second):
+                self.close_connection = True
+                return
 
     def log_message(self, *args: object) -> None:
         """Say nothing."""
@@ -114,14 +128,20 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(behaviour: Behaviour, address: str = "127.0.0.1") -> Iterator[str]:
+def serving(
+    behaviour: Behaviour, address: str = "127.0.0.1", *, tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
     """Serve on a free port of loopback; give the URL of the root, without a slash."""
     handler = type("Handler", (_Handler,), {"behaviour": behaviour})
     server = _Server((address, 0), handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(
+            server.socket, server_side=True, do_handshake_on_connect=False
+        )
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:
-        yield f"http://{address}:{server.server_address[1]}"
+        yield f"http{'s' if tls else ''}://{address}:{server.server_address[1]}"
     finally:
         behaviour.release.set()
         server.shutdown()

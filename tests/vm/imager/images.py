@@ -70,7 +70,7 @@ def system_image(directory: Path) -> Image:
 
 
 def old_disk(directory: Path) -> Path:
-    """Make the target: a system with the record that arming leaves in its /boot, and stale bytes."""
+    """Make the target: a system with the record that arming leaves in its /boot."""
     tree = directory / "old-tree"
     (tree / "boot/holdfast").mkdir(parents=True)
     (tree / "boot/holdfast/outcome").write_bytes(blank_outcome(NONCE))
@@ -96,5 +96,3 @@ def _packed(raw: Path) -> Image:
     packed = raw.with_name(f"{raw.name}.zst")
     subprocess.run(("zstd", "-q", "-f", str(raw), "-o", str(packed)), check=True)
     return describe(packed, raw)
-
-

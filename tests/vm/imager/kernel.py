@@ -12,7 +12,17 @@ from holdfast.privileged.boot.modules import Module, gather
 from tests.vm.image import base_image
 from tests.vm.reimage.disks import in_own_mounts
 
-NAMES = ("virtio_pci", "virtio_blk", "virtio_net", "nvme", "ext4", "xfs", "md-mod", "raid0", "raid1")
+NAMES = (
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "nvme",
+    "ext4",
+    "xfs",
+    "md-mod",
+    "raid0",
+    "raid1",
+)
 
 _TAKE_MODULES = r"""
 root=$(mktemp -d)

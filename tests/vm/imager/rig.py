@@ -77,7 +77,7 @@ class Rig:
         return parse_outcome(content)
 
     def refused(self, machine: Running, reason: str, *, recorded: bool = True) -> None:
-        """It gave up for this reason; nothing changed on any disk but the record, which tells it."""
+        """It gave up for this reason, and nothing changed on any disk but the record of it."""
         said = machine.said
         assert any(line.startswith("refused, and nothing was written") for line in said), said
         told = next(line for line in said if line.startswith("refused"))
