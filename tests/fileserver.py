@@ -37,9 +37,9 @@ class Behaviour:
     """Send bodies no faster than this."""
     no_ranges: bool = False
     statuses: list[int] = field(default_factory=list)
-    """What the next requests are answered with, before it is 200 again."""
-    flips: list[int] = field(default_factory=list)
-    """Offsets of bits that the next responses flip, one for each."""
+    """What the next requests are answered with, before it is 200 again; 200 is a usual answer."""
+    flips: list[int | None] = field(default_factory=list)
+    """Offsets of bits that the next responses flip, one for each; None flips nothing."""
     redirects: dict[str, str] = field(default_factory=dict)
     asked: list[Asked] = field(default_factory=list)
     release: threading.Event = field(default_factory=threading.Event)
@@ -56,8 +56,9 @@ class _Handler(BaseHTTPRequestHandler):
         does.asked.append(
             Asked(self.path, headers["Range"], headers["If-Range"], headers["Authorization"])
         )
-        if does.statuses:
-            self._empty(does.statuses.pop(0))
+        status = does.statuses.pop(0) if does.statuses else 200
+        if status != 200:
+            self._empty(status)
         elif self.path in does.redirects:
             self._empty(302, Location=does.redirects[self.path])
         elif self.path not in does.files:
@@ -90,8 +91,9 @@ class _Handler(BaseHTTPRequestHandler):
         body = bytearray(data[start:])
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if does.flips:
-            body[does.flips.pop(0)] ^= 1
+        flip = does.flips.pop(0) if does.flips else None
+        if flip is not None:
+            body[flip] ^= 1
         if does.hang_after is not None:
             self.wfile.write(body[: does.hang_after])
             self.wfile.flush()

@@ -16,17 +16,16 @@ from holdfast.privileged.boot.models import ArmRequest, NetworkImage, StagedImag
 from tests.vm.image import CHECKOUT
 from tests.vm.imager.images import MIB, NONCE, Image, outcome_offset
 from tests.vm.imager.kernel import Kernel
+from tests.vm.imager.machine import HOST, MAC
 
 IMAGER = CHECKOUT / "target" / "imager" / "holdfast-imager"
 ROOT_SERIAL = "root-0001"
-MAC = "52:54:00:12:34:56"
-"""Of QEMU's first network card."""
 NOTHING: Mapping[str, Any] = {"files": [], "directories": [], "remove": []}
 
 DHCP: Mapping[str, Any] = {"interface": {"mac": MAC, "name": "eth0"}, "dhcp": True, "static": None}
 ADDRESSES: Mapping[str, Any] = {
     "addresses": ["10.0.2.15/24"],
-    "gateway": "10.0.2.2",
+    "gateway": HOST,
     "dns": ["10.0.2.3"],
     "mtu": 1500,
 }
@@ -112,6 +111,6 @@ class Arming:
 
 
 def _device(disk: DataDisk) -> BlockDevice:
-    unknown = {name: None for name in BlockDevice.model_fields}
+    unknown = dict.fromkeys(BlockDevice.model_fields)
     known = {"serial": disk.serial, "size_bytes": disk.size_bytes, "lies_on": []}
     return BlockDevice.model_construct(**{**unknown, **known})

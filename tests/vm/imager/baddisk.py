@@ -112,7 +112,8 @@ class _Disk:
         faults = self._faults
         if faults.reach_bytes is not None and faults.bytes_written >= faults.reach_bytes:
             faults.reached.set()
-            self._take(1 << 40)  # until the other side is gone
+            while True:  # until the other side is gone
+                self._take(1)
         if faults.fails_writes(offset, len(content)):
             faults.failed.append(offset)
             return _EIO

@@ -28,7 +28,10 @@ mount -t sysfs none /sys
 mount -t devtmpfs none /dev
 for module in $(</modules/order); do insmod "/modules/$module"; done
 echo 4 >/proc/sys/kernel/printk
-if (set -euo pipefail; . /script); then echo built; else echo failed; fi
+# Through the kernel's log: a terminal may still have something to print when the machine ends.
+say() {{ echo "<1>build: $1" >/dev/kmsg; }}
+(set -euo pipefail; . /script) 2>&1 | while read -r line; do say "$line"; done
+say "ended with ${{PIPESTATUS[0]}}"
 # Without a word to any disk: what was not flushed may be lost.
 echo b >/proc/sysrq-trigger
 """
@@ -58,8 +61,8 @@ def build(
     with running(kernel.path, initrd, drives, directory / "build") as machine:
         machine.rebooted()
     initrd.unlink()
-    assert re.search(r"^built\r?$", machine.console, re.MULTILINE), machine.console
-    return dict(re.findall(r"^(\w+)=(\S+)\r?$", machine.console, re.MULTILINE))
+    assert "build: ended with 0" in machine.console, machine.console
+    return dict(re.findall(r"build: (\w+)=(\S+)\r*$", machine.console, re.MULTILINE))
 
 
 def _tools() -> Sequence[cpio.Entry]:

@@ -57,15 +57,23 @@ def thin(room: Path) -> Image:
 
 
 @pytest.fixture(scope="session")
-def staged(room: Path, debian: Kernel, bare: Image) -> MakeData:
-    """Give a function that makes data disks with the image on them, each only once."""
-    made: dict[tuple[str, str, Ended], Data] = {}
+def system(room: Path) -> Image:
+    """An image with the root file system of a small system."""
+    return images.system_image(room / "system")
 
-    def make(kind: str = "ext4", level: str = "", ended: Ended = "in_order") -> Data:
-        how = (kind, level, ended)
+
+@pytest.fixture(scope="session")
+def staged(room: Path, debian: Kernel, bare: Image) -> MakeData:
+    """Give a function that makes data disks with an image on them, each only once."""
+    made: dict[tuple[str, ...], Data] = {}
+
+    def make(
+        kind: str = "ext4", level: str = "", ended: Ended = "in_order", holding: Image = bare
+    ) -> Data:
+        how = (kind, level, ended, holding.raw.stem)
         if how not in made:
             directory = room / "-".join(part for part in how if part)
-            made[how] = data.make(debian, directory, bare, kind, level=level, ended=ended)
+            made[how] = data.make(debian, directory, holding, kind, level=level, ended=ended)
         return made[how]
 
     return make

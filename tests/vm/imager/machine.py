@@ -19,8 +19,15 @@ SECONDS = 240.0
 """Far above what it takes: the machine is emulated, and may share its cores."""
 
 COMMAND_LINE = f"console=ttyS0 quiet panic=1 holdfast.nonce={NONCE}"
+PROCESSORS = ("-smp", "2", "-accel", "tcg,thread=multi")
+USER = "user"
+"""QEMU's own network: this machine's loopback is `HOST`, and DHCP gives the address 10.0.2.15."""
+ALONE = "hubport,hubid=0"
+"""A network on which there is nobody else."""
+HOST = "10.0.2.2"
+MAC = "52:54:00:12:34:56"
 HURRIED = ("-icount", "shift=0,align=off,sleep=off", "-accel", "tcg,thread=single")
-"""Time of a machine that waits goes by at once. Not for anything that talks over a network."""
+"""Time goes by at once for a machine that only waits, so minutes of patience take seconds."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +96,14 @@ def running(
     command_line: str = COMMAND_LINE,
     network: str | None = None,
     memory_mib: int = 256,
-    options: Sequence[str] = (),
+    options: Sequence[str] = PROCESSORS,
+    wrapper: Sequence[str] = (),
 ) -> Iterator[Running]:
-    """Switch it on; it is gone at the end. `network` are options of QEMU's user network."""
+    """Switch it on; it is gone at the end.
+
+    `network` is what QEMU's network card is connected to, `options` replace those for its
+    processors, and with `wrapper` QEMU is started.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     qmp = directory / "qmp"
     qmp.unlink(missing_ok=True)
@@ -104,10 +116,10 @@ def running(
         *("-kernel", str(kernel), "-initrd", str(initrd), "-append", command_line),
         *("-device", "virtio-rng-pci"),
     ]
-    command += options or ("-smp", "2", "-accel", "tcg,thread=multi")
+    command += options
     if network is not None:
-        command += ["-netdev", f"user,id=net{network and ','}{network}"]
-        command += ["-device", "virtio-net-pci,netdev=net"]
+        command += ["-netdev", f"{network},id=net"]
+        command += ["-device", f"virtio-net-pci,netdev=net,mac={MAC}"]
     for number, drive in enumerate(drives):
         name = f"drive{number}"
         command += [part.format(name=name) for part in drive.node] or [
@@ -118,7 +130,10 @@ def running(
         command += ["-device", f"{model},drive={name},serial={drive.serial}"]
     with (directory / "qemu.log").open("wb") as log:
         process = subprocess.Popen(
-            dying_with_parent(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            dying_with_parent([*wrapper, *command]),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
         )
     try:
         began = time.monotonic()

@@ -30,7 +30,7 @@ class Rig:
         self.target = directory / "target.raw"
         subprocess.run(("cp", "--sparse=always", old, self.target), check=True)
         self.data: Data | None = None
-        self._offset = outcome_offset(old)
+        self.record_offset = outcome_offset(old)
 
     def put_data(self, data: Data) -> Data:
         """Give it data disks, which begin as these."""
@@ -57,7 +57,7 @@ class Rig:
         self, initrd: Path, drives: Sequence[Drive] | None = None, **options: Any
     ) -> Iterator[Running]:
         """Switch it on; remembers what is on the disks now."""
-        self._before = self.target.read_bytes()
+        self.before = self.target.read_bytes()
         self._data_before = self._data_bytes()
         used = self.drives() if drives is None else drives
         with running(self.kernel.path, initrd, used, self.directory / "run", **options) as machine:
@@ -73,7 +73,7 @@ class Rig:
     @property
     def record(self) -> OutcomeRecord:
         """The outcome record on the target."""
-        content = self.target.read_bytes()[self._offset :][:OUTCOME_BYTES]
+        content = self.target.read_bytes()[self.record_offset :][:OUTCOME_BYTES]
         return parse_outcome(content)
 
     def refused(self, machine: Running, reason: str, *, recorded: bool = True) -> None:
@@ -94,15 +94,17 @@ class Rig:
 
     def nothing_changed(self) -> None:
         """No byte of any disk is different."""
-        assert self.target.read_bytes() == self._before
+        assert self.target.read_bytes() == self.before
         self.data_unchanged()
 
     def only_the_record_changed(self) -> None:
         """No byte of any disk is different, but for those of the record."""
         after = self.target.read_bytes()
-        end = self._offset + OUTCOME_BYTES
-        assert after[: self._offset] == self._before[: self._offset], "the target was written to"
-        assert after[end:] == self._before[end:], "the target was written to"
+        end = self.record_offset + OUTCOME_BYTES
+        assert after[: self.record_offset] == self.before[: self.record_offset], (
+            "the target was written to"
+        )
+        assert after[end:] == self.before[end:], "the target was written to"
         self.data_unchanged()
 
     def data_unchanged(self) -> None:
@@ -118,7 +120,7 @@ class Rig:
         """The target is the image, then as before, and its last MiB zeros; data are as before."""
         image, after = self.image.raw.read_bytes(), self.target.read_bytes()
         assert after[: len(image)] == image, "the target differs from the image"
-        assert after[len(image) : -MIB] == self._before[len(image) : -MIB]
+        assert after[len(image) : -MIB] == self.before[len(image) : -MIB]
         assert after[-MIB:] == bytes(MIB)
         self.data_unchanged()
 

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import socket
+import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.fileserver import Behaviour, serving
+from tests.namespaces import own_namespaces
+from tests.system.harness import dying_with_parent
 from tests.vm.imager.arming import DHCP, FIXED
-from tests.vm.imager.conftest import NewRig
+from tests.vm.imager.conftest import MakeData, NewRig
 from tests.vm.imager.images import Image
-from tests.vm.imager.machine import HURRIED
+from tests.vm.imager.machine import ALONE, HOST, HURRIED, PROCESSORS, USER, Running
 from tests.vm.imager.rig import Rig
-
-HOST = "10.0.2.2"
-"""This machine's loopback, as QEMU's user network shows it."""
+from tests.vm.reimage.authority import make_certificates
 
 
 def behaviour(image: Image, **how: Any) -> Behaviour:
@@ -26,11 +30,13 @@ def behaviour(image: Image, **how: Any) -> Behaviour:
 
 
 @contextmanager
-def served(machine: Rig, does: Behaviour) -> Iterator[dict[str, Any]]:
+def served(
+    machine: Rig, does: Behaviour, tls: ssl.SSLContext | None = None
+) -> Iterator[dict[str, Any]]:
     """Serve the image; give what a machine is armed with."""
-    with serving(does) as url:
-        url = url.replace("127.0.0.1", HOST)
-        yield {"source": {"kind": "network", "url": f"{url}/image"}, "network": DHCP}
+    with serving(does, tls=tls) as url:
+        seen = url.replace("127.0.0.1", HOST)
+        yield {"source": {"kind": "network", "url": f"{seen}/image"}, "network": DHCP}
 
 
 def begun_at(does: Behaviour) -> list[int]:
@@ -43,7 +49,7 @@ def test_the_server_refuses(rig: NewRig, status: int, reason: str) -> None:
     machine = rig()
     does = behaviour(machine.image, statuses=[status])
     with served(machine, does) as how:
-        machine.refused(machine.run(machine.arm(**how), network=""), reason)
+        machine.refused(machine.run(machine.arm(**how), network=USER), reason)
     assert len(does.asked) == 1
 
 
@@ -51,7 +57,7 @@ def test_the_server_has_troubles_and_cuts_connections(rig: NewRig) -> None:
     machine = rig()
     does = behaviour(machine.image, statuses=[500, 503], cut_after=3 << 20)
     with served(machine, does) as how:
-        machine.written(machine.run(machine.arm(**how), network=""))
+        machine.written(machine.run(machine.arm(**how), network=USER))
     begun = begun_at(does)
     # Each pass went on where it was cut off, and nothing was sent twice.
     size = machine.image.content.stat().st_size
@@ -63,7 +69,7 @@ def test_one_kib_a_second(rig: NewRig, thin: Image) -> None:
     machine = rig(thin)
     does = behaviour(thin, bytes_per_second=1 << 10)
     with served(machine, does) as how:
-        machine.written(machine.run(machine.arm(**how), network=""))
+        machine.written(machine.run(machine.arm(**how), network=USER))
     assert begun_at(does) == [0, 0]
 
 
@@ -71,18 +77,26 @@ def test_a_bit_is_flipped_on_the_way(rig: NewRig) -> None:
     machine = rig()
     does = behaviour(machine.image, flips=[5 << 20])
     with served(machine, does) as how:
-        machine.refused(machine.run(machine.arm(**how), network=""), "is not the image")
+        machine.refused(machine.run(machine.arm(**how), network=USER), "is not the image")
 
 
 def test_a_bit_is_flipped_while_it_writes(rig: NewRig) -> None:
     machine = rig()
-    nothing = len(machine.image.content.read_bytes()) - 1
-    does = behaviour(machine.image)
+    # The first response is for the verification.
+    does = behaviour(machine.image, flips=[None, 5 << 20, 6 << 20])
     with served(machine, does) as how:
-        # The first response is for the verification; then two passes of writing go wrong.
-        does.flips += [nothing, 5 << 20, 6 << 20]
-        does.files["/image"] += b""
-        machine.run(machine.arm(**how), network="")
+        done = machine.run(machine.arm(**how), network=USER)
+    machine.written(done)
+    assert sum("changed since it was checked" in line for line in done.said) == 2, done.said
+
+
+def test_the_server_refuses_while_it_writes(rig: NewRig) -> None:
+    machine = rig()
+    does = behaviour(machine.image, statuses=[200, 404, 403, 500])
+    with served(machine, does) as how:
+        done = machine.run(machine.arm(**how), network=USER)
+    machine.written(done)
+    assert any("is asked again from 0 on" in line and "404" in line for line in done.said)
 
 
 def test_the_servers_file_is_truncated(rig: NewRig) -> None:
@@ -90,7 +104,7 @@ def test_the_servers_file_is_truncated(rig: NewRig) -> None:
     does = behaviour(machine.image)
     does.files["/image"] = does.files["/image"][:-100]
     with served(machine, does) as how:
-        done = machine.run(machine.arm(**how), network="")
+        done = machine.run(machine.arm(**how), network=USER)
     machine.refused(done, "has a file of [0-9]+ bytes, and the descriptor says")
 
 
@@ -100,5 +114,93 @@ def test_nobody_answers(rig: NewRig) -> None:
         unused.bind(("127.0.0.1", 0))
         source = {"kind": "network", "url": f"http://{HOST}:{unused.getsockname()[1]}/image"}
         initrd = machine.arm(source=source, network=FIXED)
-        done = machine.run(initrd, network="", options=HURRIED)
+        done = machine.run(initrd, network=USER, options=HURRIED)
     machine.refused(done, "refused|timed out")
+
+
+class TestAddresses:
+    """DHCP for 15 s, and then the addresses that the machine had."""
+
+    def test_nobody_gives_an_address(self, rig: NewRig, disk_dir: Path) -> None:
+        machine = rig()
+        with own_namespaces(disk_dir / "namespaces") as own:
+            own.run("ip", "tuntap", "add", "tap0", "mode", "tap")
+            own.run("ip", "address", "add", f"{HOST}/24", "dev", "tap0")
+            own.run("ip", "link", "set", "dev", "tap0", "up")
+            server = (*own.wrapper, sys.executable, "-m", "http.server", "--bind", HOST, "8080")
+            directory = machine.image.content.parent
+            with subprocess.Popen(
+                dying_with_parent(server), cwd=directory, stderr=subprocess.DEVNULL
+            ) as process:
+                url = f"http://{HOST}:8080/{machine.image.content.name}"
+                initrd = machine.arm(
+                    source={"kind": "network", "url": url}, network={**FIXED, "dhcp": True}
+                )
+                tap = "tap,ifname=tap0,script=no,downscript=no"
+                done = machine.run(initrd, network=tap, wrapper=own.wrapper)
+                process.kill()
+        machine.written(done)
+        assert any("taking the addresses that the machine had" in line for line in done.said)
+
+    def test_nor_had_it_any(self, rig: NewRig) -> None:
+        machine = rig()
+        source = {"kind": "network", "url": f"http://{HOST}/image"}
+        initrd = machine.arm(source=source, network=DHCP)
+        done = machine.run(initrd, network=ALONE, options=HURRIED)
+        machine.refused(done, "DHCP")
+
+    def test_a_staged_image_needs_none(self, rig: NewRig, staged: MakeData) -> None:
+        machine = rig()
+        machine.put_data(staged())
+        status = {"listen": "0.0.0.0:9918", "tls": False, "tokens": False}
+        initrd = machine.arm(network=DHCP, change=lambda job: job.update(status=status))
+        machine.written(machine.run(initrd, network=ALONE, options=HURRIED))
+
+    def test_there_is_no_network_card(self, rig: NewRig) -> None:
+        machine = rig()
+        source = {"kind": "network", "url": f"http://{HOST}/image"}
+        initrd = machine.arm(source=source, network=DHCP)
+        done = machine.run(initrd, options=HURRIED)
+        machine.refused(done, "there is no network interface 52:54:00:12:34:56")
+
+
+class TestTls:
+    """Certificates are judged by the machine's clock, which cannot be before the arming."""
+
+    @pytest.fixture(scope="class")
+    def secrets(self, room: Path) -> Path:
+        make_certificates(room / "secrets", HOST)
+        make_certificates(room / "secrets/other", "10.0.2.99")
+        return room / "secrets"
+
+    def run(
+        self, machine: Rig, secrets: Path, *options: str, ca: str = "ca.pem", hurry: bool = False
+    ) -> Running:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(secrets / "server.pem", secrets / "server.key")
+        with served(machine, behaviour(machine.image), context) as how:
+            files = {"ca.pem": (secrets / ca).read_bytes()}
+            initrd = machine.arm(**how | {"network": FIXED}, files=files)
+            processors = HURRIED if hurry else PROCESSORS
+            return machine.run(initrd, network=USER, options=(*processors, *options))
+
+    def test_the_clock_is_years_behind(self, rig: NewRig, secrets: Path) -> None:
+        machine = rig()
+        done = self.run(machine, secrets, "-rtc", "base=2001-02-03T04:05:06")
+        machine.written(done)
+        assert any(line.startswith("the machine's clock was behind") for line in done.said)
+
+    def test_the_clock_is_years_ahead(self, rig: NewRig, secrets: Path) -> None:
+        machine = rig()
+        done = self.run(machine, secrets, "-rtc", "base=2061-02-03T04:05:06", hurry=True)
+        machine.refused(done, "TLS with 10.0.2.2: .*(expired|Expired)")
+
+    def test_the_certificate_has_another_name(self, rig: NewRig, secrets: Path) -> None:
+        machine = rig()
+        done = self.run(machine, secrets / "other", hurry=True)
+        machine.refused(done, "TLS with 10.0.2.2: .*not valid for name")
+
+    def test_the_certificate_is_signed_by_somebody_else(self, rig: NewRig, secrets: Path) -> None:
+        machine = rig()
+        done = self.run(machine, secrets, ca="other/ca.pem", hurry=True)
+        machine.refused(done, "TLS with 10.0.2.2: .*invalid peer certificate")

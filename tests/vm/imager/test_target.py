@@ -125,7 +125,8 @@ def test_the_target_holds_something_else(
 def test_the_target_is_read_only(rig: NewRig, staged: MakeData) -> None:
     machine = rig()
     machine.put_data(staged())
-    node = f"driver=raw,node-name={{name}},read-only=on,file.driver=file,file.filename={machine.target}"
+    file = f"file.driver=file,file.filename={machine.target}"
+    node = f"driver=raw,node-name={{name}},read-only=on,{file}"
     drives = machine.drives()
     drives[0] = Drive(machine.target, ROOT_SERIAL, node=("-blockdev", node))
     done = machine.run(machine.arm(), drives)

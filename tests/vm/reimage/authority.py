@@ -14,12 +14,12 @@ from cryptography.x509.oid import NameOID
 _DAYS = 3650  # the disks that have them are kept
 
 
-def make_certificates(directory: Path) -> None:
-    """Write `ca.pem`, and `server.pem` and `server.key` for 127.0.0.1 (the forwarded port)."""
+def make_certificates(directory: Path, address: str = "127.0.0.1") -> None:
+    """Write `ca.pem`, and `server.pem` and `server.key` for an address (a forwarded port's)."""
     authority = ec.generate_private_key(ec.SECP256R1())
     key = ec.generate_private_key(ec.SECP256R1())
-    ca = _sign(authority, "test authority", authority, ca=True)
-    own = _sign(authority, "node", key, ca=False)
+    ca = _sign(authority, "test authority", authority, address, ca=True)
+    own = _sign(authority, "node", key, address, ca=False)
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
     (directory / "server.pem").write_bytes(own.public_bytes(serialization.Encoding.PEM))
@@ -33,10 +33,14 @@ def make_certificates(directory: Path) -> None:
 
 
 def _sign(
-    authority: ec.EllipticCurvePrivateKey, name: str, key: ec.EllipticCurvePrivateKey, *, ca: bool
+    authority: ec.EllipticCurvePrivateKey,
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    address: str,
+    *,
+    ca: bool,
 ) -> x509.Certificate:
     now = datetime.datetime.now(datetime.UTC)
-    address = ipaddress.ip_address("127.0.0.1")
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
@@ -46,7 +50,10 @@ def _sign(
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=_DAYS))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(address)]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]),
+            critical=False,
+        )
         .add_extension(
             x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()),
             critical=False,

@@ -1,0 +1,123 @@
+"""Resets, power cuts and panics: what is on the disks then, and what another boot does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+from tests.vm.imager.arming import ROOT_SERIAL
+from tests.vm.imager.baddisk import Faults, bad_disk
+from tests.vm.imager.conftest import MakeData, NewRig
+from tests.vm.imager.images import MIB, NONCE, Image
+from tests.vm.imager.machine import COMMAND_LINE, Drive
+from tests.vm.imager.rig import Rig
+from tests.vm.reimage.disks import in_own_mounts
+
+
+def _is_as_started(machine: Rig) -> None:
+    """Nothing happened but that it was started: this is what the old system finds."""
+    machine.only_the_record_changed()
+    record = machine.record
+    assert (record.state, record.started, record.reason) == ("started", 1, None)
+
+
+def _is_not_begun_again(machine: Rig, initrd: Path) -> None:
+    done = machine.run(initrd)
+    assert done.said[-1].startswith("this was started before with the same arming"), done.said
+    machine.nothing_changed()
+
+
+def test_a_reset_before_the_first_write(rig: NewRig, staged: MakeData) -> None:
+    machine = rig()
+    machine.put_data(staged())
+    initrd = machine.arm()
+    with machine.running(initrd) as running:
+        running.on_console("the image is bare")
+        running.qmp.ask("system_reset")  # with which it ends here
+        running.rebooted()
+    _is_as_started(machine)
+    _is_not_begun_again(machine, initrd)
+
+
+def test_a_power_cut_half_way_through_the_write(rig: NewRig, staged: MakeData) -> None:
+    machine = rig()
+    machine.put_data(staged())
+    initrd = machine.arm()
+    faults = Faults(reach_bytes=40 * MIB)
+    with bad_disk(machine.target, faults) as node:
+        drives = machine.drives()
+        drives[0] = Drive(machine.target, ROOT_SERIAL, node=node)
+        with machine.running(initrd, drives) as running:
+            assert faults.reached.wait(240), running.console
+            running.cut_power()
+    machine.data_unchanged()
+    half = machine.target.read_bytes()
+    assert half[:MIB] == machine.before[:MIB], "the disk looks like a system before it is one"
+    assert half != machine.before
+    # Whatever boots the imager once more, there is nothing that it would go on with.
+    machine.refused(machine.run(initrd), "there is no outcome record where the job", recorded=False)
+
+
+def test_the_kernel_panics(rig: NewRig, staged: MakeData) -> None:
+    machine = rig()
+    machine.put_data(staged())
+    initrd = machine.arm()
+    line = f"{COMMAND_LINE} unknown_nmi_panic=1"
+    with machine.running(initrd, command_line=line) as running:
+        running.on_console("the image is bare")
+        running.qmp.ask("inject-nmi")
+        running.on_console("Kernel panic - not syncing: NMI")
+        running.rebooted()
+    _is_as_started(machine)
+    _is_not_begun_again(machine, initrd)
+
+
+def test_there_is_too_little_memory(rig: NewRig, staged: MakeData) -> None:
+    """The kernel ends the imager, which is its first program, and so panics and reboots."""
+    machine = rig()
+    machine.put_data(staged())
+    with machine.running(machine.arm(), memory_mib=MEMORY_MIB) as running:
+        running.rebooted()
+    assert "Kernel panic" in running.console, running.console[-3000:]
+    machine.only_the_record_changed()
+
+
+MEMORY_MIB = 112
+
+
+def test_the_new_system_knows_no_holdfast(rig: NewRig, staged: MakeData, system: Image) -> None:
+    machine = rig(system)
+    machine.put_data(staged("ext4", holding=system))
+    identity = {
+        "remove": ["/etc/ssh/ssh_host_*"],
+        "directories": [
+            {"path": "/etc/ssh", "mode": 0o755, "uid": 0, "gid": 0, "user": "root", "group": "root"}
+        ],
+        "files": [
+            {
+                "path": "/etc/hostname",
+                "mode": 0o644,
+                "uid": 0,
+                "gid": 0,
+                "user": "root",
+                "group": "root",
+                "content": "bm9kZS03Cg==",
+            }
+        ],
+    }
+    done = machine.run(machine.arm(identity=identity))
+    assert "the new system is on the disk; rebooting into it" in done.said, done.said
+    machine.data_unchanged()
+    marker = json.loads(_read(machine.target, "/etc/holdfast/reimaged.json"))
+    assert marker["nonce"] == NONCE
+    assert marker["identity"] == {"carried": ["/etc/hostname"], "problems": []}
+    assert _read(machine.target, "/etc/hostname") == "node-7\n"
+    # All else of the file system is whole, and as the image has it.
+    in_own_mounts('for disk in "$@"; do e2fsck -f -n "$disk?offset=1048576"; done', machine.target)
+
+
+def _read(disk: Path, path: str) -> str:
+    """Read a file of the root file system, which begins after 1 MiB."""
+    command = ("debugfs", "-R", f"cat {path}", f"{disk}?offset={MIB}")
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
