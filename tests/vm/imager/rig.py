@@ -83,14 +83,14 @@ class Rig:
         told = next(line for line in said if line.startswith("refused"))
         assert re.search(reason, told), told
         self.only_the_record_changed()
-        record = self.record
         if recorded:
+            record = self.record
             assert (record.state, record.started) == ("refused", 1), record
             assert re.search(reason, record.reason or ""), record
             assert record.log
         else:
             self.nothing_changed()
-        tell(f"refused: {record.reason or told}")
+        tell(told)
 
     def nothing_changed(self) -> None:
         """No byte of any disk is different."""

@@ -128,9 +128,9 @@ class TestAddresses:
             own.run("ip", "address", "add", f"{HOST}/24", "dev", "tap0")
             own.run("ip", "link", "set", "dev", "tap0", "up")
             server = (*own.wrapper, sys.executable, "-m", "http.server", "--bind", HOST, "8080")
-            directory = machine.image.content.parent
+            directory = ("--directory", str(machine.image.content.parent))
             with subprocess.Popen(
-                dying_with_parent(server), cwd=directory, stderr=subprocess.DEVNULL
+                dying_with_parent((*server, *directory)), stderr=subprocess.DEVNULL
             ) as process:
                 url = f"http://{HOST}:8080/{machine.image.content.name}"
                 initrd = machine.arm(
@@ -164,14 +164,16 @@ class TestAddresses:
         machine.refused(done, "there is no network interface 52:54:00:12:34:56")
 
 
+@pytest.fixture(scope="module")
+def secrets(room: Path) -> Path:
+    """Certificates for the server as the machine sees it, and in `other` for another."""
+    make_certificates(room / "secrets", HOST)
+    make_certificates(room / "secrets/other", "10.0.2.99")
+    return room / "secrets"
+
+
 class TestTls:
     """Certificates are judged by the machine's clock, which cannot be before the arming."""
-
-    @pytest.fixture(scope="class")
-    def secrets(self, room: Path) -> Path:
-        make_certificates(room / "secrets", HOST)
-        make_certificates(room / "secrets/other", "10.0.2.99")
-        return room / "secrets"
 
     def run(
         self, machine: Rig, secrets: Path, *options: str, ca: str = "ca.pem", hurry: bool = False
