@@ -216,10 +216,20 @@ impl Client {
         let connection = ClientConnection::new(config, name).context(host)?;
         let mut stream = StreamOwned::new(connection, stream);
         while stream.conn.is_handshaking() {
-            stream.conn.complete_io(&mut stream.sock).context(format_args!("TLS with {host}"))?;
+            let done = stream.conn.complete_io(&mut stream.sock);
+            done.map_err(|error| Failure {
+                lasting: is_about_the_certificate(&error),
+                fault: Fault(format!("TLS with {host}: {error}")),
+            })?;
         }
         Ok(Box::new(stream))
     }
+}
+
+/// Whether it is the server's certificate that is wrong, which asking again does not change.
+fn is_about_the_certificate(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 enum Answer {
