@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self.wfile.write(body)
 
-    def _slowly(self, body: bytes, bytes_per_second: int) -> None:
+    def _slowly(self, body: bytearray, bytes_per_second: int) -> None:
         part = max(bytes_per_second // 10, 1)
         for start in range(0, len(body), part):
             self.wfile.write(body[start : start + part])

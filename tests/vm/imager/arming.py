@@ -111,6 +111,6 @@ class Arming:
 
 
 def _device(disk: DataDisk) -> BlockDevice:
-    unknown = dict.fromkeys(BlockDevice.model_fields)
-    known = {"serial": disk.serial, "size_bytes": disk.size_bytes, "lies_on": []}
-    return BlockDevice.model_construct(**{**unknown, **known})
+    known: dict[str, Any] = {"serial": disk.serial, "size_bytes": disk.size_bytes}
+    everything: dict[str, Any] = dict.fromkeys(BlockDevice.model_fields)
+    return BlockDevice.model_construct(None, **everything | known)
