@@ -16,8 +16,11 @@ def replace_file(path: Path, content: bytes, mode: int = 0o600) -> None:
     replace_with(path, [content], mode)
 
 
-def replace_with(path: Path, parts: Iterable[bytes], mode: int) -> None:
-    """Put a file made of these parts in the place of what was there, as `replace_file` does."""
+def replace_with(path: Path, parts: Iterable[bytes], mode: int | None) -> None:
+    """Put a file made of these parts in the place of what was there, as `replace_file` does.
+
+    Without a mode it has whatever the file system gives it: FAT keeps none.
+    """
     clear_partial(path)
     partial = _partial(path)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -26,7 +29,8 @@ def replace_with(path: Path, parts: Iterable[bytes], mode: int) -> None:
         with os.fdopen(file, "wb", closefd=False) as stream:
             for part in parts:
                 stream.write(part)
-        os.fchmod(file, mode)
+        if mode is not None:
+            os.fchmod(file, mode)
         os.fsync(file)
         partial.rename(path)
     except BaseException:

@@ -137,7 +137,7 @@ def test_a_file_in_two_pieces_is_told_from_one_in_one(disk: BootDisk) -> None:
     shown = run("filefrag", pieces)
     assert "1 extent" not in shown, shown
     with pytest.raises(OSError, match="not in one piece on the disk"):
-        single_place(pieces, 16384)
+        single_place(extents_of(pieces), 16384, pieces)
     pieces.unlink()
     between.unlink()
 

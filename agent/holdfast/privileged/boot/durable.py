@@ -11,7 +11,7 @@ from holdfast.durable import replace_with
 from holdfast.privileged.boot.models import FileReport
 
 
-def write_file(path: Path, parts: Iterable[bytes], mode: int, shown: str) -> FileReport:
+def write_file(path: Path, parts: Iterable[bytes], mode: int | None, shown: str) -> FileReport:
     """Write a file under a temporary name, flush it and rename it. Raises `OSError`."""
     digest, size = hashlib.sha256(), 0
 

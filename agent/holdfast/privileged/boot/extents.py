@@ -51,22 +51,25 @@ def extents_of(path: Path) -> Sequence[Extent]:
                 if flags & _NOT_IN_PLACE:
                     reason = f"its bytes are not plainly on the disk (FIEMAP flags {flags:#x})"
                     raise OSError(errno.EINVAL, reason, str(path))
-                _append(found, Extent(offset, place, length))
+                append(found, Extent(offset, place, length))
                 start, last = offset + length, bool(flags & _LAST)
         return found
     finally:
         os.close(file)
 
 
-def single_place(path: Path, length: int) -> int:
-    """Return where a file's first `length` bytes are, if in one piece. Raises `OSError`."""
-    found = extents_of(path)
+def single_place(found: Sequence[Extent], length: int, path: Path) -> int:
+    """Return where the first `length` bytes of a file with these extents are, if in one piece.
+
+    Raises `OSError` about `path`.
+    """
     if len(found) != 1 or found[0].offset != 0 or found[0].length < length:
         raise OSError(errno.EINVAL, "it is not in one piece on the disk", str(path))
     return found[0].place
 
 
-def _append(found: list[Extent], extent: Extent) -> None:
+def append(found: list[Extent], extent: Extent) -> None:
+    """Add an extent, joined to the last one if it goes on where that ends."""
     if found:
         before = found[-1]
         if (

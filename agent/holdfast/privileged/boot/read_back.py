@@ -9,11 +9,11 @@ import mmap
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from holdfast.privileged.boot.extents import extents_of
+from holdfast.privileged.boot.extents import Extent
 
 _ALIGNED = 4096
 _CHUNK = 1 << 20
@@ -47,11 +47,11 @@ def read_raw(file: int, offset: int, length: int) -> Iterator[bytes]:
             at += got
 
 
-def digest_on_disk(path: Path, device: Path) -> str:
+def digest_of_extents(device: Path, extents: Iterable[Extent], size: int) -> str:
     """Return the SHA-256 of a file's bytes as they are on its device. Raises `OSError`."""
-    size, digest, done = path.stat().st_size, hashlib.sha256(), 0
+    digest, done = hashlib.sha256(), 0
     with raw(device) as file:
-        for extent in extents_of(path):
+        for extent in extents:
             if extent.offset > done:
                 digest.update(bytes(extent.offset - done))
             done = max(done, extent.offset)

@@ -1,0 +1,108 @@
+"""Collects what goes into the imager's initramfs, of this machine and of what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from holdfast.node.machine import Machine
+from holdfast.node.models import BlockDevice, Disk
+from holdfast.privileged.boot import modules
+from holdfast.privileged.boot.durable import read_plain
+from holdfast.privileged.boot.identity import Identity, collect
+from holdfast.privileged.boot.job import Descriptor
+from holdfast.privileged.boot.models import ArmRequest
+from holdfast.privileged.boot.network import describe_network
+from holdfast.privileged.boot.source import Source, find_source
+from holdfast.privileged.writes import Refused
+
+_CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
+_MAX_PEM = 16 << 20
+
+
+@dataclass(frozen=True)
+class Collected:
+    """All of it, and what was noticed on the way."""
+
+    source: Source
+    network: dict[str, Any] | None
+    modules: Sequence[modules.Module]
+    identity: Identity
+    files: Mapping[str, bytes]
+    data_disks: Sequence[BlockDevice]
+    notes: list[str]
+
+
+def collect_all(
+    machine: Machine, request: ArmRequest, descriptor: Descriptor, disks: Sequence[Disk]
+) -> Collected:
+    """Collect everything that is written, before anything is. Raises `Refused`, `OSError`."""
+    notes: list[str] = []
+    source = find_source(machine, request.source)
+    if request.source.kind == "staged" and not machine.path(request.source.path).is_file():
+        raise Refused(f"There is no staged image {request.source.path}.")
+    described_network = describe_network(machine)
+    network = None
+    if not isinstance(described_network, str):
+        network = described_network
+    elif request.source.kind == "network":
+        raise Refused(described_network)
+    else:
+        notes.append(described_network)
+    blocks = [disk.name for disk in disks if disk.target or disk.data]
+    names = [
+        name
+        for block in [*blocks, *(disk.name for disk in source.disks)]
+        for name in modules.drivers_of(machine, machine.sys / "class/block" / block)
+    ]
+    if network is not None:
+        card = machine.sys / "class/net" / network["interface"]["name"]
+        names += modules.drivers_of(machine, card)
+    names += source.modules
+    if descriptor.root_file_system is not None:
+        names.append(modules.file_system_module(descriptor.root_file_system))
+    data = [disk for disk in disks if disk.data]
+    plain = machine.sysfs(udev=False)
+    described = [plain.describe(disk.name) for disk in data]
+    return Collected(
+        source=source,
+        network=network,
+        modules=modules.gather(machine, names),
+        identity=collect(machine, request.identity),
+        files=_files(machine, request),
+        data_disks=[one for one in described if one is not None],
+        notes=notes,
+    )
+
+
+def _files(machine: Machine, request: ArmRequest) -> Mapping[str, bytes]:
+    """Read the other files that go into the initramfs. Raises `Refused`, `OSError`."""
+    system = next((path for path in _CERTIFICATES if machine.path(path).is_file()), None)
+    trusted = [read_plain(machine.path(path).resolve(), _MAX_PEM) for path in (system,) if path]
+    if request.ca is not None:
+        trusted.append(_checked(machine, request.ca, b"-----BEGIN "))
+    found = {"ca.pem": b"\n".join(trusted)} if trusted else {}
+    status = request.status
+    if status is None:
+        return found
+    wanted = {
+        "tls/certificate.pem": status.certificate,
+        "tls/key.pem": status.key,
+        "tokens.json": status.tokens,
+    }
+    for name, given in wanted.items():
+        if given is not None:
+            mark = b'"tokens"' if name == "tokens.json" else b"-----BEGIN "
+            found[name] = _checked(machine, given, mark)
+    return found
+
+
+def _checked(machine: Machine, given: str, mark: bytes) -> bytes:
+    """Read a file that is named by whoever asks: only if it is of the kind that it should be."""
+    content = read_plain(machine.path(given).resolve(), _MAX_PEM)
+    if mark not in content:
+        raise Refused(
+            f"{given} is not the file that the imager needs: it has no {mark.decode()!r}."
+        )
+    return content

@@ -1,0 +1,153 @@
+"""The directory with what the boot loader boots: kernel, initramfs, and the outcome record."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from holdfast.durable import flush_directory
+from holdfast.node.disks import Place
+from holdfast.node.machine import Machine
+from holdfast.privileged.boot import cpio, initramfs, job
+from holdfast.privileged.boot.collecting import Collected
+from holdfast.privileged.boot.durable import write_file
+from holdfast.privileged.boot.kernel import kernel_of
+from holdfast.privileged.boot.models import OUTCOME_BYTES, ArmRequest, FileReport, Target
+from holdfast.privileged.boot.storage import Storage
+from holdfast.privileged.boot.target import pin
+from holdfast.privileged.writes import Refused
+
+OUTCOME, KERNEL, INITRAMFS, PREVIOUS = "outcome", "vmlinuz", "initramfs.img", "previous"
+_SPARE = 1 << 20  # for directories, custom.cfg and what is kept of before
+_CHUNK = 1 << 20
+
+
+class Payload:
+    """The directory at a path of the machine, whether or not it is there."""
+
+    def __init__(self, machine: Machine, directory: str, imager: Path) -> None:
+        self._machine = machine
+        self.directory = directory
+        self._path = machine.path(directory)
+        self._parent = str(Path(directory).parent)
+        self._imager = imager
+
+    @property
+    def outcome(self) -> Path:
+        """Where the outcome record is."""
+        return self._path / OUTCOME
+
+    def planned(self) -> Sequence[FileReport]:
+        """Return what would be written, with sizes that are known before."""
+        return [
+            FileReport(
+                path=f"{self.directory}/{KERNEL}", size_bytes=_size(kernel_of(self._machine))
+            ),
+            FileReport(path=f"{self.directory}/{INITRAMFS}"),
+            FileReport(path=f"{self.directory}/{OUTCOME}", size_bytes=OUTCOME_BYTES),
+        ]
+
+    def refusals(self) -> Sequence[str]:
+        """Say what is missing, or in the way."""
+        found = []
+        kernel = kernel_of(self._machine)
+        if _size(kernel) is None:
+            found.append(
+                f"There is no {self._machine.inside(kernel)}, the kernel that runs now; "
+                "reboot into one that is installed."
+            )
+        if _size(self._imager) is None:
+            found.append(f"There is no imager at {self._imager}; the package has it.")
+        if os.path.lexists(self._path):
+            found.append(f"{self.directory} is still there from an earlier arming; disarm first.")
+        if not found:
+            try:
+                self._check_space(_size(self._imager) or 0)
+            except Refused as error:
+                found.append(str(error))
+        return found
+
+    def write(
+        self, request: ArmRequest, collected: Collected, system: Place, descriptor: bytes
+    ) -> tuple[list[FileReport], Target]:
+        """Write all of it and read it back from the disk. Raises `Refused`, `OSError`."""
+        storage = Storage.of(self._machine, self._parent)
+        private = storage.mode(0o600)
+        self._path.mkdir(mode=0o700)
+        flush_directory(self._path.parent)
+        record = job.blank_outcome(request.nonce)
+        files = [write_file(self.outcome, [record], private, f"{self.directory}/{OUTCOME}")]
+        offset = storage.single_place(self.outcome, OUTCOME_BYTES)
+        target = pin(self._machine, system)
+        order = job.Job(
+            request=request,
+            hostname=os.uname().nodename,
+            target=target,
+            source=collected.source.job,
+            network=collected.network,
+            outcome_offset=offset + storage.place.start_bytes,
+            data_disks=collected.data_disks,
+            modules=[one.name for one in collected.modules],
+        )
+        entries = initramfs.entries(
+            imager=self._imager,
+            job=order.document(),
+            descriptor=descriptor,
+            identity=collected.identity.document(),
+            modules=collected.modules,
+            files=collected.files,
+        )
+        self._check_space(cpio.size_of(entries))
+        shown = f"{self.directory}/{INITRAMFS}"
+        files.append(write_file(self._path / INITRAMFS, cpio.archive(entries), private, shown))
+        with kernel_of(self._machine).open("rb") as stream:
+            parts = iter(lambda: stream.read(_CHUNK), b"")
+            shown = f"{self.directory}/{KERNEL}"
+            files.append(write_file(self._path / KERNEL, parts, private, shown))
+        storage.settle()
+        for file in files:
+            storage.check_digest(self._machine.path(file.path), file.sha256 or "")
+        return files, target
+
+    def check(self) -> None:
+        """Raise `OSError` unless the disk has what the files say."""
+        storage = Storage.of(self._machine, self._parent)
+        for name in (KERNEL, INITRAMFS, OUTCOME):
+            path = self._path / name
+            with path.open("rb") as stream:
+                storage.check_digest(path, hashlib.file_digest(stream, "sha256").hexdigest())
+
+    def remove(self) -> list[str]:
+        """Remove the directory, what was kept of before last; answer what was removed."""
+        if not self._path.is_dir() or self._path.is_symlink():
+            return []
+        previous = self._path / PREVIOUS
+        for inner in (self._path, previous):
+            if inner.is_dir() and not inner.is_symlink():
+                for path in sorted(inner.iterdir()):
+                    if path != previous:
+                        path.unlink()
+                flush_directory(inner)
+        if previous.is_dir():
+            previous.rmdir()
+        self._path.rmdir()
+        flush_directory(self._path.parent)
+        Storage.of(self._machine, self._parent).settle()
+        return [self.directory]
+
+    def _check_space(self, initramfs_bytes: int) -> None:
+        kernel = _size(kernel_of(self._machine)) or 0
+        needed = initramfs_bytes + kernel + OUTCOME_BYTES + _SPARE
+        space = os.statvfs(self._path.parent)
+        free = space.f_bavail * space.f_frsize
+        if free < needed:
+            raise Refused(f"{self._parent} has {free} bytes free, and {needed} are needed.")
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None
