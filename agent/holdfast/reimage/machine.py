@@ -26,6 +26,7 @@ def describe(
     *,
     image: ImageSummary | None = None,
     source: str | None = None,
+    allow_kexec: bool = False,
 ) -> Machine:
     """Look at the machine, for a certain image where one is known. Changes nothing.
 
@@ -33,7 +34,7 @@ def describe(
     network. Never raises: what cannot be found out blocks.
     """
     try:
-        report = explain(_request(roots, image, source), imager)
+        report = explain(_request(roots, image, source, allow_kexec=allow_kexec), imager)
     except (OSError, ValueError) as error:
         return Machine(
             target=None,
@@ -126,7 +127,11 @@ def _text(disk: Disk) -> str:
 
 
 def _request(
-    roots: Sequence[Path], image: ImageSummary | None, source: str | None
+    roots: Sequence[Path],
+    image: ImageSummary | None,
+    source: str | None,
+    *,
+    allow_kexec: bool,
 ) -> ExplainRequest:
     place: StagedImage | NetworkImage | None = None
     if source is not None:
@@ -139,6 +144,7 @@ def _request(
             "image_bytes": image.size_bytes if image else None,
             "boot_modes": modes if image else None,
             "source": place,
+            "allow_kexec": allow_kexec,
         }
     )
 

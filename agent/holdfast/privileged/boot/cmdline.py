@@ -36,3 +36,15 @@ def grub_quoted(word: str) -> str:
     if _PLAIN.fullmatch(word):
         return word
     return "'" + word.replace("'", "'\\''") + "'"
+
+
+def kernel_quoted(word: str) -> str:
+    """Quote a word for the kernel itself. Raises `ValueError` for a line break or the like."""
+    if any(ord(character) < 32 for character in word):
+        raise ValueError(f"{word!r} has control characters")
+    return f'"{word}"' if any(character.isspace() for character in word) else word
+
+
+def kernel_line(words: Sequence[str]) -> str:
+    """Join words to a command line for the kernel. Raises `ValueError`."""
+    return " ".join(kernel_quoted(word) for word in words)

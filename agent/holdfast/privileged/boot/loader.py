@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from holdfast.privileged.boot.models import DisarmReport, FileReport
 
 PAYLOAD = "/boot/holdfast"
-"""Where the kernel, the initramfs and the outcome record are, and `previous/`."""
+"""Where the kernel, the initramfs and the outcome record are, and `previous/`; for most loaders."""
+
+RebootVerb = Literal["reboot", "kexec"]
+"""Of systemctl."""
 
 
 @dataclass
@@ -38,6 +41,13 @@ class Loader(Protocol):
     def name(self) -> str:
         """Its name, such as `grub2-bios`."""
 
+    @property
+    def payload(self) -> str:
+        """The directory, not there yet, from which it would boot the imager."""
+
+    def unfit(self) -> str | None:
+        """Say why it can never be used on this machine, whatever is done, or None."""
+
     def examine(self) -> Findings:
         """Find out whether it can be used; writes nothing."""
 
@@ -55,6 +65,12 @@ class Loader(Protocol):
 
     def armed(self) -> Armed:
         """Look at what it would boot. Raises `OSError`, `Refused`."""
+
+    def prepare_reboot(self) -> RebootVerb:
+        """Do what is left to do right before the reboot, and say which kind it has to be.
+
+        Raises `OSError`, `Refused`.
+        """
 
     def disarm(self) -> DisarmReport:
         """Make everything as it was before. Raises `OSError`, `Refused`."""

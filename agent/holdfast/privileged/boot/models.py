@@ -75,6 +75,8 @@ class ArmRequest(_Request):
     """Authorities that the imager trusts besides those of the system."""
     roots: Annotated[list[AbsolutePath], Field(min_length=1, max_length=64)]
     """Directories of state, which must not lie on the disk that is written."""
+    allow_kexec: bool = False
+    """Start the imager by kexec where no boot loader can."""
 
 
 class DisarmRequest(_Request):
@@ -106,6 +108,7 @@ class ExplainRequest(_Request):
     boot_modes: list[BootMode] | None = None
     """In which the image can be booted."""
     source: ImageSource | None = None
+    allow_kexec: bool = False
 
 
 class _Report(BaseModel):
@@ -148,7 +151,7 @@ class BootReport(_Report):
 
     mode: BootMode
     loader: str | None
-    """`grub2-bios`; None where no boot loader is known here."""
+    """`grub2-bios`, `grub2-uefi`, `systemd-boot`, `efi-bootnext` or `kexec`; None for none."""
     kernel: str
     """Release of the kernel that would run the imager: the one that runs now."""
     entry: str | None

@@ -1,0 +1,83 @@
+"""The EFI system partition, and the one that extends it: FAT, which the firmware reads."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from holdfast.node.disks import Place, place_of
+from holdfast.node.machine import Machine
+from holdfast.privileged.boot.gpt import ESP, XBOOTLDR, GptPartition, partition_at
+from holdfast.privileged.boot.storage import FAT, Storage
+
+_POINTS = ("/efi", "/boot/efi", "/boot")
+
+
+@dataclass(frozen=True)
+class Esp:
+    """One that is mounted."""
+
+    point: str
+    storage: Storage
+    partition: GptPartition
+
+    @property
+    def payload(self) -> str:
+        """Where on it the imager lies, as the machine calls it."""
+        return f"{self.point}/holdfast".replace("//", "/")
+
+
+def system_partitions(machine: Machine) -> Sequence[Esp]:
+    """Return those on the disk of the root, `/efi` first. Raises `OSError`."""
+    system = place_of(machine, "/")
+    if isinstance(system, str):
+        return []
+    for point in _POINTS:
+        # Where it is mounted on demand, this is the demand.
+        with suppress(OSError):
+            next(machine.path(point).iterdir(), None)
+    found = []
+    for mount in machine.mounts():
+        if mount.file_system != FAT or mount.root != "/":
+            continue
+        place = place_of(machine, mount.point)
+        if isinstance(place, Place) and place.disk.name == system.disk.name:
+            entry = _entry(machine, place)
+            if entry is not None and entry.type in (ESP, XBOOTLDR):
+                found.append(Esp(mount.point, Storage(machine, place), entry))
+    order = {point: number for number, point in enumerate(_POINTS)}
+    found.sort(key=lambda one: order.get(one.point, len(order)))
+    return list({one.partition.uuid: one for one in reversed(found)}.values())[::-1]
+
+
+def _entry(machine: Machine, place: Place) -> GptPartition | None:
+    """Read the table's entry; what udev knows of it where the disk may not be read."""
+    try:
+        return partition_at(machine.dev / place.disk.name, place.start_bytes)
+    except PermissionError:
+        known = machine.sysfs().udev_properties(place.partition.name)
+    if known.get("ID_PART_ENTRY_SCHEME") != "gpt":
+        return None
+    try:
+        return GptPartition(
+            number=int(known["ID_PART_ENTRY_NUMBER"]),
+            type=known["ID_PART_ENTRY_TYPE"],
+            uuid=known["ID_PART_ENTRY_UUID"],
+            start=int(known["ID_PART_ENTRY_OFFSET"]),
+            sectors=int(known["ID_PART_ENTRY_SIZE"]),
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def open_to_others(machine: Machine, esp: Esp) -> str | None:
+    """Say why secrets cannot lie on it: FAT keeps no modes, the mount gives all files the same."""
+    mode = stat.S_IMODE(machine.path(esp.point).stat().st_mode)
+    if mode & 0o077 == 0:
+        return None
+    return (
+        f"{esp.point} can be read by everybody, and private keys of this machine would lie there; "
+        "mount it with the option umask=0077."
+    )

@@ -1,0 +1,60 @@
+"""All boot loaders that are known here, and which of them a machine uses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from holdfast.node.machine import Machine
+from holdfast.privileged.boot.boot_next import BootNext
+from holdfast.privileged.boot.grub import DIRECTORIES, Grub
+from holdfast.privileged.boot.kexec import Kexec
+from holdfast.privileged.boot.loader import Loader
+from holdfast.privileged.boot.systemd_boot import SystemdBoot
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The loader that would be armed, or why there is none."""
+
+    loader: Loader | None
+    reasons: Sequence[str]
+
+
+def loaders(machine: Machine) -> Sequence[Loader]:
+    """Return every one that this machine has, the first choice first. Raises `OSError`.
+
+    To disarm all of them is to disarm whatever was armed.
+    """
+    found: list[Loader | None] = [
+        SystemdBoot.detect(machine),
+        Grub.detect(machine),
+        BootNext.detect(machine),
+        Kexec(machine),
+    ]
+    return [one for one in found if one is not None]
+
+
+def choose(machine: Machine, *, allow_kexec: bool) -> Choice:
+    """Choose the one that boots this machine, or its firmware, or at last no firmware at all.
+
+    Raises `OSError`.
+    """
+    candidates = [one for one in loaders(machine) if allow_kexec or one.name != "kexec"]
+    fit = next((one for one in candidates if one.unfit() is None), None)
+    if fit is not None:
+        return Choice(fit, ())
+    reasons = [reason for one in candidates if (reason := one.unfit()) is not None]
+    if not any(machine.path(f"{one}/grub.cfg").exists() for one in DIRECTORIES):
+        reasons.insert(0, _no_grub(machine))
+    return Choice(None, reasons)
+
+
+def _no_grub(machine: Machine) -> str:
+    if machine.path("/boot/grub/menu.lst").exists():
+        return (
+            "This machine boots by /boot/grub/menu.lst, as GRUB 0.97 and the pv-grub of Xen do, "
+            "which cannot be told to boot something once; replace the root volume from outside "
+            "instead."
+        )
+    return "There is no GRUB 2 here: neither /boot/grub/grub.cfg nor /boot/grub2/grub.cfg."
