@@ -58,7 +58,7 @@ def benchmark(context: Context) -> Iterator[Section]:
     directory = CACHE / "bench-reimage"
     disks = directory / "disks"
     try:
-        with publishing(made) as published:
+        with publishing(made.packed) as published:
             away = Section(
                 "A machine becomes another image",
                 "The machine of the tests (QEMU without hardware virtualisation, 2 processors, "

@@ -66,5 +66,5 @@ def _keep_console(node: Node, name: str) -> None:
 @pytest.fixture(scope="session")
 def published(made: Systems) -> Iterator[Published]:
     """Image ABC and its descriptor, made by the command, on a server that the machine reaches."""
-    with publishing(made) as found:
+    with publishing(made.packed) as found:
         yield found

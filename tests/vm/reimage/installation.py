@@ -55,14 +55,14 @@ def installed_disks(made: Systems) -> Disks:
     return Disks(directory / "root.qcow2", data)
 
 
-def described(made: Systems) -> Path:
-    """Describe image ABC with the command; answer the descriptor's path."""
-    descriptor = made.packed.with_name(f"{made.packed.name}.json")
+def described(image: Path) -> Path:
+    """Describe an image with the command, once; answer the descriptor's path."""
+    descriptor = image.with_name(f"{image.name}.json")
     if not descriptor.exists():
         began = time.monotonic()
-        command = (sys.executable, "-m", "holdfast", "image", "describe", str(made.packed))
+        command = (sys.executable, "-m", "holdfast", "image", "describe", str(image))
         more = ("--name", "abc", "--image-version", NEW_IMAGE.rpartition("-")[2])
         done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        tell(f"described image ABC in {time.monotonic() - began:.0f} s")
+        tell(f"described {image.name} in {time.monotonic() - began:.0f} s")
     return descriptor

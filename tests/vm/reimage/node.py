@@ -21,6 +21,7 @@ from tests.vm.image import overlay
 from tests.vm.reimage.controller import Controller
 from tests.vm.reimage.images import Systems
 from tests.vm.reimage.qmp import Qmp
+from tests.vm.reimage.uefi import FIRMWARE
 from tests.waiting import until
 
 BOOT_SECONDS = 480.0
@@ -39,6 +40,8 @@ class Disks:
     data: tuple[Path, ...]
     """Raw: what is in them can be looked at from outside."""
     root_serial: str = ROOT_SERIAL
+    variables: Path | None = None
+    """What the firmware remembers, of a machine with UEFI; without it the firmware is a BIOS."""
 
     def copy(self, directory: Path) -> Disks:
         """Make disks that begin as these. Neither may be in use."""
@@ -47,7 +50,11 @@ class Disks:
         data = tuple(directory / one.name for one in self.data)
         for source, target in zip(self.data, data, strict=True):
             subprocess.run(["cp", "--sparse=always", source, target], check=True)
-        return replace(self, root=overlay(self.root, directory / "root.qcow2"), data=data)
+        variables = self.variables
+        if variables is not None:
+            variables = shutil.copyfile(variables, directory / "variables")
+        root = overlay(self.root, directory / "root.qcow2")
+        return replace(self, root=root, data=data, variables=variables)
 
     def data_digests(self) -> list[str]:
         """Digest every byte of the data disks."""
@@ -197,6 +204,10 @@ def running(
         *root,
         *("-device", f"virtio-blk-pci,drive=root,serial={disks.root_serial},bootindex=0"),
     ]
+    if disks.variables is not None:
+        flash = "if=pflash,format=raw"
+        command += ["-drive", f"{flash},unit=0,readonly=on,file={FIRMWARE}"]
+        command += ["-drive", f"{flash},unit=1,file={disks.variables}"]
     for number, path in enumerate(disks.data):
         command += ["-drive", f"file={path},format=raw,if=none,id=data{number},discard=unmap"]
         command += ["-device", f"nvme,drive=data{number},serial=data-000{number}"]

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from tests.vm.reimage.images import Systems
 from tests.vm.reimage.installation import described
 from tests.vm.reimage.server import ImageServer, serving
 
@@ -29,9 +29,9 @@ class Published:
 
 
 @contextmanager
-def publishing(made: Systems) -> Iterator[Published]:
-    """Serve image ABC and its descriptor where the machine reaches them."""
-    descriptor = described(made)
+def publishing(image: Path) -> Iterator[Published]:
+    """Serve an image and its descriptor where the machine reaches them."""
+    descriptor = described(image)
     digest = hashlib.sha256(descriptor.read_bytes()).hexdigest()
-    with serving(made.directory) as server:
+    with serving(image.parent) as server:
         yield Published(server, descriptor.name, digest)

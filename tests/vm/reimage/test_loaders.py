@@ -1,0 +1,87 @@
+"""Boot loaders besides GRUB on a BIOS: each boots the imager once, and then the old system again.
+
+The machine has UEFI. What is staged is damaged, so that the imager refuses it and nothing is
+written: the machine goes through its boot loader three times.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.vm.image import CACHE, overlay
+from tests.vm.reimage.conftest import Start
+from tests.vm.reimage.images import OLD_IMAGE, Systems
+from tests.vm.reimage.node import BOOT_SECONDS, Disks, Node
+from tests.vm.reimage.published import publishing
+from tests.vm.reimage.story import STARTED, arm, back_in_the_old_system, boot_files, stage
+from tests.vm.reimage.telling import tell
+from tests.vm.reimage.uefi import VARIABLES, Loader, small_image, uefi_systems
+
+# Of what the firmware remembers, all that arming could change.
+_VARIABLES = r"""
+cd /sys/firmware/efi/efivars && sha256sum Boot[0-9]* BootNext-* BootOrder-* LoaderEntry*
+ls | grep -v -e ^Loader -e ^Boot
+"""
+_DAMAGE = r"""
+image=$(find /mnt/data/.holdfast -type f -name image)
+dd if=/dev/zero of="$image" bs=4096 seek=2048 count=1 conv=notrunc status=none
+sync
+"""
+
+
+def _variables(node: Node) -> str:
+    return node.guest.sh(_VARIABLES, check=False)
+
+
+def _disks(made: Systems, installed: Disks, loader: Loader) -> Disks:
+    """Disks of a machine with UEFI and this boot loader on them: not to be written."""
+    systems = uefi_systems(made, loader)
+    root = systems.directory / "root.qcow2"
+    if not root.exists():
+        overlay(systems.old_disk, root)
+    return Disks(root, installed.data, variables=VARIABLES)
+
+
+@pytest.mark.parametrize(
+    ("name", "on_disk"),
+    [("grub2-uefi", "grub"), ("systemd-boot", "systemd-boot"), ("efi-bootnext", "grub")],
+)
+def test_it_boots_the_imager_once(
+    start: Start, made: Systems, installed: Disks, tmp_path: Path, name: str, on_disk: Loader
+) -> None:
+    disks = _disks(made, installed, on_disk).copy(CACHE / "loader")
+    with publishing(small_image(tmp_path)) as published, start(disks=disks) as node:
+        node.control.answers(BOOT_SECONDS)
+        node.settled()
+        files, variables = boot_files(node), _variables(node)
+        operation = stage(node.control, published.request(identity=[]))
+        if name == "efi-bootnext":
+            # The firmware starts the kernel where there is no boot loader that is known.
+            node.guest.sh("mv /boot/grub/grub.cfg /root/")
+
+        assert arm(node.control)["boot"]["loader"] == name
+        assert node.control.post("/v1/reimage/disarm")["state"] == "staged"
+        if name != "efi-bootnext":
+            assert boot_files(node) == files
+        assert _variables(node) == variables
+
+        arm(node.control)
+        assert (boot_files(node), _variables(node)) != (files, variables)
+        if name == "efi-bootnext":
+            node.guest.sh("mv /root/grub.cfg /boot/grub/")
+        node.guest.sh(_DAMAGE)
+        tell("rebooting into the imager")
+        printed = len(node.console)
+        assert node.control.post("/v1/reimage/reboot")["state"] == "rebooting"
+        node.on_console(STARTED, BOOT_SECONDS, after=printed)
+        found = back_in_the_old_system(node, operation)
+        assert found["state"] == "failed"
+        assert "verif" in found["reason"], found["reason"]
+        assert node.control.answers(BOOT_SECONDS)["image_id"] == OLD_IMAGE
+        node.settled()
+        assert boot_files(node) == files
+        assert _variables(node) == variables
+    shutil.rmtree(CACHE / "loader")

@@ -1,0 +1,115 @@
+"""Makes disks that boot through UEFI from those that boot on a BIOS, by a partition more."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Literal
+
+from tests.vm.reimage.debian import ROOT_START_BYTES
+from tests.vm.reimage.disks import in_own_mounts
+from tests.vm.reimage.images import Systems
+
+Loader = Literal["grub", "systemd-boot"]
+FIRMWARE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
+VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
+"""Of a machine that is new."""
+
+# Behind the root, which ends at 2 GiB. Not every kernel can mount FAT, so it is filled by mtools.
+_PARTITION = r"""
+disk=$1 loader=$2 esp=$3
+truncate --size='>2304M' "$disk"
+sfdisk --quiet --relocate gpt-bak-std "$disk"
+sfdisk --quiet --append "$disk" <<'END'
+start=2048MiB, size=250MiB, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B
+END
+root=$(mktemp -d)
+loop=$(losetup --find --show --offset "$offset" "$disk")
+trap 'cd /; umount --lazy "$root"; rmdir "$root"; losetup --detach "$loop"' EXIT
+mount "$loop" "$root"
+uuid=$(blkid -o value -s UUID "$loop")
+id=$(od -An -N4 -tx4 /dev/urandom | tr -d ' ' | tr a-f A-F)
+mkdir -p "$root/boot/efi"
+echo "UUID=${id:0:4}-${id:4} /boot/efi vfat umask=0077 0 1" >>"$root/etc/fstab"
+
+truncate --size=250M "$esp"
+mkfs.vfat -F 32 -i "$id" "$esp" >/dev/null
+mmd -i "$esp" ::/EFI ::/EFI/BOOT
+tree=$(mktemp -d)
+"""
+
+_GRUB = r"""
+# As Debian's grub-install leaves it: GRUB with a file that leads it to its own directory.
+mkdir "$tree/debian"
+cat >"$tree/debian/grub.cfg" <<END
+search.fs_uuid $uuid root
+set prefix=(\$root)'/boot/grub'
+configfile \$prefix/grub.cfg
+END
+mcopy -i "$esp" -s "$tree/debian" ::/EFI/
+mcopy -i "$esp" /usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed ::/EFI/BOOT/BOOTX64.EFI
+"""
+
+_SYSTEMD_BOOT = r"""
+# As Debian's kernel-install leaves it.
+kernel=$(echo "$root"/boot/vmlinuz-*)
+release=${kernel##*/vmlinuz-}
+mkdir -p "$tree/loader/entries" "$tree/debian/$release"
+cp "$kernel" "$tree/debian/$release/linux"
+cp "$root/boot/initrd.img-$release" "$tree/debian/$release/initrd.img"
+echo 'timeout 1' >"$tree/loader/loader.conf"
+cat >"$tree/loader/entries/debian-$release.conf" <<END
+title Debian
+version $release
+sort-key debian
+options root=UUID=$uuid ro console=ttyS0 panic=10
+linux /debian/$release/linux
+initrd /debian/$release/initrd.img
+END
+rm -r "$root"/boot/grub
+mcopy -i "$esp" -s "$tree/loader" "$tree/debian" ::/
+mcopy -i "$esp" /usr/lib/systemd/boot/efi/systemd-bootx64.efi ::/EFI/BOOT/BOOTX64.EFI
+"""
+
+_PUT = r"""
+dd if="$esp" of="$disk" bs=1M seek=2048 conv=notrunc,sparse status=none
+rm -r "$esp" "$tree"
+"""
+_LOADERS: dict[Loader, str] = {"grub": _GRUB, "systemd-boot": _SYSTEMD_BOOT}
+
+
+def uefi_systems(made: Systems, loader: Loader) -> Systems:
+    """Make both disks boot through UEFI with this boot loader, or take those made before."""
+    script = _PARTITION + _LOADERS[loader] + _PUT
+    key = hashlib.sha256(json.dumps([script, ROOT_START_BYTES]).encode()).hexdigest()[:12]
+    directory = made.directory / f"uefi-{loader}-{key}"
+    if not directory.exists():
+        began = time.monotonic()
+        partial = made.directory / "partial-uefi"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        shutil.copytree(made.authority.parent, partial / "secrets")
+        found = Systems(partial)
+        for source, target in ((made.old_disk, found.old_disk), (made.image, found.image)):
+            subprocess.run(["cp", "--sparse=always", source, target], check=True)
+            in_own_mounts(f"offset={ROOT_START_BYTES}\n{script}", target, loader, partial / "esp")
+        subprocess.run(["zstd", "-q", "-T0", found.image, "-o", found.packed], check=True)
+        partial.rename(directory)
+        print(f"made {directory.name} in {time.monotonic() - began:.0f} s", flush=True)
+    return Systems(directory)
+
+
+def small_image(directory: Path) -> Path:
+    """Make an image that is small, and says that UEFI can boot it; nothing is in it to boot."""
+    image = directory / "small.raw"
+    subprocess.run(["truncate", "--size=64M", image], check=True)
+    table = b"label: gpt\nstart=1MiB, size=48MiB, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B\n"
+    subprocess.run(["sfdisk", "--quiet", image], input=table, check=True)
+    with image.open("r+b") as file, Path("/dev/urandom").open("rb") as random:
+        file.seek(4 << 20)
+        file.write(random.read(16 << 20))
+    return image
