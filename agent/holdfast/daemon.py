@@ -162,6 +162,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         ),
         status_server=imager_status(settings),
         degraded=degraded,
+        allow_kexec=settings.reimage.allow_kexec,
     )
     registry = Registry()
     for capability in (pagecache, manifests, tuning, reimage):

@@ -170,6 +170,11 @@ class ReimageSettings(Section):
         default=False,
         description="Take no descriptor that is not signed by a trusted key, whatever its SHA-256.",
     )
+    allow_kexec: bool = Field(
+        default=False,
+        description="Have the running kernel start the imager where no boot loader can boot it "
+        "once. Without a firmware in between some devices do not start again; never on Xen.",
+    )
     imager: AbsolutePath = Field(
         default=Path("/usr/lib/holdfast/imager/holdfast-imager"),
         description="The program that writes images; in a checkout target/imager/holdfast-imager.",

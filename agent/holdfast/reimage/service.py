@@ -58,6 +58,7 @@ class Reimage:
         examiner: Examiner,
         status_server: StatusServer | None,
         degraded: Callable[[], Sequence[str]],
+        allow_kexec: bool = False,
     ) -> None:
         self._roots = tuple(roots)
         self._state_dir = state_dir
@@ -68,6 +69,7 @@ class Reimage:
         self._examiner = examiner
         self._status_server = status_server
         self._degraded = degraded
+        self._allow_kexec = allow_kexec
         self._attempt = Attempt(state_dir)
         self._acting = threading.Lock()
         """Held by whoever changes the boot loader, so that there is one at a time."""
@@ -279,10 +281,17 @@ class Reimage:
             status=self._status_server,
             roots=[str(root) for root in self._roots],
             ca=None if self._ca_file is None else str(self._ca_file),
+            allow_kexec=self._allow_kexec,
         )
 
     def _describe(self, image: ImageSummary | None = None, source: str | None = None) -> Machine:
-        return machine.describe(self._roots, self._imager, image=image, source=source)
+        return machine.describe(
+            self._roots,
+            self._imager,
+            image=image,
+            source=source,
+            allow_kexec=self._allow_kexec,
+        )
 
     def _source_text(self, job: Job) -> str:
         if job.request.mode == "network" and job.content_url is not None:
