@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,24 @@ class BootDisk:
     def room(self) -> Boot:
         """What arms it."""
         return Boot(self.machine, self.image.with_name("imager"))
+
+    def with_firmware(self, **variables: bytes) -> BootDisk:
+        """Return the same disk, of a machine that booted with UEFI and has these variables.
+
+        Names have their vendor's GUID with underscores, as in `SecureBoot_8be4df61_…`.
+        """
+        sys = self.image.with_name("sys-uefi")
+        if not sys.exists():
+            sys.mkdir()
+            for entry in Path("/sys").iterdir():
+                if entry.name != "firmware":
+                    (sys / entry.name).symlink_to(entry)
+        where = sys / "firmware/efi/efivars"
+        shutil.rmtree(where, ignore_errors=True)
+        where.mkdir(parents=True)
+        for name, value in variables.items():
+            (where / name.replace("_", "-")).write_bytes(b"\7\0\0\0" + value)
+        return replace(self, machine=replace(self.machine, sys=sys))
 
     def request(self, **changes: object) -> ArmRequest:
         """Stage a small image's descriptor and make a request to arm for it."""
@@ -231,7 +250,7 @@ def _fill(root: Path, directory: Path) -> None:
     run("depmod", "--basedir", root, KERNEL)
     proc = directory / "proc"
     proc.mkdir()
-    for name in ("self", "swaps"):
+    for name in ("self", "swaps", "sys"):
         (proc / name).symlink_to(f"/proc/{name}")
     (proc / "cmdline").write_text(
         'BOOT_IMAGE=/boot/vmlinuz root=UUID=0 ro quiet console=ttyS0 a.b="x y" '

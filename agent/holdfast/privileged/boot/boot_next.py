@@ -17,7 +17,7 @@ from holdfast.privileged.boot.efi_variables import GLOBAL, EfiVariables, efi_tex
 from holdfast.privileged.boot.esp import Esp, open_to_others, system_partitions
 from holdfast.privileged.boot.gpt import ESP, GptPartition
 from holdfast.privileged.boot.kernel import kernel_of, stub_of
-from holdfast.privileged.boot.loader import Armed, Findings, RebootVerb
+from holdfast.privileged.boot.loader import PAYLOAD, Armed, Findings, RebootVerb
 from holdfast.privileged.boot.models import DisarmReport, FileReport
 from holdfast.privileged.writes import Refused
 
@@ -88,7 +88,7 @@ class BootNext:
     @property
     def payload(self) -> str:
         """On the system partition."""
-        return "/efi/holdfast" if self._esp is None else self._esp.payload
+        return PAYLOAD if self._esp is None else self._esp.payload
 
     def unfit(self) -> str | None:
         """Say why it can never be used on this machine, or None."""

@@ -16,7 +16,7 @@ from holdfast.privileged.boot.cmdline import kernel_line
 from holdfast.privileged.boot.durable import read_plain, write_file
 from holdfast.privileged.boot.efi_variables import LOADER, EfiVariables, efi_text
 from holdfast.privileged.boot.esp import Esp, open_to_others, system_partitions
-from holdfast.privileged.boot.loader import Armed, Findings, RebootVerb
+from holdfast.privileged.boot.loader import PAYLOAD, Armed, Findings, RebootVerb
 from holdfast.privileged.boot.models import DisarmReport, FileReport
 from holdfast.privileged.writes import Refused
 
@@ -49,7 +49,7 @@ class SystemdBoot:
     @property
     def payload(self) -> str:
         """On the partition that it was started from, where it reads entries in any case."""
-        return "/efi/holdfast" if self._esp is None else self._esp.payload
+        return PAYLOAD if self._esp is None else self._esp.payload
 
     def unfit(self) -> str | None:
         """None: where it booted the machine, nothing else will do."""
