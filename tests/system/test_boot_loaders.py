@@ -106,16 +106,17 @@ class TestGrubOnUefi:
         assert "This machine boots in mode uefi, and the image in no mode at all." in wrong
 
     def test_where_it_cannot_write_the_firmware_has_to_choose(self, disk_dir: Path) -> None:
-        with boot_disk(disk_dir, "ext4") as disk:
-            # As on btrfs: GRUB reads its environment there, and cannot write it.
-            mine = disk.with_firmware()
-            shutil.copytree(disk.boot / "grub", disk.root / "grub")
-            shutil.rmtree(disk.boot / "grub")
+        with boot_disk(disk_dir, "btrfs") as disk:
+            order = struct.pack("<H", 1)
+            mine = disk.with_firmware(**{f"BootOrder_{GLOBAL}".replace("-", "_"): order})
             report = explained(mine)
             assert report.loader is None
             told = " ".join(report.refusals)
-            assert "There is no GRUB 2 here" in told
-            assert "The firmware's variables cannot be seen; mount efivarfs." in told
+            assert "/boot/grub lies on btrfs, where GRUB cannot take" in told
+            assert "No EFI system partition on the disk of the root is mounted" in told
+            assert "There is no GRUB 2" not in told
+            with pytest.raises(Refused, match="lies on btrfs"):
+                mine.room.arm(mine.request())
 
 
 class TestGrubOfOtherDistributions:

@@ -203,7 +203,7 @@ def _of_target(
             refusals.append(
                 f"{machine.dev}/{name}, of the same disk, belongs to {_MEMBER_OF[held.type]}."
             )
-    own = ("/ (", "/boot (", "/boot/")
+    own = ("/ (", "/boot (", "/boot/", "/efi (")
     loses = [f"{use} lies on the same disk and is lost." for use in uses if not use.startswith(own)]
     return refusals, loses, unknown
 
