@@ -142,6 +142,29 @@ class BootDisk:
         return done.stdout if done.returncode == 0 and not done.stderr else None
 
 
+def ubuntu_config(terminal: str = "console") -> str:
+    """Make a grub.cfg as Ubuntu's, which remembers boots that failed and then waits in its menu.
+
+    Debian's own script makes it if it is told `quick_boot`, which is the difference.
+    """
+    header = Path("/etc/grub.d/00_header").read_text()
+    assert 'quick_boot="0"' in header
+    defaults = _DEFAULTS | {"GRUB_RECORDFAIL_TIMEOUT": "-1"}
+    defaults |= {"GRUB_TERMINAL_INPUT": terminal, "GRUB_TERMINAL_OUTPUT": terminal}
+    if terminal == "serial":
+        defaults["GRUB_SERIAL_COMMAND"] = "serial --unit=0 --speed=115200"
+    done = subprocess.run(
+        ["sh", "-s"],
+        input=header.replace('quick_boot="0"', 'quick_boot="1"'),
+        env=os.environ | defaults,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    menu = "menuentry 'The old system' --id old {\n  recordfail\n  echo it is old\n}\n"
+    return done.stdout + menu + run("sh", "/etc/grub.d/41_custom", **defaults)
+
+
 def _partition(disk: str, image: Path, sizes: list[int]) -> list[str]:
     table = "label: dos\n" + "".join(f"size={size}MiB, type=83\n" for size in sizes)
     subprocess.run(

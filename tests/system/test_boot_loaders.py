@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import struct
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from holdfast.privileged.boot import Boot
 from holdfast.privileged.boot.efi_variables import GLOBAL, LOADER, efi_text
 from holdfast.privileged.boot.models import BootReport, ExplainRequest
 from holdfast.privileged.writes import Refused
-from tests.system.bootdisk import DESCRIPTOR, KERNEL, NONCE, BootDisk, boot_disk, run
+from tests.system.bootdisk import DESCRIPTOR, KERNEL, NONCE, BootDisk, boot_disk, run, ubuntu_config
 
 pytestmark = pytest.mark.slow
 
@@ -121,23 +120,9 @@ class TestGrubOnUefi:
 
 class TestGrubOfOtherDistributions:
     def test_ubuntus_does_not_stop_at_the_menu_after_a_failed_boot(self, disk: BootDisk) -> None:
-        """Debian's own script makes Ubuntu's configuration when `quick_boot` is 1."""
-        header = Path("/etc/grub.d/00_header").read_text()
-        assert 'quick_boot="0"' in header
-        config = subprocess.run(
-            ["sh", "-s"],
-            input=header.replace('quick_boot="0"', 'quick_boot="1"'),
-            env=os.environ
-            | {"GRUB_RECORDFAIL_TIMEOUT": "-1", "GRUB_TERMINAL": "console", "GRUB_DEFAULT": "0"}
-            | {"pkgdatadir": "/usr/share/grub"},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
+        config = ubuntu_config()
         assert "recordfail" in config
         assert "set timeout=-1" in config
-        custom = run("sh", "/etc/grub.d/41_custom", pkgdatadir="/usr/share/grub")
-        config += "menuentry 'Ubuntu' --id old {\n  recordfail\n  echo old\n}\n" + custom
         (disk.grub / "grub.cfg").chmod(0o644)
         (disk.grub / "grub.cfg").write_text(config)
         run("grub-editenv", disk.grub / "grubenv", "set", "recordfail=1")
