@@ -13,10 +13,18 @@ import pytest
 
 from tests.vm.image import CACHE, overlay
 from tests.vm.reimage.conftest import Start
-from tests.vm.reimage.images import OLD_IMAGE, Systems
+from tests.vm.reimage.controller import boot_id
+from tests.vm.reimage.images import NEW_IMAGE, OLD_IMAGE, Systems
 from tests.vm.reimage.node import BOOT_SECONDS, Disks, Node
 from tests.vm.reimage.published import publishing
-from tests.vm.reimage.story import STARTED, arm, back_in_the_old_system, boot_files, stage
+from tests.vm.reimage.story import (
+    IMAGE_SECONDS,
+    STARTED,
+    arm,
+    back_in_the_old_system,
+    boot_files,
+    stage,
+)
 from tests.vm.reimage.telling import tell
 from tests.vm.reimage.uefi import VARIABLES, Loader, small_image, uefi_systems
 
@@ -82,4 +90,34 @@ def test_it_boots_the_imager_once(
         node.settled()
         assert boot_files(node) == files
         assert _variables(node) == variables
+    shutil.rmtree(CACHE / "loader")
+
+
+@pytest.mark.parametrize("loader", ["grub", "systemd-boot"])
+def test_a_machine_with_uefi_becomes_another_image(
+    start: Start, made: Systems, installed: Disks, loader: Loader
+) -> None:
+    disks = _disks(made, installed, loader).copy(CACHE / "loader")
+    image = uefi_systems(made, loader).packed
+    with publishing(image) as published, start(disks=disks) as node:
+        old = node.control.answers(BOOT_SECONDS)
+        assert old["image_id"] == OLD_IMAGE
+        node.settled()
+        operation = stage(node.control, published.request())
+        arm(node.control)
+        printed = len(node.console)
+        assert node.control.post("/v1/reimage/reboot")["state"] == "rebooting"
+        node.on_console(STARTED, BOOT_SECONDS, after=printed)
+        tell("the imager has started")
+        new = node.control.answers(IMAGE_SECONDS, not_boot=boot_id(old))
+        done = node.control.finished(operation, 600)
+        assert done["state"] == "succeeded", done
+        assert new["image_id"] == NEW_IMAGE
+        node.settled()
+        # Nothing of the arming is left, neither on the disk nor in the firmware.
+        assert "holdfast" not in _variables(node)
+        assert (
+            node.guest.sh("ls /sys/firmware/efi/efivars | grep -e OneShot -e BootNext || true")
+            == ""
+        )
     shutil.rmtree(CACHE / "loader")
