@@ -6,15 +6,21 @@ import json
 import os
 import shutil
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from holdfast.node.disks import place_of
 from holdfast.privileged.boot import Boot
 from holdfast.privileged.boot.efi_variables import GLOBAL, LOADER, efi_text
+from holdfast.privileged.boot.esp import Esp
+from holdfast.privileged.boot.gpt import ESP, GptPartition
+from holdfast.privileged.boot.loader import Armed
 from holdfast.privileged.boot.models import BootReport, ExplainRequest
+from holdfast.privileged.boot.storage import Storage
+from holdfast.privileged.boot.systemd_boot import SystemdBoot
 from holdfast.privileged.writes import Refused
 from tests.system.bootdisk import DESCRIPTOR, KERNEL, NONCE, BootDisk, boot_disk, run, ubuntu_config
 
@@ -220,6 +226,101 @@ class TestSystemdBoot:
     def test_grub_tells_of_itself_in_the_same_variable(self, disk: BootDisk) -> None:
         disk = disk.with_firmware(**{_LOADER_INFO: efi_text("GRUB 2.12")})
         assert explained(disk).loader == "grub2-uefi"
+
+
+class TestSystemdBootsEntries:
+    """Its partition stands on ext4 here, since few kernels of test machines can mount FAT."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def esp(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[BootDisk, Esp]]:
+        with boot_disk(tmp_path_factory.mktemp("esp")) as disk:
+            for path in ("loader/entries", "EFI/Linux"):
+                (disk.root / "efi" / path).mkdir(parents=True)
+            (disk.root / "efi").chmod(0o700)
+            place = place_of(disk.machine, "/")
+            assert not isinstance(place, str)
+            partition = GptPartition(1, ESP, "0" * 8, 2048, 2048)
+            yield disk, Esp("/efi", Storage(disk.machine, place), partition)
+
+    @pytest.fixture
+    def make(self, esp: tuple[BootDisk, Esp]) -> Callable[..., SystemdBoot]:
+        disk, place = esp
+        entries = disk.root / "efi/loader/entries"
+
+        def loader(conf: str, *, key: str = "", info: str = "252.39", **more: bytes) -> SystemdBoot:
+            (disk.root / "efi/loader/loader.conf").write_text(conf)
+            for path in entries.iterdir():
+                path.unlink()
+            (entries / "some-6.1.conf").write_text(f"title Some\nlinux /linux\n{key}")
+            variables = {"LoaderInfo": efi_text(f"systemd-boot {info}")} | more
+            vendor = LOADER.replace("-", "_")
+            mine = disk.with_firmware(**{f"{one}_{vendor}": it for one, it in variables.items()})
+            return SystemdBoot(mine.machine, place)
+
+        return loader
+
+    @pytest.mark.parametrize(
+        ("conf", "key", "info", "sentence"),
+        [
+            ("timeout 3\n", "sort-key some\n", "252.39", None),
+            ("default some-6.1.conf\n", "", "249.11", None),
+            ("timeout 3\n", "", "252.39", "may make it the imager's"),
+            ("timeout 3\n", "sort-key some\n", "249.11", "may make it the imager's"),
+            ("default @saved\n", "sort-key some\n", "252.39", "boot again what it booted last"),
+            ("timeout menu-force\n", "sort-key a\n", "252.39", "wait in its menu for a person"),
+        ],
+    )
+    def test_ours_is_never_the_default(
+        self,
+        make: Callable[..., SystemdBoot],
+        *,
+        conf: str,
+        key: str,
+        info: str,
+        sentence: str | None,
+    ) -> None:
+        found = make(conf, key=key, info=info).examine()
+        assert found.unknown == []
+        assert len(found.refusals) == (0 if sentence is None else 1), found.refusals
+        assert sentence is None or sentence in found.refusals[0]
+
+    def test_somebody_elses_choice(self, make: Callable[..., SystemdBoot]) -> None:
+        loader = make("", key="sort-key a\n", LoaderEntryOneShot=efi_text("memtest.conf"))
+        assert any("told already what to boot next" in one for one in loader.examine().refusals)
+        assert not loader.armed().next
+        assert loader.disarm().removed == []
+
+    def test_keys_are_not_put_where_everybody_reads(
+        self, make: Callable[..., SystemdBoot], esp: tuple[BootDisk, Esp]
+    ) -> None:
+        where = esp[0].root / "efi"
+        where.chmod(0o755)
+        try:
+            found = make("", key="sort-key a\n").examine()
+        finally:
+            where.chmod(0o700)
+        assert any("umask=0077" in one for one in found.refusals)
+
+    def test_armed_and_disarmed(
+        self, make: Callable[..., SystemdBoot], esp: tuple[BootDisk, Esp]
+    ) -> None:
+        loader = make("", key="sort-key a\n")
+        entries = esp[0].root / "efi/loader/entries"
+        before = sorted(path.name for path in entries.iterdir())
+        entry = loader.entry("abc", ["console=ttyS0", "a=b c", f"holdfast.nonce={NONCE}"])
+        loader.arm(entry)
+        assert (entries / "holdfast-imager.conf").read_text() == (
+            "title holdfast: write image abc\n"
+            "linux /holdfast/vmlinuz\n"
+            "initrd /holdfast/initramfs.img\n"
+            f'options console=ttyS0 "a=b c" holdfast.nonce={NONCE}\n'
+        )
+        assert loader.armed() == Armed(entry=entry, next=True)
+        assert any("disarm first" in one for one in loader.examine().refusals)
+        assert len(loader.disarm().removed) == 2
+        assert sorted(path.name for path in entries.iterdir()) == before
+        assert loader.armed() == Armed(entry=None, next=False)
 
 
 class TestKexec:

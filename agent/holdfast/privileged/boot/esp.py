@@ -53,10 +53,10 @@ def system_partitions(machine: Machine) -> Sequence[Esp]:
 
 
 def _entry(machine: Machine, place: Place) -> GptPartition | None:
-    """Read the table's entry; what udev knows of it where the disk may not be read."""
+    """Read the table's entry; what udev knows of it where the disk cannot be read."""
     try:
         return partition_at(machine.dev / place.disk.name, place.start_bytes)
-    except PermissionError:
+    except (PermissionError, FileNotFoundError):  # a service may have no devices at all
         known = machine.sysfs().udev_properties(place.partition.name)
     if known.get("ID_PART_ENTRY_SCHEME") != "gpt":
         return None
