@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from holdfast.node.machine import Machine
 from holdfast.privileged.boot import cpio, modules
-from holdfast.privileged.boot.cmdline import grub_quoted, imager_words, split
+from holdfast.privileged.boot.cmdline import grub_quoted, imager_words, kernel_line, split
 from holdfast.privileged.boot.custom_cfg import (
     BEGIN,
     END,
@@ -132,6 +132,15 @@ class TestTheCommandLine:
         script = tmp_path / "x.cfg"
         script.write_text(f"echo {grub_quoted('a b; $(x) { ' + chr(39) + chr(34))}\n")
         subprocess.run(["grub-script-check", script], check=True)
+
+    @given(st.lists(st.from_regex(r"[a-z=.,-]+( [a-z]+)?", fullmatch=True), max_size=9))
+    def test_the_kernel_takes_apart_what_is_joined_for_it(self, words: list[str]) -> None:
+        assert split(kernel_line(words)) == words
+
+    def test_a_line_that_is_too_long_for_the_kernel(self) -> None:
+        assert len(kernel_line(["x" * 2047])) == 2047
+        with pytest.raises(ValueError, match="more than 2047 bytes"):
+            kernel_line(["x" * 2048])
 
     def test_control_characters_are_refused(self) -> None:
         with pytest.raises(ValueError, match="control characters"):

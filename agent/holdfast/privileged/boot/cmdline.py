@@ -11,6 +11,8 @@ _DROPPED = re.compile(
     r"|initrd|panic|holdfast\.[^=]*|rd\.[^=]*|systemd\.[^=]*)(=.*)?|ro|rw|quiet|splash",
     re.DOTALL,
 )
+MAX_BYTES = 2047
+"""COMMAND_LINE_SIZE of x86, without its NUL."""
 _PLAIN = re.compile(r"[A-Za-z0-9_./:,=@%+-]+")
 
 
@@ -46,5 +48,8 @@ def kernel_quoted(word: str) -> str:
 
 
 def kernel_line(words: Sequence[str]) -> str:
-    """Join words to a command line for the kernel. Raises `ValueError`."""
-    return " ".join(kernel_quoted(word) for word in words)
+    """Join words to a command line for the kernel. Raises `ValueError` with a clause."""
+    line = " ".join(kernel_quoted(word) for word in words)
+    if len(line.encode()) > MAX_BYTES:
+        raise ValueError(f"it would have more than {MAX_BYTES} bytes")
+    return line

@@ -18,7 +18,7 @@ from typing import Literal
 from holdfast.durable import clear_partial, flush_directory
 from holdfast.node.disks import Place, place_of, superblock_of
 from holdfast.node.machine import Machine
-from holdfast.privileged.boot.cmdline import grub_quoted
+from holdfast.privileged.boot.cmdline import grub_quoted, kernel_line
 from holdfast.privileged.boot.custom_cfg import (
     MarksError,
     block_of,
@@ -45,7 +45,6 @@ _How = Literal["same", "restored", "edited"]
 
 DIRECTORIES = ("/boot/grub", "/boot/grub2")
 """Where grub.cfg may be: of Debian's kind, and of Fedora's."""
-_COMMAND_LINE = 2047  # COMMAND_LINE_SIZE of x86, with its NUL
 
 
 class Grub:
@@ -84,10 +83,8 @@ class Grub:
         held = superblock_of(self._machine, self._storage.place.partition.name)
         if held is None or held.uuid is None:
             raise Refused(f"{self._storage.place.partition.path}, with /boot, tells no UUID.")
-        line = " ".join(words)
-        if len(line.encode()) > _COMMAND_LINE:
-            raise Refused(f"The kernel's command line would have more than {_COMMAND_LINE} bytes.")
         try:
+            kernel_line(words)  # what GRUB makes of it
             quoted = " ".join(grub_quoted(word) for word in words)
         except ValueError as error:
             raise Refused(f"The kernel's command line cannot be taken over: {error}.") from None
