@@ -116,10 +116,12 @@ class _FileSystem:
 
     def _next(self, cluster: int) -> int:
         if self._bits == 12:
-            pair = int.from_bytes(self._table[cluster * 3 // 2 :][:2], "little")
+            at = cluster * 3 // 2
+            pair = int.from_bytes(self._table[at : at + 2], "little")
             return pair >> 4 if cluster % 2 else pair & 0xFFF
         width = self._bits // 8
-        return int.from_bytes(self._table[cluster * width :][:width], "little") & 0x0FFFFFFF
+        at = cluster * width
+        return int.from_bytes(self._table[at : at + width], "little") & 0x0FFFFFFF
 
     def _directory(self, cluster: int) -> bytes:
         if cluster == 0:
