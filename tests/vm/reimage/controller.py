@@ -24,7 +24,7 @@ class Controller:
             base_url=url,
             verify=ssl.create_default_context(cafile=str(authority)),
             headers={"Authorization": f"Bearer {token}"},
-            timeout=30.0,
+            timeout=180.0,
             trust_env=False,
         )
 
