@@ -11,17 +11,20 @@ use crate::disk::Disk;
 use crate::superblock::{self, Member};
 use crate::{Context as _, Fault, Result, job, say};
 
-/// A name that nothing else has: mdadm counts down from md127.
-const NAME: &str = "md100";
 /// `SET_ARRAY_INFO`: _IOW(9, 0x23, mdu_array_info_t), which has 72 bytes.
 const SET_ARRAY_INFO: u32 = 0x4048_0923;
 /// `ADD_NEW_DISK`: _IOW(9, 0x21, mdu_disk_info_t), which has 20 bytes.
 const ADD_NEW_DISK: u32 = 0x4014_0921;
 /// `STOP_ARRAY`: _IO(9, 0x32).
 const STOP_ARRAY: u32 = 0x0932;
+/// `STOP_ARRAY_RO`: _IO(9, 0x33), which lets it run on, read-only.
+const STOP_ARRAY_RO: u32 = 0x0933;
+/// `RESTART_ARRAY_RW`: _IO(9, 0x34).
+const RESTART_ARRAY_RW: u32 = 0x0934;
 /// `MD_MAJOR` of `include/uapi/linux/major.h`.
 const MAJOR: u32 = 9;
-const MINOR: u32 = 100;
+/// Arrays are numbered from here: mdadm counts down from md127.
+const FIRST_MINOR: u32 = 100;
 
 /// How long members, and then the array, may take to appear.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -52,6 +55,37 @@ pub struct Running {
     file: File,
     /// Its node.
     pub path: PathBuf,
+    members: Vec<Device>,
+}
+
+impl Running {
+    /// Let it be written to, or no more. Nothing on it may be mounted.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_read_only(&self, refuse: bool) -> Result<()> {
+        let what = || {
+            let how = if refuse { "no more" } else { "from now on" };
+            format!("letting {} be written to {how}", self.path.display())
+        };
+        if refuse {
+            // What was mounted on it lets go of it a moment after it was unmounted.
+            let deadline = Instant::now() + PATIENCE;
+            while let Err(error) = request(&self.file, STOP_ARRAY_RO, std::ptr::null::<u8>()) {
+                if Instant::now() > deadline {
+                    return Err(error).context(what());
+                }
+                std::thread::sleep(PAUSE);
+            }
+        }
+        for member in &self.members {
+            member.set_read_only(refuse).context(what())?;
+        }
+        if !refuse {
+            request(&self.file, RESTART_ARRAY_RW, std::ptr::null::<u8>()).context(what())?;
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Running {
@@ -62,11 +96,11 @@ impl Drop for Running {
     }
 }
 
-/// Find the members of an array and start it, read-only.
+/// Find the members of an array and start it, read-only; `number` is no other array's of this boot.
 ///
 /// # Errors
 /// A sentence about what is missing or what the kernel refused.
-pub fn assemble(wanted: &job::Array, target: &str) -> Result<Running> {
+pub fn assemble(wanted: &job::Array, target: &str, number: u32) -> Result<Running> {
     let deadline = Instant::now() + PATIENCE;
     let uuid = superblock::digits(&wanted.uuid);
     let members = loop {
@@ -91,7 +125,7 @@ pub fn assemble(wanted: &job::Array, target: &str) -> Result<Running> {
     }
     let names: Vec<_> = members.iter().map(|(device, _)| device.name.clone()).collect();
     say!("starting the array {} read-only from {}", wanted.uuid, names.join(", "));
-    start(&members, first.minor_version)
+    start(&members, first.minor_version, number)
         .context(format_args!("the array {} ({}) cannot be started", wanted.uuid, wanted.level))
 }
 
@@ -121,12 +155,14 @@ fn current(members: Vec<(Device, Member)>) -> Vec<(Device, Member)> {
     members.into_iter().filter(|(_, member)| usable(member)).collect()
 }
 
-fn start(members: &[(Device, Member)], minor_version: u32) -> Result<Running> {
+fn start(members: &[(Device, Member)], minor_version: u32, number: u32) -> Result<Running> {
+    let minor = FIRST_MINOR + number;
+    let name = format!("md{minor}");
     // Older kernels, and those with create_on_open, make it when the node is opened.
-    let _ = fs::write("/sys/module/md_mod/parameters/new_array", NAME);
-    let path = Path::new("/dev").join(NAME);
+    let _ = fs::write("/sys/module/md_mod/parameters/new_array", &name);
+    let path = Path::new("/dev").join(&name);
     if !path.exists() {
-        let device = rustix::fs::makedev(MAJOR, MINOR);
+        let device = rustix::fs::makedev(MAJOR, minor);
         let mode = rustix::fs::Mode::from_raw_mode(0o600);
         let kind = rustix::fs::FileType::BlockDevice;
         rustix::fs::mknodat(rustix::fs::CWD, &path, kind, mode, device).context(path.display())?;
@@ -135,7 +171,8 @@ fn start(members: &[(Device, Member)], minor_version: u32) -> Result<Running> {
     let minor_version = i32::try_from(minor_version).context("the superblock's version")?;
     let info = ArrayInfo { major_version: 1, minor_version, ..ArrayInfo::default() };
     request(&file, SET_ARRAY_INFO, &raw const info).context("setting the version")?;
-    let running = Running { file, path };
+    let running =
+        Running { file, path, members: members.iter().map(|(one, _)| one.clone()).collect() };
     for (device, _) in members {
         let (major, minor) = device.number;
         let disk = DiskInfo {
@@ -146,7 +183,7 @@ fn start(members: &[(Device, Member)], minor_version: u32) -> Result<Running> {
         request(&running.file, ADD_NEW_DISK, &raw const disk)
             .context(format_args!("adding {}", device.path.display()))?;
     }
-    let state = Path::new("/sys/block").join(NAME).join("md/array_state");
+    let state = Path::new("/sys/block").join(&name).join("md/array_state");
     fs::write(&state, "readonly").context("starting it read-only")?;
     let now = devices::text(&state).unwrap_or_default();
     if now != "readonly" {

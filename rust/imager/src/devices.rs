@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::disk;
+
 /// A disk, a partition or an array.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
@@ -39,6 +41,19 @@ impl Device {
             }
         }
         holders
+    }
+
+    /// Let the kernel refuse writes to it, or allow them again: for a partition that takes the whole
+    /// disk as well.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn set_read_only(&self, refuse: bool) -> std::io::Result<()> {
+        let whole = self.disk.as_ref().and_then(|disk| Some(self.path.parent()?.join(disk)));
+        for path in whole.iter().chain([&self.path]) {
+            disk::set_read_only(path, refuse)?;
+        }
+        Ok(())
     }
 
     /// Its node, and how it can be told from others, for people.

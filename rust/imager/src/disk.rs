@@ -38,6 +38,15 @@ impl Buffer {
     }
 }
 
+impl Clone for Buffer {
+    fn clone(&self) -> Self {
+        // Another piece of memory is aligned in another place.
+        let mut copy = Self::new(self.length);
+        copy.copy_from_slice(self);
+        copy
+    }
+}
+
 impl std::fmt::Debug for Buffer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Buffer").field("length", &self.length).finish_non_exhaustive()
@@ -188,15 +197,15 @@ impl Disk {
     }
 }
 
-/// Let the kernel refuse every program's writes to a block device.
+/// Let the kernel refuse every program's writes to a block device, or allow them again.
 ///
 /// # Errors
 /// The system's.
-pub fn make_read_only(path: &Path) -> io::Result<()> {
+pub fn set_read_only(path: &Path, refuse: bool) -> io::Result<()> {
     let file = File::open(path)?;
-    let yes: libc::c_int = 1;
+    let refuse = libc::c_int::from(refuse);
     // SAFETY: the request reads one int from where it is pointed.
-    check(unsafe { libc::ioctl(file.as_raw_fd(), BLKROSET as _, &raw const yes) })
+    check(unsafe { libc::ioctl(file.as_raw_fd(), BLKROSET as _, &raw const refuse) })
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

@@ -44,6 +44,33 @@ pub struct Job {
     pub modules: Vec<String>,
     /// A time that is certainly past, RFC 3339.
     pub time: String,
+    /// What else was asked for.
+    #[serde(default)]
+    pub options: Options,
+}
+
+/// What is only done if it was asked for.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Options {
+    /// Extend the root partition and its file system to the end of the disk.
+    #[serde(default)]
+    pub grow_root: bool,
+    /// Keep the old disk as an image, before it is written over.
+    #[serde(default)]
+    pub save_previous: Option<SavePrevious>,
+}
+
+/// Where the old disk is kept: a directory on a data disk.
+#[derive(Debug, Clone, Deserialize)]
+pub struct SavePrevious {
+    /// `xfs`, `ext4` and so on.
+    pub file_system: String,
+    /// The file system's UUID.
+    pub uuid: String,
+    /// The array it is on, if it is on one.
+    pub array: Option<Array>,
+    /// Relative to the file system's root. What it lies in is there, and it is not.
+    pub directory: String,
 }
 
 /// What tells the target from every other disk.
@@ -221,14 +248,25 @@ impl Job {
                 return Err("modules must be bare file names".to_owned());
             }
         }
-        if let Source::Staged { path, .. } = &self.source {
-            let plain = Path::new(path).components().all(|c| matches!(c, Component::Normal(_)));
-            if path.is_empty() || path.len() > TEXT || !plain {
-                return Err("source.path must be a path below the file system's root".to_owned());
-            }
+        if let Source::Staged { path, .. } = &self.source
+            && !is_below(path)
+        {
+            return Err("source.path must be a path below the file system's root".to_owned());
+        }
+        if self.options.save_previous.as_ref().is_some_and(|save| !is_below(&save.directory)) {
+            return Err(
+                "options.save_previous.directory must be a path below the file system's root"
+                    .to_owned(),
+            );
         }
         Ok(())
     }
+}
+
+/// Whether it is a path that leads down, and nowhere else.
+fn is_below(path: &str) -> bool {
+    let plain = Path::new(path).components().all(|c| matches!(c, Component::Normal(_)));
+    !path.is_empty() && path.len() <= TEXT && plain
 }
 
 /// Whether it is the name of a file and not a way to one.

@@ -41,6 +41,7 @@ pub fn write(
         "bytes_written": status.bytes_written(),
         "bytes_mapped": image.mapped_bytes(),
         "memory_peak_bytes": memory_peak_bytes().unwrap_or(0),
+        "notes": status.notes(),
         "identity": identity,
     });
     let mut text = serde_json::to_vec_pretty(&marker).expect("JSON values are always text");

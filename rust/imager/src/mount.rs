@@ -59,6 +59,14 @@ pub fn data(device: &Path, kind: &str, at: &Path) -> Result<Mounted> {
     attach(device, kind, MountFlags::RDONLY, options, at)
 }
 
+/// Mount a file system of data so that it can be written to; its journal is replayed, if need be.
+///
+/// # Errors
+/// The system's, or that this kind is not known.
+pub fn writable_data(device: &Path, kind: &str, at: &Path) -> Result<Mounted> {
+    root(device, kind, at)
+}
+
 /// Mount the new system's root.
 ///
 /// # Errors

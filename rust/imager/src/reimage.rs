@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use holdfast_engine::image::describe::Names;
 use holdfast_engine::image::{Descriptor, Sha256};
 use serde_json::json;
 
 use crate::devices::{self, Device};
 use crate::disk::Disk;
 use crate::identity::{Identity, Report};
-use crate::job::{Job, Place, Source};
+use crate::job::{Job, Place, SavePrevious, Source};
 use crate::network::{self, Network};
 use crate::outcome::{Outcome, State};
 use crate::pipeline::{Digests, Supply, read_back::read_back, verify::verify, write};
@@ -20,9 +21,13 @@ use crate::source::download::Download;
 use crate::source::http::{self, Client};
 use crate::source::staged::Staged;
 use crate::source::url::Url;
+use crate::source::volume::{Volume, Wanted};
 use crate::status::server::{self, Doors};
 use crate::status::{Phase, Status, lock};
-use crate::{Context as _, Fault, Result, clock, log, marker, modules, mount, say, target};
+use crate::table::Fitted;
+use crate::{
+    Context as _, Fault, Result, clock, grow, log, marker, modules, mount, previous, say, target,
+};
 
 /// How often to tell how far it is.
 const NARRATION: Duration = Duration::from_secs(5);
@@ -223,9 +228,12 @@ impl Work<'_> {
         match &self.job.source {
             Source::Staged { path, file_system, uuid, array } => {
                 self.network_in_background();
-                let target = &self.device.name;
-                let staged = Staged::find(path, file_system, uuid, array.as_ref(), target)?;
-                self.put(&staged, &identity, disk)?;
+                let wanted = Wanted { kind: file_system, uuid, array: array.as_ref() };
+                let volume = Volume::find(wanted, &self.device.name, 0)?;
+                let mut staged = Staged::on(volume, path)?;
+                let digests = verify(self.image, &staged, self.status)?;
+                self.save_previous(&disk, staged.volume())?;
+                self.put(&staged, &digests, &identity, disk)?;
                 if let Err(fault) = staged.release() {
                     // Nothing on it can have changed: it was mounted read-only.
                     say!("{fault}");
@@ -241,23 +249,109 @@ impl Work<'_> {
                 let size = self.image.content.size_bytes;
                 let client = Client { network, tls };
                 let download = Download::new(client, url, size, Arc::clone(self.status));
-                self.put(&download, &identity, disk)?;
+                let digests = verify(self.image, &download, self.status)?;
+                self.save_previous(&disk, None)?;
+                self.put(&download, &digests, &identity, disk)?;
             }
         }
         self.status.enter(Phase::Rebooting, 0);
         Ok(())
     }
 
-    /// Verify, write, prove, and carry over.
-    fn put(&self, supply: &dyn Supply, identity: &Identity, disk: Arc<Disk>) -> Result<()> {
-        let digests = verify(self.image, supply, self.status)?;
-        insist(self.status, || write_and_prove(self.image, supply, &digests, &disk, self.status));
+    /// Keep the old disk, if that was asked for; `volume` is one that is there already.
+    fn save_previous(&self, disk: &Disk, volume: Option<&mut Volume>) -> Result<()> {
+        let Some(wanted) = &self.job.options.save_previous else { return Ok(()) };
+        let names = Names {
+            name: format!("previous-{}", self.job.hostname),
+            image_version: self.job.operation.clone(),
+            created: clock::timestamp(),
+        };
+        let keep = |at: &Path| previous::save(disk, at, &wanted.directory, names, self.status);
+        let digest = match volume.filter(|volume| volume.is(&wanted.uuid)) {
+            Some(volume) => volume.writable(keep)?,
+            None => {
+                let SavePrevious { file_system, uuid, array, .. } = wanted;
+                let wanted = Wanted { kind: file_system, uuid, array: array.as_ref() };
+                let mut volume = Volume::find(wanted, &self.device.name, 1)?;
+                let digest = volume.writable(keep)?;
+                volume.release()?;
+                digest
+            }
+        };
+        self.status.note(format!("the old disk is kept in {} as {digest}", wanted.directory));
+        Ok(())
+    }
+
+    /// Write, prove, and carry over.
+    fn put(
+        &self,
+        supply: &dyn Supply,
+        digests: &Digests,
+        identity: &Identity,
+        disk: Arc<Disk>,
+    ) -> Result<()> {
+        let grow = self.image.root_partition.filter(|_| self.job.options.grow_root);
+        let table = insist(self.status, || {
+            write_and_prove(self.image, supply, digests, &disk, grow, self.status)
+        });
+        for note in &table.notes {
+            self.status.note(note);
+        }
         // Nobody can mount a partition of a disk that is held exclusively, so let go of it entirely.
         drop(lock(&RECORDER).take());
-        for problem in new_system(self.job, self.image, identity, self.device, disk, self.status) {
+        for problem in self.new_system(identity, disk, table.extended_to) {
             self.status.problem(problem);
         }
         Ok(())
+    }
+
+    /// Grow the root, carry over who the machine is, and leave the marker; answers problems. None of
+    /// them is a reason to undo anything.
+    fn new_system(
+        &self,
+        identity: &Identity,
+        disk: Arc<Disk>,
+        extended_to: Option<u64>,
+    ) -> Vec<String> {
+        let (image, status) = (self.image, self.status);
+        status.enter(Phase::Identity, 0);
+        let Some(root) = image.root() else {
+            return vec![
+                "the image has no root partition that could be told, so nothing of the old system \
+                 was carried over"
+                    .to_owned(),
+            ];
+        };
+        let kind = root.file_system.as_deref().unwrap_or("an unknown file system");
+        let result = (|| {
+            disk.reread_partitions()?;
+            drop(disk);
+            let partition = wait_for_partition(self.device, root.number)?;
+            let mounted = mount::root(&partition, kind, Path::new("/target"))?;
+            if let Some(bytes) = extended_to {
+                status.note(match grow::grow(mounted.path(), kind, bytes) {
+                    Ok(bytes) => {
+                        format!("the root file system ({kind}) was grown to {bytes} bytes")
+                    }
+                    Err(fault) => format!(
+                        "the root partition was extended to {bytes} bytes, and its file system \
+                         ({kind}) was not grown: {fault}"
+                    ),
+                });
+            }
+            let report = identity.apply(mounted.path()).unwrap_or_else(|fault| Report {
+                problems: vec![fault.to_string()],
+                ..Report::default()
+            });
+            say!("carried over {} files", report.carried.len());
+            status.finish();
+            let digest = &self.job.descriptor_sha256;
+            let left = marker::write(mounted.path(), self.job, image, digest, &report, status);
+            mounted.unmount()?;
+            left.context("the marker cannot be written")?;
+            Ok(report.problems)
+        })();
+        result.unwrap_or_else(|fault: Fault| vec![format!("the new system: {fault}")])
     }
 
     /// A network, and the status on it.
@@ -304,9 +398,13 @@ fn serve_status(job: &Job, room: &Path, status: &Arc<Status>) -> Result<()> {
 }
 
 /// Try for ever: there is no system to go back to any more.
-fn insist(status: &Status, mut attempt: impl FnMut() -> Result<()>) {
+fn insist<T>(status: &Status, mut attempt: impl FnMut() -> Result<T>) -> T {
     let mut pause = Duration::from_secs(1);
-    while let Err(fault) = attempt() {
+    loop {
+        let fault = match attempt() {
+            Ok(done) => return done,
+            Err(fault) => fault,
+        };
         status.retry();
         status.enter(Phase::Waiting, 0);
         status.problem(format!("the disk was begun to be written and must be finished: {fault}"));
@@ -321,52 +419,14 @@ fn write_and_prove(
     supply: &dyn Supply,
     digests: &Digests,
     disk: &Disk,
+    grow: Option<u32>,
     status: &Status,
-) -> Result<()> {
-    let head = write::write(image, supply, digests, disk, status)?;
-    read_back(image, digests, &head, disk, status)?;
-    write::complete(&head, disk, status)?;
+) -> Result<Fitted> {
+    let written = write::write(image, supply, digests, disk, grow, status)?;
+    read_back(image, digests, &written, disk, status)?;
+    write::complete(&written, disk, status)?;
     say!("the disk has the image, and was read back");
-    Ok(())
-}
-
-/// Carry over who the machine is, and leave the marker; answers problems. None of them is a reason to
-/// undo anything.
-fn new_system(
-    job: &Job,
-    image: &Descriptor,
-    identity: &Identity,
-    device: &Device,
-    disk: Arc<Disk>,
-    status: &Status,
-) -> Vec<String> {
-    status.enter(Phase::Identity, 0);
-    let Some(root) = image.root() else {
-        return vec![
-            "the image has no root partition that could be told, so nothing of the old system \
-             was carried over"
-                .to_owned(),
-        ];
-    };
-    let kind = root.file_system.as_deref().unwrap_or("an unknown file system");
-    let result = (|| {
-        disk.reread_partitions()?;
-        drop(disk);
-        let partition = wait_for_partition(device, root.number)?;
-        let mounted = mount::root(&partition, kind, Path::new("/target"))?;
-        let report = identity.apply(mounted.path()).unwrap_or_else(|fault| Report {
-            problems: vec![fault.to_string()],
-            ..Report::default()
-        });
-        say!("carried over {} files", report.carried.len());
-        status.finish();
-        let left =
-            marker::write(mounted.path(), job, image, &job.descriptor_sha256, &report, status);
-        mounted.unmount()?;
-        left.context("the marker cannot be written")?;
-        Ok(report.problems)
-    })();
-    result.unwrap_or_else(|fault: Fault| vec![format!("the new system: {fault}")])
+    Ok(written.table)
 }
 
 fn wait_for_partition(device: &Device, number: u32) -> Result<PathBuf> {

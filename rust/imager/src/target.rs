@@ -24,7 +24,7 @@ pub fn claim(job: &Job) -> Result<(Device, Disk)> {
     for other in devices::all() {
         let own = other.name == device.name || other.disk.as_ref() == Some(&device.name);
         if !own {
-            disk::make_read_only(&other.path).context(format_args!(
+            disk::set_read_only(&other.path, true).context(format_args!(
                 "{} cannot be made read-only, so nothing is written",
                 other.path.display()
             ))?;

@@ -21,9 +21,9 @@ fn old_disk() -> Vec<u8> {
 
 fn all(image: &Descriptor, supply: &dyn Supply, disk: &Disk, status: &Status) {
     let digests = verify(image, supply, status).unwrap();
-    let head = write::write(image, supply, &digests, disk, status).unwrap();
-    read_back(image, &digests, &head, disk, status).unwrap();
-    write::complete(&head, disk, status).unwrap();
+    let written = write::write(image, supply, &digests, disk, None, status).unwrap();
+    read_back(image, &digests, &written, disk, status).unwrap();
+    write::complete(&written, disk, status).unwrap();
 }
 
 /// What the disk should be: the image, what was there behind it, and zeros at the end.
@@ -90,13 +90,13 @@ fn the_first_mebibyte_comes_last() {
     let (status, staged) = (Status::new(), Staged::at(file));
     let digests = verify(&descriptor, &staged, &status).unwrap();
     assert!(!status.first_write());
-    let head = write::write(&descriptor, &staged, &digests, &disk, &status).unwrap();
+    let written = write::write(&descriptor, &staged, &digests, &disk, None, &status).unwrap();
     assert!(status.first_write());
-    read_back(&descriptor, &digests, &head, &disk, &status).unwrap();
+    read_back(&descriptor, &digests, &written, &disk, &status).unwrap();
     let mut almost = expected(&image);
     almost[..MIB].copy_from_slice(&old_disk()[..MIB]);
     assert!(device.content() == almost);
-    write::complete(&head, &disk, &status).unwrap();
+    write::complete(&written, &disk, &status).unwrap();
     assert!(device.content() == expected(&image));
 }
 
@@ -111,7 +111,7 @@ fn a_disk_that_lies_is_found_out() {
     let disk = Disk::open_exclusively(&device.path).unwrap();
     let (status, staged) = (Status::new(), Staged::at(file));
     let digests = verify(&descriptor, &staged, &status).unwrap();
-    let head = write::write(&descriptor, &staged, &digests, &disk, &status).unwrap();
+    let written = write::write(&descriptor, &staged, &digests, &disk, None, &status).unwrap();
     // In what is mapped, in what is zeros, in the short last chunk, and at the end of the disk.
     for at in [MIB + 4096, 7 * MIB, 10 * MIB + 512, 16 * MIB - 512] {
         let at = at as u64 / 512 * 512;
@@ -119,12 +119,12 @@ fn a_disk_that_lies_is_found_out() {
         disk.read_at(&mut sector, at).unwrap();
         sector[17] ^= 1;
         disk.write_at(&sector, at).unwrap();
-        let fault = read_back(&descriptor, &digests, &head, &disk, &status).unwrap_err();
+        let fault = read_back(&descriptor, &digests, &written, &disk, &status).unwrap_err();
         assert!(fault.0.contains("reads back differently"), "{fault}");
         sector[17] ^= 1;
         disk.write_at(&sector, at).unwrap();
     }
-    read_back(&descriptor, &digests, &head, &disk, &status).unwrap();
+    read_back(&descriptor, &digests, &written, &disk, &status).unwrap();
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn what_changed_since_it_was_checked_is_not_written() {
         let fickle = Fickle { passes: AtomicUsize::new(0), contents, local };
         let status = Status::new();
         let digests = verify(&descriptor, &fickle, &status).unwrap();
-        let fault = write::write(&descriptor, &fickle, &digests, &disk, &status).unwrap_err();
+        let fault = write::write(&descriptor, &fickle, &digests, &disk, None, &status).unwrap_err();
         assert!(fault.0.contains("changed since it was checked"), "{fault}");
         let content = device.content();
         assert!(content[4 * MIB..5 * MIB] == old_disk()[4 * MIB..5 * MIB]);
@@ -218,7 +218,7 @@ fn a_disk_in_use_cannot_be_opened() {
     let _held = Disk::open_exclusively(&device.path).unwrap();
     let fault = Disk::open_exclusively(&device.path).unwrap_err();
     assert!(fault.0.contains("busy"), "{fault}");
-    holdfast_imager::disk::make_read_only(&device.path).unwrap();
+    holdfast_imager::disk::set_read_only(&device.path, true).unwrap();
     Disk::open_exclusively(&device.path).unwrap_err();
     let done = std::process::Command::new("blockdev").arg("--setrw").arg(&device.path).status();
     assert!(done.unwrap().success());

@@ -1,6 +1,7 @@
 //! Checking an image, writing it, and proving that the disk has it: reading, unpacking, digesting and
 //! writing go on at the same time, in memory that is bounded whatever the image.
 
+pub mod ends;
 pub mod read_back;
 pub mod stream;
 pub mod verify;

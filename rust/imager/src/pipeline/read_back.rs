@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use holdfast_engine::image::{Descriptor, Piece, is_zero};
 use holdfast_engine::xxh64::xxh64;
 
-use super::{Digests, HEAD_BYTES, workers, write};
+use super::ends::Ends;
+use super::write::Written;
+use super::{Digests, workers};
 use crate::disk::{Buffer, Disk};
 use crate::status::{Phase, Status, lock};
 use crate::{Fault, Result};
@@ -14,14 +16,14 @@ use crate::{Fault, Result};
 /// Reads in flight.
 const IN_FLIGHT: usize = 4;
 
-/// Compare everything on the disk but its first MiB with what was written; `head` is that MiB.
+/// Compare everything on the disk but its first MiB with what was written.
 ///
 /// # Errors
 /// The disk's, or where it differs.
 pub fn read_back(
     image: &Descriptor,
     digests: &Digests,
-    head: &Buffer,
+    written: &Written,
     disk: &Disk,
     status: &Status,
 ) -> Result<()> {
@@ -38,7 +40,7 @@ pub fn read_back(
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(piece) = pieces.get(index) else { return };
                     let bytes = &mut buffer[..piece.length as usize];
-                    match check(piece, digests[index], head, bytes, disk) {
+                    match check(piece, digests[index], &written.image, bytes, disk) {
                         Ok(()) => status.advance(piece.length),
                         Err(error) => {
                             failed.store(true, Ordering::Relaxed);
@@ -52,20 +54,19 @@ pub fn read_back(
     if let Some(error) = lock(&fault).take() {
         return Err(error);
     }
-    check_tail(image, disk)?;
+    check_tail(&written.disk, disk)?;
     status.finish();
     Ok(())
 }
 
-fn check(piece: &Piece, digest: u64, head: &Buffer, bytes: &mut [u8], disk: &Disk) -> Result<()> {
-    let held_back = HEAD_BYTES.saturating_sub(piece.offset).min(piece.length) as usize;
-    if held_back < bytes.len() {
-        disk.read_at(&mut bytes[held_back..], piece.offset + held_back as u64)?;
+fn check(piece: &Piece, digest: u64, ends: &Ends, bytes: &mut [u8], disk: &Disk) -> Result<()> {
+    let middle = ends.between(piece.offset, piece.length);
+    if !middle.is_empty() {
+        disk.read_at(&mut bytes[middle.clone()], piece.offset + middle.start as u64)?;
     }
-    // The first MiB is not on the disk yet: what is going to be stands for it.
-    if held_back > 0 {
-        bytes[..held_back].copy_from_slice(&head[piece.offset as usize..][..held_back]);
-    }
+    // The first MiB is not on the disk yet, and the last one may be another than the image's: what the
+    // image has there stands for them, so that the digest of the whole chunk can be compared.
+    ends.fill_in(piece.offset, bytes);
     let same = match piece.digest {
         Some(_) => xxh64(bytes) == digest,
         None => is_zero(bytes),
@@ -73,18 +74,10 @@ fn check(piece: &Piece, digest: u64, head: &Buffer, bytes: &mut [u8], disk: &Dis
     if same { Ok(()) } else { Err(differs(disk, piece.offset)) }
 }
 
-/// The end of the disk is zeros where the image does not reach.
-fn check_tail(image: &Descriptor, disk: &Disk) -> Result<()> {
-    let tail =
-        write::zeroed(image, disk.size_bytes()).filter(|(from, _)| *from >= image.size_bytes);
-    for (from, length) in tail {
-        let mut buffer = Buffer::new(length as usize);
-        disk.read_at(&mut buffer, from)?;
-        if !is_zero(&buffer) {
-            return Err(differs(disk, from));
-        }
-    }
-    Ok(())
+fn check_tail(ends: &Ends, disk: &Disk) -> Result<()> {
+    let mut buffer = Buffer::new(ends.tail.len());
+    disk.read_at(&mut buffer, ends.tail_at)?;
+    if *buffer == *ends.tail { Ok(()) } else { Err(differs(disk, ends.tail_at)) }
 }
 
 fn differs(disk: &Disk, offset: u64) -> Fault {

@@ -15,7 +15,20 @@ use crate::{Fault, Result};
 /// # Errors
 /// Which chunk is wrong, or why the image cannot be read.
 pub fn verify(image: &Descriptor, supply: &dyn Supply, status: &Status) -> Result<Digests> {
-    status.enter(Phase::Verifying, image.size_bytes);
+    verify_in(Phase::Verifying, image, supply, status)
+}
+
+/// As [`verify`], told as another phase.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_in(
+    phase: Phase,
+    image: &Descriptor,
+    supply: &dyn Supply,
+    status: &Status,
+) -> Result<Digests> {
+    status.enter(phase, image.size_bytes);
     let digests: Vec<_> = (0..image.pieces_count()).map(|_| AtomicU64::new(0)).collect();
     stream::pass(image, supply, workers(1), &|index, piece, bytes| {
         if !piece.matches(bytes) {

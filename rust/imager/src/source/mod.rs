@@ -5,3 +5,4 @@ pub mod download;
 pub mod http;
 pub mod staged;
 pub mod url;
+pub mod volume;

@@ -23,7 +23,11 @@ pub enum Phase {
     Waiting,
     /// Reading the whole image and checking it.
     Verifying,
-    /// Writing it.
+    /// Keeping the old disk as an image.
+    Saving,
+    /// Reading that image and checking it.
+    VerifyingSaved,
+    /// Writing the image to the disk.
     Writing,
     /// Reading the disk back.
     ReadingBack,
@@ -35,9 +39,11 @@ pub enum Phase {
 
 impl Phase {
     /// All phases.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Waiting,
         Self::Verifying,
+        Self::Saving,
+        Self::VerifyingSaved,
         Self::Writing,
         Self::ReadingBack,
         Self::Identity,
@@ -49,6 +55,8 @@ impl Phase {
         match self {
             Self::Waiting => "waiting",
             Self::Verifying => "verifying",
+            Self::Saving => "saving",
+            Self::VerifyingSaved => "verifying_saved",
             Self::Writing => "writing",
             Self::ReadingBack => "reading_back",
             Self::Identity => "identity",
@@ -77,6 +85,7 @@ pub struct Status {
     samples: Mutex<VecDeque<(Instant, u64)>>,
     finished: Mutex<Vec<Finished>>,
     problems: Mutex<Vec<String>>,
+    notes: Mutex<Vec<String>>,
     bytes_done: AtomicU64,
     bytes_expected: AtomicU64,
     bytes_written: AtomicU64,
@@ -106,6 +115,7 @@ impl Status {
             samples: Mutex::default(),
             finished: Mutex::default(),
             problems: Mutex::default(),
+            notes: Mutex::default(),
             bytes_done: AtomicU64::new(0),
             bytes_expected: AtomicU64::new(0),
             bytes_written: AtomicU64::new(0),
@@ -179,6 +189,18 @@ impl Status {
         }
     }
 
+    /// Say something that is not wrong, and keep it for the new system.
+    pub fn note(&self, sentence: impl Into<String>) {
+        let sentence = sentence.into();
+        say!("{sentence}");
+        lock(&self.notes).push(sentence);
+    }
+
+    /// What was noted.
+    pub fn notes(&self) -> Vec<String> {
+        lock(&self.notes).clone()
+    }
+
     /// Tries that were in vain.
     pub fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
@@ -249,6 +271,7 @@ impl Status {
             "first_write": self.first_write(),
             "retries": self.retries(),
             "problems": *lock(&self.problems),
+            "notes": *lock(&self.notes),
             "log": log::recent(),
         });
         if let (Value::Object(answer), Value::Object(facts)) = (&mut answer, &*lock(&self.facts)) {

@@ -104,10 +104,23 @@ impl Loop {
         if !is_root() {
             return Self { path: file.clone(), file };
         }
-        let done = Command::new("losetup").args(["--find", "--show"]).arg(&file).output().unwrap();
+        Self::of(&file, &[])
+    }
+
+    /// On a file of zeros of this size.
+    pub fn empty(directory: &Path, size: u64) -> Self {
+        let path = directory.join("empty");
+        File::create(&path).unwrap().set_len(size).unwrap();
+        Self::of(&path, &[])
+    }
+
+    /// On a file that is there, with more options of losetup.
+    pub fn of(file: &Path, options: &[&str]) -> Self {
+        let mut command = Command::new("losetup");
+        let done = command.args(["--find", "--show"]).args(options).arg(file).output().unwrap();
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         let path = String::from_utf8(done.stdout).unwrap().trim().into();
-        Self { path, file }
+        Self { path, file: file.to_owned() }
     }
 
     pub fn content(&self) -> Vec<u8> {
@@ -121,4 +134,20 @@ impl Drop for Loop {
             let _ = Command::new("losetup").arg("--detach").arg(&self.path).status();
         }
     }
+}
+
+/// Run a program, and answer what it printed.
+pub fn run(program: &str, arguments: &[&str], input: &str) -> String {
+    use std::io::Write as _;
+    use std::process::Stdio;
+    let mut command = Command::new(program);
+    let command = command.args(arguments).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+    let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = pipes.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let done = child.wait_with_output().unwrap();
+    let told = [done.stdout, done.stderr].concat();
+    let told = String::from_utf8_lossy(&told).into_owned();
+    assert!(done.status.success(), "{program}: {told}");
+    told
 }

@@ -1,0 +1,297 @@
+//! The partition table of an image on a disk that is larger: the backup of a GPT goes to the disk's end,
+//! and the last partition may be extended up to there (UEFI specification, sections 5.2 and 5.3).
+//!
+//! Only what is understood entirely is changed; anything else is left as the image has it, with a
+//! sentence about why. Nothing is written here: both ends of the disk are in memory.
+
+use crate::pipeline::ends::Ends;
+
+const SECTOR: u64 = 512;
+/// Partitions are extended to a multiple of this many sectors: 4 KiB, the block of most file systems.
+const ALIGNMENT: u64 = 8;
+const MBR_ENTRIES: usize = 446;
+/// The type of the entry that keeps programs away which do not know GPT.
+const PROTECTIVE: u8 = 0xee;
+/// Cylinders, heads and sectors of what is too far away to be told in them.
+const FAR: [u8; 3] = [0xff, 0xff, 0xff];
+
+/// How a table was made to fit.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fitted {
+    /// Sentences about what was done, and what was not and why.
+    pub notes: Vec<String>,
+    /// The new size of the partition that was extended, in bytes.
+    pub extended_to: Option<u64>,
+}
+
+/// Make the table at a disk's beginning fit a disk of `disk_bytes`, of which the image has
+/// `image_bytes`; `grow` is the number of the partition to extend, if any.
+pub fn fit(ends: &mut Ends, image_bytes: u64, disk_bytes: u64, grow: Option<u32>) -> Fitted {
+    let mut fitted = Fitted::default();
+    if disk_bytes <= image_bytes && grow.is_none() {
+        return fitted;
+    }
+    let done = if ends.head.get(512..520) == Some(b"EFI PART") {
+        fit_gpt(ends, disk_bytes, grow, &mut fitted)
+    } else {
+        grow.map_or(Ok(()), |number| extend_mbr(&mut ends.head, disk_bytes, number, &mut fitted))
+    };
+    if let Err(why) = done {
+        fitted.notes.push(why);
+    }
+    fitted
+}
+
+fn fit_gpt(
+    ends: &mut Ends,
+    disk_bytes: u64,
+    grow: Option<u32>,
+    fitted: &mut Fitted,
+) -> Result<(), String> {
+    let left = |why: &str| format!("the image's GPT is left as it is: {why}");
+    let mut gpt = Gpt::read(&ends.head).map_err(left)?;
+    let last = disk_bytes / SECTOR - 1;
+    let backup_at = last
+        .checked_sub(gpt.entries_sectors())
+        .filter(|at| at * SECTOR >= ends.tail_at)
+        .ok_or_else(|| left("its entries have no room in the disk's last mebibyte"))?;
+    let last_usable = backup_at - 1;
+    if gpt.partitions().any(|(_, _, end)| end > last_usable) {
+        return Err(left("a partition reaches to where its backup would be"));
+    }
+    if let Some(number) = grow {
+        match gpt.extend(number, last_usable) {
+            Ok(sectors) => fitted.extended_to = Some(sectors * SECTOR),
+            Err(why) => fitted.notes.push(why),
+        }
+    }
+    if gpt.u64_at(32) != last {
+        fitted.notes.push("the backup of the GPT was moved to the end of the disk".to_owned());
+    }
+    gpt.put_u64(32, last);
+    gpt.put_u64(48, last_usable);
+    if !protect(&mut ends.head, last) {
+        fitted.notes.push(
+            "the MBR beside the GPT has other entries than the protective one, and is left as it is"
+                .to_owned(),
+        );
+    }
+    gpt.write(ends, last, backup_at);
+    Ok(())
+}
+
+/// The header and the entries of a GPT that is whole.
+struct Gpt {
+    header: Vec<u8>,
+    header_bytes: usize,
+    entries: Vec<u8>,
+    entry_bytes: usize,
+    entries_at: usize,
+}
+
+impl Gpt {
+    fn read(head: &[u8]) -> Result<Self, &'static str> {
+        let header = head.get(512..1024).ok_or("the image is too small")?.to_vec();
+        let mut gpt =
+            Self { header, header_bytes: 0, entries: Vec::new(), entry_bytes: 0, entries_at: 0 };
+        gpt.header_bytes = gpt.u32_at(12) as usize;
+        if !(92..=512).contains(&gpt.header_bytes) || gpt.header_checksum() != gpt.u32_at(16) {
+            return Err("its header is damaged");
+        }
+        gpt.entry_bytes = gpt.u32_at(84) as usize;
+        let all = (gpt.u32_at(80) as usize).checked_mul(gpt.entry_bytes);
+        let place = usize::try_from(gpt.u64_at(72)).ok().and_then(|lba| lba.checked_mul(512));
+        let entries = place
+            .zip(all)
+            .and_then(|(from, length)| head.get(from..from.checked_add(length)?))
+            .filter(|_| gpt.entry_bytes >= 128 && gpt.u64_at(72) >= 2 && gpt.u64_at(24) == 1)
+            .ok_or("its entries are not where others have them")?;
+        if crc32fast::hash(entries) != gpt.u32_at(88) {
+            return Err("its entries are damaged");
+        }
+        gpt.entries = entries.to_vec();
+        gpt.entries_at = place.unwrap_or_default();
+        Ok(gpt)
+    }
+
+    /// Number, first and last sector of each partition.
+    fn partitions(&self) -> impl Iterator<Item = (u32, u64, u64)> {
+        let used = |entry: &&[u8]| entry[..16].iter().any(|byte| *byte != 0);
+        (1..)
+            .zip(self.entries.chunks_exact(self.entry_bytes))
+            .filter(move |(_, entry)| used(entry))
+            .map(|(number, entry)| (number, u64_at(entry, 32), u64_at(entry, 40)))
+    }
+
+    /// Extend a partition; answers how many sectors it has then.
+    fn extend(&mut self, number: u32, last_usable: u64) -> Result<u64, String> {
+        let (_, first, old_end) =
+            self.partitions().find(|(one, _, _)| *one == number).ok_or_else(|| missing(number))?;
+        if self.partitions().any(|(one, _, end)| one != number && end > first) {
+            return Err(not_last(number));
+        }
+        let sectors = (last_usable + 1).saturating_sub(first) / ALIGNMENT * ALIGNMENT;
+        let end = (first + sectors).saturating_sub(1);
+        if end <= old_end {
+            return Err(no_room(number));
+        }
+        let at = (number as usize - 1) * self.entry_bytes + 40;
+        self.entries[at..at + 8].copy_from_slice(&end.to_le_bytes());
+        Ok(sectors)
+    }
+
+    /// Put table and backup in place, with their checksums.
+    fn write(mut self, ends: &mut Ends, last: u64, backup_at: u64) {
+        let checksum = crc32fast::hash(&self.entries);
+        self.put_u32(88, checksum);
+        self.seal();
+        ends.head[512..1024].copy_from_slice(&self.header);
+        ends.head[self.entries_at..][..self.entries.len()].copy_from_slice(&self.entries);
+        self.put_u64(24, last);
+        self.put_u64(32, 1);
+        self.put_u64(72, backup_at);
+        self.seal();
+        let place = |lba: u64| (lba * SECTOR - ends.tail_at) as usize;
+        let (header_at, entries_at) = (place(last), place(backup_at));
+        ends.tail[entries_at..header_at].fill(0);
+        ends.tail[entries_at..][..self.entries.len()].copy_from_slice(&self.entries);
+        ends.tail[header_at..][..512].copy_from_slice(&self.header);
+    }
+
+    fn entries_sectors(&self) -> u64 {
+        (self.entries.len() as u64).div_ceil(SECTOR)
+    }
+
+    fn header_checksum(&self) -> u32 {
+        let mut covered = self.header[..self.header_bytes].to_vec();
+        covered[16..20].fill(0);
+        crc32fast::hash(&covered)
+    }
+
+    fn seal(&mut self) {
+        let checksum = self.header_checksum();
+        self.put_u32(16, checksum);
+    }
+
+    fn u32_at(&self, at: usize) -> u32 {
+        u32_at(&self.header, at)
+    }
+
+    fn u64_at(&self, at: usize) -> u64 {
+        u64_at(&self.header, at)
+    }
+
+    fn put_u32(&mut self, at: usize, value: u32) {
+        self.header[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    fn put_u64(&mut self, at: usize, value: u64) {
+        self.header[at..at + 8].copy_from_slice(&value.to_le_bytes());
+    }
+}
+
+/// Let the protective MBR cover the whole disk; not if there is anything but the protective entry.
+fn protect(head: &mut [u8], last: u64) -> bool {
+    let entries = &mut head[MBR_ENTRIES..MBR_ENTRIES + 64];
+    let used = |entry: &[u8]| entry[4] != 0;
+    let mut ours = None;
+    for (index, entry) in entries.chunks_exact(16).enumerate().filter(|(_, entry)| used(entry)) {
+        if entry[4] != PROTECTIVE || u32_at(entry, 8) != 1 || ours.is_some() {
+            return false;
+        }
+        ours = Some(index * 16);
+    }
+    let Some(at) = ours else { return false };
+    let entry = &mut entries[at..at + 16];
+    entry[5..8].copy_from_slice(&FAR);
+    entry[12..16].copy_from_slice(&u32::try_from(last).unwrap_or(u32::MAX).to_le_bytes());
+    true
+}
+
+/// Extend a primary partition of an MBR.
+fn extend_mbr(
+    head: &mut [u8],
+    disk_bytes: u64,
+    number: u32,
+    fitted: &mut Fitted,
+) -> Result<(), String> {
+    if head.get(510..512) != Some(&[0x55, 0xaa]) {
+        return Err("the image has no partition table, so nothing was extended".to_owned());
+    }
+    if number > 4 {
+        return Err(format!(
+            "partition {number} lies in an extended partition and was not extended"
+        ));
+    }
+    let entry = |number: u32| MBR_ENTRIES + 16 * (number as usize - 1);
+    let place = |at: usize| {
+        let (first, sectors) = (u64::from(u32_at(head, at + 8)), u64::from(u32_at(head, at + 12)));
+        (head[at + 4] != 0 && sectors > 0).then_some((first, sectors))
+    };
+    let at = entry(number.max(1));
+    let (first, old) = place(at).filter(|_| number > 0).ok_or_else(|| missing(number))?;
+    let others = (1..=4).filter(|other| *other != number).filter_map(|other| place(entry(other)));
+    if others.into_iter().any(|(other, sectors)| other + sectors > first) {
+        return Err(not_last(number));
+    }
+    // A sector further than this has no number in such a table.
+    let end = (disk_bytes / SECTOR).min(u64::from(u32::MAX));
+    let sectors = end.saturating_sub(first) / ALIGNMENT * ALIGNMENT;
+    if sectors <= old {
+        return Err(no_room(number));
+    }
+    let count = u32::try_from(sectors).map_err(|_| no_room(number))?;
+    head[at + 5..at + 8].copy_from_slice(&FAR);
+    head[at + 12..at + 16].copy_from_slice(&count.to_le_bytes());
+    fitted.extended_to = Some(sectors * SECTOR);
+    Ok(())
+}
+
+fn missing(number: u32) -> String {
+    format!("the image's table has no partition {number}, so none was extended")
+}
+
+fn not_last(number: u32) -> String {
+    format!("partition {number} is not the last one on the disk, so it was not extended")
+}
+
+fn no_room(number: u32) -> String {
+    format!("partition {number} reaches to the end of the disk already")
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    bytes[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    bytes[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::fit;
+    use crate::pipeline::ends::Ends;
+
+    proptest! {
+        #[test]
+        fn any_beginning_of_a_disk_is_put_up_with(
+            start in prop::collection::vec(any::<u8>(), 0..700),
+            magic: bool,
+            grow in prop::option::of(0_u32..200),
+            image in 1_u64..5000,
+            more in 0_u64..5000,
+        ) {
+            let (image, disk) = (image * 512, (image + more) * 512);
+            let mut ends = Ends::new(image, disk);
+            let length = start.len().min(ends.head.len());
+            ends.head[..length].copy_from_slice(&start[..length]);
+            if magic && ends.head.len() >= 1024 {
+                ends.head[512..520].copy_from_slice(b"EFI PART");
+                ends.head[510..512].copy_from_slice(&[0x55, 0xaa]);
+            }
+            let _ = fit(&mut ends, image, disk, grow);
+        }
+    }
+}
