@@ -100,7 +100,7 @@ pub fn query(id: u16, name: &str, kind: Kind) -> Option<Vec<u8>> {
 }
 
 /// Whether it is an answer to this query: the same number and question.
-fn is_answer(answer: &[u8], query: &[u8]) -> bool {
+pub fn is_answer(answer: &[u8], query: &[u8]) -> bool {
     answer.len() >= query.len()
         && answer[..2] == query[..2]
         && answer[2] & 0x80 != 0

@@ -71,7 +71,8 @@ pub struct Client {
     pub tls: Option<Arc<ClientConfig>>,
 }
 
-trait Wire: Read + Write + Send {}
+/// A connection, with or without TLS.
+pub trait Wire: Read + Write + Send {}
 impl<T: Read + Write + Send> Wire for T {}
 
 /// The bytes of a file from the offset that was asked for. An error is not the end: it may be asked for
@@ -136,56 +137,7 @@ impl Client {
             env!("CARGO_PKG_VERSION")
         );
         wire.write_all(request.as_bytes()).and_then(|()| wire.flush()).context(host)?;
-        let mut stream = BufReader::with_capacity(INPUT_BUFFER, wire);
-        let head = read_head(&mut stream).context(host)?;
-        let mut headers = [httparse::EMPTY_HEADER; 128];
-        let mut response = httparse::Response::new(&mut headers);
-        response.parse(&head).map_err(|e| Fault(format!("{host} does not answer in HTTP: {e}")))?;
-        let header = |name: &str| {
-            let found =
-                response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
-            found.and_then(|header| std::str::from_utf8(header.value).ok()).map(str::trim)
-        };
-        let begins = match response.code.unwrap_or(0) {
-            200 => 0,
-            206 => header("content-range")
-                .and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse().ok())
-                .filter(|begins| *begins <= offset)
-                .ok_or_else(|| lasting(format!("{host} answers with another part of the file")))?,
-            301 | 302 | 303 | 307 | 308 => {
-                return header("location")
-                    .map(|location| Answer::Elsewhere(location.to_owned()))
-                    .ok_or_else(|| lasting(format!("{host} redirects to nowhere")));
-            }
-            code => {
-                let fault = Fault(format!(
-                    "{host} answers {code} {} for {}",
-                    response.reason.unwrap_or(""),
-                    url.target.split('?').next().unwrap_or("")
-                ));
-                // Timeout, too early, too many: those pass. So do faults of the server.
-                let lasting = (400..500).contains(&code) && ![408, 425, 429].contains(&code);
-                return Err(Failure { fault, lasting });
-            }
-        };
-        let coding = header("content-encoding").unwrap_or("identity");
-        if !coding.eq_ignore_ascii_case("identity") {
-            return Err(lasting(format!("{host} packs the file once more ({coding})")));
-        }
-        let chunked = header("transfer-encoding")
-            .is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"));
-        let left = match header("content-length").map(str::parse::<u64>) {
-            _ if chunked => Left::Part(0),
-            Some(Ok(length)) if begins.checked_add(length) == Some(size) => Left::Bytes(length),
-            Some(Ok(length)) => {
-                return Err(lasting(format!(
-                    "{host} has a file of {} bytes, and the descriptor says {size}",
-                    begins.saturating_add(length)
-                )));
-            }
-            _ => return Err(lasting(format!("{host} does not tell the file's size"))),
-        };
-        Ok(Answer::Body(Body { stream, left, skip: offset - begins }))
+        read_answer(url, wire, offset, size)
     }
 
     fn connect(&self, url: &Url) -> std::result::Result<Box<dyn Wire>, Failure> {
@@ -232,9 +184,75 @@ fn is_about_the_certificate(error: &io::Error) -> bool {
     matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
 }
 
-enum Answer {
+/// What a server answers.
+#[derive(Debug)]
+pub enum Answer {
+    /// The file's bytes.
     Body(Body),
+    /// That it is elsewhere.
     Elsewhere(String),
+}
+
+/// Read the head of an answer to a request for the bytes from `offset` on of a file of `size`.
+///
+/// # Errors
+/// Why there are no such bytes to come, and whether asking again may help.
+pub fn read_answer(
+    url: &Url,
+    wire: Box<dyn Wire>,
+    offset: u64,
+    size: u64,
+) -> std::result::Result<Answer, Failure> {
+    let host = &url.host;
+    let mut stream = BufReader::with_capacity(INPUT_BUFFER, wire);
+    let head = read_head(&mut stream).context(host)?;
+    let mut headers = [httparse::EMPTY_HEADER; 128];
+    let mut response = httparse::Response::new(&mut headers);
+    response.parse(&head).map_err(|e| Fault(format!("{host} does not answer in HTTP: {e}")))?;
+    let header = |name: &str| {
+        let found = response.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name));
+        found.and_then(|header| std::str::from_utf8(header.value).ok()).map(str::trim)
+    };
+    let begins = match response.code.unwrap_or(0) {
+        200 => 0,
+        206 => header("content-range")
+            .and_then(|range| range.strip_prefix("bytes ")?.split('-').next()?.parse().ok())
+            .filter(|begins| *begins <= offset)
+            .ok_or_else(|| lasting(format!("{host} answers with another part of the file")))?,
+        301 | 302 | 303 | 307 | 308 => {
+            return header("location")
+                .map(|location| Answer::Elsewhere(location.to_owned()))
+                .ok_or_else(|| lasting(format!("{host} redirects to nowhere")));
+        }
+        code => {
+            let fault = Fault(format!(
+                "{host} answers {code} {} for {}",
+                response.reason.unwrap_or(""),
+                url.target.split('?').next().unwrap_or("")
+            ));
+            // Timeout, too early, too many: those pass. So do faults of the server.
+            let lasting = (400..500).contains(&code) && ![408, 425, 429].contains(&code);
+            return Err(Failure { fault, lasting });
+        }
+    };
+    let coding = header("content-encoding").unwrap_or("identity");
+    if !coding.eq_ignore_ascii_case("identity") {
+        return Err(lasting(format!("{host} packs the file once more ({coding})")));
+    }
+    let chunked =
+        header("transfer-encoding").is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"));
+    let left = match header("content-length").map(str::parse::<u64>) {
+        _ if chunked => Left::Part(0),
+        Some(Ok(length)) if begins.checked_add(length) == Some(size) => Left::Bytes(length),
+        Some(Ok(length)) => {
+            return Err(lasting(format!(
+                "{host} has a file of {} bytes, and the descriptor says {size}",
+                begins.saturating_add(length)
+            )));
+        }
+        _ => return Err(lasting(format!("{host} does not tell the file's size"))),
+    };
+    Ok(Answer::Body(Body { stream, left, skip: offset - begins }))
 }
 
 /// The head of an answer, its empty line included.
