@@ -202,6 +202,9 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
     watcher = Watcher(tuning.watch, settings.tuning.check_seconds)
     watcher.start()
     stack.callback(watcher.stop, _ANSWER_SECONDS)
+    rollback = reimage.watch(operations)
+    rollback.start()
+    stack.callback(rollback.stop, _ANSWER_SECONDS)
     return _run_loop(_Daemon(services, on_ready).run())
 
 

@@ -1,4 +1,4 @@
-"""Routes of re-imaging: plan, stage, arm, reboot; disarm; confirm."""
+"""Routes of re-imaging: plan, stage, arm, reboot; disarm; confirm; rollback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from holdfast.api.routing import CallerDep, ServicesDep, audited, make_router, s
 from holdfast.api.tokens import Scope
 from holdfast.operations.model import Operation
 from holdfast.reimage.course import KIND, RECHECK
-from holdfast.reimage.models import ConfirmRequest, ReimagePlan, ReimageStatus, StageRequest
+from holdfast.reimage.models import (
+    ConfirmRequest,
+    ReimagePlan,
+    ReimageStatus,
+    RollbackRequest,
+    StageRequest,
+)
 
 router = make_router(prefix="/v1/reimage", tags=["re-imaging"])
 
@@ -24,6 +30,7 @@ _MAX_PLANS = 2
 """Plans that may be made at the same time: each may wait half a minute for a server."""
 _NOTHING = NoParameters()
 _PLAIN = ConfirmRequest()
+_BACK = RollbackRequest()
 _ACT = problems_of(409, 413, 415, 507)
 NoBody = Annotated[NoParameters, Body()]
 
@@ -164,6 +171,53 @@ async def confirm_reimage(
         check=services.reimage.check,
         idempotency_key=idempotency_key,
     )
+
+
+@router.post(
+    "/rollback",
+    operation_id="rollbackReimage",
+    summary="Begin to go back to the system that was kept",
+    status_code=202,
+    response_model=Operation,
+    responses=started(),
+)
+@spec(Scope.ADMIN)
+async def rollback_reimage(
+    services: ServicesDep,
+    request: Request,
+    caller: CallerDep,
+    params: Annotated[RollbackRequest, Body()] = _BACK,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Start the operation `reimage` with the image that `save_previous` kept as its image.
+
+    From here on it is as after `stage`: arm, and reboot. Nothing is carried over from this system.
+    """
+    staged = await to_thread.run_sync(services.reimage.rollback, params)
+    return await start(
+        services,
+        request,
+        caller,
+        kind=KIND,
+        params=staged,
+        check=services.reimage.check,
+        idempotency_key=idempotency_key,
+    )
+
+
+@router.delete(
+    "/previous",
+    operation_id="forgetPreviousSystem",
+    summary="Delete the system that was kept",
+    status_code=204,
+    response_class=Response,
+    responses=problems_of(409),
+)
+@spec(Scope.ADMIN, produces=())
+async def forget_previous(services: ServicesDep) -> Response:
+    """Remove the image that could be rolled back to. Idempotent."""
+    await to_thread.run_sync(services.reimage.forget_previous)
+    return Response(status_code=204)
 
 
 async def _act(request: Request, act: Callable[[], ReimageStatus]) -> Response:

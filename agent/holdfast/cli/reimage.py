@@ -90,6 +90,26 @@ Sample = Annotated[
 Manual = Annotated[
     bool, typer.Option("--manual", help="Wait for `reimage confirm` even if all checks pass.")
 ]
+GrowRoot = Annotated[
+    bool,
+    typer.Option("--grow-root", help="Extend the root, if it is last, to the end of the disk."),
+]
+SavePrevious = Annotated[
+    bool,
+    typer.Option("--save-previous", help="Keep this system on the data volume, to roll back to."),
+]
+RollbackAfter = Annotated[
+    int | None,
+    typer.Option(
+        "--rollback-after",
+        min=60,
+        max=7 * 86400,
+        metavar="SECONDS",
+        help="Keep this system, and put it back if the new one is not confirmed by then.",
+        show_default="never",
+    ),
+]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is here.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -124,6 +144,9 @@ def plan(
     manifest: Manifest = None,
     sample: Sample = None,
     manual: Manual = False,
+    grow_root: GrowRoot = False,
+    save_previous: SavePrevious = False,
+    rollback_after: RollbackAfter = None,
 ) -> None:
     """Print what re-imaging would do, disk by disk; changes nothing. Exits with 3 if refused."""
     from holdfast.cli.reimage_views import show_plan
@@ -139,6 +162,9 @@ def plan(
         manifest=manifest,
         sample=sample,
         manual=manual,
+        grow_root=grow_root,
+        save_previous=save_previous,
+        rollback_after=rollback_after,
     )
     found = session.api.post("/v1/reimage/plan", body, seconds=_SECONDS)
     if session.out.as_json:
@@ -169,17 +195,15 @@ def stage(
     manifest: Manifest = None,
     sample: Sample = None,
     manual: Manual = False,
-    no_wait: Annotated[
-        bool, typer.Option("--no-wait", help="Do not wait until it is here.")
-    ] = False,
+    grow_root: GrowRoot = False,
+    save_previous: SavePrevious = False,
+    rollback_after: RollbackAfter = None,
+    no_wait: NoWait = False,
 ) -> None:
     """Fetch an image and verify all of it. Nothing else is changed yet.
 
     The operation goes on until the new system is confirmed; cancelling it takes all of it back.
     """
-    from holdfast.cli.outcome import Enough, finish
-    from holdfast.cli.runs import RemoteRun
-
     body = _body(
         descriptor,
         sha256,
@@ -190,19 +214,11 @@ def stage(
         manifest=manifest,
         sample=sample,
         manual=manual,
+        grow_root=grow_root,
+        save_previous=save_previous,
+        rollback_after=rollback_after,
     )
-    operation = session.api.post("/v1/reimage/stage", body, seconds=_SECONDS)
-    if no_wait:
-        if session.out.as_json:
-            session.out.json(operation)
-        else:
-            session.out.line(operation["id"])
-        return
-    staged = Enough(until=lambda told: told["progress"]["phase"] == "staged", why="staged")
-    if finish(session, RemoteRun(session.api, operation), _ended, staged) is None:
-        if session.out.as_json:
-            session.out.json(session.api.get(f"/v1/operations/{operation['id']}"))
-        session.out.hint("next: holdfast reimage arm")
+    _staging(session, "/v1/reimage/stage", body, no_wait=no_wait)
 
 
 @command(app, "arm", lines=["holdfast reimage arm", "holdfast reimage arm --disk vol-0ab3 --yes"])
@@ -269,6 +285,60 @@ def confirm(
     _show(session, answer)
 
 
+@command(
+    app,
+    "rollback",
+    lines=["holdfast reimage rollback", "holdfast reimage rollback --manifest latest --manual"],
+)
+def rollback(
+    session: Session,
+    *,
+    manifest: Manifest = None,
+    manual: Manual = False,
+    no_wait: NoWait = False,
+) -> None:
+    """Stage the system that was kept with `--save-previous`; then arm and reboot as usual.
+
+    Nothing is carried over from the present system: it becomes what it was, byte for byte.
+    """
+    body = {"manifest": manifest, "confirm": "manual" if manual else "auto"}
+    _staging(session, "/v1/reimage/rollback", body, no_wait=no_wait)
+
+
+@command(
+    app,
+    "forget-previous",
+    lines=["holdfast reimage forget-previous", "holdfast reimage forget-previous --yes"],
+)
+def forget_previous(session: Session, *, yes: Yes = False) -> None:
+    """Delete the system that was kept; it can then no longer be rolled back to."""
+    kept = session.api.get("/v1/reimage", seconds=_SECONDS).get("previous")
+    if kept is not None and not yes:
+        if not session.out.interactive:
+            raise UsageError("nobody can be asked here: give --yes")
+        typer.confirm(f"Delete {kept['name']} in {kept['path']}?", abort=True, err=True)
+    session.api.delete("/v1/reimage/previous")
+
+
+def _staging(session: Session, path: str, body: Mapping[str, Any], *, no_wait: bool) -> None:
+    """Start staging, and wait until the image is here."""
+    from holdfast.cli.outcome import Enough, finish
+    from holdfast.cli.runs import RemoteRun
+
+    operation = session.api.post(path, dict(body), seconds=_SECONDS)
+    if no_wait:
+        if session.out.as_json:
+            session.out.json(operation)
+        else:
+            session.out.line(operation["id"])
+        return
+    staged = Enough(until=lambda told: told["progress"]["phase"] == "staged", why="staged")
+    if finish(session, RemoteRun(session.api, operation), _ended, staged) is None:
+        if session.out.as_json:
+            session.out.json(session.api.get(f"/v1/operations/{operation['id']}"))
+        session.out.hint("next: holdfast reimage arm")
+
+
 def _body(
     descriptor: str,
     digest: str | None,
@@ -280,6 +350,9 @@ def _body(
     manifest: str | None,
     sample: float | None,
     manual: bool,
+    grow_root: bool,
+    save_previous: bool,
+    rollback_after: int | None,
 ) -> dict[str, Any]:
     body: dict[str, Any] = {
         "descriptor": descriptor,
@@ -290,7 +363,11 @@ def _body(
         "manifest": manifest,
         "sample_percent": sample,
         "confirm": "manual" if manual else "auto",
+        "grow_root": grow_root,
+        "save_previous": save_previous or rollback_after is not None,
     }
+    if rollback_after is not None:
+        body |= {"rollback": "automatic", "confirm_seconds": rollback_after}
     if identity is not None:
         body["identity"] = [one.value for one in identity if one is not Identity.NONE]
     return {key: value for key, value in body.items() if value is not None}

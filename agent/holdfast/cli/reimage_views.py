@@ -48,11 +48,19 @@ def show_status(out: Output, status: ReimageStatus) -> None:
         out.line(f"  {units.printable(status.reason)}", "bold red")
     _image(out, status.image)
     out.fields([("running", status.image_id or ""), ("operation", status.operation or "")])
+    if status.previous is not None:
+        kept = status.previous
+        told = f"{kept.name}, {units.size(kept.size_bytes)}, of {when_of(kept.when)}"
+        out.fields([("kept", units.printable(told))])
+    if status.rollback_of is not None:
+        out.fields([("rolls back", status.rollback_of)])
+    if status.rollback_at is not None:
+        out.line(f"  rolls back at {when_of(status.rollback_at)} unless confirmed", "bold yellow")
     if status.checks:
         _checks(out, status.checks)
     if status.state in (ReimageState.IDLE, ReimageState.STAGED, ReimageState.ARMED):
         _machine(out, status, entry=status.state is ReimageState.ARMED)
-    for note in status.notes:
+    for note in (*status.notes, *(status.imager.notes if status.imager else ())):
         out.note(f"note: {units.printable(note)}", "dim")
     if status.history:
         out.heading("History")

@@ -20,6 +20,8 @@ class Arrived:
     """The new system runs."""
 
     marker: Marker
+    took_back: bool = False
+    """It had itself been kept while it was armed, and that arming is undone now."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,22 @@ def look(job: Job, boot_id: str, privileged: Privileged, pause: Callable[[float]
     except ValueError as error:
         return Returned(f"What the imager left cannot be understood: {error}.")
     if marker is not None and marker.nonce == job.nonce:
-        return Arrived(marker)
+        return Arrived(marker, took_back=job.restores and _take_back(privileged, pause))
     if job.boot_id is None or job.boot_id == boot_id:
         return Untouched()
     report = _ask(privileged, pause)
     why = _why(job, report)
     privileged.disarm()
     return Returned(why)
+
+
+def _take_back(privileged: Privileged, pause: Callable[[float], None]) -> bool:
+    """Undo the arming that a system was kept with, since it was at the moment of its end."""
+    report = _ask(privileged, pause)
+    if not report.entry and report.record is None and report.problem is None:
+        return False
+    privileged.disarm()
+    return True
 
 
 def _ask(privileged: Privileged, pause: Callable[[float], None]) -> OutcomeReport:

@@ -84,8 +84,24 @@ class Attempt:
     def begin(self, operation: str, request: StageRequest) -> None:
         """Forget the last attempt, and begin one."""
         with self.lock:
-            self._set(Job(operation=operation, nonce=secrets.token_hex(16), request=request))
-            self._note(_S.IDLE, _S.STAGING, "Asked for.")
+            job = Job(operation=operation, nonce=secrets.token_hex(16), request=request)
+            why = "Asked for."
+            if self.store.previous.of(request.descriptor_sha256) is not None:
+                last = self.job
+                begun = last is not None and last.rollback_begun and not last.rollback_problem
+                automatic = bool(begun) and self.state is _S.UNCONFIRMED
+                job = job.model_copy(
+                    update={
+                        "restores": True,
+                        "rollback_of": last.operation if last is not None else None,
+                        "automatic": automatic,
+                    }
+                )
+                why = "A rollback to the system that was kept" + (
+                    ": the new one was not confirmed in time." if automatic else ", as asked for."
+                )
+            self._set(job)
+            self._note(_S.IDLE, _S.STAGING, why)
 
     def update(self, **members: Any) -> None:
         """Change members of the job."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from holdfast._engine import CancelledError
@@ -21,6 +22,7 @@ from holdfast.reimage import aftermath, machine
 from holdfast.reimage.attempt import Attempt, sentence
 from holdfast.reimage.checks import Examiner
 from holdfast.reimage.images import ImageLibrary
+from holdfast.reimage.images.library import Obtained
 from holdfast.reimage.models import (
     ConfirmRequest,
     ImagerReport,
@@ -30,6 +32,8 @@ from holdfast.reimage.models import (
     ReimageState,
     StageRequest,
 )
+from holdfast.reimage.previous import saving_space
+from holdfast.reimage.rollback import overdue
 from holdfast.reimage.store import Job
 
 KIND, RECHECK = "reimage", "reimage.check"
@@ -51,6 +55,7 @@ class Course:
         examiner: Examiner,
         describe: Callable[[ImageSummary | None, str | None], Machine],
         usable: Callable[[], None],
+        state_dir: Path,
     ) -> None:
         self._attempt = attempt
         self._acting = acting
@@ -59,6 +64,7 @@ class Course:
         self._examiner = examiner
         self._describe = describe
         self._usable = usable
+        self._state_dir = state_dir
 
     def kinds(self) -> Sequence[Kind[Any, Any]]:
         """Return the kinds of operation: `reimage`, and `reimage.check` to check once more."""
@@ -111,15 +117,15 @@ class Course:
             _check(context)
 
         match self._look(job, pause):
-            case aftermath.Arrived(marker):
+            case aftermath.Arrived(marker, took_back):
                 report = ImagerReport(**marker.model_dump(include=set(ImagerReport.model_fields)))
                 self._attempt.update(
                     imager=report, identity_problems=marker.identity.problems, booted_at=now()
                 )
-                self._attempt.move(
-                    _S.BOOTED, "The new system runs: it brought back this job's number."
-                )
+                self._attempt.store.previous.arrived(job.nonce)
+                self._attempt.move(_S.BOOTED, _arrival(job, took_back=took_back))
             case aftermath.Returned(why):
+                self._attempt.store.previous.withdraw(job.nonce)
                 self._attempt.fail(why)
                 raise OperationFailed(Problem.of(Slug.NOT_REIMAGED, why))
             case aftermath.Untouched():
@@ -142,7 +148,13 @@ class Course:
     def _stage(self, context: Context[StageRequest]) -> None:
         request, progress = context.params, context.progress
         progress.enter("fetching the descriptor")
-        found = self._images.obtain(request, progress)
+        kept = self._attempt.store.previous.of(request.descriptor_sha256)
+        if kept is not None:
+            # This machine's own: nobody has to sign it.
+            data = (Path(kept.path) / "descriptor.json").read_bytes()
+            found = Obtained(data, kept.descriptor_sha256)
+        else:
+            found = self._images.obtain(request, progress)
         image = self._images.summary(found)
         content = self._images.content_url(request, found)
         self._attempt.clear_images(keep=found.sha256)
@@ -150,15 +162,48 @@ class Course:
         directory = self._attempt.store.image_directory(found.sha256)
         source = content if request.mode == "network" else str(directory / "image")
         problems += self._describe(image, source).blocked
+        problems += self._saving_problems(request, image, directory)
         if problems:
             raise RequestError(Slug.CONFLICT, " ".join(problems))
         self._attempt.update(image=image, content_url=content)
         if request.mode == "staged":
-            self._images.fetch(content, found, directory, progress)
+            self._fetch(content, found, directory, context)
             self._attempt.move(_S.STAGED, "The image is on the data volume, all of it verified.")
         else:
             self._images.keep_descriptor(found, directory)
             self._attempt.move(_S.STAGED, "The descriptor is here; the imager fetches the image.")
+
+    def _fetch(
+        self, content: str, found: Obtained, directory: Path, context: Context[StageRequest]
+    ) -> None:
+        kept = self._attempt.store.previous.of(context.params.descriptor_sha256)
+        if kept is not None:
+            self._attempt.store.previous.link(kept, directory)
+        try:
+            self._images.fetch(content, found, directory, context.progress)
+        except OperationFailed as error:
+            if kept is None or (directory / "image").exists():
+                raise
+            # It was found to be another file than was described, and there is nowhere else one.
+            raise OperationFailed(
+                Problem.of(
+                    Slug.BAD_RECORD,
+                    f"The system kept in {kept.path} cannot be rolled back to: its image is not "
+                    "what its descriptor says.",
+                )
+            ) from error
+
+    def _saving_problems(
+        self, request: StageRequest, image: ImageSummary, directory: Path
+    ) -> Sequence[str]:
+        """Say why the old system could not be kept. Raises `OSError`."""
+        if not request.save_previous:
+            return ()
+        staging = None
+        if request.mode == "staged":
+            present = self._images.present_bytes(directory)
+            staging = machine.staging_space(image, self._state_dir, present)
+        return machine.space_problems([saving_space(self._state_dir, staging)])
 
     def _judge(self, context: Context[Any], attempt: str) -> None:
         """Check the new system. Raises `OperationFailed` unless all is well."""
@@ -211,7 +256,10 @@ class Course:
         with self._acting:
             job = self._attempt.require()
             if job.state in (_S.BOOTED, _S.CONFIRMED, _S.UNCONFIRMED):
-                self._attempt.unconfirmed("Cancelled before it was confirmed.")
+                late = f"Not confirmed within {job.request.confirm_seconds} s."
+                self._attempt.unconfirmed(
+                    late if overdue(job) else "Cancelled before it was confirmed."
+                )
                 return
             try:
                 if job.boot_id is not None:
@@ -233,6 +281,14 @@ class Course:
                 context.progress.enter(state.value)
                 self._attempt.wait(_LOOK_SECONDS)
                 _check(context)
+
+
+def _arrival(job: Job, *, took_back: bool) -> str:
+    """Say which system it is that runs."""
+    if not job.restores:
+        return "The new system runs: it brought back this job's number."
+    told = " The arming that it was kept with was taken back." if took_back else ""
+    return f"The system that was kept runs again: it brought back this job's number.{told}"
 
 
 def _check(context: Context[Any]) -> None:

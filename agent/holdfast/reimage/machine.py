@@ -109,11 +109,40 @@ def steps(machine: Machine, image: ImageSummary | None, request: StageRequest) -
         f"stage: {STEPS[request.mode]}",
         "arm: Add a one-time entry to the boot loader; the present system stays the default.",
         "reboot: The imager verifies the image again; whatever is wrong ends in this system.",
+        *_saving(request),
         f"write: {name} replaces everything on {where}; no other disk is written.",
+        *_growing(image, request),
         f"carry over: {kept}.",
         "boot the new system, check the data"
         + (f", verify manifest {request.manifest}" if request.manifest else "")
         + (", and confirm." if request.confirm == "auto" else ", and wait for `confirm`."),
+    ]
+
+
+def _saving(request: StageRequest) -> list[str]:
+    if not request.save_previous:
+        return []
+    told = "keep: The imager packs the old disk into an image on the data volume, and reads it back"
+    late = (
+        f" Unless the new system is confirmed within {request.confirm_seconds} s, it is put back."
+        if request.rollback == "automatic"
+        else ""
+    )
+    return [f"{told}; if it cannot, nothing is written.{late}"]
+
+
+def _growing(image: ImageSummary | None, request: StageRequest) -> list[str]:
+    if not request.grow_root or image is None:
+        return []
+    if image.root_partition is None:
+        return ["grow: No root partition was found in the image, so nothing is extended."]
+    if not image.root_is_last:
+        return [
+            f"grow: Partition {image.root_partition} is not the last one, so it is left as it is."
+        ]
+    return [
+        f"grow: Partition {image.root_partition} and its {image.root_file_system} are extended to "
+        "the end of the disk."
     ]
 
 

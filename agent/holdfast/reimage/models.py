@@ -87,6 +87,42 @@ class StageRequest(Request):
         default="auto",
         description="`auto`: confirmed once all checks pass; `manual`: once somebody says so.",
     )
+    grow_root: bool = Field(
+        default=False,
+        description="Extend the root partition, if it is the last one, and its file system to the "
+        "end of the disk.",
+    )
+    save_previous: bool = Field(
+        default=False,
+        description="Keep the old system's disk as an image on the data volume, to be rolled back "
+        "to; if it cannot be kept, nothing is written.",
+    )
+    rollback: Literal["never", "automatic"] = Field(
+        default="never",
+        description="`automatic`: unless it is confirmed in time, the new system's holdfast puts "
+        "the old one back. Needs `save_previous`.",
+    )
+    confirm_seconds: int = Field(
+        default=900,
+        ge=60,
+        le=7 * 86400,
+        description="With `rollback` `automatic`: how long the new system has from its boot.",
+    )
+
+
+class RollbackRequest(Request):
+    """Go back to the system that was kept."""
+
+    manifest: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="A manifest to verify the data by once it runs again, or `latest`.",
+    )
+    confirm: Literal["auto", "manual"] = Field(
+        default="auto",
+        description="`auto`: confirmed once all checks pass; `manual`: once somebody says so.",
+    )
 
 
 class ConfirmRequest(Request):
@@ -115,6 +151,19 @@ class ImageSummary(BaseModel):
         description="File name, without `.pem`, of the trusted key that signed the descriptor; "
         "null where no signature was asked for.",
     )
+    root_is_last: bool | None = Field(
+        default=None, description="Nothing lies behind the root, so that it can be extended."
+    )
+
+
+class PreviousSystem(BaseModel):
+    """The system that was kept before it was written over."""
+
+    path: str = Field(description="The directory of its image and descriptor.")
+    name: str
+    size_bytes: Bytes = Field(description="Of the packed image.")
+    when: Timestamp
+    descriptor_sha256: str
 
 
 class Boot(BaseModel):
@@ -181,6 +230,9 @@ class ImagerReport(BaseModel):
     bytes_written: Bytes = 0
     bytes_mapped: Bytes = 0
     memory_peak_bytes: Bytes = 0
+    notes: list[str] = Field(
+        default_factory=list, description="Of the partition table, the root, and the old disk."
+    )
 
 
 class Transition(BaseModel):
@@ -206,6 +258,13 @@ class ReimageStatus(Machine):
     notes: list[str] = Field(description="What the arming found to be less than perfect.")
     checks: list[Check]
     imager: ImagerReport | None
+    previous: PreviousSystem | None = Field(description="That can be rolled back to.")
+    rollback_of: str | None = Field(
+        description="The operation that is undone, if this is a rollback."
+    )
+    rollback_at: Timestamp | None = Field(
+        description="When the old system is put back, unless the new one is confirmed before."
+    )
     history: list[Transition] = Field(description="Oldest first.")
 
 

@@ -25,7 +25,7 @@ from holdfast.privileged.writes import Refused
 from holdfast.reimage import machine
 from holdfast.reimage.attempt import Attempt, sentence
 from holdfast.reimage.checks import Examiner
-from holdfast.reimage.course import Course
+from holdfast.reimage.course import KIND, Course
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.layout import layout_of
 from holdfast.reimage.models import (
@@ -36,8 +36,12 @@ from holdfast.reimage.models import (
     ReimagePlan,
     ReimageState,
     ReimageStatus,
+    RollbackRequest,
+    SpaceReport,
     StageRequest,
 )
+from holdfast.reimage.previous import saving_space
+from holdfast.reimage.rollback import RollbackWatch, Running, deadline
 from holdfast.reimage.store import Job
 
 _S = ReimageState
@@ -81,6 +85,7 @@ class Reimage:
             examiner=examiner,
             describe=self._describe,
             usable=self._usable,
+            state_dir=state_dir,
         )
 
     def prepare(self) -> None:
@@ -103,12 +108,18 @@ class Reimage:
         self._usable()
         if params.manifest is not None:
             self._examiner.proof.exists(params.manifest)
-        self._images.check(params)
+        if self._attempt.store.previous.of(params.descriptor_sha256) is None:
+            self._images.check(params)
+        _check_sense(params)
         blocked = self._describe().blocked
         if blocked:
             raise RequestError(
                 Slug.CONFLICT, f"This machine cannot be re-imaged: {' '.join(blocked)}"
             )
+
+    def watch(self, operations: Running) -> RollbackWatch:
+        """Return what puts the old system back by itself; not started."""
+        return RollbackWatch(self._attempt, self._acting, self, operations, KIND)
 
     def figures(self) -> tuple[ReimageState, int, ImagerReport | None]:
         """Return the state, the number of failed checks, and the imager's report. Cheap."""
@@ -143,6 +154,9 @@ class Reimage:
             notes=list(job.armed.notes) if job and job.armed else [],
             checks=job.checks if job else [],
             imager=job.imager if job else None,
+            previous=self._attempt.store.previous.found(),
+            rollback_of=job.rollback_of if job else None,
+            rollback_at=deadline(job) if job else None,
             history=job.history if job else [],
         )
 
@@ -153,7 +167,9 @@ class Reimage:
         no sense.
         """
         self._images.check(request)
-        image, blocked, space = None, self._own_problems(), []
+        _check_sense(request)
+        image, blocked = None, self._own_problems()
+        space: list[SpaceReport] = []
         source: str | None = None
         try:
             if request.manifest is not None:
@@ -173,12 +189,18 @@ class Reimage:
                 source = str(directory / "image")
                 try:
                     present = self._images.present_bytes(directory)
-                    space = [machine.staging_space(image, self._state_dir, present)]
+                    space.append(machine.staging_space(image, self._state_dir, present))
                 except OSError as error:
                     blocked.append(f"Free space cannot be looked at: {sentence(error)}")
-                blocked += machine.space_problems(space)
             elif not machine.on_the_network(source):
                 source = None
+            if request.save_previous:
+                try:
+                    staging = space[0] if space else None
+                    space.append(saving_space(self._state_dir, staging))
+                except OSError as error:
+                    blocked.append(f"Free space cannot be looked at: {sentence(error)}")
+            blocked += machine.space_problems(space)
         seen = self._describe(image, source)
         blocked += seen.blocked
         return ReimagePlan(
@@ -200,7 +222,10 @@ class Reimage:
         with self._acting:
             job = self._attempt.in_state(_S.STAGED, _S.ARMED)
             if job.state is _S.STAGED:
-                self._check_again(job)
+                if not job.restores:  # that one is this machine's own, and has no signature
+                    self._check_again(job)
+                if job.request.save_previous:
+                    self._attempt.store.previous.prepare()
                 # On the disk first: if this process ends meanwhile, its successor takes it back.
                 self._attempt.update(layout=layout_of(self._roots), boot_id=self._attempt.boot_id)
                 try:
@@ -221,7 +246,7 @@ class Reimage:
             job = self._attempt.in_state(_S.STAGED, _S.ARMED)
             if job.state is _S.ARMED:
                 self._privileged_call(self._privileged.disarm)
-                self._attempt.update(armed=None, boot_id=None)
+                self._attempt.update(armed=None, boot_id=None, automatic=False)
                 self._attempt.move(_S.STAGED, "Disarmed: the boot loader is as it was.")
         return self.status()
 
@@ -249,6 +274,10 @@ class Reimage:
                 raise RequestError(
                     Slug.CONFLICT, "The new system is still being checked; confirm it afterwards."
                 )
+            if job.rollback_begun is not None and job.rollback_problem is None:
+                raise RequestError(
+                    Slug.CONFLICT, "The old system is being put back already; it is too late."
+                )
             if job.state is _S.UNCONFIRMED and not request.override:
                 return None
             if job.state is not _S.CONFIRMED:
@@ -264,6 +293,40 @@ class Reimage:
         except OSError as error:
             raise RequestError(Slug.IO_ERROR, sentence(error)) from error
 
+    def rollback(self, request: RollbackRequest) -> StageRequest:
+        """Say what has to be staged to go back to the system that was kept.
+
+        Raises `RequestError` if none was.
+        """
+        kept = self._attempt.store.previous.require()
+        return StageRequest(
+            descriptor=(Path(kept.path) / "descriptor.json").as_uri(),
+            descriptor_sha256=kept.descriptor_sha256,
+            content=(Path(kept.path) / "image").as_uri(),
+            identity=[],
+            manifest=request.manifest,
+            confirm=request.confirm,
+        )
+
+    def forget_previous(self) -> None:
+        """Remove the system that was kept; there need not be one.
+
+        Raises `RequestError` while it is needed.
+        """
+        with self._acting, self._attempt.lock:
+            job = self._attempt.job
+            if job is not None and (job.restores or job.request.save_previous):
+                states = (_S.IDLE, _S.CONFIRMED, _S.FAILED, _S.UNCONFIRMED)
+                if job.state not in states or deadline(job) is not None:
+                    raise RequestError(
+                        Slug.CONFLICT,
+                        "The system that was kept may still be needed by what is under way.",
+                    )
+            try:
+                self._attempt.store.previous.forget()
+            except OSError as error:
+                raise RequestError(Slug.IO_ERROR, sentence(error)) from error
+
     def _arming(self, job: Job) -> ArmRequest:
         directory = self._attempt.image_directory(job)
         source: StagedImage | NetworkImage
@@ -278,6 +341,10 @@ class Reimage:
             descriptor_sha256=directory.name,
             source=source,
             identity=job.request.identity,
+            grow_root=job.request.grow_root,
+            save_previous=str(self._attempt.store.previous.place(job.nonce))
+            if job.request.save_previous
+            else None,
             status=self._status_server,
             roots=[str(root) for root in self._roots],
             ca=None if self._ca_file is None else str(self._ca_file),
@@ -317,3 +384,13 @@ class Reimage:
             raise RequestError(Slug.CONFLICT, str(error)) from error
         except OSError as error:
             raise RequestError(Slug.IO_ERROR, sentence(error)) from error
+
+
+def _check_sense(request: StageRequest) -> None:
+    """Raise `RequestError` for wishes that do not go together."""
+    if request.rollback == "automatic" and not request.save_previous:
+        raise RequestError(
+            Slug.INVALID_REQUEST,
+            "An automatic rollback needs the old system to be kept: ask for `save_previous` too.",
+            "rollback",
+        )

@@ -19,6 +19,7 @@ from holdfast.reimage.models import (
     StageRequest,
     Transition,
 )
+from holdfast.reimage.previous import PreviousStore
 
 
 class Job(BaseModel):
@@ -45,6 +46,16 @@ class Job(BaseModel):
     checks: list[Check] = Field(default_factory=list)
     imager: ImagerReport | None = None
     identity_problems: list[str] = Field(default_factory=list)
+    restores: bool = False
+    """The image is the old system as it was kept: this is a rollback."""
+    rollback_of: str | None = None
+    """The operation that is undone."""
+    automatic: bool = False
+    """A rollback that nobody asked for: it arms and reboots by itself."""
+    rollback_begun: Timestamp | None = None
+    """When the automatic rollback of this attempt was begun: there is one, and no other."""
+    rollback_problem: str | None = None
+    """Why it came to nothing."""
     history: list[Transition] = Field(default_factory=list)
 
 
@@ -56,6 +67,8 @@ class JobStore:
         self._file = self._directory / "job.json"
         self.images = state_dir / "images"
         """A directory for each image, by the SHA-256 of its descriptor."""
+        self.previous = PreviousStore(state_dir)
+        """The old system, if it was kept."""
 
     def load(self) -> Job | None:
         """Read the last attempt; None if there never was one. Raises `RequestError`."""

@@ -12,7 +12,7 @@ from holdfast.privileged.boot import modules
 from holdfast.privileged.boot.durable import read_plain
 from holdfast.privileged.boot.identity import Identity, collect
 from holdfast.privileged.boot.job import Descriptor
-from holdfast.privileged.boot.models import ArmRequest
+from holdfast.privileged.boot.models import ArmRequest, StagedImage
 from holdfast.privileged.boot.network import describe_network
 from holdfast.privileged.boot.source import Source, find_source
 from holdfast.privileged.writes import Refused
@@ -32,6 +32,8 @@ class Collected:
     files: Mapping[str, bytes]
     data_disks: Sequence[BlockDevice]
     notes: list[str]
+    previous: Source | None
+    """Where the old disk is kept, if it is."""
 
 
 def collect_all(
@@ -60,6 +62,11 @@ def collect_all(
         card = machine.sys / "class/net" / network["interface"]["name"]
         names += modules.drivers_of(machine, card)
     names += source.modules
+    previous = _previous(machine, request, disks)
+    if previous is not None:
+        names += previous.modules
+        for disk in previous.disks:
+            names += modules.drivers_of(machine, machine.sys / "class/block" / disk.name)
     if descriptor.root_file_system is not None:
         names.append(modules.file_system_module(descriptor.root_file_system))
     data = [disk for disk in disks if disk.data]
@@ -73,7 +80,19 @@ def collect_all(
         files=_files(machine, request),
         data_disks=[one for one in described if one is not None],
         notes=notes,
+        previous=previous,
     )
+
+
+def _previous(machine: Machine, request: ArmRequest, disks: Sequence[Disk]) -> Source | None:
+    """Find the file system on which the old disk is kept. Raises `Refused`."""
+    if request.save_previous is None:
+        return None
+    found = find_source(machine, StagedImage(path=request.save_previous))
+    below = {disk.name for disk in found.disks}
+    if any(disk.target and disk.name in below for disk in disks):
+        raise Refused("The old system would be kept on the disk that is written over.")
+    return found
 
 
 def _files(machine: Machine, request: ArmRequest) -> Mapping[str, bytes]:

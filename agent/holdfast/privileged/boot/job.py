@@ -95,6 +95,8 @@ class Job:
     outcome_offset: int
     data_disks: Sequence[BlockDevice]
     modules: Sequence[str]
+    previous: dict[str, Any] | None = None
+    """Where the old disk is kept, as `source` says where an image is."""
 
     def document(self) -> bytes:
         """Return job.json."""
@@ -124,6 +126,17 @@ class Job:
             ],
             "modules": list(self.modules),
             "time": at,
+            "options": {
+                "grow_root": self.request.grow_root,
+                "save_previous": None
+                if self.previous is None
+                else {
+                    "file_system": self.previous["file_system"],
+                    "uuid": self.previous["uuid"],
+                    "array": self.previous["array"],
+                    "directory": self.previous["path"],
+                },
+            },
         }
         return json.dumps(document, indent=1).encode() + b"\n"
 

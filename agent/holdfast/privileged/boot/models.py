@@ -77,6 +77,10 @@ class ArmRequest(_Request):
     """Directories of state, which must not lie on the disk that is written."""
     allow_kexec: bool = False
     """Start the imager by kexec where no boot loader can."""
+    grow_root: bool = False
+    """Extend the root partition and its file system to the end of the disk."""
+    save_previous: AbsolutePath | None = None
+    """The directory, not there yet, in which the imager keeps the old disk as an image."""
 
 
 class DisarmRequest(_Request):

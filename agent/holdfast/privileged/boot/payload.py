@@ -90,6 +90,7 @@ class Payload:
             outcome_offset=offset + storage.place.start_bytes,
             data_disks=collected.data_disks,
             modules=[one.name for one in collected.modules],
+            previous=None if collected.previous is None else collected.previous.job,
         )
         entries = initramfs.entries(
             imager=self._imager,

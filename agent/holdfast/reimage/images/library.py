@@ -155,6 +155,8 @@ class ImageLibrary:
             boot_modes=list(image.boot_modes),
             root_partition=image.root_partition,
             root_file_system=root.file_system if root else None,
+            root_is_last=root is not None
+            and all(one.start_bytes <= root.start_bytes for one in partitions),
             signed_by=found.signed_by,
         )
 
