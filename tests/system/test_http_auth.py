@@ -133,6 +133,7 @@ def test_scopes(shared_daemon: Daemon) -> None:
         "/v1/tuning/apply",
         "/v1/tuning/rollback",
         *(f"/v1/reimage/{what}" for what in ("stage", "arm", "disarm", "reboot", "confirm")),
+        *(f"/v1/reimage/{what}" for what in ("rollback", "previous")),
     }
 
 

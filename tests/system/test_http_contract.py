@@ -115,6 +115,8 @@ class TestDocument:
             ("/v1/reimage/disarm", "POST"),
             ("/v1/reimage/reboot", "POST"),
             ("/v1/reimage/confirm", "POST"),
+            ("/v1/reimage/rollback", "POST"),
+            ("/v1/reimage/previous", "DELETE"),
         }
 
     def test_each_operation_is_described(self, document: dict[str, Any]) -> None:

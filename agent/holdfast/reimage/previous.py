@@ -12,9 +12,10 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
+from holdfast._engine import RecordError
 from holdfast.durable import flush_directory
 from holdfast.operations.model import RequestError, Slug
 from holdfast.reimage.images.models import Descriptor
@@ -52,6 +53,7 @@ class PreviousStore:
                 content = (path / "descriptor.json").read_bytes()
                 descriptor = Descriptor.parse(content)
                 created = datetime.fromisoformat(descriptor.created)
+                created = created.replace(tzinfo=created.tzinfo or UTC)
                 system = PreviousSystem(
                     path=str(path),
                     name=descriptor.name,
@@ -59,7 +61,7 @@ class PreviousStore:
                     when=created,
                     descriptor_sha256=hashlib.sha256(content).hexdigest(),
                 )
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecordError) as error:
                 log.warning("the system kept in %s cannot be used: %s", path, error)
                 continue
             if best is None or created > best[0]:
