@@ -235,12 +235,18 @@ def test_a_staged_image_is_found_by_its_file_system_and_array(
             (data / "images").mkdir()
             (data / "images/image").write_bytes(b"x")
             source = StagedImage(path="/mnt/data/images/image")
-            report = simple.room.arm(simple.request(source=source))
+            place = f"previous/{NONCE}"
+            wishes = {"grow_root": True, "save_previous": f"/mnt/data/{place}"}
+            report = simple.room.arm(simple.request(source=source, **wishes))
             job = json.loads((unpacked(simple, disk_dir / "un") / "holdfast/job.json").read_text())
             expected = run("blkid", "-p", "-o", "value", "-s", "UUID", top).strip()
             assert job["source"]["uuid"] == expected
             assert str(uuid.UUID(expected)) == expected
             assert (job["source"]["path"], job["source"]["file_system"]) == ("images/image", "xfs")
+            kept = job["options"].pop("save_previous")
+            assert job["options"] == {"grow_root": True}
+            same = {name: job["source"][name] for name in ("file_system", "uuid", "array")}
+            assert kept == same | {"directory": place}
             assert [one["size_bytes"] for one in job["data_disks"]] == [320 * MIB] * (
                 2 if level else 1
             )
