@@ -1,0 +1,93 @@
+"""The system that was kept, as the daemon tells of it, on a machine that boots nothing."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system.harness import Daemon, run_cli
+from tests.system.test_reimage_attempts import SHA256, UNCONFIRMED
+from tests.waiting import until
+
+BODY = {"descriptor": "http://192.0.2.1/x.json", "descriptor_sha256": SHA256}
+
+
+def _keep(state_dir: Path) -> Path:
+    """Put a system where the imager keeps it."""
+    place = state_dir / "previous" / ("cd" * 16)
+    place.mkdir(parents=True)
+    (place / "image").write_bytes(b"an old system".ljust(1 << 20, b"\0"))
+    names = ("--name", "previous-node-7", "--image-version", "01K0")
+    output = ("--output", place / "descriptor.json")
+    done = run_cli("image", "describe", place / "image", *names, *output)
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+def _reimage(daemon: Daemon) -> dict[str, Any]:
+    found: dict[str, Any] = daemon.http.get("/v1/reimage").json()
+    return found
+
+
+def test_it_is_told_until_it_is_forgotten(daemon: Daemon) -> None:
+    assert _reimage(daemon)["previous"] is None
+    answer = daemon.http.post("/v1/reimage/rollback")
+    assert answer.status_code == 409
+    assert "No system was kept" in answer.json()["detail"]
+    place = _keep(daemon.state_dir)
+    kept = _reimage(daemon)["previous"]
+    assert (kept["path"], kept["name"]) == (str(place), "previous-node-7")
+    assert kept["size_bytes"] == 1 << 20
+    assert "previous-node-7" in daemon.cli("reimage", "show").stdout
+    done = daemon.cli("reimage", "forget-previous")
+    assert "--yes" in done.stderr
+    assert place.exists()
+    for _ in range(2):
+        assert daemon.cli("reimage", "forget-previous", "--yes").returncode == 0
+    assert not place.exists()
+    assert _reimage(daemon)["previous"] is None
+
+
+def test_what_does_not_go_together_is_refused(shared_daemon: Daemon) -> None:
+    for path in ("plan", "stage"):
+        wishes = BODY | {"rollback": "automatic"}
+        answer = shared_daemon.http.post(f"/v1/reimage/{path}", json=wishes)
+        assert answer.status_code in (400, 422), answer.text
+        assert "save_previous" in answer.json()["detail"]
+
+
+def test_an_automatic_rollback_is_tried_once(daemon: Daemon) -> None:
+    if not _reimage(daemon)["blocked"]:
+        pytest.skip("this machine could be re-imaged")
+    assert daemon.stop() == 0
+    place = _keep(daemon.state_dir)
+    wishes = BODY | {"save_previous": True, "rollback": "automatic", "confirm_seconds": 60}
+    booted = datetime.now(UTC) - timedelta(seconds=61)
+    job = UNCONFIRMED | {"request": wishes, "booted_at": booted.isoformat()}
+    file = daemon.state_dir / "reimage" / "job.json"
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    file.write_text(json.dumps(job))
+    daemon.restart()
+
+    def told() -> dict[str, Any] | None:
+        found = _reimage(daemon)
+        return found if "automatic rollback was not begun" in (found["reason"] or "") else None
+
+    found = until(told, seconds=60, what="the end of the automatic rollback")
+    assert found["state"] == "unconfirmed"
+    assert found["reason"].startswith("command: /bin/false ended with 1.")
+    assert found["rollback_at"] is None
+    remembered = json.loads(file.read_text())
+    assert remembered["rollback_begun"] is not None
+    assert daemon.stop() == 0
+    daemon.restart()
+    assert _reimage(daemon)["reason"] == found["reason"]
+    assert json.loads(file.read_text()) == remembered
+    assert place.exists()
+    # A person may still take the new system for good.
+    assert daemon.cli("reimage", "confirm", "--override").returncode == 0
+    assert _reimage(daemon)["state"] == "confirmed"
