@@ -93,6 +93,9 @@ fn the_backup_of_a_gpt_goes_to_the_end_of_a_larger_disk() {
         let table = put(&file, &disk, None);
         assert_eq!(table.notes, ["the backup of the GPT was moved to the end of the disk"]);
         verified(&disk.path);
+        let dump = run("sfdisk", &["--dump", disk.path.to_str().unwrap()], "");
+        let last = ((16 << 20) + more) / 512 - 34;
+        assert!(dump.contains(&format!("last-lba: {last}\n")), "{dump}");
         assert_eq!((partition(&disk.path, 1), partition(&disk.path, 2)), before);
         // And it is a backup: the table can be had from it.
         let mut content = disk.content();
