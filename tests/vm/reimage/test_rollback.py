@@ -132,7 +132,7 @@ def test_without_room_for_the_old_system_nothing_is_written(
 ) -> None:
     with start() as node:
         control = node.control
-        control.answers(BOOT_SECONDS)
+        old = control.answers(BOOT_SECONDS)
         node.settled()
         before = boot_files(node)
         request = published.request(save_previous=True)
@@ -147,6 +147,7 @@ def test_without_room_for_the_old_system_nothing_is_written(
         assert any("no room for the old system" in why for why in plan["blocked"]), plan["blocked"]
         arm(control)
         assert control.post("/v1/reimage/reboot")["state"] == "rebooting"
+        control.answers(IMAGE_SECONDS, not_boot=boot_id(old))
         found = back_in_the_old_system(node, operation)
         assert found["state"] == "failed"
         assert "the old disk cannot be kept" in found["reason"], found["reason"]
