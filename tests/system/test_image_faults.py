@@ -15,8 +15,9 @@ import pytest
 
 from holdfast._engine import Progress
 from holdfast.operations.model import OperationFailed
-from holdfast.reimage.images.fetch import Patience, fetch
+from holdfast.reimage.images.fetch import fetch
 from holdfast.reimage.images.models import Descriptor
+from holdfast.reimage.images.retries import Patience
 from holdfast.reimage.images.sources import Reach
 from tests.fileserver import Behaviour, serving
 from tests.system.harness import run_cli
