@@ -6,6 +6,7 @@ written: the machine goes through its boot loader three times.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def test_it_boots_the_imager_once(
     start: Start, made: Systems, installed: Disks, tmp_path: Path, name: str
 ) -> None:
     on_disk: Loader = "systemd-boot" if name == "systemd-boot" else "grub"
-    disks = _disks(made, installed, on_disk).copy(CACHE / "loader")
+    disks = _disks(made, installed, on_disk).copy(CACHE / f"loader-{os.getpid()}")
     with publishing(small_image(tmp_path)) as published, start(disks=disks) as node:
         node.control.answers(BOOT_SECONDS)
         node.settled()
@@ -90,14 +91,14 @@ def test_it_boots_the_imager_once(
         node.settled()
         assert boot_files(node) == files
         assert _variables(node) == variables
-    shutil.rmtree(CACHE / "loader")
+    shutil.rmtree(CACHE / f"loader-{os.getpid()}")
 
 
 @pytest.mark.parametrize("loader", ["grub", "systemd-boot"])
 def test_a_machine_with_uefi_becomes_another_image(
     start: Start, made: Systems, installed: Disks, loader: Loader
 ) -> None:
-    disks = _disks(made, installed, loader).copy(CACHE / "loader")
+    disks = _disks(made, installed, loader).copy(CACHE / f"loader-{os.getpid()}")
     image = uefi_systems(made, loader).packed
     with publishing(image) as published, start(disks=disks) as node:
         old = node.control.answers(BOOT_SECONDS)
@@ -120,4 +121,4 @@ def test_a_machine_with_uefi_becomes_another_image(
             node.guest.sh("ls /sys/firmware/efi/efivars | grep -e OneShot -e BootNext || true")
             == ""
         )
-    shutil.rmtree(CACHE / "loader")
+    shutil.rmtree(CACHE / f"loader-{os.getpid()}")
