@@ -85,6 +85,12 @@ def outcome_offset(disk: Path) -> int:
     return offset
 
 
+def file_of(disk: Path, path: str) -> str:
+    """Read a file of a system's root, which begins after 1 MiB."""
+    command = ("debugfs", "-R", f"cat {path}", f"{disk}?offset={MIB}")
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
 def _system_disk(path: Path, size: int, tree: Path) -> Path:
     last = size // MIB - 2
     table = f"label: gpt\nstart=1MiB, size={last}MiB, type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import subprocess
 from collections.abc import Callable
@@ -12,9 +13,10 @@ import pytest
 
 from tests.vm.imager.conftest import MakeData, NewRig
 from tests.vm.imager.data import PATH, Data
-from tests.vm.imager.images import MIB, Image, describe
+from tests.vm.imager.images import MIB, Image, describe, file_of
 from tests.vm.imager.machine import HURRIED
 from tests.vm.imager.rig import Rig
+from tests.vm.reimage.telling import tell
 
 
 @pytest.mark.parametrize("where", [("ext4",), ("xfs", "raid0")], ids="-".join)
@@ -104,6 +106,27 @@ def test_the_window_of_zstd_is_too_large(replaced: Replaced) -> None:
 
     machine = replaced(repacked)
     machine.refused(machine.run(machine.arm()), "window|memory")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("xz", "-q", "--lzma2=dict=64MiB"), ("zstd", "-q", "-3", "--zstd=wlog=26")],
+    ids=lambda command: str(command[0]),
+)
+def test_it_takes_the_most_memory_to_unpack(
+    rig: NewRig, staged: MakeData, system: Image, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    raw, packed = tmp_path / f"{command[0]}.raw", tmp_path / f"packed.{command[0]}"
+    subprocess.run(("cp", "--sparse=always", system.raw, raw), check=True)
+    with raw.open("rb") as source, packed.open("wb") as target:
+        subprocess.run((*command, "-c"), stdin=source, stdout=target, check=True)
+    machine = rig(describe(packed, raw))
+    machine.put_data(staged(holding=machine.image))
+    done = machine.run(machine.arm())
+    assert "the new system is on the disk; rebooting into it" in done.said, done.said
+    marker = json.loads(file_of(machine.target, "/etc/holdfast/reimaged.json"))
+    tell(f"{command[0]}: at most {marker['memory_peak_bytes'] / MIB:.1f} MiB of memory")
+    assert marker["memory_peak_bytes"] <= 128 * MIB
 
 
 def test_the_image_is_larger_than_the_disk(rig: NewRig, staged: MakeData) -> None:

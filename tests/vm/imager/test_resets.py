@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 from tests.vm.imager.arming import ROOT_SERIAL
 from tests.vm.imager.baddisk import Faults, bad_disk
 from tests.vm.imager.conftest import MakeData, NewRig
-from tests.vm.imager.images import MIB, NONCE, Image
+from tests.vm.imager.images import MIB, NONCE, Image, file_of
 from tests.vm.imager.machine import COMMAND_LINE, Drive
 from tests.vm.imager.rig import Rig
 from tests.vm.reimage.disks import in_own_mounts
@@ -109,15 +108,9 @@ def test_the_new_system_knows_no_holdfast(rig: NewRig, staged: MakeData, system:
     done = machine.run(machine.arm(identity=identity))
     assert "the new system is on the disk; rebooting into it" in done.said, done.said
     machine.data_unchanged()
-    marker = json.loads(_read(machine.target, "/etc/holdfast/reimaged.json"))
+    marker = json.loads(file_of(machine.target, "/etc/holdfast/reimaged.json"))
     assert marker["nonce"] == NONCE
     assert marker["identity"] == {"carried": ["/etc/hostname"], "problems": []}
-    assert _read(machine.target, "/etc/hostname") == "node-7\n"
+    assert file_of(machine.target, "/etc/hostname") == "node-7\n"
     # All else of the file system is whole, and as the image has it.
     in_own_mounts('for disk in "$@"; do e2fsck -f -n "$disk?offset=1048576"; done', machine.target)
-
-
-def _read(disk: Path, path: str) -> str:
-    """Read a file of the root file system, which begins after 1 MiB."""
-    command = ("debugfs", "-R", f"cat {path}", f"{disk}?offset={MIB}")
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
