@@ -15,7 +15,7 @@ import pytest
 
 from tests.vm.image import CACHE, CHECKOUT, base_image, make_file_system, overlay
 from tests.vm.machine import Disks, Machine, running
-from tests.vm.service import FILE_MIB, first_pass, started_at
+from tests.vm.service import FILE_MIB, PATIENCE, first_pass, started_at
 
 DATA_BYTES = 1 << 30
 
@@ -44,17 +44,11 @@ _SETTINGS = """\
 [pagecache]
 reserve_bytes = "64 MiB"  # of 1 GiB
 """
-# In emulation everything takes thirty times as long, and more beside other tests.
-_PATIENCE = """\
-[Service]
-TimeoutStartSec=10min
-WatchdogSec=5min
-"""
 _PACKAGE = f"""
 set -e
 install -d /etc/systemd/system/holdfast.service.d
 cat >/etc/systemd/system/holdfast.service.d/emulated.conf <<'END'
-{_PATIENCE}END
+{PATIENCE}END
 DEBIAN_FRONTEND=noninteractive dpkg -i /mnt/seed/holdfast.deb
 cat >/etc/holdfast/holdfast.toml <<'END'
 {_SETTINGS}END

@@ -13,6 +13,13 @@ FILE_MIB = 64
 SECONDS = 600.0
 """How long to wait for what must come about, on an emulated processor beside other tests."""
 
+PATIENCE = """\
+[Service]
+TimeoutStartSec=10min
+WatchdogSec=5min
+"""
+"""A drop-in for holdfast.service: what it takes in emulation, beside other tests."""
+
 
 def first_pass(guest: Guest) -> dict[str, Any]:
     """Wait for the datastore's first pass over its hot set, and answer what it cost."""

@@ -21,6 +21,7 @@ PACKAGES = (
     "grub-pc",
     "initramfs-tools",
     "iproute2",
+    "kexec-tools",
     "kmod",
     "libudev1",
     "linux-image-cloud-amd64",
@@ -67,6 +68,8 @@ printf 'virtio_pci\nvirtio_blk\next4\n' >>etc/initramfs-tools/modules
 mkdir -p mnt/data var/log/journal
 chroot . useradd --system --uid 899 datastore
 chroot . systemctl enable --quiet systemd-networkd
+# Debian's kexec-tools turn every reboot into one without firmware and boot loader.
+echo 'LOAD_KEXEC=false' >etc/default/kexec
 # Nothing here is for people, or for waiting.
 for unit in getty@.service serial-getty@.service ssh.service e2scrub_reap.service \
     apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer mdcheck_start.timer \

@@ -14,6 +14,7 @@ from tests.vm.image import CACHE
 from tests.vm.reimage.authority import make_certificates
 from tests.vm.reimage.debian import ROOT_START_BYTES, debian_disk
 from tests.vm.reimage.disks import in_own_mounts
+from tests.vm.service import PATIENCE
 
 TARGET_BYTES = 3 << 30
 """The machine's root disk is larger than the image: what lies behind it is to be dealt with too."""
@@ -57,6 +58,10 @@ cat >etc/systemd/system/datastore.service <<'END'
 install -D -m 0644 usr/share/holdfast/datastore.conf \
     etc/systemd/system/datastore.service.d/50-holdfast.conf
 chroot . systemctl enable --quiet datastore.service
+# An emulated processor takes thirty times as long, and longer beside other tests.
+install -d etc/systemd/system/holdfast.service.d
+cat >etc/systemd/system/holdfast.service.d/emulated.conf <<'END'
+{PATIENCE}END
 rm -f etc/ssh/ssh_host_*
 : >etc/machine-id
 """

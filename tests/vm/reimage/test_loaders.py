@@ -17,7 +17,7 @@ from tests.vm.reimage.conftest import Start
 from tests.vm.reimage.controller import boot_id
 from tests.vm.reimage.images import NEW_IMAGE, OLD_IMAGE, Systems
 from tests.vm.reimage.node import BOOT_SECONDS, Disks, Node
-from tests.vm.reimage.published import publishing
+from tests.vm.reimage.published import Published, publishing
 from tests.vm.reimage.story import (
     IMAGE_SECONDS,
     STARTED,
@@ -92,6 +92,45 @@ def test_it_boots_the_imager_once(
         assert boot_files(node) == files
         assert _variables(node) == variables
     shutil.rmtree(CACHE / f"loader-{os.getpid()}")
+
+
+_ALLOW_KEXEC = """
+printf '[reimage]\\nallow_kexec = true\\n' >>/etc/holdfast/holdfast.toml
+systemctl restart holdfast
+"""
+
+
+def test_kexec_boots_the_imager_where_it_may(start: Start, published: Published) -> None:
+    with start() as node:
+        control = node.control
+        control.answers(BOOT_SECONDS)
+        node.settled()
+        files = boot_files(node)
+        # As on a machine that is booted from outside.
+        node.guest.sh("mv /boot/grub/grub.cfg /root/")
+        request = published.request(identity=[])
+        plan = control.post("/v1/reimage/plan", request)
+        assert not plan["ok"]
+        assert "There is no GRUB 2" in " ".join(plan["blocked"]), plan["blocked"]
+        node.guest.sh(_ALLOW_KEXEC)
+        control.answers(BOOT_SECONDS)
+        operation = stage(control, request)
+
+        assert arm(control)["boot"]["loader"] == "kexec"
+        assert control.post("/v1/reimage/disarm")["state"] == "staged"
+        arm(control)
+        node.guest.sh("mv /root/grub.cfg /boot/grub/")
+        assert boot_files(node) == files, "nothing that boots the machine is changed"
+        node.guest.sh(_DAMAGE)
+        tell("rebooting into the imager")
+        printed = len(node.console)
+        assert control.post("/v1/reimage/reboot")["state"] == "rebooting"
+        node.on_console(STARTED, BOOT_SECONDS, after=printed)
+        assert "GRUB" not in node.console[printed:].partition(STARTED)[0]
+        found = back_in_the_old_system(node, operation)
+        assert found["state"] == "failed"
+        assert "verif" in found["reason"], found["reason"]
+        assert boot_files(node) == files
 
 
 @pytest.mark.parametrize("loader", ["grub", "systemd-boot"])
