@@ -41,7 +41,7 @@ PACKAGES = (
 _CUSTOMIZE = r"""
 set -e
 cd "$1"
-uuid=$(blkid -o value -s UUID "$3")
+uuid=$(blkid -p -o value -s UUID "$3")
 cat >etc/fstab <<END
 UUID=$uuid / ext4 defaults 0 1
 /dev/md/data /mnt/data xfs nofail,x-systemd.device-timeout=30s 0 0

@@ -105,7 +105,7 @@ _ANOTHER = r"""
 disk=$1
 loop=$(losetup --find --show --offset "$offset" "$disk")
 trap 'cd /; losetup --detach "$loop"' EXIT
-old=$(blkid -o value -s UUID "$loop")
+old=$(blkid -p -o value -s UUID "$loop")
 new=$(cat /proc/sys/kernel/random/uuid)
 e2fsck -f -y "$loop" >/dev/null || (($? == 1))
 tune2fs -U "$new" "$loop" >/dev/null

@@ -31,7 +31,7 @@ root=$(mktemp -d)
 loop=$(losetup --find --show --offset "$offset" "$disk")
 trap 'cd /; umount --lazy "$root"; rmdir "$root"; losetup --detach "$loop"' EXIT
 mount "$loop" "$root"
-uuid=$(blkid -o value -s UUID "$loop")
+uuid=$(blkid -p -o value -s UUID "$loop")
 id=$(od -An -N4 -tx4 /dev/urandom | tr -d ' ' | tr a-f A-F)
 mkdir -p "$root/boot/efi"
 echo "UUID=${id:0:4}-${id:4} /boot/efi vfat umask=0077 0 1" >>"$root/etc/fstab"
