@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.vm.image import CACHE, CHECKOUT, base_image, make_file_system, overlay
+from tests.vm.image import CACHE, base_image, built_package, make_file_system, overlay
 from tests.vm.machine import Disks, Machine, running
 from tests.vm.service import FILE_MIB, PATIENCE, first_pass, started_at
 
@@ -98,11 +98,7 @@ def _lacking() -> str | None:
     for program in ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mkfs.xfs"):
         if shutil.which(program) is None:
             return f"{program} is missing"
-    return "there is no package to install" if _package() is None else None
-
-
-def _package() -> Path | None:
-    return next(iter(sorted((CHECKOUT / "dist").glob("holdfast_*_amd64.deb"))), None)
+    return "there is no package to install" if built_package() is None else None
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +108,7 @@ def installed() -> Installed:
     The datastore is there first and is booted once without holdfast, which is the control. The
     package then finds it running; what it holds in memory is recorded as the machine goes down.
     """
-    base, directory, package = base_image(), CACHE / "installed", _package()
+    base, directory, package = base_image(), CACHE / "installed", built_package()
     assert package is not None
     shutil.rmtree(directory, ignore_errors=True)
     seed = directory / "seed"

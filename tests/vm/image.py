@@ -52,6 +52,11 @@ rm -rf usr/share/doc usr/share/man usr/share/locale var/cache/apt var/lib/apt/li
 """
 
 
+def built_package() -> Path | None:
+    """Where the package lies that `make deb` built."""
+    return next(iter(sorted((CHECKOUT / "dist").glob("holdfast_*_amd64.deb"))), None)
+
+
 @dataclass(frozen=True)
 class Base:
     """A bootable Debian."""

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.vm.image import CACHE, CHECKOUT
+from tests.vm.image import CACHE, built_package
 from tests.vm.reimage.images import NEW_IMAGE, Systems, systems
 from tests.vm.reimage.node import Disks, new_disks, running
 from tests.vm.reimage.telling import tell
@@ -33,7 +33,7 @@ sync
 
 def made_systems() -> Systems:
     """Make the old disk and image ABC from the package in dist/, or take those made before."""
-    package = next(iter(sorted((CHECKOUT / "dist").glob("holdfast_*_amd64.deb"))), None)
+    package = built_package()
     assert package is not None, "there is no package; run `make deb`"
     return systems(package)
 

@@ -115,7 +115,7 @@ class Grub:
             armed_environment = with_variable(environment, NEXT, ENTRY_ID)
         except (MarksError, EnvironmentBlockError) as error:
             raise Refused(f"GRUB cannot be armed: a file of it {error}.") from None
-        self._previous.keep(self._custom, self._environment, armed_custom, armed_environment)
+        self._previous.keep(self._custom, self._environment, armed_custom)
         mode = 0o644 if custom is None else stat.S_IMODE(self._custom.lstat().st_mode)
         wrote = write_file(self._custom, [armed_custom], mode, self._shown(self._custom))
         self._storage.settle()

@@ -34,9 +34,7 @@ class Previous:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def keep(
-        self, custom: Path, environment: Path, armed_custom: bytes, armed_environment: bytes
-    ) -> None:
+    def keep(self, custom: Path, environment: Path, armed_custom: bytes) -> None:
         """Keep both files; on the disk when this returns. Raises `OSError`."""
         self._directory.mkdir(mode=0o700, exist_ok=True)
         flush_directory(self._directory.parent)
@@ -48,7 +46,6 @@ class Previous:
         state = {
             "custom_existed": existed,
             "armed_custom_sha256": hashlib.sha256(armed_custom).hexdigest(),
-            "armed_environment_sha256": hashlib.sha256(armed_environment).hexdigest(),
             "environment_mtime_ns": environment.stat().st_mtime_ns,
         }
         # Complete once this is there.

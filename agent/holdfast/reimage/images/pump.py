@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 from holdfast._engine import CancelledError, Progress
@@ -68,7 +69,7 @@ class Pump:
 
     def _run(self, source: Source, offset: int, validator: str | None) -> None:
         try:
-            with source.open(offset, validator) as opened:
+            with closing(source.open(offset, validator)) as opened:
                 self._pass_on(opened)
         except BaseException as error:  # raised again where somebody waits
             self._put(error)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Self
 from urllib.parse import urlsplit
 
 from holdfast.operations.model import Slug
@@ -76,13 +74,5 @@ class OpenedAmi:
                 yield _ZEROS
             yield _ZEROS[: content % len(_ZEROS)]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         """Nothing is held open."""

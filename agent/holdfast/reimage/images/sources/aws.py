@@ -7,8 +7,9 @@ instance's role.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from holdfast.operations.model import Slug
@@ -72,28 +73,18 @@ def _modules() -> tuple[Any, Any]:
     return boto3, botocore
 
 
-class troubles:  # noqa: N801 - used like a function
-    """Turns what boto3 raises about a thing of this name into the source's own errors."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if error is None or isinstance(error, SourceError):
-            return
+@contextmanager
+def troubles(name: str) -> Iterator[None]:
+    """Turn what boto3 raises about a thing of this name into the source's own errors."""
+    try:
+        yield
+    except Exception as error:
         _, botocore = _modules()
         if isinstance(error, botocore.exceptions.ClientError):
-            raise _refusal(self._name, error.response) from error
+            raise _refusal(name, error.response) from error
         if isinstance(error, botocore.exceptions.BotoCoreError):
-            raise _fault(self._name, error, botocore.exceptions) from error
+            raise _fault(name, error, botocore.exceptions) from error
+        raise
 
 
 def code_of(error: Any) -> str:

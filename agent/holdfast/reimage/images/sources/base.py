@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 from holdfast.operations.model import Slug
 from holdfast.places import Places
+
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)", re.ASCII)
 
 
 class SourceError(Exception):
@@ -39,7 +41,7 @@ class Reach:
 
 
 class Opened(Protocol):
-    """A file that is being given. Leaving it as a context ends that."""
+    """A file that is being given, until it is closed."""
 
     @property
     def offset(self) -> int:
@@ -56,14 +58,8 @@ class Opened(Protocol):
     def chunks(self) -> Iterator[bytes]:
         """Give the bytes as they come. Raises `SourceError`."""
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
+    def close(self) -> None:
+        """Let go of it; nothing is given any more."""
 
 
 class Source(Protocol):
@@ -74,3 +70,14 @@ class Source(Protocol):
 
         Raises `SourceError`, of which `SourceTroubleError` may pass.
         """
+
+
+def range_total(header: str, offset: int, name: str) -> int | None:
+    """Read a `Content-Range` (RFC 9110, 14.4): bytes of the whole file, None if it does not tell.
+
+    Raises `SourceError` if it is of another range than from `offset` on; `name` is for its message.
+    """
+    match = _CONTENT_RANGE.fullmatch(header)
+    if match is None or int(match[1]) != offset:
+        raise SourceError(Slug.UNAVAILABLE, f"{name} answers with another range than asked for.")
+    return None if match[2] == "*" else int(match[2])

@@ -6,8 +6,6 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from types import TracebackType
-from typing import Self
 from urllib.parse import unquote, urlsplit
 
 from holdfast.operations.model import RequestError, Slug
@@ -68,15 +66,8 @@ class OpenedFile:
         except OSError as error:
             raise SourceTroubleError(f"{self._path} cannot be read: {error.strerror}.") from error
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of it."""
         self._file.close()
 
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Self
+from contextlib import contextmanager
 
 import httpx
 
 from holdfast.operations.model import Slug
-from holdfast.reimage.images.sources.base import Reach, SourceError, SourceTroubleError
+from holdfast.reimage.images.sources.base import (
+    Reach,
+    SourceError,
+    SourceTroubleError,
+    range_total,
+)
 
 MOST_REDIRECTS = 5
 _TIMEOUTS = httpx.Timeout(30.0, connect=10.0)
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({408, 425, 429})
 """Of the 4xx, those that ask to come back: RFC 9110 and 6585."""
@@ -112,28 +114,16 @@ class OpenedHttp:
         self.validator = _validator(response)
         self.offset, self.size = 0, _number(response.headers.get("Content-Length"))
         if response.status_code == 206:
-            match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            if match is None or int(match[1]) != offset:
-                raise SourceError(
-                    Slug.UNAVAILABLE,
-                    f"{shown(self._url)} answers with another range than asked for.",
-                )
-            self.offset, self.size = offset, _number(match[2])
+            header = response.headers.get("Content-Range", "")
+            self.offset, self.size = offset, range_total(header, offset, shown(self._url))
 
     def chunks(self) -> Iterator[bytes]:
         """Give the bytes as they arrive. Raises `SourceTroubleError`."""
         with _troubles(self._url):
             yield from self._response.iter_raw()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of it."""
         self._response.close()
         self._client.close()
 
@@ -144,24 +134,14 @@ def shown(url: httpx.URL) -> str:
     return f"{bare}?…" if url.query else str(bare)
 
 
-class _troubles:  # noqa: N801 - used like a function
-    """Turns what httpx raises into the source's own errors."""
-
-    def __init__(self, url: httpx.URL) -> None:
-        self._url = url
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, httpx.HTTPError):
-            words = str(error) or type(error).__name__
-            raise SourceTroubleError(f"{shown(self._url)} cannot be read: {words}.") from error
+@contextmanager
+def _troubles(url: httpx.URL) -> Iterator[None]:
+    """Turn what httpx raises into the source's own errors."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        words = str(error) or type(error).__name__
+        raise SourceTroubleError(f"{shown(url)} cannot be read: {words}.") from error
 
 
 def _check_status(response: httpx.Response, offset: int) -> None:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from holdfast.operations.model import Slug
 from holdfast.reimage.images.sources import aws
-from holdfast.reimage.images.sources.base import Reach, SourceError
+from holdfast.reimage.images.sources.base import Reach, SourceError, range_total
 
 _CHUNK = 1 << 20
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
 
 class S3Source:
@@ -68,26 +65,17 @@ class OpenedObject:
         self.offset = offset
         self.size: int | None = answer.get("ContentLength")
         if offset:
-            match = _CONTENT_RANGE.fullmatch(answer.get("ContentRange", ""))
-            if match is None or int(match[1]) != offset:
+            try:
+                self.size = range_total(answer.get("ContentRange", ""), offset, name)
+            except SourceError:
                 self._body.close()
-                raise SourceError(
-                    Slug.UNAVAILABLE, f"{name} answers with another range than asked for."
-                )
-            self.size = int(match[2])
+                raise
 
     def chunks(self) -> Iterator[bytes]:
         """Give the bytes as they arrive. Raises `SourceTroubleError`."""
         with aws.troubles(self._name):
             yield from self._body.iter_chunks(_CHUNK)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Let go of it."""
         self._body.close()

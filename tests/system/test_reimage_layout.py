@@ -1,0 +1,24 @@
+"""The layout of the data, compared before and after, on file systems of a test's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from holdfast.reimage.layout import differences, layout_of
+from tests.mounts import ext4
+
+MIB = 1 << 20
+
+
+def test_data_on_another_file_system_or_mounted_nowhere_are_noticed(disk_dir: Path) -> None:
+    root = disk_dir / "data"
+    with ext4(root, 32 * MIB):
+        before = layout_of([root])
+        assert differences(before, layout_of([root])) == []
+        assert differences(before, []) == [f"{root} is no root of the new system's settings."]
+    told = differences(before, layout_of([root]))
+    assert len(told) == 1
+    assert told[0].startswith(f"{root} was on what is mounted at {root}, now at ")
+    with ext4(root, 48 * MIB):
+        told = differences(before, layout_of([root]))
+    assert any(f"{root} was ext4 of " in one for one in told), told
