@@ -10,7 +10,7 @@ use rustix::system::{RebootCommand, reboot};
 
 use crate::reimage::{Armed, Ended};
 use crate::status::lock;
-use crate::{log, reimage, say};
+use crate::{log, record, reimage, say};
 
 /// Where the armed machine left what the imager needs.
 pub const ROOM: &str = "/holdfast";
@@ -28,7 +28,7 @@ pub fn run() -> ! {
             return;
         }
         say!("a fault of the imager itself: {panic}");
-        reimage::record_fault(&format!("a fault of the imager itself: {panic}"));
+        record::refused(&format!("a fault of the imager itself: {panic}"));
         leave();
     }));
     match reimage::run(&Armed::in_room(Path::new(ROOM))) {
@@ -38,7 +38,7 @@ pub fn run() -> ! {
         }
         Err(fault) => {
             say!("refused, and nothing was written: {fault}");
-            reimage::record_fault(&fault.to_string());
+            record::refused(&fault.to_string());
             std::thread::sleep(LAST_WORDS);
         }
     }

@@ -20,6 +20,7 @@ pub mod network;
 pub mod outcome;
 pub mod pipeline;
 pub mod previous;
+pub mod record;
 pub mod reimage;
 pub mod source;
 pub mod status;

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_engine::image::describe::Names;
@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::devices::{self, Device};
 use crate::disk::Disk;
 use crate::identity::{Identity, Report};
-use crate::job::{Job, Place, SavePrevious, Source};
+use crate::job::{Job, SavePrevious, Source};
 use crate::network::{self, Network};
 use crate::outcome::{Outcome, State};
 use crate::pipeline::{Digests, Supply, read_back::read_back, verify::verify, write};
@@ -23,10 +23,10 @@ use crate::source::staged::Staged;
 use crate::source::url::Url;
 use crate::source::volume::{Volume, Wanted};
 use crate::status::server::{self, Doors};
-use crate::status::{Phase, Status, lock};
+use crate::status::{Phase, Status};
 use crate::table::Fitted;
 use crate::{
-    Context as _, Fault, Result, clock, grow, log, marker, modules, mount, previous, say, target,
+    Context as _, Fault, Result, clock, grow, marker, modules, mount, previous, record, say, target,
 };
 
 /// How often to tell how far it is.
@@ -81,58 +81,6 @@ impl Armed {
     }
 }
 
-/// What is needed to write down why nothing was done.
-struct Recorder {
-    disk: Arc<Disk>,
-    place: Place,
-    outcome: Outcome,
-    status: Arc<Status>,
-}
-
-static RECORDER: Mutex<Option<Recorder>> = Mutex::new(None);
-
-/// Write down on the target why nothing was done, if nothing was done. Does nothing before the record
-/// was found, nor from the first write on: then there may be another thing in its place.
-pub fn record_fault(reason: &str) {
-    let Some(recorder) = lock(&RECORDER).take() else { return };
-    if recorder.status.first_write() {
-        return;
-    }
-    let outcome = Outcome {
-        state: State::Refused,
-        phase: Some(recorder.status.phase().name().to_owned()),
-        reason: Some(reason.to_owned()),
-        log: log::recent(),
-        ..recorder.outcome
-    };
-    match outcome.write(&recorder.disk, recorder.place) {
-        Ok(()) => say!("the reason is in the outcome record"),
-        Err(fault) => say!("the reason cannot be written down: {fault}"),
-    }
-}
-
-/// Tell the old system that the target was not found, wherever its disk is now: the record is known by
-/// its number, and nothing else on that disk is touched.
-fn leave_word(job: &Job, fault: &Fault) {
-    for device in devices::all().iter().filter(|device| device.partition.is_none()) {
-        let written = Disk::open_exclusively(&device.path).and_then(|disk| {
-            let found = Outcome::read(&disk, job.outcome, &job.nonce)?;
-            let outcome = Outcome {
-                started: found.started + 1,
-                state: State::Refused,
-                phase: Some(Phase::Waiting.name().to_owned()),
-                reason: Some(fault.to_string()),
-                log: log::recent(),
-                ..found
-            };
-            outcome.write(&disk, job.outcome)
-        });
-        if written.is_ok() {
-            say!("the reason is in the outcome record on {}", device.describe());
-        }
-    }
-}
-
 /// Do everything but the reboot.
 ///
 /// # Errors
@@ -140,12 +88,12 @@ fn leave_word(job: &Job, fault: &Fault) {
 pub fn run(armed: &Armed) -> Result<Ended> {
     let job = armed.job()?;
     say!("armed as {} by {} at {}", job.nonce, job.operation, job.hostname);
-    check_nonce(&job.nonce, &fs::read_to_string("/proc/cmdline").context("/proc/cmdline")?)?;
     if clock::not_before(&job.time) {
         say!("the machine's clock was behind; it is set to {}", job.time);
     }
     modules::load(&armed.room.join("modules"), &job.modules);
-    let (device, disk) = target::claim(&job).inspect_err(|fault| leave_word(&job, fault))?;
+    let (device, disk) =
+        target::claim(&job).inspect_err(|fault| record::leave_word(&job, fault))?;
     say!("the target is {}", device.describe());
     let disk = Arc::new(disk);
     let outcome = Outcome::read(&disk, job.outcome, &job.nonce)?;
@@ -155,12 +103,8 @@ pub fn run(armed: &Armed) -> Result<Ended> {
     let outcome = Outcome { started: outcome.started + 1, state: State::Started, ..outcome };
     outcome.write(&disk, job.outcome)?;
     let status = Arc::new(Status::new());
-    *lock(&RECORDER) = Some(Recorder {
-        disk: Arc::clone(&disk),
-        place: job.outcome,
-        outcome: outcome.clone(),
-        status: Arc::clone(&status),
-    });
+    record::keep(&disk, job.outcome, outcome, &status);
+    check_nonce(&job.nonce, &fs::read_to_string("/proc/cmdline").context("/proc/cmdline")?)?;
     let image = armed.descriptor(&job)?;
     say!("the image is {} {}, {} bytes", image.name, image.image_version, image.size_bytes);
     target::check_fit(&image, &disk)?;
@@ -298,7 +242,7 @@ impl Work<'_> {
             self.status.note(note);
         }
         // Nobody can mount a partition of a disk that is held exclusively, so let go of it entirely.
-        drop(lock(&RECORDER).take());
+        record::release();
         for problem in self.new_system(identity, disk, table.extended_to) {
             self.status.problem(problem);
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,8 @@ MIB = 1 << 20
 NONCE = "0123456789abcdef" * 2
 TARGET_BYTES = 96 * MIB
 IMAGE_BYTES = 64 * MIB
+LARGE_BYTES = 320 * MIB
+"""XFS has at least 300 MiB."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,13 @@ def system_image(directory: Path) -> Image:
     return _packed(_system_disk(directory / "system.raw", IMAGE_BYTES, tree))
 
 
+def root_image(directory: Path, kind: str) -> Image:
+    """Make an image with an empty root file system of this kind."""
+    directory.mkdir(parents=True)
+    make = {"ext4": ("mkfs.ext4", "-q", "-F"), "xfs": ("mkfs.xfs", "-q", "-f")}[kind]
+    return _packed(_disk(directory / f"{kind}.raw", LARGE_BYTES, make))
+
+
 def old_disk(directory: Path) -> Path:
     """Make the target: a system with the record that arming leaves in its /boot."""
     tree = directory / "old-tree"
@@ -92,9 +102,12 @@ def file_of(disk: Path, path: str) -> str:
 
 
 def _system_disk(path: Path, size: int, tree: Path) -> Path:
+    return _disk(path, size, ("mkfs.ext4", "-q", "-F", "-d", str(tree)))
+
+
+def _disk(path: Path, size: int, make: Sequence[str]) -> Path:
     last = size // MIB - 2
     table = f"label: gpt\nstart=1MiB, size={last}MiB, type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709\n"
-    make = ("mkfs.ext4", "-q", "-F", "-d", str(tree))
     return make_disk(path, size // MIB, table, [FileSystem(1, last, make)])
 
 

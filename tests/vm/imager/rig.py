@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from holdfast.privileged.boot.job import blank_outcome, parse_outcome
+from holdfast.privileged.boot.job import parse_outcome
 from holdfast.privileged.boot.models import OUTCOME_BYTES, OutcomeRecord
 from tests.vm.imager.arming import ROOT_SERIAL, Arming
 from tests.vm.imager.data import Data
-from tests.vm.imager.images import MIB, NONCE, Image, outcome_offset
+from tests.vm.imager.images import MIB, Image, outcome_offset
 from tests.vm.imager.kernel import Kernel
 from tests.vm.imager.machine import Drive, Running, running
 from tests.vm.reimage.telling import tell
@@ -99,13 +99,15 @@ class Rig:
 
     def only_the_record_changed(self) -> None:
         """No byte of any disk is different, but for those of the record."""
-        after = self.target.read_bytes()
-        end = self.record_offset + OUTCOME_BYTES
-        assert after[: self.record_offset] == self.before[: self.record_offset], (
-            "the target was written to"
-        )
-        assert after[end:] == self.before[end:], "the target was written to"
+        self.differs_by_the_record(self.target.read_bytes())
         self.data_unchanged()
+
+    def differs_by_the_record(self, disk: bytes) -> None:
+        """These are the bytes that the target had, but for those of the record."""
+        begin, end = self.record_offset, self.record_offset + OUTCOME_BYTES
+        assert len(disk) == len(self.before)
+        assert disk[:begin] == self.before[:begin], "other bytes than the record's changed"
+        assert disk[end:] == self.before[end:], "other bytes than the record's changed"
 
     def data_unchanged(self) -> None:
         """No byte of a data disk is different."""
@@ -123,10 +125,6 @@ class Rig:
         assert after[len(image) : -MIB] == self.before[len(image) : -MIB]
         assert after[-MIB:] == bytes(MIB)
         self.data_unchanged()
-
-    def as_armed(self) -> None:
-        """The record is that of an arming which was never booted."""
-        assert self.record == parse_outcome(blank_outcome(NONCE))
 
     def _data_bytes(self) -> list[bytes]:
         disks = () if self.data is None else self.data.disks

@@ -19,9 +19,9 @@ from tests.system.harness import dying_with_parent
 from tests.vm.guest import Guest, GuestError
 from tests.vm.image import overlay
 from tests.vm.reimage.controller import Controller
+from tests.vm.reimage.firmware import Firmware
 from tests.vm.reimage.images import Systems
 from tests.vm.reimage.qmp import Qmp
-from tests.vm.reimage.uefi import FIRMWARE
 from tests.waiting import until
 
 BOOT_SECONDS = 480.0
@@ -40,8 +40,8 @@ class Disks:
     data: tuple[Path, ...]
     """Raw: what is in them can be looked at from outside."""
     root_serial: str = ROOT_SERIAL
-    variables: Path | None = None
-    """What the firmware remembers, of a machine with UEFI; without it the firmware is a BIOS."""
+    firmware: Firmware | None = None
+    """Without it, it is a BIOS. In disks that are written to, its variables are a copy."""
 
     def copy(self, directory: Path) -> Disks:
         """Make disks that begin as these. Neither may be in use."""
@@ -50,11 +50,12 @@ class Disks:
         data = tuple(directory / one.name for one in self.data)
         for source, target in zip(self.data, data, strict=True):
             subprocess.run(["cp", "--sparse=always", source, target], check=True)
-        variables = self.variables
-        if variables is not None:
-            variables = shutil.copyfile(variables, directory / "variables")
+        firmware = self.firmware
+        if firmware is not None:
+            variables = shutil.copyfile(firmware.variables, directory / "variables")
+            firmware = replace(firmware, variables=variables)
         root = overlay(self.root, directory / "root.qcow2")
-        return replace(self, root=root, data=data, variables=variables)
+        return replace(self, root=root, data=data, firmware=firmware)
 
     def data_digests(self) -> list[str]:
         """Digest every byte of the data disks."""
@@ -190,9 +191,10 @@ def running(
     directory.mkdir(parents=True)
     port = _free_port()
     root = root_options or ("-drive", f"file={disks.root},format=qcow2,if=none,id=root")
+    machine = "q35" if disks.firmware is None else disks.firmware.machine
     command = [
         "qemu-system-x86_64",
-        *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max"),
+        *("-machine", machine, "-accel", "tcg,thread=multi", "-cpu", "max"),
         *("-smp", "2", "-m", str(MEMORY_MIB), "-nodefaults", "-display", "none"),
         *("-serial", f"file:{directory / 'console'}"),
         *("-qmp", f"unix:{directory / 'qmp'},server=on,wait=off"),
@@ -204,10 +206,11 @@ def running(
         *root,
         *("-device", f"virtio-blk-pci,drive=root,serial={disks.root_serial},bootindex=0"),
     ]
-    if disks.variables is not None:
+    if disks.firmware is not None:
         flash = "if=pflash,format=raw"
-        command += ["-drive", f"{flash},unit=0,readonly=on,file={FIRMWARE}"]
-        command += ["-drive", f"{flash},unit=1,file={disks.variables}"]
+        command += ["-drive", f"{flash},unit=0,readonly=on,file={disks.firmware.code}"]
+        command += ["-drive", f"{flash},unit=1,file={disks.firmware.variables}"]
+        command += disks.firmware.options
     for number, path in enumerate(disks.data):
         command += ["-drive", f"file={path},format=raw,if=none,id=data{number},discard=unmap"]
         command += ["-device", f"nvme,drive=data{number},serial=data-000{number}"]

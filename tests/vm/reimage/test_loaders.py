@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm.image import CACHE, overlay
+from tests.vm.image import CACHE
 from tests.vm.reimage.conftest import Start
 from tests.vm.reimage.controller import boot_id
 from tests.vm.reimage.images import NEW_IMAGE, OLD_IMAGE, Systems
@@ -27,7 +27,7 @@ from tests.vm.reimage.story import (
     stage,
 )
 from tests.vm.reimage.telling import tell
-from tests.vm.reimage.uefi import VARIABLES, Loader, small_image, uefi_systems
+from tests.vm.reimage.uefi import Loader, small_image, uefi_disks, uefi_systems
 
 # Of what the firmware remembers, all that arming could change.
 _VARIABLES = r"""
@@ -45,21 +45,12 @@ def _variables(node: Node) -> str:
     return node.guest.sh(_VARIABLES, check=False)
 
 
-def _disks(made: Systems, installed: Disks, loader: Loader) -> Disks:
-    """Disks of a machine with UEFI and this boot loader on them: not to be written."""
-    systems = uefi_systems(made, loader)
-    root = systems.directory / "root.qcow2"
-    if not root.exists():
-        overlay(systems.old_disk, root)
-    return Disks(root, installed.data, variables=VARIABLES)
-
-
 @pytest.mark.parametrize("name", ["grub2-uefi", "systemd-boot", "efi-bootnext"])
 def test_it_boots_the_imager_once(
     start: Start, made: Systems, installed: Disks, tmp_path: Path, name: str
 ) -> None:
     on_disk: Loader = "systemd-boot" if name == "systemd-boot" else "grub"
-    disks = _disks(made, installed, on_disk).copy(CACHE / f"loader-{os.getpid()}")
+    disks = uefi_disks(made, installed, on_disk).copy(CACHE / f"loader-{os.getpid()}")
     with publishing(small_image(tmp_path)) as published, start(disks=disks) as node:
         node.control.answers(BOOT_SECONDS)
         node.settled()
@@ -137,7 +128,7 @@ def test_kexec_boots_the_imager_where_it_may(start: Start, published: Published)
 def test_a_machine_with_uefi_becomes_another_image(
     start: Start, made: Systems, installed: Disks, loader: Loader
 ) -> None:
-    disks = _disks(made, installed, loader).copy(CACHE / f"loader-{os.getpid()}")
+    disks = uefi_disks(made, installed, loader).copy(CACHE / f"loader-{os.getpid()}")
     image = uefi_systems(made, loader).packed
     with publishing(image) as published, start(disks=disks) as node:
         old = node.control.answers(BOOT_SECONDS)

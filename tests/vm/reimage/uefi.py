@@ -10,14 +10,15 @@ import time
 from pathlib import Path
 from typing import Literal
 
+from tests.vm.image import overlay
 from tests.vm.reimage.debian import ROOT_START_BYTES
 from tests.vm.reimage.disks import in_own_mounts
+from tests.vm.reimage.firmware import OVMF, SECURE_OVMF
 from tests.vm.reimage.images import Systems
+from tests.vm.reimage.node import Disks
 
-Loader = Literal["grub", "systemd-boot"]
-FIRMWARE = Path("/usr/share/OVMF/OVMF_CODE_4M.fd")
-VARIABLES = Path("/usr/share/OVMF/OVMF_VARS_4M.fd")
-"""Of a machine that is new."""
+Loader = Literal["grub", "shim", "systemd-boot"]
+"""`shim` has GRUB behind it, and Secure Boot is on."""
 
 # Behind the root, which ends at 2 GiB. Not every kernel can mount FAT, so it is filled by mtools.
 _PARTITION = r"""
@@ -51,7 +52,13 @@ set prefix=(\$root)'/boot/grub'
 configfile \$prefix/grub.cfg
 END
 mcopy -i "$esp" -s "$tree/debian" ::/EFI/
-mcopy -i "$esp" /usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed ::/EFI/BOOT/BOOTX64.EFI
+signed=/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed
+if [[ $loader = shim ]]; then
+    mcopy -i "$esp" /usr/lib/shim/shimx64.efi.signed ::/EFI/BOOT/BOOTX64.EFI
+    mcopy -i "$esp" "$signed" ::/EFI/BOOT/grubx64.efi
+else
+    mcopy -i "$esp" "$signed" ::/EFI/BOOT/BOOTX64.EFI
+fi
 """
 
 _SYSTEMD_BOOT = r"""
@@ -79,7 +86,7 @@ _PUT = r"""
 dd if="$esp" of="$disk" bs=1M seek=2048 conv=notrunc,sparse status=none
 rm -r "$esp" "$tree"
 """
-_LOADERS: dict[Loader, str] = {"grub": _GRUB, "systemd-boot": _SYSTEMD_BOOT}
+_LOADERS: dict[Loader, str] = {"grub": _GRUB, "shim": _GRUB, "systemd-boot": _SYSTEMD_BOOT}
 
 
 def uefi_systems(made: Systems, loader: Loader) -> Systems:
@@ -101,6 +108,15 @@ def uefi_systems(made: Systems, loader: Loader) -> Systems:
         partial.rename(directory)
         print(f"made {directory.name} in {time.monotonic() - began:.0f} s", flush=True)
     return Systems(directory)
+
+
+def uefi_disks(made: Systems, installed: Disks, loader: Loader) -> Disks:
+    """Disks of a machine with UEFI and this boot loader on them: not to be written."""
+    systems = uefi_systems(made, loader)
+    root = systems.directory / "root.qcow2"
+    if not root.exists():
+        overlay(systems.old_disk, root)
+    return Disks(root, installed.data, firmware=SECURE_OVMF if loader == "shim" else OVMF)
 
 
 def small_image(directory: Path) -> Path:

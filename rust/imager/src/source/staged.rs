@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+use rustix::io::Errno;
 
 use super::ahead::Ahead;
 use super::volume::Volume;
@@ -58,7 +59,15 @@ impl Staged {
             openat2(rustix::fs::CWD, &self.path, flags, Mode::empty(), resolve)
         };
         // Some file systems know no O_DIRECT.
-        let fd = open(flags | OFlags::DIRECT).or_else(|_| open(flags)).context(whole())?;
+        let opened = open(flags | OFlags::DIRECT).or_else(|_| open(flags));
+        let hint = match opened {
+            Err(Errno::NOENT) => {
+                " (if its file system was not unmounted in order, it may be only in the journal, \
+                 which is not replayed here; stage it again)"
+            }
+            _ => "",
+        };
+        let fd = opened.context(whole()).map_err(|Fault(told)| Fault(told + hint))?;
         let file = File::from(fd);
         if file.metadata().context(whole())?.is_file() {
             Ok(file)
