@@ -2,15 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
 
 use crate::reimage::{Armed, Ended};
-use crate::status::lock;
-use crate::{log, record, reimage, say};
+use crate::{log, record, reimage, say, threads};
 
 /// Where the armed machine left what the imager needs.
 pub const ROOM: &str = "/holdfast";
@@ -21,17 +19,8 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub fn run() -> ! {
     prepare();
     say!("holdfast-imager {}: hello", env!("CARGO_PKG_VERSION"));
-    // A panic of any thread ends here: there is nobody above the first process.
-    std::panic::set_hook(Box::new(|panic| {
-        static ONCE: Mutex<bool> = Mutex::new(false);
-        if std::mem::replace(&mut *lock(&ONCE), true) {
-            return;
-        }
-        say!("a fault of the imager itself: {panic}");
-        record::refused(&format!("a fault of the imager itself: {panic}"));
-        leave();
-    }));
-    match reimage::run(&Armed::in_room(Path::new(ROOM))) {
+    threads::tell_panics();
+    match threads::caught(|| reimage::run(&Armed::in_room(Path::new(ROOM)))) {
         Ok(Ended::Written) => say!("the new system is on the disk; rebooting into it"),
         Ok(Ended::StartedBefore) => {
             say!("this was started before with the same arming; nothing is done, rebooting");

@@ -27,5 +27,6 @@ pub mod status;
 pub mod superblock;
 pub mod table;
 pub mod target;
+pub mod threads;
 
 pub use error::{Context, Fault, Result};

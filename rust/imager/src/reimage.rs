@@ -26,7 +26,8 @@ use crate::status::server::{self, Doors};
 use crate::status::{Phase, Status};
 use crate::table::Fitted;
 use crate::{
-    Context as _, Fault, Result, clock, grow, marker, modules, mount, previous, record, say, target,
+    Context as _, Fault, Result, clock, grow, marker, modules, mount, previous, record, say,
+    target, threads,
 };
 
 /// How often to tell how far it is.
@@ -109,13 +110,12 @@ pub fn run(armed: &Armed) -> Result<Ended> {
     say!("the image is {} {}, {} bytes", image.name, image.image_version, image.size_bytes);
     target::check_fit(&image, &disk)?;
     status.tell(facts(&job, &image, &device));
-    std::thread::scope(|scope| {
-        scope.spawn(|| status.narrate(NARRATION));
-        let work = Work { armed, job: &job, image: &image, device: &device, status: &status };
-        let result = work.replace(disk);
-        status.end();
-        result.map(|()| Ended::Written)
-    })
+    let narrator = Arc::clone(&status);
+    threads::in_background("telling how far it is", move || narrator.narrate(NARRATION));
+    let work = Work { armed, job: &job, image: &image, device: &device, status: &status };
+    let result = work.replace(disk);
+    status.end();
+    result.map(|()| Ended::Written)
 }
 
 /// The boot loader's entry must be of the same arming as what it loaded: otherwise one of them was left
@@ -243,7 +243,8 @@ impl Work<'_> {
         }
         // Nobody can mount a partition of a disk that is held exclusively, so let go of it entirely.
         record::release();
-        for problem in self.new_system(identity, disk, table.extended_to) {
+        let problems = threads::caught(|| Ok(self.new_system(identity, disk, table.extended_to)));
+        for problem in problems.unwrap_or_else(|fault| vec![fault.to_string()]) {
             self.status.problem(problem);
         }
         Ok(())
@@ -322,7 +323,7 @@ impl Work<'_> {
         let (Some(wanted), Some(_)) = (self.job.network.clone(), &self.job.status) else { return };
         let (job, room) = (self.job.clone(), self.armed.room.clone());
         let status = Arc::clone(self.status);
-        std::thread::spawn(move || {
+        threads::in_background("the status", move || {
             let result = network::bring_up(&wanted, &job.hostname)
                 .and_then(|_| serve_status(&job, &room, &status));
             if let Err(fault) = result {
@@ -345,7 +346,7 @@ fn serve_status(job: &Job, room: &Path, status: &Arc<Status>) -> Result<()> {
 fn insist<T>(status: &Status, mut attempt: impl FnMut() -> Result<T>) -> T {
     let mut pause = Duration::from_secs(1);
     loop {
-        let fault = match attempt() {
+        let fault = match threads::caught(&mut attempt) {
             Ok(done) => return done,
             Err(fault) => fault,
         };
@@ -389,5 +390,26 @@ fn wait_for_partition(device: &Device, number: u32) -> Result<PathBuf> {
             }
             _ => std::thread::sleep(Duration::from_millis(50)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::insist;
+    use crate::Fault;
+    use crate::status::Status;
+
+    #[test]
+    fn what_was_begun_is_tried_again_also_after_a_panic() {
+        let mut left = vec![Ok(7), Err(Fault::new("the disk fails"))];
+        let done = insist(&Status::new(), || match left.len() {
+            2 => left.pop().unwrap(),
+            1 => {
+                left.push(Ok(8));
+                panic!("no thread to be had")
+            }
+            _ => left.pop().unwrap(),
+        });
+        assert_eq!(done, 8);
     }
 }

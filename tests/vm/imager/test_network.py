@@ -19,9 +19,12 @@ from tests.system.harness import dying_with_parent
 from tests.vm.imager.arming import DHCP, FIXED
 from tests.vm.imager.conftest import MakeData, NewRig
 from tests.vm.imager.images import Image
-from tests.vm.imager.machine import ALONE, HOST, HURRIED, PROCESSORS, USER, Running
+from tests.vm.imager.machine import ALONE, COMMAND_LINE, HOST, HURRIED, PROCESSORS, USER, Running
 from tests.vm.imager.rig import Rig
 from tests.vm.reimage.authority import make_certificates
+
+_TOO_FEW_THREADS = 52
+"""The kernel itself has some 45 by then."""
 
 
 def behaviour(image: Image, **how: Any) -> Behaviour:
@@ -71,6 +74,15 @@ def test_one_kib_a_second(rig: NewRig, thin: Image) -> None:
     with served(machine, does) as how:
         machine.written(machine.run(machine.arm(**how), network=USER))
     assert begun_at(does) == [0, 0]
+
+
+def test_there_are_too_few_threads(rig: NewRig) -> None:
+    """Which Rust's library takes for impossible: the imager itself panics."""
+    machine = rig()
+    line = f"{COMMAND_LINE} sysctl.kernel.threads-max={_TOO_FEW_THREADS}"
+    with served(machine, behaviour(machine.image)) as how:
+        done = machine.run(machine.arm(**how), network=USER, command_line=line)
+    machine.refused(done, "a fault of the imager itself: (?s:.*)failed to spawn thread")
 
 
 def test_a_bit_is_flipped_on_the_way(rig: NewRig) -> None:

@@ -41,9 +41,10 @@ _DAMAGE_THE_KERNEL = r"""
 printf 'x' | dd of=/boot/holdfast/vmlinuz bs=1 seek=1000000 conv=notrunc status=none
 sync
 """
-_TRUST = r"""
+_TRUST = """
 install -d -m 0755 /etc/holdfast/trusted-keys.d
-cat >/etc/holdfast/trusted-keys.d/release.pem
+cat >/etc/holdfast/trusted-keys.d/release.pem <<'END'
+{key}END
 """
 
 
@@ -93,8 +94,7 @@ def test_a_machine_with_secure_boot_becomes_another_image(
         request = {"descriptor": published.server.url(published.name)}
         refused = control.post("/v1/reimage/plan", request, code=422)
         assert "There is no trusted key" in refused["detail"], refused
-        key = (tmp_path / "release.pem").read_text()
-        node.guest.sh(f"{_TRUST} <<'END'\n{key}END\n")
+        node.guest.sh(_TRUST.format(key=(tmp_path / "release.pem").read_text()))
 
         operation = stage(control, request)
         assert arm(control)["boot"]["loader"] == "grub2-uefi"

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use rustls::crypto::CryptoProvider;
 
 use crate::status::lock;
-use crate::{Fault, Result, devices, job, say};
+use crate::{Fault, Result, devices, job, say, threads};
 use netlink::Netlink;
 use packet::Reply;
 
@@ -81,7 +81,9 @@ pub fn bring_up(wanted: &job::Network, host_name: &str) -> Result<Network> {
             Ok(lease) => {
                 take(&netlink, &interface, &lease, &network)?;
                 let (kept, host_name) = (network.clone(), host_name.to_owned());
-                thread::spawn(move || keep(&netlink, &interface, &host_name, lease, &kept));
+                threads::in_background("keeping the lease", move || {
+                    keep(&netlink, &interface, &host_name, lease, &kept);
+                });
                 return Ok(network);
             }
             Err(fault) => match &wanted.fixed {

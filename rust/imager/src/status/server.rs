@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::tokens::Tokens;
 use super::{Status, metrics};
-use crate::{Context as _, Fault, Result, job, say};
+use crate::{Context as _, Fault, Result, job, say, threads};
 
 /// Connections at the same time; more wait.
 const CONNECTIONS: usize = 16;
@@ -68,7 +68,7 @@ pub fn start(listen: &str, doors: Doors, status: Arc<Status>) -> Result<std::net
     let listener = TcpListener::bind(address).context(format_args!("listening on {listen}"))?;
     let address = listener.local_addr().context(listen)?;
     let doors = Arc::new(doors);
-    thread::spawn(move || serve(&listener, &doors, &status));
+    threads::in_background("the status", move || serve(&listener, &doors, &status));
     Ok(address)
 }
 
@@ -81,12 +81,11 @@ fn serve(listener: &TcpListener, doors: &Arc<Doors>, status: &Arc<Status>) {
         match listener.accept() {
             Ok((stream, _)) => {
                 let (doors, status) = (Arc::clone(doors), Arc::clone(status));
-                let busy = Arc::clone(&busy);
-                busy.fetch_add(1, Ordering::AcqRel);
-                thread::spawn(move || {
+                let place = Place::taken(&busy);
+                threads::in_background("an answer to somebody", move || {
                     // A client that goes away in the middle is its own affair.
                     let _ = converse(stream, &doors, &status);
-                    busy.fetch_sub(1, Ordering::AcqRel);
+                    drop(place);
                 });
             }
             Err(error) => {
@@ -94,6 +93,22 @@ fn serve(listener: &TcpListener, doors: &Arc<Doors>, status: &Arc<Status>) {
                 thread::sleep(Duration::from_secs(1));
             }
         }
+    }
+}
+
+/// One of the connections that there may be; free again when dropped, however that comes.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn taken(busy: &Arc<AtomicUsize>) -> Self {
+        busy.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(busy))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
