@@ -49,6 +49,34 @@ def unpacked(disk: BootDisk, directory: Path) -> Path:
     return directory
 
 
+def test_a_dry_run_tells_what_arming_writes_and_writes_nothing(disk: BootDisk) -> None:
+    before = disk.state()
+    planned = disk.room.arm(disk.request(dry_run=True))
+    assert disk.state() == before
+    assert not disk.room.outcome().armed
+    with pytest.raises(Refused, match="arm it first"):
+        disk.room.reboot(NONCE, dry_run=True)
+
+    done = disk.room.arm(disk.request())
+
+    assert planned.entry == done.entry
+    assert [one.path for one in planned.files] == [one.path for one in done.files]
+    sizes = {one.path: one.size_bytes for one in done.files}
+    known = {one.path: one.size_bytes for one in planned.files if one.size_bytes is not None}
+    # The job in the initramfs has a number that is only known once the record is written.
+    about = known.pop("/boot/holdfast/initramfs.img") - sizes["/boot/holdfast/initramfs.img"]
+    assert 0 <= about <= 16
+    assert known == {path: sizes[path] for path in known}
+    assert len(known) == 2
+    assert (planned.target, planned.modules, planned.notes) == (
+        done.target,
+        done.modules,
+        done.notes,
+    )
+    with pytest.raises(Refused, match="not run by systemd"):
+        disk.room.reboot(NONCE, dry_run=True)
+
+
 def test_it_is_on_the_disk_as_grub_sees_it_and_undone_byte_for_byte(
     disk: BootDisk, disk_dir: Path
 ) -> None:

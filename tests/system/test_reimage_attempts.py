@@ -57,9 +57,21 @@ def _reimage(daemon: Daemon) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("call", ["arm", "disarm", "reboot", "confirm"])
-def test_what_needs_another_state_says_which(shared_daemon: Daemon, call: str) -> None:
-    answer = shared_daemon.http.post(f"/v1/reimage/{call}")
+@pytest.mark.parametrize(
+    ("call", "body"),
+    [
+        ("arm", None),
+        ("arm", {"dry_run": True}),
+        ("disarm", None),
+        ("reboot", None),
+        ("reboot", {"dry_run": True}),
+        ("confirm", None),
+    ],
+)
+def test_what_needs_another_state_says_which(
+    shared_daemon: Daemon, call: str, body: dict[str, bool] | None
+) -> None:
+    answer = shared_daemon.http.post(f"/v1/reimage/{call}", json=body or {})
     assert answer.status_code == 409
     problem = answer.json()
     assert problem["type"].endswith("conflict")

@@ -35,9 +35,10 @@ def _reimage(daemon: Daemon) -> dict[str, Any]:
 
 def test_it_is_told_until_it_is_forgotten(daemon: Daemon) -> None:
     assert _reimage(daemon)["previous"] is None
-    answer = daemon.http.post("/v1/reimage/rollback")
-    assert answer.status_code == 409
-    assert "No system was kept" in answer.json()["detail"]
+    for path in ("rollback", "rollback/plan"):
+        answer = daemon.http.post(f"/v1/reimage/{path}")
+        assert answer.status_code == 409
+        assert "No system was kept" in answer.json()["detail"]
     place = _keep(daemon.state_dir)
     kept = _reimage(daemon)["previous"]
     assert (kept["path"], kept["name"]) == (str(place), "previous-node-7")
@@ -50,6 +51,20 @@ def test_it_is_told_until_it_is_forgotten(daemon: Daemon) -> None:
         assert daemon.cli("reimage", "forget-previous", "--yes").returncode == 0
     assert not place.exists()
     assert _reimage(daemon)["previous"] is None
+
+
+def test_what_going_back_would_do(daemon: Daemon) -> None:
+    _keep(daemon.state_dir)
+    plan = daemon.http.post("/v1/reimage/rollback/plan", json={"confirm": "manual"}).json()
+    assert plan["image"]["name"] == "previous-node-7"
+    assert "carry over: nothing." in plan["steps"]
+    assert plan["steps"][-1].endswith("and wait for `confirm`.")
+    assert set(plan["blocked"]) >= set(_reimage(daemon)["blocked"])
+    shown = daemon.cli("reimage", "rollback", "--dry-run")
+    assert shown.returncode == (0 if plan["ok"] else 3), shown.stderr
+    assert "previous-node-7" in shown.stdout
+    assert _reimage(daemon)["state"] == "idle"
+    assert daemon.http.get("/v1/operations").json()["operations"] == []
 
 
 def test_what_does_not_go_together_is_refused(shared_daemon: Daemon) -> None:

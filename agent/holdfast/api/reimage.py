@@ -22,6 +22,7 @@ from holdfast.reimage.models import (
     ReimageStatus,
     RollbackRequest,
     StageRequest,
+    StepRequest,
 )
 
 router = make_router(prefix="/v1/reimage", tags=["re-imaging"])
@@ -29,6 +30,7 @@ router = make_router(prefix="/v1/reimage", tags=["re-imaging"])
 _MAX_PLANS = 2
 """Plans that may be made at the same time: each may wait half a minute for a server."""
 _NOTHING = NoParameters()
+_NOW = StepRequest()
 _PLAIN = ConfirmRequest()
 _BACK = RollbackRequest()
 _ACT = problems_of(409, 413, 415, 507)
@@ -102,10 +104,14 @@ async def stage_reimage(
 )
 @spec(Scope.ADMIN)
 async def arm_reimage(
-    services: ServicesDep, request: Request, _nothing: NoBody = _NOTHING
+    services: ServicesDep, request: Request, params: Annotated[StepRequest, Body()] = _NOW
 ) -> Response:
-    """Write the one-time boot entry, bring it to the disk and read it back. Idempotent."""
-    return await _act(request, services.reimage.arm)
+    """Write the one-time boot entry, bring it to the disk and read it back. Idempotent.
+
+    With `dry_run` the state is as before, and `boot`, `carried` and `notes` say what would be.
+    """
+    audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
+    return await _act(request, lambda: services.reimage.arm(params))
 
 
 @router.post(
@@ -132,10 +138,11 @@ async def disarm_reimage(
 )
 @spec(Scope.ADMIN)
 async def reboot_reimage(
-    services: ServicesDep, request: Request, _nothing: NoBody = _NOTHING
+    services: ServicesDep, request: Request, params: Annotated[StepRequest, Body()] = _NOW
 ) -> Response:
     """Shut the machine down in order and boot the imager; refused unless it is armed."""
-    return await _act(request, services.reimage.reboot)
+    audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
+    return await _act(request, lambda: services.reimage.reboot(params))
 
 
 @router.post(
@@ -203,6 +210,24 @@ async def rollback_reimage(
         check=services.reimage.check,
         idempotency_key=idempotency_key,
     )
+
+
+@router.post(
+    "/rollback/plan",
+    operation_id="planReimageRollback",
+    summary="Say what going back to the system that was kept would do",
+    response_model=ReimagePlan,
+    responses=problems_of(404, 409, 413, 415),
+)
+@spec(Scope.OPERATE)
+async def plan_rollback(
+    services: ServicesDep,
+    request: Request,
+    params: Annotated[RollbackRequest, Body()] = _BACK,
+) -> Response:
+    """Compare what was kept with the machine. Changes nothing."""
+    staged = await to_thread.run_sync(services.reimage.rollback, params)
+    return await plan_reimage(services, request, staged)
 
 
 @router.delete(

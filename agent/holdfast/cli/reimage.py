@@ -110,6 +110,9 @@ RollbackAfter = Annotated[
     ),
 ]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is here.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only say what it would do, or why it would not.")
+]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
@@ -149,9 +152,6 @@ def plan(
     rollback_after: RollbackAfter = None,
 ) -> None:
     """Print what re-imaging would do, disk by disk; changes nothing. Exits with 3 if refused."""
-    from holdfast.cli.reimage_views import show_plan
-    from holdfast.reimage.models import ReimagePlan
-
     body = _body(
         descriptor,
         sha256,
@@ -166,13 +166,7 @@ def plan(
         save_previous=save_previous,
         rollback_after=rollback_after,
     )
-    found = session.api.post("/v1/reimage/plan", body, seconds=_SECONDS)
-    if session.out.as_json:
-        session.out.json(found)
-    else:
-        show_plan(session.out, ReimagePlan.model_validate(found))
-    if not found["ok"]:
-        raise typer.Exit(ExitCode.DIFFERENCES)
+    _plan(session, "/v1/reimage/plan", body)
 
 
 @command(
@@ -198,6 +192,7 @@ def stage(
     grow_root: GrowRoot = False,
     save_previous: SavePrevious = False,
     rollback_after: RollbackAfter = None,
+    dry_run: DryRun = False,
     no_wait: NoWait = False,
 ) -> None:
     """Fetch an image and verify all of it. Nothing else is changed yet.
@@ -218,6 +213,9 @@ def stage(
         save_previous=save_previous,
         rollback_after=rollback_after,
     )
+    if dry_run:
+        _plan(session, "/v1/reimage/plan", body)
+        return
     _staging(session, "/v1/reimage/stage", body, no_wait=no_wait)
 
 
@@ -231,6 +229,7 @@ def arm(
             metavar="NAME|SERIAL", help="The disk that will be written; asked for if not given."
         ),
     ] = None,
+    dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
     """Have the next boot, and only that one, write the staged image over the system's disk.
@@ -240,6 +239,9 @@ def arm(
     status = session.api.get("/v1/reimage", seconds=_SECONDS)
     if status["state"] == "armed":
         _show(session, status)
+        return
+    if dry_run:
+        _rehearse(session, "/v1/reimage/arm")
         return
     _confirm_disk(session, status, disk, yes=yes)
     _show(session, session.api.post("/v1/reimage/arm", {}, seconds=_SECONDS))
@@ -253,8 +255,11 @@ def disarm(session: Session) -> None:
 
 
 @command(app, "reboot", lines=["holdfast reimage reboot", "holdfast reimage reboot --yes"])
-def reboot(session: Session, *, yes: Yes = False) -> None:
+def reboot(session: Session, *, dry_run: DryRun = False, yes: Yes = False) -> None:
     """Reboot this machine into the imager, now."""
+    if dry_run:
+        _rehearse(session, "/v1/reimage/reboot")
+        return
     status = session.api.get("/v1/reimage", seconds=_SECONDS)
     if not yes:
         if not session.out.interactive:
@@ -295,6 +300,7 @@ def rollback(
     *,
     manifest: Manifest = None,
     manual: Manual = False,
+    dry_run: DryRun = False,
     no_wait: NoWait = False,
 ) -> None:
     """Stage the system that was kept with `--save-previous`; then arm and reboot as usual.
@@ -302,6 +308,9 @@ def rollback(
     Nothing is carried over from the present system: it becomes what it was, byte for byte.
     """
     body = {"manifest": manifest, "confirm": "manual" if manual else "auto"}
+    if dry_run:
+        _plan(session, "/v1/reimage/rollback/plan", body)
+        return
     _staging(session, "/v1/reimage/rollback", body, no_wait=no_wait)
 
 
@@ -318,6 +327,32 @@ def forget_previous(session: Session, *, yes: Yes = False) -> None:
             raise UsageError("nobody can be asked here: give --yes")
         typer.confirm(f"Delete {kept['name']} in {kept['path']}?", abort=True, err=True)
     session.api.delete("/v1/reimage/previous")
+
+
+def _plan(session: Session, path: str, body: Mapping[str, Any]) -> None:
+    """Print a plan. Exits with 3 if something is in the way."""
+    from holdfast.cli.reimage_views import show_plan
+    from holdfast.reimage.models import ReimagePlan
+
+    found = session.api.post(path, dict(body), seconds=_SECONDS)
+    if session.out.as_json:
+        session.out.json(found)
+    else:
+        show_plan(session.out, ReimagePlan.model_validate(found))
+    if not found["ok"]:
+        raise typer.Exit(ExitCode.DIFFERENCES)
+
+
+def _rehearse(session: Session, path: str) -> None:
+    """Print what a step would write."""
+    from holdfast.cli.reimage_views import show_rehearsal
+    from holdfast.reimage.models import ReimageStatus
+
+    found = session.api.post(path, {"dry_run": True}, seconds=_SECONDS)
+    if session.out.as_json:
+        session.out.json(found)
+    else:
+        show_rehearsal(session.out, ReimageStatus.model_validate(found))
 
 
 def _staging(session: Session, path: str, body: Mapping[str, Any], *, no_wait: bool) -> None:

@@ -72,6 +72,24 @@ def show_status(out: Output, status: ReimageStatus) -> None:
         _blocked(out, status.blocked)
 
 
+def show_rehearsal(out: Output, status: ReimageStatus) -> None:
+    """Print what a step would write, in the state that it does not change."""
+    _image(out, status.image)
+    _machine(out, status, entry=True)
+    if status.boot is not None and status.state is ReimageState.STAGED:
+        out.heading("Writes")
+        for one in status.boot.files:
+            size = "" if one.size_bytes is None else f"  {units.size(one.size_bytes)}"
+            out.line(f"  {units.printable(one.path)}{size}")
+    if status.carried:
+        kept = ", ".join(dict.fromkeys(one.name for one in status.carried))
+        out.line(f"  carried over: {units.printable(kept)}")
+    for note in status.notes:
+        out.note(f"note: {units.printable(note)}", "dim")
+    out.line()
+    out.line("nothing is in the way; nothing was changed", "green")
+
+
 def show_result(out: Output, operation: Mapping[str, Any]) -> None:
     """Print how a re-imaging ended."""
     result = ReimageResult.model_validate(operation["result"])

@@ -66,9 +66,9 @@ class Helper:
         """Have it read what the imager left, and whether it is armed. Raises `OSError`."""
         return self._told(self._ask(OutcomeRequest()).outcome)
 
-    def reboot(self, nonce: str) -> None:
+    def reboot(self, nonce: str, *, dry_run: bool = False) -> None:
         """Have the machine rebooted into the imager. Raises `OSError` or `Refused`."""
-        self._ask(RebootRequest(nonce=nonce))
+        self._ask(RebootRequest(nonce=nonce, dry_run=dry_run))
 
     def _told(self, report: _Report | None) -> _Report:
         if report is None:

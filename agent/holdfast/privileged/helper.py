@@ -175,7 +175,8 @@ class HelperServer:
                 return Answer(open_files=dict(self._room.open_files(request.mount_point)))
             case ArmRequest():
                 armed = self._room.arm(request)
-                log.warning("armed: %s, the next boot writes to %s", armed.nonce, armed.target.path)
+                if not request.dry_run:
+                    log.warning("armed: %s, next boot writes to %s", armed.nonce, armed.target.path)
                 return Answer(arm=armed)
             case DisarmRequest():
                 disarmed = self._room.disarm()
@@ -184,6 +185,7 @@ class HelperServer:
             case OutcomeRequest():
                 return Answer(outcome=self._room.boot_outcome())
             case RebootRequest():
-                self._room.reboot(request.nonce)
-                log.warning("rebooting into the imager: %s", request.nonce)
+                self._room.reboot(request.nonce, dry_run=request.dry_run)
+                if not request.dry_run:
+                    log.warning("rebooting into the imager: %s", request.nonce)
                 return Answer()

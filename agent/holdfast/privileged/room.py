@@ -54,8 +54,11 @@ class Privileged(Protocol):
     def boot_outcome(self) -> OutcomeReport:
         """Read what the imager left behind, and whether it is armed now. Raises `OSError`."""
 
-    def reboot(self, nonce: str) -> None:
-        """Reboot. Raises `Refused` if the imager is not armed with this nonce, and `OSError`."""
+    def reboot(self, nonce: str, *, dry_run: bool = False) -> None:
+        """Reboot, or only find out whether that could be done.
+
+        Raises `Refused` if the imager is not armed with this nonce, and `OSError`.
+        """
 
 
 class InProcess:
@@ -100,6 +103,6 @@ class InProcess:
         """Read what the imager left behind, and whether it is armed now."""
         return self._boot.outcome()
 
-    def reboot(self, nonce: str) -> None:
-        """Reboot, if the imager is armed with this nonce."""
-        self._boot.reboot(nonce)
+    def reboot(self, nonce: str, *, dry_run: bool = False) -> None:
+        """Reboot, if the imager is armed with this nonce, or only find out whether it is."""
+        self._boot.reboot(nonce, dry_run=dry_run)

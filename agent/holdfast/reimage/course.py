@@ -148,13 +148,9 @@ class Course:
     def _stage(self, context: Context[StageRequest]) -> None:
         request, progress = context.params, context.progress
         progress.enter("fetching the descriptor")
-        kept = self._attempt.store.previous.of(request.descriptor_sha256)
-        if kept is not None:
-            # This machine's own: nobody has to sign it.
-            data = (Path(kept.path) / "descriptor.json").read_bytes()
-            found = Obtained(data, kept.descriptor_sha256)
-        else:
-            found = self._images.obtain(request, progress)
+        # This machine's own, or one that somebody has to vouch for.
+        kept = self._attempt.store.previous.obtained(request.descriptor_sha256)
+        found = kept or self._images.obtain(request, progress)
         image = self._images.summary(found)
         content = self._images.content_url(request, found)
         self._attempt.clear_images(keep=found.sha256)

@@ -110,6 +110,15 @@ class StageRequest(Request):
     )
 
 
+class StepRequest(Request):
+    """Take the next step."""
+
+    dry_run: bool = Field(
+        default=False,
+        description="Make all checks of this step and say what it would write; change nothing.",
+    )
+
+
 class RollbackRequest(Request):
     """Go back to the system that was kept."""
 
@@ -173,7 +182,9 @@ class Boot(BaseModel):
     loader: str | None = Field(description="For example `grub2-bios`; null when none was found.")
     kernel: str = Field(description="Release of the kernel that would run the imager.")
     entry: str | None = Field(description="What would be added to the boot loader.")
-    files: list[FileReport] = Field(description="What would be written for it.")
+    files: list[FileReport] = Field(
+        description="What would be written for it, in that order; variables of the firmware too."
+    )
 
 
 class SpaceReport(BaseModel):

@@ -18,6 +18,7 @@ from pathlib import Path
 from holdfast._engine import RecordError
 from holdfast.durable import flush_directory
 from holdfast.operations.model import RequestError, Slug
+from holdfast.reimage.images.library import Obtained
 from holdfast.reimage.images.models import Descriptor
 from holdfast.reimage.models import PreviousSystem, SpaceReport
 
@@ -72,6 +73,14 @@ class PreviousStore:
         """Return what is kept if its descriptor has this digest."""
         found = self.found()
         return found if found is not None and found.descriptor_sha256 == descriptor_sha256 else None
+
+    def obtained(self, descriptor_sha256: str | None) -> Obtained | None:
+        """Return the descriptor of what is kept if it has this digest. Raises `OSError`."""
+        kept = self.of(descriptor_sha256)
+        if kept is None:
+            return None
+        data = (Path(kept.path) / "descriptor.json").read_bytes()
+        return Obtained(data, kept.descriptor_sha256)
 
     def require(self) -> PreviousSystem:
         """Return what is kept. Raises `RequestError` if nothing is."""

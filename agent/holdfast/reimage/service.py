@@ -39,12 +39,14 @@ from holdfast.reimage.models import (
     RollbackRequest,
     SpaceReport,
     StageRequest,
+    StepRequest,
 )
 from holdfast.reimage.previous import saving_space
 from holdfast.reimage.rollback import RollbackWatch, Running, deadline
 from holdfast.reimage.store import Job
 
 _S = ReimageState
+_NOW = StepRequest()
 
 
 class Reimage:
@@ -166,7 +168,9 @@ class Reimage:
         Fetches the descriptor and nothing else. Raises `RequestError` if the request itself makes
         no sense.
         """
-        self._images.check(request)
+        kept = self._attempt.store.previous.obtained(request.descriptor_sha256)
+        if kept is None:
+            self._images.check(request)
         _check_sense(request)
         image, blocked = None, self._own_problems()
         space: list[SpaceReport] = []
@@ -177,7 +181,7 @@ class Reimage:
         except RequestError as error:
             blocked.append(error.detail)
         try:
-            found = self._images.obtain(request)
+            found = kept or self._images.obtain(request)
             image = self._images.summary(found)
         except (RequestError, OperationFailed, OSError) as error:
             blocked.append(sentence(error))
@@ -214,16 +218,19 @@ class Reimage:
             steps=machine.steps(seen, image, request),
         )
 
-    def arm(self) -> ReimageStatus:
+    def arm(self, request: StepRequest = _NOW) -> ReimageStatus:
         """Have the next boot, and only that one, be the imager's. Idempotent.
 
-        Raises `RequestError`, also with the reason why it was not done; then nothing is armed.
+        Raises `RequestError`, also with the reason why it was not done; then nothing is armed. A
+        dry run answers a state that has what would be written, and what would be carried over.
         """
         with self._acting:
             job = self._attempt.in_state(_S.STAGED, _S.ARMED)
             if job.state is _S.STAGED:
                 if not job.restores:  # that one is this machine's own, and has no signature
                     self._check_again(job)
+                if request.dry_run:
+                    return self._rehearsed(job)
                 if job.request.save_previous:
                     self._attempt.store.previous.prepare()
                 # On the disk first: if this process ends meanwhile, its successor takes it back.
@@ -250,10 +257,13 @@ class Reimage:
                 self._attempt.move(_S.STAGED, "Disarmed: the boot loader is as it was.")
         return self.status()
 
-    def reboot(self) -> ReimageStatus:
+    def reboot(self, request: StepRequest = _NOW) -> ReimageStatus:
         """Reboot into the imager. Raises `RequestError` unless it is armed."""
         with self._acting:
             job = self._attempt.in_state(_S.ARMED)
+            if request.dry_run:
+                self._privileged_call(lambda: self._privileged.reboot(job.nonce, dry_run=True))
+                return self.status()
             self._attempt.update(rebooted_at=now())
             self._attempt.move(_S.REBOOTING, "The reboot was ordered.")
             try:
@@ -285,6 +295,23 @@ class Reimage:
                 told = f", although these checks failed: {', '.join(failed)}" if failed else ""
                 self._attempt.confirmed(f"Confirmed on request{told}.")
         return self.status()
+
+    def _rehearsed(self, job: Job) -> ReimageStatus:
+        request = self._arming(job).model_copy(update={"dry_run": True})
+        report = self._privileged_call(lambda: self._privileged.arm(request))
+        status = self.status()
+        boot = status.boot and status.boot.model_copy(
+            update={"loader": report.loader, "entry": report.entry, "files": report.files}
+        )
+        # The arming's own rights have found out what could not be seen without.
+        return status.model_copy(
+            update={
+                "boot": boot,
+                "carried": report.identity,
+                "notes": report.notes,
+                "unknown": [],
+            }
+        )
 
     def _check_again(self, job: Job) -> None:
         """Refuse to arm if the key that signed is not trusted any more. Raises `RequestError`."""

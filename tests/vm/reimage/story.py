@@ -45,7 +45,9 @@ def stage(control: Controller, request: dict[str, Any]) -> str:
 
     def staged() -> bool:
         found = control.get("/v1/reimage")
-        assert found["state"] in ("idle", "staging", "staged"), found["reason"]
+        if found["operation"] != operation:  # it has not begun yet
+            return False
+        assert found["state"] in ("staging", "staged"), found["reason"]
         return bool(found["state"] == "staged")
 
     until(staged, seconds=IMAGE_SECONDS, what="the staged image", interval=0.5)

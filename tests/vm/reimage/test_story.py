@@ -8,7 +8,7 @@ from tests.vm.reimage.conftest import Start
 from tests.vm.reimage.images import NEW_IMAGE, OLD_IMAGE, OLD_MACHINE_ID
 from tests.vm.reimage.node import BOOT_SECONDS, Node
 from tests.vm.reimage.published import Published
-from tests.vm.reimage.story import Journey, arm, identity, stage, travel
+from tests.vm.reimage.story import Journey, arm, boot_files, identity, stage, travel
 from tests.vm.reimage.telling import tell
 from tests.vm.service import first_pass, moments, started_at
 
@@ -37,6 +37,26 @@ def _prepared(node: Node, published: Published, mode: str) -> dict[str, Any]:
     return request
 
 
+def _rehearsed(node: Node) -> None:
+    """What arming would write is told, and nothing is written."""
+    before = boot_files(node)
+    found = node.control.post("/v1/reimage/arm", {"dry_run": True})
+    assert found["state"] == "staged"
+    told = [one["path"] for one in found["boot"]["files"]]
+    assert told[-2:] == ["/boot/grub/custom.cfg", "/boot/grub/grubenv"]
+    assert f"holdfast.nonce={found['nonce']}" in found["boot"]["entry"]
+    assert {one["name"] for one in found["carried"]} == {
+        "ssh_host_keys",
+        "machine_id",
+        "hostname",
+        "holdfast",
+    }
+    shown = node.guest.run("/usr/bin/holdfast", "reimage", "arm", "--dry-run")
+    assert "/boot/holdfast/initramfs.img" in shown
+    assert boot_files(node) == before
+    assert node.guest.call("/usr/bin/test", "-e", "/boot/holdfast").returncode == 1
+
+
 def _is_the_new_system(node: Node, journey: Journey, operation: str) -> None:
     assert {"verifying", "writing"} <= set(journey.watched.phases)
     assert journey.watched.status["operation"] == operation
@@ -63,6 +83,7 @@ def test_a_machine_becomes_another_image(start: Start, published: Published) -> 
         request = _prepared(node, published, "staged")
         kept = identity(node)
         operation = stage(node.control, request)
+        _rehearsed(node)
         arm(node.control)
 
         journey = travel(node, operation)

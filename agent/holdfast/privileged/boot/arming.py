@@ -32,6 +32,7 @@ from holdfast.privileged.boot.models import (
     CarriedItem,
     DisarmReport,
     ExplainRequest,
+    FileReport,
     IdentityName,
     OutcomeReport,
 )
@@ -92,7 +93,7 @@ class Boot:
             loader=None if loader is None else loader.name,
             kernel=machine.kernel,
             entry=entry,
-            files=list(payload.planned()),
+            files=[*payload.planned(), *_changes(loader)],
             disks=list(disks.all),
             loses=list(disks.loses),
             refusals=list(dict.fromkeys(refusals)),
@@ -106,7 +107,7 @@ class Boot:
     def arm(self, request: ArmRequest) -> ArmReport:
         """Have the next boot write the image. Raises `Refused`, `OSError`.
 
-        After either, everything is as it was before.
+        After either, and after a dry run, everything is as it was before.
         """
         machine = self.machine
         content, descriptor = job.read_descriptor(
@@ -131,14 +132,19 @@ class Boot:
         words = imager_words(read_text(machine.proc / "cmdline") or "", request.nonce)
         entry = loader.entry(descriptor.name, words)
         notes = [*collected.notes, *loader.examine().notes]
-        try:
-            files, target = self._payload(loader).write(request, collected, system, content)
-            files += loader.arm(entry)
-            seen = loader.sees(files)
-        except BaseException:
-            # A disarm that fails as well is not hidden: it is what has to be dealt with first.
-            self.disarm()
-            raise
+        payload, seen = self._payload(loader), None
+        if request.dry_run:
+            files, target = payload.rehearse(request, collected, system, content)
+            files += _changes(loader)
+        else:
+            try:
+                files, target = payload.write(request, collected, system, content)
+                files += loader.arm(entry)
+                seen = loader.sees(files)
+            except BaseException:
+                # A disarm that fails as well is not hidden: it has to be dealt with first.
+                self.disarm()
+                raise
         return ArmReport(
             nonce=request.nonce,
             loader=loader.name,
@@ -191,8 +197,11 @@ class Boot:
             problem=problem,
         )
 
-    def reboot(self, nonce: str) -> None:
-        """Reboot, if the imager is what comes next. Raises `Refused`, `OSError`."""
+    def reboot(self, nonce: str, *, dry_run: bool = False) -> None:
+        """Reboot, if the imager is what comes next. Raises `Refused`, `OSError`.
+
+        A dry run ends where nothing is left to do but that.
+        """
         loader = next((one for one in loaders(self.machine) if _boots(one.armed(), nonce)), None)
         if loader is None:
             raise Refused(f"The next boot is not the imager's of {nonce}; arm it first.")
@@ -205,6 +214,8 @@ class Boot:
         program = shutil.which("systemctl", path="/usr/bin:/bin")
         if program is None:
             raise OSError(2, "is not installed", "systemctl")
+        if dry_run:
+            return
         verb = loader.prepare_reboot()
         done = subprocess.run(  # noqa: S603 - a fixed program, no shell
             [program, verb, "--no-block"],
@@ -230,6 +241,10 @@ class Boot:
         if isinstance(system, Place) and system.disk.name in [one.name for one in source.disks]:
             return ["The staged image lies on the disk that would be written over."]
         return []
+
+
+def _changes(loader: Loader | None) -> list[FileReport]:
+    return [] if loader is None else [FileReport(path=one) for one in loader.changes]
 
 
 def _boots(armed: Armed, nonce: str) -> bool:

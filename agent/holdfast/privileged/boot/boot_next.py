@@ -90,6 +90,11 @@ class BootNext:
         """On the system partition."""
         return PAYLOAD if self._esp is None else self._esp.payload
 
+    @property
+    def changes(self) -> Sequence[str]:
+        """What arming writes for it, in that order."""
+        return ["Boot#### (EFI variable)", f"{_NEXT} (EFI variable)"]
+
     def unfit(self) -> str | None:
         """Say why it can never be used on this machine, or None."""
         if not self._variables.usable:

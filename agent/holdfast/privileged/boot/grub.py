@@ -70,6 +70,11 @@ class Grub:
                 return None if isinstance(place, str) else cls(machine, directory, place)
         return None
 
+    @property
+    def changes(self) -> Sequence[str]:
+        """What arming writes for it, in that order."""
+        return [self._shown(self._custom), self._shown(self._environment)]
+
     def unfit(self) -> str | None:
         """Say why it can never be used here, or None."""
         return unfit_place(self._storage, self._directory)

@@ -68,6 +68,11 @@ class Kexec:
         except ValueError as error:
             raise Refused(f"The kernel's command line cannot be taken over: {error}.") from None
 
+    @property
+    def changes(self) -> Sequence[str]:
+        """What arming writes for it: a note of the present boot."""
+        return [self._machine.inside(self._record)]
+
     def arm(self, entry: str) -> Sequence[FileReport]:
         """Note that it may be started in this boot. Nothing else is done before the reboot."""
         storage = Storage.of(self._machine, PAYLOAD)

@@ -45,6 +45,10 @@ class Loader(Protocol):
     def payload(self) -> str:
         """The directory, not there yet, from which it would boot the imager."""
 
+    @property
+    def changes(self) -> Sequence[str]:
+        """What arming writes for it, in that order: files, and variables of the firmware."""
+
     def unfit(self) -> str | None:
         """Say why it can never be used on this machine, whatever is done, or None."""
 

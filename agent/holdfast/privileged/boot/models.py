@@ -81,6 +81,8 @@ class ArmRequest(_Request):
     """Extend the root partition and its file system to the end of the disk."""
     save_previous: AbsolutePath | None = None
     """The directory, not there yet, in which the imager keeps the old disk as an image."""
+    dry_run: bool = False
+    """Look at everything that arming would look at, and write nothing."""
 
 
 class DisarmRequest(_Request):
@@ -100,6 +102,8 @@ class RebootRequest(_Request):
 
     do: Literal["reboot"] = "reboot"
     nonce: Nonce
+    dry_run: bool = False
+    """Make all the checks, and do not reboot."""
 
 
 class ExplainRequest(_Request):

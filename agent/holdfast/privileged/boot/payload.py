@@ -40,13 +40,13 @@ class Payload:
         return self._path / OUTCOME
 
     def planned(self) -> Sequence[FileReport]:
-        """Return what would be written, with sizes that are known before."""
+        """Return what would be written, in that order, with sizes that are known before."""
         return [
+            FileReport(path=f"{self.directory}/{OUTCOME}", size_bytes=OUTCOME_BYTES),
+            FileReport(path=f"{self.directory}/{INITRAMFS}"),
             FileReport(
                 path=f"{self.directory}/{KERNEL}", size_bytes=_size(kernel_of(self._machine))
             ),
-            FileReport(path=f"{self.directory}/{INITRAMFS}"),
-            FileReport(path=f"{self.directory}/{OUTCOME}", size_bytes=OUTCOME_BYTES),
         ]
 
     def refusals(self) -> Sequence[str]:
@@ -69,6 +69,24 @@ class Payload:
                 found.append(str(error))
         return found
 
+    def rehearse(
+        self, request: ArmRequest, collected: Collected, system: Place, descriptor: bytes
+    ) -> tuple[list[FileReport], Target]:
+        """Return what `write` would write, and to which disk. Raises `Refused`, `OSError`.
+
+        The initramfs may become some bytes smaller: where the record will lie is not known yet.
+        """
+        target = pin(self._machine, system)
+        entries = self._entries(request, collected, target, target.size_bytes, descriptor)
+        size = cpio.size_of(entries)
+        self._check_space(size)
+        shown = f"{self.directory}/{INITRAMFS}"
+        files = [
+            one.model_copy(update={"size_bytes": size}) if one.path == shown else one
+            for one in self.planned()
+        ]
+        return files, target
+
     def write(
         self, request: ArmRequest, collected: Collected, system: Place, descriptor: bytes
     ) -> tuple[list[FileReport], Target]:
@@ -81,25 +99,8 @@ class Payload:
         files = [write_file(self.outcome, [record], private, f"{self.directory}/{OUTCOME}")]
         offset = storage.single_place(self.outcome, OUTCOME_BYTES)
         target = pin(self._machine, system)
-        order = job.Job(
-            request=request,
-            hostname=os.uname().nodename,
-            target=target,
-            source=collected.source.job,
-            network=collected.network,
-            outcome_offset=offset + storage.place.start_bytes,
-            data_disks=collected.data_disks,
-            modules=[one.name for one in collected.modules],
-            previous=None if collected.previous is None else collected.previous.job,
-        )
-        entries = initramfs.entries(
-            imager=self._imager,
-            job=order.document(),
-            descriptor=descriptor,
-            identity=collected.identity.document(),
-            modules=collected.modules,
-            files=collected.files,
-        )
+        offset += storage.place.start_bytes
+        entries = self._entries(request, collected, target, offset, descriptor)
         self._check_space(cpio.size_of(entries))
         shown = f"{self.directory}/{INITRAMFS}"
         files.append(write_file(self._path / INITRAMFS, cpio.archive(entries), private, shown))
@@ -111,6 +112,34 @@ class Payload:
         for file in files:
             storage.check_digest(self._machine.path(file.path), file.sha256 or "")
         return files, target
+
+    def _entries(
+        self,
+        request: ArmRequest,
+        collected: Collected,
+        target: Target,
+        outcome_offset: int,
+        descriptor: bytes,
+    ) -> Sequence[cpio.Entry]:
+        order = job.Job(
+            request=request,
+            hostname=os.uname().nodename,
+            target=target,
+            source=collected.source.job,
+            network=collected.network,
+            outcome_offset=outcome_offset,
+            data_disks=collected.data_disks,
+            modules=[one.name for one in collected.modules],
+            previous=None if collected.previous is None else collected.previous.job,
+        )
+        return initramfs.entries(
+            imager=self._imager,
+            job=order.document(),
+            descriptor=descriptor,
+            identity=collected.identity.document(),
+            modules=collected.modules,
+            files=collected.files,
+        )
 
     def check(self) -> None:
         """Raise `OSError` unless the disk has what the files say."""

@@ -139,6 +139,12 @@ class SystemdBoot:
             f"options {line}\n"
         )
 
+    @property
+    def changes(self) -> Sequence[str]:
+        """What arming writes for it, in that order."""
+        point = "" if self._esp is None else self._esp.point
+        return [f"{point}/loader/entries/{ENTRY}", f"{_ONE_SHOT} (EFI variable)"]
+
     def arm(self, entry: str) -> Sequence[FileReport]:
         """Write the entry, then the variable that has it booted next."""
         esp, path = self._place()
