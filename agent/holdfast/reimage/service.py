@@ -13,7 +13,7 @@ from typing import Any
 
 from holdfast.node.identity import identify
 from holdfast.operations.kinds import Kind
-from holdfast.operations.model import OperationFailed, RequestError, Slug, now
+from holdfast.operations.model import RequestError, Slug, now
 from holdfast.privileged import Privileged
 from holdfast.privileged.boot.models import (
     ArmRequest,
@@ -37,11 +37,10 @@ from holdfast.reimage.models import (
     ReimageState,
     ReimageStatus,
     RollbackRequest,
-    SpaceReport,
     StageRequest,
     StepRequest,
 )
-from holdfast.reimage.previous import saving_space
+from holdfast.reimage.planning import Planner
 from holdfast.reimage.rollback import RollbackWatch, Running, deadline
 from holdfast.reimage.store import Job
 
@@ -168,55 +167,16 @@ class Reimage:
         Fetches the descriptor and nothing else. Raises `RequestError` if the request itself makes
         no sense.
         """
-        kept = self._attempt.store.previous.obtained(request.descriptor_sha256)
-        if kept is None:
+        if self._attempt.store.previous.of(request.descriptor_sha256) is None:
             self._images.check(request)
         _check_sense(request)
-        image, blocked = None, self._own_problems()
-        space: list[SpaceReport] = []
-        source: str | None = None
-        try:
-            if request.manifest is not None:
-                self._examiner.proof.exists(request.manifest)
-        except RequestError as error:
-            blocked.append(error.detail)
-        try:
-            found = kept or self._images.obtain(request)
-            image = self._images.summary(found)
-        except (RequestError, OperationFailed, OSError) as error:
-            blocked.append(sentence(error))
-        else:
-            source = self._images.content_url(request, found)
-            blocked += machine.image_problems(image, request, source)
-            directory = self._attempt.store.image_directory(found.sha256)
-            if request.mode == "staged":
-                source = str(directory / "image")
-                try:
-                    present = self._images.present_bytes(directory)
-                    space.append(machine.staging_space(image, self._state_dir, present))
-                except OSError as error:
-                    blocked.append(f"Free space cannot be looked at: {sentence(error)}")
-            elif not machine.on_the_network(source):
-                source = None
-            if request.save_previous:
-                try:
-                    staging = space[0] if space else None
-                    space.append(saving_space(self._state_dir, staging))
-                except OSError as error:
-                    blocked.append(f"Free space cannot be looked at: {sentence(error)}")
-            blocked += machine.space_problems(space)
-        seen = self._describe(image, source)
-        blocked += seen.blocked
-        return ReimagePlan(
-            **seen.model_dump(exclude={"blocked", "space"}),
-            space=space,
-            blocked=blocked,
-            ok=not blocked,
-            image=image,
-            mode=request.mode,
-            identity=request.identity,
-            steps=machine.steps(seen, image, request),
-        )
+        return Planner(
+            images=self._images,
+            store=self._attempt.store,
+            examiner=self._examiner,
+            state_dir=self._state_dir,
+            describe=self._describe,
+        ).plan(request, self._own_problems())
 
     def arm(self, request: StepRequest = _NOW) -> ReimageStatus:
         """Have the next boot, and only that one, be the imager's. Idempotent.

@@ -1,0 +1,87 @@
+"""What re-imaging with an image would do, and everything that is in the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast.operations.model import OperationFailed, RequestError
+from holdfast.reimage import machine
+from holdfast.reimage.attempt import sentence
+from holdfast.reimage.checks import Examiner
+from holdfast.reimage.images import ImageLibrary
+from holdfast.reimage.models import (
+    ImageSummary,
+    Machine,
+    ReimagePlan,
+    SpaceReport,
+    StageRequest,
+)
+from holdfast.reimage.previous import saving_space
+from holdfast.reimage.store import JobStore
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Looks at an image and at this machine; fetches the descriptor, and changes nothing."""
+
+    images: ImageLibrary
+    store: JobStore
+    examiner: Examiner
+    state_dir: Path
+    describe: Callable[[ImageSummary | None, str | None], Machine]
+
+    def plan(self, request: StageRequest, problems: Sequence[str]) -> ReimagePlan:
+        """Return the plan; `problems` are in the way already."""
+        image, source, blocked = None, None, list(problems)
+        space: list[SpaceReport] = []
+        try:
+            if request.manifest is not None:
+                self.examiner.proof.exists(request.manifest)
+        except RequestError as error:
+            blocked.append(error.detail)
+        try:
+            # This machine's own, or one that somebody vouches for.
+            kept = self.store.previous.obtained(request.descriptor_sha256)
+            found = kept or self.images.obtain(request)
+            image = self.images.summary(found)
+        except (RequestError, OperationFailed, OSError) as error:
+            blocked.append(sentence(error))
+        else:
+            source = self.images.content_url(request, found)
+            blocked += machine.image_problems(image, request, source)
+            directory = self.store.image_directory(found.sha256)
+            try:
+                # What was kept is linked, and not copied.
+                present = image.content_bytes if kept else self.images.present_bytes(directory)
+                space = self._space(request, image, present)
+            except OSError as error:
+                blocked.append(f"Free space cannot be looked at: {sentence(error)}")
+            blocked += machine.space_problems(space)
+            if request.mode == "staged":
+                source = str(directory / "image")
+            elif not machine.on_the_network(source):
+                source = None
+        seen = self.describe(image, source)
+        blocked += seen.blocked
+        return ReimagePlan(
+            **seen.model_dump(exclude={"blocked", "space"}),
+            space=space,
+            blocked=blocked,
+            ok=not blocked,
+            image=image,
+            mode=request.mode,
+            identity=request.identity,
+            steps=machine.steps(seen, image, request),
+        )
+
+    def _space(self, request: StageRequest, image: ImageSummary, present: int) -> list[SpaceReport]:
+        """Say what staging takes, and keeping the old system. Raises `OSError`."""
+        staging = None
+        if request.mode == "staged":
+            staging = machine.staging_space(image, self.state_dir, present)
+        found = [] if staging is None else [staging]
+        if request.save_previous:
+            found.append(saving_space(self.state_dir, staging))
+        return found
