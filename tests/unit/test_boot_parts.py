@@ -104,6 +104,7 @@ class TestTheCommandLine:
         words = imager_words(
             "BOOT_IMAGE=/vmlinuz root=UUID=1 rootflags=x ro quiet splash init=/x rdinit=/y "
             "resume=/dev/x rd.break systemd.unit=y panic=0 holdfast.nonce=old console=ttyS0,115200 "
+            "crashkernel=1G-4G:192M,4G-64G:256M "
             'nvme_core.io_timeout=99 rooted a="b c" -- single\n',
             "n",
         )

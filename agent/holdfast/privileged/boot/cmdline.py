@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# Where the old system is, and how it starts, which is nothing to the imager.
+# Where the old system is, how it starts, and what memory it sets aside for dumps of crashes, as
+# RHEL does in every entry: nothing to the imager.
 _DROPPED = re.compile(
     r"(root|rootfstype|rootflags|rootdelay|rootwait|init|rdinit|resume|resume_offset|BOOT_IMAGE"
-    r"|initrd|panic|holdfast\.[^=]*|rd\.[^=]*|systemd\.[^=]*)(=.*)?|ro|rw|quiet|splash",
+    r"|initrd|panic|crashkernel|holdfast\.[^=]*|rd\.[^=]*|systemd\.[^=]*)(=.*)?|ro|rw|quiet|splash",
     re.DOTALL,
 )
 MAX_BYTES = 2047
