@@ -111,6 +111,19 @@ class TestGrubsFiles:
         run("grub-editenv", disk.grub / "grubenv", "set", "next_entry=memtest")
         refused(disk, "next_entry of somebody else's, 'memtest'")
 
+    @pytest.mark.parametrize(
+        ("variable", "sentence"),
+        [
+            ("env_block=512+1", "env_block set: GRUB writes its variables elsewhere"),
+            ("boot_counter=2", "counts boots until the system is rolled back"),
+        ],
+    )
+    def test_what_would_keep_or_spend_the_choice(
+        self, disk: BootDisk, variable: str, sentence: str
+    ) -> None:
+        run("grub-editenv", disk.grub / "grubenv", "set", variable)
+        refused(disk, sentence)
+
     def test_an_entry_of_an_earlier_arming(self, disk: BootDisk) -> None:
         room = disk.room
         room.arm(disk.request())

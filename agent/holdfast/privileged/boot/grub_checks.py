@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+from collections.abc import Mapping
 
 from holdfast.node.disks import Place, place_of
 from holdfast.node.files import read_text
@@ -24,6 +25,10 @@ from holdfast.privileged.boot.storage import Storage
 
 ENTRY_ID = b"holdfast-imager"
 NEXT = b"next_entry"
+_ELSEWHERE = b"env_block"
+"""Where the block is that GRUB writes instead, from Fedora 44 on: 00_header."""
+_COUNTER = b"boot_counter"
+"""How often GRUB tries an updated OSTree before it boots the one before: 08_fallback_counting."""
 MAX_CONFIG = 16 << 20
 """Bytes of grub.cfg and custom.cfg."""
 _FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs"})
@@ -148,14 +153,7 @@ class _Checks:
                 self._refuse(f"{shown} is not a regular file.")
                 return
             block = read_plain(path, max(SIZE, status.st_size))
-            following = variables(block).get(NEXT, b"")
-            if following == ENTRY_ID:
-                self._refuse(f"{shown} is still armed by an earlier arming; disarm first.")
-            elif following:
-                self._refuse(
-                    f"{shown} has a next_entry of somebody else's, "
-                    f"{following.decode(errors='replace')!r}; reboot or unset it first."
-                )
+            self._variables(shown, variables(block))
             with_variable(block, NEXT, ENTRY_ID)
             self._storage.single_place(path, SIZE)
         except FileNotFoundError:
@@ -166,6 +164,26 @@ class _Checks:
             self._refuse(f"{shown} {error}; `{self._tool} - create` makes a new one.")
         except OSError as error:
             self._refuse(f"{shown} cannot be used: {error.strerror}.")
+
+    def _variables(self, shown: str, found: Mapping[bytes, bytes]) -> None:
+        following = found.get(NEXT, b"")
+        if following == ENTRY_ID:
+            self._refuse(f"{shown} is still armed by an earlier arming; disarm first.")
+        elif following:
+            self._refuse(
+                f"{shown} has a next_entry of somebody else's, "
+                f"{following.decode(errors='replace')!r}; reboot or unset it first."
+            )
+        if found.get(_ELSEWHERE):
+            self._refuse(
+                f"{shown} has env_block set: GRUB writes its variables elsewhere, and would not "
+                "take the one-time choice back here."
+            )
+        if found.get(_COUNTER):
+            self._refuse(
+                f"{shown} counts boots until the system is rolled back (boot_counter), and those "
+                "of the imager would count; let that end, or unset it, first."
+            )
 
     def custom(self) -> None:
         path = self._where / "custom.cfg"
