@@ -53,6 +53,60 @@ def kernel(disk: BootDisk, *, signed: bool) -> None:
     path.write_bytes(content)
 
 
+# What counts of grub.cfg as `grub2-mkconfig` writes it there, in this order, from
+# util/grub.d/00_header.in, 10_linux.in, 10_reset_boot_success.in and 41_custom.in of
+# https://github.com/rhboot/grub2.
+_BLS_CONFIG = """\
+if [ -f ${config_directory}/grubenv ]; then
+  load_env -f ${config_directory}/grubenv
+elif [ -s $prefix/grubenv ]; then
+  load_env
+fi
+if [ "${next_entry}" ] ; then
+   set default="${next_entry}"
+   set next_entry=
+   save_env next_entry
+   set boot_once=true
+else
+   set default="${saved_entry}"
+fi
+insmod blscfg
+blscfg
+set boot_success=0
+save_env boot_success boot_indeterminate
+if [ -f  ${config_directory}/custom.cfg ]; then
+  source ${config_directory}/custom.cfg
+elif [ -z "${config_directory}" -a -f  $prefix/custom.cfg ]; then
+  source $prefix/custom.cfg
+fi
+"""
+# As kernel-install writes it on Amazon Linux 2023, where / and /boot are one file system.
+_BLS_ENTRY = """\
+title Amazon Linux ({kernel}) 2023
+version {kernel}
+linux /boot/vmlinuz-{kernel}
+initrd /boot/initramfs-{kernel}.img
+options root=UUID=0 ro console=tty0 console=ttyS0,115200n8
+grub_users $grub_users
+grub_arg --unrestricted
+grub_class amzn
+"""
+
+
+def with_entries_of_its_own(disk: BootDisk) -> str:
+    """Set GRUB up as Fedora, RHEL and Amazon Linux 2023 do; answer the name of the entry."""
+    grub2 = disk.boot / "grub2"
+    disk.grub.rename(grub2)
+    (grub2 / "grub.cfg").chmod(0o644)
+    (grub2 / "grub.cfg").write_text(_BLS_CONFIG)
+    entries = disk.boot / "loader/entries"
+    entries.mkdir(parents=True)
+    name = f"0123456789abcdef0123456789abcdef-{KERNEL}"
+    (entries / f"{name}.conf").write_text(_BLS_ENTRY.format(kernel=KERNEL))
+    run("grub-editenv", grub2 / "grubenv", "set", f"saved_entry={name}", "boot_success=1")
+    return name
+
+
 @pytest.fixture
 def disk(disk_dir: Path) -> Iterator[BootDisk]:
     with boot_disk(disk_dir) as found:
@@ -147,18 +201,8 @@ class TestGrubOfOtherDistributions:
         self, disk: BootDisk, firmware: str
     ) -> None:
         """Fedora, RHEL and Amazon Linux 2023: /boot/grub2, `blscfg`, and `saved_entry`."""
-        grub2 = disk.boot / "grub2"
-        disk.grub.rename(grub2)
-        (grub2 / "grub.cfg").chmod(0o644)
-        (grub2 / "grub.cfg").write_text(_BLS_CONFIG)
-        entries = disk.boot / "loader/entries"
-        entries.mkdir(parents=True)
-        name = f"0123456789abcdef0123456789abcdef-{KERNEL}"
-        (entries / f"{name}.conf").write_text(
-            f"title Some Linux\nversion {KERNEL}\nlinux /boot/vmlinuz-{KERNEL}\n"
-            "options root=UUID=0 ro\ngrub_class some\n"
-        )
-        run("grub-editenv", grub2 / "grubenv", "set", f"saved_entry={name}", "boot_success=1")
+        name = with_entries_of_its_own(disk)
+        grub2, entries = disk.boot / "grub2", disk.boot / "loader/entries"
         if firmware == "uefi":
             disk = for_uefi(disk.with_firmware())
         before = disk.state()
@@ -175,6 +219,26 @@ class TestGrubOfOtherDistributions:
         assert sorted(undone.restored) == ["/boot/grub2/custom.cfg", "/boot/grub2/grubenv"]
         assert disk.state() == before
 
+    def test_fedoras_notes_on_boots_stay_when_it_is_undone(self, disk: BootDisk) -> None:
+        """Its GRUB notes at each boot that it has not succeeded yet; a session says that it has."""
+        name = with_entries_of_its_own(disk)
+        environment = disk.boot / "grub2/grubenv"
+        custom = disk.boot / "grub2/custom.cfg"
+        disk.room.arm(disk.request())
+        # As its save_env leaves it: the imager was booted, and then the old system.
+        run("grub-editenv", environment, "set", "next_entry=", "boot_success=0")
+        run("grub-editenv", environment, "set", "boot_indeterminate=0")
+        undone = disk.room.disarm()
+        assert (undone.restored, undone.edited) == (
+            ["/boot/grub2/custom.cfg"],
+            ["/boot/grub2/grubenv"],
+        )
+        assert not custom.exists()
+        listed = run("grub-editenv", environment, "list").splitlines()
+        assert listed == [f"saved_entry={name}", "boot_success=0", "boot_indeterminate=0"]
+        again = disk.room.disarm()
+        assert (again.restored, again.edited, again.removed) == ([], [], [])
+
     def test_an_environment_on_the_system_partition(self, disk: BootDisk) -> None:
         """RHEL 8 on UEFI has a link to it."""
         environment = disk.grub / "grubenv"
@@ -188,32 +252,6 @@ class TestGrubOfOtherDistributions:
         report = explained(disk)
         assert report.loader is None
         assert any("boots by /boot/grub/menu.lst" in one for one in report.refusals)
-
-
-# What counts of grub.cfg as `grub2-mkconfig` writes it there, from util/grub.d/00_header.in,
-# 10_linux.in and 41_custom.in of https://github.com/rhboot/grub2.
-_BLS_CONFIG = """\
-if [ -f ${config_directory}/grubenv ]; then
-  load_env -f ${config_directory}/grubenv
-elif [ -s $prefix/grubenv ]; then
-  load_env
-fi
-if [ "${next_entry}" ] ; then
-   set default="${next_entry}"
-   set next_entry=
-   save_env next_entry
-   set boot_once=true
-else
-   set default="${saved_entry}"
-fi
-insmod blscfg
-blscfg
-if [ -f  ${config_directory}/custom.cfg ]; then
-  source ${config_directory}/custom.cfg
-elif [ -z "${config_directory}" -a -f  $prefix/custom.cfg ]; then
-  source $prefix/custom.cfg
-fi
-"""
 
 
 class TestSystemdBoot:

@@ -185,18 +185,19 @@ class Grub:
             return "same"
         if before is not None and now == before.environment:
             return "same"
+        was = {} if before is None else dict(variables(before.environment))
         found = dict(variables(now))
-        if before is not None:
-            was = dict(variables(before.environment))
-            next_now, next_was = found.pop(NEXT, b""), was.pop(NEXT, b"")
-            # GRUB itself sets it to nothing when it boots the entry.
-            if found == was and next_now in (ENTRY_ID, b"", next_was):
-                overwrite(self._environment, before.environment)
-                os.utime(self._environment, ns=(before.environment_mtime_ns,) * 2)
-                return "restored"
-        if variables(now).get(NEXT) != ENTRY_ID:
+        next_was, next_now = was.pop(NEXT, None), found.pop(NEXT, None)
+        # GRUB itself sets it to nothing when it boots the entry.
+        ours = (ENTRY_ID,) if before is None else (ENTRY_ID, b"", None)
+        if before is not None and found == was and next_now in (*ours, next_was):
+            overwrite(self._environment, before.environment)
+            os.utime(self._environment, ns=(before.environment_mtime_ns,) * 2)
+            return "restored"
+        # What else was set since stays: Fedora's GRUB notes at each boot that it is yet to succeed.
+        if next_now == next_was or next_now not in ours:
             return "same"
-        overwrite(self._environment, with_variable(now, NEXT, None))
+        overwrite(self._environment, with_variable(now, NEXT, next_was))
         return "edited"
 
     def _restore_custom(self, before: Before | None) -> _How:
