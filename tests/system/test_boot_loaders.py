@@ -213,6 +213,8 @@ class TestGrubOfOtherDistributions:
         run("grub-script-check", grub2 / "custom.cfg")
         listed = run("grub-editenv", grub2 / "grubenv", "list").splitlines()
         assert listed == [f"saved_entry={name}", "boot_success=1", "next_entry=holdfast-imager"]
+        # Its GRUB would wait in the menu for ever after what cannot be loaded.
+        assert report.entry.index("\n      boot\n") < report.entry.index("\n  reboot\n}\n")
         # Nothing among the entries that the menu is made of: the imager's is never the newest.
         assert list(entries.iterdir()) == [entries / f"{name}.conf"]
         undone = disk.room.disarm()

@@ -10,6 +10,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+from holdfast.privileged.boot.freeze import settle
 from tests.system.bootdisk import boot_disk, run, ubuntu_config
 from tests.system.harness import dying_with_parent
 from tests.waiting import until
@@ -52,3 +53,20 @@ def test_ubuntus_menu_after_a_failed_boot_does_not_hold_it_up(disk_dir: Path) ->
         environment = replace(disk, image=image).seen_by_grub("/boot/grub/grubenv")
         assert environment is not None
         assert b"\nnext_entry=\n" in environment
+
+
+def test_one_like_fedoras_reboots_into_the_old_system(disk_dir: Path) -> None:
+    """Debian's GRUB runs what is armed for /boot/grub2, where nobody relies on its fallback."""
+    with boot_disk(disk_dir) as disk:
+        (disk.grub / "grub.cfg").chmod(0o644)
+        (disk.grub / "grub.cfg").write_text(ubuntu_config("serial"))
+        elsewhere = disk.grub.rename(disk.boot / "grub2")
+        disk.room.arm(disk.request())
+        elsewhere.rename(disk.grub)
+        settle(disk.boot)
+        image = disk_dir / "copy.img"
+        run("cp", "--sparse=always", disk.image, image)
+        printed = _boot(image, disk_dir / "console", "it is old")
+        wanted = ("invalid magic number", "the imager cannot be loaded", "GNU GRUB", "it is old")
+        places = [printed.rindex(one) for one in wanted]
+        assert places == sorted(places), printed

@@ -96,13 +96,13 @@ class Grub:
         title = "holdfast: write image " + "".join(one for one in title if one.isprintable())
         kernel, initramfs = (self._seen(f"{PAYLOAD}/{one}") for one in ("vmlinuz", "initramfs.img"))
         chosen = ENTRY_ID.decode()
+        load = f"linux {grub_quoted(kernel)} {quoted}", f"initrd {grub_quoted(initramfs)}"
         # Whatever the menu does on other days: this one boot waits for nobody, asks for no
-        # password, and if it cannot be loaded then the first entry is booted.
+        # password, and if it cannot be loaded then the old system is booted.
         return (
             f"menuentry {_quoted(title)} --unrestricted --id {chosen} {{\n"
             f"  search --no-floppy --fs-uuid --set=root {held.uuid}\n"
-            f"  linux {grub_quoted(kernel)} {quoted}\n"
-            f"  initrd {grub_quoted(initramfs)}\n"
+            f"{_or_reboot(*load) if self._stays_in_menu else _plainly(*load)}"
             "}\n"
             f'if [ "${{default}}" = "{chosen}" ]; then\n'
             "  set timeout_style=menu\n"
@@ -110,6 +110,15 @@ class Grub:
             "  set fallback=0\n"
             "fi\n"
         )
+
+    @property
+    def _stays_in_menu(self) -> bool:
+        """Whether it may be Fedora's, which takes no fallback for what cannot be loaded.
+
+        `grub_menu_execute_with_fallback` in grub-core/normal/menu.c of github.com/rhboot/grub2
+        takes such an entry for one that was booted and came back, and waits in its menu.
+        """
+        return Path(self._directory).name == "grub2"
 
     def arm(self, entry: str) -> Sequence[FileReport]:
         """Add the entry, then have it booted next."""
@@ -232,6 +241,18 @@ class Grub:
 
     def _shown(self, path: Path) -> str:
         return self._machine.inside(path)
+
+
+def _plainly(linux: str, initrd: str) -> str:
+    return f"  {linux}\n  {initrd}\n"
+
+
+def _or_reboot(linux: str, initrd: str) -> str:
+    """Return what loads and boots it, or boots the default: the choice is taken back by then."""
+    return (
+        f"  if {linux}; then\n    if {initrd}; then\n      boot\n    fi\n  fi\n"
+        "  echo 'holdfast: the imager cannot be loaded; the old system is booted.'\n  reboot\n"
+    )
 
 
 def _quoted(text: str) -> str:
