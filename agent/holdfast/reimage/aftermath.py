@@ -99,6 +99,6 @@ def _why(job: Job, report: OutcomeReport) -> str:
         )
     return (
         "The old system was booted and the imager left no word: the machine was reset before the "
-        "boot loader took its entry, another entry was chosen, or the imager did not find this "
-        "disk; nothing was changed."
+        "boot loader took its entry, another entry was chosen, the boot loader could not load it, "
+        "or the imager did not find this disk; nothing was changed."
     )
