@@ -81,7 +81,7 @@ test: lint deb test-packages vm-packages ## Run lint, the engine's tests, unit a
 	$(bin)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: test-vm
-test-vm: deb test-packages vm-packages ## Run whole machines, emulated: boots, kills, re-imaging, faults, removal (1 hour)
+test-vm: deb test-packages vm-packages ## Run whole machines, emulated: boots, kills, re-imaging, faults, removal (2 hours)
 	$(bin)/python -m pytest -s tests/vm $(PYTEST_ARGS)
 
 .PHONY: check
