@@ -60,7 +60,14 @@ def test_it_boots_the_imager_once(
             # The firmware starts the kernel where there is no boot loader that is known.
             node.guest.sh("mv /boot/grub/grub.cfg /root/")
 
+        now = boot_files(node), _variables(node)
+        rehearsed = node.control.post("/v1/reimage/arm", {"dry_run": True})
+        assert (rehearsed["state"], rehearsed["boot"]["loader"]) == ("staged", name)
+        assert (boot_files(node), _variables(node)) == now
         assert arm(node.control)["boot"]["loader"] == name
+        armed = boot_files(node), _variables(node)
+        assert node.control.post("/v1/reimage/reboot", {"dry_run": True})["state"] == "armed"
+        assert (boot_files(node), _variables(node)) == armed
         assert node.control.post("/v1/reimage/disarm")["state"] == "staged"
         if name != "efi-bootnext":
             assert boot_files(node) == files
