@@ -15,7 +15,7 @@ from tests.system.harness import Daemon
 PROBLEM = "application/problem+json"
 AT_ONCE = {
     "/v1/tuning/plan",
-    *(f"/v1/reimage/{what}" for what in ("plan", "arm", "disarm", "reboot")),
+    *(f"/v1/reimage/{what}" for what in ("plan", "arm", "disarm", "reboot", "rollback/plan")),
 }
 """Posts that start no operation."""
 NOTHING = "01JDZZZZZZZZZZZZZZZZZZZZZZ"
@@ -116,6 +116,7 @@ class TestDocument:
             ("/v1/reimage/reboot", "POST"),
             ("/v1/reimage/confirm", "POST"),
             ("/v1/reimage/rollback", "POST"),
+            ("/v1/reimage/rollback/plan", "POST"),
             ("/v1/reimage/previous", "DELETE"),
         }
 

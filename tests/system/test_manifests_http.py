@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,11 @@ def tree(daemon: Daemon) -> Path:
     (top / "link").symlink_to("deep/f0.db")
     os.link(top / "deep" / "f0.db", top / "z-same")
     os.mkfifo(top / "fifo")
+    # A file that changed less than 20 ms before a build is read again by the next one.
+    newest = max(path.lstat().st_ctime_ns for path in top.rglob("*"))
+    until(
+        lambda: time.time_ns() > newest + 30_000_000, what="the clock to leave these files behind"
+    )
     return top
 
 

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from tests.disk import write_file
+from tests.residency import pinned
 from tests.system.harness import Daemon, free_port
 from tests.waiting import until
 
@@ -123,7 +124,7 @@ def _dashboard_queries() -> list[str]:
 
 
 def test_prometheus_scrapes_what_happened(daemon: Daemon, query: Query) -> None:
-    write_file(daemon.root / "file", 4 << 20)
+    file = write_file(daemon.root / "file", 4 << 20)
     dumped = daemon.run("/v1/pagecache/dumps", {})
     daemon.run("/v1/pagecache/loads", {"dump": dumped["dump"]})
     until(lambda: query("up") == {frozenset(): 1.0}, seconds=30, what="a scrape that succeeded")
@@ -134,11 +135,12 @@ def test_prometheus_scrapes_what_happened(daemon: Daemon, query: Query) -> None:
         what="the load in Prometheus",
     )
     resident = frozenset({("root", str(daemon.root))})
-    until(
-        lambda: query("holdfast_pagecache_resident_bytes").get(resident) == 4 << 20,
-        seconds=20,
-        what="residency in Prometheus",
-    )
+    with pinned(file):
+        until(
+            lambda: query("holdfast_pagecache_resident_bytes").get(resident) == 4 << 20,
+            seconds=20,
+            what="residency in Prometheus",
+        )
     # Prometheus keeps the format's own complaints apart from failed scrapes.
     assert query("prometheus_target_scrapes_sample_duplicate_timestamp_total > 0") == {}
     assert query("scrape_samples_scraped")[frozenset()] > 100
