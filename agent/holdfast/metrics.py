@@ -28,6 +28,7 @@ from prometheus_client.registry import Collector
 
 from holdfast import __version__
 from holdfast.operations.model import State
+from holdfast.operations.results import Outcome
 from holdfast.operations.service import Operations
 from holdfast.operations.statistics import KindFigures
 from holdfast.reimage.models import ImagerReport, ReimageState
@@ -304,8 +305,13 @@ def _totals(figures: Mapping[str, KindFigures]) -> Iterable[Metric]:
     )
     finished = CounterMetricFamily(
         "holdfast_operations_finished",
-        "Operations that ended, by outcome.",
+        "Operations that ended, by the state in which they did.",
         labels=("kind", "outcome"),
+    )
+    judged = CounterMetricFamily(
+        "holdfast_operations",
+        "Operations that ended, by state and, of those that succeeded, by outcome.",
+        labels=("kind", "state", "outcome"),
     )
     read = CounterMetricFamily(
         "holdfast_read_bytes", "Bytes of file data read by operations.", labels=("kind",)
@@ -315,8 +321,12 @@ def _totals(figures: Mapping[str, KindFigures]) -> Iterable[Metric]:
         for state in State:
             if state.final:
                 finished.add_metric((kind, state.value), one.finished[state])
+                if state is not State.SUCCEEDED:
+                    judged.add_metric((kind, state.value, "none"), one.finished[state])
+        for outcome in Outcome:
+            judged.add_metric((kind, State.SUCCEEDED.value, outcome.value), one.outcomes[outcome])
         read.add_metric((kind,), one.read_bytes)
-    return started, finished, read
+    return started, finished, judged, read
 
 
 _GAUGES: tuple[tuple[str, str, Callable[[KindFigures], float | None]], ...] = (

@@ -14,6 +14,7 @@ import pytest
 from tests.disk import drop, write_file
 from tests.system.browser import Browser, Page, running_browser
 from tests.system.harness import Daemon
+from tests.system.test_manifests_http import flip
 from tests.system.tuning import SYSCTLS, tuned
 
 MIB = 1 << 20
@@ -148,6 +149,39 @@ def test_it_shows_the_node_what_runs_and_what_is_in_memory(browser: Browser, nod
     node.finish(slow)
     page.until("document.getElementById('running').innerText.includes('Nothing runs')")
     assert "cancelled" in page.text("#recent")
+
+
+def test_a_check_that_found_differences_is_red_and_what_is_partial_amber(
+    browser: Browser, node: Daemon
+) -> None:
+    node.run("/v1/manifests", {"full": True})
+    flip(node.root / "commitlog" / "1.log", 5000)
+    bad = node.finish(node.start("/v1/manifests/latest/verifications", {}))
+    for number in range(2):
+        drop(node.root / "cassandra" / f"{number}.db")
+    (node.root / "commitlog" / "1.log").unlink()
+    partial = node.finish(node.start("/v1/pagecache/loads", {}))
+    good = node.finish(node.start("/v1/pagecache/dumps", {}))
+    page = shown(browser, node)
+
+    def verdict(operation: dict[str, Any]) -> list[str]:
+        found: list[str] = page.evaluate(
+            "(() => { const row = [...document.querySelectorAll('#recent tr')]"
+            f".find((one) => one.innerText.includes('{operation['id']}'));"
+            "const cell = row.children[2]; const root = document.documentElement;"
+            "const of = (name) => { const probe = document.createElement('i');"
+            "probe.style.color = `var(--${name})`; root.append(probe);"
+            "const color = getComputedStyle(probe).color; probe.remove(); return color; };"
+            "const shown = getComputedStyle(cell).color;"
+            "const name = ['good', 'warn', 'bad'].find((one) => of(one) === shown);"
+            "return [cell.innerText, name]; })()"
+        )
+        return found
+
+    assert verdict(bad) == ["differs", "bad"]
+    assert verdict(partial) == ["partial", "warn"]
+    assert verdict(good) == ["succeeded", "good"]
+    check_harmless(page, node)
 
 
 @pytest.mark.parametrize("dark", [False, True])

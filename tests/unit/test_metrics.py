@@ -23,6 +23,7 @@ NAMES = frozenset(
         "holdfast_build_info",
         "holdfast_operations_started_total",
         "holdfast_operations_finished_total",
+        "holdfast_operations_total",
         "holdfast_operation_running",
         "holdfast_operation_progress_bytes",
         "holdfast_operation_expected_bytes",

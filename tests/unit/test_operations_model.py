@@ -83,6 +83,7 @@ def test_operation_json_is_that_of_the_contract() -> None:
         "id": "01JD",
         "kind": "manifest.build",
         "state": "running",
+        "outcome": None,
         "actor": "someone",
         "created_at": "2026-11-23T01:02:03.456Z",
         "started_at": None,

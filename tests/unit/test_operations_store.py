@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 
 from holdfast.operations.ids import new_id
 from holdfast.operations.model import Operation, Problem, ProgressReport, Slug, State, now
+from holdfast.operations.results import Outcome
 from holdfast.operations.store import FILE_NAME, SCHEMA_VERSION, Store, StoreError
 
 
@@ -198,6 +201,79 @@ def test_operations_that_ended_long_ago_are_forgotten(store: Store) -> None:
         )
     assert store.prune(keep=100, keep_days=2) == 1
     assert [one.id for one in store.recent(None, None, 9)] == [new.id]
+
+
+def test_the_outcome_is_recorded_and_narrows_lists(store: Store) -> None:
+    ended = {}
+    for outcome in Outcome:
+        operation = add(store)
+        store.begin(operation.id, now())
+        done = {"state": State.SUCCEEDED, "outcome": outcome, "result": {}, "finished_at": now()}
+        store.finish(operation.model_copy(update=done))
+        ended[outcome] = operation.id
+    failed = end(store, add(store), State.FAILED)
+    add(store)
+    for outcome, operation_id in ended.items():
+        found = store.get(operation_id)
+        assert found is not None
+        assert found.outcome is outcome
+        assert [one.id for one in store.recent(None, None, 9, outcome=outcome)] == [operation_id]
+    not_ok = {one.id for one in store.recent(None, None, 9, not_ok=True)}
+    assert not_ok == {failed.id, ended[Outcome.DIFFERS], ended[Outcome.PARTIAL]}
+
+
+_VERSION_1 = """
+CREATE TABLE operations (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (
+        state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled', 'interrupted')),
+    actor TEXT NOT NULL, created_at TEXT NOT NULL, started_at TEXT, finished_at TEXT,
+    params TEXT NOT NULL, progress TEXT NOT NULL, result TEXT, error TEXT,
+    resumed INTEGER NOT NULL DEFAULT 0, crashes INTEGER NOT NULL DEFAULT 0,
+    idempotency_key TEXT UNIQUE, idempotency_digest TEXT
+) STRICT;
+CREATE INDEX operations_by_kind ON operations (kind, seq);
+CREATE INDEX operations_by_state ON operations (state, seq);
+PRAGMA user_version = 1;
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "state", "result", "outcome"),
+    [
+        ("manifest.verify", "succeeded", {"ok": False, "mismatched": 1}, Outcome.DIFFERS),
+        ("manifest.verify", "succeeded", {"ok": True}, Outcome.OK),
+        ("manifest.compare", "succeeded", {"ok": False}, Outcome.DIFFERS),
+        (
+            "manifest.build",
+            "succeeded",
+            {"changed": 0, "vanished": 1, "errors": 0},
+            Outcome.PARTIAL,
+        ),
+        ("manifest.build", "succeeded", {"changed": 0, "vanished": 0, "errors": 0}, Outcome.OK),
+        ("pagecache.load", "succeeded", {"missing": 0, "skipped_bytes": 4096}, Outcome.PARTIAL),
+        ("pagecache.evict", "succeeded", {"retained": 4096}, Outcome.PARTIAL),
+        ("tuning.apply", "succeeded", {"written": 1}, Outcome.OK),
+        ("manifest.verify", "failed", None, None),
+        ("manifest.verify", "queued", None, None),
+    ],
+)
+def test_a_record_of_the_first_version_is_taken_over_with_outcomes(
+    tmp_path: Path, kind: str, state: str, result: object, outcome: Outcome | None
+) -> None:
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+        connection.executescript(_VERSION_1)
+        connection.execute(
+            "INSERT INTO operations (id, kind, state, actor, created_at, params, progress, result)"
+            " VALUES ('one', ?, ?, 'tester', '2026-11-23T01:02:03.456Z', '{}', '{}', ?)",
+            (kind, state, json.dumps(result) if result is not None else None),
+        )
+        connection.commit()
+    for _ in range(2):
+        with closing(Store(tmp_path)) as store:
+            found = store.get("one")
+            assert found is not None
+            assert (found.outcome, found.result) == (outcome, result)
 
 
 def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:

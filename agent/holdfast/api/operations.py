@@ -27,6 +27,7 @@ from holdfast.api.services import Services
 from holdfast.api.streams import EVENT_STREAM, EVENT_TYPES, EventStream, while_wanted
 from holdfast.api.tokens import Scope
 from holdfast.operations.model import Operation, Slug, State
+from holdfast.operations.results import Outcome
 
 MAX_WAIT_SECONDS = 300
 RETRY_AFTER = "1"
@@ -134,17 +135,35 @@ def answer(operation: Operation, status: int) -> Response:
 )
 @spec(Scope.READ)
 async def list_operations(
+    *,
     services: ServicesDep,
     kind: Annotated[
         str | None,
         Query(max_length=64, description="Only of this kind, for example `pagecache.load`."),
     ] = None,
     state: Annotated[State | None, Query(description="Only in this state.")] = None,
+    outcome: Annotated[
+        Outcome | None, Query(description="Only those that succeeded with this outcome.")
+    ] = None,
+    not_ok: Annotated[
+        bool,
+        Query(
+            description="Only those that ended otherwise than well: in another state than "
+            "`succeeded`, or with another outcome than `ok`."
+        ),
+    ] = False,
     limit: Annotated[int, Query(ge=1, le=1000, description="At most this many.")] = 50,
 ) -> Response:
     """List operations, queued and running ones among them."""
     found = await to_thread.run_sync(
-        partial(services.operations.list, kind=kind, state=state, limit=limit)
+        partial(
+            services.operations.list,
+            kind=kind,
+            state=state,
+            outcome=outcome,
+            not_ok=not_ok,
+            limit=limit,
+        )
     )
     return await large_json(OperationList(operations=found))
 

@@ -102,7 +102,7 @@ def progress_line(operation: Operation, moment: datetime) -> str:
     """
     clock = moment.strftime("%H:%M:%S")
     if operation.state.final:
-        return f"{clock} {operation.state.value}  {_ending(operation)}".rstrip()
+        return f"{clock} {operation.verdict}  {_ending(operation)}".rstrip()
     report = operation.progress
     parts = [f"{clock} {one_line(report.phase) or operation.state.value}", *_amounts(report)]
     if operation.state is State.RUNNING and report.bytes_per_second:

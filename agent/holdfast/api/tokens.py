@@ -16,27 +16,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from holdfast.scopes import Scope as Scope  # noqa: PLC0414 - it is a token's scope
+
 PREFIX = "hf_"
 MAX_NAME_LENGTH = 64
-
-
-class Scope(StrEnum):
-    """What a caller may do; each includes the ones before it."""
-
-    READ = "read"
-    OPERATE = "operate"
-    ADMIN = "admin"
-
-    def includes(self, needed: Scope) -> bool:
-        """Whether this scope allows what needs `needed`."""
-        order = list(Scope)
-        return order.index(self) >= order.index(needed)
 
 
 class TokenError(Exception):

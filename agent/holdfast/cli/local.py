@@ -31,6 +31,7 @@ from holdfast.operations.model import (
 )
 from holdfast.operations.outcome import problem_of
 from holdfast.operations.progress import Meter
+from holdfast.operations.results import outcome_of
 from holdfast.pagecache.models import Dump, DumpList, PageCacheState
 from holdfast.pagecache.service import PageCache
 from holdfast.privileged import privileged
@@ -231,7 +232,11 @@ class LocalRun:
         outcome: dict[str, Any]
         try:
             result = self._kind.run(Context(id=self.id, params=params, progress=self._progress))
-            outcome = {"state": State.SUCCEEDED, "result": result.model_dump(mode="json")}
+            outcome = {
+                "state": State.SUCCEEDED,
+                "outcome": outcome_of(result),
+                "result": result.model_dump(mode="json"),
+            }
         except CancelledError:
             outcome = {"state": State.CANCELLED}
         except Exception as error:

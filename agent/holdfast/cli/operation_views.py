@@ -23,6 +23,16 @@ _RESULTS: dict[str, Callable[[Output, Mapping[str, Any]], None]] = {
 }
 
 
+STYLES = {
+    "differs": "red",
+    "failed": "red",
+    "partial": "yellow",
+    "interrupted": "yellow",
+    "ok": "green",
+}
+"""How states and outcomes look; one that succeeded is only as green as its outcome."""
+
+
 def show_operations(out: Output, answer: Mapping[str, Any]) -> None:
     """Print operations as a table."""
     operations = [Operation.model_validate(entry) for entry in answer["operations"]]
@@ -36,6 +46,7 @@ def show_operations(out: Output, answer: Mapping[str, Any]) -> None:
             "operation",
             "kind",
             "state",
+            "outcome",
             ">done",
             *([""] if live else []),
             "created",
@@ -47,6 +58,7 @@ def show_operations(out: Output, answer: Mapping[str, Any]) -> None:
                 operation.id,
                 operation.kind,
                 operation.state.value,
+                operation.outcome or "",
                 _done(operation),
                 *([bar] if live else []),
                 units.age(operation.created_at),
@@ -55,6 +67,7 @@ def show_operations(out: Output, answer: Mapping[str, Any]) -> None:
             )
             for operation, bar in zip(operations, bars, strict=True)
         ],
+        styles=STYLES,
     )
 
 
@@ -65,6 +78,7 @@ def show_operation(out: Output, answer: Mapping[str, Any]) -> None:
     out.fields(
         [
             ("state", operation.state.value),
+            ("outcome", operation.outcome or ""),
             ("asked by", units.printable(operation.actor)),
             ("created", units.moment(operation.created_at)),
             ("took" if operation.state.final else "for", _took(operation)),

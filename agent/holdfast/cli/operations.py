@@ -21,6 +21,14 @@ app = group(
 )
 
 
+class OutcomeName(StrEnum):
+    """What an operation that succeeded came to."""
+
+    OK = "ok"
+    DIFFERS = "differs"
+    PARTIAL = "partial"
+
+
 class StateName(StrEnum):
     """The states of an operation."""
 
@@ -44,19 +52,42 @@ OperationId = Annotated[
     lines=[
         "holdfast op list",
         "holdfast op list --kind pagecache.load --state failed",
+        "holdfast op list --not-ok",
         "holdfast op list --json | jq '.operations[].state'",
     ],
 )
 def list_operations(
     session: Session,
+    *,
     kind: Annotated[
         str | None, typer.Option(metavar="KIND", help="Only this kind, e.g. pagecache.load.")
     ] = None,
     state: Annotated[StateName | None, typer.Option(help="Only those in this state.")] = None,
+    outcome: Annotated[
+        OutcomeName | None, typer.Option(help="Only those that succeeded with this outcome.")
+    ] = None,
+    not_ok: Annotated[
+        bool,
+        typer.Option(
+            "--not-ok",
+            help="Only those that ended otherwise than well: they did not succeed, found "
+            "differences, or are partial.",
+        ),
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many.")] = 20,
 ) -> None:
-    """List operations, newest first."""
-    answer = session.api.get("/v1/operations", kind=kind, state=state and state.value, limit=limit)
+    """List operations, newest first.
+
+    Ends with 0 whatever their outcomes are.
+    """
+    answer = session.api.get(
+        "/v1/operations",
+        kind=kind,
+        state=state and state.value,
+        outcome=outcome and outcome.value,
+        not_ok="true" if not_ok else None,
+        limit=limit,
+    )
     if session.out.as_json:
         session.out.json(answer)
         return
@@ -67,14 +98,20 @@ def list_operations(
 
 @command(app, "show", lines=["holdfast op show 01JDCB7X7V0Q1B5Y3F8M2R9T4K"])
 def show(session: Session, operation: OperationId) -> None:
-    """Show one operation: what was asked, how far it is, how it ended."""
+    """Show one operation: what was asked, how far it is, how it ended.
+
+    Ends with 3 if it is a check that found differences, and with 0 otherwise.
+    """
+    from holdfast.cli.outcome import judge
+
     answer = _get(session, operation)
     if session.out.as_json:
         session.out.json(answer)
-        return
-    from holdfast.cli.operation_views import show_operation
+    else:
+        from holdfast.cli.operation_views import show_operation
 
-    show_operation(session.out, answer)
+        show_operation(session.out, answer)
+    judge(answer)
 
 
 @command(

@@ -120,8 +120,15 @@ def conclude(out: Output, operation: dict[str, Any], render: Render) -> None:
 
 
 def judge(operation: Mapping[str, Any] | None) -> None:
-    """End the command with the exit code for differences if an operation found any."""
-    if operation is not None and operation["result"].get("ok") is False:
+    """End the command with the exit code for differences if an operation is a check that failed.
+
+    A check that proved less than it was asked to is `partial` and not ok, which is no success
+    either. Other work that is `partial` did what could be done, and ends as one that is ok.
+    """
+    if operation is None:
+        return
+    result = operation.get("result") or {}
+    if operation.get("outcome") == "differs" or result.get("ok") is False:
         raise typer.Exit(ExitCode.DIFFERENCES)
 
 

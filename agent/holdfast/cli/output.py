@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -74,9 +74,14 @@ class Output:
         self.line(text, "bold")
 
     def table(
-        self, columns: Sequence[str], rows: Iterable[Sequence[str]], *, indent: int = 0
+        self,
+        columns: Sequence[str],
+        rows: Iterable[Sequence[str]],
+        *,
+        indent: int = 0,
+        styles: Mapping[str, str] | None = None,
     ) -> None:
-        """Print aligned columns.
+        """Print aligned columns. `styles` has the style of cells that are one of its words.
 
         A column name that begins with `>` is set to the right; one that begins with `~` is
         long text, which folds on a narrow terminal.
@@ -96,7 +101,7 @@ class Output:
                 overflow="fold",
             )
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*(Text(cell, style=(styles or {}).get(cell, "")) for cell in row))
         self._render(
             Padding(table, (0, 0, 0, indent), expand=False), indent + _least_width(columns, rows)
         )

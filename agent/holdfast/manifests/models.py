@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from holdfast.operations.results import OperationResult, Outcome
 from holdfast.records.models import Bytes, Count, Located, PathText, Request
 from holdfast.records.store import DamagedRecord, Stored
 
@@ -154,8 +155,8 @@ class FileProblem(Located):
     detail: str | None = None
 
 
-class BuildResult(Totals, Reading):
-    """What a build recorded."""
+class BuildResult(OperationResult, Totals, Reading):
+    """What a build recorded. Its outcome is `partial` if a file has no digest or was left out."""
 
     manifest: str
     root: str
@@ -172,6 +173,14 @@ class BuildResult(Totals, Reading):
     )
     record_bytes: Bytes = Field(description="Size of the record file.")
     skipped: dict[str, Count] = Field(default_factory=dict)
+
+    @property
+    def outcome(self) -> Outcome:
+        """`partial` if not all that is there was recorded, but for what a pattern excludes."""
+        incomplete = self.changed or self.vanished or self.errors
+        if incomplete or self.skipped.keys() - {"excluded"}:
+            return Outcome.PARTIAL
+        return Outcome.OK
 
 
 class Finding(Located):
@@ -191,8 +200,12 @@ class Finding(Located):
     right_size: Bytes | None = None
 
 
-class VerifyResult(Reading):
-    """What a verification found out. The report names every finding, this the first 1000."""
+class VerifyResult(OperationResult, Reading):
+    """What a verification found out. The report names every finding, this the first 1000.
+
+    The outcome is `differs` if files differ, are missing or are extra, and `partial` if none does
+    but some could not be proven.
+    """
 
     ok: bool = Field(description="Nothing differs, and everything that was asked for was read.")
     manifest: str
@@ -215,9 +228,18 @@ class VerifyResult(Reading):
     sample_percent: float | None
     seed: int | None
 
+    @property
+    def outcome(self) -> Outcome:
+        """`differs` for what is not as recorded, `partial` for what could not be compared."""
+        return _judged(self.mismatched or self.missing or self.extra, ok=self.ok)
 
-class CompareResult(BaseModel):
-    """In what two manifests differ. The report names every finding, this the first 1000."""
+
+class CompareResult(OperationResult):
+    """In what two manifests differ. The report names every finding, this the first 1000.
+
+    The outcome is `differs` if they differ, and `partial` if they do not as far as they could be
+    compared.
+    """
 
     ok: bool = Field(description="Nothing differs, and everything could be compared.")
     left: str
@@ -232,6 +254,18 @@ class CompareResult(BaseModel):
     differing_bytes: Bytes = Field(description="In the ranges that differ, where they are known.")
     findings: list[Finding]
     findings_all: bool = Field(description="Whether no finding had to be left out of `findings`.")
+
+    @property
+    def outcome(self) -> Outcome:
+        """`differs` for what is not the same, `partial` for what could not be compared."""
+        lone = self.only_left or self.only_right or self.moved
+        return _judged(self.differing or lone or self.metadata, ok=self.ok)
+
+
+def _judged(differs: object, *, ok: bool) -> Outcome:
+    if differs:
+        return Outcome.DIFFERS
+    return Outcome.OK if ok else Outcome.PARTIAL
 
 
 class Manifest(Stored, Totals):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from holdfast.scopes import Scope
+
 if TYPE_CHECKING:
     from holdfast._engine import Progress
 
@@ -36,7 +38,8 @@ class Context(Generic[P]):
 class Kind(Generic[P, R]):
     """One kind of operation.
 
-    `run` is called in a runner thread. It returns the result, or raises `OperationFailed`, an
+    `run` is called in a runner thread. It returns the result, which says how it is to be judged
+    (`OperationResult.outcome`), or raises `OperationFailed`, an
     exception of the engine, or `OSError`. When its progress is cancelled it must raise the engine's
     `CancelledError` well within a second.
     """
@@ -49,6 +52,8 @@ class Kind(Generic[P, R]):
     """After the end of the daemon: run again, with `resumed` true, instead of giving up."""
     resources: Callable[[P], frozenset[str]] = _no_resources
     """Two operations that share any of these names cannot be queued or running together."""
+    scope: Scope = Scope.OPERATE
+    """What a caller needs to start one, and so to cancel it."""
     waits: bool = False
     """Spends its time waiting for somebody: takes no place among those that run at a time."""
 

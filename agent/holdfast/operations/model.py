@@ -15,6 +15,8 @@ from pydantic import (
     model_serializer,
 )
 
+from holdfast.operations.results import Outcome
+
 
 def now() -> datetime:
     """Return the time in UTC, to the millisecond: what is stored is what is answered."""
@@ -200,6 +202,12 @@ class Operation(BaseModel):
     id: str = Field(description="Sortable by time (ULID).")
     kind: str = Field(examples=["pagecache.load"])
     state: State
+    outcome: Outcome | None = Field(
+        default=None,
+        description="What one that succeeded came to. `ok`: all that was asked for. `differs`: a "
+        "check found differences. `partial`: something was left out or could not be done; `result` "
+        "names it. Null until it succeeded, and for any other end.",
+    )
     actor: str = Field(description="Who asked for it.")
     created_at: Timestamp
     started_at: Timestamp | None = None
@@ -208,6 +216,13 @@ class Operation(BaseModel):
     progress: ProgressReport = Field(default_factory=ProgressReport)
     result: dict[str, Any] | None = None
     error: Problem | None = None
+
+    @property
+    def verdict(self) -> str:
+        """The word for how it stands: its outcome where that is not `ok`, else its state."""
+        if self.outcome in (None, Outcome.OK):
+            return self.state.value
+        return self.outcome.value
 
 
 class RequestError(Exception):

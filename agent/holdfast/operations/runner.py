@@ -29,6 +29,7 @@ from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import Operation, Problem, ProgressReport, Slug, State, now
 from holdfast.operations.outcome import problem_of
 from holdfast.operations.progress import Meter
+from holdfast.operations.results import Outcome, outcome_of
 from holdfast.operations.statistics import KindFigures, Statistics, add_reports
 from holdfast.operations.store import Store, StoreError
 
@@ -263,6 +264,7 @@ class Runner:
             if not isinstance(result, live.kind.result):
                 raise TypeError(f"{live.kind.name} returned {type(result).__name__}")
             dumped = result.model_dump(mode="json")
+            outcome = outcome_of(result)
         except CancelledError:
             if self._stopping and live.cancelled_by is None:
                 self._suspend(live)
@@ -271,7 +273,7 @@ class Runner:
         except BaseException as error:  # whatever it is, the operation ended with it
             self._conclude(live, State.FAILED, error=problem_of(error, live.operation.id))
         else:
-            self._conclude(live, State.SUCCEEDED, result=dumped)
+            self._conclude(live, State.SUCCEEDED, outcome=outcome, result=dumped)
 
     def _will_resume(self, live: Live) -> bool:
         return self._stopping and live.cancelled_by is None and live.kind.resumable
@@ -299,6 +301,7 @@ class Runner:
         live: Live,
         state: State,
         *,
+        outcome: Outcome | None = None,
         result: dict[str, Any] | None = None,
         error: Problem | None = None,
     ) -> None:
@@ -308,6 +311,7 @@ class Runner:
         operation = live.operation.model_copy(
             update={
                 "state": state,
+                "outcome": outcome,
                 "finished_at": finished,
                 "progress": ran.final() if ran is not None else live.operation.progress,
                 "result": result,
@@ -321,6 +325,7 @@ class Runner:
             self._statistics.ended(
                 live.kind.name,
                 state,
+                outcome,
                 progress=operation.progress if ran is not None else None,
                 read_bytes=ran.read_bytes if ran is not None else 0,
                 last_progress=ran.last_change if ran is not None else None,
@@ -335,7 +340,7 @@ class Runner:
             "operation %s (%s) %s%s",
             operation.id,
             live.kind.name,
-            state.value,
+            operation.verdict,
             f": {error.detail}" if error is not None else "",
         )
         live.channel.publish(operation, end=True)

@@ -30,6 +30,7 @@ from holdfast.operations.model import (
     UnknownOperation,
     now,
 )
+from holdfast.operations.results import Outcome
 from holdfast.operations.runner import Live, Runner
 from holdfast.operations.statistics import KindFigures, Statistics
 from holdfast.operations.store import Store, StoreError, Unfinished
@@ -146,10 +147,21 @@ class Operations:
         return stored
 
     def list(
-        self, *, kind: str | None = None, state: State | None = None, limit: int = 50
+        self,
+        *,
+        kind: str | None = None,
+        state: State | None = None,
+        outcome: Outcome | None = None,
+        not_ok: bool = False,
+        limit: int = 50,
     ) -> list[Operation]:
-        """Return operations, newest first."""
-        return [self._overlay(one) for one in self._store.recent(kind, state, limit)]
+        """Return operations, newest first.
+
+        `not_ok` are those that ended in another state than `succeeded`, or with another outcome
+        than `ok`.
+        """
+        found = self._store.recent(kind, state, limit, outcome=outcome, not_ok=not_ok)
+        return [self._overlay(one) for one in found]
 
     def cancel(self, operation_id: str, *, actor: str | None = None) -> Operation:
         """Ask an operation to end, and return it as it is now. Idempotent.

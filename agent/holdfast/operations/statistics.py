@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from holdfast.operations.model import ProgressReport, State
+from holdfast.operations.results import Outcome
 
 
 @dataclass
@@ -16,6 +17,8 @@ class KindFigures:
 
     started: int = 0
     finished: Counter[State] = field(default_factory=Counter)
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    """Of those that succeeded."""
     running: int = 0
     progress: ProgressReport = field(default_factory=ProgressReport)
     """The sum over running operations, or the last report of the one that ran last."""
@@ -47,6 +50,7 @@ class Statistics:
         self,
         kind: str,
         state: State,
+        outcome: Outcome | None = None,
         *,
         progress: ProgressReport | None,
         read_bytes: int,
@@ -58,6 +62,8 @@ class Statistics:
         with self._lock:
             figures = self._of(kind)
             figures.finished[state] += 1
+            if outcome is not None:
+                figures.outcomes[outcome] += 1
             figures.read_bytes += read_bytes
             if progress is not None:
                 figures.progress, figures.last_progress = progress, last_progress
@@ -73,6 +79,7 @@ class Statistics:
                 kind: KindFigures(
                     started=figures.started,
                     finished=Counter(figures.finished),
+                    outcomes=Counter(figures.outcomes),
                     progress=figures.progress,
                     read_bytes=figures.read_bytes,
                     last_progress=figures.last_progress,

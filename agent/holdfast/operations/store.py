@@ -29,11 +29,12 @@ from holdfast.operations.model import (
     format_time,
     now,
 )
+from holdfast.operations.results import Outcome
 
 log = logging.getLogger(__name__)
 
 FILE_NAME = "operations.sqlite3"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 10.0
 
 _SCHEMA = """
@@ -54,13 +55,31 @@ CREATE TABLE operations (
     resumed INTEGER NOT NULL DEFAULT 0,
     crashes INTEGER NOT NULL DEFAULT 0,
     idempotency_key TEXT UNIQUE,
-    idempotency_digest TEXT
+    idempotency_digest TEXT,
+    outcome TEXT CHECK (outcome IN ('ok', 'differs', 'partial'))
 ) STRICT;
 CREATE INDEX operations_by_kind ON operations (kind, seq);
 CREATE INDEX operations_by_state ON operations (state, seq);
 """
+_TO_VERSION_2 = """
+ALTER TABLE operations ADD COLUMN outcome TEXT CHECK (outcome IN ('ok', 'differs', 'partial'));
+UPDATE operations SET outcome = CASE
+    WHEN kind IN ('manifest.verify', 'manifest.compare', 'reimage') AND
+        NOT json_extract(result, '$.ok') THEN 'differs'
+    WHEN kind = 'manifest.build' AND
+        json_extract(result, '$.changed') + json_extract(result, '$.vanished')
+        + json_extract(result, '$.errors') > 0 THEN 'partial'
+    WHEN kind = 'pagecache.load' AND
+        json_extract(result, '$.missing') + json_extract(result, '$.skipped_bytes') > 0
+        THEN 'partial'
+    WHEN kind = 'pagecache.evict' AND json_extract(result, '$.retained') > 0 THEN 'partial'
+    ELSE 'ok' END
+WHERE state = 'succeeded';
+"""
+"""The results of version 1 have what their outcome follows from; only what is plain is judged."""
 _COLUMNS = (
-    "id, kind, state, actor, created_at, started_at, finished_at, params, progress, result, error"
+    "id, kind, state, outcome, actor, created_at, started_at, finished_at, params, progress,"
+    " result, error"
 )
 _FINAL = ", ".join(f"'{state.value}'" for state in State if state.final)
 _BAD_FILE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -114,11 +133,12 @@ class Store:
         """Add a queued operation, on the disk when this returns."""
         self._write(
             f"INSERT INTO operations ({_COLUMNS}, idempotency_key, idempotency_digest)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 operation.id,
                 operation.kind,
                 operation.state.value,
+                None,
                 operation.actor,
                 format_time(operation.created_at),
                 None,
@@ -143,10 +163,11 @@ class Store:
     def finish(self, operation: Operation) -> bool:
         """Turn queued or running into the final state of `operation`, with its outcome."""
         return self._write(
-            "UPDATE operations SET state = ?, finished_at = ?, progress = ?, result = ?, error = ?"
-            " WHERE id = ? AND state IN ('queued', 'running')",
+            "UPDATE operations SET state = ?, outcome = ?, finished_at = ?, progress = ?,"
+            " result = ?, error = ? WHERE id = ? AND state IN ('queued', 'running')",
             (
                 operation.state.value,
+                operation.outcome and operation.outcome.value,
                 format_time(operation.finished_at or now()),
                 operation.progress.model_dump_json(),
                 None if operation.result is None else _json(operation.result),
@@ -187,14 +208,24 @@ class Store:
         )
         return (_operation(rows[0][:-1]), rows[0][-1]) if rows else None
 
-    def recent(self, kind: str | None, state: State | None, limit: int) -> list[Operation]:
-        """Return operations as recorded, newest first."""
+    def recent(
+        self,
+        kind: str | None,
+        state: State | None,
+        limit: int,
+        *,
+        outcome: Outcome | None = None,
+        not_ok: bool = False,
+    ) -> list[Operation]:
+        """Return operations as recorded, newest first; `not_ok` is of `Selection`."""
         conditions = ["1"]
         values: list[Any] = []
-        for column, value in (("kind", kind), ("state", state and state.value)):
+        for column, value in (("kind", kind), ("state", state), ("outcome", outcome)):
             if value is not None:
                 conditions.append(f"{column} = ?")
                 values.append(value)
+        if not_ok:
+            conditions.append(f"state IN ({_FINAL}) AND outcome IS NOT 'ok'")
         rows = self._read(
             f"SELECT {_COLUMNS} FROM operations WHERE {' AND '.join(conditions)}"
             " ORDER BY seq DESC LIMIT ?",
@@ -265,9 +296,10 @@ class Store:
         verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise _Damage(verdict)
-        if version == 0:
+        if version < SCHEMA_VERSION:
+            steps = _SCHEMA if version == 0 else _TO_VERSION_2
             connection.executescript(
-                f"BEGIN IMMEDIATE;{_SCHEMA}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
+                f"BEGIN IMMEDIATE;{steps}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
             )
 
     def _move_aside(self, error: sqlite3.DatabaseError) -> None:
@@ -345,11 +377,13 @@ def _as_store_error(what: str) -> Iterator[None]:
 
 
 def _operation(row: tuple[Any, ...]) -> Operation:
-    (id_, kind, state, actor, created, started, finished, params, progress, result, error) = row
+    id_, kind, state, outcome, actor, *times, params, progress, result, error = row
+    created, started, finished = times
     return Operation(
         id=id_,
         kind=kind,
         state=State(state),
+        outcome=outcome and Outcome(outcome),
         actor=actor,
         created_at=created,
         started_at=started,

@@ -11,8 +11,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from holdfast.operations.results import OperationResult, Outcome
 from holdfast.records.models import Bytes, Count, Located, PathText, Request
 from holdfast.records.store import DamagedRecord, Stored
+
+HARMLESS_SKIPS = frozenset({"symlink", "special", "hardlink", "vanished"})
+"""Reasons to skip a name that leave no page out: there is none, or it is counted elsewhere."""
 
 
 class Residency(Located):
@@ -84,8 +88,8 @@ class DumpRequest(Request):
     )
 
 
-class DumpResult(BaseModel):
-    """What a dump recorded."""
+class DumpResult(OperationResult):
+    """What a dump recorded; `partial` if files were skipped that could have pages."""
 
     dump: str
     roots: list[str]
@@ -99,6 +103,11 @@ class DumpResult(BaseModel):
     examples: list[SkippedFile] = Field(default_factory=list)
     method: Literal["cachestat", "mincore"]
     hotness: bool
+
+    @property
+    def outcome(self) -> Outcome:
+        """`partial` if files that could have pages were skipped."""
+        return _unless(self.skipped.keys() - HARMLESS_SKIPS)
 
 
 class Dump(Stored):
@@ -165,11 +174,11 @@ class LoadedFile(Located):
     detail: str | None = None
 
 
-class LoadResult(BaseModel):
+class LoadResult(OperationResult):
     """What a load asked for and what the kernel confirmed afterwards.
 
     `requested = already_resident + loaded + missing + skipped_bytes`; all of them bytes of whole
-    pages.
+    pages. The outcome is `partial` unless all of it is resident; holes hold nothing to load.
     """
 
     dump: str
@@ -201,6 +210,12 @@ class LoadResult(BaseModel):
         default=None, description="Why it ended before everything was asked for."
     )
 
+    @property
+    def outcome(self) -> Outcome:
+        """`partial` unless everything of the dump is resident."""
+        skipped = self.skipped_bytes - self.skipped_bytes_by_reason.get("hole", 0)
+        return _unless(self.missing or skipped > 0 or self.stopped is not None)
+
 
 class EvictRequest(Request):
     """Drop clean pages of files from the page cache."""
@@ -222,8 +237,8 @@ class RetainedFile(Located):
     )
 
 
-class EvictResult(BaseModel):
-    """What an eviction dropped and what stayed."""
+class EvictResult(OperationResult):
+    """What an eviction dropped and what stayed. Its outcome is `partial` if anything stayed."""
 
     files: Count
     resident_before: Bytes
@@ -232,3 +247,12 @@ class EvictResult(BaseModel):
     retained_files: list[RetainedFile]
     skipped: dict[str, Count] = Field(default_factory=dict)
     examples: list[SkippedFile] = Field(default_factory=list)
+
+    @property
+    def outcome(self) -> Outcome:
+        """`partial` if pages stayed, or files were skipped that could have some."""
+        return _unless(self.retained or self.skipped.keys() - HARMLESS_SKIPS)
+
+
+def _unless(incomplete: object) -> Outcome:
+    return Outcome.PARTIAL if incomplete else Outcome.OK

@@ -35,6 +35,7 @@ from holdfast.reimage.models import (
 from holdfast.reimage.previous import saving_space
 from holdfast.reimage.rollback import overdue
 from holdfast.reimage.store import Job
+from holdfast.scopes import Scope
 
 KIND, RECHECK = "reimage", "reimage.check"
 _LOOK_SECONDS = 0.5
@@ -73,8 +74,25 @@ class Course:
             return _RESOURCE
 
         return (
-            Kind(KIND, StageRequest, ReimageResult, self._run, True, resources, waits=True),
-            Kind(RECHECK, ConfirmRequest, ReimageResult, self._recheck, False, resources),
+            Kind(
+                KIND,
+                StageRequest,
+                ReimageResult,
+                self._run,
+                True,
+                resources,
+                scope=Scope.ADMIN,
+                waits=True,
+            ),
+            Kind(
+                RECHECK,
+                ConfirmRequest,
+                ReimageResult,
+                self._recheck,
+                False,
+                resources,
+                scope=Scope.ADMIN,
+            ),
         )
 
     def _run(self, context: Context[StageRequest]) -> ReimageResult:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from holdfast.node.models import Disk
 from holdfast.operations.model import Timestamp
+from holdfast.operations.results import OperationResult, Outcome
 from holdfast.privileged.boot.models import BootMode, CarriedItem, FileReport, IdentityName
 from holdfast.records.models import Bytes, Request
 
@@ -279,8 +280,8 @@ class ReimageStatus(Machine):
     history: list[Transition] = Field(description="Oldest first.")
 
 
-class ReimageResult(BaseModel):
-    """How a re-imaging ended that came to its end."""
+class ReimageResult(OperationResult):
+    """How a re-imaging ended that came to its end. Its outcome is `differs` if a check failed."""
 
     ok: bool
     image: ImageSummary
@@ -293,3 +294,8 @@ class ReimageResult(BaseModel):
     confirmed_seconds: float | None = Field(
         description="From the order to reboot until it was confirmed."
     )
+
+    @property
+    def outcome(self) -> Outcome:
+        """`differs` if it was confirmed although a check failed."""
+        return Outcome.OK if self.ok else Outcome.DIFFERS

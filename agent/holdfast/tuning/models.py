@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from holdfast.operations.model import Timestamp
+from holdfast.operations.results import OperationResult
 
 PROFILE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
@@ -95,13 +96,13 @@ class Plan(BaseModel):
     notes: list[str] = Field(description="What in the profile means nothing here, and why.")
 
 
-class Applied(Plan):
+class Applied(OperationResult, Plan):
     """What was applied: every setting read back. `action` is what was done."""
 
     written: int = Field(description="How many settings were written; each was read back.")
 
 
-class RolledBack(BaseModel):
+class RolledBack(OperationResult):
     """What was brought back."""
 
     profile: str | None = Field(description="The profile that is in force now; null for none.")

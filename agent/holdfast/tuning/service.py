@@ -18,6 +18,7 @@ from holdfast.operations.model import (
     now,
 )
 from holdfast.privileged import Privileged
+from holdfast.scopes import Scope
 from holdfast.tuning.catalog import Catalog
 from holdfast.tuning.drift import Drift, counts
 from holdfast.tuning.events import Events
@@ -99,8 +100,24 @@ class Tuning:
             return frozenset({_RESOURCE})
 
         return (
-            Kind("tuning.apply", ApplyRequest, Applied, self._apply, True, resources),
-            Kind("tuning.rollback", RollbackRequest, RolledBack, self._rollback, True, resources),
+            Kind(
+                "tuning.apply",
+                ApplyRequest,
+                Applied,
+                self._apply,
+                True,
+                resources,
+                scope=Scope.ADMIN,
+            ),
+            Kind(
+                "tuning.rollback",
+                RollbackRequest,
+                RolledBack,
+                self._rollback,
+                True,
+                resources,
+                scope=Scope.ADMIN,
+            ),
         )
 
     def check(self, params: ApplyRequest | RollbackRequest) -> None:

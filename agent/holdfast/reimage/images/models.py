@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from holdfast._engine import inspect_descriptor
+from holdfast.operations.results import OperationResult, Outcome
 from holdfast.records.models import Bytes, Count
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -96,7 +97,7 @@ class DescribeParams(Params):
     created: datetime
 
 
-class Described(BaseModel):
+class Described(OperationResult):
     """A descriptor that was written."""
 
     descriptor: Path
@@ -124,7 +125,7 @@ class Difference(BaseModel):
     kind: Literal["differs", "zeros", "not_zeros"]
 
 
-class Verified(BaseModel):
+class Verified(OperationResult):
     """What comparing a file with a descriptor found."""
 
     ok: bool = Field(validation_alias="matches")
@@ -140,6 +141,11 @@ class Verified(BaseModel):
     """The first hundred."""
     signed_by: str | None = None
     """The name of the key, if one was asked for."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """`differs` if the file is not what its descriptor says."""
+        return Outcome.OK if self.ok else Outcome.DIFFERS
 
     def why(self) -> str:
         """Say what is wrong with the file, as the end of a sentence."""

@@ -1,0 +1,141 @@
+"""What an operation that succeeded came to, wherever it is shown: never a success it was not."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+from typing import Any
+
+import pytest
+
+from tests.disk import drop, write_file
+from tests.system.harness import Daemon
+from tests.system.test_manifests_http import flip
+
+MIB = 1 << 20
+DIFFERENT = 3
+
+
+def verified(daemon: Daemon, *, damage: bool) -> dict[str, Any]:
+    """Build a manifest, perhaps flip a bit, and verify."""
+    write_file(daemon.root / "a.db", MIB)
+    daemon.run("/v1/manifests", {"full": True})
+    if damage:
+        flip(daemon.root / "a.db", 4097)
+    return daemon.finish(daemon.start("/v1/manifests/latest/verifications", {}))
+
+
+def compared(daemon: Daemon) -> dict[str, Any]:
+    """Compare manifests of two directories that are not the same."""
+    made = []
+    for number in range(2):
+        write_file(daemon.root / "b.db", MIB, seed=number)
+        made.append(daemon.run("/v1/manifests", {"full": True})["manifest"])
+    body = {"left": made[0], "right": made[1]}
+    return daemon.finish(daemon.start("/v1/manifests/comparisons", body))
+
+
+def short_of_memory(daemon: Daemon) -> dict[str, Any]:
+    """Load a dump with a budget of less than it has."""
+    file = write_file(daemon.root / "c.db", 4 * MIB)
+    daemon.run("/v1/pagecache/dumps", {})
+    drop(file)
+    return daemon.finish(daemon.start("/v1/pagecache/loads", {"budget_bytes": MIB}))
+
+
+def of_a_file_that_is_gone(daemon: Daemon) -> dict[str, Any]:
+    """Load a dump of a file that was deleted since."""
+    file = write_file(daemon.root / "d.db", MIB)
+    daemon.run("/v1/pagecache/dumps", {})
+    file.unlink()
+    return daemon.finish(daemon.start("/v1/pagecache/loads", {}))
+
+
+def evicted_while_mapped(daemon: Daemon) -> dict[str, Any]:
+    """Evict a file of which a page is mapped, and so stays."""
+    file = write_file(daemon.root / "e.db", MIB)
+    with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as mapped:
+        assert mapped[:1]
+        return daemon.finish(daemon.start("/v1/pagecache/evictions", {"paths": [str(file)]}))
+
+
+@pytest.mark.parametrize(
+    ("work", "outcome"),
+    [
+        (lambda daemon: verified(daemon, damage=True), "differs"),
+        (compared, "differs"),
+        (short_of_memory, "partial"),
+        (of_a_file_that_is_gone, "partial"),
+        (evicted_while_mapped, "partial"),
+        (lambda daemon: verified(daemon, damage=False), "ok"),
+    ],
+    ids=["verification", "comparison", "budget", "vanished", "mapped", "all-is-well"],
+)
+def test_the_outcome_is_shown_by_everything_that_shows_an_operation(
+    daemon: Daemon, work: Any, outcome: str
+) -> None:
+    operation = work(daemon)
+    operation_id, kind = operation["id"], operation["kind"]
+    assert (operation["state"], operation["outcome"]) == ("succeeded", outcome)
+    told = outcome if outcome != "ok" else "succeeded"
+
+    (line,) = [one for one in daemon.http.get("/").text.splitlines() if operation_id in one]
+    assert re.search(rf"\d\d:\d\d:\d\d {told}\b", line)
+    assert (" succeeded" in line) == (outcome == "ok")
+    events = f"/v1/operations/{operation_id}/events"
+    text = daemon.http.get(events, headers={"Accept": "text/plain"}).text
+    assert text.split()[1] == told
+    for media_type in ("text/event-stream", "application/x-ndjson"):
+        stream = daemon.http.get(events, headers={"Accept": media_type}).text
+        data = [one for one in stream.splitlines() if '"outcome"' in one][-1]
+        assert json.loads(data.removeprefix("data: "))["outcome"] == outcome
+    labels = {f'kind="{kind}"', f'outcome="{outcome}"', 'state="succeeded"'}
+    (count,) = [
+        one.rpartition(" ")[2]
+        for one in daemon.http.get("/metrics").text.splitlines()
+        if one.startswith("holdfast_operations_total{")
+        and set(re.findall(r'\w+="[^"]*"', one)) == labels
+    ]
+    assert float(count) == 1
+
+    def listed(**filters: str) -> set[str]:
+        answer = daemon.http.get("/v1/operations", params=filters).json()
+        return {one["id"] for one in answer["operations"]}
+
+    assert (operation_id in listed(not_ok="true")) == (outcome != "ok")
+    assert operation_id in listed(outcome=outcome)
+    others = {"ok", "differs", "partial"} - {outcome}
+    assert not any(operation_id in listed(outcome=other) for other in others)
+
+
+def test_commands_that_show_it_end_with_the_exit_code_of_its_outcome(daemon: Daemon) -> None:
+    bad = verified(daemon, damage=True)
+    partial = short_of_memory(daemon)
+    good = daemon.finish(daemon.start("/v1/pagecache/dumps", {}))
+    for form in ([], ["--json"]):
+        for command in ("show", "watch"):
+            assert daemon.cli("op", command, bad["id"], *form).returncode == DIFFERENT
+            assert daemon.cli("op", command, partial["id"], *form).returncode == 0
+            assert daemon.cli("op", command, good["id"], *form).returncode == 0
+
+    table = daemon.cli("op", "list").stdout.splitlines()
+    assert table[0].split()[:4] == ["OPERATION", "KIND", "STATE", "OUTCOME"]
+    rows = {one.split()[0]: one.split()[3] for one in table[1:]}
+    assert rows[bad["id"]] == "differs"
+    assert rows[partial["id"]] == "partial"
+    assert rows[good["id"]] == "ok"
+    odd = json.loads(daemon.cli("op", "list", "--not-ok", "--json").stdout)["operations"]
+    assert {one["id"] for one in odd} == {bad["id"], partial["id"]}
+    assert "outcome" in daemon.cli("op", "show", partial["id"]).stdout
+
+
+def test_what_did_not_succeed_has_no_outcome_and_is_not_ok(daemon: Daemon) -> None:
+    write_file(daemon.root / "a.db", 8 * MIB)
+    slow = daemon.start("/v1/manifests", {"full": True, "bytes_per_second": MIB})
+    assert slow["outcome"] is None
+    assert not daemon.http.get("/v1/operations", params={"not_ok": True}).json()["operations"]
+    daemon.http.post(f"/v1/operations/{slow['id']}/cancel")
+    assert daemon.finish(slow)["outcome"] is None
+    (one,) = daemon.http.get("/v1/operations", params={"not_ok": True}).json()["operations"]
+    assert one["id"] == slow["id"]
