@@ -32,7 +32,7 @@ def test_without_a_token_only_monitoring_answers(shared_daemon: Daemon) -> None:
     document = shared_daemon.http.get("/openapi.json").json()
     for path, method, _ in operations_of(document):
         response = http.request(method, path.replace("{dump_id}", NOTHING))
-        if path in ("/healthz", "/metrics"):
+        if path in ("/healthz", "/readyz", "/metrics"):
             assert response.status_code == 200
             assert http.head(path).status_code == 200
         else:

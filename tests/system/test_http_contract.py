@@ -131,7 +131,9 @@ class TestDocument:
             assert set(operation["tags"]) <= tags, where
             assert operation["x-scope"] in ("read", "operate", "admin"), where
             assert {"bearer": []} in operation["security"], where
-            assert ({} in operation["security"]) == (path in ("/healthz", "/metrics")), where
+            assert ({} in operation["security"]) == (path in ("/healthz", "/readyz", "/metrics")), (
+                where
+            )
 
     def test_errors_are_problems_and_nothing_else(self, document: dict[str, Any]) -> None:
         for path, method, operation in operations_of(document):

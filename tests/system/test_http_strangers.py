@@ -18,7 +18,7 @@ from tests.residency import resident_pages
 from tests.system.harness import Daemon, Tokens
 from tests.system.test_http_contract import ask, check_problem, operations_of
 
-OPEN = ("/healthz", "/metrics")
+OPEN = ("/healthz", "/readyz", "/metrics")
 """What needs no token on loopback; a token that is wrong is refused there all the same."""
 
 

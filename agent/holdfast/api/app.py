@@ -70,6 +70,8 @@ def create_app(services: Services) -> FastAPI:
         AuthMiddleware,
         tokens=TokenStore(services.settings.tokens_file),
         loopback_trusted=services.settings.loopback_trusted,
+        host_names=services.settings.host_names,
+        socket=services.settings.socket,
     )
     app.add_middleware(EdgeMiddleware, metrics=services.metrics, audit=audit)
     openapi.install(app)

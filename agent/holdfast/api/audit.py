@@ -1,7 +1,12 @@
-"""The audit log: one JSON line for each call that changes something, written before its answer."""
+"""The audit log: one JSON line for each call that changes something, written before its answer.
+
+Calls that change the system itself (scope `admin`) have a file of their own besides, so that a
+flood of cheap calls cannot rotate their lines away. These lines are on the disk before the answer.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -11,12 +16,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
+
 from holdfast.api.rendering import printable
+from holdfast.durable import flush_directory
 
 log = logging.getLogger("holdfast.audit")
 errors = logging.getLogger(__name__)
 
 FILE_NAME = "audit.log"
+ADMIN_FILE_NAME = "audit-admin.log"
 MAX_BYTES = 8 << 20
 KEPT = 5
 """`audit.log` and `audit.log.1` to `audit.log.4`."""
@@ -31,30 +41,82 @@ class AuditLog:
     """
 
     def __init__(self, directory: Path, *, max_bytes: int = MAX_BYTES, kept: int = KEPT) -> None:
-        self._path = directory / FILE_NAME
+        self._lines = _LineFile(directory / FILE_NAME, max_bytes, kept)
+        self._admin_lines = _LineFile(directory / ADMIN_FILE_NAME, max_bytes, kept)
+        # Of the event loop: lines are in the order of their answers, and a slow flush of one is not
+        # waited for by the others.
+        self._write_turn = anyio.CapacityLimiter(1)
+        self._flush_turn = anyio.CapacityLimiter(1)
+
+    async def write(self, entry: Mapping[str, Any], *, to_file: bool, lasting: bool) -> None:
+        """Write one line from the event loop, in a thread; return once it is written.
+
+        `to_file=False` is for calls by nobody known: those go to the logger alone, so that
+        strangers cannot push the lines of others out of the file. `lasting` also writes it to
+        `audit-admin.log` and waits until it is on the disk.
+        """
+        record = functools.partial(self.record, entry, to_file=to_file, lasting=lasting)
+        await anyio.to_thread.run_sync(record, limiter=self._write_turn)
+        if lasting:
+            await anyio.to_thread.run_sync(self.flush, limiter=self._flush_turn)
+
+    def record(
+        self, entry: Mapping[str, Any], *, to_file: bool = True, lasting: bool = False
+    ) -> None:
+        """Write one line, as `write` does, without a flush. Blocks on the disk."""
+        line = printable(json.dumps(entry, ensure_ascii=False, default=str))
+        log.info("%s", line)
+        data = line.encode() + b"\n"
+        if to_file:
+            self._lines.append(data)
+        if lasting:
+            self._admin_lines.append(data)
+
+    def flush(self) -> None:
+        """Put the lines of `admin` calls on the disk. Blocks on it."""
+        self._admin_lines.flush()
+
+    def close(self) -> None:
+        """Close the files; a later record opens them again."""
+        self._lines.close()
+        self._admin_lines.close()
+
+
+class _LineFile:
+    """A file of lines with a bound on its size, and the older ones beside it as `NAME.1` and on."""
+
+    def __init__(self, path: Path, max_bytes: int, kept: int) -> None:
+        self._path = path
         self._max_bytes = max_bytes
         self._kept = kept
         self._lock = threading.Lock()
         self._handle: int | None = None
 
-    def record(self, entry: Mapping[str, Any], *, to_file: bool = True) -> None:
-        """Write one line; blocks on the disk. `to_file=False` is for calls by nobody known.
-
-        Those go to the logger alone, so that strangers cannot push others' lines out of the file.
-        """
-        line = printable(json.dumps(entry, ensure_ascii=False, default=str))
-        log.info("%s", line)
-        if not to_file:
-            return
+    def append(self, line: bytes) -> None:
+        """Append one line; log an error if it cannot be written."""
         with self._lock:
             try:
-                self._append(line.encode() + b"\n")
+                self._append(line)
             except OSError as error:
-                errors.error("audit log %s cannot be written: %s", self._path, error)
+                self._cannot("written", error)
                 self._close()
 
+    def flush(self) -> None:
+        """Put what was appended on the disk; log an error if that fails."""
+        try:
+            with self._lock:
+                handle = None if self._handle is None else os.dup(self._handle)
+            if handle is None:
+                return
+            try:
+                os.fdatasync(handle)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            self._cannot("flushed", error)
+
     def close(self) -> None:
-        """Close the file; a later record opens it again."""
+        """Close the file."""
         with self._lock:
             self._close()
 
@@ -67,10 +129,17 @@ class AuditLog:
         os.write(self._handle, line)
 
     def _open(self) -> int:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(self._path, flags, 0o600)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            return os.open(self._path, flags)
+        except FileNotFoundError:
+            handle = os.open(self._path, flags | os.O_CREAT, 0o600)
+        flush_directory(self._path.parent)
+        return handle
 
     def _rotate(self) -> None:
+        if self._handle is not None:
+            os.fdatasync(self._handle)
         self._close()
         for number in range(self._kept - 1, 0, -1):
             source = self._path if number == 1 else self._numbered(number - 1)
@@ -85,6 +154,9 @@ class AuditLog:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+    def _cannot(self, verb: str, error: OSError) -> None:
+        errors.error("audit log %s cannot be %s: %s", self._path, verb, error)
 
 
 def summary(params: Any) -> Any:

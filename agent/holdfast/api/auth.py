@@ -1,34 +1,47 @@
 """Who calls, and what they may do.
 
 A unix socket is trusted through its file mode. On TCP a bearer token says who it is. With
-`loopback_trusted` TCP on loopback is trusted too, and then requests that a web page could make are
-refused: those with a foreign `Host` (DNS rebinding) or `Origin` (cross-site requests).
+`loopback_trusted` TCP on loopback is trusted too. Whatever the transport, a request without a valid
+token has to pass the checks of `browsers.py`.
+
+Everything here is done for strangers as well: the work for a request does not grow with it.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from holdfast.api.browsers import refuse_web_pages
 from holdfast.api.failures import FailureLimit
 from holdfast.api.problems import ProblemError, problem_response, refuse
 from holdfast.api.tokens import Scope as Permission
-from holdfast.api.tokens import TokenError, TokenStore
+from holdfast.api.tokens import Token, TokenError, TokenStore
 from holdfast.api.transport import Peer
 from holdfast.operations.model import Slug
 
 log = logging.getLogger(__name__)
 
-# No permission at all is needed for these: from anywhere, and from this machine; `None` below.
+# GET and HEAD of these need no permission: from anywhere, and from this machine; `None` below.
 # What is open of the first, its route says.
 OPEN = frozenset({"/"})
-OPEN_ON_LOOPBACK = frozenset({"/healthz", "/metrics"})
+OPEN_ON_LOOPBACK = frozenset({"/healthz", "/readyz", "/metrics"})
+_OPEN_METHODS = ("GET", "HEAD")
+_COUNTED = frozenset({Slug.UNAUTHENTICATED.status, Slug.METHOD_NOT_ALLOWED.status})
+"""Refusals of strangers, of which each address has a limited number."""
 _NOWHERE = Peer("tcp", "unknown")
+_HINT = (
+    "Send a token as `Authorization: Bearer TOKEN`; `holdfast token create` makes one. On the node "
+    "itself, root and the socket's group need none: "
+    "`curl --unix-socket {socket} http://holdfast/`."
+)
+_HINT_WITHOUT_SOCKET = (
+    "Send a token as `Authorization: Bearer TOKEN`; `holdfast token create` makes one."
+)
 
 
 @dataclass(frozen=True)
@@ -56,11 +69,10 @@ def caller_in(scope: Scope) -> Caller | None:
 def require(scope: Scope, needed: Permission) -> None:
     """Raise a problem unless the caller of the request may do what needs `needed`."""
     caller = caller_in(scope)
-    if caller is None:
-        raise _unauthenticated("", "")
-    if caller.permission is None:
-        if scope["path"] not in OPEN_ON_LOOPBACK:
-            raise _unauthenticated("", "")
+    if caller is None or caller.permission is None:
+        if caller is None or scope["path"] not in OPEN_ON_LOOPBACK:
+            hint: str = scope.get("state", {}).get("hint", "A token is needed here.")
+            raise _unauthenticated("", hint)
         return
     if not caller.permission.includes(needed):
         raise refuse(
@@ -76,10 +88,20 @@ def require(scope: Scope, needed: Permission) -> None:
 class AuthMiddleware:
     """Finds out who calls, and refuses everything from those it does not know."""
 
-    def __init__(self, app: ASGIApp, *, tokens: TokenStore, loopback_trusted: bool) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        tokens: TokenStore,
+        loopback_trusted: bool,
+        host_names: Collection[str] = (),
+        socket: object = None,
+    ) -> None:
         self._app = app
         self._tokens = tokens
         self._loopback_trusted = loopback_trusted
+        self._host_names = host_names
+        self._hint = _HINT_WITHOUT_SOCKET if socket is None else _HINT.format(socket=socket)
         self._failures = FailureLimit()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -87,34 +109,45 @@ class AuthMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        state = scope.setdefault("state", {})
         try:
             caller = self._identify(scope)
         except ProblemError as error:
-            told = error
-            if error.problem.status == Slug.UNAUTHENTICATED.status:
-                told = self._bounded(error, peer_in(scope))
-            await problem_response(told.problem, told.headers)(scope, receive, send)
+            refusal = error
+            if error.problem.status in _COUNTED:
+                refusal = self._bounded(error, peer_in(scope))
+            await problem_response(refusal.problem, refusal.headers)(scope, receive, send)
             return
-        scope.setdefault("state", {})["caller"] = caller
+        state["caller"] = caller
+        state["hint"] = self._hint
         await self._app(scope, receive, send)
 
     def _identify(self, scope: Scope) -> Caller:
         peer = peer_in(scope)
-        if peer.transport == "unix":
-            return Caller(f"uid:{peer.uid}", Permission.ADMIN, peer)
         headers = Headers(scope=scope)
-        given = headers.get("authorization")
-        if given is None:
-            if self._loopback_trusted and peer.loopback:
-                _refuse_web_pages(headers)
-                return Caller("loopback", Permission.ADMIN, peer)
-            if scope["path"] in OPEN or (peer.loopback and scope["path"] in OPEN_ON_LOOPBACK):
-                return Caller("anonymous", None, peer)
-            raise _unauthenticated(
-                "",
-                "Send a token as `Authorization: Bearer TOKEN`; `holdfast token create` makes one.",
+        authorization = headers.get("authorization")
+        if peer.transport == "unix":
+            if authorization is None or self._find(authorization) is None:
+                refuse_web_pages(scope["method"], headers, self._host_names, lenient=True)
+            return Caller(f"uid:{peer.uid}", Permission.ADMIN, peer)
+        if authorization is not None:
+            return self._by_token(authorization, peer)
+        if self._loopback_trusted and peer.loopback:
+            refuse_web_pages(scope["method"], headers, self._host_names)
+            return Caller("loopback", Permission.ADMIN, peer)
+        monitoring = peer.loopback and scope["path"] in OPEN_ON_LOOPBACK
+        if not monitoring and scope["path"] not in OPEN:
+            raise _unauthenticated("", self._hint)
+        if scope["method"] not in _OPEN_METHODS:
+            allowed = ", ".join(_OPEN_METHODS)
+            raise refuse(
+                Slug.METHOD_NOT_ALLOWED,
+                f"Without a token only {allowed} is allowed here.",
+                headers={"Allow": allowed},
             )
-        return self._by_token(given, peer)
+        if monitoring:
+            refuse_web_pages(scope["method"], headers, self._host_names, lenient=True)
+        return Caller("anonymous", None, peer)
 
     def _bounded(self, error: ProblemError, peer: Peer) -> ProblemError:
         """Count a failure, and answer what to say about it."""
@@ -129,8 +162,18 @@ class AuthMiddleware:
             headers={"Retry-After": str(seconds)},
         )
 
-    def _by_token(self, given: str, peer: Peer) -> Caller:
-        scheme, _, secret = given.partition(" ")
+    def _find(self, authorization: str) -> Token | None:
+        """Return the valid token in an Authorization header, or None for whatever reason."""
+        scheme, _, secret = authorization.partition(" ")
+        try:
+            token = self._tokens.find(secret.strip()) if scheme.lower() == "bearer" else None
+        except TokenError as error:
+            log.error("%s", error)
+            return None
+        return None if token is None or token.expired() else token
+
+    def _by_token(self, authorization: str, peer: Peer) -> Caller:
+        scheme, _, secret = authorization.partition(" ")
         secret = secret.strip()
         if scheme.lower() != "bearer" or not secret:
             raise _unauthenticated(
@@ -150,32 +193,6 @@ class AuthMiddleware:
         if token.expired():
             raise _unauthenticated("invalid_token", "This token has expired; make a new one.")
         return Caller(f"token:{token.name}", token.scope, peer)
-
-
-def _refuse_web_pages(headers: Headers) -> None:
-    host = headers.get("host", "")
-    if not _names_loopback(host):
-        raise refuse(
-            Slug.FORBIDDEN,
-            "Without a token, the Host header must be a loopback address or `localhost`.",
-        )
-    origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
-        raise refuse(
-            Slug.FORBIDDEN, "Without a token, requests of pages from elsewhere are refused."
-        )
-    if origin is None and headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-        raise refuse(
-            Slug.FORBIDDEN, "Without a token, requests of pages from elsewhere are refused."
-        )
-
-
-def _names_loopback(host: str) -> bool:
-    try:
-        name = urlsplit(f"//{host}").hostname or ""
-        return name == "localhost" or ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
 
 
 def _challenge(error: str, more: str = "") -> str:

@@ -9,22 +9,23 @@ from contextlib import suppress
 from typing import Any
 
 import anyio
-import anyio.to_thread
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from holdfast.api.audit import AuditLog, summary
 from holdfast.api.auth import caller_in, peer_in
+from holdfast.api.browsers import SAFE_METHODS
 from holdfast.api.problems import CLIENT_CLOSED, internal_problem, problem_response
 from holdfast.api.rendering import one_line
+from holdfast.api.tokens import Scope as Permission
 from holdfast.metrics import Metrics
-from holdfast.operations.model import format_time, now
+from holdfast.operations.model import Slug, format_time, now
 
 log = logging.getLogger(__name__)
 
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 UNMATCHED = "unmatched"
 """The route label of requests for which there is no route."""
+_MAX_METHOD = 16
 _HEADERS = {
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",
@@ -38,7 +39,6 @@ class EdgeMiddleware:
         self._app = app
         self._metrics = metrics
         self._audit = audit
-        self._audit_turn = anyio.CapacityLimiter(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -57,6 +57,9 @@ class EdgeMiddleware:
                 headers = MutableHeaders(raw=message.setdefault("headers", []))
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
+                if _from_stranger(scope) and (status >= 400 or _announces_body(scope)):
+                    # Nothing of theirs is kept, and what is left of a body is not read.
+                    headers["connection"] = "close"
                 if method not in SAFE_METHODS:
                     await self._record(scope, method, status)
             await send(message)
@@ -81,13 +84,16 @@ class EdgeMiddleware:
 
     async def _record(self, scope: Scope, method: str, status: int) -> None:
         caller, peer = caller_in(scope), peer_in(scope)
+        stranger = _from_stranger(scope)
+        if stranger and status == Slug.TOO_MANY_FAILURES.status:
+            return  # as in `failures.py`: these are not logged one by one
         added: dict[str, Any] = scope["state"]["audit"]
         entry: dict[str, Any] = {
             "time": format_time(now()),
             "who": caller.name if caller else "unknown",
             "remote": peer.address,
             "transport": peer.transport,
-            "method": summary(method),
+            "method": method[:_MAX_METHOD],
             "path": summary(scope["path"]),
             "route": getattr(scope.get("route"), "path", None),
             "status": status,
@@ -97,11 +103,21 @@ class EdgeMiddleware:
         }
         if peer.certificate is not None:
             entry["certificate"] = summary(peer.certificate)
+        needed = getattr(scope.get("route"), "permission", None)
+        admin = caller is not None and caller.permission is needed is Permission.ADMIN
         with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(
-                lambda: self._audit.record(entry, to_file=caller is not None),
-                limiter=self._audit_turn,
-            )
+            await self._audit.write(entry, to_file=not stranger, lasting=admin)
+
+
+def _from_stranger(scope: Scope) -> bool:
+    """Return whether nobody who is known sent this request."""
+    caller = caller_in(scope)
+    return caller is None or caller.permission is None
+
+
+def _announces_body(scope: Scope) -> bool:
+    headers = Headers(scope=scope)
+    return "transfer-encoding" in headers or headers.get("content-length", "0").strip() != "0"
 
 
 async def _answer_head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

@@ -54,7 +54,10 @@ async def get_health() -> Response:
 )
 @spec(Scope.READ)
 async def get_readiness(services: ServicesDep, request: Request) -> Response:
-    """Answer 503, with the reasons, while a root is missing or the daemon is stopping."""
+    """Answer 503, with the reasons, while a root is missing or the daemon is stopping.
+
+    No token is needed on loopback.
+    """
     reasons = list(services.degraded())
     if request.app.state.stopping.is_set():
         reasons.append("The daemon is shutting down.")

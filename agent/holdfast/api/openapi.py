@@ -27,7 +27,7 @@ wherever GET does.
 
 The unix socket is trusted through its file mode. TCP needs a bearer token with a scope: `read`,
 `operate` (which includes it), or `admin` (which includes both); each operation's `x-scope` says
-which. `/healthz` and `/metrics` need none from the machine itself.
+which. `/healthz`, `/readyz` and `/metrics` need none from the machine itself.
 """
 TAGS = [
     {"name": "page cache", "description": "See, dump, load and evict the page cache."},

@@ -71,6 +71,11 @@ def spec_of(endpoint: Callable[..., Any]) -> Spec:
 class StrictRoute(APIRoute):
     """A route that refuses what it does not know rather than ignoring it."""
 
+    @property
+    def permission(self) -> Scope:
+        """What a caller needs to call it."""
+        return spec_of(self.endpoint).scope
+
     def matches(self, scope: Connection) -> tuple[Match, Connection]:
         """Match as ever, but take no part of another route's path for an id."""
         match, child = super().matches(scope)

@@ -234,6 +234,12 @@ class Settings(BaseSettings):
         default=False,
         description="Ask no token on TCP. For trying things out; only with a loopback address.",
     )
+    host_names: list[Annotated[str, Field(min_length=1, max_length=253)]] = Field(
+        default=[],
+        max_length=16,
+        description="Names accepted in `Host` without a token, beside loopback addresses, "
+        "`localhost` and `holdfast`; in lower case.",
+    )
     max_body_bytes: Annotated[Size, Field(ge=1024, le=1 << 30)] = Field(
         default=ByteSize(1 << 20), description="The largest JSON body accepted."
     )
