@@ -15,6 +15,7 @@ from holdfast._engine import CancelledError, Progress
 from holdfast.operations.kinds import Context, Kind, Registry
 from holdfast.operations.service import Operations
 from holdfast.operations.store import Store
+from holdfast.scopes import Scope
 
 WAIT_SECONDS = 20.0
 
@@ -123,6 +124,8 @@ def kind_of(
     *,
     resumable: bool = False,
     exclusive: bool = False,
+    scope: Scope = Scope.OPERATE,
+    urgent: bool = False,
 ) -> Kind[Params, Result]:
     return Kind(
         name=name,
@@ -131,6 +134,8 @@ def kind_of(
         run=work,
         resumable=resumable,
         resources=lambda params: frozenset({params.name} if exclusive else ()),
+        scope=scope,
+        urgent=urgent,
     )
 
 

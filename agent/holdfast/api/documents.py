@@ -19,7 +19,8 @@ _PROBLEMS = {
     413: "The body is too large.",
     415: "The body has a media type that is not taken here.",
     422: "Something in the request is not valid; `errors` says what.",
-    429: "Too many requests without a valid token came from this address; see `Retry-After`.",
+    429: "Too many requests without a valid token came from this address, or too many operations "
+    "are waiting; see `Retry-After`.",
     500: "An unexpected error; the log has its details.",
     503: "Not available now; try again later.",
     507: "No space left on the state volume.",

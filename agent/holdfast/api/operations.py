@@ -11,7 +11,7 @@ from fastapi import Header, Path, Query, Request
 from pydantic import BaseModel, ConfigDict
 from starlette.responses import Response
 
-from holdfast.api.auth import Caller
+from holdfast.api.auth import Caller, require
 from holdfast.api.documents import accepted, events_of, problems_of
 from holdfast.api.problems import refuse
 from holdfast.api.rendering import JsonResponse, large_json
@@ -258,8 +258,12 @@ async def cancel_operation(
     operation_id: OperationId,
     _nothing: NoParameters = _NOTHING,
 ) -> Response:
-    """Ask an operation to end; it does within a second. Harmless for one that has ended."""
+    """Ask an operation to end; it does within a second. Harmless for one that has ended.
+
+    Needs the scope that starting it needs: `admin` for settings and re-imaging.
+    """
     audited(request, operation=operation_id)
+    require(request.scope, await to_thread.run_sync(services.operations.scope, operation_id))
     operation = await to_thread.run_sync(
         partial(services.operations.cancel, operation_id, actor=caller.name)
     )

@@ -30,6 +30,8 @@ from holdfast.operations.model import (
 from holdfast.operations.outcome import problem_of
 
 log = logging.getLogger(__name__)
+_RETRY_AFTER = {Slug.UNAVAILABLE: "1", Slug.QUEUE_FULL: "5"}
+"""Seconds after which to try again what is refused for now."""
 
 CLIENT_CLOSED = 499
 """What the log and the metrics show for a client that hung up before it had sent its request."""
@@ -133,7 +135,8 @@ async def _problem_error(_request: Request, error: ProblemError) -> Response:
 
 async def _request_error(_request: Request, error: RequestError) -> Response:
     errors = [FieldError(field=error.field, message=error.detail)] if error.field else None
-    headers = {"Retry-After": "1"} if error.slug is Slug.UNAVAILABLE else None
+    after = _RETRY_AFTER.get(error.slug)
+    headers = None if after is None else {"Retry-After": after}
     return problem_response(Problem.of(error.slug, error.detail, errors=errors), headers)
 
 

@@ -87,7 +87,14 @@ class Manifests:
                 resumable=True,
                 resources=lambda params: self._reads(lambda: self._verify_place(params)),
             ),
-            Kind(COMPARE, CompareRequest, CompareResult, self._compare, resumable=True),
+            Kind(
+                COMPARE,
+                CompareRequest,
+                CompareResult,
+                self._compare,
+                resumable=True,
+                resources=self._pair,
+            ),
         )
 
     def check(self, params: Params) -> None:
@@ -321,6 +328,18 @@ class Manifests:
         except RequestError:
             # It cannot be run, and says why when it is.
             return frozenset()
+
+    def _pair(self, params: CompareRequest) -> frozenset[str]:
+        """One comparison of a pair at a time: another would find the same."""
+        try:
+            ids = {
+                self._store.get(params.left, field="left").id,
+                self._store.get(params.right, field="right").id,
+            }
+        except RequestError:
+            # It cannot be run, and says why when it is.
+            return frozenset()
+        return frozenset({f"{COMPARE}:{':'.join(sorted(ids))}"})
 
     def _limits(self, params: ReadLimits) -> dict[str, Any]:
         limit = params.pressure

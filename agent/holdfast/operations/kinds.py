@@ -54,6 +54,8 @@ class Kind(Generic[P, R]):
     """Two operations that share any of these names cannot be queued or running together."""
     scope: Scope = Scope.OPERATE
     """What a caller needs to start one, and so to cancel it."""
+    urgent: bool = False
+    """Others leave one place free for it, and it is not counted against its caller's bound."""
     waits: bool = False
     """Spends its time waiting for somebody: takes no place among those that run at a time."""
 

@@ -62,6 +62,7 @@ class Slug(StrEnum):
     OUTSIDE_ROOTS = "outside-roots"
     UNAUTHENTICATED = "unauthenticated"
     TOO_MANY_FAILURES = "too-many-failures"
+    QUEUE_FULL = "queue-full"
     FORBIDDEN = "forbidden"
     TOO_LARGE = "too-large"
     METHOD_NOT_ALLOWED = "method-not-allowed"
@@ -99,6 +100,7 @@ _VOCABULARY: dict[Slug, tuple[str, int]] = {
     Slug.OUTSIDE_ROOTS: ("The path is outside the configured roots", 422),
     Slug.UNAUTHENTICATED: ("Authentication is needed", 401),
     Slug.TOO_MANY_FAILURES: ("Too many failed attempts to authenticate", 429),
+    Slug.QUEUE_FULL: ("Too many operations are waiting", 429),
     Slug.FORBIDDEN: ("Not allowed", 403),
     Slug.TOO_LARGE: ("The body is too large", 413),
     Slug.METHOD_NOT_ALLOWED: ("The method is not allowed here", 405),

@@ -29,6 +29,7 @@ from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import Operation, Problem, ProgressReport, Slug, State, now
 from holdfast.operations.outcome import problem_of
 from holdfast.operations.progress import Meter
+from holdfast.operations.queue import may_run
 from holdfast.operations.results import Outcome, outcome_of
 from holdfast.operations.statistics import KindFigures, Statistics, add_reports
 from holdfast.operations.store import Store, StoreError
@@ -76,11 +77,13 @@ class Runner:
         statistics: Statistics,
         *,
         max_running: int,
+        reserve: bool,
         on_end: Callable[[], None],
     ) -> None:
         self._store = store
         self._statistics = statistics
         self._max_running = max_running
+        self._reserve = reserve
         self._on_end = on_end
         self._changed = threading.Condition()
         self._live: dict[str, Live] = {}
@@ -108,6 +111,11 @@ class Runner:
                 if not live.operation.state.final and live.resources & resources:
                     return live
             return None
+
+    def queued(self) -> list[Operation]:
+        """Return the operations that wait for their turn."""
+        with self._changed:
+            return [live.operation for live in self._queue]
 
     def submit(self, live: Live) -> None:
         """Queue an operation whose row is in the store."""
@@ -195,9 +203,11 @@ class Runner:
 
     def _next(self) -> Live | None:
         """Choose whose turn it is, if there is a place."""
-        running = sum(not live.kind.waits for live in self._threads)
-        full = running >= self._max_running
-        return next((live for live in self._queue if live.kind.waits or not full), None)
+        running = [live.kind for live in self._threads]
+        for live in self._queue:
+            if may_run(live.kind, running, places=self._max_running, reserve=self._reserve):
+                return live
+        return None
 
     def _start_threads(self, live: Live) -> None:
         # Under the lock, so that a shutdown only ever sees threads that it can join. They are

@@ -30,10 +30,12 @@ from holdfast.operations.model import (
     UnknownOperation,
     now,
 )
+from holdfast.operations.queue import QueueFullError, admit
 from holdfast.operations.results import Outcome
 from holdfast.operations.runner import Live, Runner
 from holdfast.operations.statistics import KindFigures, Statistics
 from holdfast.operations.store import Store, StoreError, Unfinished
+from holdfast.scopes import Scope
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,13 @@ class Operations:
         self._new_progress = new_progress
         self._admission = threading.Lock()
         self._statistics = Statistics()
-        self._runner = Runner(store, self._statistics, max_running=max_running, on_end=self._prune)
+        self._runner = Runner(
+            store,
+            self._statistics,
+            max_running=max_running,
+            reserve=any(registry.get(name).urgent for name in registry.names()),
+            on_end=self._prune,
+        )
 
     def recover(self) -> None:
         """Settle what the last process left. Call once, before anything else, kinds registered.
@@ -95,8 +103,9 @@ class Operations:
 
         With an `idempotency_key` that was used before for the same request, return that operation
         as it is now. Raises `IdempotencyMismatch` if it was used for another request, `Conflict` if
-        an operation that is queued or running holds what this one needs, `ShuttingDown`,
-        `RequestError`, and `KeyError` for a kind that is not registered.
+        an operation that is queued or running holds what this one needs, `QueueFullError` if too
+        many are waiting, `ShuttingDown`, `RequestError`, and `KeyError` for a kind that is not
+        registered.
         """
         registered = self._registry.get(kind)
         _check_key(idempotency_key)
@@ -111,6 +120,7 @@ class Operations:
             holder = self._runner.holder(resources)
             if holder is not None:
                 raise Conflict(holder.snapshot())
+            admit(registered, actor, self._runner.queued())
             operation = Operation(
                 id=new_id(),
                 kind=kind,
@@ -162,6 +172,17 @@ class Operations:
         """
         found = self._store.recent(kind, state, limit, outcome=outcome, not_ok=not_ok)
         return [self._overlay(one) for one in found]
+
+    def scope(self, operation_id: str) -> Scope:
+        """Return what a caller needs to cancel an operation: as much as to start it.
+
+        Raises `UnknownOperation`.
+        """
+        try:
+            return self._registry.get(self.get(operation_id).kind).scope
+        except KeyError:
+            # Of a version that knew other kinds: it has ended, and nothing can be cancelled.
+            return Scope.OPERATE
 
     def cancel(self, operation_id: str, *, actor: str | None = None) -> Operation:
         """Ask an operation to end, and return it as it is now. Idempotent.
@@ -270,6 +291,12 @@ class Operations:
                 "is not tried again.",
             )
             return
+        if not was_running and not left.resumed:
+            try:
+                admit(kind, operation.actor, self._runner.queued())
+            except QueueFullError as error:
+                self._interrupt(operation, error.detail)
+                return
         if was_running:
             self._store.requeue(operation.id, operation.progress, crashed=True)
             operation = operation.model_copy(update={"state": State.QUEUED})

@@ -76,6 +76,8 @@ class PageCache:
                 # What is in memory already is passed over, so running it again goes on.
                 resumable=True,
                 resources=lambda _: frozenset({LOAD}),
+                # A datastore waits for it, and the longer, the more it reads from the disk itself.
+                urgent=True,
             ),
             Kind(
                 EVICT,
