@@ -134,6 +134,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         roots=settings.roots,
         state_dir=state.path,
         profiles_dir=settings.tuning.profiles_dir,
+        journal_dir=settings.tuning.journal_dir,
         privileged=privileged(settings.helper),
     )
 

@@ -1,6 +1,6 @@
 """What a start of holdfast does about settings, over and over in one process.
 
-`python settle.py ROOT PROFILES` reads commands, a line each, and answers each with a
+`python settle.py ROOT PROFILES JOURNAL` reads commands, a line each, and answers each with a
 line of JSON: `state` is a start, which settles what a crash left, and says what is in force;
 `rollback` brings back what was before the first apply.
 """
@@ -19,13 +19,14 @@ from holdfast.tuning.service import Tuning
 
 def main() -> None:
     """Answer commands until the end of the input."""
-    root, profiles = map(Path, sys.argv[1:])
+    root, profiles, journal = map(Path, sys.argv[1:])
     for line in sys.stdin:
         tuning = Tuning(
             roots=[root],
             state_dir=root / ".holdfast",
             profiles_dir=profiles,
             privileged=InProcess(),
+            journal_dir=journal,
         )
         tuning.prepare()
         if line.strip() == "rollback" and tuning.state().history:

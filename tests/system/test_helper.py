@@ -63,8 +63,9 @@ class Helper:
 def helping(
     path: Path, *options: str, wrapper: Sequence[str] = (), user: str = "nobody"
 ) -> Iterator[Helper]:
-    """Run a helper for a user."""
-    command = [*wrapper, *HOLDFAST, "helper", "--socket", str(path), "--user", user, *options]
+    """Run a helper for a user, its record of settings beside its socket."""
+    command = [*wrapper, *HOLDFAST, "helper", "--socket", str(path), "--user", user]
+    command += ["--journal-dir", str(path.parent / "journal"), *options]
     process = subprocess.Popen(
         dying_with_parent(command), stderr=subprocess.DEVNULL, env=clean_environment()
     )

@@ -153,7 +153,10 @@ class TestCommandLine:
             config = disk_dir / "holdfast.toml"
             root = disk_dir / "data"
             root.mkdir()
-            config.write_text(f'roots = ["{root}"]\n[tuning]\nprofiles_dir = "{profiles}"\n')
+            config.write_text(
+                f'roots = ["{root}"]\n[tuning]\nprofiles_dir = "{profiles}"\n'
+                f'journal_dir = "{disk_dir}/journal"\n'
+            )
             before = ns.sysctl(NAME)
 
             def local(*arguments: str) -> subprocess.CompletedProcess[str]:

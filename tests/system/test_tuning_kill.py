@@ -151,17 +151,17 @@ class Node:
 def node(disk_dir: Path) -> Iterator[Node]:
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
-    profiles, root = disk_dir / "profiles.d", disk_dir / "data"
+    profiles, root, journal = disk_dir / "profiles.d", disk_dir / "data", disk_dir / "tuning"
     profiles.mkdir()
     root.mkdir()
     lines = "".join(f'"{name}" = "{value}"\n' for name, value in WANTED.items())
     text = f'[sysctl]\n{lines}[limits."db.service"]\nnofile = 5\nnproc = 6\n'
     (profiles / "mine.toml").write_text(text)
     (disk_dir / "holdfast.toml").write_text(
-        f'roots = ["{root}"]\n[tuning]\nprofiles_dir = "{profiles}"\n'
+        f'roots = ["{root}"]\n[tuning]\nprofiles_dir = "{profiles}"\njournal_dir = "{journal}"\n'
     )
     with own_namespaces(disk_dir / "scratch") as ns:
-        settle = [sys.executable, settler_program.__file__, str(root), str(profiles)]
+        settle = [sys.executable, settler_program.__file__, str(root), str(profiles), str(journal)]
         with subprocess.Popen(
             [*ns.wrapper, *settle],
             stdin=subprocess.PIPE,

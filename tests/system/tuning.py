@@ -100,7 +100,11 @@ def start_in(
     """Start a daemon in these namespaces, its profiles in `directory`."""
     profiles = directory / "profiles.d"
     profiles.mkdir(exist_ok=True)
-    tuning = {"profiles_dir": str(profiles), "check_seconds": 0.2} | settings.pop("tuning", {})
+    tuning = {
+        "profiles_dir": str(profiles),
+        "journal_dir": str(directory / "journal"),
+        "check_seconds": 0.2,
+    } | settings.pop("tuning", {})
     daemon = start_daemon(wrapper=ns.wrapper, tuning=tuning, **settings)
     return Tuned(daemon, ns, profiles)
 

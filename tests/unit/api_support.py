@@ -120,6 +120,7 @@ def served(
         state_dir=base / "state",
         profiles_dir=settings.tuning.profiles_dir,
         privileged=InProcess(),
+        journal_dir=base / "journal",
     )
     proof = Verifications(manifests)
     reimage = Reimage(

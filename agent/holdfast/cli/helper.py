@@ -52,6 +52,14 @@ def helper(
             show_default="the one of the package",
         ),
     ] = None,
+    journal_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Where to record what settings were before; only root may write there.",
+            show_default="one below /var/lib/holdfast-helper",
+        ),
+    ] = None,
 ) -> None:
     """Write settings for a daemon that runs without the right to; for systemd to start.
 
@@ -61,8 +69,10 @@ def helper(
     import pwd
 
     from holdfast import journal
+    from holdfast.config.journaldir import journal_dir_of
     from holdfast.privileged import IMAGER, privileged
     from holdfast.privileged.helper import HelperError, HelperServer, listen, listener_of_systemd
+    from holdfast.tuning.ledger import Ledger
 
     journal.configure("info")
     try:
@@ -73,10 +83,12 @@ def helper(
             listener = listen(socket, user)
         with listener:
             # Whoever owns the socket is whom systemd or `listen` made it for.
-            owner = os.stat(listener.getsockname()).st_uid  # noqa: PTH116 - may be bytes
+            path = Path(os.fsdecode(listener.getsockname()))
+            owner = path.stat().st_uid
             allowed = pwd.getpwnam(user).pw_uid if user is not None else owner
             room = privileged(None, imager or IMAGER)
-            HelperServer(listener, frozenset({0, allowed}), idle, room).run()
+            ledger = Ledger(journal_dir or journal_dir_of(path, path), room)
+            HelperServer(listener, frozenset({0, allowed}), idle, room, ledger).run()
     except KeyError:
         raise UsageError(f"there is no user {user!r}") from None
     except HelperError as error:

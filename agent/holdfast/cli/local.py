@@ -65,6 +65,7 @@ class LocalWork:
             roots=settings.roots,
             state_dir=state_dir,
             profiles_dir=settings.tuning.profiles_dir,
+            journal_dir=settings.tuning.journal_dir,
             privileged=privileged(settings.helper),
         )
         self.manifests = Manifests(

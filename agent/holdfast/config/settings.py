@@ -133,6 +133,12 @@ class TuningSettings(Section):
         default=Path("/etc/holdfast/profiles.d"),
         description="Profiles of your own, `NAME.toml`; they win over those of the same name.",
     )
+    journal_dir: OptionalPath = Field(
+        default=None,
+        description="Where is recorded what settings were before: a directory on the system's disk "
+        "that only root can write; `/var/lib/holdfast-helper/…` unless set. The helper has an "
+        "option of this name.",
+    )
     reapply: bool = Field(
         default=True, description="Apply the profile in force again after a boot."
     )

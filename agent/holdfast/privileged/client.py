@@ -29,6 +29,7 @@ from holdfast.privileged.wire import (
     receive_line,
 )
 from holdfast.privileged.writes import Refused, Write
+from holdfast.tuning.requests import TuneReport, TuneRequest
 
 _Report = TypeVar("_Report")
 _SECONDS = 600.0  # turning a swap area off reads all of it back into memory
@@ -38,7 +39,7 @@ class Helper:
     """The helper behind a unix socket; a connection for each request, so that it may restart."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
     def perform(self, write: Write) -> None:
         """Have it done. Raises `OSError` with a number and a reason, or `Refused`.
@@ -46,6 +47,13 @@ class Helper:
         An `OSError` about the helper's socket means that it may or may not have been done.
         """
         self._ask(PerformRequest(write=write))
+
+    def tune(self, request: TuneRequest) -> TuneReport:
+        """Have settings changed, with a journal. Raises `OSError` or `Refused`.
+
+        After an `OSError` about the helper's socket the journal says whether it was done.
+        """
+        return self._told(self._ask(request).tune)
 
     def open_files(self, mount_point: str) -> Mapping[str, int]:
         """Have regular files counted that are open on a file system. Raises `OSError`."""
@@ -80,7 +88,7 @@ class Helper:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(_SECONDS)
-                connection.connect(os.fspath(self._path))
+                connection.connect(os.fspath(self.path))
                 connection.sendall(line)
                 told = receive_line(connection, bytearray())
             if told is None:
@@ -100,4 +108,4 @@ class Helper:
         return answer
 
     def _error(self, number: int, reason: str) -> OSError:
-        return OSError(number, reason, str(self._path))
+        return OSError(number, reason, str(self.path))

@@ -1,7 +1,8 @@
 """The helper: a small process with rights, which does what `writes.py` lists and nothing else.
 
-It serves one request at a time, in the order they come, ends when nobody has asked for a while
-(systemd starts it again with the next request), and keeps nothing from one request to the next.
+Each connection has a thread and a deadline, so that none keeps another waiting; changes are made
+one at a time. It ends when there was no request for a while (systemd starts it again with the next
+one), and keeps nothing from one request to the next but the record of settings (`tuning/store.py`).
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ import signal
 import socket
 import stat
 import struct
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from holdfast.operations.model import RequestError
 from holdfast.privileged.boot.models import (
     ArmRequest,
     DisarmRequest,
     OutcomeRequest,
     RebootRequest,
 )
-from holdfast.privileged.room import InProcess, Privileged
+from holdfast.privileged.room import Privileged
 from holdfast.privileged.wire import (
     REQUEST,
     Answer,
@@ -37,11 +41,17 @@ from holdfast.privileged.wire import (
     receive_line,
 )
 from holdfast.privileged.writes import Refused
+from holdfast.tuning.ledger import Changes
+from holdfast.tuning.requests import TuneChange, TuneEnforce, TuneRecover, TuneRollback
 
 log = logging.getLogger(__name__)
 
 _LISTEN_FDS_START = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 _REQUEST_SECONDS = 10.0
+"""A request has to be there within this time, and its answer to be taken."""
+_COUNT_SECONDS = 15.0
+_MOST_CONNECTIONS = 64
+_MOST_COUNTS = 4
 
 
 class HelperError(Exception):
@@ -83,22 +93,31 @@ def listen(path: Path, user: str) -> socket.socket:
 
 
 class HelperServer:
-    """Answers requests until SIGTERM, or until nobody has asked for `idle_seconds`."""
+    """Answers requests until SIGTERM, or until there was none for `idle_seconds`."""
 
     def __init__(
         self,
         listener: socket.socket,
         uids: frozenset[int],
         idle_seconds: float,
-        room: Privileged | None = None,
+        room: Privileged,
+        changes: Changes,
     ) -> None:
         self._listener = listener
         self._uids = uids
         self._idle_seconds = idle_seconds
-        self._room: Privileged = InProcess() if room is None else room
+        self._room = room
+        self._changes = changes
+        self._settings = threading.Lock()
+        self._boot = threading.Lock()
+        self._places = threading.BoundedSemaphore(_MOST_CONNECTIONS)
+        self._counts = threading.BoundedSemaphore(_MOST_COUNTS)
+        self._state = threading.Condition()
+        self._changing = 0
+        self._busy = 0
 
     def run(self) -> None:
-        """Serve. A write under way at SIGTERM is finished first."""
+        """Serve. Changes under way at SIGTERM are finished first."""
         ending, wake = socket.socketpair()
         wake.setblocking(False)
         self._listener.setblocking(False)
@@ -111,35 +130,69 @@ class HelperServer:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._listener, selectors.EVENT_READ)
                 selector.register(ending, selectors.EVENT_READ)
-                while ready := selector.select(self._idle_seconds or None):
+                while True:
+                    ready = selector.select(self._idle_seconds or None)
                     if any(key.fileobj is ending for key, _ in ready):
                         return
-                    with contextlib.suppress(BlockingIOError):
-                        connection, _ = self._listener.accept()
-                        with connection:
-                            self._serve(connection)
+                    if ready:
+                        self._accept()
+                    elif not self._busy:
+                        return
         finally:
+            with self._state:
+                self._state.wait_for(lambda: not self._changing)
             signal.set_wakeup_fd(previous)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
             ending.close()
             wake.close()
 
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        if not self._places.acquire(blocking=False):
+            log.warning("more than %d connections at a time: one is refused", _MOST_CONNECTIONS)
+            connection.close()
+            return
+        with self._state:
+            self._busy += 1
+        threading.Thread(target=self._attend, args=(connection,), daemon=True).start()
+
+    def _attend(self, connection: socket.socket) -> None:
+        try:
+            with connection:
+                self._serve(connection)
+        except Exception:
+            log.exception("a request met an error that was not expected")
+        finally:
+            with self._state:
+                self._busy -= 1
+            self._places.release()
+
     def _serve(self, connection: socket.socket) -> None:
         """Answer the one request of a connection."""
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         pid, uid, _ = struct.unpack("iii", credentials)
-        connection.settimeout(_REQUEST_SECONDS)
         try:
-            line = receive_line(connection, bytearray())
+            line = receive_line(connection, bytearray(), _REQUEST_SECONDS)
             if line is None:
                 return
-            if uid not in self._uids:
-                log.warning("user %d (process %d) is refused", uid, pid)
-                answer = Answer(refused=f"User {uid} may not ask the privileged helper.")
-            else:
-                answer = self._answer(line)
-            connection.sendall(answer.model_dump_json(exclude_defaults=True).encode() + b"\n")
+            with self._state:
+                self._changing += 1
+            try:
+                if uid not in self._uids:
+                    log.warning("user %d (process %d) is refused", uid, pid)
+                    answer = Answer(refused=f"User {uid} may not ask the privileged helper.")
+                else:
+                    answer = self._answer(line)
+                connection.settimeout(_REQUEST_SECONDS)
+                connection.sendall(answer.model_dump_json(exclude_defaults=True).encode() + b"\n")
+            finally:
+                with self._state:
+                    self._changing -= 1
+                    self._state.notify_all()
         except (LineError, OSError) as error:
             log.warning("process %d: %s", pid, error)
 
@@ -153,7 +206,7 @@ class HelperServer:
             return Answer(refused=f"The request is malformed: {where}: {first['msg']}.")
         try:
             return self._do(request)
-        except Refused as error:
+        except (Refused, RequestError) as error:
             log.warning("refused: %s", error)
             return Answer(refused=str(error))
         except (OSError, ValueError) as error:
@@ -168,11 +221,24 @@ class HelperServer:
         """Do it. The journal has the outcome of each change, whoever asked for it and why."""
         match request:
             case PerformRequest():
-                self._room.perform(request.write)
-                log.info("written: %s", request.write.model_dump_json(exclude={"content"}))
+                with self._settings:
+                    self._room.perform(request.write)
+                log.info("written: %s", request.write.model_dump_json())
                 return Answer()
+            case TuneChange() | TuneRollback() | TuneRecover() | TuneEnforce():
+                with self._settings:
+                    report = self._changes.tune(request)
+                log.info("%s: %d settings written", request.do, len(report.written))
+                return Answer(tune=report)
             case OpenFilesRequest():
-                return Answer(open_files=dict(self._room.open_files(request.mount_point)))
+                return Answer(open_files=dict(self._count(request.mount_point)))
+        with self._boot:
+            return self._do_boot(request)
+
+    def _do_boot(
+        self, request: ArmRequest | DisarmRequest | OutcomeRequest | RebootRequest
+    ) -> Answer:
+        match request:
             case ArmRequest():
                 armed = self._room.arm(request)
                 if not request.dry_run:
@@ -189,3 +255,26 @@ class HelperServer:
                 if not request.dry_run:
                     log.warning("rebooting into the imager: %s", request.nonce)
                 return Answer()
+
+    def _count(self, mount_point: str) -> Mapping[str, int]:
+        """Count open files, for so long: a file system may have ceased to answer."""
+        if not self._counts.acquire(blocking=False):
+            raise OSError(errno.EBUSY, "earlier counts of open files have not come to an end")
+        outcome: list[Mapping[str, int] | OSError | ValueError] = []
+
+        def count() -> None:
+            try:
+                outcome.append(self._room.open_files(mount_point))
+            except (OSError, ValueError) as error:
+                outcome.append(error)
+            finally:
+                self._counts.release()
+
+        thread = threading.Thread(target=count, daemon=True)
+        thread.start()
+        thread.join(_COUNT_SECONDS)
+        if not outcome:
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), mount_point)
+        if isinstance(outcome[0], Exception):
+            raise outcome[0]
+        return outcome[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -17,6 +18,13 @@ from holdfast.privileged.boot.models import (
     RebootRequest,
 )
 from holdfast.privileged.writes import Write
+from holdfast.tuning.requests import (
+    TuneChange,
+    TuneEnforce,
+    TuneRecover,
+    TuneReport,
+    TuneRollback,
+)
 
 MAX_LINE = 3 << 20
 """Bytes. The largest request is a file of 1 MiB, in JSON."""
@@ -41,7 +49,16 @@ class OpenFilesRequest(BaseModel):
 
 
 AnyRequest = (
-    PerformRequest | OpenFilesRequest | ArmRequest | DisarmRequest | OutcomeRequest | RebootRequest
+    PerformRequest
+    | TuneChange
+    | TuneRollback
+    | TuneRecover
+    | TuneEnforce
+    | OpenFilesRequest
+    | ArmRequest
+    | DisarmRequest
+    | OutcomeRequest
+    | RebootRequest
 )
 Request = Annotated[AnyRequest, Field(discriminator="do")]
 REQUEST: TypeAdapter[AnyRequest] = TypeAdapter(Request)
@@ -58,6 +75,7 @@ class Answer(BaseModel):
     file: str | None = None
     open_files: dict[str, int] | None = None
     """How many, by `name (pid)`."""
+    tune: TuneReport | None = None
     arm: ArmReport | None = None
     disarm: DisarmReport | None = None
     outcome: OutcomeReport | None = None
@@ -67,12 +85,21 @@ class LineError(Exception):
     """The other end sent something that is not one line, or too long a line."""
 
 
-def receive_line(connection: socket.socket, rest: bytearray) -> bytes | None:
+def receive_line(
+    connection: socket.socket, rest: bytearray, seconds: float | None = None
+) -> bytes | None:
     """Read one line; None at the end of the connection.
 
-    `rest` keeps what came after it for the next call. Raises `LineError`, `OSError`.
+    `rest` keeps what came after it for the next call. With `seconds`, all of the line has to be
+    there within that time. Raises `LineError`, `OSError`.
     """
+    end_of_time = None if seconds is None else time.monotonic() + seconds
     while True:
+        if end_of_time is not None:
+            left = end_of_time - time.monotonic()
+            if left <= 0:
+                raise LineError(f"no whole line came within {seconds:g} seconds")
+            connection.settimeout(left)
         end = rest.find(b"\n")
         if end >= 0:
             line = bytes(rest[:end])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,7 +13,7 @@ from holdfast.tuning.events import Events
 from holdfast.tuning.knobs import Knob, Observed
 from holdfast.tuning.models import DriftedSetting
 from holdfast.tuning.store import Active, InForce
-from holdfast.tuning.transaction import Panel
+from holdfast.tuning.transaction import Failure, Panel
 
 ENFORCE_LIMIT = 3
 """A setting is written back at most so many times..."""
@@ -36,9 +36,16 @@ class Drift:
     Used by one thread at a time, with the settings locked; `drifted` may be read by others.
     """
 
-    def __init__(self, panel: Panel, events: Events) -> None:
+    def __init__(
+        self,
+        panel: Panel,
+        events: Events,
+        write_back: Callable[[Sequence[InForce]], Sequence[Failure]],
+    ) -> None:
+        """`write_back` brings settings to their values, and returns those that could not be."""
         self._panel = panel
         self._events = events
+        self._write_back = write_back
         self._since: dict[Knob, datetime] = {}
         self._corrected: dict[Knob, deque[float]] = {}
         self._contested: set[Knob] = set()
@@ -109,7 +116,7 @@ class Drift:
                 )
         if not allowed:
             return
-        failures = self._panel.bring([one.setting for one in allowed], written=[], keep_going=True)
+        failures = self._write_back([one.setting for one in allowed])
         failed = {failure.knob for failure in failures}
         done = [one for one in allowed if one.knob not in failed]
         if done:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from holdfast.operations.ids import new_id
 from holdfast.tuning.events import Events
 from holdfast.tuning.knobs import Knob
 from holdfast.tuning.planner import Planner
+from holdfast.tuning.requests import TuneChange
 from holdfast.tuning.resolve import Wanted
-from holdfast.tuning.store import Active, Change, InForce, State, Store
-from holdfast.tuning.transaction import ChangeFailed, Failure, Journal, Panel
+from holdfast.tuning.store import Active, InForce, State, Valued
+from holdfast.tuning.transaction import ChangeFailed, Failure, Panel
 
 _APPEAR = frozenset({"block", "network"})
+_VALUED = set(Valued.model_fields)
 
 
 class Hotplug:
     """Follows the devices of this machine. Used with the settings locked."""
 
     def __init__(
-        self, planner: Planner, panel: Panel, journal: Journal, store: Store, events: Events
+        self,
+        planner: Planner,
+        panel: Panel,
+        change: Callable[[TuneChange], None],
+        events: Events,
     ) -> None:
+        """`change` makes a change of settings. It raises `ChangeFailed`."""
         self._planner = planner
         self._panel = panel
-        self._journal = journal
-        self._store = store
+        self._change = change
         self._events = events
         # Devices on which a setting failed: not tried again until they appear anew.
         self._refused: set[tuple[Knob, str]] = set()
@@ -33,8 +39,8 @@ class Hotplug:
         """Try again what failed, after settings were applied or rolled back."""
         self._refused.clear()
 
-    def follow(self, state: State, active: Active) -> tuple[State, Sequence[Failure]]:
-        """Look at all devices; return what is in force now, and what could not be taken back.
+    def follow(self, state: State, active: Active) -> Sequence[Failure]:
+        """Look at all devices; return what could not be taken back.
 
         Raises `RequestError` and `ProfileError` if the profile cannot be read any more.
         """
@@ -45,21 +51,18 @@ class Hotplug:
         ]
         fresh = list(self._fresh(active, {one.knob for one in kept}))
         if not fresh and len(kept) == len(active.settings):
-            return state, ()
-        following = state.model_copy(deep=True)
-        following.active = active.model_copy(update={"settings": [*kept, *fresh]})
+            return ()
         seen = self._panel.observe(one.knob for one in fresh)
         off = [one for one in fresh if not self._panel.same(one.knob, one.value, seen[one.knob])]
-        if not off:
-            self._store.save(following)
-            return following, ()
-
-        def after(changes: list[Change]) -> State:
-            following.merge(changes)
-            return following
-
+        change = TuneChange(
+            how="follow",
+            operation=f"hotplug-{new_id()}",
+            based_on=state.revision,
+            active=active.model_copy(update={"settings": [*kept, *fresh]}),
+            goal=[Valued(**one.model_dump(include=_VALUED)) for one in off],
+        )
         try:
-            self._journal.change(f"hotplug-{new_id()}", off, [], after)
+            self._change(change)
         except ChangeFailed as error:
             self._refused |= {(one.knob, one.identity) for one in fresh}
             self._tell(
@@ -68,16 +71,17 @@ class Hotplug:
                 active,
                 [error.failure.knob],
             )
-            return state, error.left
-        targets = ", ".join(sorted({one.target for one in off}))
-        self._tell(
-            "hotplugged",
-            f"{targets} appeared: {len(off)} settings of profile {active.profile} written and "
-            "read back",
-            active,
-            [one.knob for one in off],
-        )
-        return following, ()
+            return error.left
+        if off:
+            targets = ", ".join(sorted({one.target for one in off}))
+            self._tell(
+                "hotplugged",
+                f"{targets} appeared: {len(off)} settings of profile {active.profile} written and "
+                "read back",
+                active,
+                [one.knob for one in off],
+            )
+        return ()
 
     def _fresh(self, active: Active, known: set[Knob]) -> Iterator[InForce]:
         resolved, _ = self._planner.resolve(active.profile)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from holdfast.privileged import Write
+if TYPE_CHECKING:
+    from holdfast.privileged import Write
 
 
 @dataclass(frozen=True, order=True)

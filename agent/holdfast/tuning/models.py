@@ -8,8 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from holdfast.operations.model import Timestamp
 from holdfast.operations.results import OperationResult
-
-PROFILE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+from holdfast.tuning.records import PROFILE_PATTERN
 
 
 class _Request(BaseModel):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from holdfast.config.journaldir import journal_dir_of
 from holdfast.node.files import read_text
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import (
@@ -17,13 +19,15 @@ from holdfast.operations.model import (
     Slug,
     now,
 )
-from holdfast.privileged import Privileged
+from holdfast.privileged import Privileged, Refused
+from holdfast.privileged.client import Helper
 from holdfast.scopes import Scope
 from holdfast.tuning.catalog import Catalog
 from holdfast.tuning.drift import Drift, counts
 from holdfast.tuning.events import Events
 from holdfast.tuning.hotplug import Hotplug
 from holdfast.tuning.knobs import Knob
+from holdfast.tuning.ledger import Changes, Ledger
 from holdfast.tuning.models import (
     Applied,
     AppliedEntry,
@@ -43,14 +47,29 @@ from holdfast.tuning.problems import blamed, problem_of
 from holdfast.tuning.profile.layers import ProfileError
 from holdfast.tuning.profile.library import Library
 from holdfast.tuning.rebase import rebase
-from holdfast.tuning.store import Active, Change, Entry, State, Store, Valued
+from holdfast.tuning.requests import (
+    FailedKnob,
+    TuneChange,
+    TuneEnforce,
+    TuneRecover,
+    TuneReport,
+    TuneRequest,
+    TuneRollback,
+)
+from holdfast.tuning.store import Active, InForce, State, Store, StoredKnob
 from holdfast.tuning.subsystems import all_subsystems
-from holdfast.tuning.transaction import ChangeFailed, Failure, Journal, Panel
+from holdfast.tuning.transaction import ChangeFailed, Failure, Panel
+from holdfast.tuning.traveller import Traveller
 
 log = logging.getLogger(__name__)
 
 _RESOURCE = "tuning"
 _PATIENCE_SECONDS = 0.5
+_CUT_SHORT = (
+    "A change of settings was cut short. It is finished or taken back at the next start, apply, "
+    "rollback or look for drift."
+)
+_NAMED = {"subsystem", "target", "name", "identity"}
 
 
 class Tuning:
@@ -63,19 +82,25 @@ class Tuning:
         state_dir: Path,
         profiles_dir: Path,
         privileged: Privileged,
+        journal_dir: Path | None = None,
     ) -> None:
+        """`journal_dir` is where changes are recorded, by whom makes them: see `journaldir.py`."""
         self.events = Events()
-        self._store = Store(state_dir)
+        helper = privileged if isinstance(privileged, Helper) else None
+        directory = journal_dir or journal_dir_of(state_dir, helper.path if helper else None)
+        self._store = Store(directory)
         self._library = Library(profiles_dir)
         self._catalog = Catalog(self._library)
         subsystems = all_subsystems()
         self._subsystems = tuple(subsystems)
         self._panel = Panel(subsystems, privileged)
+        self._changes: Changes = helper or Ledger(directory, privileged, subsystems)
         self._boot_id = read_text(Path("/proc/sys/kernel/random/boot_id")) or ""
-        self._journal = Journal(self._store, self._panel, self._boot_id)
         self._planner = Planner(roots, self._library, subsystems, self._panel)
-        self._drift = Drift(self._panel, self.events)
-        self._hotplug = Hotplug(self._planner, self._panel, self._journal, self._store, self.events)
+        self._drift = Drift(self._panel, self.events, self._enforce)
+        self._hotplug = Hotplug(self._planner, self._panel, self._follow, self.events)
+        self._traveller = Traveller(state_dir)
+        self._mutex = threading.RLock()
         self._problem: str | None = None
         self._seen = (-1, -1)
         self._active: Active | None = None
@@ -86,9 +111,9 @@ class Tuning:
         try:
             if self._store.pending() is None:
                 return
-            with self._store.locked():
+            with self._mutex:
                 self._finish_pending()
-        except (RequestError, OSError) as error:
+        except (RequestError, OperationFailed, OSError) as error:
             # The daemon has other work to do; `GET /v1/tuning` and each attempt say what is wrong.
             self._problem = str(error)
             log.error("settings: %s", error)
@@ -175,12 +200,12 @@ class Tuning:
         if active is None:
             return [], None
         # While settings are being written they are neither as before nor as they should be.
-        if not self._store.mutex.acquire(timeout=_PATIENCE_SECONDS):
+        if not self._mutex.acquire(timeout=_PATIENCE_SECONDS):
             return list(self._drift.drifted), self._drift.checked_at
         try:
             return self._drift.look(active), now()
         finally:
-            self._store.mutex.release()
+            self._mutex.release()
 
     def figures(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
         """Count settings in force and drifted ones, by subsystem. Reads memory only."""
@@ -193,12 +218,23 @@ class Tuning:
         return totals, drifted
 
     def unfinished_boot(self) -> ApplyRequest | None:
-        """Return what to apply because this boot took the kernel's values back; None if nothing."""
+        """Return what to apply because this boot took the kernel's values back; None if nothing.
+
+        In a system that a re-imaging wrote there is no record yet: then it is the profile that
+        the data came with, if it is one of this system's.
+        """
         state = self._store.state()
-        if state.active is None or state.boot_id == self._boot_id:
+        if state.active is not None and state.boot_id != self._boot_id:
+            request = ApplyRequest(profile=state.active.profile, persist=state.active.persist)
+        elif self.untouched():
+            named = self._traveller.arrived()
+            if named is None:
+                return None
+            request = ApplyRequest(profile=named.profile, persist=named.persist)
+        else:
             return None
         self._reapplying = True
-        return ApplyRequest(profile=state.active.profile, persist=state.active.persist)
+        return request
 
     def untouched(self) -> bool:
         """Whether no profile was ever applied on this node."""
@@ -217,9 +253,9 @@ class Tuning:
         try:
             if not self._needs_watching():
                 return
-            with self._store.locked():
+            with self._mutex:
                 self._watch(thorough=thorough)
-        except (RequestError, ProfileError, OSError, ValueError) as error:
+        except (RequestError, OperationFailed, ProfileError, OSError, ValueError) as error:
             self.events.add("failed", f"drift could not be looked for: {error}")
         except Exception:
             log.exception("drift could not be looked for")
@@ -232,7 +268,7 @@ class Tuning:
 
     def _put_in_force(self, context: Context[ApplyRequest]) -> Applied:
         request = context.params
-        with self._store.locked(), blamed():
+        with self._mutex, blamed():
             self._settle_resumed(context)
             self._finish_pending_or_fail()
             stored = self._store.state()
@@ -240,7 +276,7 @@ class Tuning:
             profile = self._profile_of(request, state)
             draft = self._planner.draft(profile, state, persist=request.persist)
             self._refuse(request, draft)
-            written = self._carry_out(context.id, draft, stored, state)
+            written = self._carry_out(context.id, draft, stored)
             self._in_force()
             settings = self._looked_at(draft)
         if written:
@@ -253,10 +289,7 @@ class Tuning:
         plan = draft.plan.model_copy(update={"settings": settings})
         return Applied(**dict(plan), written=len(written))
 
-    def _carry_out(
-        self, operation: str, draft: Draft, stored: State, state: State
-    ) -> Sequence[Knob]:
-        rebooted = stored.active is not None and stored.boot_id != self._boot_id
+    def _carry_out(self, operation: str, draft: Draft, stored: State) -> Sequence[Knob]:
         active = Active(
             profile=draft.plan.profile,
             policy=draft.plan.policy,
@@ -265,62 +298,31 @@ class Tuning:
             digest=draft.resolved.digest,
             settings=draft.in_force,
         )
-
-        def after(changes: list[Change]) -> State:
-            following = state.model_copy(deep=True)
-            following.boot_id = self._boot_id
-            following.active = active
-            before = state.active
-            if rebooted and before is not None and before.profile == active.profile:
-                # The same again after a boot is no step that anybody would want to go back.
-                following.merge(changes)
-            elif changes or before is None or before.profile != active.profile:
-                following.push(
-                    Entry(
-                        profile=active.profile,
-                        applied_at=active.applied_at,
-                        previous=before,
-                        changes=changes,
-                    )
-                )
-            return following
-
-        if draft.goal:
-            return self._change(operation, draft.goal, draft.keep, after)
-        if rebooted or _differs(stored.active, active):
-            following = after([])
-            following.note_committed(operation)
-            self._store.save(following)
-        return []
+        report = self._change(
+            TuneChange(
+                how="apply",
+                operation=operation,
+                based_on=stored.revision,
+                active=active,
+                goal=draft.goal,
+                keep=draft.keep,
+            )
+        )
+        return _knobs(report.written)
 
     def _rollback(self, context: Context[RollbackRequest]) -> RolledBack:
-        with self._store.locked():
+        with self._mutex:
             self._settle_resumed(context)
             self._finish_pending_or_fail()
-            state = rebase(self._store.state(), self._boot_id, self._panel)
-            if not state.history:
+            if not self._store.state().history:
                 raise RequestError(
                     Slug.CONFLICT, "There is nothing to roll back: no profile was applied."
                 )
-            undone = state.history[-1:] if context.params.to == "last" else state.history
-            goal, notes = self._way_back(undone)
-            following = state.model_copy(deep=True)
-            following.boot_id = self._boot_id
-            following.history = state.history[: len(state.history) - len(undone)]
-            following.active = undone[0].previous
-            observed = self._panel.observe(one.knob for one in goal)
-            off = [
-                one for one in goal if not self._panel.same(one.knob, one.value, observed[one.knob])
-            ]
-            written: Sequence[Knob] = []
-            if off:
-                written = self._change(context.id, off, [], lambda _changes: following)
-            else:
-                following.note_committed(context.id)
-                self._store.save(following)
+            report = self._change(TuneRollback(operation=context.id, to=context.params.to))
             self._in_force()
-            after = self._panel.observe(one.knob for one in goal)
-        profile = following.active.profile if following.active else None
+            active = self._active
+        written = _knobs(report.written)
+        profile = active.profile if active else None
         self.events.add(
             "rolled-back",
             f"rolled back to {f'profile {profile}' if profile else 'what was before holdfast'}: "
@@ -333,52 +335,62 @@ class Tuning:
             written=len(written),
             settings=[
                 Setting(
-                    name=one.name,
-                    subsystem=one.subsystem,
-                    target=one.target,
-                    desired=one.value if one.subsystem != "persistence" else None,
-                    observed=after[one.knob].value if one.subsystem != "persistence" else None,
-                    action="restore" if one.knob in written else "none",
+                    name=one.knob.name,
+                    subsystem=one.knob.subsystem,
+                    target=one.knob.target,
+                    desired=one.knob.value if one.knob.subsystem != "persistence" else None,
+                    observed=one.observed if one.knob.subsystem != "persistence" else None,
+                    action="restore" if one.knob.knob in written else "none",
                 )
-                for one in goal
+                for one in report.restored
             ],
-            notes=notes,
+            notes=report.notes,
         )
 
     def _in_force(self) -> None:
         """Begin to watch what is in force now."""
         self._active = self._store.state().active
+        self._traveller.pack(self._active)
         self._drift.forget()
         self._hotplug.forget()
 
-    def _way_back(self, undone: Sequence[Entry]) -> tuple[list[Valued], list[str]]:
-        goal: dict[Knob, Valued] = {}
-        notes = []
-        for entry in reversed(undone):
-            for change in entry.changes:
-                goal[change.knob] = Valued(
-                    **change.model_dump(exclude={"before", "after"}), value=change.before
-                )
-        for knob, one in list(goal.items()):
-            if one.identity and self._panel.identity(knob) != one.identity:
-                notes.append(f"{knob.target} is gone, so its {knob.name} was not brought back.")
-                del goal[knob]
-        return list(goal.values()), notes
-
-    def _change(
-        self,
-        operation: str,
-        goal: Sequence[Valued],
-        keep: Sequence[Valued],
-        after: Callable[[list[Change]], State],
-    ) -> Sequence[Knob]:
+    def _change(self, request: TuneChange | TuneRollback) -> TuneReport:
+        """Have settings changed. Raises `OperationFailed` and `OSError`."""
         try:
-            return self._journal.change(operation, goal, keep, after)
+            return self._ask(request)
         except ChangeFailed as error:
             self._note_left(error.left)
             problem = problem_of(error)
             self.events.add("failed", problem.detail)
             raise OperationFailed(problem) from error
+        except OSError:
+            # The helper may have ended in the middle: then the journal says so.
+            if self._store.pending() is not None:
+                self._problem = _CUT_SHORT
+            raise
+
+    def _ask(self, request: TuneRequest) -> TuneReport:
+        """Have it done. Raises `ChangeFailed`, `OperationFailed` and `OSError`."""
+        try:
+            report = self._changes.tune(request)
+        except Refused as error:
+            raise OperationFailed(Problem.of(Slug.UNAVAILABLE, str(error))) from error
+        if report.conflict is not None:
+            raise OperationFailed(Problem.of(Slug.CONFLICT, report.conflict))
+        if report.failure is not None:
+            raise ChangeFailed(
+                _failure(report.failure), _knobs(report.reverted), _failures(report.left)
+            )
+        return report
+
+    def _enforce(self, settings: Sequence[InForce]) -> Sequence[Failure]:
+        """Write settings back that have drifted; return those that could not be."""
+        knobs = [StoredKnob(**one.model_dump(include=_NAMED)) for one in settings]
+        return _failures(self._ask(TuneEnforce(knobs=knobs)).left)
+
+    def _follow(self, request: TuneChange) -> None:
+        """Put settings in force on devices that appeared. Raises as `_ask`."""
+        self._ask(request)
 
     def _watch(self, *, thorough: bool) -> None:
         self._finish_pending()
@@ -393,28 +405,27 @@ class Tuning:
                 self._drift.check(state.active.model_copy(update={"policy": "report"}))
             return
         if thorough:
-            state, left = self._hotplug.follow(state, state.active)
+            left = self._hotplug.follow(state, state.active)
             if left:
                 self._note_left(left)
-            self._active = state.active
-        if state.active is not None:
-            self._drift.check(state.active)
+            self._active = self._store.state().active
+        if self._active is not None:
+            self._drift.check(self._active)
 
     def _finish_pending(self) -> None:
-        finished = self._journal.recover()
-        if finished is None:
+        if self._store.pending() is None:
             self._problem = None
             return
-        pending, left = finished
-        self._note_left(left)
-        if left:
+        report = self._ask(TuneRecover())
+        self._note_left(_failures(report.left))
+        if report.recovered is None:
             return
-        what = "finished" if pending.phase == "verified" else "taken back"
+        knobs = report.recovered.knobs
+        what = "finished" if report.recovered.finished else "taken back"
         self.events.add(
             "recovered",
-            f"a change of {len(pending.before)} settings that the end of a process cut short was "
-            f"{what}",
-            settings=[str(one.knob) for one in pending.before],
+            f"a change of {len(knobs)} settings that the end of a process cut short was {what}",
+            settings=[str(one.knob) for one in knobs],
         )
 
     def _finish_pending_or_fail(self) -> None:
@@ -499,8 +510,13 @@ class Tuning:
         return self._active is not None or self._problem is not None
 
 
-def _differs(before: Active | None, after: Active) -> bool:
-    if before is None:
-        return True
-    same = {"applied_at"}
-    return before.model_dump(exclude=same) != after.model_dump(exclude=same)
+def _knobs(stored: Sequence[StoredKnob]) -> list[Knob]:
+    return [one.knob for one in stored]
+
+
+def _failure(failed: FailedKnob) -> Failure:
+    return Failure(failed.knob.knob, failed.reason, failed.denied)
+
+
+def _failures(failed: Sequence[FailedKnob]) -> list[Failure]:
+    return [_failure(one) for one in failed]

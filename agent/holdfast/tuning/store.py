@@ -3,6 +3,10 @@
 `state.json` is what is in force, with all that is needed to go back. `pending.json` exists while a
 change is under way: it is on the disk before the first write, and says how to go back or, once all
 writes were verified, how to go on. Both are replaced whole, never rewritten in place.
+
+What these files say is written to the kernel and to /etc, so they are where nobody but root and the
+user of the process that writes can put anything: on the system's own disk, never with the data.
+Others may read them: they hold names and values of settings.
 """
 
 from __future__ import annotations
@@ -11,140 +15,47 @@ import contextlib
 import fcntl
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from holdfast.durable import flush_directory, replace_file
-from holdfast.operations.model import RequestError, Slug, Timestamp
-from holdfast.tuning.knobs import Knob
+from holdfast.operations.model import RequestError, Slug
+from holdfast.protected import exposed
+from holdfast.tuning.records import (
+    VERSION,
+    Active,
+    Change,
+    Entry,
+    InForce,
+    Pending,
+    State,
+    StoredKnob,
+    Valued,
+)
 
-VERSION = 1
+__all__ = [
+    "Active",
+    "Change",
+    "Entry",
+    "InForce",
+    "Pending",
+    "State",
+    "Store",
+    "StoredKnob",
+    "Valued",
+]
+
 M = TypeVar("M", "State", "Pending")
-_MOST_ENTRIES = 32
-_MOST_COMMITTED = 64
-
-
-class StoredKnob(BaseModel):
-    """Names a knob in a file."""
-
-    subsystem: str
-    target: str
-    name: str
-    identity: str = ""
-    """Tells the target from another of the same name."""
-
-    @property
-    def knob(self) -> Knob:
-        """The knob."""
-        return Knob(self.subsystem, self.target, self.name)
-
-
-class Valued(StoredKnob):
-    """A knob with a value it had or should have."""
-
-    value: str
-
-
-class Change(StoredKnob):
-    """A knob that an apply wrote."""
-
-    before: str
-    after: str
-
-
-class InForce(Valued):
-    """A setting that a profile put in force, and why."""
-
-    source: str = ""
-    profile: str
-    defined_at: str
-
-
-class Active(BaseModel):
-    """The profile that is applied, as it was then."""
-
-    profile: str
-    policy: Literal["report", "enforce"]
-    applied_at: Timestamp
-    persist: bool
-    digest: str
-    settings: list[InForce]
-
-
-class Entry(BaseModel):
-    """One apply that can be rolled back."""
-
-    profile: str
-    applied_at: Timestamp
-    previous: Active | None
-    """What was in force before."""
-    changes: list[Change]
-
-
-class State(BaseModel):
-    """What is in force, and how it came to be."""
-
-    version: int = VERSION
-    boot_id: str = ""
-    """Of the boot in which the values of kernel knobs were observed."""
-    active: Active | None = None
-    history: list[Entry] = Field(default_factory=list)
-    """Oldest first."""
-    committed: list[str] = Field(default_factory=list)
-    """The last operations that came to their end, oldest first."""
-
-    def push(self, entry: Entry) -> None:
-        """Add an apply. The oldest two become one, so that the way to the first stays."""
-        self.history.append(entry)
-        if len(self.history) > _MOST_ENTRIES:
-            first, second, *rest = self.history
-            merged = {change.knob: change for change in first.changes}
-            for change in second.changes:
-                before = merged[change.knob].before if change.knob in merged else change.before
-                merged[change.knob] = change.model_copy(update={"before": before})
-            combined = first.model_copy(update={"changes": list(merged.values())})
-            self.history = [combined, *rest]
-
-    def merge(self, changes: Sequence[Change]) -> None:
-        """Add changes to the last apply; what a knob was before that stays."""
-        if not self.history:
-            return
-        merged = {change.knob: change for change in self.history[-1].changes}
-        for change in changes:
-            known = merged.get(change.knob)
-            if known is not None and known.identity == change.identity:
-                merged[change.knob] = known.model_copy(update={"after": change.after})
-            else:
-                merged[change.knob] = change
-        last = self.history[-1].model_copy(update={"changes": list(merged.values())})
-        self.history[-1] = last
-
-    def note_committed(self, operation: str) -> None:
-        """Remember that an operation came to its end."""
-        self.committed = [*self.committed, operation][-_MOST_COMMITTED:]
-
-
-class Pending(BaseModel):
-    """A change under way."""
-
-    version: int = VERSION
-    operation: str
-    boot_id: str
-    phase: Literal["writing", "verified"]
-    before: list[Valued]
-    """What every knob was that may be written, and what writing changes besides."""
-    after: State | None = None
-    """What is in force once it is done; known when all writes were verified."""
 
 
 class Store:
     """The files, in a directory of their own."""
 
-    def __init__(self, state_dir: Path) -> None:
-        self.directory = state_dir / "tuning"
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self.mutex = threading.RLock()
         """Held by who holds the lock, for others in this process to wait for with patience."""
         self._state = self.directory / "state.json"
@@ -152,10 +63,19 @@ class Store:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep all others, in this process or another, from changing settings meanwhile."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Keep all others, in this process or another, from changing settings meanwhile.
+
+        Raises `RequestError` if others than root and this user could have put the files there.
+        """
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        lock = os.open(self.directory / "lock", flags, 0o600)
+        try:
+            self._make()
+            reason = exposed(self.directory)
+            if reason is not None:
+                raise self._unusable(Slug.UNAVAILABLE, reason)
+            lock = os.open(self.directory / "lock", flags, 0o600)
+        except (PermissionError, NotADirectoryError) as error:
+            raise self._unusable(Slug.NOT_PERMITTED, error.strerror or str(error)) from error
         try:
             with self.mutex:
                 fcntl.flock(lock, fcntl.LOCK_EX)
@@ -180,6 +100,7 @@ class Store:
 
     def save(self, state: State) -> None:
         """Replace what is in force; on the disk when this returns."""
+        state.revision += 1
         self._replace(self._state, state)
 
     def pending(self) -> Pending | None:
@@ -197,8 +118,24 @@ class Store:
         flush_directory(self.directory)
 
     def _replace(self, path: Path, content: BaseModel) -> None:
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        replace_file(path, content.model_dump_json(indent=1).encode() + b"\n")
+        replace_file(path, content.model_dump_json(indent=1).encode() + b"\n", 0o644)
+
+    def _unusable(self, slug: Slug, reason: str) -> RequestError:
+        return RequestError(
+            slug,
+            f"What settings were before cannot be recorded in {self.directory}: {reason}; run "
+            "holdfast as root, or set `tuning.journal_dir` to a directory that only root and "
+            "holdfast's user can write.",
+        )
+
+    def _make(self) -> None:
+        """Make the directory. Parents are flushed, so that a crash cannot take the record away."""
+        missing = [one for one in (self.directory, *self.directory.parents) if not one.exists()]
+        for one in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                one.mkdir(mode=0o755)
+                one.chmod(0o755)
+            flush_directory(one.parent)
 
 
 def _read(path: Path, model: type[M]) -> M | None:

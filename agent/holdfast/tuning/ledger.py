@@ -1,0 +1,267 @@
+"""Changes settings, in the process that has the rights, and keeps the record of it.
+
+What settings were before is observed and recorded here, so that going back needs no word from the
+process that asks. The record is in a directory of this process's own (`store.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from holdfast.node.files import read_text
+from holdfast.operations.model import now
+from holdfast.privileged import Privileged, Refused
+from holdfast.tuning.knobs import Knob, Subsystem
+from holdfast.tuning.rebase import rebase
+from holdfast.tuning.requests import (
+    FailedKnob,
+    Recovered,
+    Restored,
+    TuneChange,
+    TuneEnforce,
+    TuneRecover,
+    TuneReport,
+    TuneRequest,
+    TuneRollback,
+)
+from holdfast.tuning.store import Active, Change, Entry, State, Store, StoredKnob, Valued
+from holdfast.tuning.subsystems import all_subsystems
+from holdfast.tuning.transaction import ChangeFailed, Failure, Journal, Panel
+
+log = logging.getLogger(__name__)
+
+_CHANGED = "Settings were changed by another process since the plan was made; make it again."
+
+
+class Changes(Protocol):
+    """The process that changes settings: this one, or the helper."""
+
+    def tune(self, request: TuneRequest) -> TuneReport:
+        """Do it. Raises `Refused` or `RequestError` with a sentence, and `OSError`."""
+
+
+class Ledger:
+    """Makes changes with a journal: whole or not at all. For any number of threads."""
+
+    def __init__(
+        self,
+        directory: Path,
+        privileged: Privileged,
+        subsystems: Mapping[str, Subsystem] | None = None,
+    ) -> None:
+        self._subsystems = all_subsystems() if subsystems is None else subsystems
+        self._store = Store(directory)
+        self._panel = Panel(self._subsystems, privileged)
+        self._boot_id = read_text(Path("/proc/sys/kernel/random/boot_id")) or ""
+        self._journal = Journal(self._store, self._panel, self._boot_id)
+
+    def tune(self, request: TuneRequest) -> TuneReport:
+        """Do it. Raises `Refused` or `RequestError` with a sentence, and `OSError`."""
+        try:
+            with self._store.locked():
+                match request:
+                    case TuneChange():
+                        return self._settled() or self._change(request)
+                    case TuneRollback():
+                        return self._settled() or self._roll_back(request)
+                    case TuneRecover():
+                        return self._recover()
+                    case TuneEnforce():
+                        return self._settled() or self._enforce(request)
+        except ChangeFailed as error:
+            return TuneReport(
+                failure=_failed(error.failure),
+                reverted=_stored(error.reverted),
+                left=[_failed(one) for one in error.left],
+            )
+
+    def _settled(self) -> TuneReport | None:
+        """Finish what a crash left; return a report if that was not possible."""
+        report = self._recover()
+        if not report.left:
+            return None
+        left = "; ".join(f"{one.knob.knob}: {one.reason}" for one in report.left)
+        return report.model_copy(
+            update={"conflict": f"An earlier change could not be taken back whole: {left}."}
+        )
+
+    def _recover(self) -> TuneReport:
+        finished = self._journal.recover()
+        if finished is None:
+            return TuneReport()
+        pending, left = finished
+        if left:
+            return TuneReport(left=[_failed(one) for one in left])
+        knobs = _stored(one.knob for one in pending.before)
+        return TuneReport(recovered=Recovered(finished=pending.phase == "verified", knobs=knobs))
+
+    def _change(self, request: TuneChange) -> TuneReport:
+        stored = self._store.state()
+        if stored.revision != request.based_on:
+            return TuneReport(conflict=_CHANGED)
+        self._check(request)
+        active = request.active
+        if request.how == "follow":
+            if stored.active is None or stored.active.profile != active.profile:
+                return TuneReport(conflict=_CHANGED)
+            return self._carry_out(request, _Followed(stored, active))
+        rebooted = stored.active is not None and stored.boot_id != self._boot_id
+        following = _Applied(self._rebased(stored), active, rebooted=rebooted)
+        return self._carry_out(request, following)
+
+    def _carry_out(self, request: TuneChange, following: _Following) -> TuneReport:
+        def after(changes: list[Change]) -> State:
+            state = following.state(changes)
+            state.boot_id = self._boot_id
+            return state
+
+        if request.goal:
+            written = self._journal.change(request.operation, request.goal, request.keep, after)
+            return TuneReport(written=_stored(written))
+        if following.differs:
+            state = after([])
+            state.note_committed(request.operation)
+            self._store.save(state)
+        return TuneReport()
+
+    def _roll_back(self, request: TuneRollback) -> TuneReport:
+        state = self._rebased(self._store.state())
+        if not state.history:
+            return TuneReport(conflict="There is nothing to roll back: no profile was applied.")
+        undone = state.history[-1:] if request.to == "last" else state.history
+        goal, notes = self._way_back(undone)
+        following = state.model_copy(deep=True)
+        following.boot_id = self._boot_id
+        following.history = state.history[: len(state.history) - len(undone)]
+        following.active = undone[0].previous
+        observed = self._panel.observe(one.knob for one in goal)
+        off = [one for one in goal if not self._panel.same(one.knob, one.value, observed[one.knob])]
+        written: Sequence[Knob] = []
+        if off:
+            written = self._journal.change(request.operation, off, [], lambda _changes: following)
+        else:
+            following.note_committed(request.operation)
+            self._store.save(following)
+        after = self._panel.observe(one.knob for one in goal)
+        return TuneReport(
+            written=_stored(written),
+            restored=[Restored(knob=one, observed=after[one.knob].value) for one in goal],
+            notes=notes,
+        )
+
+    def _way_back(self, undone: Sequence[Entry]) -> tuple[list[Valued], list[str]]:
+        goal: dict[Knob, Valued] = {}
+        notes = []
+        for entry in reversed(undone):
+            for change in entry.changes:
+                goal[change.knob] = Valued(
+                    **change.model_dump(exclude={"before", "after"}), value=change.before
+                )
+        for knob, one in list(goal.items()):
+            if one.identity and self._panel.identity(knob) != one.identity:
+                notes.append(f"{knob.target} is gone, so its {knob.name} was not brought back.")
+                del goal[knob]
+        return list(goal.values()), notes
+
+    def _enforce(self, request: TuneEnforce) -> TuneReport:
+        state = self._store.state()
+        if state.active is None or state.boot_id != self._boot_id:
+            return TuneReport(conflict=_CHANGED)
+        asked = {one.knob for one in request.knobs}
+        goal = [one for one in state.active.settings if one.knob in asked]
+        written: list[Knob] = []
+        left = self._panel.bring(goal, written=written, keep_going=True)
+        return TuneReport(
+            written=_stored(dict.fromkeys(written)), left=[_failed(one) for one in left]
+        )
+
+    def _check(self, request: TuneChange) -> None:
+        """Raise `Refused` for a setting that is none, or a value that its write cannot carry."""
+        for one in (*request.goal, *request.keep, *request.active.settings):
+            subsystem = self._subsystems.get(one.subsystem)
+            if subsystem is None:
+                raise Refused(f"`{one.subsystem}` is no subsystem of settings.")
+            try:
+                subsystem.write(one.knob, one.value, one.identity)
+            except ValueError as error:
+                raise Refused(f"{one.knob} cannot be set: {error}") from error
+
+    def _rebased(self, state: State) -> State:
+        return rebase(state, self._boot_id, self._panel)
+
+
+class _Following(Protocol):
+    """What is recorded once a change is done."""
+
+    @property
+    def differs(self) -> bool:
+        """Whether there is something to record though nothing was written."""
+
+    def state(self, changes: list[Change]) -> State:
+        """Make the record from what was changed."""
+
+
+class _Applied:
+    """An apply: a step that can be rolled back."""
+
+    def __init__(self, state: State, active: Active, *, rebooted: bool) -> None:
+        self._rebooted = rebooted
+        self._state = state
+        self._active = active.model_copy(update={"applied_at": now()})
+
+    @property
+    def differs(self) -> bool:
+        before = self._state.active
+        if self._rebooted or before is None:
+            return True
+        same = {"applied_at"}
+        return before.model_dump(exclude=same) != self._active.model_dump(exclude=same)
+
+    def state(self, changes: list[Change]) -> State:
+        following = self._state.model_copy(deep=True)
+        following.active = self._active
+        before = self._state.active
+        other = before is None or before.profile != self._active.profile
+        if self._rebooted and not other:
+            # The same again after a boot is no step that anybody would want to go back.
+            following.merge(changes)
+        elif changes or other:
+            following.push(
+                Entry(
+                    profile=self._active.profile,
+                    applied_at=self._active.applied_at,
+                    previous=before,
+                    changes=changes,
+                )
+            )
+        return following
+
+
+class _Followed:
+    """Settings of devices that appeared, and without those of devices that are gone."""
+
+    differs = True
+
+    def __init__(self, stored: State, active: Active) -> None:
+        self._state = stored
+        self._active = active
+
+    def state(self, changes: list[Change]) -> State:
+        following = self._state.model_copy(deep=True)
+        before = following.active
+        applied_at = self._active.applied_at if before is None else before.applied_at
+        following.active = self._active.model_copy(update={"applied_at": applied_at})
+        following.merge(changes)
+        return following
+
+
+def _failed(failure: Failure) -> FailedKnob:
+    (knob,) = _stored([failure.knob])
+    return FailedKnob(knob=knob, reason=failure.reason, denied=failure.denied)
+
+
+def _stored(knobs: Iterable[Knob]) -> list[StoredKnob]:
+    return [StoredKnob(subsystem=one.subsystem, target=one.target, name=one.name) for one in knobs]
