@@ -41,6 +41,7 @@ from holdfast.proof import Verifications
 from holdfast.reimage.checks import Examiner
 from holdfast.reimage.imager_status import imager_status
 from holdfast.reimage.images import ImageLibrary
+from holdfast.reimage.policy import policy_of
 from holdfast.reimage.service import Reimage
 from holdfast.state import lacking, open_store
 from holdfast.tuning.models import ApplyRequest
@@ -145,7 +146,9 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
     reimage = Reimage(
         roots=settings.roots,
         state_dir=state.path,
-        privileged=privileged(settings.helper, settings.reimage.imager),
+        privileged=privileged(
+            settings.helper, settings.reimage.imager, lambda: policy_of(settings)
+        ),
         imager=settings.reimage.imager,
         ca_file=settings.reimage.ca_file,
         images=ImageLibrary(

@@ -11,17 +11,21 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from holdfast.node.machine import Machine
-from holdfast.privileged.boot import Boot
+from holdfast.privileged.boot import Boot, Policy
 from holdfast.privileged.boot.models import ArmRequest, NetworkImage
 from tests.loops import MIB, attach
 from tests.mounts import mounted
 from tests.waiting import until
 
 KERNEL = "6.0.0-test"
+STATE = "/var/lib/holdfast"
+POLICY = Policy(roots=["/mnt/data"], state_dir=STATE)
+"""What root allows: no signature is needed, and no file goes to the imager."""
 NONCE = "0123456789abcdef" * 2
 DESCRIPTOR = {
     "format": "holdfast-image",
@@ -64,6 +68,7 @@ class BootDisk:
     device: str
     boot_number: int
     boot_on_root: bool
+    policy: Policy = POLICY
 
     @property
     def root(self) -> Path:
@@ -74,13 +79,22 @@ class BootDisk:
         return self.root / "boot"
 
     @property
+    def descriptor(self) -> Path:
+        """Where the staged descriptor is."""
+        return self.root / STATE.lstrip("/") / "descriptor.json"
+
+    @property
     def grub(self) -> Path:
         return self.boot / "grub"
 
     @property
     def room(self) -> Boot:
         """What arms it."""
-        return Boot(self.machine, self.image.with_name("imager"))
+        return Boot(self.machine, self.image.with_name("imager"), lambda: self.policy)
+
+    def allowing(self, **changes: Any) -> Boot:
+        """Return what arms it where root's settings are others."""
+        return replace(self.room, policy=lambda: replace(self.policy, **changes))
 
     def with_firmware(self, **variables: bytes) -> BootDisk:
         """Return the same disk, of a machine that booted with UEFI and has these variables.
@@ -102,17 +116,17 @@ class BootDisk:
 
     def request(self, **changes: object) -> ArmRequest:
         """Stage a small image's descriptor and make a request to arm for it."""
-        descriptor = self.root / "descriptor.json"
+        descriptor = self.descriptor
         if not descriptor.exists():
+            descriptor.parent.mkdir(parents=True, exist_ok=True)
             descriptor.write_text(json.dumps(DESCRIPTOR))
         fields: dict[str, object] = {
             "nonce": NONCE,
             "operation": "01K0",
-            "descriptor_path": "/descriptor.json",
+            "descriptor_path": f"{STATE}/descriptor.json",
             "descriptor_sha256": hashlib.sha256(descriptor.read_bytes()).hexdigest(),
             "source": NetworkImage(url="http://10.0.2.2/disk.raw"),
             "identity": ["ssh_host_keys", "machine_id", "hostname", "holdfast"],
-            "roots": ["/mnt/data"],
         }
         return ArmRequest.model_validate(fields | changes)
 

@@ -130,7 +130,7 @@ def booting() -> st.SearchStrategy[dict[str, Any]]:
         "status": st.fixed_dictionaries(
             {"listen": st.just("0.0.0.0:1")}, optional={"tokens": paths, "key": paths, "x": paths}
         ),
-        "roots": st.lists(paths, max_size=3),
+        "save_previous": paths,
         "ca": paths,
     }
     whole = {
@@ -140,7 +140,6 @@ def booting() -> st.SearchStrategy[dict[str, Any]]:
         "descriptor_path": "/nowhere",
         "descriptor_sha256": "0" * 64,
         "source": {"kind": "network", "url": "http://x/y"},
-        "roots": ["/mnt/data"],
     }
     others = st.fixed_dictionaries(
         {"do": st.sampled_from(["disarm", "boot_outcome", "reboot"])}, optional={"nonce": text}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -143,7 +144,8 @@ def test_what_is_in_the_initramfs(simple: BootDisk, disk_dir: Path) -> None:
     status = StatusServer(
         listen="0.0.0.0:9918", certificate="/c.pem", key="/k.pem", tokens="/t.json"
     )
-    report = simple.room.arm(simple.request(status=status, ca="/ca.pem"))
+    room = simple.allowing(files=frozenset({"/c.pem", "/k.pem", "/t.json", "/ca.pem"}))
+    report = room.arm(simple.request(status=status, ca="/ca.pem"))
     tree = unpacked(simple, disk_dir / "unpacked")
 
     job = json.loads((tree / "holdfast/job.json").read_text())
@@ -151,9 +153,7 @@ def test_what_is_in_the_initramfs(simple: BootDisk, disk_dir: Path) -> None:
     assert job["source"] == {"kind": "network", "url": "http://10.0.2.2/disk.raw"}
     assert job["status"] == {"listen": "0.0.0.0:9918", "tls": True, "tokens": True}
     assert job["target"] == report.target.model_dump()
-    assert (tree / "holdfast/descriptor.json").read_bytes() == (
-        simple.root / "descriptor.json"
-    ).read_bytes()
+    assert (tree / "holdfast/descriptor.json").read_bytes() == simple.descriptor.read_bytes()
     assert (tree / "init").read_bytes() == (disk_dir / "imager").read_bytes()
     assert stat.S_IMODE((tree / "init").stat().st_mode) == 0o755
     console = (tree / "dev/console").stat()
@@ -259,13 +259,20 @@ def test_a_staged_image_is_found_by_its_file_system_and_array(
                 *(one.device for one in loops))  # fmt: skip
         run("mkfs.xfs", "-q", "-f", top)
         (simple.root / "mnt").mkdir()
+        simple.request()  # which has a descriptor staged
         with mounted(simple.root / "mnt/data", top) as data:
             (data / "images").mkdir()
             (data / "images/image").write_bytes(b"x")
+            shutil.copy(simple.descriptor, data)
+            room = simple.allowing(state_dir="/mnt/data")
             source = StagedImage(path="/mnt/data/images/image")
             place = f"previous/{NONCE}"
-            wishes = {"grow_root": True, "save_previous": f"/mnt/data/{place}"}
-            report = simple.room.arm(simple.request(source=source, **wishes))
+            wishes = {
+                "descriptor_path": "/mnt/data/descriptor.json",
+                "grow_root": True,
+                "save_previous": f"/mnt/data/{place}",
+            }
+            report = room.arm(simple.request(source=source, **wishes))
             job = json.loads((unpacked(simple, disk_dir / "un") / "holdfast/job.json").read_text())
             expected = run("blkid", "-p", "-o", "value", "-s", "UUID", top).strip()
             assert job["source"]["uuid"] == expected
@@ -300,13 +307,16 @@ import sys
 from pathlib import Path
 from holdfast.node.machine import Machine
 from holdfast.privileged.boot import Boot
+from tests.system.bootdisk import POLICY
 from holdfast.privileged.helper import HelperServer, listen
 from holdfast.privileged.room import InProcess
+from holdfast.tuning.ledger import Ledger
 root, proc, kernel, imager, socket = sys.argv[1:]
 machine = Machine(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
-room = InProcess(Boot(machine, Path(imager)))
+room = InProcess(Boot(machine, Path(imager), lambda: POLICY))
 with listen(Path(socket), "nobody") as listener:
-    HelperServer(listener, frozenset({0}), 0, room).run()
+    ledger = Ledger(Path(socket).with_name("journal"), room)
+    HelperServer(listener, frozenset({0}), 0, room, ledger).run()
 """
 
 
@@ -338,9 +348,10 @@ from pathlib import Path
 from holdfast.node.machine import Machine
 from holdfast.privileged.boot import Boot
 from holdfast.privileged.boot.models import ArmRequest
+from tests.system.bootdisk import POLICY
 root, proc, kernel, imager, request = sys.argv[1:]
 machine = Machine(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
-Boot(machine, Path(imager)).arm(ArmRequest.model_validate_json(request))
+Boot(machine, Path(imager), lambda: POLICY).arm(ArmRequest.model_validate_json(request))
 """
 
 

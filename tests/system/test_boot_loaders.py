@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from holdfast.node.disks import place_of
-from holdfast.privileged.boot import Boot
 from holdfast.privileged.boot.efi_variables import GLOBAL, LOADER, efi_text
 from holdfast.privileged.boot.esp import Esp
 from holdfast.privileged.boot.gpt import ESP, GptPartition
@@ -33,7 +32,8 @@ _FOR_UEFI = DESCRIPTOR | {"boot_modes": ["uefi"]}
 
 def for_uefi(disk: BootDisk) -> BootDisk:
     """Have the image that is staged be one that UEFI can boot."""
-    (disk.root / "descriptor.json").write_text(json.dumps(_FOR_UEFI))
+    disk.descriptor.parent.mkdir(parents=True, exist_ok=True)
+    disk.descriptor.write_text(json.dumps(_FOR_UEFI))
     return disk
 
 
@@ -382,7 +382,7 @@ class TestKexec:
         disk, before = without_grub, without_grub.state()
         if any("kexec" in one for one in explained(disk, allow_kexec=True).refusals):
             pytest.skip("kexec or systemd-run is not installed")
-        report = disk.room.arm(disk.request(allow_kexec=True))
+        report = disk.allowing(allow_kexec=True).arm(disk.request())
         assert report.loader == "kexec"
         assert f"holdfast.nonce={NONCE}" in report.entry
         assert {one.path.rpartition("/")[0] for one in report.files} == {"/boot/holdfast"}
@@ -397,7 +397,7 @@ class TestKexec:
         disk = without_grub
         if any("kexec" in one for one in explained(disk, allow_kexec=True).refusals):
             pytest.skip("kexec or systemd-run is not installed")
-        disk.room.arm(disk.request(allow_kexec=True))
+        disk.allowing(allow_kexec=True).arm(disk.request())
         proc = tmp_path / "proc"
         proc.mkdir()
         for entry in disk.machine.proc.iterdir():
@@ -405,7 +405,7 @@ class TestKexec:
                 (proc / entry.name).symlink_to(entry)
         (proc / "sys/kernel/random").mkdir(parents=True)
         (proc / "sys/kernel/random/boot_id").write_text("another\n")
-        later = Boot(replace(disk.machine, proc=proc), disk.room.imager)
+        later = replace(disk.room, machine=replace(disk.machine, proc=proc))
         found = later.outcome()
         assert (found.armed, found.entry) == (False, True)
         assert found.record is not None

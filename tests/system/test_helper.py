@@ -105,7 +105,6 @@ def arm(**changes: Any) -> dict[str, Any]:
         "descriptor_path": "/nowhere",
         "descriptor_sha256": "0" * 64,
         "source": {"kind": "network", "url": "http://x/y"},
-        "roots": ["/mnt/data"],
     } | changes
 
 
@@ -257,8 +256,10 @@ class TestWhatItRefuses:
             (arm(source={"kind": "network", "url": "http://x/\n}"}), "malformed"),
             (arm(identity=["/etc/shadow"]), "malformed: arm.identity"),
             (arm(imager="/tmp/mine"), "malformed: arm.imager"),
-            (arm(roots=[]), "malformed: arm.roots"),
-            (arm(descriptor_path="/etc/passwd"), "has the SHA-256"),
+            (arm(roots=["/srv"]), "malformed: arm.roots"),
+            (arm(allow_kexec=True), "malformed: arm.allow_kexec"),
+            (arm(signatures="0" * 127), "malformed: arm.signatures"),
+            (arm(descriptor_path="/etc/passwd"), "The descriptor is not below"),
             ({"do": "reboot", "nonce": "0" * 32}, "arm it first"),
             ({"do": "reboot"}, "malformed"),
             ({"do": "disarm", "path": "/etc"}, "malformed"),

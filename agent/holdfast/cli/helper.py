@@ -11,6 +11,7 @@ import typer
 
 from holdfast.cli.command import CONTEXT_SETTINGS, examples
 from holdfast.cli.errors import CliError, UsageError
+from holdfast.cli.session import DEFAULT_CONFIG
 
 
 def register(app: typer.Typer) -> None:
@@ -60,6 +61,16 @@ def helper(
             show_default="one below /var/lib/holdfast-helper",
         ),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            readable=False,
+            metavar="FILE",
+            envvar="HOLDFAST_CONFIG",
+            help="Root's settings: what may be armed.",
+            show_default=str(DEFAULT_CONFIG),
+        ),
+    ] = None,
 ) -> None:
     """Write settings for a daemon that runs without the right to; for systemd to start.
 
@@ -71,8 +82,14 @@ def helper(
     from holdfast import journal
     from holdfast.config.journaldir import journal_dir_of
     from holdfast.privileged import IMAGER, privileged
+    from holdfast.privileged.boot import Policy
     from holdfast.privileged.helper import HelperError, HelperServer, listen, listener_of_systemd
     from holdfast.tuning.ledger import Ledger
+
+    def policy() -> Policy:
+        from holdfast.reimage.policy import policy_of_root
+
+        return policy_of_root(config)
 
     journal.configure("info")
     try:
@@ -86,7 +103,7 @@ def helper(
             path = Path(os.fsdecode(listener.getsockname()))
             owner = path.stat().st_uid
             allowed = pwd.getpwnam(user).pw_uid if user is not None else owner
-            room = privileged(None, imager or IMAGER)
+            room = privileged(None, imager or IMAGER, policy)
             ledger = Ledger(journal_dir or journal_dir_of(path, path), room)
             HelperServer(listener, frozenset({0, allowed}), idle, room, ledger).run()
     except KeyError:

@@ -34,7 +34,7 @@ def keygen(
     Nodes trust the public keys in `reimage.trusted_keys_dir`. `openssl genpkey -algorithm ed25519`
     makes such keys, too.
     """
-    from holdfast.reimage.images.keys import make_pair
+    from holdfast.signing.keys import make_pair
 
     try:
         private, public = make_pair(name)
@@ -73,9 +73,9 @@ def sign(
     """Sign a descriptor, so that nodes take it that trust the key."""
     from holdfast._engine import RecordError
     from holdfast.durable import replace_file
-    from holdfast.reimage.images.keys import KeyFileError, read_private
     from holdfast.reimage.images.models import Descriptor
-    from holdfast.reimage.images.trust import sign as make_signature
+    from holdfast.signing.keys import KeyFileError, read_private
+    from holdfast.signing.trust import sign as make_signature
 
     target = output or descriptor.with_name(f"{descriptor.name}.sig")
     try:

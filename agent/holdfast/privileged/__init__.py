@@ -11,6 +11,7 @@ What makes a machine boot something else (`boot/`) reads all of it back from the
 from pathlib import Path
 
 from holdfast.privileged.boot.arming import IMAGER, Boot
+from holdfast.privileged.boot.policy import FindPolicy, no_policy
 from holdfast.privileged.client import Helper
 from holdfast.privileged.room import InProcess, Privileged
 from holdfast.privileged.writes import Refused, Write
@@ -18,9 +19,12 @@ from holdfast.privileged.writes import Refused, Write
 __all__ = ["IMAGER", "Privileged", "Refused", "Write", "privileged"]
 
 
-def privileged(helper: Path | None, imager: Path = IMAGER) -> Privileged:
+def privileged(
+    helper: Path | None, imager: Path = IMAGER, policy: FindPolicy = no_policy
+) -> Privileged:
     """Answer who writes: the helper behind this socket, or without one this process.
 
-    `imager` is the program for re-imaging, for this process; the helper has been told its own.
+    `imager` is the program for re-imaging and `policy` what root allows of it, both for this
+    process; the helper has its own.
     """
-    return InProcess(Boot(imager=imager)) if helper is None else Helper(helper)
+    return InProcess(Boot(imager=imager, policy=policy)) if helper is None else Helper(helper)

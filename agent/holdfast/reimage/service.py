@@ -316,6 +316,10 @@ class Reimage:
 
     def _arming(self, job: Job) -> ArmRequest:
         directory = self._attempt.image_directory(job)
+        try:
+            signatures = self._images.signatures(directory)
+        except OSError as error:
+            raise RequestError(Slug.IO_ERROR, sentence(error)) from error
         source: StagedImage | NetworkImage
         if job.request.mode == "staged":
             source = StagedImage(path=str(directory / "image"))
@@ -326,6 +330,7 @@ class Reimage:
             operation=job.operation,
             descriptor_path=str(directory / "descriptor.json"),
             descriptor_sha256=directory.name,
+            signatures=signatures.hex(),
             source=source,
             identity=job.request.identity,
             grow_root=job.request.grow_root,
@@ -333,9 +338,7 @@ class Reimage:
             if job.request.save_previous
             else None,
             status=self._status_server,
-            roots=[str(root) for root in self._roots],
             ca=None if self._ca_file is None else str(self._ca_file),
-            allow_kexec=self._allow_kexec,
         )
 
     def _describe(self, image: ImageSummary | None = None, source: str | None = None) -> Machine:

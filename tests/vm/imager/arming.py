@@ -71,7 +71,6 @@ class Arming:
             descriptor_path="/descriptor.json",
             descriptor_sha256=sha256,
             source=StagedImage(path="/image") if staged else NetworkImage(url=self.source["url"]),
-            roots=["/mnt/data"],
         )
         made = Job(
             request=request,

@@ -15,8 +15,9 @@ from holdfast.privileged.boot.models import (
     ExplainRequest,
     IdentityName,
 )
+from holdfast.privileged.boot.policy import FindPolicy, Policy
 
-__all__ = ["IMAGER", "Boot", "carried", "explain"]
+__all__ = ["IMAGER", "Boot", "FindPolicy", "Policy", "carried", "explain"]
 
 
 def explain(request: ExplainRequest, imager: Path = IMAGER) -> BootReport:

@@ -37,6 +37,7 @@ from holdfast.privileged.boot.models import (
     OutcomeReport,
 )
 from holdfast.privileged.boot.payload import Payload
+from holdfast.privileged.boot.policy import FindPolicy, approve, no_policy
 from holdfast.privileged.boot.registry import choose, loaders
 from holdfast.privileged.boot.source import Source, find_source
 from holdfast.privileged.writes import Refused
@@ -52,6 +53,8 @@ class Boot:
 
     machine: Machine = field(default_factory=Machine)
     imager: Path = IMAGER
+    policy: FindPolicy = no_policy
+    """What root allows; asked anew at each arming."""
 
     def explain(self, request: ExplainRequest) -> BootReport:
         """Say what arming would do, and why it would be refused. Writes nothing.
@@ -109,22 +112,21 @@ class Boot:
 
         After either, and after a dry run, everything is as it was before.
         """
-        machine = self.machine
-        content, descriptor = job.read_descriptor(
-            machine.path(request.descriptor_path), request.descriptor_sha256
-        )
+        machine, policy = self.machine, self.policy()
+        approved = approve(machine, policy, request)
+        descriptor = approved.descriptor
         report = self.explain(
             ExplainRequest(
-                roots=request.roots,
+                roots=list(policy.roots),
                 image_name=descriptor.name,
                 image_bytes=descriptor.size_bytes,
                 boot_modes=descriptor.boot_modes,
                 source=request.source,
-                allow_kexec=request.allow_kexec,
+                allow_kexec=policy.allow_kexec,
             )
         )
         reasons = report.refusals + report.unknown
-        loader = choose(machine, allow_kexec=request.allow_kexec).loader
+        loader = choose(machine, allow_kexec=policy.allow_kexec).loader
         system = place_of(machine, "/")
         if reasons or loader is None or isinstance(system, str):
             raise Refused(" ".join(reasons) or "There is no boot loader that is known here.")
@@ -134,11 +136,11 @@ class Boot:
         notes = [*collected.notes, *loader.examine().notes]
         payload, seen = self._payload(loader), None
         if request.dry_run:
-            files, target = payload.rehearse(request, collected, system, content)
+            files, target = payload.rehearse(request, collected, system, approved.content)
             files += _changes(loader)
         else:
             try:
-                files, target = payload.write(request, collected, system, content)
+                files, target = payload.write(request, collected, system, approved.content)
                 files += loader.arm(entry)
                 seen = loader.sees(files)
             except BaseException:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from holdfast.durable import replace_with
+from holdfast.node.beneath import read_file
 from holdfast.privileged.boot.models import FileReport
 
 
@@ -45,9 +46,4 @@ def overwrite(path: Path, content: bytes) -> None:
 
 def read_plain(path: Path, limit: int) -> bytes:
     """Read a regular file, not through a symbolic link. Raises `OSError`."""
-    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(file, "rb") as stream:
-        content = stream.read(limit + 1)
-    if len(content) > limit:
-        raise OSError(27, f"has more than {limit} bytes", str(path))
-    return content
+    return read_file(path, limit)

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from holdfast.node.beneath import open_directory_beneath, read_file_beneath
 from holdfast.node.machine import Machine
 from holdfast.privileged.boot.models import CarriedItem, IdentityName
 
@@ -112,7 +113,7 @@ def _collect_file(
         item.paths.append(path)
         return
     try:
-        content = _read(parent, os.path.basename(path))  # noqa: PTH119
+        content = read_file_beneath(parent, os.path.basename(path), MAX_FILE)  # noqa: PTH119
     except OSError as error:
         item.problems.append(f"{path} cannot be carried over: {error.strerror}.")
         return
@@ -145,23 +146,11 @@ def _walk(
 
 def _open_directory(machine: Machine, place: str) -> int:
     """Open a directory without following a link anywhere below the machine's root."""
-    current = os.open(machine.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    for part in place.strip("/").split("/"):
-        try:
-            inner = os.open(part, _DIRECTORY, dir_fd=current)
-        finally:
-            os.close(current)
-        current = inner
-    return current
-
-
-def _read(directory: int, name: str) -> bytes:
-    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    with os.fdopen(os.open(name, flags, dir_fd=directory), "rb") as stream:
-        content = stream.read(MAX_FILE + 1)
-    if len(content) > MAX_FILE:
-        raise OSError(27, f"it has more than {MAX_FILE} bytes", name)
-    return content
+    top = os.open(machine.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        return open_directory_beneath(top, place)
+    finally:
+        os.close(top)
 
 
 def _owner(path: str, status: os.stat_result) -> dict[str, Any]:

@@ -7,13 +7,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from holdfast.node.models import BlockDevice
-from holdfast.privileged.boot.durable import read_plain
 from holdfast.privileged.boot.models import (
     OUTCOME_BYTES,
     ArmRequest,
@@ -61,21 +59,22 @@ class Descriptor(BaseModel):
         return None
 
 
-def read_descriptor(path: Path, sha256: str) -> tuple[bytes, Descriptor]:
-    """Read a descriptor that must have this digest. Raises `Refused`, `OSError`."""
-    content = read_plain(path, MAX_DESCRIPTOR)
-    found = hashlib.sha256(content).hexdigest()
-    if found != sha256:
-        raise Refused(f"The descriptor {path} has the SHA-256 {found}, and not {sha256}.")
+def parse_descriptor(content: bytes, sha256: str) -> Descriptor:
+    """Parse a descriptor that must have this digest. Raises `Refused`.
+
+    What is in another file is not told, nor its digest: the caller may not be allowed to read it.
+    """
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise Refused(f"The descriptor has another SHA-256 than {sha256}.")
     try:
         descriptor = Descriptor.model_validate_json(content)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise Refused(f"The descriptor {path} is wrong: {where}: {first['msg']}.") from None
+        raise Refused(f"The descriptor is wrong: {where}: {first['msg']}.") from None
     if (descriptor.format, descriptor.version) != ("holdfast-image", 1):
-        raise Refused(f"{path} is no descriptor of an image that is known here.")
-    return content, descriptor
+        raise Refused("It is no descriptor of an image that is known here.")
+    return descriptor
 
 
 def now() -> str:

@@ -68,15 +68,13 @@ class ArmRequest(_Request):
     operation: Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
     descriptor_path: AbsolutePath
     descriptor_sha256: Sha256
+    signatures: Annotated[str, Field(pattern=r"^([0-9a-f]{128}){0,16}$")] = ""
+    """Of the descriptor, in hexadecimal, one after the other."""
     source: ImageSource
     identity: list[IdentityName] = []
     status: StatusServer | None = None
     ca: AbsolutePath | None = None
     """Authorities that the imager trusts besides those of the system."""
-    roots: Annotated[list[AbsolutePath], Field(min_length=1, max_length=64)]
-    """Directories of state, which must not lie on the disk that is written."""
-    allow_kexec: bool = False
-    """Start the imager by kexec where no boot loader can."""
     grow_root: bool = False
     """Extend the root partition and its file system to the end of the disk."""
     save_previous: AbsolutePath | None = None

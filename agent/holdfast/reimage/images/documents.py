@@ -15,7 +15,7 @@ from holdfast.reimage.images.sources import (
     SourceTroubleError,
     source_of,
 )
-from holdfast.reimage.images.trust import SIGNATURES_LIMIT
+from holdfast.signing.trust import SIGNATURES_LIMIT
 
 DESCRIPTOR_LIMIT = 64 << 20
 """The largest descriptor that the engine reads, in bytes."""

@@ -21,7 +21,7 @@ from holdfast.reimage.images.models import (
 )
 from holdfast.reimage.images.retries import failed
 from holdfast.reimage.images.spool import spooled
-from holdfast.reimage.images.trust import TrustedKeys, UntrustedError
+from holdfast.signing.trust import TrustedKeys, UntrustedError
 
 
 def describe(params: DescribeParams, progress: Progress) -> Described:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from holdfast._engine import Progress
 from holdfast.durable import replace_file
+from holdfast.node.beneath import read_file
 from holdfast.operations.model import RequestError, Slug
 from holdfast.places import Places
 from holdfast.reimage.images import fetch as fetching
@@ -18,8 +19,8 @@ from holdfast.reimage.images.models import Descriptor
 from holdfast.reimage.images.partial import present_bytes
 from holdfast.reimage.images.retries import failed
 from holdfast.reimage.images.sources import Reach, SourceError, beside, signature_of, source_of
-from holdfast.reimage.images.trust import TrustedKeys, UntrustedError
 from holdfast.reimage.models import ImageSummary, StageRequest
+from holdfast.signing.trust import SIGNATURES_LIMIT, TrustedKeys, UntrustedError
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class ImageLibrary:
         require_signature: bool = False,
     ) -> None:
         self._reach = Reach(Places(roots, state_dir), ca_file)
-        self._keys = TrustedKeys(trusted_keys)
+        self._keys = TrustedKeys(trusted_keys, guarded=True)
         self._require_signature = require_signature
 
     def check(self, request: StageRequest) -> None:
@@ -131,6 +132,13 @@ class ImageLibrary:
             ) from error
         log.info("the descriptor that was kept is signed by the key %s", name)
         return name
+
+    def signatures(self, directory: Path) -> bytes:
+        """Return the signatures kept beside a descriptor; empty for none. Raises `OSError`."""
+        try:
+            return read_file(directory / "descriptor.sig", SIGNATURES_LIMIT)
+        except FileNotFoundError:
+            return b""
 
     def _needs_signature(self, request: StageRequest) -> bool:
         return (

@@ -8,12 +8,14 @@ each, one after the other; one good one is enough.
 from __future__ import annotations
 
 import logging
+import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast._engine import ed25519_sign, ed25519_verify
-from holdfast.reimage.images.keys import KeyFileError, read_public
+from holdfast.node.guarded import why_unguarded
+from holdfast.signing.keys import KeyFileError, read_public
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +44,14 @@ class Key:
 
 
 class TrustedKeys:
-    """The public keys in a directory, or in one file, read anew each time that they are needed."""
+    """The public keys in a directory, or in one file, read anew each time that they are needed.
 
-    def __init__(self, place: Path) -> None:
+    With `guarded`, only keys count that nobody but root and this process's user can exchange.
+    """
+
+    def __init__(self, place: Path, *, guarded: bool = False) -> None:
         self._place = place
+        self._guarded = guarded
 
     def why_none(self) -> str | None:
         """Say in a sentence why there is no key to trust; None if there is one."""
@@ -80,7 +86,7 @@ class TrustedKeys:
         """Read the keys by their names, and say what is wrong with the others."""
         keys, problems = [], []
         try:
-            _only_owner_writes(self._place)
+            self._check(self._place)
             paths = [self._place]
             if self._place.is_dir():
                 paths = sorted(one for one in self._place.iterdir() if one.suffix == ".pem")
@@ -90,11 +96,17 @@ class TrustedKeys:
             return [], [_sentence(error)]
         for path in paths:
             try:
-                _only_owner_writes(path)
+                self._check(path)
                 keys.append(Key(path.name.removesuffix(".pem"), read_public(path)))
             except (KeyFileError, OSError) as error:
                 problems.append(_sentence(error))
         return keys, problems
+
+    def _check(self, path: Path) -> None:
+        _only_owner_writes(path)
+        why = why_unguarded(path, {0, os.geteuid()}) if self._guarded else None
+        if why is not None:
+            raise KeyFileError(f"{path} is not trusted: {why}")
 
 
 def _only_owner_writes(path: Path) -> None:
