@@ -27,7 +27,7 @@ from holdfast.api.server import HttpServer
 from holdfast.api.services import Services
 from holdfast.api.tls import ListenError
 from holdfast.api.tokens import TokenError, list_tokens
-from holdfast.config import Settings, StateDirError, prepare_state_dir
+from holdfast.config import Settings, StateDirError
 from holdfast.config.load import check_machine
 from holdfast.manifests.service import Manifests
 from holdfast.metrics import Metrics
@@ -43,7 +43,7 @@ from holdfast.reimage.imager_status import imager_status
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.policy import policy_of
 from holdfast.reimage.service import Reimage
-from holdfast.state import lacking, open_store
+from holdfast.state import believing, lacking, open_state, open_store
 from holdfast.tuning.models import ApplyRequest
 from holdfast.tuning.service import Tuning
 from holdfast.tuning.watcher import Watcher
@@ -114,7 +114,7 @@ def _settings_fit(settings: Settings) -> bool:
 
 
 def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | None) -> int:
-    state = prepare_state_dir(settings)
+    state = open_state(settings)
     stack.callback(state.release)
     store, no_room = open_store(settings, state, stack)
     pagecache = PageCache(
@@ -172,7 +172,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
     for capability in (pagecache, manifests, tuning, reimage):
         capability.prepare()
         for kind in capability.kinds():
-            registry.register(kind)
+            registry.register(believing(state, kind))
     operations = Operations(
         store,
         registry,

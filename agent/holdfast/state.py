@@ -6,16 +6,58 @@ import logging
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from typing import TypeVar
 
-from holdfast.config import Settings, StateDir
-from holdfast.config.statedir import locate_state_dir, prepare_fallback
+from pydantic import BaseModel
+
+from holdfast.config import Settings, StateDir, prepare_state_dir
+from holdfast.config.statedir import (
+    ForeignStateDirError,
+    locate_state_dir,
+    prepare_fallback,
+    why_foreign,
+)
 from holdfast.node.volumes import missing
+from holdfast.operations.kinds import Context, Kind
+from holdfast.operations.model import RequestError, Slug
 from holdfast.operations.store import Store, StoreError
+
+P = TypeVar("P", bound=BaseModel)
+R = TypeVar("R", bound=BaseModel)
 
 log = logging.getLogger(__name__)
 
 _STORE_BYTES = 1 << 20
 """A volume with less free is too full for a record of operations, which keeps a log beside it."""
+
+
+def open_state(settings: Settings) -> StateDir:
+    """Make, check and lock the state directory; the fallback where it may be somebody else's.
+
+    Raises `StateDirError` where neither can be used.
+    """
+    try:
+        return prepare_state_dir(settings)
+    except ForeignStateDirError as error:
+        log.error("%s", error)
+        return prepare_fallback(settings, _minimal(settings, str(error)))
+
+
+def _minimal(settings: Settings, why: str) -> str:
+    return f"{why} Until then a minimal state is kept in {settings.fallback_state_dir}."
+
+
+def believing(state: StateDir, kind: Kind[P, R]) -> Kind[P, R]:
+    """Return a kind of operation that refuses to run once the state directory was exchanged."""
+
+    def run(context: Context[P]) -> R:
+        another = state.why_another()
+        if another is not None:
+            raise RequestError(Slug.UNAVAILABLE, another)
+        return kind.run(context)
+
+    return replace(kind, run=run)
 
 
 def open_store(
@@ -53,12 +95,21 @@ def lacking(settings: Settings, state: StateDir) -> Sequence[str]:
         still = locate_state_dir(settings)[1]
         reasons.append(
             still
+            or _still_foreign(settings)
             or f"The data volume is there now, and the state is still kept in {state.path}; "
             "restart holdfast."
         )
+    another = state.why_another()
+    if another is not None:
+        reasons.append(another)
     for number, root in enumerate(settings.roots):
         reason = missing(root)
         told = number == 0 and state.degraded is not None
         if reason is not None and not told:
             reasons.append(f"Root {root} {reason}; mount the volume.")
     return reasons
+
+
+def _still_foreign(settings: Settings) -> str | None:
+    why = why_foreign(locate_state_dir(settings)[0])
+    return None if why is None else _minimal(settings, why)

@@ -121,18 +121,6 @@ class TestPrepare:
         assert (state.stat().st_uid, state.stat().st_mode & 0o777) == (NOBODY, 0o700)
         assert "is there" in self.prepare(config).stdout
 
-    def test_what_root_kept_becomes_theirs_and_links_lead_nowhere(self, config: Path) -> None:
-        state = config.parent / "data/.holdfast"
-        (state / "dumps").mkdir(parents=True)
-        (state / "dumps/one").write_text("x")
-        outside = config.parent / "outside"
-        outside.write_text("root's")
-        (state / "link").symlink_to(outside)
-        assert self.prepare(config).returncode == 0
-        for path in (state, state / "dumps", state / "dumps/one", state / "link"):
-            assert path.lstat().st_uid == NOBODY
-        assert outside.stat().st_uid == 0
-
     def test_nothing_of_anybody_elses_is_given_away(self, config: Path) -> None:
         state = config.parent / "data/.holdfast"
         state.mkdir()

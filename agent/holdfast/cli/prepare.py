@@ -24,11 +24,13 @@ def prepare(
 ) -> None:
     """Make the state directory for the daemon's user. Needs root; for the daemon's unit.
 
-    A directory that root used before becomes the user's. Does nothing while the volume is missing.
+    A directory of another user's is given away only if the imager's marker proves that it is this
+    machine's, and once. Does nothing while the volume is missing.
     """
     import pwd
 
-    from holdfast.config.statedir import StateDirError, give_state_dir
+    from holdfast.config import StateDirError
+    from holdfast.config.handover import give_state_dir
 
     try:
         owner = pwd.getpwnam(user)

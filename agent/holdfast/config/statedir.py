@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
-import re
 import stat
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.config.settings import Settings
+from holdfast.node.beneath import open_directory
+from holdfast.node.guarded import why_unguarded
 from holdfast.node.volumes import missing, on_missing_volume
 
 LOCK_NAME = "lock"
 MARKER = Path("/etc/holdfast/reimaged.json")
-"""Left by the imager in the system that it wrote."""
-_MOST_BYTES = 1 << 20
+"""Left by the imager in the system that it wrote; has what proves that a directory is ours."""
 
 
 class StateDirError(Exception):
     """The state directory cannot be used; the message says why and what to do."""
+
+
+class ForeignStateDirError(StateDirError):
+    """It may be somebody else's: nothing that is in it is believed."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,29 @@ class StateDir:
     """Why this is the fallback rather than the place it should be; None when all is well."""
     lock: int
     """The descriptor that holds the lock."""
+    directory: int
+    """The directory itself, open: its name may be given to another one."""
 
     def release(self) -> None:
         """Let another daemon have it."""
         os.close(self.lock)
+        os.close(self.directory)
+
+    def why_another(self) -> str | None:
+        """Say in a sentence that the path does not lead to this directory; None if it does."""
+        locked = os.fstat(self.directory)
+        try:
+            found = self.path.lstat()
+        except OSError as error:
+            what = f"cannot be found any more ({error.strerror})"
+        else:
+            if (found.st_dev, found.st_ino) == (locked.st_dev, locked.st_ino):
+                return None
+            what = "is not the directory any more that was there when holdfast started"
+        return (
+            f"The state directory {self.path} {what}: it was moved or replaced. Nothing in it is "
+            "believed; put it back, or restart holdfast."
+        )
 
 
 def locate_state_dir(settings: Settings) -> tuple[Path, str | None]:
@@ -78,86 +101,47 @@ def _prepare(path: Path, degraded: str | None) -> StateDir:
         path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with suppress(FileExistsError):
             path.mkdir(mode=0o700)
-        directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        directory = open_directory(path)
     except OSError as error:
-        raise StateDirError(_explain(path, error)) from error
+        problem = StateDirError if _trusted(path.parent) else ForeignStateDirError
+        raise problem(explain_failure(path, error)) from error
     try:
         _check_owner(path, os.fstat(directory))
-        return StateDir(path, degraded, _lock(path, directory))
+        return StateDir(path, degraded, _lock(path, directory), directory)
+    except BaseException:
+        os.close(directory)
+        raise
+
+
+def why_foreign(path: Path) -> str | None:
+    """Say in a sentence why an existing state directory is not this user's; None if it is."""
+    try:
+        directory = open_directory(path)
+    except OSError as error:
+        return explain_failure(path, error)
+    try:
+        _check_owner(path, os.fstat(directory))
+    except StateDirError as error:
+        return str(error)
     finally:
         os.close(directory)
+    return None
 
 
-def give_state_dir(settings: Settings, uid: int, gid: int, marker: Path = MARKER) -> str:
-    """Make the state directory and give it to a user, unless it is theirs; say what was done.
-
-    Only what is root's is given away, so that nobody can have another user's files made theirs by
-    naming them as the state directory; or what is of the system that this one was written over,
-    where the daemon's user may have had another number: `marker`, which the imager left, names the
-    attempt that the directory has on record. Raises `StateDirError`.
-    """
-    path, degraded = locate_state_dir(settings)
-    if degraded is not None:
-        return degraded
+def why_exposed(path: Path, users: Collection[int]) -> str | None:
+    """Say in a sentence who, besides root and `users`, could put another directory at `path`."""
     try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            path.mkdir(mode=0o700)
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        directory = os.open(path, flags)
+        return why_unguarded(path.parent, {0, *users})
     except OSError as error:
-        raise StateDirError(_explain(path, error)) from error
-    try:
-        owner = os.fstat(directory).st_uid
-        if owner == uid:
-            return f"{path} is there."
-        if owner != 0 and not _of_the_old_system(directory, marker):
-            raise StateDirError(
-                f"The state directory {path} belongs to user {owner}, which is neither root nor "
-                "the daemon's user; look at what it is and move it away."
-            )
-        # From the inside out, by descriptors: at the end it is theirs, and until then only root
-        # can change what is in it.
-        for _, names, files, where in os.fwalk(dir_fd=directory, topdown=False):
-            for name in (*names, *files):
-                os.chown(name, uid, gid, dir_fd=where, follow_symlinks=False)
-        os.fchown(directory, uid, gid)
-        os.fchmod(directory, 0o700)
-        return f"{path} is user {uid}'s now."
-    except OSError as error:
-        raise StateDirError(
-            f"The state directory {path} cannot be given to user {uid}: {error.strerror}."
-        ) from error
-    finally:
-        os.close(directory)
+        return f"{error.filename} cannot be looked at: {error.strerror}."
 
 
-def _of_the_old_system(directory: int, marker: Path) -> bool:
-    """Whether this system was written by the re-imaging that a state directory tells of."""
-    try:
-        written = _nonce(os.open(marker, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC))
-        inner = os.open("reimage", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=directory)
-        try:
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            remembered = _nonce(os.open("job.json", flags, dir_fd=inner))
-        finally:
-            os.close(inner)
-    except (OSError, ValueError):
-        return False
-    return remembered == written
+def _trusted(path: Path) -> bool:
+    return why_exposed(path / "any", {os.geteuid()}) is None
 
 
-def _nonce(file: int) -> str:
-    """Read the number of an attempt, and close the file. Raises `OSError`, `ValueError`."""
-    with os.fdopen(file, "rb") as stream:
-        content = json.loads(stream.read(_MOST_BYTES))
-    nonce = content.get("nonce") if isinstance(content, dict) else None
-    if not isinstance(nonce, str) or not re.fullmatch(r"[0-9a-f]{32}", nonce):
-        raise ValueError("there is no number")
-    return nonce
-
-
-def _explain(path: Path, error: OSError) -> str:
+def explain_failure(path: Path, error: OSError) -> str:
+    """Say in a sentence why a state directory cannot be made or opened."""
     # O_NOFOLLOW with O_DIRECTORY answers ENOTDIR for a symbolic link, ELOOP elsewhere.
     if path.is_symlink():
         return (
@@ -171,12 +155,14 @@ def _explain(path: Path, error: OSError) -> str:
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
     if status.st_uid != os.geteuid():
-        raise StateDirError(
+        raise ForeignStateDirError(
             f"The state directory {path} belongs to user {status.st_uid}, but holdfast runs as "
-            f"user {os.geteuid()}; run `chown` on it or choose another `state_dir`."
+            f"user {os.geteuid()}. If it is this machine's, run `chown -R {os.geteuid()}: {path}` "
+            "and restart holdfast; otherwise move it away, or choose another `state_dir`."
         )
     if stat.S_IMODE(status.st_mode) & 0o022:
-        raise StateDirError(
+        problem = StateDirError if _trusted(path.parent) else ForeignStateDirError
+        raise problem(
             f"The state directory {path} is writable by other users (mode "
             f"{stat.S_IMODE(status.st_mode):04o}); check what is in it, then run "
             f"`chmod 0700 {path}`."

@@ -26,7 +26,9 @@ _PLACES: dict[IdentityName, tuple[str, tuple[str, ...]]] = {
     "hostname": ("/etc", ("hostname",)),
     "holdfast": ("/etc/holdfast", ("*",)),
 }
-_NEVER = frozenset({"/etc/holdfast/image-id", "/etc/holdfast/reimaged.json"})
+_NEVER = frozenset(
+    f"/etc/holdfast/{name}" for name in ("image-id", "reimaged.json", "handed-over.json")
+)
 """These tell of the image and of the last re-imaging, which the new system has its own of."""
 
 
