@@ -28,6 +28,7 @@ from holdfast.api.services import Services
 from holdfast.api.tls import ListenError
 from holdfast.api.tokens import TokenError, list_tokens
 from holdfast.config import Settings, StateDirError
+from holdfast.config.exposure import state_dir_exposed
 from holdfast.config.load import check_machine
 from holdfast.manifests.service import Manifests
 from holdfast.metrics import Metrics
@@ -90,6 +91,9 @@ def serve(settings: Settings, *, on_ready: OnReady | None = None) -> int:
 def _settings_fit(settings: Settings) -> bool:
     """Say what is wrong with the settings on this machine; return whether to start all the same."""
     findings = check_machine(settings)
+    exposed = state_dir_exposed(settings)
+    if exposed is not None:
+        log.warning("%s", exposed)
     for finding in findings:
         log.log(
             logging.CRITICAL if finding.level == "error" else logging.WARNING, "%s", finding.message

@@ -41,8 +41,9 @@ def check(session: Session) -> None:
         )
     else:
         for finding in findings:
-            session.out.line(f"{finding.level}: {units.printable(finding.message)}")
-        if not findings:
+            say = session.out.note if finding.level == "note" else session.out.line
+            say(f"{finding.level}: {units.printable(finding.message)}")
+        if all(finding.level == "note" for finding in findings):
             session.out.line("the settings are fine")
     if errors:
         raise CliError(

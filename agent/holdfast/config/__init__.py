@@ -1,9 +1,9 @@
 """Settings: read once from file, environment and flags, validated once, then passed around."""
 
+from holdfast.config.findings import Finding
 from holdfast.config.load import (
     DEFAULT_CONFIG_FILE,
     ConfigError,
-    Finding,
     explain,
     load_settings,
 )

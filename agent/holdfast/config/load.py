@@ -14,6 +14,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource
 
+from holdfast.config.exposure import check_exposure
+from holdfast.config.findings import Finding
 from holdfast.config.settings import Settings, flatten
 from holdfast.node.volumes import missing
 
@@ -44,14 +46,6 @@ class ConfigError(Exception):
     def __init__(self, messages: list[str]) -> None:
         super().__init__("\n".join(messages))
         self.messages = messages
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What `config check` says about one thing."""
-
-    level: Literal["error", "warning"]
-    message: str
 
 
 @dataclass(frozen=True)
@@ -113,13 +107,15 @@ def explain(
 ) -> list[Finding]:
     """Say everything that is wrong with the settings, on their own and on this machine.
 
-    An error keeps the daemon from starting; a warning is something it would start without.
+    An error keeps the daemon from starting; a warning is something it would start without; a note
+    is no mistake.
     """
     try:
         settings = load_settings(config_file, overrides, environ=environ)
     except ConfigError as error:
         return [Finding("error", message) for message in error.messages]
-    return check_machine(settings)
+    path = config_file or DEFAULT_CONFIG_FILE
+    return [*check_machine(settings), *check_exposure(settings, path)]
 
 
 def check_machine(settings: Settings) -> list[Finding]:

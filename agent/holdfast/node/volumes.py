@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from holdfast.node.mounts import read_mounts, unescape
+from holdfast.node.mounts import Mount, read_mounts, unescape
 
 _OF_THE_MACHINE = ("etc/systemd/system", "run/systemd/system", "run/systemd/generator")
 _OF_PACKAGES = ("usr/local/lib/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
@@ -53,9 +53,23 @@ def _unmounted(path: Path, system: Path) -> tuple[Path, str] | None:
     for point in (real, *real.parents[:-1]):
         told_by = _named(point, system)
         if told_by is not None:
-            mounted = any(mount.point == str(point) for mount in read_mounts())
+            mounts = read_mounts()
+            here = [mount for mount in mounts if mount.point == str(point)]
+            mounted = any(not _of_itself(mount, mounts) for mount in here)
             return None if mounted else (point, told_by)
     return None
+
+
+def _of_itself(mount: Mount, mounts: Sequence[Mount]) -> bool:
+    """Whether a directory is mounted on itself: a service is shown one so, and it is no volume."""
+    point = PurePosixPath(mount.point)
+    return any(
+        around.number == mount.number
+        and around.point != mount.point
+        and point.is_relative_to(around.point)
+        and str(PurePosixPath(around.root) / point.relative_to(around.point)) == mount.root
+        for around in mounts
+    )
 
 
 def _named(point: Path, system: Path) -> str | None:
