@@ -22,7 +22,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from holdfast import __version__, journal
+from holdfast import __version__, journal, slow_callbacks
 from holdfast.api.server import HttpServer
 from holdfast.api.services import Services
 from holdfast.api.tls import ListenError
@@ -30,6 +30,7 @@ from holdfast.api.tokens import TokenError, list_tokens
 from holdfast.config import Settings, StateDirError
 from holdfast.config.exposure import state_dir_exposed
 from holdfast.config.load import check_machine
+from holdfast.descriptors import raise_limit
 from holdfast.manifests.service import Manifests
 from holdfast.metrics import Metrics
 from holdfast.node.service import Node
@@ -48,6 +49,7 @@ from holdfast.state import believing, lacking, open_state, open_store
 from holdfast.tuning.models import ApplyRequest
 from holdfast.tuning.service import Tuning
 from holdfast.tuning.watcher import Watcher
+from holdfast.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,7 @@ def serve(settings: Settings, *, on_ready: OnReady | None = None) -> int:
     """
     journal.configure(settings.log_level)
     faulthandler.enable()
+    raise_limit()
     try:
         if not _settings_fit(settings):
             return USAGE
@@ -254,7 +257,7 @@ class _Daemon:
             loop.add_signal_handler(signal.SIGHUP, self._signalled, signal.SIGHUP)
         else:
             loop.add_signal_handler(signal.SIGHUP, server.reload)
-        watchdog = asyncio.create_task(_feed_watchdog())
+        watchdog = Watchdog.start(loop)
         try:
             await server.start()
             self._announce(server)
@@ -266,7 +269,8 @@ class _Daemon:
             await self._stop_work(loop)
         finally:
             await server.stop(_ANSWER_SECONDS)
-            watchdog.cancel()
+            if watchdog is not None:
+                watchdog.stop()
         log.info("stopped after %.1f s", time.monotonic() - begun)
         return OK
 
@@ -288,6 +292,7 @@ class _Daemon:
         # What was made up to now stays: it need not be looked at by each collection.
         gc.collect()
         gc.freeze()
+        slow_callbacks.install()
         journal.notify("READY=1")
         if self._on_ready is not None:
             self._on_ready(server.addresses)
@@ -297,14 +302,6 @@ class _Daemon:
             log.info("%s: already stopping", number.name)
         self._signal = number
         self._stop.set()
-
-
-async def _feed_watchdog() -> None:
-    """Tell systemd that the loop which answers requests still turns."""
-    seconds = journal.watchdog_seconds()
-    while seconds is not None:
-        journal.notify("WATCHDOG=1")
-        await asyncio.sleep(seconds)
 
 
 def _run_loop(main: Coroutine[Any, Any, int]) -> int:

@@ -37,9 +37,10 @@ def configure(level: str) -> None:
         )
         handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # What these say at lower levels, the daemon says itself.
-    for name in ("uvicorn", "asyncio"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    # What these say at lower levels, the daemon says itself. The server warns of each request that
+    # is not HTTP, and strangers can send any number of them.
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
 def notify(message: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import signal
+import socket
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,9 +187,70 @@ def test_certificates_are_taken_again_without_a_restart(
             pytest.raises(httpx.TransportError),
         ):
             http.get("/healthz")
-    # Who was connected stays so.
-    assert open_connection.get("/v1/node").status_code == 200
+    # Nor does a connection that was made under it.
+    with pytest.raises(httpx.TransportError):
+        open_connection.get("/v1/node")
     open_connection.close()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_no_session_outlives_the_authority_of_its_certificate(
+    start_daemon: Any, authority: Authority, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    server = authority.issue("server")
+    clients = Authority(tmp_path, "clients")
+    (tmp_path / "new").mkdir()
+    others = Authority(tmp_path / "new", "others")
+    daemon: Daemon = start_daemon(
+        tls={
+            "certificate": str(server.certificate),
+            "key": str(server.key),
+            "client_ca": str(clients.file),
+        }
+    )
+    context = ssl.create_default_context(cafile=authority.file)
+    context.minimum_version = context.maximum_version = version
+    shown = clients.issue("deployer")
+    context.load_cert_chain(shown.certificate, shown.key)
+
+    def connect(session: ssl.SSLSession | None = None) -> ssl.SSLSocket:
+        plain = socket.create_connection(("127.0.0.1", daemon.port), 10)
+        return context.wrap_socket(plain, server_hostname="127.0.0.1", session=session)
+
+    def ask(connection: ssl.SSLSocket) -> bytes:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        answer = connection.recv(4096)
+        while answer and not answer.endswith(b"}\n"):
+            answer += connection.recv(4096)
+        return answer
+
+    kept = connect()
+    assert ask(kept).startswith(b"HTTP/1.1 200 ")
+    session = kept.session
+    clients.file.write_bytes(others.file.read_bytes())
+    daemon.process.send_signal(signal.SIGHUP)
+    until(lambda: "client authorities changed" in daemon.log, what="the new authorities")
+    answer = b""
+    with suppress(OSError), connect(session) as resumed:
+        answer = ask(resumed)
+    assert answer == b""
+    with kept, suppress(ConnectionError):
+        assert kept.recv(4096) == b""
+
+
+def test_a_new_certificate_alone_closes_nothing(start_daemon: Any, authority: Authority) -> None:
+    server = authority.issue("server")
+    daemon: Daemon = start_daemon(
+        tls={"certificate": str(server.certificate), "key": str(server.key)}
+    )
+    with secure_client(daemon, authority) as http:
+        assert http.get("/v1/node").status_code == 200
+        (connection,) = http._transport._pool.connections  # type: ignore[attr-defined]
+        authority.issue("server")
+        daemon.process.send_signal(signal.SIGHUP)
+        until(lambda: "was taken again" in daemon.log, what="the new certificate")
+        assert http.get("/v1/node").status_code == 200
+        assert http._transport._pool.connections == [connection]  # type: ignore[attr-defined]
 
 
 def test_a_changed_certificate_is_noticed(start_daemon: Any, authority: Authority) -> None:

@@ -17,9 +17,11 @@ from typing import Any
 import httpx
 import pytest
 
+from holdfast.api.connections import Connection, Connections
 from holdfast.api.server import HttpServer
 from holdfast.api.tls import ListenError
 from holdfast.api.transport import Protocol
+from holdfast.descriptors import ConnectionLimits
 from holdfast.pagecache.service import PageCache
 from tests.unit.api_support import Served, replace, served
 from tests.unit.operations_support import Params, Work, kind_of
@@ -269,26 +271,65 @@ def test_health_is_answered_while_all_worker_threads_are_busy(tmp_path: Path) ->
 
 
 class TestStrangers:
-    def test_more_connections_than_allowed_are_turned_away(
-        self, server: Served, monkeypatch: pytest.MonkeyPatch
+    def test_the_oldest_gives_way_where_there_are_too_many(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Protocol, "max_tcp_connections", 3)
-        address = ("127.0.0.1", httpx.URL(server.url).port or 0)
-        with ExitStack() as stack:
-            idle = [stack.enter_context(socket.create_connection(address, 10)) for _ in range(3)]
-            with pytest.raises(httpx.TransportError), server.tcp() as http:
-                http.get("/healthz")
-            # Those who are trusted are served all the same.
+        limits = ConnectionLimits(tcp=4, unix=4)
+        monkeypatch.setattr("holdfast.api.server.connection_limits", lambda: limits)
+        with served(tmp_path) as server, ExitStack() as stack:
+            address = ("127.0.0.1", httpx.URL(server.url).port or 0)
+            known = stack.enter_context(server.tcp("read"))
+            assert known.get("/v1/node").status_code == 200
+            silent = [stack.enter_context(socket.create_connection(address, 10)) for _ in range(9)]
+            with server.tcp("read") as newcomer:
+                assert newcomer.get("/v1/node").status_code == 200
+            # Closed in the order of arrival.
+            with suppress(ConnectionError):
+                assert silent[0].recv(1) == b""
+            # The one that has shown a token is the one that it was.
+            (connection,) = known._transport._pool.connections  # type: ignore[attr-defined]
+            assert known.get("/v1/node").status_code == 200
+            assert connection in known._transport._pool.connections  # type: ignore[attr-defined]
             with server.http() as http:
                 assert http.get("/healthz").status_code == 200
-            idle[0].close()
 
-            def served_again() -> bool:
-                with suppress(httpx.TransportError), server.tcp() as http:
-                    return http.get("/healthz").status_code == 200
-                return False
+    def test_one_address_has_a_share(self) -> None:
+        table = Connections(100, per_address=3)
+        closed: list[Connection] = []
 
-            until(served_again, what="a free place")
+        def arrive(address: str, *, known: bool = False) -> Connection:
+            connection = Connection(address, table, known=known)
+            connection.abort = lambda: closed.append(connection)
+            assert table.admit(connection)
+            return connection
+
+        honest = arrive("192.0.2.1")
+        crowd = [arrive("192.0.2.2") for _ in range(10)]
+        assert closed == crowd[:7]
+        crowd[9].recognise()
+        arrive("192.0.2.2")
+        assert closed == crowd[:7]
+        assert honest not in closed
+        assert len(table) == 5
+
+    def test_the_address_with_the_most_gives_way_first(self) -> None:
+        table = Connections(6, per_address=5)
+        closed: list[str] = []
+
+        def arrive(address: str, known: bool = False) -> bool:
+            connection = Connection(address, table, known=known)
+            connection.abort = lambda: closed.append(address)
+            return table.admit(connection)
+
+        for address in ("a", "b", "b", "b", "c", "d"):
+            assert arrive(address)
+        assert arrive("e")
+        assert closed == ["b"]
+        assert len(table) == 6
+        # Those known and busy are never closed: nobody is let in for them.
+        for _ in range(6):
+            assert arrive("k", known=True)
+        assert not arrive("f")
 
     @pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHo"])
     def test_who_never_says_what_it_wants_is_let_go(

@@ -21,7 +21,7 @@ from holdfast.api.failures import FailureLimit
 from holdfast.api.problems import ProblemError, problem_response, refuse
 from holdfast.api.tokens import Scope as Permission
 from holdfast.api.tokens import Token, TokenError, TokenStore
-from holdfast.api.transport import Peer
+from holdfast.api.transport import Peer, recognise
 from holdfast.operations.model import Slug
 
 log = logging.getLogger(__name__)
@@ -119,6 +119,8 @@ class AuthMiddleware:
             await problem_response(refusal.problem, refusal.headers)(scope, receive, send)
             return
         state["caller"] = caller
+        if caller.permission is not None:
+            recognise(scope)
         state["hint"] = self._hint
         await self._app(scope, receive, send)
 

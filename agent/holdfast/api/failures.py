@@ -44,13 +44,17 @@ class FailureLimit:
         return 0 if allowed else max(1, math.ceil((1 - left) / PER_SECOND))
 
 
-def _network(address: str) -> str:
-    """Return the address without its port; of IPv6 the network, in which hosts choose their own."""
-    host = address.rpartition(":")[0].strip("[]").partition("%")[0]
+def network_of(host: str) -> str:
+    """Return an address as it is; of IPv6 the network, in which hosts choose their own."""
     try:
-        parsed = ipaddress.ip_address(host)
+        parsed = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:
-        return address
+        return host
     if parsed.version == 6 and parsed.ipv4_mapped is None:
         return str(ipaddress.ip_network((parsed, 64), strict=False))
     return str(parsed)
+
+
+def _network(address: str) -> str:
+    """Return the network of an address with a port."""
+    return network_of(address.rpartition(":")[0].strip("[]") or address)

@@ -37,6 +37,8 @@ CLIENT_CLOSED = 499
 """What the log and the metrics show for a client that hung up before it had sent its request."""
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _WHOLE_BODY = "body"
+_MAX_NAME = 256
+_MAX_MESSAGE = 1024
 
 # What pydantic says in terms of its own, said in those of an HTTP request instead.
 _PLAIN_WORDS: dict[str, str] = {
@@ -100,10 +102,16 @@ def internal_problem(error: BaseException, what: str) -> Problem:
     )
 
 
+MAX_ERRORS = 10
+"""Fields that one problem explains; the others are counted."""
+_MAX_GUESSED = 64
+"""The longest word that is compared with others, in characters: that takes quadratic time."""
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Say what was probably meant, or what there is."""
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1)
+    close = difflib.get_close_matches(word, names, n=1) if len(word) <= _MAX_GUESSED else []
     if close:
         return f"; did you mean `{close[0]}`?"
     return f"; known are {', '.join(f'`{name}`' for name in names)}" if names else ""
@@ -194,7 +202,7 @@ async def _http_exception(request: Request, error: HTTPException) -> Response:
         )
     if error.status_code == 400:
         # The framework's word for a body that it could not decode at all.
-        return problem_response(_bad_json("it cannot be decoded"))
+        return problem_response(bad_json("it cannot be decoded"))
     problem = Problem(
         type="about:blank",
         title=error.detail,
@@ -218,20 +226,25 @@ def allowed_methods(request: Request) -> Sequence[str]:
 
 
 async def _validation_error(request: Request, error: RequestValidationError) -> Response:
-    details = error.errors()
-    for one in details:
-        if one["type"] == "json_invalid":
-            reason = str(one.get("ctx", {}).get("error", "it cannot be parsed"))
-            return problem_response(_bad_json(f"{reason} at character {one['loc'][-1]}"))
-    known = _body_fields(request)
-    errors = [_field_error(one, known) for one in details]
-    unknown = all(one["type"] == "extra_forbidden" for one in details)
+    return problem_response(invalid(error.errors(), _body_fields(request)))
+
+
+def invalid(details: Sequence[Mapping[str, Any]], known: Sequence[str]) -> Problem:
+    """Return the problem that validation errors are, of which the first ten are explained.
+
+    `known` are the fields that the body may have.
+    """
+    for detail in details:
+        if detail["type"] == "json_invalid":
+            reason = str(detail.get("ctx", {}).get("error", "it cannot be parsed"))
+            return bad_json(f"{reason} at character {detail['loc'][-1]}")
+    errors = [_field_error(detail, known) for detail in details[:MAX_ERRORS]]
+    unknown = all(detail["type"] == "extra_forbidden" for detail in details)
     slug = Slug.UNKNOWN_FIELD if unknown else Slug.INVALID_REQUEST
-    told = "; ".join(f"{_subject(one.field)} {one.message}" for one in errors[:5])
-    more = f"; and {len(errors) - 5} more" if len(errors) > 5 else ""
-    told += more
-    detail = told if told.endswith("?") else f"{told}."
-    return problem_response(Problem.of(slug, detail, errors=errors))
+    text = "; ".join(f"{_subject(error.field)} {error.message}" for error in errors[:5])
+    if len(details) > 5:
+        text += f"; and {len(details) - 5} more"
+    return Problem.of(slug, text if text.endswith("?") else f"{text}.", errors=errors)
 
 
 def _body_fields(request: Request) -> Sequence[str]:
@@ -241,7 +254,8 @@ def _body_fields(request: Request) -> Sequence[str]:
     return tuple(getattr(model, "model_fields", ()))
 
 
-def _bad_json(reason: str) -> Problem:
+def bad_json(reason: str) -> Problem:
+    """Return the problem that a body is not JSON at all."""
     message = f"is not valid JSON: {reason[:1].lower()}{reason[1:]}"
     return Problem.of(
         Slug.INVALID_REQUEST,
@@ -260,7 +274,7 @@ def _field_error(error: Mapping[str, Any], known: Sequence[str]) -> FieldError:
     message = _message(error)
     if error["type"] == "extra_forbidden" and len(rest) == 1:
         message += suggestion(name, known)
-    return FieldError(field=printable(one_line(name)), message=message)
+    return FieldError(field=printable(one_line(name[:_MAX_NAME])), message=message[:_MAX_MESSAGE])
 
 
 def _message(error: Mapping[str, Any]) -> str:

@@ -17,9 +17,10 @@ from starlette.routing import Match
 from starlette.types import Scope as Connection
 
 from holdfast.api.auth import Caller, caller_in, require
+from holdfast.api.bodies import validated
 from holdfast.api.limits import body_limit
-from holdfast.api.negotiation import choose, media_type_of
-from holdfast.api.problems import ProblemError, refuse, suggestion
+from holdfast.api.negotiation import MAX_ACCEPT, MAX_CONTENT_TYPE, choose, media_type_of
+from holdfast.api.problems import MAX_ERRORS, ProblemError, refuse, suggestion
 from holdfast.api.rendering import JSON, one_line
 from holdfast.api.services import Services
 from holdfast.api.tokens import Scope
@@ -27,6 +28,8 @@ from holdfast.operations.model import FieldError, Problem, Slug
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
 _SPEC = "__holdfast_spec__"
+MAX_PARAMETERS = 16
+"""Query parameters of one request."""
 _NEVER_IDS = frozenset({"comparisons", "reports"})
 """Parts of paths that stand beside ids: `/v1/manifests/comparisons` is not a manifest."""
 
@@ -101,6 +104,8 @@ class StrictRoute(APIRoute):
                 body_limit(request.scope).limit = services.settings.max_record_bytes
             if declared.produces:
                 request.state.media_type = _negotiate(request, declared.produces)
+            if self.body_field is not None:
+                await validated(request, self.body_field.field_info.annotation)
             return await handle(request)
 
         return checked
@@ -150,10 +155,14 @@ def _query_names(dependant: Dependant) -> Iterator[str]:
 
 
 def _check_query(request: Request, known: frozenset[str]) -> None:
+    if request.scope["query_string"].count(b"&") >= MAX_PARAMETERS:
+        raise refuse(
+            Slug.INVALID_REQUEST, f"There are more than {MAX_PARAMETERS} query parameters."
+        )
     seen: set[str] = set()
     unknown: list[FieldError] = []
     for name, _ in request.query_params.multi_items():
-        shown = one_line(name)[:64]
+        shown = one_line(name[:64])
         if name in seen:
             raise refuse(
                 Slug.INVALID_REQUEST,
@@ -165,13 +174,17 @@ def _check_query(request: Request, known: frozenset[str]) -> None:
             message = f"is not a known query parameter{suggestion(name, known)}"
             unknown.append(FieldError(field=shown, message=message))
     if unknown:
-        told = "; ".join(f"`{one.field}` {one.message}" for one in unknown[:5])
-        told += "" if told.endswith("?") else "."
-        raise ProblemError(Problem.of(Slug.UNKNOWN_FIELD, told, errors=unknown))
+        text = "; ".join(f"`{error.field}` {error.message}" for error in unknown[:5])
+        if len(unknown) > 5:
+            text += f"; and {len(unknown) - 5} more"
+        text += "" if text.endswith("?") else "."
+        raise ProblemError(Problem.of(Slug.UNKNOWN_FIELD, text, errors=unknown[:MAX_ERRORS]))
 
 
 def _check_content_type(request: Request, declared: Spec) -> None:
     given = request.headers.get("content-type")
+    if len(given or "") > MAX_CONTENT_TYPE:
+        raise _unsupported(f"The Content-Type is longer than {MAX_CONTENT_TYPE} characters.")
     length = request.headers.get("content-length", "0").strip()
     empty = length == "0" and "transfer-encoding" not in request.headers
     if (empty and not declared.upload) or (given is None and declared.upload):
@@ -182,7 +195,8 @@ def _check_content_type(request: Request, declared: Spec) -> None:
     if given is None or media_type not in declared.consumes:
         wanted = " or ".join(f"`{one}`" for one in declared.consumes)
         hint = "; with curl, use --json" if declared.consumes == (JSON,) else ""
-        what = f"not `{one_line(media_type)}`" if given else "and the header is missing"
+        named = one_line(media_type or given or "")
+        what = f"not `{named}`" if given else "and the header is missing"
         raise _unsupported(f"The Content-Type should be {wanted}, {what}{hint}.")
     if charset not in (None, "utf-8", "utf8", "us-ascii"):
         raise _unsupported("The body should be UTF-8.")
@@ -194,6 +208,10 @@ def _unsupported(detail: str) -> ProblemError:
 
 def _negotiate(request: Request, offered: tuple[str, ...]) -> str:
     accept = ", ".join(request.headers.getlist("accept"))
+    if len(accept) > MAX_ACCEPT:
+        raise refuse(
+            Slug.NOT_ACCEPTABLE, f"The Accept header is longer than {MAX_ACCEPT} characters."
+        )
     chosen = choose(accept, offered)
     if chosen is None:
         raise refuse(

@@ -15,19 +15,21 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import anyio.to_thread
 import uvicorn
 from starlette.types import ASGIApp
 
 from holdfast.api.app import create_app
+from holdfast.api.connections import Connection, Connections
+from holdfast.api.listener import Listener, Security
 from holdfast.api.services import Services
 from holdfast.api.tls import Certificates, ListenError
 from holdfast.api.transport import Protocol
+from holdfast.descriptors import connection_limits
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
-KEEP_ALIVE_SECONDS = 75
-_MAX_HEADER_BYTES = 64 << 10
 
 
 class HttpServer:
@@ -45,24 +47,28 @@ class HttpServer:
 
     async def start(self) -> None:
         """Bind everything and begin to answer. Raises `ListenError`, with nothing left bound."""
-        bound: list[tuple[socket.socket, str, ssl.SSLContext | None]] = []
+        bound: list[tuple[socket.socket, str, Connections]] = []
+        limits = connection_limits()
         try:
             if self._settings.socket is not None:
                 path = self._settings.socket
-                bound.append((_bind_unix(path, self._settings.socket_mode), f"unix:{path}", None))
+                sock = _bind_unix(path, self._settings.socket_mode)
+                bound.append((sock, f"unix:{path}", Connections(limits.unix, limits.unix)))
                 self._socket = path, path.stat().st_ino
             if self._settings.listen_address is not None:
-                context = self._start_tls()
+                connections = Connections(limits.tcp)
+                self._start_tls(connections)
                 sock = _bind_tcp(*self._settings.listen_address)
-                bound.append((sock, _url(sock, context), context))
+                bound.append((sock, _url(sock, self._settings.tls.enabled), connections))
         except BaseException:
             for sock, _, _ in bound:
                 sock.close()
             self._remove_socket()
             raise
-        for sock, _, context in bound:
-            server = _Server(_uvicorn_config(self.app, context))
-            task = asyncio.create_task(server.serve(sockets=[sock]))
+        await self._warm_up()
+        for sock, _, connections in bound:
+            server = _Server(_uvicorn_config(self.app), sock, connections, self._security)
+            task = asyncio.create_task(server.serve())
             self._servers.append((server, task))
         for server, task in self._servers:
             up = asyncio.create_task(server.up.wait())
@@ -76,6 +82,15 @@ class HttpServer:
         for address in self.addresses:
             log.info("listening on %s", address)
 
+    async def _warm_up(self) -> None:
+        """Do once, before anybody waits, what the first requests would do in the event loop."""
+        self.app.middleware_stack = self.app.build_middleware_stack()
+        for route in self.app.router.routes:
+            contexts = getattr(route, "effective_route_contexts", None)
+            if contexts is not None:  # newer versions of the framework prepare routes at first use
+                list(contexts())
+        await anyio.to_thread.run_sync(lambda: None)
+
     def reload(self) -> None:
         """Take the TLS certificates from their files again, for connections made from now on."""
         if self._certificates is None:
@@ -83,12 +98,21 @@ class HttpServer:
             return
         self._certificates.reload()
 
-    def _start_tls(self) -> ssl.SSLContext | None:
+    def _start_tls(self, connections: Connections) -> None:
         if not self._settings.tls.enabled:
-            return None
-        self._certificates = Certificates(self._settings.tls)
+            return
+
+        def close_older(authorities: int) -> None:
+            closed = connections.close_older(authorities)
+            log.info("the client authorities changed: %d connections were closed", closed)
+
+        self._certificates = Certificates(self._settings.tls, close_older)
         self._watching = asyncio.create_task(self._certificates.watch())
-        return self._certificates.context
+
+    def _security(self) -> tuple[ssl.SSLContext | None, int]:
+        if self._certificates is None:
+            return None, 0
+        return self._certificates.context, self._certificates.authorities
 
     async def stop(self, seconds: float = 2.0) -> None:
         """Accept nothing more, end event streams and long polls, and let answers finish.
@@ -124,10 +148,35 @@ class HttpServer:
 class _Server(uvicorn.Server):
     """A server that leaves signals alone and can be told to leave without waiting for a tick."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        sock: socket.socket,
+        connections: Connections,
+        security: Security,
+    ) -> None:
         super().__init__(config)
+        self._sock = sock
+        self._connections = connections
+        self._security = (lambda: (None, 0)) if sock.family == socket.AF_UNIX else security
         self.up = asyncio.Event()
         self._leave = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept through a listener of our own, which counts connections from their accept."""
+        await self.lifespan.startup()
+
+        def make_protocol(connection: Connection) -> Protocol:
+            return Protocol(
+                connection,
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            )
+
+        listener = Listener(self._sock, make_protocol, self._connections, self._security)
+        self.servers = [listener]  # type: ignore[list-item]
+        self.started = True
 
     def leave(self, seconds: float) -> None:
         """Begin to shut down, with this much time for answers under way."""
@@ -161,7 +210,7 @@ class _Server(uvicorn.Server):
                 await asyncio.wait_for(self._leave.wait(), 1.0)
 
 
-def _uvicorn_config(app: ASGIApp, context: ssl.SSLContext | None) -> uvicorn.Config:
+def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=Protocol,
@@ -173,10 +222,6 @@ def _uvicorn_config(app: ASGIApp, context: ssl.SSLContext | None) -> uvicorn.Con
         server_header=False,
         # Whoever connects is who they are: no header of theirs changes that.
         proxy_headers=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
-        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
-        ssl_context_factory=None if context is None else (lambda _config, _default: context),
     )
 
 
@@ -262,7 +307,7 @@ def _cannot(what: str, error: OSError) -> ListenError:
     return ListenError(f"Cannot listen on the {what}: {error.strerror or error}.")
 
 
-def _url(sock: socket.socket, context: ssl.SSLContext | None) -> str:
+def _url(sock: socket.socket, secure: bool) -> str:
     host, port = sock.getsockname()[:2]
-    scheme = "http" if context is None else "https"
+    scheme = "https" if secure else "http"
     return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from holdfast.config import TlsSettings
@@ -33,28 +34,42 @@ class ListenError(Exception):
 
 
 class Certificates:
-    """The contexts for connections, of which each new one gets the newest."""
+    """The newest context for connections; each reload makes a new one.
 
-    def __init__(self, tls: TlsSettings) -> None:
-        """Take the files. Raises `ListenError` if they cannot be used."""
+    A session is resumed only with the context that it began with: nothing of it, and of the client
+    certificate that it was begun with, outlives a reload.
+    """
+
+    def __init__(
+        self, tls: TlsSettings, on_authorities: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Read the files; `on_authorities` is called when the client authorities changed.
+
+        Raises `ListenError` if they cannot be used.
+        """
         self._tls = tls
+        self._on_authorities = on_authorities
         self._seen = self._look()
-        self._newest = _load(tls)
-        self.context = _load(tls)
-        """For the listener, which keeps it for good: each handshake swaps it for the newest."""
-        # OpenSSL asks this of every handshake, with or without a server's name, before it has sent
-        # its certificate or looked at the client's.
-        self.context.sni_callback = self._choose
+        self._client_ca = _content(tls.client_ca)
+        self.context = _load(tls, self._client_ca)
+        """For the next connection."""
+        self.authorities = 0
+        """How often the client authorities changed since the start."""
 
     def reload(self) -> None:
         """Take the files again. What cannot be used is logged, and the old ones stay in use."""
         seen = self._look()
         try:
-            self._newest = _load(self._tls)
+            client_ca = _content(self._tls.client_ca)
+            self.context = _load(self._tls, client_ca)
         except ListenError as error:
             log.error("%s The old one stays in use.", error)
         else:
             log.info("the TLS certificate %s was taken again", self._tls.certificate)
+            if client_ca != self._client_ca:
+                self._client_ca = client_ca
+                self.authorities += 1
+                self._on_authorities(self.authorities)
         self._seen = seen
 
     async def watch(self) -> None:
@@ -63,9 +78,6 @@ class Certificates:
             await asyncio.sleep(_LOOK_SECONDS)
             if self._look() != self._seen:
                 self.reload()
-
-    def _choose(self, connection: ssl.SSLObject, _name: str | None, _: ssl.SSLContext) -> None:
-        connection.context = self._newest
 
     def _look(self) -> tuple[tuple[int, ...] | None, ...]:
         """Answer something else once any of the files has changed."""
@@ -83,7 +95,19 @@ class Certificates:
         return tuple(found)
 
 
-def _load(tls: TlsSettings) -> ssl.SSLContext:
+def _content(file: Path | None) -> bytes | None:
+    """Return what is in the file of client authorities. Raises `ListenError`."""
+    if file is None:
+        return None
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise ListenError(
+            f"The client authorities {file} cannot be used: {error.strerror or error}."
+        ) from error
+
+
+def _load(tls: TlsSettings, client_ca: bytes | None) -> ssl.SSLContext:
     if tls.certificate is None:
         raise ListenError("TLS needs `tls.certificate` and `tls.key`.")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -95,14 +119,18 @@ def _load(tls: TlsSettings) -> ssl.SSLContext:
             f"The TLS certificate {tls.certificate} with the key {tls.key} cannot be used: "
             f"{error.strerror or error}."
         ) from error
-    if tls.client_ca is not None:
+    if client_ca is not None:
         try:
-            context.load_verify_locations(tls.client_ca)
-        except OSError as error:
+            context.load_verify_locations(cadata=client_ca.decode("ascii", "replace"))
+        except (OSError, ValueError) as error:
             raise ListenError(
-                f"The client authorities {tls.client_ca} cannot be used: {error.strerror or error}."
+                f"The client authorities {tls.client_ca} cannot be used: "
+                f"{getattr(error, 'strerror', None) or error}."
             ) from error
         context.verify_mode = ssl.CERT_REQUIRED
+        # Each connection shows its certificate: a ticket would stand in for it.
+        context.num_tickets = 0
+        context.options |= ssl.OP_NO_TICKET
     return context
 
 

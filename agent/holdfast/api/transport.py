@@ -12,8 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from starlette.types import Scope
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from holdfast.api.connections import Connection
+from holdfast.api.http1 import BoundedConnection
 from holdfast.api.rendering import PROBLEM_JSON, to_json
 from holdfast.api.tls import subject_of
 from holdfast.operations.model import Problem, Slug
@@ -54,28 +58,59 @@ def peer_of(transport: asyncio.BaseTransport) -> Peer:
     return Peer("tcp", shown, certificate=_subject(transport), loopback=_is_loopback(host))
 
 
+def recognise(scope: Scope) -> None:
+    """Note that the client of this request's connection is known from now on."""
+    connection: Connection | None = scope.get("state", {}).get("connection")
+    if connection is not None:
+        connection.recognise()
+
+
+class _Flow(FlowControl):
+    """Flow control that can be held: requests for more to read then have to wait."""
+
+    held = False
+
+    def resume_reading(self) -> None:
+        if not self.held:
+            super().resume_reading()
+
+
 class Protocol(H11Protocol):
     """HTTP/1.1 whose requests know their peer, and whose own errors are problems.
 
-    What comes over TCP is bounded in number and in the time it may take to say what it wants, so
-    that strangers cannot take the daemon from those it serves.
+    The time that a client may take to say what it wants is bounded, and until it has shown a valid
+    token also how long its connection lasts, so that strangers cannot take the daemon from those it
+    serves.
     """
 
-    max_tcp_connections = 512
-    """Well below the usual limit of open files, 1024: the unix socket and the work need some."""
-    header_seconds = 30.0
+    header_seconds = 10.0
+    """For the head of a request, from the connection or from its first byte."""
+    keep_alive_seconds = 75.0
+    stranger_keep_alive_seconds = 5.0
+    stranger_seconds = 60.0
+    """How long a connection may last without a valid token."""
 
     _deadline: asyncio.TimerHandle | None = None
+    _lifetime: asyncio.TimerHandle | None = None
+
+    def __init__(self, connection: Connection, **options: Any) -> None:
+        """`options` are those of the base class."""
+        super().__init__(**options)
+        self._connection = connection
+        self.conn: BoundedConnection = BoundedConnection(self._end_turn)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Note who connected, for every request of this connection."""
         super().connection_made(transport)
+        self.flow: _Flow = _Flow(transport)
         peer = peer_of(transport)
-        self.app_state = {**self.app_state, "peer": peer}
-        if peer.transport == "tcp" and len(self.connections) > self.max_tcp_connections:
-            log.warning("too many connections over TCP: %s is turned away", peer.address)
-            transport.abort()
-            return
+        connection = self._connection
+        self.app_state = {**self.app_state, "peer": peer, "connection": connection}
+        connection.abort = transport.abort
+        connection.idle = self._idle
+        connection.established = True
+        if not connection.known:
+            self._lifetime = self.loop.call_later(self.stranger_seconds, self._outstayed)
         self._expect_headers()
 
     def data_received(self, data: bytes) -> None:
@@ -85,8 +120,49 @@ class Protocol(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
+        self._connection.table.remove(self._connection)
         self._stop_waiting()
+        if self._lifetime is not None:
+            self._lifetime.cancel()
         super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        """Keep the connection for as long as its client is worth it."""
+        known = self._connection.known
+        seconds = self.keep_alive_seconds if known else self.stranger_keep_alive_seconds
+        self.timeout_keep_alive = seconds  # type: ignore[assignment]
+        super().on_response_complete()
+
+    def _idle(self) -> bool:
+        cycle: RequestResponseCycle | None = self.cycle
+        return cycle is None or cycle.response_complete
+
+    def _end_turn(self) -> None:
+        """Let others have the event loop before more of what was received is taken."""
+        if not self.flow.held:
+            self.flow.pause_reading()
+            self.flow.held = True
+            self.loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        self.flow.held = False
+        if self.transport.is_closing():
+            return
+        self.conn.next_turn()
+        self.flow.resume_reading()
+        self.handle_events()
+        self._expect_headers()
+
+    def _outstayed(self) -> None:
+        """End the connection of a client that is still not known."""
+        self._lifetime = None
+        if self._connection.known or self.transport.is_closing():
+            return
+        if self._idle():
+            self.shutdown()
+        else:
+            # It does not read its answer, or does not end its request.
+            self.transport.abort()
 
     def _expect_headers(self) -> None:
         """Begin to count once a request has begun; stop when its headers are there."""
@@ -111,7 +187,8 @@ class Protocol(H11Protocol):
             # An answer is under way already: it cannot be followed by another one.
             self.transport.close()
             return
-        problem = Problem.of(Slug.INVALID_REQUEST, "This is not a valid HTTP/1.1 request.")
+        reason = self.conn.refusal or "This is not a valid HTTP/1.1 request."
+        problem = Problem.of(Slug.INVALID_REQUEST, reason)
         body = to_json(problem.model_copy(update={"status": 400}))
         headers = [
             (b"content-type", PROBLEM_JSON.encode()),

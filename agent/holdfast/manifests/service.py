@@ -106,13 +106,18 @@ class Manifests:
             case BuildRequest():
                 self._build_place(params)
                 self._limits(params)
-                for field, patterns in (("include", params.include), ("exclude", params.exclude)):
+                # Each on its own first, to name the field at fault; then both together.
+                for field, include, exclude in (
+                    ("include", params.include, []),
+                    ("exclude", [], params.exclude),
+                    ("exclude", params.include, params.exclude),
+                ):
                     try:
-                        _engine.check_patterns(patterns, [])
+                        _engine.check_patterns(include, exclude)
                     except ValueError as error:
-                        told = str(error)
+                        reason = str(error)
                         raise RequestError(
-                            Slug.INVALID_REQUEST, f"{told[0].upper()}{told[1:]}.", field
+                            Slug.INVALID_REQUEST, f"{reason[0].upper()}{reason[1:]}.", field
                         ) from None
             case VerifyParams():
                 self._verify_place(params)

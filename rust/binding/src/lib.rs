@@ -120,8 +120,8 @@ mod _engine {
     }
 
     #[pyfunction]
-    fn check_patterns(include: Vec<String>, exclude: Vec<String>) -> PyResult<()> {
-        Patterns::new(&include, &exclude).map(drop).map_err(to_python)
+    fn check_patterns(py: Python<'_>, include: Vec<String>, exclude: Vec<String>) -> PyResult<()> {
+        py.detach(|| Patterns::new(&include, &exclude)).map(drop).map_err(to_python)
     }
 
     #[pyfunction]

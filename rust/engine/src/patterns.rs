@@ -8,6 +8,9 @@ use crate::{Error, Result};
 
 /// More patterns than anybody writes by hand.
 const MOST: usize = 1000;
+/// Bytes of all patterns together: compiling takes time and memory in proportion to them, about
+/// 600 bytes for each.
+const MOST_BYTES: usize = 64 << 10;
 
 /// Patterns of the shell (`*`, `?`, `[a-z]`, `{a,b}`). One without a slash is about the name at any
 /// depth, one with a slash about the whole path relative to the directory that is looked at; `*` does
@@ -65,8 +68,14 @@ impl Patterns {
     /// Compile patterns.
     ///
     /// # Errors
-    /// [`Error::Invalid`] naming the one that is malformed.
+    /// [`Error::Invalid`] naming the one that is malformed, or if they are too large together.
     pub fn new(include: &[String], exclude: &[String]) -> Result<Self> {
+        let bytes: usize = include.iter().chain(exclude).map(String::len).sum();
+        if bytes > MOST_BYTES {
+            return Err(Error::Invalid(format!(
+                "the patterns have {bytes} bytes together, and {MOST_BYTES} are the most"
+            )));
+        }
         let include = (!include.is_empty()).then(|| Set::new(include)).transpose()?;
         Ok(Self { include, exclude: Set::new(exclude)? })
     }
@@ -120,5 +129,8 @@ mod tests {
         let error = Patterns::new(&["[z-a]".to_owned()], &[]).unwrap_err();
         assert!(error.to_string().contains("\"[z-a]\""), "{error}");
         assert!(Patterns::new(&[], &["//".to_owned()]).is_err());
+        let large = vec!["x".repeat(4096); 9];
+        let error = Patterns::new(&large, &large).unwrap_err();
+        assert!(error.to_string().contains("73728 bytes together"), "{error}");
     }
 }
