@@ -16,6 +16,7 @@ from holdfast.operations.model import (
     IdempotencyMismatch,
     Operation,
     OperationFailed,
+    OperationSummary,
     Problem,
     ProgressReport,
     RequestError,
@@ -44,7 +45,7 @@ def start(
     return service.start(kind, Params(name=name), actor="tester", **more)[0]
 
 
-def ended(service: Operations, operation: Operation) -> Operation:
+def ended(service: Operations, operation: OperationSummary) -> Operation:
     def final() -> Operation | None:
         found = service.get(operation.id)
         return found if found.state.final else None

@@ -10,13 +10,30 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from holdfast.operations.ids import new_id
-from holdfast.operations.model import Operation, Problem, ProgressReport, Slug, State, now
+from holdfast.operations.model import (
+    Operation,
+    OperationSummary,
+    Problem,
+    ProgressReport,
+    Slug,
+    State,
+    now,
+)
 from holdfast.operations.results import Outcome
-from holdfast.operations.store import FILE_NAME, SCHEMA_VERSION, Store, StoreError
+from holdfast.operations.schema import SCHEMA_VERSION
+from holdfast.operations.store import (
+    FILE_NAME,
+    LARGE_NAME,
+    LISTED_BYTES,
+    Selection,
+    Store,
+    StoreError,
+)
 
 
 @pytest.fixture
@@ -58,6 +75,10 @@ def end(store: Store, operation: Operation, state: State = State.SUCCEEDED) -> O
     )
     assert store.finish(ended)
     return ended
+
+
+def recent(store: Store, limit: int = 99, **selected: Any) -> list[OperationSummary]:
+    return store.page(Selection(**selected), limit).operations
 
 
 def reopen(store: Store) -> Store:
@@ -146,11 +167,11 @@ def test_lists_are_newest_first_and_can_be_narrowed(store: Store) -> None:
     first = end(store, add(store, kind="a.one"))
     second = add(store, kind="a.two")
     third = add(store, kind="a.one")
-    everything = store.recent(None, None, 10)
+    everything = recent(store)
     assert [one.id for one in everything] == [third.id, second.id, first.id]
-    assert [one.id for one in store.recent("a.one", None, 10)] == [third.id, first.id]
-    assert [one.id for one in store.recent("a.one", State.QUEUED, 10)] == [third.id]
-    assert [one.id for one in store.recent(None, None, 1)] == [third.id]
+    assert [one.id for one in recent(store, kind="a.one")] == [third.id, first.id]
+    assert [one.id for one in recent(store, kind="a.one", state=State.QUEUED)] == [third.id]
+    assert [one.id for one in recent(store, limit=1)] == [third.id]
     assert [one.operation.id for one in store.unfinished()] == [second.id, third.id]
 
 
@@ -181,7 +202,7 @@ def test_old_operations_are_forgotten_with_their_keys_but_never_unfinished_ones(
     store.begin(running.id, now())
     ended = [end(store, add(store, key=f"k{number}")) for number in range(5)]
     assert store.prune(keep=2, keep_days=1) == 3
-    assert {one.id for one in store.recent(None, None, 99)} == {
+    assert {one.id for one in recent(store)} == {
         waiting.id,
         running.id,
         ended[3].id,
@@ -200,7 +221,7 @@ def test_operations_that_ended_long_ago_are_forgotten(store: Store) -> None:
             operation.model_copy(update={"state": State.SUCCEEDED, "finished_at": at, "result": {}})
         )
     assert store.prune(keep=100, keep_days=2) == 1
-    assert [one.id for one in store.recent(None, None, 9)] == [new.id]
+    assert [one.id for one in recent(store)] == [new.id]
 
 
 def test_the_outcome_is_recorded_and_narrows_lists(store: Store) -> None:
@@ -217,8 +238,8 @@ def test_the_outcome_is_recorded_and_narrows_lists(store: Store) -> None:
         found = store.get(operation_id)
         assert found is not None
         assert found.outcome is outcome
-        assert [one.id for one in store.recent(None, None, 9, outcome=outcome)] == [operation_id]
-    not_ok = {one.id for one in store.recent(None, None, 9, not_ok=True)}
+        assert [one.id for one in recent(store, outcome=outcome)] == [operation_id]
+    not_ok = {one.id for one in recent(store, not_ok=True)}
     assert not_ok == {failed.id, ended[Outcome.DIFFERS], ended[Outcome.PARTIAL]}
 
 
@@ -317,7 +338,7 @@ def test_a_damaged_file_is_moved_aside_and_told(
     before = file.read_bytes()
     store = Store(tmp_path)
     try:
-        assert store.recent(None, None, 99) == []
+        assert recent(store) == []
         assert store.moved_aside is not None
         assert store.moved_aside.read_bytes() == before
         assert str(store.moved_aside) in caplog.text
@@ -353,3 +374,138 @@ def test_a_full_disk_is_named_and_loses_nothing(store: Store) -> None:
 def _fill(store: Store) -> None:
     for _ in range(10_000):
         add(store)
+
+
+LARGE = {"files": ["x" * 1000] * 200}
+
+
+def done(store: Store, operation: Operation, result: dict[str, Any]) -> Operation:
+    store.begin(operation.id, now())
+    members = {"state": State.SUCCEEDED, "outcome": Outcome.OK, "finished_at": now()}
+    ended = operation.model_copy(update={**members, "result": result})
+    assert store.finish(ended)
+    return ended
+
+
+def apart(store: Store) -> set[str]:
+    directory = store.path.parent / LARGE_NAME
+    return {path.name for path in directory.iterdir()} if directory.exists() else set()
+
+
+def test_a_large_result_is_a_file_beside_the_database_and_read_back(store: Store) -> None:
+    small, large = done(store, add(store), {"files": 3}), done(store, add(store), LARGE)
+    assert apart(store) == {f"{large.id}.result.json"}
+    again = reopen(store)
+    with closing(again):
+        for one in (small, large):
+            found = again.get(one.id)
+            assert found is not None
+            assert found.result == one.result
+        opened = again.open(large.id)
+        assert opened is not None
+        operation, file = opened
+        assert operation.result is None
+        assert file is not None
+        with file:
+            assert json.load(file) == LARGE
+    assert store.path.stat().st_size < 100_000
+
+
+def test_large_parameters_are_a_file_as_well_and_survive_a_restart(store: Store) -> None:
+    operation = make(params={"paths": ["/mnt/data/" + "x" * 3000] * 100})
+    store.insert(operation, "key", "digest")
+    again = reopen(store)
+    with closing(again):
+        (left,) = again.unfinished()
+        assert left.operation.params == operation.params
+        assert again.by_key("key") == (operation, "digest")
+        (listed,) = recent(again)
+        assert listed.params is None
+
+
+def test_files_of_forgotten_operations_and_of_none_are_removed(store: Store) -> None:
+    kept = [done(store, add(store), LARGE) for _ in range(3)][1:]
+    store.prune(keep=2, keep_days=1)
+    names = {f"{one.id}.result.json" for one in kept}
+    assert apart(store) == names
+    # As a crash leaves them between the file and its row.
+    directory = store.path.parent / LARGE_NAME
+    (directory / f"{new_id()}.result.json").write_text("{}")
+    (directory / f".{kept[0].id}.result.json.partial").write_text("{")
+    reopen(store).close()
+    assert apart(store) == names
+
+
+def test_a_result_that_cannot_be_stored_is_told_and_nothing_is_lost(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operation = add(store)
+    store.begin(operation.id, now())
+    (store.path.parent / LARGE_NAME).write_text("not a directory")
+    ended = operation.model_copy(update={"state": State.SUCCEEDED, "result": LARGE})
+    with pytest.raises(StoreError, match="could not write"):
+        store.finish(ended)
+    found = store.get(operation.id)
+    assert found is not None
+    assert found.state is State.RUNNING
+
+
+def test_a_list_goes_on_where_the_last_part_ended(store: Store) -> None:
+    made = [add(store, kind="a.one" if number % 3 else "a.two") for number in range(20)]
+    seen: list[str] = []
+    place = None
+    while True:
+        part = store.page(Selection(kind="a.one"), 5, place)
+        seen += [one.id for one in part.operations]
+        # What is new meanwhile comes before all of this.
+        add(store, kind="a.one")
+        place = part.next
+        if place is None:
+            break
+        assert len(part.operations) == 5
+    assert seen == [one.id for one in reversed(made) if one.kind == "a.one"]
+
+
+def test_a_part_of_a_list_is_bounded_in_bytes_and_loses_nothing(store: Store) -> None:
+    made = [make(params={"path": "x" * 4000}) for _ in range(600)]
+    for one in made:
+        store.insert(one, None, None)
+    part = store.page(Selection(), 1000)
+    assert 100 < len(part.operations) < 600
+    assert sum(len(one.model_dump_json()) for one in part.operations) < 2 * LISTED_BYTES
+    rest = store.page(Selection(), 1000, part.next)
+    seen = [
+        *part.operations,
+        *rest.operations,
+        *store.page(Selection(), 1000, rest.next).operations,
+    ]
+    assert [one.id for one in seen[:600]] == [one.id for one in reversed(made)]
+
+
+def test_what_was_created_since_a_time_can_be_listed(store: Store) -> None:
+    old = make(created_at=now() - timedelta(hours=2))
+    new = make()
+    for one in (old, new):
+        store.insert(one, None, None)
+    assert [one.id for one in recent(store, since=now() - timedelta(hours=1))] == [new.id]
+    assert len(recent(store, since=now() - timedelta(hours=3))) == 2
+
+
+def test_large_results_of_the_first_version_are_moved_out(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:
+        connection.executescript(_VERSION_1)
+        text = json.dumps(LARGE | {"recall": 1.0, "missing": 0, "skipped_bytes": 0})
+        for number in range(20):
+            connection.execute(
+                "INSERT INTO operations (id, kind, state, actor, created_at, params, progress,"
+                " result) VALUES (?, 'pagecache.load', 'succeeded', 'tester',"
+                " '2026-11-23T01:02:03.456Z', '{}', '{}', ?)",
+                (f"one{number}", text),
+            )
+        connection.commit()
+    for _ in range(2):
+        with closing(Store(tmp_path)) as store:
+            assert (tmp_path / FILE_NAME).stat().st_size < 100_000
+            found = store.get("one7")
+            assert found is not None
+            assert (found.result, found.outcome) == (json.loads(text), Outcome.OK)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import base64
+import os
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Annotated, TypeVar
+from typing import Annotated, BinaryIO, TypeVar
 
 from anyio import to_thread
 from fastapi import Header, Path, Query, Request
-from pydantic import BaseModel, ConfigDict
-from starlette.responses import Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from starlette.responses import Response, StreamingResponse
 
 from holdfast.api.auth import Caller, require
-from holdfast.api.documents import accepted, events_of, problems_of
+from holdfast.api.documents import accepted, events, problems_of
 from holdfast.api.problems import refuse
-from holdfast.api.rendering import JsonResponse, large_json
+from holdfast.api.rendering import JSON, large_json, to_json
 from holdfast.api.routing import (
     CallerDep,
     MediaType,
@@ -26,18 +28,29 @@ from holdfast.api.routing import (
 from holdfast.api.services import Services
 from holdfast.api.streams import EVENT_STREAM, EVENT_TYPES, EventStream, while_wanted
 from holdfast.api.tokens import Scope
-from holdfast.operations.model import Operation, Slug, State
+from holdfast.operations.model import Operation, OperationSummary, Slug, State
 from holdfast.operations.results import Outcome
+from holdfast.operations.store import Selection
 
 MAX_WAIT_SECONDS = 300
 RETRY_AFTER = "1"
 _MAX_KEY_LENGTH = 255
+_MAX_PLACE_DIGITS = 18
+_CHUNK = 256 << 10
 
 ParamsT = TypeVar("ParamsT", bound=BaseModel)
 
 router = make_router(prefix="/v1/operations", tags=["operations"])
 
 OperationId = Annotated[str, Path(max_length=64, description="An operation's id.")]
+OperationName = Annotated[
+    str,
+    Path(
+        max_length=64,
+        description="An operation's id; the beginning of one, of at least 4 characters, that no "
+        "other has; or `latest`.",
+    ),
+]
 IdempotencyKey = Annotated[
     str | None,
     Header(
@@ -60,9 +73,13 @@ _NOTHING = NoParameters()
 
 
 class OperationList(BaseModel):
-    """Operations, newest first."""
+    """Operations without their results, newest first; a part of at most 1 MiB."""
 
-    operations: list[Operation]
+    operations: list[OperationSummary]
+    next: str | None = Field(
+        default=None,
+        description="What to send as `cursor` for those that come after these; null at the end.",
+    )
 
 
 async def start(
@@ -85,7 +102,7 @@ async def start(
         check=check,
         idempotency_key=idempotency_key,
     )
-    return answer(operation, 202 if created else 200)
+    return await answer(operation, 202 if created else 200)
 
 
 async def start_operation(
@@ -119,11 +136,11 @@ async def start_operation(
     return operation, created
 
 
-def answer(operation: Operation, status: int) -> Response:
+async def answer(operation: Operation, status: int) -> Response:
     """Answer an operation, with where to look and when while it has not ended."""
     headers = {} if status == 200 and operation.state.final else {"Retry-After": RETRY_AFTER}
     headers["Location"] = f"/v1/operations/{operation.id}"
-    return JsonResponse(operation, status_code=status, headers=headers)
+    return await large_json(operation, headers, status=status)
 
 
 @router.get(
@@ -152,20 +169,24 @@ async def list_operations(
             "`succeeded`, or with another outcome than `ok`."
         ),
     ] = False,
+    since: Annotated[
+        AwareDatetime | None, Query(description="Only those created then or later (RFC 3339).")
+    ] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="At most this many.")] = 50,
+    cursor: Annotated[
+        str | None,
+        Query(max_length=64, description="`next` of the list that this one continues."),
+    ] = None,
 ) -> Response:
-    """List operations, queued and running ones among them."""
-    found = await to_thread.run_sync(
-        partial(
-            services.operations.list,
-            kind=kind,
-            state=state,
-            outcome=outcome,
-            not_ok=not_ok,
-            limit=limit,
-        )
-    )
-    return await large_json(OperationList(operations=found))
+    """List operations, queued and running ones among them.
+
+    Results are not in lists, and `params` of more than 4 KiB are null: `GET /v1/operations/{id}`
+    has both.
+    """
+    selection = Selection(kind=kind, state=state, outcome=outcome, not_ok=not_ok, since=since)
+    part = await to_thread.run_sync(services.operations.page, selection, limit, _place(cursor))
+    following = None if part.next is None else _cursor(part.next)
+    return await large_json(OperationList(operations=part.operations, next=following))
 
 
 @router.get(
@@ -173,13 +194,13 @@ async def list_operations(
     operation_id="getOperation",
     summary="Show an operation, or wait for its end",
     response_model=Operation,
-    responses=problems_of(404),
+    responses=problems_of(404, 409),
 )
 @spec(Scope.READ)
 async def get_operation(
     services: ServicesDep,
     request: Request,
-    operation_id: OperationId,
+    operation_id: OperationName,
     wait: Annotated[
         float | None,
         Query(
@@ -194,12 +215,13 @@ async def get_operation(
 
     What went wrong while it ran is its `error`; the status is 200 all the same.
     """
-    operation: Operation | None = None
+    operation_id = await to_thread.run_sync(services.operations.resolve, operation_id)
     if wait:
-        operation = await while_wanted(request, services.operations.wait(operation_id, wait))
-    if operation is None:
-        operation = await to_thread.run_sync(services.operations.get, operation_id)
+        await while_wanted(request, services.operations.wait(operation_id, wait))
+    operation, result = await to_thread.run_sync(services.operations.open, operation_id)
     headers = {} if operation.state.final else {"Retry-After": RETRY_AFTER}
+    if result is not None:
+        return _spliced(operation, result, headers)
     return await large_json(operation, headers=headers)
 
 
@@ -216,7 +238,7 @@ async def get_operation(
                 "`progress` and `end`, whose data is the operation. `application/x-ndjson`: an "
                 "operation a line. `text/plain`: a line for a person."
             ),
-            "content": events_of("Operation"),
+            "content": events(),
         },
         204: {"description": "The client has seen the end (`Last-Event-ID`): do not reconnect."},
         **problems_of(404),
@@ -267,7 +289,46 @@ async def cancel_operation(
     operation = await to_thread.run_sync(
         partial(services.operations.cancel, operation_id, actor=caller.name)
     )
-    return answer(operation, 202)
+    return await answer(operation, 202)
+
+
+def _spliced(operation: Operation, result: BinaryIO, headers: dict[str, str]) -> Response:
+    """Answer an operation whose result is in a file, without reading all of it at once."""
+    # Of the members of the outermost object alone, lines begin with two spaces.
+    head, member, tail = to_json(operation).rpartition(b'\n  "result": null')
+    head += member.removesuffix(b"null")
+
+    def parts() -> Iterator[bytes]:
+        with result:
+            yield head
+            while chunk := result.read(_CHUNK):
+                yield chunk
+            yield tail
+
+    length = len(head) + os.fstat(result.fileno()).st_size + len(tail)
+    return StreamingResponse(
+        parts(), media_type=JSON, headers={**headers, "Content-Length": str(length)}
+    )
+
+
+def _cursor(place: int) -> str:
+    return base64.urlsafe_b64encode(str(place).encode()).decode().rstrip("=")
+
+
+def _place(cursor: str | None) -> int | None:
+    if cursor is None:
+        return None
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        if not (text.isdigit() and len(text) <= _MAX_PLACE_DIGITS):
+            raise ValueError(text)
+        return int(text)
+    except ValueError:
+        raise refuse(
+            Slug.INVALID_REQUEST,
+            "The cursor is not one of this daemon; send the `next` of the list before as it was.",
+            field="cursor",
+        ) from None
 
 
 def _saw_the_end(last_event_id: str | None) -> bool:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
 from starlette.responses import Response
 
-from holdfast.operations.model import Operation, ProgressReport, State
+from holdfast.operations.model import OperationSummary, ProgressReport, State
 
 JSON = "application/json"
 PROBLEM_JSON = "application/problem+json"
@@ -58,9 +58,12 @@ def printable(text: str) -> str:
     return text
 
 
-async def large_json(content: Any, headers: Mapping[str, str] | None = None) -> JsonResponse:
+async def large_json(
+    content: Any, headers: Mapping[str, str] | None = None, *, status: int = 200
+) -> JsonResponse:
     """Answer with what may be megabytes of JSON, written in a thread."""
-    return await to_thread.run_sync(partial(JsonResponse, content, headers=headers))
+    make = partial(JsonResponse, content, status_code=status, headers=headers)
+    return await to_thread.run_sync(make)
 
 
 class JsonResponse(Response):
@@ -95,7 +98,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def progress_line(operation: Operation, moment: datetime) -> str:
+def progress_line(operation: OperationSummary, moment: datetime) -> str:
     """Say on one line where an operation is, for a person.
 
     `12:00:01 hashing  1.2 GiB / 8.0 GiB  15 %  2.1 GiB/s  3 s left`
@@ -142,7 +145,7 @@ def _files(count: float) -> str:
     return f"{count:.0f} file" if count == 1 else f"{count:.0f} files"
 
 
-def _ending(operation: Operation) -> str:
+def _ending(operation: OperationSummary) -> str:
     if operation.error is not None:
         return one_line(f"{operation.error.title}: {operation.error.detail}")
     report = operation.progress

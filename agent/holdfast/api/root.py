@@ -20,7 +20,7 @@ from holdfast.api.rendering import one_line, printable, progress_line
 from holdfast.api.routing import MediaType, ServicesDep, make_router, spec
 from holdfast.api.services import Services
 from holdfast.api.tokens import Scope
-from holdfast.operations.model import Operation
+from holdfast.operations.model import OperationSummary
 
 router = make_router(tags=["monitoring"])
 
@@ -84,7 +84,7 @@ _POLICY = _policy(_PAGE)
 class _Status:
     roots: list[str]
     reasons: list[str]
-    operations: list[Operation]
+    operations: list[OperationSummary]
     base: str
     curl: str
 
@@ -148,11 +148,11 @@ def _text(status: _Status) -> str:
     return "\n".join(lines)
 
 
-def _line(operation: Operation) -> str:
+def _line(operation: OperationSummary) -> str:
     line = progress_line(operation, _moment(operation))
     return f"{operation.id}  {operation.kind:<16} {line}"
 
 
-def _moment(operation: Operation) -> datetime:
+def _moment(operation: OperationSummary) -> datetime:
     moment = operation.finished_at or operation.started_at or operation.created_at
     return moment.astimezone()

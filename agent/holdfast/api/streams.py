@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import aclosing, suppress
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
+from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Send
@@ -23,6 +25,8 @@ EVENT_TYPES = (EVENT_STREAM, NDJSON, TEXT)
 HEARTBEAT_SECONDS = 10.0
 """A comment is sent after this long without news, so that dead connections are found."""
 _RETRY_MILLISECONDS = 1000
+_MANY = 100
+"""A result with a list of more entries takes too long to be written in the loop."""
 
 T = TypeVar("T")
 Writer = Callable[[AsyncIterator[T | None]], AsyncIterator[bytes]]
@@ -129,14 +133,22 @@ async def _event_stream(events: AsyncIterator[Operation | None]) -> AsyncIterato
             state = operation.state
             # The id says whether there will be more: see `ended_with`.
             head = f"id: {number}.{state.value}\nevent: {name}\ndata: ".encode()
-            yield head + to_json(operation, indent=None) + b"\n"
+            yield head + await _line(operation) + b"\n"
 
 
 async def _ndjson(events: AsyncIterator[Operation | None]) -> AsyncIterator[bytes]:
     async with aclosing(events) as reports:  # type: ignore[type-var]
         async for operation in reports:
             # An empty line is what readers of this format pass over.
-            yield b"\n" if operation is None else to_json(operation, indent=None)
+            yield b"\n" if operation is None else await _line(operation)
+
+
+async def _line(operation: Operation) -> bytes:
+    """Write an operation on one line; in a thread if its result may be megabytes."""
+    parts = (operation.result or {}).values()
+    if not any(isinstance(part, list) and len(part) > _MANY for part in parts):
+        return to_json(operation, indent=None)
+    return await to_thread.run_sync(partial(to_json, operation, indent=None))
 
 
 async def _text(events: AsyncIterator[Operation | None]) -> AsyncIterator[bytes]:

@@ -11,7 +11,7 @@ from holdfast.cli.manifest_views import show_built, show_compared, show_verified
 from holdfast.cli.output import Output
 from holdfast.cli.pagecache_views import show_dumped, show_evicted, show_loaded
 from holdfast.cli.progress import amounts, describe, share
-from holdfast.operations.model import Operation, now
+from holdfast.operations.model import Operation, OperationSummary, now
 
 _RESULTS: dict[str, Callable[[Output, Mapping[str, Any]], None]] = {
     "pagecache.dump": show_dumped,
@@ -35,7 +35,7 @@ STYLES = {
 
 def show_operations(out: Output, answer: Mapping[str, Any]) -> None:
     """Print operations as a table."""
-    operations = [Operation.model_validate(entry) for entry in answer["operations"]]
+    operations = [OperationSummary.model_validate(entry) for entry in answer["operations"]]
     if not operations:
         out.line("no operations")
         return
@@ -103,20 +103,20 @@ def show_outcome(out: Output, answer: Mapping[str, Any]) -> None:
         out.line(json.dumps(answer["result"], indent=2))
 
 
-def _done(operation: Operation) -> str:
+def _done(operation: OperationSummary) -> str:
     if operation.state.value == "succeeded":
         return units.size(operation.progress.bytes_done)
     return amounts(operation.progress)
 
 
-def _bar(out: Output, operation: Operation) -> str:
+def _bar(out: Output, operation: OperationSummary) -> str:
     known = share(operation.progress)
     if known is None or operation.state.final:
         return ""
     return units.bar(*known, unicode=out.unicode)
 
 
-def _took(operation: Operation) -> str:
+def _took(operation: OperationSummary) -> str:
     if operation.started_at is None:
         return ""
     if operation.finished_at is None:

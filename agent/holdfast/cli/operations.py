@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from holdfast.cli import units
+from holdfast.cli.arguments import span_of
 from holdfast.cli.command import command, group
 from holdfast.cli.completion import operation_ids
 from holdfast.cli.errors import CliError
@@ -42,7 +43,11 @@ class StateName(StrEnum):
 
 OperationId = Annotated[
     str,
-    typer.Argument(metavar="OPERATION", help="An operation's id.", autocompletion=operation_ids),
+    typer.Argument(
+        metavar="OPERATION",
+        help="An operation's id, the beginning of one, or `latest`.",
+        autocompletion=operation_ids,
+    ),
 ]
 
 
@@ -74,7 +79,17 @@ def list_operations(
             "differences, or are partial.",
         ),
     ] = False,
+    since: Annotated[
+        float | None,
+        typer.Option(
+            parser=span_of, metavar="TIME", help="Only those created in this last time, e.g. 2h."
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most this many.")] = 20,
+    cursor: Annotated[
+        str | None,
+        typer.Option(metavar="NEXT", help="Continue the list whose `next` this was."),
+    ] = None,
 ) -> None:
     """List operations, newest first.
 
@@ -86,7 +101,9 @@ def list_operations(
         state=state and state.value,
         outcome=outcome and outcome.value,
         not_ok="true" if not_ok else None,
+        since=_ago(since),
         limit=limit,
+        cursor=cursor,
     )
     if session.out.as_json:
         session.out.json(answer)
@@ -94,9 +111,15 @@ def list_operations(
     from holdfast.cli.operation_views import show_operations
 
     show_operations(session.out, answer)
+    if answer.get("next"):
+        session.out.hint(f"there are more: --limit, or --cursor {answer['next']}")
 
 
-@command(app, "show", lines=["holdfast op show 01JDCB7X7V0Q1B5Y3F8M2R9T4K"])
+@command(
+    app,
+    "show",
+    lines=["holdfast op show 01JDCB7X7V0Q1B5Y3F8M2R9T4K", "holdfast op show latest"],
+)
 def show(session: Session, operation: OperationId) -> None:
     """Show one operation: what was asked, how far it is, how it ended.
 
@@ -152,6 +175,7 @@ def watch(session: Session, operation: OperationId) -> None:
 @command(app, "cancel", lines=["holdfast op cancel 01JDCB7X7V0Q1B5Y3F8M2R9T4K"])
 def cancel(session: Session, operation: OperationId) -> None:
     """Ask an operation to stop. Asking again, or after its end, does no harm."""
+    operation = _get(session, operation)["id"]
     answer = session.api.post(f"{_path(operation)}/cancel")
     if session.out.as_json:
         session.out.json(answer)
@@ -159,6 +183,14 @@ def cancel(session: Session, operation: OperationId) -> None:
         session.out.line(f"cancelling operation {units.printable(operation)}")
     else:
         session.out.line(f"operation {units.printable(operation)}: {answer['state']}")
+
+
+def _ago(seconds: float | None) -> str | None:
+    from datetime import timedelta
+
+    from holdfast.operations.model import format_time, now
+
+    return None if seconds is None else format_time(now() - timedelta(seconds=seconds))
 
 
 def _get(session: Session, operation: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     SerializerFunctionWrapHandler,
+    WithJsonSchema,
     model_serializer,
 )
 
@@ -31,7 +33,9 @@ def format_time(moment: datetime) -> str:
 
 
 Timestamp = Annotated[
-    datetime, PlainSerializer(format_time, return_type=str, when_used="json-unless-none")
+    datetime,
+    PlainSerializer(format_time, return_type=str, when_used="json-unless-none"),
+    WithJsonSchema({"type": "string", "format": "date-time"}, mode="serialization"),
 ]
 
 
@@ -196,8 +200,8 @@ class ProgressReport(BaseModel):
     )
 
 
-class Operation(BaseModel):
-    """One run of long work."""
+class OperationSummary(BaseModel):
+    """One run of long work as lists have it: without its result."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -214,9 +218,10 @@ class Operation(BaseModel):
     created_at: Timestamp
     started_at: Timestamp | None = None
     finished_at: Timestamp | None = None
-    params: dict[str, Any]
+    params: dict[str, Any] | None = Field(
+        default=None, description="What was asked for; null where that is more than 4 KiB."
+    )
     progress: ProgressReport = Field(default_factory=ProgressReport)
-    result: dict[str, Any] | None = None
     error: Problem | None = None
 
     @property
@@ -225,6 +230,20 @@ class Operation(BaseModel):
         if self.outcome in (None, Outcome.OK):
             return self.state.value
         return self.outcome.value
+
+
+class Operation(OperationSummary):
+    """One run of long work."""
+
+    params: dict[str, Any] = Field(description="What was asked for.")
+    result: dict[str, Any] | None = None
+
+    def summary(self, params_bytes: int) -> OperationSummary:
+        """Return it without its result, and without parameters of more than so many bytes."""
+        members = {name: getattr(self, name) for name in OperationSummary.model_fields}
+        if len(json.dumps(self.params)) > params_bytes:
+            members["params"] = None
+        return OperationSummary.model_construct(**members)
 
 
 class RequestError(Exception):

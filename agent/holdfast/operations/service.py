@@ -9,19 +9,23 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
 import threading
 from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import BinaryIO
 
 from pydantic import BaseModel, ValidationError
 
 from holdfast._engine import Progress
 from holdfast.operations.events import Listener
+from holdfast.operations.ids import LENGTH as ID_LENGTH
 from holdfast.operations.ids import new_id
 from holdfast.operations.kinds import Registry
 from holdfast.operations.model import (
     Conflict,
     IdempotencyMismatch,
     Operation,
+    OperationSummary,
     Problem,
     RequestError,
     ShuttingDown,
@@ -31,10 +35,16 @@ from holdfast.operations.model import (
     now,
 )
 from holdfast.operations.queue import QueueFullError, admit
-from holdfast.operations.results import Outcome
+from holdfast.operations.rows import LISTED_PARAMS_BYTES
 from holdfast.operations.runner import Live, Runner
 from holdfast.operations.statistics import KindFigures, Statistics
-from holdfast.operations.store import Store, StoreError, Unfinished
+from holdfast.operations.store import (
+    Listed,
+    Selection,
+    Store,
+    StoreError,
+    Unfinished,
+)
 from holdfast.scopes import Scope
 
 log = logging.getLogger(__name__)
@@ -42,6 +52,9 @@ log = logging.getLogger(__name__)
 MAX_CRASHES = 10
 """An operation during which the daemon ended this often without warning is not resumed again."""
 MAX_KEY_LENGTH = 255
+LATEST = "latest"
+_BEGINNING = re.compile(r"[0-9A-Za-z]{4,25}")
+"""Of an id: shorter ones would soon be those of several."""
 
 
 class Operations:
@@ -156,22 +169,50 @@ class Operations:
             raise UnknownOperation(operation_id)
         return stored
 
+    def open(self, operation_id: str) -> tuple[Operation, BinaryIO | None]:
+        """Return an operation, and the file of a large result in place of it.
+
+        The file has JSON. Raises `UnknownOperation`.
+        """
+        live = self._runner.find(operation_id)
+        stored = None if live is not None else self._store.open(operation_id)
+        if stored is not None:
+            return stored
+        return self.get(operation_id), None
+
+    def resolve(self, name: str) -> str:
+        """Return the id of the newest operation for `latest`, or the one that begins with `name`.
+
+        Raises `UnknownOperation`, and `RequestError` if several ids begin so.
+        """
+        if name == LATEST:
+            newest = self._store.page(Selection(), 1).operations
+            if not newest:
+                raise RequestError(Slug.NOT_FOUND, "There is no operation yet.")
+            return newest[0].id
+        if len(name) == ID_LENGTH or not _BEGINNING.fullmatch(name):
+            return name
+        found = self._store.find(name.upper())
+        if len(found) > 1:
+            raise RequestError(
+                Slug.CONFLICT, f"Several operations have ids that begin with {name}; write more."
+            )
+        return found[0] if found else name
+
+    def page(self, selection: Selection, limit: int, before: int | None = None) -> Listed:
+        """Return a part of the list of operations, newest first; see `Store.page`."""
+        part = self._store.page(selection, limit, before)
+        return Listed([self._overlay_summary(one) for one in part.operations], part.next)
+
     def list(
         self,
         *,
         kind: str | None = None,
         state: State | None = None,
-        outcome: Outcome | None = None,
-        not_ok: bool = False,
         limit: int = 50,
-    ) -> list[Operation]:
-        """Return operations, newest first.
-
-        `not_ok` are those that ended in another state than `succeeded`, or with another outcome
-        than `ok`.
-        """
-        found = self._store.recent(kind, state, limit, outcome=outcome, not_ok=not_ok)
-        return [self._overlay(one) for one in found]
+    ) -> list[OperationSummary]:
+        """Return the newest operations."""
+        return self.page(Selection(kind=kind, state=state), limit).operations
 
     def scope(self, operation_id: str) -> Scope:
         """Return what a caller needs to cancel an operation: as much as to start it.
@@ -271,6 +312,12 @@ class Operations:
         if live is None or live.operation.state is not stored.state:
             return stored
         return live.snapshot()
+
+    def _overlay_summary(self, stored: OperationSummary) -> OperationSummary:
+        live = self._runner.find(stored.id)
+        if live is None or live.operation.state is not stored.state:
+            return stored
+        return live.snapshot().summary(LISTED_PARAMS_BYTES)
 
     def _recover(self, left: Unfinished) -> None:
         operation = left.operation

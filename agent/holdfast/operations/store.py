@@ -9,6 +9,7 @@ SQL: an update that finds another state than it expects changes nothing, so a fi
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import sqlite3
@@ -17,11 +18,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from holdfast.operations.large import INLINE_BYTES, LargeTexts, Part
 from holdfast.operations.model import (
     Operation,
-    Problem,
+    OperationSummary,
     ProgressReport,
     RequestError,
     Slug,
@@ -30,63 +32,50 @@ from holdfast.operations.model import (
     now,
 )
 from holdfast.operations.results import Outcome
+from holdfast.operations.rows import (
+    COLUMNS,
+    SUMMARY_COLUMNS,
+    operation_of,
+    summary_of,
+    to_text,
+)
+from holdfast.operations.schema import SCHEMA_VERSION, bring_up_to_date
 
 log = logging.getLogger(__name__)
 
 FILE_NAME = "operations.sqlite3"
-SCHEMA_VERSION = 2
+LARGE_NAME = "results"
+CHECKED_BYTES = 256 << 20
+"""A database up to this size is read through at the start; a larger one only as it is used."""
+LISTED_BYTES = 1 << 20
+"""A page of a list ends after this much, whatever the number of operations in it."""
 BUSY_SECONDS = 10.0
-
-_SCHEMA = """
-CREATE TABLE operations (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    kind TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (
-        state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled', 'interrupted')),
-    actor TEXT NOT NULL,
-    created_at TEXT NOT NULL,
-    started_at TEXT,
-    finished_at TEXT,
-    params TEXT NOT NULL,
-    progress TEXT NOT NULL,
-    result TEXT,
-    error TEXT,
-    resumed INTEGER NOT NULL DEFAULT 0,
-    crashes INTEGER NOT NULL DEFAULT 0,
-    idempotency_key TEXT UNIQUE,
-    idempotency_digest TEXT,
-    outcome TEXT CHECK (outcome IN ('ok', 'differs', 'partial'))
-) STRICT;
-CREATE INDEX operations_by_kind ON operations (kind, seq);
-CREATE INDEX operations_by_state ON operations (state, seq);
-"""
-_TO_VERSION_2 = """
-ALTER TABLE operations ADD COLUMN outcome TEXT CHECK (outcome IN ('ok', 'differs', 'partial'));
-UPDATE operations SET outcome = CASE
-    WHEN kind IN ('manifest.verify', 'manifest.compare', 'reimage') AND
-        NOT json_extract(result, '$.ok') THEN 'differs'
-    WHEN kind = 'manifest.build' AND
-        json_extract(result, '$.changed') + json_extract(result, '$.vanished')
-        + json_extract(result, '$.errors') > 0 THEN 'partial'
-    WHEN kind = 'pagecache.load' AND
-        json_extract(result, '$.missing') + json_extract(result, '$.skipped_bytes') > 0
-        THEN 'partial'
-    WHEN kind = 'pagecache.evict' AND json_extract(result, '$.retained') > 0 THEN 'partial'
-    ELSE 'ok' END
-WHERE state = 'succeeded';
-"""
-"""The results of version 1 have what their outcome follows from; only what is plain is judged."""
-_COLUMNS = (
-    "id, kind, state, outcome, actor, created_at, started_at, finished_at, params, progress,"
-    " result, error"
-)
 _FINAL = ", ".join(f"'{state.value}'" for state in State if state.final)
 _BAD_FILE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 class StoreError(RequestError):
     """The record of operations cannot be read or written now."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which operations a list has. `not_ok`: final, and not succeeded with the outcome `ok`."""
+
+    kind: str | None = None
+    state: State | None = None
+    outcome: Outcome | None = None
+    not_ok: bool = False
+    since: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A part of a list, newest first."""
+
+    operations: list[OperationSummary]
+    next: int | None
+    """Where the next part begins; None after the last."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +103,7 @@ class Store:
     def __init__(self, directory: Path) -> None:
         """Open the store in `directory`; a damaged file is moved aside, never deleted."""
         self.path = directory / FILE_NAME
+        self._large = LargeTexts(directory / LARGE_NAME)
         self.moved_aside: Path | None = None
         with _as_store_error("open"):
             try:
@@ -123,6 +113,9 @@ class Store:
                     raise
                 self._move_aside(error)
                 self._open()
+            self._large.retain(
+                {row[0] for row in self._reader.execute("SELECT id FROM operations")}
+            )
 
     def close(self) -> None:
         """Close the files; the write-ahead log is folded in."""
@@ -131,9 +124,10 @@ class Store:
 
     def insert(self, operation: Operation, key: str | None, digest: str | None) -> None:
         """Add a queued operation, on the disk when this returns."""
+        params, apart = self._set_apart(operation.id, "params", operation.params)
         self._write(
-            f"INSERT INTO operations ({_COLUMNS}, idempotency_key, idempotency_digest)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            f"INSERT INTO operations ({COLUMNS}, idempotency_key, idempotency_digest)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 operation.id,
                 operation.kind,
@@ -143,10 +137,12 @@ class Store:
                 format_time(operation.created_at),
                 None,
                 None,
-                _json(operation.params),
+                params or "{}",
                 operation.progress.model_dump_json(),
                 None,
                 None,
+                apart,
+                False,
                 key,
                 digest,
             ),
@@ -162,15 +158,18 @@ class Store:
 
     def finish(self, operation: Operation) -> bool:
         """Turn queued or running into the final state of `operation`, with its outcome."""
+        result, apart = self._set_apart(operation.id, "result", operation.result)
         return self._write(
             "UPDATE operations SET state = ?, outcome = ?, finished_at = ?, progress = ?,"
-            " result = ?, error = ? WHERE id = ? AND state IN ('queued', 'running')",
+            " result = ?, result_apart = ?, error = ?"
+            " WHERE id = ? AND state IN ('queued', 'running')",
             (
                 operation.state.value,
                 operation.outcome and operation.outcome.value,
                 format_time(operation.finished_at or now()),
                 operation.progress.model_dump_json(),
-                None if operation.result is None else _json(operation.result),
+                result,
+                apart,
                 None if operation.error is None else operation.error.model_dump_json(),
                 operation.id,
             ),
@@ -196,51 +195,72 @@ class Store:
             log.debug("progress of %s was not saved: %s", operation_id, error)
 
     def get(self, operation_id: str) -> Operation | None:
-        """Return one operation as recorded."""
-        rows = self._read(f"SELECT {_COLUMNS} FROM operations WHERE id = ?", (operation_id,))
-        return _operation(rows[0]) if rows else None
+        """Return one operation as recorded, with its result however large it is."""
+        row = self._row(operation_id)
+        return None if row is None else self._whole(row)
+
+    def open(self, operation_id: str) -> tuple[Operation, BinaryIO | None] | None:
+        """Return one operation as recorded, and the file of a large result in place of it."""
+        row = self._row(operation_id)
+        if row is None:
+            return None
+        with _as_store_error("read"):
+            file = self._large.open(operation_id, "result") if row[-1] else None
+        return self._whole((*row[:-1], False)), file
+
+    def find(self, beginning: str) -> list[str]:
+        """Return the ids that begin like this, at most two."""
+        rows = self._read(
+            "SELECT id FROM operations WHERE id >= ? AND id < ? LIMIT 2",
+            (beginning, f"{beginning}~"),
+        )
+        return [row[0] for row in rows]
 
     def by_key(self, key: str) -> tuple[Operation, str] | None:
         """Return the operation made under an idempotency key, and the digest of its request."""
         rows = self._read(
-            f"SELECT {_COLUMNS}, idempotency_digest FROM operations WHERE idempotency_key = ?",
+            f"SELECT {COLUMNS}, idempotency_digest FROM operations WHERE idempotency_key = ?",
             (key,),
         )
-        return (_operation(rows[0][:-1]), rows[0][-1]) if rows else None
+        return (self._whole(rows[0][:-1]), rows[0][-1]) if rows else None
 
-    def recent(
-        self,
-        kind: str | None,
-        state: State | None,
-        limit: int,
-        *,
-        outcome: Outcome | None = None,
-        not_ok: bool = False,
-    ) -> list[Operation]:
-        """Return operations as recorded, newest first; `not_ok` is of `Selection`."""
+    def page(self, selection: Selection, limit: int, before: int | None = None) -> Listed:
+        """Return operations without results, newest first: those `before` a place in the list."""
         conditions = ["1"]
         values: list[Any] = []
-        for column, value in (("kind", kind), ("state", state), ("outcome", outcome)):
+        for condition, value in (
+            ("seq < ?", before),
+            ("kind = ?", selection.kind),
+            ("state = ?", selection.state),
+            ("outcome = ?", selection.outcome),
+            ("created_at >= ?", selection.since and format_time(selection.since)),
+        ):
             if value is not None:
-                conditions.append(f"{column} = ?")
+                conditions.append(condition)
                 values.append(value)
-        if not_ok:
+        if selection.not_ok:
             conditions.append(f"state IN ({_FINAL}) AND outcome IS NOT 'ok'")
         rows = self._read(
-            f"SELECT {_COLUMNS} FROM operations WHERE {' AND '.join(conditions)}"
+            f"SELECT {SUMMARY_COLUMNS} FROM operations WHERE {' AND '.join(conditions)}"
             " ORDER BY seq DESC LIMIT ?",
-            (*values, limit),
+            (*values, limit + 1),
         )
-        return [_operation(row) for row in rows]
+        size = 0
+        for count, row in enumerate(rows):
+            size += sum(len(cell) for cell in row if isinstance(cell, str))
+            if count and (count == limit or size > LISTED_BYTES):
+                rows, last = rows[:count], rows[count - 1]
+                return Listed([summary_of(one) for one in rows], last[0])
+        return Listed([summary_of(one) for one in rows], None)
 
     def unfinished(self) -> list[Unfinished]:
         """Return what is queued or running, in the order in which it was asked for."""
         rows = self._read(
-            f"SELECT {_COLUMNS}, resumed, crashes FROM operations"
+            f"SELECT {COLUMNS}, resumed, crashes FROM operations"
             " WHERE state IN ('queued', 'running') ORDER BY seq",
             (),
         )
-        return [Unfinished(_operation(row[:-2]), bool(row[-2]), row[-1]) for row in rows]
+        return [Unfinished(self._whole(row[:-2]), bool(row[-2]), row[-1]) for row in rows]
 
     def last_successes(self) -> dict[str, LastSuccess]:
         """Say for each kind when it last succeeded."""
@@ -263,10 +283,13 @@ class Store:
             cursor = connection.execute(
                 f"DELETE FROM operations WHERE state IN ({_FINAL}) AND (finished_at < ? OR seq <="
                 f" (SELECT seq FROM operations WHERE state IN ({_FINAL})"
-                " ORDER BY seq DESC LIMIT 1 OFFSET ?))",
+                " ORDER BY seq DESC LIMIT 1 OFFSET ?)) RETURNING id",
                 (oldest, keep),
             )
-            return cursor.rowcount
+            forgotten = [row[0] for row in cursor.fetchall()]
+        with _as_store_error("remove files of"):
+            self._large.remove(forgotten)
+        return len(forgotten)
 
     def _open(self) -> None:
         connections: list[sqlite3.Connection] = []
@@ -292,15 +315,12 @@ class Store:
                 f"{self.path} was written by a newer holdfast (schema {version}, this one knows "
                 f"{SCHEMA_VERSION}); install that version again, or move the file away.",
             )
-        # Damage is better found now than by the first request that hits it.
-        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if verdict != "ok":
-            raise _Damage(verdict)
-        if version < SCHEMA_VERSION:
-            steps = _SCHEMA if version == 0 else _TO_VERSION_2
-            connection.executescript(
-                f"BEGIN IMMEDIATE;{steps}PRAGMA user_version = {SCHEMA_VERSION};COMMIT;"
-            )
+        if self.path.stat().st_size <= CHECKED_BYTES:
+            # Damage is better found now than by the first request that hits it.
+            verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise _Damage(verdict)
+        bring_up_to_date(connection, version, self._large)
 
     def _move_aside(self, error: sqlite3.DatabaseError) -> None:
         stamp = now().strftime("%Y%m%dT%H%M%S.%fZ")
@@ -317,6 +337,35 @@ class Store:
             error,
             aside,
         )
+
+    def _set_apart(
+        self, operation_id: str, part: Part, value: dict[str, Any] | None
+    ) -> tuple[str | None, bool]:
+        """Return the text for the database, or put it into a file if it is large."""
+        if value is None:
+            return None, False
+        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+        if len(text) <= INLINE_BYTES:
+            return to_text(value), False
+        with _as_store_error("write"):
+            self._large.put(operation_id, part, text)
+        return None, True
+
+    def _row(self, operation_id: str) -> tuple[Any, ...] | None:
+        rows = self._read(f"SELECT {COLUMNS} FROM operations WHERE id = ?", (operation_id,))
+        return rows[0] if rows else None
+
+    def _whole(self, row: tuple[Any, ...]) -> Operation:
+        """Make an operation of a row, with what lies apart from it."""
+        operation_id, params, result = row[0], row[8], row[10]
+        with _as_store_error("read"):
+            if row[-2]:
+                with self._large.open(operation_id, "params") as file:
+                    params = file.read()
+            if row[-1]:
+                with self._large.open(operation_id, "result") as file:
+                    result = file.read()
+        return operation_of((*row[:8], params, row[9], result, row[11]))
 
     def _write(self, statement: str, values: tuple[Any, ...]) -> bool:
         """Run one statement, committed to the disk; return whether it changed a row."""
@@ -366,6 +415,11 @@ def _connect(
 def _as_store_error(what: str) -> Iterator[None]:
     try:
         yield
+    except OSError as error:
+        slug = Slug.NO_SPACE if error.errno in {errno.ENOSPC, errno.EDQUOT} else Slug.IO_ERROR
+        raise StoreError(
+            slug, f"holdfast could not {what} its record of operations: {error}."
+        ) from error
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         slug = {sqlite3.SQLITE_FULL: Slug.NO_SPACE, sqlite3.SQLITE_BUSY: Slug.UNAVAILABLE}.get(
@@ -374,26 +428,3 @@ def _as_store_error(what: str) -> Iterator[None]:
         raise StoreError(
             slug, f"holdfast could not {what} its record of operations: {error}."
         ) from error
-
-
-def _operation(row: tuple[Any, ...]) -> Operation:
-    id_, kind, state, outcome, actor, *times, params, progress, result, error = row
-    created, started, finished = times
-    return Operation(
-        id=id_,
-        kind=kind,
-        state=State(state),
-        outcome=outcome and Outcome(outcome),
-        actor=actor,
-        created_at=created,
-        started_at=started,
-        finished_at=finished,
-        params=json.loads(params),
-        progress=ProgressReport.model_validate_json(progress),
-        result=None if result is None else json.loads(result),
-        error=None if error is None else Problem.model_validate_json(error),
-    )
-
-
-def _json(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
