@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from holdfast.api.records import BYTES
 from holdfast.api.rendering import PROBLEM_JSON
 from holdfast.api.streams import EVENT_STREAM, EVENT_TYPES
 
@@ -52,21 +53,28 @@ def accepted() -> Responses:
     return {202: {"description": "Accepted; the operation as it is now.", "headers": headers}}
 
 
-def events_of(model: str) -> dict[str, Any]:
-    """Describe a stream in each of its media types; `model` names the schema of an event's data.
-
-    `itemSchema` is of OpenAPI 3.2; for who does not know it, the stream has no schema.
-    """
+def events() -> dict[str, Any]:
+    """Describe a stream in each of its media types."""
     content: dict[str, Any] = {one: {"schema": {"type": "string"}} for one in EVENT_TYPES}
-    text = {"type": "string"}
-    data = {
-        **text,
-        "contentMediaType": "application/json",
-        "contentSchema": {"$ref": f"#/components/schemas/{model}"},
-    }
-    properties = {"event": text, "id": text, "data": data, "retry": {"type": "integer"}}
-    content[EVENT_STREAM] = {"itemSchema": {"type": "object", "properties": properties}}
+    # What one event has, only OpenAPI 3.2 can say, which few tools read.
+    content[EVENT_STREAM] = {}
     return content
+
+
+def upload(*media_types: str) -> dict[str, Any]:
+    """Describe the body of an upload, whose media type may be any of these or plain bytes.
+
+    Generators of clients know none but that of plain bytes.
+    """
+    others = " or ".join(f"`{one}`" for one in media_types)
+    return {
+        "requestBody": {
+            "required": True,
+            "description": "A record file, as `GET` of the same path gives it; its media type may "
+            f"also be {others}.",
+            "content": {BYTES: {"schema": {"type": "string", "format": "binary"}}},
+        }
+    }
 
 
 def started() -> Responses:

@@ -9,7 +9,7 @@ from anyio import to_thread
 from fastapi import Body, Path, Query, Request
 from starlette.responses import Response
 
-from holdfast.api.documents import problems_of, started
+from holdfast.api.documents import problems_of, started, upload
 from holdfast.api.operations import IdempotencyKey, start
 from holdfast.api.records import (
     BYTES,
@@ -280,15 +280,7 @@ async def get_manifest_content(
         },
         **problems_of(409, 413, 415, 507),
     },
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "description": "A record file, as `GET` of the same path gives it.",
-            "content": {
-                one: {"schema": {"type": "string", "format": "binary"}} for one in (ZSTD, BYTES)
-            },
-        }
-    },
+    openapi_extra=upload(ZSTD),
 )
 @spec(Scope.OPERATE, consumes=(ZSTD, BYTES), upload=True)
 async def put_manifest_content(

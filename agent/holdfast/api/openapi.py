@@ -10,6 +10,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
 from holdfast.api.auth import OPEN_ON_LOOPBACK
+from holdfast.api.contract import name_apart, type_operations
 from holdfast.api.documents import problems_of
 from holdfast.api.rendering import PROBLEM_JSON, JsonResponse
 from holdfast.api.routing import make_router, spec, spec_of
@@ -93,6 +94,7 @@ def _build(app: FastAPI) -> dict[str, Any]:
             mode="serialization", ref_template="#/components/schemas/{model}"
         )
         schemas[model.__name__].pop("$defs", None)
+    type_operations(schemas)
     components["securitySchemes"] = _SECURITY
     endpoints = {
         route.operation_id: route.endpoint
@@ -107,7 +109,7 @@ def _build(app: FastAPI) -> dict[str, Any]:
         if path in OPEN_ON_LOOPBACK:
             operation["security"].append({})
         _only_problems(operation)
-    return document
+    return name_apart(document)
 
 
 def _routers() -> Iterator[Any]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Annotated, BinaryIO, TypeVar
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 from anyio import to_thread
 from fastapi import Header, Path, Query, Request
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response, StreamingResponse
 
 from holdfast.api.auth import Caller, require
@@ -36,6 +37,7 @@ MAX_WAIT_SECONDS = 300
 RETRY_AFTER = "1"
 _MAX_KEY_LENGTH = 255
 _MAX_PLACE_DIGITS = 18
+_DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt]")
 _CHUNK = 256 << 10
 
 ParamsT = TypeVar("ParamsT", bound=BaseModel)
@@ -61,6 +63,13 @@ IdempotencyKey = Annotated[
         ),
     ),
 ]
+
+
+def _written(value: Any) -> Any:
+    """Refuse what else is taken for a time, such as the seconds of Unix."""
+    if isinstance(value, str) and not _DATE.match(value):
+        raise ValueError("must be a time as RFC 3339 has it, for example 2026-11-23T01:02:03Z")
+    return value
 
 
 class NoParameters(BaseModel):
@@ -170,7 +179,8 @@ async def list_operations(
         ),
     ] = False,
     since: Annotated[
-        AwareDatetime | None, Query(description="Only those created then or later (RFC 3339).")
+        Annotated[AwareDatetime, BeforeValidator(_written)] | None,
+        Query(description="Only those created then or later (RFC 3339)."),
     ] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="At most this many.")] = 50,
     cursor: Annotated[

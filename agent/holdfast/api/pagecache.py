@@ -9,7 +9,7 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import Body, Path, Query, Request
 from starlette.responses import Response
 
-from holdfast.api.documents import problems_of, started
+from holdfast.api.documents import problems_of, started, upload
 from holdfast.api.operations import IdempotencyKey, start
 from holdfast.api.records import (
     BYTES,
@@ -65,6 +65,7 @@ async def get_page_cache(
             min_length=1,
             max_length=4096,
             description="Only this file or directory, which must lie in a root.",
+            json_schema_extra={"pattern": "^/"},
         ),
     ] = None,
     depth: Annotated[
@@ -266,16 +267,7 @@ async def get_dump_content(
         },
         **problems_of(409, 413, 415, 507),
     },
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "description": "A record file in either format, as `GET` of the same path gives it.",
-            "content": {
-                one: {"schema": {"type": "string", "format": "binary"}}
-                for one in (ZSTD, GZIP, BYTES)
-            },
-        }
-    },
+    openapi_extra=upload(ZSTD, GZIP),
 )
 @spec(Scope.OPERATE, consumes=(ZSTD, GZIP, BYTES), upload=True)
 async def put_dump_content(services: ServicesDep, request: Request, dump_id: DumpId) -> Response:

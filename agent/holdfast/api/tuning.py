@@ -10,7 +10,7 @@ from anyio import to_thread
 from fastapi import Body, Path, Request
 from starlette.responses import Response
 
-from holdfast.api.documents import accepted, events_of, problems_of
+from holdfast.api.documents import accepted, events, problems_of
 from holdfast.api.operations import IdempotencyKey, start_operation
 from holdfast.api.operations import answer as answer_operation
 from holdfast.api.problems import problem_response
@@ -94,7 +94,7 @@ async def get_profile(services: ServicesDep, name: ProfileName) -> Response:
                 "event's kind, with the event as data. `application/x-ndjson`: an event a line. "
                 "`text/plain`: a line for a person."
             ),
-            "content": events_of("Event"),
+            "content": events(),
         },
         **problems_of(),
     },
@@ -208,17 +208,17 @@ async def _perform(
     if not operation.state.final:
         waiting = services.operations.wait(operation.id, WAIT_SECONDS)
         operation = await while_wanted(request, waiting) or operation
-    return _outcome(operation, created=created)
+    return await _outcome(operation, created=created)
 
 
-def _outcome(operation: Operation, *, created: bool) -> Response:
+async def _outcome(operation: Operation, *, created: bool) -> Response:
     headers = {"Location": f"/v1/operations/{operation.id}"}
     if operation.state is State.SUCCEEDED:
         return JsonResponse(operation.result, headers=headers)
     if operation.error is not None:
         problem = operation.error.model_copy(update={"operation": operation.id})
         return problem_response(problem, headers)
-    return answer_operation(operation, 202 if created or not operation.state.final else 200)
+    return await answer_operation(operation, 202 if created or not operation.state.final else 200)
 
 
 async def _event_stream(events: AsyncIterator[Event | None]) -> AsyncIterator[bytes]:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from holdfast.operations.results import OperationResult, Outcome
-from holdfast.records.models import Bytes, Count, Located, PathText, Request
+from holdfast.records.models import AbsolutePath, Bytes, Count, Located, PathText, Request
 from holdfast.records.store import DamagedRecord, Stored
 
 Algorithm = Literal["xxh64", "xxh3_128", "blake3"]
@@ -55,10 +55,10 @@ class ReadLimits(Request):
 class BuildRequest(ReadLimits):
     """Record every file below a directory with its digest."""
 
-    root: PathText | None = Field(
+    root: AbsolutePath | None = Field(
         default=None, description="A configured root; may be left out where there is just one."
     )
-    path: PathText | None = Field(
+    path: AbsolutePath | None = Field(
         default=None, description="Only this directory, which must lie in a root."
     )
     include: Patterns = Field(
@@ -84,7 +84,7 @@ class BuildRequest(ReadLimits):
 class VerifyRequest(ReadLimits):
     """Read the files that a manifest tells of and compare."""
 
-    path: PathText | None = Field(
+    path: AbsolutePath | None = Field(
         default=None,
         description="The directory to verify, in a root; where the manifest was made if left out.",
     )
@@ -127,7 +127,7 @@ class Reading(BaseModel):
     reader_bytes: dict[str, Bytes] = Field(description="Bytes by the way they took.")
     reader_note: str | None = Field(description="Why it was not the best way, if it was not.")
     queue_depth: Count = Field(description="Reads in flight at most.")
-    devices: list[Device]
+    devices: list[Device] = Field(description="What was read from.")
     rate_wait_seconds: float = Field(description="Spent waiting for the rate limit.")
     pressure_wait_seconds: float = Field(description="Spent giving way to others.")
 
@@ -158,10 +158,10 @@ class FileProblem(Located):
 class BuildResult(OperationResult, Totals, Reading):
     """What a build recorded. Its outcome is `partial` if a file has no digest or was left out."""
 
-    manifest: str
-    root: str
+    manifest: str = Field(description="The id of the manifest.")
+    root: str = Field(description="The root that it is of.")
     path: str = Field(description="Relative to the root; empty for all of it.")
-    algorithm: Algorithm
+    algorithm: Algorithm = Field(description="Of its digests.")
     problems: list[FileProblem] = Field(description="Files without a digest, at most 1000.")
     problems_all: bool = Field(description="Whether no file had to be left out of `problems`.")
     hashed_bytes: Bytes = Field(description="Hashed now, holes included.")
@@ -172,7 +172,9 @@ class BuildResult(OperationResult, Totals, Reading):
         description="Why the earlier manifest was of no use, if it was not."
     )
     record_bytes: Bytes = Field(description="Size of the record file.")
-    skipped: dict[str, Count] = Field(default_factory=dict)
+    skipped: dict[str, Count] = Field(
+        default_factory=dict, description="Files and directories that were left out, by reason."
+    )
 
     @property
     def outcome(self) -> Outcome:
@@ -208,9 +210,9 @@ class VerifyResult(OperationResult, Reading):
     """
 
     ok: bool = Field(description="Nothing differs, and everything that was asked for was read.")
-    manifest: str
+    manifest: str = Field(description="The id of the manifest.")
     path: str = Field(description="The directory that was verified.")
-    algorithm: Algorithm
+    algorithm: Algorithm = Field(description="Of its digests.")
     checked_files: Count = Field(description="Files of which at least a part was read.")
     matching: Count
     mismatched: Count
@@ -220,13 +222,15 @@ class VerifyResult(OperationResult, Reading):
     unreadable: Count
     unproven: Count = Field(description="Of which the manifest itself has no digest.")
     mismatched_bytes: Bytes = Field(description="In the ranges that differ.")
-    findings: list[Finding]
+    findings: list[Finding] = Field(description="What is not as recorded, by name.")
     findings_all: bool = Field(description="Whether no finding had to be left out of `findings`.")
     bytes: Bytes = Field(description="Checked, holes included.")
     chunks_checked: Count
     chunks_total: Count
-    sample_percent: float | None
-    seed: int | None
+    sample_percent: float | None = Field(
+        description="The share of all chunks that was read; null for all of them."
+    )
+    seed: int | None = Field(description="Makes the choice of chunks the same again.")
 
     @property
     def outcome(self) -> Outcome:
@@ -242,8 +246,8 @@ class CompareResult(OperationResult):
     """
 
     ok: bool = Field(description="Nothing differs, and everything could be compared.")
-    left: str
-    right: str
+    left: str = Field(description="The id of the left manifest.")
+    right: str = Field(description="The id of the right manifest.")
     identical: Count
     differing: Count
     only_left: Count
@@ -252,7 +256,7 @@ class CompareResult(OperationResult):
     metadata: Count = Field(description="The same content with another mode, owner or time.")
     unproven: Count = Field(description="Files of which one side has no digest.")
     differing_bytes: Bytes = Field(description="In the ranges that differ, where they are known.")
-    findings: list[Finding]
+    findings: list[Finding] = Field(description="What is not the same, by name.")
     findings_all: bool = Field(description="Whether no finding had to be left out of `findings`.")
 
     @property

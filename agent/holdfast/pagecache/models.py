@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from holdfast.operations.results import OperationResult, Outcome
-from holdfast.records.models import Bytes, Count, Located, PathText, Request
+from holdfast.records.models import AbsolutePath, Bytes, Count, Located, Request
 from holdfast.records.store import DamagedRecord, Stored
 
 HARMLESS_SKIPS = frozenset({"symlink", "special", "hardlink", "vanished"})
@@ -72,10 +72,10 @@ class PageCacheState(BaseModel):
 class DumpRequest(Request):
     """Record which pages are resident."""
 
-    root: PathText | None = Field(
+    root: AbsolutePath | None = Field(
         default=None, description="A configured root; all of them when left out."
     )
-    path: PathText | None = Field(
+    path: AbsolutePath | None = Field(
         default=None, description="Only this file or directory, which must lie in a root."
     )
     hotness: bool = Field(
@@ -91,18 +91,24 @@ class DumpRequest(Request):
 class DumpResult(OperationResult):
     """What a dump recorded; `partial` if files were skipped that could have pages."""
 
-    dump: str
-    roots: list[str]
+    dump: str = Field(description="The id of the dump.")
+    roots: list[str] = Field(description="The roots that it is of.")
     files: Count = Field(description="Files with at least one resident page.")
     files_scanned: Count
     bytes: Bytes = Field(description="Bytes of resident pages recorded.")
     pages: Count
-    page_size: int
+    page_size: int = Field(description="In bytes.")
     record_bytes: Bytes = Field(description="Size of the record file.")
-    skipped: dict[str, Count] = Field(default_factory=dict)
-    examples: list[SkippedFile] = Field(default_factory=list)
-    method: Literal["cachestat", "mincore"]
-    hotness: bool
+    skipped: dict[str, Count] = Field(
+        default_factory=dict, description="Files and directories that were left out, by reason."
+    )
+    examples: list[SkippedFile] = Field(
+        default_factory=list, description="Some of those that were left out, by name."
+    )
+    method: Literal["cachestat", "mincore"] = Field(
+        description="The call that told which pages are resident."
+    )
+    hotness: bool = Field(description="Whether it has how hot each page is.")
 
     @property
     def outcome(self) -> Outcome:
@@ -135,7 +141,7 @@ class LoadRequest(Request):
     """Read the pages of a dump back into memory."""
 
     dump: str = Field(default="latest", max_length=64, description="A dump's id, or `latest`.")
-    root: PathText | None = Field(
+    root: AbsolutePath | None = Field(
         default=None,
         description="The configured root to load into, for a dump of one root made elsewhere.",
     )
@@ -181,7 +187,7 @@ class LoadResult(OperationResult):
     pages. The outcome is `partial` unless all of it is resident; holes hold nothing to load.
     """
 
-    dump: str
+    dump: str = Field(description="The id of the dump.")
     requested: Bytes
     already_resident: Bytes
     loaded: Bytes
@@ -195,7 +201,9 @@ class LoadResult(OperationResult):
     skipped: dict[str, Count] = Field(
         default_factory=dict, description="Reason to number of files."
     )
-    skipped_bytes_by_reason: dict[str, Count] = Field(default_factory=dict)
+    skipped_bytes_by_reason: dict[str, Count] = Field(
+        default_factory=dict, description="Reason to bytes that were not asked for."
+    )
     reported: list[LoadedFile] = Field(
         default_factory=list,
         description="Files that fell short, or all if asked for: at most 1000, or 100000.",
@@ -220,7 +228,7 @@ class LoadResult(OperationResult):
 class EvictRequest(Request):
     """Drop clean pages of files from the page cache."""
 
-    paths: Annotated[list[PathText], Field(min_length=1, max_length=1000)]
+    paths: Annotated[list[AbsolutePath], Field(min_length=1, max_length=1000)]
     sync: bool = Field(
         default=False, description="Write dirty pages out first, so that they can be dropped too."
     )
@@ -244,9 +252,13 @@ class EvictResult(OperationResult):
     resident_before: Bytes
     evicted: Bytes
     retained: Bytes
-    retained_files: list[RetainedFile]
-    skipped: dict[str, Count] = Field(default_factory=dict)
-    examples: list[SkippedFile] = Field(default_factory=list)
+    retained_files: list[RetainedFile] = Field(description="Files of which pages stayed, and why.")
+    skipped: dict[str, Count] = Field(
+        default_factory=dict, description="Files and directories that were left out, by reason."
+    )
+    examples: list[SkippedFile] = Field(
+        default_factory=list, description="Some of those that were left out, by name."
+    )
 
     @property
     def outcome(self) -> Outcome:

@@ -6,9 +6,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Bytes = Annotated[int, Field(ge=0, le=2**63 - 1)]
-Count = Annotated[int, Field(ge=0)]
+Bytes = Annotated[int, Field(ge=0, le=2**63 - 1, description="In bytes.")]
+Count = Annotated[int, Field(ge=0, description="How many.")]
 PathText = Annotated[str, Field(min_length=1, max_length=4096)]
+AbsolutePath = Annotated[PathText, Field(json_schema_extra={"pattern": "^/"})]
+"""That it begins with a slash is checked where it is resolved, with a better sentence."""
 
 
 class Request(BaseModel):

@@ -283,16 +283,16 @@ class ReimageStatus(Machine):
 class ReimageResult(OperationResult):
     """How a re-imaging ended that came to its end. Its outcome is `differs` if a check failed."""
 
-    ok: bool
+    ok: bool = Field(description="Whether all checks passed.")
     image: ImageSummary
-    image_id: str | None
-    checks: list[Check]
-    imager: ImagerReport | None
+    image_id: str | None = Field(description="Of the system that runs now.")
+    checks: list[Check] = Field(description="What was checked, and what was found.")
+    imager: ImagerReport | None = Field(description="What the imager did.")
     down_seconds: float | None = Field(
-        description="From the order to reboot until the new system's holdfast was there."
+        description="Seconds from the order to reboot until the new system's holdfast was there."
     )
     confirmed_seconds: float | None = Field(
-        description="From the order to reboot until it was confirmed."
+        description="Seconds from the order to reboot until it was confirmed."
     )
 
     @property

@@ -86,12 +86,12 @@ class Plan(BaseModel):
     """What applying a profile would do. Nothing was changed."""
 
     plan: str = Field(description="Identifies this plan: the same if made again unchanged.")
-    profile: str
-    policy: Literal["report", "enforce"]
-    persist: bool
+    profile: str = Field(description="The profile's name.")
+    policy: Literal["report", "enforce"] = Field(description="What is done about drift.")
+    persist: bool = Field(description="Whether files set the values at boot, too.")
     applicable: bool = Field(description="Whether nothing is `impossible`.")
     changes: int = Field(description="How many settings would be written.")
-    settings: list[Setting]
+    settings: list[Setting] = Field(description="Every setting of the profile.")
     notes: list[str] = Field(description="What in the profile means nothing here, and why.")
 
 
@@ -105,9 +105,9 @@ class RolledBack(OperationResult):
     """What was brought back."""
 
     profile: str | None = Field(description="The profile that is in force now; null for none.")
-    written: int
-    settings: list[Setting]
-    notes: list[str]
+    written: int = Field(description="How many settings were written.")
+    settings: list[Setting] = Field(description="The settings that were changed.")
+    notes: list[str] = Field(description="What else there is to know.")
 
 
 class AppliedEntry(BaseModel):

@@ -1,0 +1,148 @@
+"""The OpenAPI document, as validators and generators of clients read it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.api.contract import KINDS
+from tests.unit.api_support import served
+
+
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    with served(tmp_path_factory.mktemp("contract")) as server, server.http() as client:
+        answer: dict[str, Any] = client.get("/openapi.json").json()
+        return answer
+
+
+@pytest.fixture(scope="module")
+def file(document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("document") / "openapi.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def walk(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield every object of a document."""
+    if isinstance(value, dict):
+        yield value
+        for one in value.values():
+            yield from walk(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from walk(one)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("openapi_spec_validator") is None,
+    reason="openapi-spec-validator is not installed",
+)
+def test_it_is_valid_by_an_independent_validator(file: Path) -> None:
+    command = [sys.executable, "-m", "openapi_spec_validator", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(
+    shutil.which("openapi-python-client") is None, reason="openapi-python-client is not installed"
+)
+def test_a_client_is_generated_from_all_of_it(
+    document: dict[str, Any], file: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "client"
+    command = ["openapi-python-client", "generate", "--path", str(file), "--meta", "none"]
+    done = subprocess.run(
+        [*command, "--output-path", str(output), "--fail-on-warning"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = done.stdout + done.stderr
+    assert "WARNING" not in told, told
+    assert "Unable to parse" not in told, told
+    made = {path.stem for path in output.glob("api/*/*.py")} - {"__init__"}
+    operations = [one for path in document["paths"].values() for one in path.values()]
+    named = {re.sub(r"(?<!^)(?=[A-Z])", "_", one["operationId"]).lower() for one in operations}
+    assert made == named
+
+
+def test_every_schema_has_a_name_and_a_title_of_its_own(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    assert all(re.fullmatch(r"[A-Za-z0-9]+", name) for name in schemas)
+    titles = Counter(schema["title"] for schema in schemas.values())
+    assert [title for title, count in titles.items() if count > 1] == []
+    assert {"TuningRollbackRequest", "ReimageRollbackRequest"} <= set(schemas)
+    referred = {one["$ref"] for one in walk(document) if isinstance(one.get("$ref"), str)}
+    assert referred <= {f"#/components/schemas/{name}" for name in schemas}
+
+
+def test_parameters_and_results_are_typed_by_the_kind(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    mapping = schemas["Operation"]["discriminator"]["mapping"]
+    assert set(mapping) == set(KINDS) == set(schemas["OperationKind"]["enum"])
+    assert [one["$ref"] for one in schemas["Operation"]["oneOf"]] == list(mapping.values())
+    for kind, reference in mapping.items():
+        members = schemas[reference.rpartition("/")[2]]["properties"]
+        assert members["kind"]["const"] == kind
+        params, result = (
+            schemas[one["$ref"].rpartition("/")[2]]
+            for one in (members["params"], members["result"]["anyOf"][0])
+        )
+        assert set(params["properties"]) == set(KINDS[kind][0].model_fields)
+        assert set(result["properties"]) == set(KINDS[kind][1].model_fields)
+        for name, member in result["properties"].items():
+            assert "description" in member or "$ref" in member, (kind, name)
+    summary = schemas["OperationSummary"]["properties"]
+    assert summary["kind"] == {"$ref": "#/components/schemas/OperationKind"}
+    assert "result" not in summary
+
+
+def test_its_kinds_are_those_that_the_daemon_runs(tmp_path: Path) -> None:
+    with served(tmp_path) as server:
+        services = server.services
+        registered = {
+            kind.name: (kind.params, kind.result)
+            for capability in (
+                services.pagecache,
+                services.manifests,
+                services.tuning,
+                services.reimage,
+            )
+            for kind in capability.kinds()
+        }
+    assert registered == dict(KINDS)
+
+
+def test_times_are_times_and_paths_begin_with_a_slash(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for name in ("ManifestVerifyOperation", "OperationSummary", "TuningState", "Transition"):
+        for member, schema in schemas[name]["properties"].items():
+            if member.endswith("_at") or member == "at":
+                found = [schema, *schema.get("anyOf", ())]
+                assert any(one.get("format") == "date-time" for one in found), (name, member)
+    for name, member in (
+        ("BuildRequest", "path"),
+        ("DumpRequest", "root"),
+        ("EvictRequest", "paths"),
+    ):
+        assert "^/" in {one.get("pattern") for one in walk(schemas[name]["properties"][member])}
+
+
+def test_uploads_have_a_body_of_bytes(document: dict[str, Any]) -> None:
+    for path in ("/v1/manifests/{manifest_id}/content", "/v1/pagecache/dumps/{dump_id}/content"):
+        body = document["paths"][path]["put"]["requestBody"]
+        assert body["content"] == {
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}}
+        }
+        assert "application/zstd" in body["description"]
