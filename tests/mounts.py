@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,8 +23,9 @@ def _run(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def mounted(directory: Path, *options: str | Path) -> Iterator[Path]:
-    """Mount on a directory; skips the test where this is not allowed."""
-    directory.mkdir(exist_ok=True)
+    """Mount on a directory or an existing file; skips the test where this is not allowed."""
+    if not directory.is_file():
+        directory.mkdir(exist_ok=True)
     done = _run("mount", *options, directory)
     if done.returncode != 0:
         pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
@@ -55,6 +57,41 @@ def ext4(directory: Path, size: int) -> Iterator[Path]:
             yield place
     finally:
         image.unlink()
+
+
+@contextmanager
+def btrfs(directory: Path) -> Iterator[Path]:
+    """Mount a new btrfs, kept in a file beside the directory; skips the test without its tools."""
+    if shutil.which("mkfs.btrfs") is None:
+        pytest.skip("there is no mkfs.btrfs here")
+    image = directory.with_name(directory.name + ".img")
+    with image.open("wb") as file:
+        file.truncate(256 << 20)
+    try:
+        made = _run("mkfs.btrfs", "--quiet", "--force", image)
+        assert made.returncode == 0, made.stderr
+        with mounted(directory, "-t", "btrfs", "-o", "loop", image) as place:
+            yield place
+    finally:
+        image.unlink()
+
+
+def subvolume(path: Path, *, snapshot_of: Path | None = None) -> Path:
+    """Make a btrfs subvolume, or a read-only snapshot of one."""
+    how = ["create"] if snapshot_of is None else ["snapshot", "-r", str(snapshot_of)]
+    made = _run("btrfs", "subvolume", *how, path)
+    assert made.returncode == 0, made.stderr
+    return path
+
+
+@contextmanager
+def overlay(directory: Path, lower: Path, upper: Path, *options: str) -> Iterator[Path]:
+    """Mount an overlay of two directories; its working directory goes beside `upper`."""
+    work = upper.with_name(upper.name + ".work")
+    work.mkdir(exist_ok=True)
+    layers = ",".join([f"lowerdir={lower}", f"upperdir={upper}", f"workdir={work}", *options])
+    with mounted(directory, "-t", "overlay", "-o", layers, "overlay") as place:
+        yield place
 
 
 class MemoryGroup:

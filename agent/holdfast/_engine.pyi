@@ -5,7 +5,8 @@ Every call that can be long releases the GIL, reports to a `Progress`, and stops
 Failures of the operating system are raised as `OSError` with `errno` and `filename` set.
 """
 
-from typing import final
+from pathlib import Path
+from typing import Literal, final
 
 __version__: str
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "inspect",
     "inspect_descriptor",
     "inspect_manifest",
+    "kind_of",
     "load",
     "pack_image",
     "page_size",
@@ -92,6 +94,12 @@ def page_size() -> int:
 
 def has_cachestat() -> bool:
     """Whether the running kernel has cachestat(2), Linux 6.5 and later."""
+
+def kind_of(root: Path, path: Path) -> Literal["directory", "file", "other"]:
+    """Say what a path relative to a root is.
+
+    Raises `OSError`: `EXDEV` if something else is mounted on the way, `ELOOP` at a symbolic link.
+    """
 
 def residency(request: str, progress: Progress) -> str:
     """Find out how much of a file, a directory or a root is in memory."""

@@ -31,6 +31,7 @@ from holdfast.config import Settings, StateDirError
 from holdfast.config.exposure import state_dir_exposed
 from holdfast.config.load import check_machine
 from holdfast.descriptors import raise_limit
+from holdfast.left_out import LeftOut
 from holdfast.manifests.service import Manifests
 from holdfast.metrics import Metrics
 from holdfast.node.service import Node
@@ -124,7 +125,9 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
     state = open_state(settings)
     stack.callback(state.release)
     store, no_room = open_store(settings, state, stack)
+    left_out = LeftOut()
     pagecache = PageCache(
+        left_out=left_out,
         roots=settings.roots,
         state_dir=state.path,
         dumps_kept=settings.pagecache.dumps_kept,
@@ -132,6 +135,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         max_record_bytes=settings.max_record_bytes,
     )
     manifests = Manifests(
+        left_out=left_out,
         roots=settings.roots,
         state_dir=state.path,
         kept=settings.manifests.kept,
@@ -201,6 +205,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
             operations,
             residency=lambda: _resident_bytes(pagecache),
             verified=manifests.verified,
+            left_out=left_out.figures,
             tuning=tuning.figures,
             degraded=degraded,
             reimage=reimage.figures,

@@ -43,6 +43,8 @@ SAMPLE_SHARE = 20
 
 Verified = Mapping[tuple[str, bool], int]
 """Verifications by root and whether all was well."""
+LeftOut = Mapping[tuple[str, str], int]
+"""Names that were left out, by root and reason."""
 TuningFigures = tuple[Mapping[str, int], Mapping[str, int]]
 """Settings in force, and those that drifted, by subsystem."""
 ReimageFigures = tuple[ReimageState, int, ImagerReport | None]
@@ -109,6 +111,7 @@ class Metrics:
         *,
         residency: Callable[[], Mapping[str, int]] | None = None,
         verified: Callable[[], Verified] | None = None,
+        left_out: Callable[[], LeftOut] | None = None,
         tuning: Callable[[], TuningFigures] | None = None,
         degraded: Callable[[], Sequence[str]] | None = None,
         reimage: Callable[[], ReimageFigures] | None = None,
@@ -123,6 +126,8 @@ class Metrics:
         self._registry.register(_Operations(operations, sampler))
         if verified is not None:
             self._registry.register(_Verifications(verified))
+        if left_out is not None:
+            self._registry.register(_LeftOut(left_out))
         if tuning is not None:
             self._registry.register(_Settings(tuning))
         if reimage is not None:
@@ -229,6 +234,29 @@ class _Verifications(Collector):
         )
         for (root, ok), count in self._verified().items():
             family.add_metric((root, str(ok).lower()), count)
+        yield family
+
+
+class _LeftOut(Collector):
+    """Tells what of each root no answer covers."""
+
+    def __init__(self, left_out: Callable[[], LeftOut]) -> None:
+        self._left_out = left_out
+
+    def describe(self) -> Iterable[Metric]:
+        """Name nothing in advance, so that registering does not collect."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the family."""
+        family = GaugeMetricFamily(
+            "holdfast_left_out_files",
+            "Names, each with all below it, that the last builds, verifications, dumps, evictions "
+            "and residency reports over a whole root left out, by reason; absent before the first.",
+            labels=("root", "reason"),
+        )
+        for (root, reason), count in self._left_out().items():
+            family.add_metric((root, reason), count)
         yield family
 
 

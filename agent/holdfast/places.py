@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast import _engine
+from holdfast.node.mounts import mount_of, read_mounts
 from holdfast.node.volumes import missing
 from holdfast.operations.model import RequestError, Slug
 
@@ -51,7 +53,9 @@ class Places:
 
         Raises `RequestError` if it is not a configured root, or not there.
         """
-        root = next((root for root in self.roots if str(root) == text.rstrip("/")), None)
+        # Of "/" nothing would be left.
+        named = text.rstrip("/") or "/"
+        root = next((root for root in self.roots if str(root) == named), None)
         if root is None:
             names = ", ".join(map(str, self.roots))
             raise RequestError(
@@ -115,21 +119,45 @@ class Places:
 
     @staticmethod
     def _check_kind(path: Path, root: Path, field: str) -> None:
+        """Ask the engine, which decides for all of its calls what belongs to a root."""
         try:
-            found, top = path.lstat(), root.stat()
+            kind = _engine.kind_of(root, path.relative_to(root))
         except OSError as error:
-            raise RequestError(
-                Slug.NOT_FOUND, f"{path} is there no longer: {error.strerror}.", field
-            ) from None
-        if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
+            raise _not_in_root(path, root, field, error) from None
+        if kind == "other":
             raise RequestError(
                 Slug.INVALID_REQUEST,
                 f"{path} is neither a directory nor a regular file; name one of those.",
                 field,
             )
-        if found.st_dev != top.st_dev:
-            raise RequestError(
-                Slug.OUTSIDE_ROOTS,
-                f"{path} is on another file system than root {root}; make it a root of its own.",
-                field,
-            )
+
+
+def _not_in_root(path: Path, root: Path, field: str, error: OSError) -> RequestError:
+    """Say why a path that exists, or did a moment ago, is not part of a root."""
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return RequestError(Slug.NOT_FOUND, f"{path} is there no longer: {error.strerror}.", field)
+    if error.errno == errno.EXDEV:
+        return RequestError(
+            Slug.OUTSIDE_ROOTS,
+            f"{path} is not part of root {root}: something else is mounted there"
+            f"{_mounted_at(path)}; make it a root of its own.",
+            field,
+        )
+    if error.errno == errno.ELOOP:
+        return RequestError(
+            Slug.OUTSIDE_ROOTS,
+            f"{path} leads through a symbolic link; name what it points to.",
+            field,
+        )
+    return RequestError(
+        Slug.INVALID_REQUEST, f"{path} cannot be inspected: {error.strerror}.", field
+    )
+
+
+def _mounted_at(path: Path) -> str:
+    """Name the innermost mount around a path, where this process can see its mounts."""
+    try:
+        mount = mount_of(Path(os.path.realpath(path)), read_mounts())
+    except OSError:
+        return ""
+    return f" ({mount.file_system} on {mount.point})" if mount is not None else ""

@@ -11,7 +11,7 @@ from typing import Any
 
 from holdfast.cli import units
 from holdfast.cli.output import Output
-from holdfast.cli.phrases import name_of, took_of, when_of
+from holdfast.cli.phrases import name_of, show_left_out, took_of, when_of
 from holdfast.manifests.models import (
     BuildResult,
     CompareResult,
@@ -58,6 +58,9 @@ def show_built(out: Output, operation: Mapping[str, Any]) -> None:
         out.line(f"the earlier manifest was of no use: {units.printable(result.previous_unusable)}")
     _show_reading(out, result)
     _show_problems(out, result, result.problems, all_named=result.problems_all)
+    show_left_out(out, result.left_out)
+    if not result.files and result.left_out:
+        out.line("no file was recorded: all that is there was left out", "bold red")
     out.line(f"manifest {result.manifest}, {units.size(result.record_bytes)} on disk")
     out.hint(f"to verify: holdfast manifest verify {result.manifest}")
 
@@ -77,6 +80,7 @@ def show_verified(out: Output, operation: Mapping[str, Any]) -> None:
         out.line(f"  {line}")
     if not result.findings_all:
         out.line(f"  and more: holdfast manifest report {operation['id']}")
+    show_left_out(out, result.left_out)
     counts = (
         (result.mismatched, "mismatched"),
         (result.missing, "missing"),
@@ -89,9 +93,10 @@ def show_verified(out: Output, operation: Mapping[str, Any]) -> None:
     where = f"{units.printable(result.path)} against manifest {result.manifest}"
     if result.ok:
         sample = " as far as was read" if result.sample_percent is not None else ""
-        out.line(f"ok: {where}, all {what} match{sample}", "green")
+        match = f"all {what} match{sample}" if result.checked_files else "neither has a file"
+        out.line(f"ok: {where}, {match}", "green")
     else:
-        out.line(f"NOT OK: {where}: {wrong}", "bold red")
+        out.line(f"NOT OK: {where}: {wrong or result.why}", "bold red")
 
 
 def show_compared(out: Output, operation: Mapping[str, Any]) -> None:

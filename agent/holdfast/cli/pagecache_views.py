@@ -8,7 +8,7 @@ from typing import Any
 
 from holdfast.cli import units
 from holdfast.cli.output import Output
-from holdfast.cli.phrases import name_of, took_of, when_of
+from holdfast.cli.phrases import name_of, show_left_out, took_of, when_of
 from holdfast.pagecache.models import (
     Dump,
     DumpList,
@@ -18,9 +18,8 @@ from holdfast.pagecache.models import (
     PageCacheState,
     Residency,
     ResidencyReport,
-    SkippedFile,
 )
-from holdfast.records.models import Located
+from holdfast.records.models import LeftOut, Located
 
 _BAR = 16
 _EXAMPLES = 5
@@ -55,8 +54,8 @@ def _show_report(out: Output, report: ResidencyReport) -> None:
         if value or (value is not None and name == "dirty"):
             more.append(f"{units.size(value)} {name}")
     out.line(", ".join(more))
-    if report.skipped:
-        out.line(f"left out: {_reasons(report.skipped)}")
+    _show_reasons(out, _without(report.skipped, report.left_out))
+    show_left_out(out, report.left_out)
     if report.directories:
         out.line()
         _show_residency(out, "directory", report.directories, total)
@@ -92,9 +91,12 @@ def show_dumped(out: Output, operation: Mapping[str, Any]) -> None:
         f"of {units.count(result.files_scanned)} looked at{took}"
     )
     out.line(f"dump {result.dump}, {units.size(result.record_bytes)} on disk")
-    _show_skipped(out, result.skipped, result.examples)
+    _show_skipped(out, result)
     if result.method == "mincore":
-        out.line("this kernel has no cachestat (Linux 6.5), so each file was probed the slow way")
+        out.line(
+            "each file was probed the slow way, with mincore: this kernel has no cachestat (Linux "
+            "6.5), or a root is on a file system where cachestat does not see the pages"
+        )
     out.hint(f"to bring it back: holdfast pagecache load {result.dump}")
 
 
@@ -122,7 +124,8 @@ def show_loaded(out: Output, operation: Mapping[str, Any]) -> None:
         )
     if result.skipped_bytes:
         out.line(f"not asked for: {units.size(result.skipped_bytes)}")
-    _show_reasons(out, result.skipped)
+    _show_reasons(out, _without(result.skipped, result.left_out))
+    show_left_out(out, result.left_out)
     short = [file for file in result.reported if file.reason is not None or file.missing]
     for file in short[:_EXAMPLES]:
         what = units.plain_words(file.reason) if file.reason else ""
@@ -155,7 +158,7 @@ def show_evicted(out: Output, operation: Mapping[str, Any]) -> None:
             ],
             indent=2,
         )
-    _show_skipped(out, result.skipped, result.examples)
+    _show_skipped(out, result)
 
 
 def show_dumps(out: Output, answer: Any) -> None:
@@ -213,10 +216,17 @@ def _marks(dump: Dump) -> str:
     return ", ".join(name for name, holds in marks if holds)
 
 
-def _show_skipped(out: Output, skipped: Mapping[str, int], examples: Sequence[SkippedFile]) -> None:
-    _show_reasons(out, skipped)
-    for example in examples[:_EXAMPLES]:
+def _show_skipped(out: Output, result: DumpResult | EvictResult) -> None:
+    _show_reasons(out, _without(result.skipped, result.left_out))
+    others = [each for each in result.examples if each.reason not in result.left_out]
+    for example in others[:_EXAMPLES]:
         _show_example(out, example, units.plain_words(example.reason), example.detail)
+    show_left_out(out, result.left_out)
+
+
+def _without(skipped: Mapping[str, int], left_out: Mapping[str, LeftOut]) -> Mapping[str, int]:
+    """Return the reasons that are not named as left out."""
+    return {reason: number for reason, number in skipped.items() if reason not in left_out}
 
 
 def _show_reasons(out: Output, skipped: Mapping[str, int]) -> None:

@@ -9,7 +9,20 @@ from datetime import datetime
 from typing import Any
 
 from holdfast.cli import units
-from holdfast.records.models import Located
+from holdfast.cli.output import Output
+from holdfast.records.models import LeftOut, Located
+
+_EXAMPLES = 5
+_REASONS = {
+    "other_filesystem": ("mount inside", "mounts inside"),
+    "excluded": ("name by a pattern", "names by a pattern"),
+    "permission_denied": ("without permission", None),
+    "not_permitted": ("whose residency the kernel does not tell", None),
+    "dax": ("without a page cache (DAX)", None),
+    "uncached": ("whose pages the kernel does not show", None),
+    "not_a_file": ("no longer a file", None),
+    "error": ("with an error", None),
+}
 
 
 def name_of(located: Located) -> str:
@@ -34,3 +47,15 @@ def took_of(operation: Mapping[str, Any], moved: int | None = None) -> str:
 def when_of(moment: datetime) -> str:
     """Say when something was, and how long ago."""
     return f"{units.moment(moment)} ({units.age(moment)})"
+
+
+def show_left_out(out: Output, left_out: Mapping[str, LeftOut]) -> None:
+    """Print what was left out and why, with some names; nothing if nothing was."""
+    for reason, left in sorted(left_out.items()):
+        one, many = _REASONS.get(reason, (units.plain_words(reason), None))
+        what = f"{units.count(left.count)} {many if many and left.count != 1 else one}"
+        names = [units.printable(name_of(example)) for example in left.examples[:_EXAMPLES]]
+        more = left.count - len(names)
+        if more > 0:
+            names.append(f"and {units.count(more)} more")
+        out.line(f"left out: {what}: {', '.join(names)}")

@@ -13,7 +13,15 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from holdfast.operations.results import OperationResult, Outcome
-from holdfast.records.models import AbsolutePath, Bytes, Count, Located, PathText, Request
+from holdfast.records.models import (
+    AbsolutePath,
+    Bytes,
+    Count,
+    LeftOutByReason,
+    Located,
+    PathText,
+    Request,
+)
 from holdfast.records.store import DamagedRecord, Stored
 
 Algorithm = Literal["xxh64", "xxh3_128", "blake3"]
@@ -173,14 +181,16 @@ class BuildResult(OperationResult, Totals, Reading):
     )
     record_bytes: Bytes = Field(description="Size of the record file.")
     skipped: dict[str, Count] = Field(
-        default_factory=dict, description="Files and directories that were left out, by reason."
+        default_factory=dict, description="The same as `left_out`, as numbers."
     )
+    left_out: LeftOutByReason
 
     @property
     def outcome(self) -> Outcome:
         """`partial` if not all that is there was recorded, but for what a pattern excludes."""
         incomplete = self.changed or self.vanished or self.errors
-        if incomplete or self.skipped.keys() - {"excluded"}:
+        nothing = not self.entries and self.left_out
+        if incomplete or nothing or self.left_out.keys() - {"excluded"}:
             return Outcome.PARTIAL
         return Outcome.OK
 
@@ -210,6 +220,11 @@ class VerifyResult(OperationResult, Reading):
     """
 
     ok: bool = Field(description="Nothing differs, and everything that was asked for was read.")
+    why: str | None = Field(
+        default=None,
+        description="Why it is not `ok` although nothing was found to differ: nothing was verified "
+        "because the manifest has no file and what is there was left out.",
+    )
     manifest: str = Field(description="The id of the manifest.")
     path: str = Field(description="The directory that was verified.")
     algorithm: Algorithm = Field(description="Of its digests.")
@@ -231,6 +246,7 @@ class VerifyResult(OperationResult, Reading):
         description="The share of all chunks that was read; null for all of them."
     )
     seed: int | None = Field(description="Makes the choice of chunks the same again.")
+    left_out: LeftOutByReason
 
     @property
     def outcome(self) -> Outcome:

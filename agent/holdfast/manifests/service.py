@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from holdfast import _engine
+from holdfast.left_out import LeftOut
 from holdfast.manifests.models import (
     BuildRequest,
     BuildResult,
@@ -49,7 +50,9 @@ class Manifests:
         kept: int,
         reader: Reader,
         max_record_bytes: int,
+        left_out: LeftOut | None = None,
     ) -> None:
+        self._left_out = left_out or LeftOut()
         self._places = Places(roots, state_dir)
         self._exclude = [str(state_dir)]
         self._reader = reader
@@ -225,6 +228,7 @@ class Manifests:
                 journal.unlink(missing_ok=True)
             raise
         self._store.retain(context.id)
+        self._note(place, outcome)
         return BuildResult(
             manifest=context.id,
             root=str(place.root),
@@ -258,6 +262,7 @@ class Manifests:
             )
         with self._lock:
             self._verified[str(place.root), outcome["ok"]] += 1
+        self._note(place, outcome)
         return VerifyResult(
             manifest=manifest.id,
             path=str(place.root / place.path),
@@ -284,6 +289,12 @@ class Manifests:
                 context.progress,
             )
         return CompareResult(left=left.id, right=right.id, **outcome)
+
+    def _note(self, place: Place, outcome: Mapping[str, Any]) -> None:
+        """Keep for the metrics what a call over a whole root left out."""
+        if not place.path:
+            counts = {reason: left["count"] for reason, left in outcome["left_out"].items()}
+            self._left_out.note(str(place.root), "manifests", counts)
 
     # What requests mean.
 

@@ -12,7 +12,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from holdfast.operations.results import OperationResult, Outcome
-from holdfast.records.models import AbsolutePath, Bytes, Count, Located, Request
+from holdfast.records.models import (
+    AbsolutePath,
+    Bytes,
+    Count,
+    LeftOutByReason,
+    Located,
+    Request,
+)
 from holdfast.records.store import DamagedRecord, Stored
 
 HARMLESS_SKIPS = frozenset({"symlink", "special", "hardlink", "vanished"})
@@ -51,6 +58,7 @@ class ResidencyReport(BaseModel):
     directories: list[Residency]
     files: list[Residency]
     skipped: dict[str, Count] = Field(default_factory=dict)
+    left_out: LeftOutByReason
     method: Literal["cachestat", "mincore"]
 
 
@@ -100,11 +108,12 @@ class DumpResult(OperationResult):
     page_size: int = Field(description="In bytes.")
     record_bytes: Bytes = Field(description="Size of the record file.")
     skipped: dict[str, Count] = Field(
-        default_factory=dict, description="Files and directories that were left out, by reason."
+        default_factory=dict, description="Names that were skipped, by reason."
     )
     examples: list[SkippedFile] = Field(
-        default_factory=list, description="Some of those that were left out, by name."
+        default_factory=list, description="Some of those that were skipped, by name."
     )
+    left_out: LeftOutByReason
     method: Literal["cachestat", "mincore"] = Field(
         description="The call that told which pages are resident."
     )
@@ -204,6 +213,7 @@ class LoadResult(OperationResult):
     skipped_bytes_by_reason: dict[str, Count] = Field(
         default_factory=dict, description="Reason to bytes that were not asked for."
     )
+    left_out: LeftOutByReason
     reported: list[LoadedFile] = Field(
         default_factory=list,
         description="Files that fell short, or all if asked for: at most 1000, or 100000.",
@@ -254,11 +264,12 @@ class EvictResult(OperationResult):
     retained: Bytes
     retained_files: list[RetainedFile] = Field(description="Files of which pages stayed, and why.")
     skipped: dict[str, Count] = Field(
-        default_factory=dict, description="Files and directories that were left out, by reason."
+        default_factory=dict, description="Names that were skipped, by reason."
     )
     examples: list[SkippedFile] = Field(
-        default_factory=list, description="Some of those that were left out, by name."
+        default_factory=list, description="Some of those that were skipped, by name."
     )
+    left_out: LeftOutByReason
 
     @property
     def outcome(self) -> Outcome:

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 from pydantic import BaseModel
 
 from holdfast import _engine
+from holdfast.left_out import LeftOut
 from holdfast.node.volumes import missing
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import RequestError, Slug
@@ -51,7 +52,9 @@ class PageCache:
         dumps_kept: int,
         reserve_bytes: int,
         max_record_bytes: int,
+        left_out: LeftOut | None = None,
     ) -> None:
+        self._left_out = left_out or LeftOut()
         self._places = Places(roots, state_dir)
         self._exclude = [str(state_dir)]
         self._reserve_bytes = reserve_bytes
@@ -184,6 +187,7 @@ class PageCache:
             context.progress,
         )
         self._store.retain(context.id)
+        self._note(places, outcome)
         return DumpResult(
             dump=context.id,
             roots=[str(place.root) for place in places],
@@ -217,15 +221,17 @@ class PageCache:
         return LoadResult(dump=dump.id, **outcome)
 
     def _evict(self, context: Context[EvictRequest]) -> EvictResult:
+        places = self._evict_places(context.params)
         outcome = call(
             _engine.evict,
             {
-                "places": [place.request() for place in self._evict_places(context.params)],
+                "places": [place.request() for place in places],
                 "exclude": self._exclude,
                 "sync": context.params.sync,
             },
             context.progress,
         )
+        self._note(places, outcome)
         files = outcome["retained_files"]
         known = holders((file["device"], file["ino"]) for file in files)
         for file in files:
@@ -233,6 +239,12 @@ class PageCache:
             reasons += known.get((file.pop("device"), file.pop("ino")), [])
             file["reasons"] = reasons or ["in use, by whom cannot be seen"]
         return EvictResult(**outcome)
+
+    def _note(self, places: Sequence[Place], outcome: dict[str, Any]) -> None:
+        """Keep for the metrics what a call over whole roots left out."""
+        for place, counts in zip(places, outcome.pop("left_out_of"), strict=True):
+            if not place.path:
+                self._left_out.note(str(place.root), "pagecache", counts)
 
     # What requests mean.
 
@@ -252,6 +264,7 @@ class PageCache:
             {"place": place.request(), "exclude": self._exclude, "depth": depth, "top": top},
             _engine.Progress(),
         )
+        self._note([place], outcome)
         whole = place.root / place.path
         kind = "root" if not place.path else "directory" if whole.is_dir() else "file"
         total = outcome.pop("total") | {"kind": kind, "path": str(whole)}

@@ -28,3 +28,23 @@ class Located(BaseModel):
 
     path: str
     path_b64: str | None = None
+
+
+class LeftOut(BaseModel):
+    """What was left out for one reason: names, each with all that is below it."""
+
+    count: Count
+    examples: list[Located] = Field(default_factory=list, description="Some of them, at most 20.")
+
+
+LeftOutByReason = Annotated[
+    dict[str, LeftOut],
+    Field(
+        default_factory=dict,
+        description="What of the roots was left out, by reason: `other_filesystem` (something is "
+        "mounted there), `excluded` (by a pattern), `permission_denied`, `not_permitted` (its "
+        "residency is not told to this process), `dax`, `uncached`, `not_a_file`, `error`. A name "
+        "stands for all that is below it. Links, devices and second names of a file hold nothing "
+        "of their own, and are not here.",
+    ),
+]

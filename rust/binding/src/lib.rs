@@ -73,6 +73,11 @@ mod _engine {
     }
 
     #[pyfunction]
+    fn kind_of(py: Python<'_>, root: PathBuf, path: PathBuf) -> PyResult<&'static str> {
+        py.detach(|| pagecache::kind_of(&root, &path)).map_err(to_python)
+    }
+
+    #[pyfunction]
     fn residency(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
         call(py, request, progress, pagecache::residency::residency)
     }

@@ -1,5 +1,6 @@
 //! Roots, and opening files without ever leaving them.
 
+use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -8,35 +9,41 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::filesystem::{Filesystem, Pages};
 use crate::skips::Reason;
 use crate::{Error, Result};
-
-/// `f_type` of file systems whose pages cannot be dropped and read back (statfs(2), and for ZFS its
-/// own `zfs_vfsops`).
-const UNSUPPORTED: [(i64, &str); 4] = [
-    (0x0102_1994, "tmpfs"),
-    (0x8584_58f6, "ramfs"),
-    (0x9584_58f6, "hugetlbfs"),
-    (0x2fc1_2fc1, "ZFS"),
-];
 
 /// `STATX_ATTR_DAX`: the file's data does not go through the page cache.
 const ATTR_DAX: u64 = 0x0020_0000;
 
+/// `STATX_ATTR_MOUNT_ROOT`, Linux 5.8: the top of a mount.
+const ATTR_MOUNT_ROOT: u64 = 0x2000;
+
+/// `STATX_ATTR_AUTOMOUNT`: something is mounted here once somebody looks.
+const ATTR_AUTOMOUNT: u64 = 0x1000;
+
 /// `STATX_DIOALIGN`, Linux 6.1 (`include/uapi/linux/stat.h`).
 pub const DIOALIGN: StatxFlags = StatxFlags::from_bits_retain(0x2000);
 
-/// Stay below the directory and on its file system, through no symbolic link.
+/// Stay below the directory and in its mount, through no symbolic link.
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_SYMLINKS)
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
 
-/// An open directory of state, on one file system.
+/// An open directory of state.
+///
+/// What belongs to it is decided here for every call, by mounts: all that is reached from it through
+/// directories of its own mount, whatever devices the files are on (the layers of an overlay, the
+/// subvolumes of btrfs), and nothing that is mounted inside, whatever it is (another file system, a
+/// bind mount, a mount that waits to be made). Files are opened with `RESOLVE_NO_XDEV`, and names
+/// that are not opened are asked about with [`Root::is_elsewhere`].
 #[derive(Debug)]
 pub struct Root {
     fd: OwnedFd,
     path: PathBuf,
+    mount: Option<u64>,
+    filesystem: Filesystem,
 }
 
 /// An open regular file.
@@ -65,7 +72,13 @@ impl Root {
     pub fn open(path: &Path) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| Error::io(path, e))?;
-        Ok(Self { fd, path: path.to_owned() })
+        Self::of(fd, path.to_owned())
+    }
+
+    fn of(fd: OwnedFd, path: PathBuf) -> Result<Self> {
+        let found = stat(&fd).and_then(|stat| Ok((stat, Filesystem::of(&fd)?)));
+        let (stat, filesystem) = found.map_err(|errno| Error::io(&path, errno))?;
+        Ok(Self { fd, path, mount: mount_of(&stat), filesystem })
     }
 
     /// Open a root whose page cache is meant.
@@ -75,20 +88,24 @@ impl Root {
     /// be dropped and filled.
     pub fn with_page_cache(path: &Path) -> Result<Self> {
         let root = Self::open(path)?;
-        let kind = rustix::fs::fstatfs(&root.fd).map_err(|e| Error::io(path, e))?.f_type;
-        if let Some(&(_, filesystem)) = UNSUPPORTED.iter().find(|(magic, _)| *magic == kind) {
-            return Err(Error::Unsupported {
-                path: path.to_string_lossy().into_owned(),
-                filesystem,
-            });
-        }
-        Ok(root)
+        if root.filesystem.pages == Pages::Pinned { Err(root.unsupported()) } else { Ok(root) }
+    }
+
+    /// That the page cache of its files cannot be worked on.
+    pub fn unsupported(&self) -> Error {
+        let path = self.path.to_string_lossy().into_owned();
+        Error::Unsupported { path, filesystem: self.filesystem.name }
+    }
+
+    /// The file system it is on.
+    pub fn filesystem(&self) -> &Filesystem {
+        &self.filesystem
     }
 
     /// A directory below it, relative to which everything is then named.
     ///
     /// # Errors
-    /// [`Error::Io`] if it is no directory, or not on the root's file system.
+    /// [`Error::Io`] if it is no directory, or something else is mounted there.
     pub fn below(self, path: &Path) -> Result<Self> {
         if path.as_os_str().is_empty() {
             return Ok(self);
@@ -96,7 +113,7 @@ impl Root {
         let whole = self.path.join(path);
         let bytes = std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str());
         let fd = open_directory(self.fd.as_fd(), bytes).map_err(|e| Error::io(&whole, e))?;
-        Ok(Self { fd, path: whole })
+        Self::of(fd, whole)
     }
 
     /// The path it was opened by.
@@ -109,10 +126,29 @@ impl Root {
         self.fd.as_fd()
     }
 
+    /// Whether something else is mounted at a name in one of its directories, or would be for
+    /// somebody who looks; `stat` is that of the name, made with [`NAME`].
+    pub fn is_elsewhere(&self, directory: impl AsFd, name: &CStr, stat: &Statx) -> bool {
+        let attributes = stat.stx_attributes.bits();
+        if attributes & (ATTR_MOUNT_ROOT | ATTR_AUTOMOUNT) != 0 {
+            return true;
+        }
+        match (self.mount, mount_of(stat)) {
+            (Some(root), Some(here)) => root != here,
+            // Before Linux 5.8 only an open tells.
+            _ => {
+                let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                openat2(directory, name, flags, Mode::empty(), ResolveFlags::NO_XDEV)
+                    .is_err_and(|errno| errno == Errno::XDEV)
+            }
+        }
+    }
+
     /// What is at a path relative to the root: a directory, a regular file, or something else.
     ///
     /// # Errors
-    /// The system's error; `EXDEV` or `ELOOP` where the path leaves the root or its file system.
+    /// The system's error; `EXDEV` where something else is mounted on the way, `ELOOP` at a symbolic
+    /// link.
     pub fn kind(&self, path: &[u8]) -> rustix::io::Result<FileType> {
         let path = if path.is_empty() { b".".as_slice() } else { path };
         let fd = openat2(&self.fd, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), BENEATH)?;
@@ -158,15 +194,26 @@ pub fn is_dax(stat: &Statx) -> bool {
     stat.stx_attributes.bits() & ATTR_DAX != 0
 }
 
+/// Flags with which names are asked about: themselves, without having anything mounted.
+pub const NAME: AtFlags = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::NO_AUTOMOUNT);
+
+/// What is asked of files and names.
+pub const STATE: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::MNT_ID).union(DIOALIGN);
+
+/// The number of the mount that something was reached through; `None` before Linux 5.8.
+pub fn mount_of(stat: &Statx) -> Option<u64> {
+    (stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id)
+}
+
 /// The state of an open file.
 ///
 /// # Errors
 /// The system's error.
 pub fn stat(fd: impl AsFd) -> rustix::io::Result<Statx> {
-    statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | DIOALIGN)
+    statx(fd, c"", AtFlags::EMPTY_PATH, STATE)
 }
 
-/// The device and inode number of a directory, by which it is told from others.
+/// The device and inode number of a file, by which it is told from others where these are stable.
 pub fn identity(stat: &Statx) -> (u64, u64) {
     (device(stat), stat.stx_ino)
 }
@@ -189,6 +236,7 @@ impl Refusal {
             (Some(detail), _) => detail.clone(),
             (None, Reason::PermissionDenied) => std::io::Error::from(Errno::ACCESS).to_string(),
             (None, Reason::Vanished) => std::io::Error::from(Errno::NOENT).to_string(),
+            (None, Reason::OtherFilesystem) => "something else is mounted there".to_owned(),
             (None, _) => "it is no regular file any more".to_owned(),
         }
     }

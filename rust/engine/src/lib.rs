@@ -6,7 +6,9 @@
 pub mod confine;
 pub mod digest;
 pub mod error;
+pub mod filesystem;
 pub mod image;
+pub mod inode;
 pub mod manifest;
 pub mod memory;
 pub mod pagecache;

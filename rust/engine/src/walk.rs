@@ -1,4 +1,4 @@
-//! Walking trees in parallel, on one file system, through no link.
+//! Walking trees in parallel, each in its mount, through no link.
 
 use std::collections::HashSet;
 use std::ffi::{CStr, CString};
@@ -7,9 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{AtFlags, FileType, RawDir, StatxFlags, statx};
+use rustix::fs::{FileType, Mode, OFlags, RawDir, Statx, statx};
 
-use crate::confine::{OpenFile, Refusal, identity, is_dax, open_directory, open_file, stat};
+use crate::confine::{
+    NAME, OpenFile, Refusal, STATE, identity, is_dax, mount_of, open_directory, open_file, stat,
+};
+use crate::filesystem::Filesystem;
+use crate::inode::{self, Key};
 use crate::pool::{self, Queue};
 use crate::progress::lock;
 use crate::skips::Reason;
@@ -94,14 +98,60 @@ struct Walk<'a, V: Visit> {
     starts: &'a [Start<'a>],
     visitor: &'a V,
     progress: &'a Progress,
-    excluded: HashSet<(u64, u64)>,
-    linked: Mutex<HashSet<(u64, u64)>>,
+    excluded: Excluded,
+    linked: Mutex<HashSet<(Option<u64>, Key)>>,
+}
+
+/// Directories that are to be left out, by identity and not by name. They are kept open, so that
+/// their inode numbers stay theirs also on file systems that make these up.
+#[derive(Debug)]
+pub(crate) struct Excluded(Vec<(OwnedFd, (u64, u64))>);
+
+impl Excluded {
+    /// Open the directories; one that is not there needs no leaving out.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn open(paths: &[impl AsRef<Path>]) -> Result<Self> {
+        let mut excluded = Vec::new();
+        for path in paths {
+            let opened =
+                rustix::fs::open(path.as_ref(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+            match opened.and_then(|fd| Ok((identity(&stat(&fd)?), fd))) {
+                Ok((identity, fd)) => excluded.push((fd, identity)),
+                Err(rustix::io::Errno::NOENT) => {}
+                Err(errno) => return Err(Error::io(path, errno)),
+            }
+        }
+        Ok(Self(excluded))
+    }
+
+    /// Whether a name in a directory, or an open directory with an empty name, is one of them.
+    pub fn has(
+        &self,
+        filesystem: &Filesystem,
+        directory: impl AsFd,
+        name: &CStr,
+        stat: &Statx,
+    ) -> bool {
+        self.0.iter().any(|(fd, known)| {
+            *known == identity(stat)
+                && (filesystem.stable_inodes || {
+                    let [one, other] = [
+                        inode::key(filesystem, fd, c"", stat),
+                        inode::key(filesystem, directory.as_fd(), name, stat),
+                    ];
+                    // Where there are no handles, numbers are all there is.
+                    one.is_none() || other.is_none() || one == other
+                })
+        })
+    }
 }
 
 /// Visit every regular file below `starts` once, on `threads` threads, in no particular order.
 ///
-/// Directories in `exclude` are left out, by identity and not by name, and so are other file
-/// systems. A hard-linked file is visited under one of its names.
+/// Directories in `exclude` are left out, by identity and not by name, and so is what is mounted
+/// inside a start's mount. A hard-linked file is visited under one of its names.
 ///
 /// # Errors
 /// [`Error::Cancelled`], the visitor's error, or [`Error::Io`] if a start cannot be opened.
@@ -112,7 +162,7 @@ pub fn walk<V: Visit>(
     visitor: &V,
     progress: &Progress,
 ) -> Result<()> {
-    let excluded = excluded(exclude)?;
+    let excluded = Excluded::open(exclude)?;
     let mut seed = Vec::new();
     for (index, start) in starts.iter().enumerate() {
         let whole = start.root.path().join(std::path::PathBuf::from(os(&start.path)));
@@ -133,22 +183,6 @@ pub fn walk<V: Visit>(
     }
     let walk = Walk { starts, visitor, progress, excluded, linked: Mutex::default() };
     pool::run(threads, seed, |task, queue| walk.work(task, queue))
-}
-
-/// The identities of directories that are to be left out; one that is not there needs no leaving out.
-///
-/// # Errors
-/// [`Error::Io`].
-pub(crate) fn excluded(exclude: &[impl AsRef<Path>]) -> Result<HashSet<(u64, u64)>> {
-    let mut excluded = HashSet::new();
-    for path in exclude {
-        match statx(rustix::fs::CWD, path.as_ref(), AtFlags::empty(), StatxFlags::BASIC_STATS) {
-            Ok(stat) => _ = excluded.insert(identity(&stat)),
-            Err(rustix::io::Errno::NOENT) => {}
-            Err(errno) => return Err(Error::io(path, errno)),
-        }
-    }
-    Ok(excluded)
 }
 
 fn os(path: &[u8]) -> &std::ffi::OsStr {
@@ -195,15 +229,17 @@ impl<V: Visit> Walk<'_, V> {
         queue: &Queue<Task<V::Part>>,
     ) -> Result<()> {
         let opened = match parent {
-            Some(parent) => open_directory(parent.as_fd(), name.to_bytes()),
+            Some(parent) => self.descend(start, parent.as_fd(), name),
             None => open_directory(self.starts[start].root.fd(), &path),
         };
         let opened = opened.and_then(|fd| Ok((stat(&fd)?, fd)));
         let directory = match opened {
-            Ok((stat, _)) if self.excluded.contains(&identity(&stat)) => return Ok(()),
+            Ok((stat, fd)) if self.excluded.has(self.filesystem(start), &fd, c"", &stat) => {
+                return Ok(());
+            }
             Ok((_, fd)) => Arc::new(fd),
             // What may be written in a namespace that sees all else read-only is a mount there.
-            Err(rustix::io::Errno::XDEV) if self.is_excluded(parent, name) => return Ok(()),
+            Err(rustix::io::Errno::XDEV) if self.is_excluded(start, parent, name) => return Ok(()),
             Err(errno) => return self.visitor.skip(start, &path, errno.into()),
         };
         let mut buffer = vec![MaybeUninit::uninit(); ENTRIES];
@@ -258,16 +294,34 @@ impl<V: Visit> Walk<'_, V> {
         self.files(start, directory.as_fd(), &path, names, queue)
     }
 
-    fn is_excluded(&self, parent: Option<&OwnedFd>, name: &CStr) -> bool {
-        let flags = AtFlags::SYMLINK_NOFOLLOW;
-        parent
-            .and_then(|parent| statx(parent, name, flags, StatxFlags::BASIC_STATS).ok())
-            .is_some_and(|stat| self.excluded.contains(&identity(&stat)))
+    /// Open a directory by its name, unless opening it would have something mounted.
+    fn descend(
+        &self,
+        start: usize,
+        parent: BorrowedFd<'_>,
+        name: &CStr,
+    ) -> rustix::io::Result<OwnedFd> {
+        let root = self.starts[start].root;
+        if root.is_elsewhere(parent, name, &statx(parent, name, NAME, STATE)?) {
+            return Err(rustix::io::Errno::XDEV);
+        }
+        open_directory(parent, name.to_bytes())
+    }
+
+    fn filesystem(&self, start: usize) -> &Filesystem {
+        self.starts[start].root.filesystem()
+    }
+
+    fn is_excluded(&self, start: usize, parent: Option<&OwnedFd>, name: &CStr) -> bool {
+        parent.is_some_and(|parent| {
+            statx(parent, name, NAME, STATE)
+                .is_ok_and(|stat| self.excluded.has(self.filesystem(start), parent, name, &stat))
+        })
     }
 
     fn kind_of(&self, directory: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<FileType> {
-        let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        Ok(FileType::from_raw_mode(stat.st_mode))
+        let stat = statx(directory, name, NAME, STATE)?;
+        Ok(FileType::from_raw_mode(stat.stx_mode.into()))
     }
 
     fn files(
@@ -300,8 +354,7 @@ impl<V: Visit> Walk<'_, V> {
         let refusal = match open_file(parent, name) {
             Ok(file) if is_dax(&file.stat) => Refusal { reason: Reason::Dax, detail: None },
             Ok(file) => {
-                let linked = file.stat.stx_nlink > 1;
-                if !linked || lock(&self.linked).insert(identity(&file.stat)) {
+                if file.stat.stx_nlink < 2 || self.is_first(start, &file) {
                     return Ok(Some(Found { path, file }));
                 }
                 Refusal { reason: Reason::Hardlink, detail: None }
@@ -310,5 +363,15 @@ impl<V: Visit> Walk<'_, V> {
         };
         self.visitor.skip(start, &path, refusal)?;
         Ok(None)
+    }
+
+    /// Whether this is the first name that is seen of a file with several.
+    fn is_first(&self, start: usize, file: &OpenFile) -> bool {
+        let Some(key) = inode::key(self.filesystem(start), &file.fd, c"", &file.stat) else {
+            return true;
+        };
+        // Handles are of one mount; device numbers tell mounts apart by themselves.
+        let mount = matches!(key, Key::Handle(..)).then(|| mount_of(&file.stat)).flatten();
+        lock(&self.linked).insert((mount, key))
     }
 }

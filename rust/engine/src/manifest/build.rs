@@ -21,7 +21,7 @@ use crate::patterns::Patterns;
 use crate::progress::lock;
 use crate::read::{self, Device, End, Manner, Opened, Outcome as Ended, Source, Stream};
 use crate::record::Writer;
-use crate::skips::Reason;
+use crate::skips::{LeftOut, Reason};
 use crate::{Error, Progress, Result, Root};
 
 /// Time stamps of files are as fine as the kernel's tick, of at most 10 ms: what was written in the
@@ -83,8 +83,10 @@ pub struct Outcome {
     pub previous_unusable: Option<String>,
     /// Size of the record file.
     pub record_bytes: u64,
-    /// What was passed over, by reason.
-    pub skipped: BTreeMap<&'static str, u64>,
+    /// What was left out, by reason.
+    pub skipped: BTreeMap<Reason, u64>,
+    /// The same with some names.
+    pub left_out: BTreeMap<Reason, LeftOut>,
     /// How it was read.
     #[serde(flatten)]
     pub reading: read::Report,
@@ -150,15 +152,24 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Outcome> {
     };
     let (journal, mut past) = Journal::open(&request.journal, &plan)?;
     let started = past.scan_started_ns.unwrap_or(plan.scan_started_ns);
-    let Survey { mut entries, skipped } = survey(&base, &request.exclude, &patterns, progress)?;
+    let Survey { mut entries, left_out, .. } =
+        survey(&base, &request.exclude, &patterns, progress)?;
     link(&mut entries);
 
     let mut known = Known::default();
+    let mut begun = HashMap::new();
     let previous_unusable = match previous(request) {
-        None => None,
+        // Another file may have the same numbers and times there.
+        Some(_) if !base.filesystem().stable_inodes => Some(format!(
+            "files on {} cannot be told to be the same ones as then",
+            base.filesystem().name
+        )),
         Some(previous) => reuse(&mut entries, previous, progress, &mut known)?,
+        None => None,
     };
-    let begun = resume(&mut entries, &mut past, started, &mut known);
+    if base.filesystem().stable_inodes {
+        begun = resume(&mut entries, &mut past, started, &mut known);
+    }
     drop(past);
     let waiting = wanting(&mut entries, request.algorithm);
     let left = |index: &u32| {
@@ -207,7 +218,8 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Outcome> {
         known,
         previous_unusable,
         record_bytes,
-        skipped,
+        skipped: left_out.skipped,
+        left_out: left_out.left_out,
         reading,
     })
 }

@@ -175,9 +175,27 @@ pub struct Rare {
     pub target: Option<Vec<u8>>,
     /// The system's words, for an error.
     pub detail: Option<String>,
+    /// Of a file with several names where its device and inode number do not name it: a number
+    /// that does, in this walk. Not recorded.
+    pub file: Option<u64>,
+}
+
+/// What tells the files of one walk apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FileKey {
+    /// Device and inode number.
+    Inode(u64, u64),
+    /// A number of this walk.
+    Number(u64),
 }
 
 impl Entry {
+    /// Which file it is, among those of one walk.
+    pub fn file(&self) -> FileKey {
+        let number = self.rare.as_ref().and_then(|rare| rare.file);
+        number.map_or(FileKey::Inode(self.identity.dev, self.identity.ino), FileKey::Number)
+    }
+
     /// The chunk table.
     pub fn chunks(&self) -> Option<&Chunks> {
         self.rare.as_ref()?.chunks.as_ref()

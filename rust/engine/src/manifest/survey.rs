@@ -1,25 +1,25 @@
 //! What is below a directory: everything by name, kind and state, without opening any file.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use rustix::fs::{AtFlags, FileType, RawDir, Statx, StatxFlags, readlinkat, statx};
+use rustix::fs::{FileType, RawDir, Statx, readlinkat, statx};
 use rustix::io::Errno;
 
 use super::record::{Entry, Identity, Status, Type};
-use crate::confine::{device, identity, open_directory, stat};
+use crate::confine::{NAME, Refusal, STATE, device, open_directory};
+use crate::inode::{self, Key, Numbers};
 use crate::patterns::Patterns;
 use crate::pool::{self, Queue};
 use crate::progress::lock;
-use crate::walk::{ENTRIES, excluded, join};
+use crate::skips::{Reason, Skips, Summary};
+use crate::walk::{ENTRIES, Excluded, join};
 use crate::{Error, Progress, Result, Root};
 
-/// `STATX_ATTR_MOUNT_ROOT`, Linux 5.8: something is mounted here, perhaps the same file system.
-const ATTR_MOUNT_ROOT: u64 = 0x2000;
 /// Entries a thread keeps to itself before it adds them to the others'.
 const BATCH: usize = 4096;
 
@@ -28,8 +28,10 @@ const BATCH: usize = 4096;
 pub struct Survey {
     /// Everything, in the order of the paths' bytes.
     pub entries: Vec<Entry>,
-    /// What was passed over, by reason: `excluded`, `other_filesystem`.
-    pub skipped: BTreeMap<&'static str, u64>,
+    /// What was left out, and why.
+    pub left_out: Summary,
+    /// Where something else is mounted, in no particular order.
+    pub mounts: Vec<Box<[u8]>>,
 }
 
 struct Directory {
@@ -41,15 +43,16 @@ struct Directory {
 
 struct Surveyor<'a> {
     base: &'a Root,
-    device: u64,
-    excluded: HashSet<(u64, u64)>,
+    excluded: Excluded,
     patterns: &'a Patterns,
     progress: &'a Progress,
     found: Mutex<Survey>,
+    numbers: Mutex<Numbers>,
+    skips: Skips,
 }
 
-/// Find everything below `base` on its file system, through no link, but for the directories in
-/// `exclude` (by identity) and what the patterns leave out.
+/// Find everything below `base` in its mount, through no link, but for the directories in `exclude`
+/// (by identity) and what the patterns leave out.
 ///
 /// # Errors
 /// [`Error::Io`] if the base cannot be read; [`Error::Cancelled`].
@@ -59,20 +62,21 @@ pub fn survey(
     patterns: &Patterns,
     progress: &Progress,
 ) -> Result<Survey> {
-    let top = stat(base.fd()).map_err(|e| Error::io(base.path(), e))?;
     let surveyor = Surveyor {
         base,
-        device: device(&top),
-        excluded: excluded(exclude)?,
+        excluded: Excluded::open(exclude)?,
         patterns,
         progress,
         found: Mutex::default(),
+        numbers: Mutex::default(),
+        skips: Skips::new(1),
     };
     let seed = vec![Directory { parent: None, name: CString::default(), entry: None }];
     let threads = crate::pagecache::walkers();
     pool::run(threads, seed, |directory, queue| surveyor.directory(directory, queue))?;
     let mut found = surveyor.found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     found.entries.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+    found.left_out = surveyor.skips.into_summary();
     Ok(found)
 }
 
@@ -92,7 +96,16 @@ impl Surveyor<'_> {
         if let Err(errno) = read {
             match &mut entry {
                 None => return Err(Error::io(self.base.path(), errno)),
-                Some(entry) => fail(entry, errno),
+                // Something was mounted here since its name was read.
+                Some(entry) if errno == Errno::XDEV => {
+                    self.elsewhere(&entry.path);
+                    return Ok(());
+                }
+                Some(entry) => {
+                    let refusal = Refusal::from(errno);
+                    self.leave_out(&entry.path, refusal.reason, refusal.detail);
+                    fail(entry, errno);
+                }
             }
         }
         found.extend(entry.filter(|entry| self.patterns.includes(&entry.path)));
@@ -117,20 +130,26 @@ impl Surveyor<'_> {
             }
             let path = join(path, name);
             if self.patterns.excludes(&path) {
-                self.skip("excluded");
+                self.leave_out(&path, Reason::Excluded, None);
                 continue;
             }
-            let flags = AtFlags::SYMLINK_NOFOLLOW;
-            let mut line = match statx(directory, name, flags, StatxFlags::BASIC_STATS) {
-                Ok(stat) if self.excluded.contains(&identity(&stat)) => continue,
-                Ok(stat) if self.is_elsewhere(&stat) => {
-                    self.skip("other_filesystem");
+            let filesystem = self.base.filesystem();
+            let mut line = match statx(directory, name, NAME, STATE) {
+                Ok(stat) if self.excluded.has(filesystem, directory, name, &stat) => continue,
+                Ok(stat) if self.base.is_elsewhere(directory, name, &stat) => {
+                    self.elsewhere(&path);
                     continue;
                 }
-                Ok(stat) => described(path, &stat),
+                Ok(stat) => {
+                    let mut line = described(path, &stat);
+                    self.tell_apart(directory.as_fd(), name, &stat, &mut line);
+                    line
+                }
                 // It went since the directory was read: as if it had never been.
                 Err(Errno::NOENT) => continue,
                 Err(errno) => {
+                    let refusal = Refusal::from(errno);
+                    self.leave_out(&path, refusal.reason, refusal.detail);
                     let mut line = Entry { path: path.into(), ..Entry::default() };
                     fail(&mut line, errno);
                     line
@@ -166,8 +185,30 @@ impl Surveyor<'_> {
         }
     }
 
-    fn is_elsewhere(&self, stat: &Statx) -> bool {
-        device(stat) != self.device || stat.stx_attributes.bits() & ATTR_MOUNT_ROOT != 0
+    /// Note what names the file, where its numbers do not.
+    fn tell_apart(&self, directory: BorrowedFd<'_>, name: &CStr, stat: &Statx, line: &mut Entry) {
+        let filesystem = self.base.filesystem();
+        if filesystem.stable_inodes || line.kind != Type::File || line.nlink < 2 {
+            return;
+        }
+        let key = inode::key(filesystem, directory, name, stat);
+        // Without a key it is a file by itself: no path is that of another one.
+        let key = key.unwrap_or_else(|| Key::Handle(-1, line.path.to_vec()));
+        line.rare_mut().file = Some(lock(&self.numbers).of(key));
+    }
+
+    fn elsewhere(&self, path: &[u8]) {
+        self.leave_out(path, Reason::OtherFilesystem, None);
+        lock(&self.found).mounts.push(path.into());
+    }
+
+    fn leave_out(&self, path: &[u8], reason: Reason, detail: Option<String>) {
+        let mut whole = self.base.path().as_os_str().as_encoded_bytes().to_vec();
+        if !whole.ends_with(b"/") {
+            whole.push(b'/');
+        }
+        whole.extend_from_slice(path);
+        self.skips.add(0, &whole, reason, detail);
     }
 
     fn add(&self, entries: &mut Vec<Entry>) {
@@ -178,10 +219,6 @@ impl Surveyor<'_> {
         self.progress.found(bytes, count);
         found.entries.append(entries);
     }
-
-    fn skip(&self, reason: &'static str) {
-        *lock(&self.found).skipped.entry(reason).or_default() += 1;
-    }
 }
 
 /// Find the names of one file: all but the first refer to the first.
@@ -190,7 +227,7 @@ pub fn link(entries: &mut [Entry]) {
     for index in 0..entries.len() {
         let entry = &entries[index];
         if entry.kind == Type::File && entry.nlink > 1 && entry.status == Status::Ok {
-            let known = *first.entry((entry.identity.dev, entry.identity.ino)).or_insert(index);
+            let known = *first.entry(entry.file()).or_insert(index);
             if known != index {
                 let path = entries[known].path.to_vec();
                 entries[index].rare_mut().hardlink_of = Some(path);

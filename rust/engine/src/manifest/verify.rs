@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use serde::{Deserialize, Serialize};
 
 use super::hashing::FileHasher;
-use super::record::{Chunks, Entry, Header, Identity, Manifest, Status, Type};
+use super::record::{Chunks, Entry, FileKey, Header, Identity, Manifest, Status, Type};
 use super::report::{Finding, FindingKind, Reason, Report};
 use super::survey::{Survey, identity_of, link, survey};
 use crate::confine::{OpenFile, Refusal, device, open_file, stat};
@@ -21,6 +21,7 @@ use crate::pagecache::Place;
 use crate::patterns::Patterns;
 use crate::progress::lock;
 use crate::read::{self, Device, End, Manner, Opened, Outcome as Ended, Source, Stream};
+use crate::skips::LeftOut;
 use crate::xxh64::{Xxh64, xxh64};
 use crate::{Error, Progress, Result, Root};
 
@@ -59,6 +60,8 @@ pub struct Request {
 pub struct Outcome {
     /// Whether nothing differs and everything could be proven.
     pub ok: bool,
+    /// Why it is not `ok` although nothing was found to differ.
+    pub why: Option<String>,
     /// Files of which at least a part was read.
     pub checked_files: u64,
     /// Of them those of which all that was read is as it should be.
@@ -91,6 +94,8 @@ pub struct Outcome {
     pub sample_percent: Option<f64>,
     /// What the choice depended on.
     pub seed: Option<u64>,
+    /// What of the directory was left out, by reason.
+    pub left_out: BTreeMap<crate::skips::Reason, LeftOut>,
     /// How it was read.
     #[serde(flatten)]
     pub reading: read::Report,
@@ -197,11 +202,13 @@ pub fn verify(request: &Request, progress: &Progress) -> Result<Outcome> {
     let algorithm = *algorithm;
     let patterns = Patterns::new(include, exclude)?;
     let base = Root::open(&request.place.root)?.below(&request.place.path)?;
-    let Survey { mut entries, .. } = survey(&base, &request.exclude, &patterns, progress)?;
+    let Survey { mut entries, left_out, mut mounts } =
+        survey(&base, &request.exclude, &patterns, progress)?;
+    mounts.sort_unstable();
     link(&mut entries);
     let report = Report::create(&request.report, "verify", &request.header)?;
     let counts = Counts::default();
-    let checks = plan(&mut manifest, entries, &report, &counts, progress)?;
+    let checks = plan(&mut manifest, entries, &mounts, &report, &counts, progress)?;
 
     let mut verify = Verify {
         base: &base,
@@ -235,6 +242,7 @@ pub fn verify(request: &Request, progress: &Progress) -> Result<Outcome> {
     let count = AtomicU64::into_inner;
     let mut outcome = Outcome {
         ok: false,
+        why: None,
         checked_files: count(counts.checked),
         matching: count(counts.matching),
         mismatched: count(counts.mismatched),
@@ -251,24 +259,44 @@ pub fn verify(request: &Request, progress: &Progress) -> Result<Outcome> {
         chunks_total,
         sample_percent: request.sample_percent,
         seed: request.sample_percent.map(|_| request.seed),
+        left_out: left_out.left_out,
         reading,
     };
     let Outcome { mismatched, missing, extra, changed, unreadable, unproven, .. } = outcome;
-    outcome.ok = mismatched + missing + extra + changed + unreadable + unproven == 0;
+    let differs = mismatched + missing + extra + changed + unreadable + unproven > 0;
+    if !differs && outcome.checked_files == 0 {
+        let left: u64 = outcome.left_out.values().map(|left| left.count).sum();
+        // An empty directory is as an empty manifest has it; one of which all was left out is not.
+        outcome.why = (left > 0).then(|| {
+            let names = if left == 1 { "1 name" } else { &format!("{left} names") };
+            format!(
+                "nothing was verified: the manifest records no file, and {names} in the directory \
+                 were left out"
+            )
+        });
+    }
+    outcome.ok = !differs && outcome.why.is_none();
     Ok(outcome)
+}
+
+/// Whether a path is that of a mount or below one; `mounts` are sorted.
+fn is_below(mounts: &[Box<[u8]>], path: &[u8]) -> bool {
+    let ends = path.iter().enumerate().filter(|&(_, &byte)| byte == b'/').map(|(at, _)| at);
+    ends.chain([path.len()]).any(|end| mounts.binary_search_by(|m| (**m).cmp(&path[..end])).is_ok())
 }
 
 /// Compare the names, and find the files whose content has to be looked at.
 fn plan(
     manifest: &mut Manifest,
     entries: Vec<Entry>,
+    mounts: &[Box<[u8]>],
     report: &Report,
     counts: &Counts,
     progress: &Progress,
 ) -> Result<Vec<Check>> {
     let mut checks: Vec<Check> = Vec::new();
     // Where the first name of a file that has several is checked.
-    let mut linked: HashMap<(u64, u64), usize> = HashMap::new();
+    let mut linked: HashMap<FileKey, usize> = HashMap::new();
     let extra = |entry: &Entry| {
         counts.extra.fetch_add(1, Ordering::Relaxed);
         report.add(&Finding::new(&entry.path, FindingKind::Extra, entry.kind))
@@ -289,7 +317,9 @@ fn plan(
         let finding = |kind| Finding::new(&line.path, kind, line.kind);
         let Some(entry) = entry.filter(|entry| entry.status != Status::Vanished) else {
             counts.missing.fetch_add(1, Ordering::Relaxed);
-            report.add(&finding(FindingKind::Missing))?;
+            let hidden = is_below(mounts, &line.path);
+            let detail = hidden.then_some("something else is mounted there now");
+            report.add(&finding(FindingKind::Missing).detail(detail))?;
             continue;
         };
         if entry.status == Status::Error {
@@ -324,8 +354,7 @@ fn plan(
             parts: 0,
         };
         if entry.nlink > 1 {
-            let place =
-                *linked.entry((entry.identity.dev, entry.identity.ino)).or_insert(checks.len());
+            let place = *linked.entry(entry.file()).or_insert(checks.len());
             // One file on disk is read once, unless its names are to differ.
             if let Some(first) = checks.get_mut(place)
                 && (first.size, first.digest) == (check.size, check.digest)
@@ -706,7 +735,15 @@ fn merged(mut ranges: Vec<[u64; 2]>) -> Vec<[u64; 2]> {
 
 #[cfg(test)]
 mod tests {
-    use super::merged;
+    use super::{is_below, merged};
+
+    #[test]
+    fn what_a_mount_hides_is_known_by_whole_names() {
+        let mounts: Vec<Box<[u8]>> = vec![b"a/b".as_slice().into(), b"c".as_slice().into()];
+        let hidden = |path: &[u8]| is_below(&mounts, path);
+        assert!(hidden(b"c") && hidden(b"c/d") && hidden(b"a/b/e/f"));
+        assert!(!hidden(b"a") && !hidden(b"a/bc") && !hidden(b"cd"));
+    }
 
     #[test]
     fn ranges_that_touch_become_one() {

@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::hotness::Thermometer;
 use super::pages::PageSet;
-use super::probe::{Look, may_probe, method, resident, resident_of_many};
+use super::probe::{Look, Way, may_probe, method, resident, resident_of_many, way};
 use super::record::{FORMAT, Header, Line, VERSION};
-use super::{Place, open_roots, starts, walkers};
+use super::{Place, open_roots, refuse_unseen, starts, walkers};
 use crate::confine::{OpenFile, Refusal, mtime_ms};
 use crate::progress::lock;
 use crate::record::{PathText, Writer, push_line};
-use crate::skips::{Reason, Skipped, Skips};
+use crate::skips::{Reason, Skips, Summary};
 use crate::sys::page_size;
 use crate::walk::{Found, Parts, Visit, walk};
 use crate::{Error, Progress, Result};
@@ -69,10 +69,9 @@ pub struct Outcome {
     pub page_size: u64,
     /// Size of the record file.
     pub record_bytes: u64,
-    /// Files passed over, by reason.
-    pub skipped: BTreeMap<Reason, u64>,
-    /// Some of them by name.
-    pub examples: Vec<Skipped>,
+    /// Files skipped, and what was left out.
+    #[serde(flatten)]
+    pub skips: Summary,
     /// How the kernel was asked.
     pub method: &'static str,
 }
@@ -110,6 +109,7 @@ struct Scanned {
     root: usize,
     path: Vec<u8>,
     file: OpenFile,
+    way: Way,
     recorded: AtomicBool,
 }
 
@@ -145,10 +145,12 @@ pub fn dump(request: &Request, progress: &Progress) -> Result<Outcome> {
         output: Mutex::new(Output { writer, lines: Vec::new(), size: 0 }),
         files: AtomicU64::new(0),
         pages: AtomicU64::new(0),
-        skips: Skips::default(),
+        skips: Skips::new(request.places.len()),
     };
     let starts = starts(&request.places, &roots);
     walk(&starts, &request.exclude, walkers(), &dumper, progress)?;
+    let skips = dumper.skips.into_summary();
+    refuse_unseen(&roots, &skips, progress.files_done())?;
     progress.enter("writing");
     let files = dumper.files.into_inner();
     let pages = dumper.pages.into_inner();
@@ -156,7 +158,6 @@ pub fn dump(request: &Request, progress: &Progress) -> Result<Outcome> {
     let mut output = dumper.output.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     output.flush()?;
     let record_bytes = output.writer.finish(files, bytes)?;
-    let (skipped, examples) = dumper.skips.into_parts();
     Ok(Outcome {
         files,
         files_scanned: progress.files_done(),
@@ -164,9 +165,8 @@ pub fn dump(request: &Request, progress: &Progress) -> Result<Outcome> {
         pages,
         page_size: page_size(),
         record_bytes,
-        skipped,
-        examples,
-        method: method(),
+        skips,
+        method: method(&roots),
     })
 }
 
@@ -183,13 +183,25 @@ impl Visit for Dumper<'_> {
                         return Err(Error::NotPermitted { path: self.name(root, &path) });
                     }
                     OnDenied::Skip => {
-                        self.skips.add(&self.absolute(root, &path), Reason::NotPermitted, None);
+                        self.skips.add(
+                            root,
+                            &self.absolute(root, &path),
+                            Reason::NotPermitted,
+                            None,
+                        );
                         continue;
                     }
                 }
             }
+            let way = match way(&file) {
+                Ok(way) => way,
+                Err(refusal) => {
+                    self.skip(root, &path, refusal)?;
+                    continue;
+                }
+            };
             self.progress.add_files(1);
-            let scanned = Scanned { root, path, file, recorded: AtomicBool::new(false) };
+            let scanned = Scanned { root, path, file, way, recorded: AtomicBool::new(false) };
             if pages <= PART {
                 small.push((scanned, pages));
                 continue;
@@ -201,7 +213,7 @@ impl Visit for Dumper<'_> {
             }
         }
         let mut looks: Vec<_> =
-            small.iter().map(|(scanned, pages)| Look::new(&scanned.file.fd, *pages)).collect();
+            small.iter().map(|(file, pages)| Look::new(&file.file.fd, file.way, *pages)).collect();
         resident_of_many(&mut looks);
         let found: Vec<_> = looks.into_iter().map(|look| look.resident).collect();
         small.iter().zip(found).try_for_each(|((scanned, _), pages)| self.found(scanned, pages))
@@ -210,7 +222,7 @@ impl Visit for Dumper<'_> {
     fn part(&self, Part { file, start, end }: Part) -> Result<()> {
         self.progress.check()?;
         let mut pages = PageSet::default();
-        let looked = resident(&file.file.fd, start, end, &mut pages);
+        let looked = resident(&file.file.fd, file.way, start, end, &mut pages);
         self.found(&file, looked.map(|()| pages))
     }
 
@@ -218,7 +230,7 @@ impl Visit for Dumper<'_> {
         if refusal.reason == Reason::PermissionDenied && self.request.on_denied == OnDenied::Fail {
             return Err(Error::io(self.name(root, path), rustix::io::Errno::ACCESS));
         }
-        self.skips.add(&self.absolute(root, path), refusal.reason, refusal.detail);
+        self.skips.add(root, &self.absolute(root, path), refusal.reason, refusal.detail);
         Ok(())
     }
 }

@@ -1,6 +1,5 @@
 //! Dropping clean pages from memory.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,12 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
 
-use super::probe::{may_probe, statistics};
-use super::{Place, open_roots, starts, walkers};
+use super::probe::{may_probe, statistics, way};
+use super::{Place, open_roots, refuse_unseen, starts, walkers};
 use crate::confine::{OpenFile, Refusal};
 use crate::progress::lock;
 use crate::record::PathText;
-use crate::skips::{Reason, Skipped, Skips};
+use crate::skips::{Reason, Skips, Summary};
 use crate::sys::page_size;
 use crate::walk::{Found, Parts, Visit, walk};
 use crate::{Progress, Result};
@@ -64,10 +63,9 @@ pub struct Outcome {
     pub retained: u64,
     /// Files of which something stayed; at most a thousand of them.
     pub retained_files: Vec<Retained>,
-    /// Files passed over, by reason.
-    pub skipped: BTreeMap<Reason, u64>,
-    /// Some of them by name.
-    pub examples: Vec<Skipped>,
+    /// Files skipped, and what was left out.
+    #[serde(flatten)]
+    pub skips: Summary,
 }
 
 struct Evictor<'a> {
@@ -92,11 +90,12 @@ pub fn evict(request: &Request, progress: &Progress) -> Result<Outcome> {
         before: AtomicU64::new(0),
         after: AtomicU64::new(0),
         retained: Mutex::default(),
-        skips: Skips::default(),
+        skips: Skips::new(request.places.len()),
     };
     let starts = starts(&request.places, &roots);
     walk(&starts, &request.exclude, walkers(), &evictor, progress)?;
-    let (skipped, examples) = evictor.skips.into_parts();
+    let skips = evictor.skips.into_summary();
+    refuse_unseen(&roots, &skips, progress.files_done())?;
     let resident_before = evictor.before.into_inner();
     let retained = evictor.after.into_inner();
     Ok(Outcome {
@@ -108,8 +107,7 @@ pub fn evict(request: &Request, progress: &Progress) -> Result<Outcome> {
             .retained
             .into_inner()
             .unwrap_or_else(std::sync::PoisonError::into_inner),
-        skipped,
-        examples,
+        skips,
     })
 }
 
@@ -125,7 +123,7 @@ impl Visit for Evictor<'_> {
     }
 
     fn skip(&self, place: usize, path: &[u8], refusal: Refusal) -> Result<()> {
-        self.skips.add(&self.absolute(place, path), refusal.reason, refusal.detail);
+        self.skips.add(place, &self.absolute(place, path), refusal.reason, refusal.detail);
         Ok(())
     }
 }
@@ -133,12 +131,12 @@ impl Visit for Evictor<'_> {
 impl Evictor<'_> {
     fn file(&self, place: usize, path: Vec<u8>, file: OpenFile) -> Result<()> {
         if file.stat.stx_size > 0 && !may_probe(&file.fd, &file.stat) {
-            self.skips.add(&self.absolute(place, &path), Reason::NotPermitted, None);
+            self.skips.add(place, &self.absolute(place, &path), Reason::NotPermitted, None);
             return Ok(());
         }
         match self.drop_pages(place, &path, &file) {
             Ok(()) => self.progress.add_files(1),
-            Err(errno) => self.skip(place, &path, errno.into())?,
+            Err(refusal) => self.skip(place, &path, refusal)?,
         }
         Ok(())
     }
@@ -147,9 +145,15 @@ impl Evictor<'_> {
         self.request.places[place].absolute(path)
     }
 
-    fn drop_pages(&self, place: usize, path: &[u8], file: &OpenFile) -> rustix::io::Result<()> {
+    fn drop_pages(
+        &self,
+        place: usize,
+        path: &[u8],
+        file: &OpenFile,
+    ) -> std::result::Result<(), Refusal> {
         let OpenFile { fd, stat } = file;
-        let (before, _) = statistics(fd, stat.stx_size)?;
+        let way = way(file)?;
+        let (before, _) = statistics(fd, way, stat.stx_size)?;
         if before.cached == 0 {
             return Ok(());
         }
@@ -157,7 +161,7 @@ impl Evictor<'_> {
             rustix::fs::fdatasync(fd)?;
         }
         fadvise(fd, 0, None, Advice::DontNeed)?;
-        let (after, detailed) = statistics(fd, stat.stx_size)?;
+        let (after, detailed) = statistics(fd, way, stat.stx_size)?;
         // Somebody may read the file at this moment; what was dropped is never less than nothing.
         let kept = after.cached.min(before.cached) * page_size();
         let resident = before.cached * page_size();

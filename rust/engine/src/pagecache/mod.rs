@@ -12,8 +12,10 @@ pub mod residency;
 
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FileType;
 use serde::Deserialize;
 
+use crate::skips::Summary;
 use crate::walk::Start;
 use crate::{Error, Result, Root};
 
@@ -47,9 +49,30 @@ pub(crate) fn absolute(root: &Path, relative: &[u8]) -> Vec<u8> {
     path
 }
 
+/// What a path is that must belong to a root: `directory`, `file` or `other`.
+///
+/// # Errors
+/// [`Error::Io`]: `EXDEV` where something else is mounted on the way.
+pub fn kind_of(root: &Path, path: &Path) -> Result<&'static str> {
+    let kind = Root::open(root)?.kind(bytes(path)).map_err(|e| Error::io(root.join(path), e))?;
+    Ok(match kind {
+        FileType::Directory => "directory",
+        FileType::RegularFile => "file",
+        _ => "other",
+    })
+}
+
 /// Open the root of each place; places of one root share nothing but the path.
 pub(crate) fn open_roots(places: &[Place]) -> Result<Vec<Root>> {
     places.iter().map(|place| Root::with_page_cache(&place.root)).collect()
+}
+
+/// Refuse to answer for roots in which the pages of some files do not show, if nothing else is there.
+pub(crate) fn refuse_unseen(roots: &[Root], skips: &Summary, files: u64) -> Result<()> {
+    match roots.first().filter(|_| files == 0 && skips.has_uncached()) {
+        Some(root) => Err(root.unsupported()),
+        None => Ok(()),
+    }
 }
 
 /// Where walks of these places begin.

@@ -4,10 +4,14 @@ use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{PoisonError, RwLock};
 
-use rustix::fs::{Access, AtFlags, Statx};
+use rustix::fs::{Access, Advice, AtFlags, Statx, fadvise};
 use rustix::io::Errno;
 
 use super::pages::PageSet;
+use crate::Root;
+use crate::confine::{OpenFile, Refusal, device, mount_of};
+use crate::filesystem::{Filesystem, Pages};
+use crate::skips::Reason;
 use crate::sys::{Arena, CacheStat, cachestat, has_cachestat, page_size};
 
 /// Pages asked about in one call of cachestat(2): 128 MiB of 4 KiB pages. A window that is empty or
@@ -26,9 +30,85 @@ const TOGETHER: u64 = 8 * SMALL_WINDOW;
 /// Pages that a thread can have mapped at a time. It is address space, not memory.
 const ARENA_PAGES: u64 = 2 * WINDOW;
 
-/// How residency is found out.
-pub fn method() -> &'static str {
-    if has_cachestat() { "cachestat" } else { "mincore" }
+/// How the residency of what is in these roots is found out.
+pub fn method(roots: &[Root]) -> &'static str {
+    let counted = roots.iter().all(|root| root.filesystem().pages == Pages::Counted);
+    if counted && has_cachestat() { "cachestat" } else { "mincore" }
+}
+
+/// How the pages of one open file are asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// With cachestat(2) where the kernel has it, and mincore(2) where that is cheaper.
+    Counted,
+    /// With mincore(2) only.
+    Mapped,
+}
+
+/// Find out how to ask about a file that [`may_probe`] allows to be asked about.
+///
+/// Where its file system does not promise that pages show, one of the file's own is read, unless one
+/// is in memory, and dropped again: only what is seen then can be believed not to be there later.
+/// One such file answers for its mount as long as this thread lives.
+///
+/// # Errors
+/// [`Reason::Uncached`] if the page that was just read is not seen in any way; the system's error.
+pub fn way(file: &OpenFile) -> std::result::Result<Way, Refusal> {
+    let key = mount_of(&file.stat).unwrap_or_else(|| device(&file.stat));
+    let known =
+        MOUNTS.with_borrow(|mounts| mounts.iter().find(|(mount, _)| *mount == key).copied());
+    let way = match known {
+        Some((_, way)) => way,
+        None => {
+            let pages = Filesystem::of(&file.fd)?.pages;
+            let way = (pages != Pages::Mapped).then_some(Way::Counted);
+            MOUNTS.with_borrow_mut(|mounts| mounts.push((key, way)));
+            way
+        }
+    };
+    match way {
+        Some(way) => Ok(way),
+        None if file.stat.stx_size == 0 => Ok(Way::Mapped),
+        None => {
+            let way = shown(file)?;
+            // What cannot be mapped says nothing about the next file.
+            if way == Way::Mapped {
+                MOUNTS.with_borrow_mut(|mounts| {
+                    mounts.iter_mut().filter(|(mount, _)| *mount == key).for_each(|(_, known)| {
+                        *known = Some(way);
+                    });
+                });
+            }
+            Ok(way)
+        }
+    }
+}
+
+/// Read a page of a file and see in which way it shows.
+fn shown(file: &OpenFile) -> std::result::Result<Way, Refusal> {
+    let fd = &file.fd;
+    let way_of = || -> rustix::io::Result<Option<Way>> {
+        let mut pages = PageSet::default();
+        match up_to_date(fd, 0, 1, &mut pages) {
+            Ok(()) => Ok((!pages.is_empty()).then_some(Way::Mapped)),
+            // It cannot be mapped, so nobody maps another file's pages through it either.
+            Err(Errno::NODEV | Errno::INVAL) if has_cachestat() => {
+                Ok(cached(fd, 0, 1)?.is_some_and(|cached| cached > 0).then_some(Way::Counted))
+            }
+            Err(errno) => Err(errno),
+        }
+    };
+    if let Some(way) = way_of()? {
+        return Ok(way);
+    }
+    // One page, without what is read ahead.
+    fadvise(fd, 0, None, Advice::Random)?;
+    let read = rustix::io::pread(fd, &mut [0_u8], 0);
+    fadvise(fd, 0, None, Advice::Normal)?;
+    read?;
+    let way = way_of()?;
+    fadvise(fd, 0, std::num::NonZeroU64::new(page_size()), Advice::DontNeed)?;
+    way.ok_or(Refusal { reason: Reason::Uncached, detail: None })
 }
 
 /// Whether the kernel tells this process the truth about a file's residency.
@@ -53,6 +133,10 @@ fn has_fowner() -> bool {
 thread_local! {
     /// Address space for mappings; it goes with its thread, and threads live as long as one call.
     static ARENA: RefCell<Option<Arena>> = const { RefCell::new(None) };
+    /// How to ask about the files of a mount, where that is known: of one in a file system that
+    /// promises nothing it is once pages of a file were seen. Mount numbers are used anew, but not
+    /// while a call has a root of it open, and so not while this thread lives.
+    static MOUNTS: RefCell<Vec<(u64, Option<Way>)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Held for reading while mincore(2) is called, for writing while files are mapped. In the kernel
@@ -77,6 +161,8 @@ fn with_arena<T>(work: impl FnOnce(&mut Arena) -> rustix::io::Result<T>) -> rust
 pub struct Look<'a> {
     /// The file.
     pub fd: &'a OwnedFd,
+    /// How it is asked about.
+    pub way: Way,
     /// How many pages it has.
     pub pages: u64,
     /// Its pages in memory, once it was looked at, or the system's error.
@@ -85,8 +171,8 @@ pub struct Look<'a> {
 
 impl<'a> Look<'a> {
     /// A file of so many pages, to be looked at.
-    pub fn new(fd: &'a OwnedFd, pages: u64) -> Self {
-        Self { fd, pages, resident: Ok(PageSet::default()) }
+    pub fn new(fd: &'a OwnedFd, way: Way, pages: u64) -> Self {
+        Self { fd, way, pages, resident: Ok(PageSet::default()) }
     }
 }
 
@@ -94,12 +180,17 @@ impl<'a> Look<'a> {
 pub fn resident_of_many(looks: &mut [Look<'_>]) {
     let mut mixed = Vec::new();
     for look in looks {
-        let small = look.pages <= TOGETHER && look.pages > SINGLY && has_cachestat();
-        match small.then(|| cached(look.fd, 0, look.pages)) {
+        let small = look.pages <= TOGETHER && look.pages > 0;
+        if small && (look.way == Way::Mapped || !has_cachestat()) {
+            mixed.push(look);
+            continue;
+        }
+        match (small && look.pages > SINGLY).then(|| cached(look.fd, 0, look.pages)) {
             Some(Ok(Some(cached))) if cached > 0 && cached < look.pages => mixed.push(look),
             _ => {
                 let mut pages = PageSet::default();
-                look.resident = resident(look.fd, 0, look.pages, &mut pages).map(|()| pages);
+                look.resident =
+                    resident(look.fd, look.way, 0, look.pages, &mut pages).map(|()| pages);
             }
         }
     }
@@ -144,8 +235,14 @@ fn look_together(looks: &mut [&mut Look<'_>]) {
 ///
 /// # Errors
 /// The system's error.
-pub fn resident(fd: &OwnedFd, start: u64, end: u64, into: &mut PageSet) -> rustix::io::Result<()> {
-    if !has_cachestat() {
+pub fn resident(
+    fd: &OwnedFd,
+    way: Way,
+    start: u64,
+    end: u64,
+    into: &mut PageSet,
+) -> rustix::io::Result<()> {
+    if way == Way::Mapped || !has_cachestat() {
         return up_to_date(fd, start, end, into);
     }
     for (from, to) in windows(start, end, WINDOW) {
@@ -238,11 +335,12 @@ fn cached(fd: &OwnedFd, start: u64, end: u64) -> rustix::io::Result<Option<u64>>
 ///
 /// # Errors
 /// The system's error.
-pub fn statistics(fd: &OwnedFd, size: u64) -> rustix::io::Result<(CacheStat, bool)> {
+pub fn statistics(fd: &OwnedFd, way: Way, size: u64) -> rustix::io::Result<(CacheStat, bool)> {
+    let counted = way == Way::Counted && has_cachestat();
     if size == 0 {
-        return Ok((CacheStat::default(), has_cachestat()));
+        return Ok((CacheStat::default(), counted));
     }
-    if has_cachestat() {
+    if counted {
         match cachestat(fd, 0, 0) {
             Err(Errno::PERM | Errno::OPNOTSUPP) => {}
             other => return Ok((other?, true)),

@@ -6,12 +6,12 @@ use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
 
-use super::probe::{may_probe, method, statistics};
-use super::{Place, open_roots, starts, walkers};
+use super::probe::{may_probe, method, statistics, way};
+use super::{Place, open_roots, refuse_unseen, starts, walkers};
 use crate::confine::{OpenFile, Refusal};
 use crate::progress::lock;
 use crate::record::PathText;
-use crate::skips::{Reason, Skips};
+use crate::skips::{LeftOut, Reason, Skips};
 use crate::sys::{CacheStat, page_size};
 use crate::walk::{Found, Parts, Visit, walk};
 use crate::{Progress, Result};
@@ -58,6 +58,8 @@ pub struct Outcome {
     directories: Vec<Residency>,
     files: Vec<Residency>,
     skipped: BTreeMap<Reason, u64>,
+    left_out: BTreeMap<Reason, LeftOut>,
+    left_out_of: Vec<BTreeMap<Reason, u64>>,
     method: &'static str,
 }
 
@@ -124,9 +126,11 @@ pub fn residency(request: &Request, progress: &Progress) -> Result<Outcome> {
         base: starts[0].path.len() + usize::from(!starts[0].path.is_empty()),
         progress,
         found: Mutex::default(),
-        skips: Skips::default(),
+        skips: Skips::new(1),
     };
     walk(&starts, &request.exclude, walkers(), &surveyor, progress)?;
+    let skips = surveyor.skips.into_summary();
+    refuse_unseen(&roots, &skips, progress.files_done())?;
     let found = surveyor.found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let list = |things: HashMap<Vec<u8>, Sums>| {
         let mut list: Vec<_> = things.into_iter().collect();
@@ -143,8 +147,10 @@ pub fn residency(request: &Request, progress: &Progress) -> Result<Outcome> {
         total: found.total,
         directories: list(found.directories),
         files: list(found.detail),
-        skipped: surveyor.skips.into_parts().0,
-        method: method(),
+        skipped: skips.skipped,
+        left_out: skips.left_out,
+        left_out_of: skips.left_out_of,
+        method: method(&roots),
     })
 }
 
@@ -160,7 +166,7 @@ impl Visit for Surveyor<'_> {
     }
 
     fn skip(&self, _root: usize, path: &[u8], refusal: Refusal) -> Result<()> {
-        self.skips.add(&self.request.place.absolute(path), refusal.reason, refusal.detail);
+        self.skips.add(0, &self.request.place.absolute(path), refusal.reason, refusal.detail);
         Ok(())
     }
 }
@@ -169,10 +175,14 @@ impl Surveyor<'_> {
     fn file(&self, root: usize, path: Vec<u8>, file: OpenFile) -> Result<()> {
         let size = file.stat.stx_size;
         if size > 0 && !may_probe(&file.fd, &file.stat) {
-            self.skips.add(&self.request.place.absolute(&path), Reason::NotPermitted, None);
+            self.skips.add(0, &self.request.place.absolute(&path), Reason::NotPermitted, None);
             return Ok(());
         }
-        match statistics(&file.fd, size) {
+        let way = match way(&file) {
+            Ok(way) => way,
+            Err(refusal) => return self.skip(root, &path, refusal),
+        };
+        match statistics(&file.fd, way, size) {
             Ok((stat, detailed)) => {
                 let sums = Sums::of(size, stat, detailed);
                 self.progress.add_files(1);

@@ -111,11 +111,14 @@ fn no_readahead(file: &OwnedFd) {
 
 /// The pages of a stretch that are in memory before it is read, so that what is not can be dropped
 /// afterwards; `None` where the kernel does not tell, and nothing may be dropped then.
-pub fn before(file: &OwnedFd, may_probe: bool, offset: u64, length: u64) -> Option<PageSet> {
+pub fn before(file: &OpenFile, offset: u64, length: u64) -> Option<PageSet> {
+    if !probe::may_probe(&file.fd, &file.stat) {
+        return None;
+    }
+    let way = probe::way(file).ok()?;
     let mut resident = PageSet::default();
-    let pages = offset / page_size()..(offset + length).div_ceil(page_size());
-    let known = may_probe && probe::resident(file, pages.start, pages.end, &mut resident).is_ok();
-    known.then_some(resident)
+    let (start, end) = (offset / page_size(), (offset + length).div_ceil(page_size()));
+    probe::resident(&file.fd, way, start, end, &mut resident).ok().map(|()| resident)
 }
 
 /// Drop the pages of a stretch that were not in memory before.

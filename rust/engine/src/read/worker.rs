@@ -15,7 +15,6 @@ use super::queue::{Completion, Queue, Request};
 use super::{End, Opened, Outcome, Shared, Source, Stream, Way};
 use crate::confine::OpenFile;
 use crate::pagecache::pages::PageSet;
-use crate::pagecache::probe;
 use crate::progress::lock;
 use crate::{Error, Result};
 
@@ -35,7 +34,6 @@ struct Active<S> {
     extents: Extents,
     access: Access,
     alignment: u64,
-    may_probe: bool,
     size: u64,
     /// What was asked for and not yet handed on, in order.
     pieces: VecDeque<Piece>,
@@ -219,7 +217,6 @@ impl<S: Source> Worker<'_, '_, S> {
             extents: Extents::new(range.start, range.end, alignment, sparse),
             access,
             alignment,
-            may_probe: probe::may_probe(&file.fd, &file.stat),
             size,
             pieces: VecDeque::new(),
             first: 0,
@@ -246,7 +243,7 @@ impl<S: Source> Worker<'_, '_, S> {
         active.pieces.push_back(Piece::Reading);
         let access = active.access;
         let resident = (access == Access::Buffered)
-            .then(|| access::before(&active.file.fd, active.may_probe, offset, length))
+            .then(|| access::before(&active.file, offset, length))
             .flatten();
         let length = length as usize;
         let flight = Flight { active: active.id, piece, offset, length, got: 0, access, resident };
@@ -326,12 +323,7 @@ impl<S: Source> Worker<'_, '_, S> {
                     flight.access = active.access;
                     if flight.access == Access::Buffered {
                         let length = flight.length as u64;
-                        flight.resident = access::before(
-                            &active.file.fd,
-                            active.may_probe,
-                            flight.offset,
-                            length,
-                        );
+                        flight.resident = access::before(&active.file, flight.offset, length);
                     }
                     self.request(nth, flight, buffer);
                     Ok(())

@@ -27,7 +27,7 @@ use super::record::{Dump, Entry, inspect};
 use super::walkers;
 use crate::memory::Sources;
 use crate::progress::lock;
-use crate::skips::Reason;
+use crate::skips::{LeftOut, Reason};
 use crate::sys::page_size;
 use crate::throttle::Throttle;
 use crate::{Error, Progress, Result, Root, pool};
@@ -85,6 +85,7 @@ pub struct Outcome {
     files: u64,
     files_complete: u64,
     skipped: BTreeMap<Reason, u64>,
+    left_out: BTreeMap<Reason, LeftOut>,
     skipped_bytes_by_reason: BTreeMap<Reason, u64>,
     reported: Vec<FileOutcome>,
     reported_all: bool,

@@ -10,7 +10,7 @@ use super::budget::Budget;
 use crate::pagecache::absolute;
 use crate::pagecache::record::Entry;
 use crate::record::PathText;
-use crate::skips::Reason;
+use crate::skips::{LeftOut, Reason};
 
 /// How many files are named when only those that fell short are to be.
 const NAMED: usize = 1000;
@@ -75,6 +75,7 @@ pub struct Report<'a> {
     files: u64,
     files_complete: u64,
     files_by_reason: BTreeMap<Reason, u64>,
+    left_out: BTreeMap<Reason, LeftOut>,
     reported: Vec<FileOutcome>,
     /// Files that take several lines, until the end.
     large: HashMap<(usize, Vec<u8>), FileOutcome>,
@@ -90,6 +91,7 @@ impl<'a> Report<'a> {
             files: 0,
             files_complete: 0,
             files_by_reason: BTreeMap::new(),
+            left_out: BTreeMap::new(),
             reported: Vec::new(),
             large: HashMap::new(),
         }
@@ -118,6 +120,9 @@ impl<'a> Report<'a> {
         self.files_complete += u64::from(outcome.complete());
         for &reason in outcome.reasons.keys() {
             *self.files_by_reason.entry(reason).or_default() += 1;
+            if reason.leaves_out() {
+                self.left_out.entry(reason).or_default().add(|| outcome.path.clone());
+            }
         }
         let room = if self.all { NAMED_ALL } else { NAMED };
         if (self.all || !outcome.complete()) && self.reported.len() < room {
@@ -144,6 +149,7 @@ impl<'a> Report<'a> {
             files: self.files,
             files_complete: self.files_complete,
             skipped: self.files_by_reason,
+            left_out: self.left_out,
             skipped_bytes_by_reason: self.sum.reasons,
             reported_all: self.reported.len() as u64 == listed,
             reported: self.reported,

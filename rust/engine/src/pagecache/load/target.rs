@@ -9,7 +9,7 @@ use super::Policy;
 use crate::Root;
 use crate::confine::{OpenFile, Refusal, mtime_ms, open_file};
 use crate::pagecache::pages::PageSet;
-use crate::pagecache::probe::{may_probe, resident, up_to_date};
+use crate::pagecache::probe::{Way, may_probe, resident, up_to_date, way};
 use crate::pagecache::record::Entry;
 use crate::skips::Reason;
 use crate::sys::page_size;
@@ -19,6 +19,7 @@ use crate::sys::page_size;
 pub struct Target {
     /// The file.
     pub file: OpenFile,
+    way: Way,
     record_page_size: u64,
 }
 
@@ -51,7 +52,8 @@ impl Target {
             // What cannot be verified must not be reported as loaded.
             Reason::NotPermitted
         } else {
-            return Ok(Self { file, record_page_size });
+            let way = way(&file)?;
+            return Ok(Self { file, way, record_page_size });
         };
         Err(Refusal { reason, detail: None })
     }
@@ -111,7 +113,7 @@ impl Target {
     /// # Errors
     /// The system's error.
     pub fn absent(&self, pages: &PageSet) -> rustix::io::Result<PageSet> {
-        self.look(pages, resident)
+        self.look(pages, |fd, start, end, into| resident(fd, self.way, start, end, into))
     }
 
     /// Those of `pages` that are not in memory with all their data at this moment.

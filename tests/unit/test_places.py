@@ -1,0 +1,38 @@
+"""Paths that clients name, in roots that need no daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from holdfast.manifests.models import BuildRequest
+from holdfast.manifests.service import Manifests
+from holdfast.operations.model import RequestError
+from holdfast.pagecache.models import DumpRequest
+from holdfast.pagecache.service import PageCache
+from holdfast.places import Place, Places
+
+
+@pytest.mark.parametrize("text", ["/", "//", "///"])
+def test_the_top_of_all_can_be_named(tmp_path: Path, text: str) -> None:
+    assert Places([Path("/")], tmp_path).root(text, "root") == Place(Path("/"))
+
+
+def test_requests_that_name_the_top_of_all_are_accepted(tmp_path: Path) -> None:
+    roots = [Path("/")]
+    manifests = Manifests(
+        roots=roots, state_dir=tmp_path, kept=1, reader="auto", max_record_bytes=1
+    )
+    manifests.check(BuildRequest(root="/"))
+    pagecache = PageCache(
+        roots=roots, state_dir=tmp_path, dumps_kept=1, reserve_bytes=0, max_record_bytes=1
+    )
+    pagecache.check(DumpRequest(root="/"))
+
+
+def test_a_slash_at_the_end_changes_nothing(tmp_path: Path) -> None:
+    places = Places([tmp_path], tmp_path / ".holdfast")
+    assert places.root(f"{tmp_path}/", "root") == Place(tmp_path)
+    with pytest.raises(RequestError, match="is not a configured root"):
+        places.root("/", "root")
