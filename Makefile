@@ -5,6 +5,7 @@ PYTHON ?= python3
 DATA ?=
 LISTEN ?= 127.0.0.1:9918
 PYTEST_ARGS ?=
+MINUTES ?= 60
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -30,7 +31,7 @@ help: ## Show this list
 	@printf 'holdfast: make TARGET [VARIABLE=value]\n\n'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
 		while IFS=$$'\t' read -r target text; do printf '  %-9s %s\n' "$$target" "$$text"; done
-	@printf '\nVariables: PYTHON (3.11 or later), DATA (a directory), LISTEN (address:port), PYTEST_ARGS\n'
+	@printf '\nVariables: PYTHON (3.11 or later), DATA (a directory), LISTEN (address:port), MINUTES, PYTEST_ARGS\n'
 
 .venv/stamp: pyproject.toml $(lock)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -107,6 +108,10 @@ format: .venv/stamp ## Format the Python and Rust sources, and fix what can be f
 .PHONY: bench
 bench: deb test-packages vm-packages ## Run the benchmarks beside their peers; results for docs/benchmarks.md
 	$(bin)/python -m tests.bench
+
+.PHONY: soak
+soak: build ## Run hostile and honest clients against a daemon for MINUTES=60, and check what it promises
+	$(bin)/python -m tests.soak --minutes '$(MINUTES)'
 
 .PHONY: fuzz
 fuzz: ## Fuzz the record parsers for a minute each (needs cargo-fuzz and a nightly toolchain)

@@ -41,6 +41,7 @@ from holdfast.operations.service import Operations
 from holdfast.pagecache.service import PageCache
 from holdfast.privileged import privileged
 from holdfast.proof import Verifications
+from holdfast.readiness import STALE_SECONDS, Readiness
 from holdfast.reimage.checks import Examiner
 from holdfast.reimage.imager_status import imager_status
 from holdfast.reimage.images import ImageLibrary
@@ -153,6 +154,10 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
     def degraded() -> Sequence[str]:
         return [*lacking(settings, state), *no_room]
 
+    readiness = Readiness(degraded)
+    observed = threading.Event()
+    readiness.refresh(observed.set)
+    observed.wait(STALE_SECONDS)
     proof = Verifications(manifests)
     reimage = Reimage(
         roots=settings.roots,
@@ -207,10 +212,12 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
             verified=manifests.verified,
             left_out=left_out.figures,
             tuning=tuning.figures,
-            degraded=degraded,
+            degraded=readiness.reasons,
+            observed_age=readiness.age,
             reimage=reimage.figures,
         ),
-        degraded=degraded,
+        degraded=readiness.reasons,
+        refresh=readiness.refresh,
     )
     operations.recover()
     stack.callback(operations.shutdown, _WORK_SECONDS)

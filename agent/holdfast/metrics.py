@@ -114,6 +114,7 @@ class Metrics:
         left_out: Callable[[], LeftOut] | None = None,
         tuning: Callable[[], TuningFigures] | None = None,
         degraded: Callable[[], Sequence[str]] | None = None,
+        observed_age: Callable[[], float] | None = None,
         reimage: Callable[[], ReimageFigures] | None = None,
     ) -> None:
         """`residency` returns resident bytes by root and may take long; the others are quick."""
@@ -139,6 +140,14 @@ class Metrics:
                 registry=self._registry,
             )
             ready.set_function(lambda: 0.0 if degraded() else 1.0)
+        if observed_age is not None:
+            age = Gauge(
+                "holdfast_ready_age_seconds",
+                "Seconds since the state in holdfast_ready was observed; it grows while a root "
+                "does not answer.",
+                registry=self._registry,
+            )
+            age.set_function(observed_age)
         self._requests = Counter(
             "holdfast_http_requests",
             "HTTP requests answered, by method, route template and status code.",

@@ -38,6 +38,11 @@ class Connection:
     """Whether no request is under way."""
     opened: float = field(default_factory=time.monotonic)
 
+    def release(self) -> None:
+        """Keep nothing of what it was made of, once it has ended."""
+        self.abort = lambda: None
+        self.idle = lambda: False
+
     def recognise(self) -> None:
         """Note that its client is known from now on."""
         if not self.known:

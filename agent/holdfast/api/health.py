@@ -61,7 +61,7 @@ async def get_readiness(services: ServicesDep, request: Request) -> Response:
 
     No token is needed on loopback.
     """
-    reasons = list(services.degraded())
+    reasons = list(await services.observed())
     if request.app.state.stopping.is_set():
         reasons.append("The daemon is shutting down.")
     if reasons:
@@ -85,6 +85,7 @@ async def get_readiness(services: ServicesDep, request: Request) -> Response:
 @spec(Scope.READ, produces=_METRIC_TYPES)
 async def get_metrics(services: ServicesDep, request: Request) -> Response:
     """Answer from memory. No token is needed on loopback."""
+    await services.observed()
     accept = request.headers.get("accept", "")
     # In a thread, as it takes ten milliseconds; of its own, as those for requests may be busy.
     render = partial(services.metrics.render, accept)

@@ -30,6 +30,10 @@ class BoundedConnection(h11.Connection):
         self._on_pause = on_pause
         self._left = EVENTS_PER_TURN
 
+    def release(self) -> None:
+        """Keep nothing of the protocol, once the connection has ended."""
+        self._on_pause = lambda: None
+
     def next_turn(self) -> None:
         """Allow another share of events."""
         self._left = EVENTS_PER_TURN

@@ -158,6 +158,7 @@ class Listener:
         log.debug("%s: no connection: %s", connection.address, error or "closed")
         sock.close()
         self._connections.remove(connection)
+        connection.release()
         if error is not None and not isinstance(error, OSError):
             log.error("a connection could not be set up", exc_info=error)
 
@@ -198,3 +199,4 @@ class _FirstByte:
         self._stop_waiting()
         self._sock.close()
         self._connection.table.remove(self._connection)
+        self._connection.release()

@@ -122,7 +122,7 @@ async def _look(services: Services, request: Request) -> _Status:
         base, curl = f"{request.url.scheme}://{request.url.netloc}", "curl "
     return _Status(
         roots=[printable(str(root)) for root in services.settings.roots],
-        reasons=list(services.degraded()),
+        reasons=list(await services.observed()),
         operations=operations,
         base=one_line(printable(base)),
         curl=curl,

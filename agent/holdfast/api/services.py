@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,8 +20,15 @@ if TYPE_CHECKING:
     from holdfast.tuning.service import Tuning
 
 
+_OBSERVE_SECONDS = 0.5
+
+
 def _nothing_wrong() -> Sequence[str]:
     return ()
+
+
+def _at_once(done: Callable[[], None]) -> None:
+    done()
 
 
 @dataclass(frozen=True)
@@ -36,4 +45,20 @@ class Services:
     node: Node
     metrics: Metrics
     degraded: Callable[[], Sequence[str]] = _nothing_wrong
-    """Sentences on what keeps this daemon from being ready; cheap, as `/readyz` calls it."""
+    """Sentences on what keeps this daemon from being ready, as last observed; never blocks."""
+    refresh: Callable[[Callable[[], None]], None] = _at_once
+    """Observe it again, and call back from whatever thread; see `Readiness`."""
+
+    async def observed(self) -> Sequence[str]:
+        """Return `degraded()` after a new observation, or the last one if that takes long."""
+        loop = asyncio.get_running_loop()
+        done = asyncio.Event()
+
+        def call_back() -> None:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(done.set)
+
+        self.refresh(call_back)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(done.wait(), _OBSERVE_SECONDS)
+        return self.degraded()

@@ -90,6 +90,8 @@ class Protocol(H11Protocol):
     stranger_seconds = 60.0
     """How long a connection may last without a valid token."""
 
+    write_buffer_bytes = 64 << 10
+
     _deadline: asyncio.TimerHandle | None = None
     _lifetime: asyncio.TimerHandle | None = None
 
@@ -103,6 +105,8 @@ class Protocol(H11Protocol):
         """Note who connected, for every request of this connection."""
         super().connection_made(transport)
         self.flow: _Flow = _Flow(transport)
+        # With TLS asyncio would keep half a MiB for each client that does not read.
+        transport.set_write_buffer_limits(high=self.write_buffer_bytes)
         peer = peer_of(transport)
         connection = self._connection
         self.app_state = {**self.app_state, "peer": peer, "connection": connection}
@@ -125,6 +129,9 @@ class Protocol(H11Protocol):
         if self._lifetime is not None:
             self._lifetime.cancel()
         super().connection_lost(exc)
+        # Buffers go now, and not when cycles of references are collected.
+        self._connection.release()
+        self.conn.release()
 
     def on_response_complete(self) -> None:
         """Keep the connection for as long as its client is worth it."""
