@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import pytest
 
@@ -113,6 +114,13 @@ def test_monitoring_is_not_for_pages_either(shared_daemon: Daemon, path: str) ->
     assert http.get(path).status_code == 200
     check_problem(http.get(path, headers={"Host": "evil.example"}), 403, "forbidden")
     check_problem(http.get(path, headers={"Origin": EVIL}), 403, "forbidden")
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_a_load_balancer_may_check_by_http_1_0(shared_daemon: Daemon, path: str) -> None:
+    with socket.create_connection(("127.0.0.1", shared_daemon.port), 10) as sock:
+        sock.sendall(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+        assert sock.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
 def test_a_page_with_a_token_is_served_under_any_name(shared_daemon: Daemon) -> None:

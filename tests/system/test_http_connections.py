@@ -77,8 +77,11 @@ def test_a_handshake_that_does_not_end_is_given_up(
     daemon = start_daemon(tls={"certificate": str(server.certificate), "key": str(server.key)})
     with ExitStack() as stack:
         begin = time.monotonic()
-        for data in (b"", bytes.fromhex("1603010200010001fc0303")):
-            sock = connect(stack, daemon, "127.0.0.1", data)
+        waiting = [
+            connect(stack, daemon, "127.0.0.1", data)
+            for data in (b"", bytes.fromhex("1603010200010001fc0303"))
+        ]
+        for sock in waiting:
             sock.settimeout(25)
             with suppress(ConnectionError):
                 assert sock.recv(1) == b""

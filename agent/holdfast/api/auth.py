@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from holdfast.api.browsers import refuse_web_pages
-from holdfast.api.failures import FailureLimit
+from holdfast.api.failures import FailureLimit, log_limit
 from holdfast.api.problems import ProblemError, problem_response, refuse
 from holdfast.api.tokens import Scope as Permission
 from holdfast.api.tokens import Token, TokenError, TokenStore
@@ -103,6 +103,7 @@ class AuthMiddleware:
         self._host_names = host_names
         self._hint = _HINT_WITHOUT_SOCKET if socket is None else _HINT.format(socket=socket)
         self._failures = FailureLimit()
+        self._lines = log_limit()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through with its caller noted, or answer why not."""
@@ -155,7 +156,8 @@ class AuthMiddleware:
         """Count a failure, and answer what to say about it."""
         seconds = self._failures.failed(peer.address)
         if seconds == 0:
-            log.warning("%s was not let in: %s", peer.address, error.problem.detail)
+            if self._lines.failed("") == 0:
+                log.warning("%s was not let in: %s", peer.address, error.problem.detail)
             return error
         return refuse(
             Slug.TOO_MANY_FAILURES,

@@ -38,19 +38,18 @@ def refuse_web_pages(
     """Raise a problem if a foreign page could have made this request.
 
     `host_names` are accepted as `Host` beside loopback addresses, `localhost` and `holdfast`.
-    `lenient` also accepts other names without a dot from what is no browser, as scripts with
-    `curl --unix-socket` choose them; names without a dot are not registered in the DNS.
+    `lenient` also accepts other names without a dot, or none, from what is no browser: scripts with
+    `curl --unix-socket` choose such names, which are not registered in the DNS, and checks of load
+    balancers by HTTP/1.0 have no `Host`.
     """
     host = headers.get("host", "")
-    if not _host_allowed(host, host_names):
-        name = host.partition(":")[0]
-        dotless = len(name) <= _MAX_LABEL and name.isascii() and name.replace("-", "").isalnum()
-        if not (lenient and dotless and not from_browser(headers)):
-            raise refuse(
-                Slug.FORBIDDEN,
-                "Without a token, the Host header must be a loopback address, `localhost`, "
-                f"`{CLI_HOST}`, or one of the setting `host_names`.",
-            )
+    script = lenient and _script_named(headers) and not from_browser(headers)
+    if not script and not _host_allowed(host, host_names):
+        raise refuse(
+            Slug.FORBIDDEN,
+            "Without a token, the Host header must be a loopback address, `localhost`, "
+            f"`{CLI_HOST}`, or one of the setting `host_names`.",
+        )
     for name in ("origin", "referer"):
         if any(not _same_place(value, host) for value in headers.getlist(name)):
             raise refuse(Slug.FORBIDDEN, _ELSEWHERE)
@@ -84,6 +83,14 @@ def _refuse_forms(headers: Headers) -> None:
             "From a browser this needs `Content-Type: application/json` or the header "
             "`X-Holdfast: 1`, also without a body.",
         )
+
+
+def _script_named(headers: Headers) -> bool:
+    """Return whether the Host is absent or a name without a dot."""
+    if "host" not in headers:
+        return True
+    name = headers["host"].partition(":")[0]
+    return len(name) <= _MAX_LABEL and name.isascii() and name.replace("-", "").isalnum()
 
 
 def _same_place(origin: str, host: str) -> bool:

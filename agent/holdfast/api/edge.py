@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from holdfast.api.audit import AuditLog, summary
 from holdfast.api.auth import caller_in, peer_in
 from holdfast.api.browsers import SAFE_METHODS
+from holdfast.api.failures import log_limit
 from holdfast.api.problems import CLIENT_CLOSED, internal_problem, problem_response
 from holdfast.api.rendering import one_line
 from holdfast.api.tokens import Scope as Permission
@@ -39,6 +40,7 @@ class EdgeMiddleware:
         self._app = app
         self._metrics = metrics
         self._audit = audit
+        self._lines = log_limit()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request."""
@@ -85,7 +87,7 @@ class EdgeMiddleware:
     async def _record(self, scope: Scope, method: str, status: int) -> None:
         caller, peer = caller_in(scope), peer_in(scope)
         stranger = _from_stranger(scope)
-        if stranger and status == Slug.TOO_MANY_FAILURES.status:
+        if stranger and (status == Slug.TOO_MANY_FAILURES.status or self._lines.failed("")):
             return  # as in `failures.py`: these are not logged one by one
         added: dict[str, Any] = scope["state"]["audit"]
         entry: dict[str, Any] = {

@@ -20,11 +20,24 @@ PER_SECOND = 1.0
 _ADDRESSES = 4096
 
 
+def log_limit() -> FailureLimit:
+    """Make the limit of lines that all strangers together may cause in a log."""
+    return FailureLimit(burst=1000, per_second=10.0)
+
+
 class FailureLimit:
     """A token bucket for each address; the ones not heard of for longest are forgotten."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        burst: int = BURST,
+        per_second: float = PER_SECOND,
+    ) -> None:
         self._clock = clock
+        self._burst = float(burst)
+        self._per_second = per_second
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         """By address: failures left, and when that was so."""
 
@@ -35,13 +48,13 @@ class FailureLimit:
     def failed(self, address: str) -> int:
         """Count a failure; return how many seconds to wait before the next, 0 for none."""
         key, now = _network(address), self._clock()
-        left, since = self._buckets.pop(key, (float(BURST), now))
-        left = min(float(BURST), left + (now - since) * PER_SECOND)
+        left, since = self._buckets.pop(key, (self._burst, now))
+        left = min(self._burst, left + (now - since) * self._per_second)
         allowed = left >= 1
         self._buckets[key] = (left - 1 if allowed else left, now)
         if len(self._buckets) > _ADDRESSES:
             self._buckets.popitem(last=False)
-        return 0 if allowed else max(1, math.ceil((1 - left) / PER_SECOND))
+        return 0 if allowed else max(1, math.ceil((1 - left) / self._per_second))
 
 
 def network_of(host: str) -> str:
