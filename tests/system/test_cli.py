@@ -229,7 +229,7 @@ def test_an_interrupt_only_stops_the_watching(daemon: Daemon) -> None:
         process.stderr.readline()
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=15)
-    assert process.returncode == 0
+    assert process.returncode == 4
     assert "goes on" in err
     assert running(daemon)["id"] == operation
     assert daemon.cli("op", "cancel", operation).returncode == 0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import mmap
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.disk import drop, write_file
-from tests.system.harness import Daemon
+from tests.residency import pinned
+from tests.system.harness import Daemon, run_cli
 from tests.system.test_manifests_http import flip
 
 MIB = 1 << 20
@@ -139,3 +141,41 @@ def test_what_did_not_succeed_has_no_outcome_and_is_not_ok(daemon: Daemon) -> No
     assert daemon.finish(slow)["outcome"] is None
     (one,) = daemon.http.get("/v1/operations", params={"not_ok": True}).json()["operations"]
     assert one["id"] == slow["id"]
+
+
+def test_what_reads_nothing_tells_no_rate(daemon: Daemon) -> None:
+    file = write_file(daemon.root / "a.db", 8 * MIB)
+    with pinned(file):
+        dump = daemon.finish(daemon.start("/v1/pagecache/dumps", {}))
+        again = daemon.finish(daemon.start("/v1/pagecache/loads", {}))
+    assert again["result"]["already_resident"] == 8 * MIB
+    daemon.run("/v1/manifests", {"full": True})
+    reused = daemon.finish(daemon.start("/v1/manifests", {}))
+    page = daemon.http.get("/").text
+    for operation in (dump, again, *([reused] if reused["result"]["read_bytes"] == 0 else ())):
+        assert operation["progress"]["bytes_per_second"] == 0
+        (line,) = [one for one in page.splitlines() if operation["id"] in one]
+        assert "/s" not in line
+
+
+def test_work_without_a_daemon_points_at_no_operation(tmp_path: Path) -> None:
+    bad = tmp_path / "image"
+    bad.write_bytes(b"x" * 1000)
+    (tmp_path / "data").mkdir()
+    local = ("--local", "--root", tmp_path / "data", "--state-dir", tmp_path / "state")
+    commands: tuple[tuple[str | Path, ...], ...] = (
+        ("image", "describe", bad),
+        ("pagecache", "load", *local),
+        ("manifest", "verify", *local),
+    )
+    for command in commands:
+        done = run_cli(*command)
+        assert done.returncode == 1
+        assert done.stderr.startswith("holdfast: ")
+        assert "operation" not in done.stderr
+
+
+def test_limits_are_told_as_they_are_written(daemon: Daemon) -> None:
+    answer = daemon.http.get("/v1/operations/latest", params={"wait": 301})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["message"] == "must be at most 300"

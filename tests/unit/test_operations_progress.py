@@ -130,3 +130,58 @@ def test_the_last_change_is_noticed(meter: Meter, counters: DirectedProgress, cl
     counters.files_done = 1
     meter.sample()
     assert meter.last_change > before
+
+
+def test_time_left_is_told_once_it_means_something(
+    meter: Meter, counters: DirectedProgress, clock: Clock
+) -> None:
+    counters.bytes_expected = 300_000_000
+    # Small files come first, and are slow.
+    for _ in range(5):
+        clock.now += 0.5
+        counters.bytes_done += 10_000
+        assert meter.sample().eta_seconds is None
+    clock.now += 0.5
+    counters.bytes_done += 99_950_000
+    assert meter.sample().eta_seconds == pytest.approx(6, abs=0.1)
+
+
+def test_each_phase_begins_without_a_time_left(
+    meter: Meter, counters: DirectedProgress, clock: Clock
+) -> None:
+    counters.phase, counters.bytes_expected = "reading", 1_000_000
+    for _ in range(5):
+        clock.now += 1
+        counters.bytes_done += 1000
+        meter.sample()
+    assert meter.report().eta_seconds is not None
+    counters.phase = "verifying"
+    clock.now += 0.5
+    counters.bytes_done += 10
+    assert meter.sample().eta_seconds is None
+
+
+def test_a_rate_of_what_is_read_leaves_out_what_was_there_already(
+    counters: DirectedProgress, clock: Clock
+) -> None:
+    meter = Meter(counters, clock, rate="read")
+    counters.bytes_expected = 10_000
+    for _ in range(4):
+        clock.now += 1
+        counters.bytes_done += 1000
+        counters.read_bytes += 10
+        report = meter.sample()
+    assert report.bytes_per_second == 10
+    assert report.eta_seconds == pytest.approx(6, abs=0.1)
+    assert meter.final().bytes_per_second == 10
+
+
+def test_work_that_reads_nothing_has_no_rate(counters: DirectedProgress, clock: Clock) -> None:
+    meter = Meter(counters, clock, rate="none")
+    counters.bytes_expected = 10_000
+    for _ in range(4):
+        clock.now += 1
+        counters.bytes_done += 1000
+        assert meter.sample().bytes_per_second == 0
+    assert meter.report().eta_seconds == pytest.approx(6, abs=0.1)
+    assert meter.final().bytes_per_second == 0

@@ -277,6 +277,11 @@ def _field_error(error: Mapping[str, Any], known: Sequence[str]) -> FieldError:
     return FieldError(field=printable(one_line(name[:_MAX_NAME])), message=message[:_MAX_MESSAGE])
 
 
+def _number(value: Any) -> Any:
+    """Write a whole number without the point that a limit of a fraction has."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _message(error: Mapping[str, Any]) -> str:
     kind, context = str(error["type"]), error.get("ctx") or {}
     if kind in _PLAIN_WORDS:
@@ -296,7 +301,7 @@ def _message(error: Mapping[str, Any]) -> str:
     if kind in limits:
         text, key = limits[kind]
         return (
-            text.format(context.get(key))
+            text.format(_number(context.get(key)))
             .replace(" 1 entries", " one entry")
             .replace(" 1 characters", " one character")
         )

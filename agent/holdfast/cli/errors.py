@@ -12,6 +12,7 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     DIFFERENCES = 3  # a check ran to its end and found that things differ
+    LEFT_RUNNING = 4  # the person left an operation running: how it ends is not known
 
 
 class CliError(Exception):

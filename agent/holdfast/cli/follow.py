@@ -47,7 +47,7 @@ def follow(
                 raise Left from None
             if choice == "cancel":
                 cancelling = True
-                out.note(f"holdfast: cancelling operation {run.id}")
+                out.note(f"holdfast: cancelling {f'operation {run.id}' if run.can_leave else 'it'}")
                 run.cancel()
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from holdfast._engine import CancelledError, EngineError, Progress
 from holdfast.cli.errors import CliError, UsageError
 from holdfast.cli.follow import Terminated
+from holdfast.cli.runs import LOCAL_ACTOR
 from holdfast.config import Settings
 from holdfast.config.statedir import locate_state_dir
 from holdfast.manifests.models import ManifestDetails, ManifestList
@@ -195,7 +196,7 @@ class LocalRun:
     def __init__(self, kind: Kind[Any, Any], params: BaseModel) -> None:
         self.id = new_id()
         self._progress = Progress()
-        self._meter = Meter(self._progress)
+        self._meter = Meter(self._progress, rate=kind.rate)
         self._done = threading.Event()
         self._kind = kind
         started = now()
@@ -203,7 +204,7 @@ class LocalRun:
             id=self.id,
             kind=kind.name,
             state=State.RUNNING,
-            actor="local",
+            actor=LOCAL_ACTOR,
             created_at=started,
             started_at=started,
             params=params.model_dump(mode="json"),

@@ -12,7 +12,7 @@ from holdfast.cli import units
 from holdfast.cli.arguments import span_of
 from holdfast.cli.command import command, group
 from holdfast.cli.completion import operation_ids
-from holdfast.cli.errors import CliError
+from holdfast.cli.errors import CliError, ExitCode
 from holdfast.cli.session import Session
 
 app = group(
@@ -148,8 +148,9 @@ def show(session: Session, operation: OperationId) -> None:
 def watch(session: Session, operation: OperationId) -> None:
     """Watch an operation until it ends. With --json, one line for each update.
 
-    Ends with 0 if the operation succeeded, with 3 if it is a check that found differences, and with
-    1 otherwise. Ctrl-C in a pipe stops only the watching.
+    Ends with 0 if the operation succeeded, with 3 if it is a check that found differences, with 4
+    if it goes on and is only not watched any more, and with 1 otherwise. Ctrl-C in a pipe stops
+    only the watching.
     """
     from holdfast.cli.follow import Left, follow
     from holdfast.cli.operation_views import show_outcome
@@ -164,7 +165,7 @@ def watch(session: Session, operation: OperationId) -> None:
         )
     except Left:
         out.note(f"operation {run.id} goes on")
-        return
+        raise typer.Exit(ExitCode.LEFT_RUNNING) from None
     if last["state"] != "succeeded":
         raise CliError(why(last))
     if not out.as_json:

@@ -12,7 +12,7 @@ from holdfast.cli import units
 from holdfast.cli.errors import CliError, ExitCode
 from holdfast.cli.follow import Left, follow
 from holdfast.cli.output import Output
-from holdfast.cli.runs import RemoteRun, Run
+from holdfast.cli.runs import LOCAL_ACTOR, RemoteRun, Run
 from holdfast.cli.session import Session
 
 Render = Callable[[Output, dict[str, Any]], None]
@@ -31,7 +31,8 @@ def perform(
     """Start an operation and see it through, by the daemon or, with `--local`, in this process.
 
     `render` prints the result of one that succeeded, which is returned; nothing is where it goes
-    on. Raises `CliError` for any other outcome. `enough` ends the wait early.
+    on. Raises `CliError` for any other outcome, and `typer.Exit` if the person left it running.
+    `enough` ends the wait early.
     """
     given = {key: value for key, value in body.items() if value is not None}
     if session.local:
@@ -67,6 +68,7 @@ class Enough:
         self._begun = time.monotonic()
         self.why = why
         """Filled in once it is enough."""
+        self.met = False
 
     def __call__(self, operation: Mapping[str, Any]) -> None:
         """Look at an update. Raises `Left` once it is enough."""
@@ -76,13 +78,16 @@ class Enough:
         if operation["state"] != "running":
             return
         if self._until is not None and self._until(operation):
+            self.met = True
             raise Left
         if self._share is not None and expected and done >= self._share * expected:
             self.why = f"{units.percent(done, expected)} after {units.duration(passed)}"
+            self.met = True
             raise Left
         if self._seconds is not None and passed >= self._seconds:
             so_far = units.percent(done, expected) if expected else units.size(done)
             self.why = f"the deadline of {units.duration(self._seconds)} is over, at {so_far}"
+            self.met = True
             raise Left
 
 
@@ -94,14 +99,17 @@ def finish(
     try:
         operation = follow(run, out, started_here=True, on_update=enough)
     except Left:
+        met = enough is not None and enough.met
         told = f"{enough.why}: " if enough is not None and enough.why else ""
         if not run.can_leave:
             run.cancel()
-            out.note(f"{told}operation {run.id} ends here")
+            out.note(f"{told}the work ends here")
             for _ in run.updates():
                 pass
         else:
             out.note(f"{told}operation {run.id} goes on; to see how: holdfast op watch {run.id}")
+        if not met:
+            raise typer.Exit(ExitCode.LEFT_RUNNING) from None
         return None
     conclude(out, operation, render)
     return operation
@@ -137,6 +145,11 @@ def why(operation: dict[str, Any]) -> str:
     error = operation.get("error") or {}
     detail = str(error.get("detail") or error.get("title") or "").rstrip(".")
     state, name = operation["state"], f"operation {operation['id']} ({operation['kind']})"
+    if operation["actor"] == LOCAL_ACTOR:
+        # It is in no daemon's record: an id would lead nowhere.
+        name = f"{operation['kind']}, done by this command itself,"
+        if detail and state == "failed":
+            return detail
     if state == "cancelled":
         return f"{name} was cancelled" + (f": {detail}" if detail else "")
     if state == "interrupted":

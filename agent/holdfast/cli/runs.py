@@ -13,6 +13,8 @@ from holdfast.cli.errors import CliError
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "interrupted"})
 RECONNECT_SECONDS = 30.0  # long enough for a daemon that is being restarted
 CANCEL_SECONDS = 10.0
+LOCAL_ACTOR = "local"
+"""The actor of work that no daemon does."""
 
 
 class Run(Protocol):

@@ -80,6 +80,7 @@ class Manifests:
                 # The journal says what is known already.
                 resumable=True,
                 resources=lambda params: self._reads(lambda: self._build_place(params)),
+                rate="read",
             ),
             Kind(
                 VERIFY,
@@ -89,6 +90,7 @@ class Manifests:
                 # From the start: what was read a while ago proves nothing about now.
                 resumable=True,
                 resources=lambda params: self._reads(lambda: self._verify_place(params)),
+                rate="read",
             ),
             Kind(
                 COMPARE,
@@ -97,6 +99,7 @@ class Manifests:
                 self._compare,
                 resumable=True,
                 resources=self._pair,
+                rate="none",
             ),
         )
 

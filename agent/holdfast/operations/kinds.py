@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel
 
+from holdfast.operations.progress import Rate
 from holdfast.scopes import Scope
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Kind(Generic[P, R]):
     """Two operations that share any of these names cannot be queued or running together."""
     scope: Scope = Scope.OPERATE
     """What a caller needs to start one, and so to cancel it."""
+    rate: Rate = "work"
+    """What a rate is of: the work done, file data read, or none where a rate would mean nothing."""
     urgent: bool = False
     """Others leave one place free for it, and it is not counted against its caller's bound."""
     waits: bool = False

@@ -193,10 +193,13 @@ class ProgressReport(BaseModel):
     bytes_per_second: int = Field(
         default=0,
         ge=0,
-        description="Over the last five seconds while running; over the whole run once it ended.",
+        description="Over the last five seconds while running; over the whole run once it ended. "
+        "Of loads, builds and verifications it is what was read; 0 of what reads no files.",
     )
     eta_seconds: float | None = Field(
-        default=None, ge=0, description="Time left at the present rate; null when not known."
+        default=None,
+        ge=0,
+        description="Time left as the work goes now; null in its first seconds and when not known.",
     )
 
 

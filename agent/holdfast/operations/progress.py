@@ -6,12 +6,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from holdfast.operations.model import ProgressReport
 
 WINDOW_SECONDS = 5.0
 SHORTEST_SECONDS = 0.05  # a rate over less than this is noise
+TELLING_SECONDS = 3.0
+"""What is left is told after so long: a rate of the first files, often small, tells nothing."""
+
+Rate = Literal["work", "read", "none"]
+"""What `bytes_per_second` counts; time left always goes by the work done."""
 
 
 class Counters(Protocol):
@@ -36,12 +41,19 @@ class Counters(Protocol):
 class Meter:
     """Watches the counters of one run. Its methods may be called from any thread."""
 
-    def __init__(self, counters: Counters, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        counters: Counters,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        rate: Rate = "work",
+    ) -> None:
         self._counters = counters
+        self._rate_of = rate
         self._clock = clock
         self._lock = threading.Lock()
         self._begin = clock()
-        self._samples: deque[tuple[float, int]] = deque([(self._begin, 0)])
+        self._samples: deque[_Sample] = deque([_Sample(self._begin, 0, 0)])
         self._seen: tuple[str, int, int] = ("", 0, 0)
         self._phase = ""
         self.last_change = time.time()
@@ -71,7 +83,8 @@ class Meter:
         with self._lock:
             report = self._report(remember=False)
             elapsed = self._clock() - self._begin
-            rate = int(report.bytes_done / elapsed) if elapsed > 0 else 0
+            done = self._rated(report.bytes_done, self._counters.read_bytes)
+            rate = int(done / elapsed) if elapsed > 0 else 0
             final = {"bytes_per_second": rate, "eta_seconds": None, "current": None}
             return report.model_copy(update=final)
 
@@ -83,12 +96,20 @@ class Meter:
         bytes_done, files_done = counters.bytes_done, counters.files_done
         bytes_expected = _at_least(counters.bytes_expected, bytes_done)
         files_expected = _at_least(counters.files_expected, files_done)
-        rate = self._rate(moment, phase, bytes_done)
+        sample = _Sample(moment, bytes_done, counters.read_bytes)
+        first = self._first(phase, sample)
+        elapsed = moment - first.moment
+        work = rate = 0.0
+        if elapsed >= SHORTEST_SECONDS:
+            work = (bytes_done - first.done) / elapsed
+            rate = (self._rated(bytes_done, sample.read) - self._rated(*first[1:])) / elapsed
         if remember:
-            self._samples.append((moment, bytes_done))
+            self._samples.append(sample)
         eta = None
-        if bytes_expected is not None and rate > 0:
-            eta = round((bytes_expected - bytes_done) / rate, 1)
+        if bytes_expected is not None and work > 0:
+            left = bytes_expected - bytes_done
+            if not left or elapsed >= TELLING_SECONDS:
+                eta = round(left / work, 1)
         return ProgressReport(
             phase=phase,
             current=counters.current,
@@ -96,23 +117,34 @@ class Meter:
             bytes_expected=bytes_expected,
             files_done=files_done,
             files_expected=files_expected,
-            bytes_per_second=int(rate),
+            bytes_per_second=max(0, int(rate)),
             eta_seconds=eta,
         )
 
-    def _rate(self, moment: float, phase: str, bytes_done: int) -> float:
+    def _rated(self, done: int, read: int) -> int:
+        """Return how much of the work a rate is of."""
+        return {"work": done, "read": read, "none": 0}[self._rate_of]
+
+    def _first(self, phase: str, sample: _Sample) -> _Sample:
+        """Forget what is too old, or of another phase; return the oldest sample that counts."""
         samples = self._samples
-        last_moment, last_bytes = samples[-1]
-        if phase != self._phase or bytes_done < last_bytes:
+        last = samples[-1]
+        if phase != self._phase or sample.done < last.done:
             # How fast one phase went says nothing about the next, which may count from zero.
             self._phase = phase
             samples.clear()
-            samples.append((last_moment, min(last_bytes, bytes_done)))
-        while len(samples) > 1 and samples[1][0] <= moment - WINDOW_SECONDS:
+            samples.append(last._replace(done=min(last.done, sample.done)))
+        while len(samples) > 1 and samples[1].moment <= sample.moment - WINDOW_SECONDS:
             samples.popleft()
-        begin, before = samples[0]
-        elapsed = moment - begin
-        return (bytes_done - before) / elapsed if elapsed >= SHORTEST_SECONDS else 0.0
+        return samples[0]
+
+
+class _Sample(NamedTuple):
+    """How far the work was at a moment of the clock."""
+
+    moment: float
+    done: int
+    read: int
 
 
 def _at_least(expected: int | None, done: int) -> int | None:

@@ -246,7 +246,7 @@ class Runner:
             self._conclude(live, State.FAILED, error=problem)
             return False
         with self._changed:
-            live.meter = Meter(live.progress)
+            live.meter = Meter(live.progress, rate=live.kind.rate)
             live.operation = live.operation.model_copy(
                 update={
                     "state": State.RUNNING,

@@ -70,7 +70,14 @@ class PageCache:
     def kinds(self) -> tuple[Kind[Any, Any], ...]:
         """List the operations of this capability."""
         return (
-            Kind(DUMP, DumpRequest, DumpResult, self._dump, resources=lambda _: frozenset({DUMP})),
+            Kind(
+                DUMP,
+                DumpRequest,
+                DumpResult,
+                self._dump,
+                resources=lambda _: frozenset({DUMP}),
+                rate="none",
+            ),
             Kind(
                 LOAD,
                 LoadRequest,
@@ -81,6 +88,7 @@ class PageCache:
                 resources=lambda _: frozenset({LOAD}),
                 # A datastore waits for it, and the longer, the more it reads from the disk itself.
                 urgent=True,
+                rate="read",
             ),
             Kind(
                 EVICT,
@@ -89,6 +97,7 @@ class PageCache:
                 self._evict,
                 # A load would bring back what is being dropped, or the other way round.
                 resources=lambda _: frozenset({EVICT, LOAD}),
+                rate="none",
             ),
         )
 
