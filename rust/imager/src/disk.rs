@@ -17,7 +17,7 @@ const ALIGNMENT: usize = 4096;
 // include/uapi/linux/fs.h: _IO(0x12, n), and for BLKGETSIZE64 _IOR(0x12, 114, size_t). The requests'
 // type differs between C libraries, hence the casts where they are used.
 const BLKROSET: u32 = 0x125d;
-const BLKRRPART: u32 = 0x125f;
+const BLKFLSBUF: u32 = 0x1261;
 const BLKSSZGET: u32 = 0x1268;
 const BLKZEROOUT: u32 = 0x127f;
 const BLKGETSIZE64: u32 = 0x8008_1272;
@@ -110,6 +110,19 @@ impl Disk {
         Ok(Self { file, path: path.to_owned(), size_bytes, is_block_device })
     }
 
+    /// Open the same disk again without keeping others from it: a partition of a disk that is held
+    /// exclusively cannot be mounted.
+    ///
+    /// # Errors
+    /// The system's, with the path.
+    pub fn shared(&self) -> Result<Self> {
+        // Not by its name, which may be another disk's by now.
+        let path = PathBuf::from(format!("/proc/self/fd/{}", self.file.as_raw_fd()));
+        let mut again = Self::with_flags(&path, true, libc::O_DIRECT)?;
+        again.path.clone_from(&self.path);
+        Ok(again)
+    }
+
     /// Its node.
     pub fn path(&self) -> &Path {
         &self.path
@@ -181,14 +194,23 @@ impl Disk {
         self.file.sync_all().context(format_args!("flushing {}", self.path.display()))
     }
 
-    /// Let the kernel read the partition table again.
+    /// The kernel's number of the device.
     ///
     /// # Errors
-    /// The system's; `EBUSY` when a partition is in use.
-    pub fn reread_partitions(&self) -> Result<()> {
+    /// The system's.
+    pub fn number(&self) -> Result<u64> {
+        use std::os::unix::fs::MetadataExt as _;
+        Ok(self.file.metadata().context(self.path.display())?.rdev())
+    }
+
+    /// Drop what the kernel has cached of it, so that reads come from the medium.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn drop_cache(&self) -> Result<()> {
         // SAFETY: the request takes no argument.
-        let done = unsafe { libc::ioctl(self.file.as_raw_fd(), BLKRRPART as _, 0) };
-        check(done).context(format_args!("reading the partition table of {}", self.path.display()))
+        let done = unsafe { libc::ioctl(self.file.as_raw_fd(), BLKFLSBUF as _, 0) };
+        check(done).context(format_args!("dropping the cache of {}", self.path.display()))
     }
 
     /// The open file.

@@ -3,7 +3,7 @@
 use std::path::{Component, Path};
 
 use holdfast_engine::image::Sha256;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Fault, Result};
 
@@ -15,8 +15,11 @@ pub const OUTCOME_BYTES: u64 = 16384;
 /// Everything the imager is told. Members it does not know are ignored.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Job {
-    /// Tells this arming from all others.
+    /// Tells this arming from all others; not a secret, since the kernel's command line has it.
     pub nonce: String,
+    /// Proves to the new system's daemon that a marker is of this arming.
+    #[serde(default)]
+    pub secret: Option<String>,
     /// The operation's id, for people and for the marker.
     pub operation: String,
     /// The machine's name, for people.
@@ -44,9 +47,26 @@ pub struct Job {
     pub modules: Vec<String>,
     /// A time that is certainly past, RFC 3339.
     pub time: String,
+    /// The agent's state directory as it was when the machine was armed.
+    #[serde(default)]
+    pub state_dir: Option<StateDirectory>,
     /// What else was asked for.
     #[serde(default)]
     pub options: Options,
+}
+
+/// A directory by its identity rather than its name.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+pub struct StateDirectory {
+    /// Its owner.
+    pub uid: u32,
+    /// The device's number when armed; it may be another after a boot.
+    pub dev: u64,
+    /// The inode's number.
+    pub ino: u64,
+    /// The file system's UUID.
+    #[serde(default)]
+    pub file_system_uuid: Option<String>,
 }
 
 /// What is only done if it was asked for.
@@ -176,6 +196,9 @@ pub struct Listen {
     /// Whether to ask for a token.
     #[serde(default)]
     pub tokens: bool,
+    /// Whether to ask for a client certificate.
+    #[serde(default)]
+    pub client_ca: bool,
 }
 
 /// A place on the target.
@@ -226,6 +249,11 @@ impl Job {
         if self.nonce.len() != 32 || !self.nonce.bytes().all(|b| b.is_ascii_hexdigit()) {
             return Err("nonce must be 32 hexadecimal digits".to_owned());
         }
+        if self.secret.as_ref().is_some_and(|secret| {
+            secret.len() != 64 || !secret.bytes().all(|b| b.is_ascii_hexdigit())
+        }) {
+            return Err("secret must be 64 hexadecimal digits".to_owned());
+        }
         let Place { offset_bytes, length_bytes } = self.outcome;
         if length_bytes != OUTCOME_BYTES || !offset_bytes.is_multiple_of(512) {
             return Err(format!(
@@ -253,11 +281,16 @@ impl Job {
         {
             return Err("source.path must be a path below the file system's root".to_owned());
         }
-        if self.options.save_previous.as_ref().is_some_and(|save| !is_below(&save.directory)) {
-            return Err(
-                "options.save_previous.directory must be a path below the file system's root"
-                    .to_owned(),
-            );
+        if let Some(save) = &self.options.save_previous {
+            if !is_below(&save.directory) {
+                return Err(
+                    "options.save_previous.directory must be a path below the file system's root"
+                        .to_owned(),
+                );
+            }
+            if self.state_dir.is_none() {
+                return Err("options.save_previous needs state_dir".to_owned());
+            }
         }
         Ok(())
     }

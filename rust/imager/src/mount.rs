@@ -67,17 +67,38 @@ pub fn writable_data(device: &Path, kind: &str, at: &Path) -> Result<Mounted> {
     root(device, kind, at)
 }
 
+/// Check that this kernel mounts a root of this kind.
+///
+/// # Errors
+/// A sentence about why not.
+pub fn check_root(kind: &str) -> Result<()> {
+    let (kind, _) = root_options(kind)?;
+    let known = fs::read_to_string("/proc/filesystems").context("/proc/filesystems")?;
+    // Each line has a tabulator before the name, and `nodev` before that.
+    if known.lines().any(|line| line.split_whitespace().last() == Some(kind)) {
+        Ok(())
+    } else {
+        Err(Fault(format!(
+            "a root on {kind} cannot be mounted: this kernel has no such file system"
+        )))
+    }
+}
+
+fn root_options(kind: &str) -> Result<(&'static str, &'static str)> {
+    match kind {
+        "ext2" | "ext3" | "ext4" => Ok(("ext4", "")),
+        "xfs" => Ok(("xfs", "nouuid")),
+        "btrfs" => Ok(("btrfs", "")),
+        _ => Err(Fault(format!("a root on {kind} cannot be mounted here"))),
+    }
+}
+
 /// Mount the new system's root.
 ///
 /// # Errors
 /// The system's, or that this kind is not known.
 pub fn root(device: &Path, kind: &str, at: &Path) -> Result<Mounted> {
-    let (kind, options) = match kind {
-        "ext2" | "ext3" | "ext4" => ("ext4", ""),
-        "xfs" => ("xfs", "nouuid"),
-        "btrfs" => ("btrfs", ""),
-        _ => return Err(Fault(format!("a root on {kind} cannot be mounted here"))),
-    };
+    let (kind, options) = root_options(kind)?;
     attach(device, kind, MountFlags::empty(), options, at)
 }
 

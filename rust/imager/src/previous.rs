@@ -5,7 +5,6 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 use std::thread;
@@ -20,6 +19,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use crate::disk::{Buffer, Disk};
+use crate::job::StateDirectory;
 use crate::pipeline::verify::verify_in;
 use crate::source::staged::Staged;
 use crate::status::{Phase, Status};
@@ -37,17 +37,22 @@ const OUTPUT_BUFFER: usize = 1 << 20;
 /// Keep `disk` in `directory`, relative to `volume`, where a file system is mounted; answers the
 /// descriptor's digest. Everything is on the medium, and was read back, when this returns.
 ///
+/// The directory is `previous/NAME` of the state directory, which has to be the one that was noted when
+/// the machine was armed, whatever has its name now: what is kept has every secret of the old system.
+///
 /// # Errors
-/// The system's, with nothing left of it; or that what was written is not what was read.
+/// The system's, with nothing left of it; that it is another state directory, with nothing written; or
+/// that what was written is not what was read.
 pub fn save(
     disk: &Disk,
     volume: &Path,
     directory: &str,
+    state: &StateDirectory,
     names: Names,
     status: &Status,
 ) -> Result<Sha256> {
     let (above, name) = directory.rsplit_once('/').unwrap_or((".", directory));
-    let place = Place::make(volume, above, name)?;
+    let place = Place::make(volume, above, name, state)?;
     let result = (|| {
         let descriptor = write(disk, place.create(IMAGE)?, names, status)?;
         let path = volume.join(above).join(&place.partial).join(IMAGE);
@@ -73,18 +78,21 @@ struct Place {
 }
 
 impl Place {
-    fn make(volume: &Path, above: &str, name: &str) -> Result<Self> {
+    fn make(volume: &Path, above: &str, name: &str, state: &StateDirectory) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
         let root = rustix::fs::open(volume, flags, Mode::empty()).context(volume.display())?;
-        let above = openat2(&root, above, flags, Mode::empty(), inside)
-            .context(format_args!("the directory {above} for the old disk"))?;
+        let (home, inner) = above.rsplit_once('/').unwrap_or((".", above));
+        let open = |from: &OwnedFd, path: &str| {
+            openat2(from, path, flags, Mode::empty(), inside)
+                .context(format_args!("the directory {path} for the old disk"))
+        };
+        let home = open(&root, home)?;
+        let above = open(&home, inner)?;
+        let gid = check_home(&home, &above, state)?;
         let partial = format!("{name}.partial");
-        // Whoever owns the directory owns what is put into it: the daemon is not the superuser.
-        let above = File::from(above);
-        let metadata = above.metadata().context("the directory for the old disk")?;
-        let owner = (Uid::from_raw(metadata.uid()), Gid::from_raw(metadata.gid()));
-        let above = OwnedFd::from(above);
+        // The daemon, which is not the superuser, owns what is put into its directory.
+        let owner = (Uid::from_raw(state.uid), Gid::from_raw(gid));
         remove_from(&above, &partial);
         mkdirat(&above, &partial, Mode::RWXU).context(&partial)?;
         let directory =
@@ -116,6 +124,28 @@ impl Place {
     fn remove(&self) {
         remove_from(&self.above, &self.partial);
     }
+}
+
+/// Check that these are the state directory that was noted, and a directory in it that only its owner
+/// can write to; answers the group of that.
+fn check_home(home: &OwnedFd, above: &OwnedFd, state: &StateDirectory) -> Result<u32> {
+    let found = rustix::fs::fstat(home).context("the state directory")?;
+    if (found.st_ino, found.st_uid) != (state.ino, state.uid) {
+        return Err(Fault(format!(
+            "the state directory is another one than when the machine was armed: inode {} of user {} \
+             instead of inode {} of user {}",
+            found.st_ino, found.st_uid, state.ino, state.uid
+        )));
+    }
+    let inner = rustix::fs::fstat(above).context("the directory for the old disk")?;
+    for (what, status) in [("state directory", found), ("directory for the old disk", inner)] {
+        if status.st_uid != state.uid || status.st_mode & 0o022 != 0 {
+            return Err(Fault(format!(
+                "the {what} can be written by others than the daemon's user"
+            )));
+        }
+    }
+    Ok(inner.st_gid)
 }
 
 /// Remove what an attempt left that did not come to its end. What stays only takes room: holdfast

@@ -1,5 +1,5 @@
 //! The work from beginning to end, in the order that keeps the old system whole until the image is
-//! proven: disks, outcome record, source, verify, and only then write.
+//! proven: disks, outcome record, source, verify, and only then write (`pipeline/replace.rs`).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,13 +10,15 @@ use holdfast_engine::image::describe::Names;
 use holdfast_engine::image::{Descriptor, Sha256};
 use serde_json::json;
 
-use crate::devices::{self, Device};
+use crate::devices::Device;
 use crate::disk::Disk;
-use crate::identity::{Identity, Report};
+use crate::identity::Identity;
 use crate::job::{Job, SavePrevious, Source};
+use crate::marker::Subject;
 use crate::network::{self, Network};
+use crate::new_system::{self, NewSystem};
 use crate::outcome::{Outcome, State};
-use crate::pipeline::{Digests, Supply, read_back::read_back, verify::verify, write};
+use crate::pipeline::{Digests, Supply, replace::replace, verify::verify};
 use crate::source::download::Download;
 use crate::source::http::{self, Client};
 use crate::source::staged::Staged;
@@ -24,11 +26,7 @@ use crate::source::url::Url;
 use crate::source::volume::{Volume, Wanted};
 use crate::status::server::{self, Doors};
 use crate::status::{Phase, Status};
-use crate::table::Fitted;
-use crate::{
-    Context as _, Fault, Result, clock, grow, marker, modules, mount, previous, record, say,
-    target, threads,
-};
+use crate::{Context as _, Fault, Result, clock, modules, previous, record, say, target, threads};
 
 /// How often to tell how far it is.
 const NARRATION: Duration = Duration::from_secs(5);
@@ -36,8 +34,8 @@ const NARRATION: Duration = Duration::from_secs(5);
 const NETWORK_PATIENCE: Duration = Duration::from_secs(600);
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How long a partition's node may take to appear.
-const PARTITION_PATIENCE: Duration = Duration::from_secs(10);
+/// Where the new system's root is mounted.
+const NEW_ROOT: &str = "/target";
 
 /// How it ended, if not with a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,10 +107,19 @@ pub fn run(armed: &Armed) -> Result<Ended> {
     let image = armed.descriptor(&job)?;
     say!("the image is {} {}, {} bytes", image.name, image.image_version, image.size_bytes);
     target::check_fit(&image, &disk)?;
+    let identity = armed.identity()?;
+    new_system::check(&image, &identity)?;
     status.tell(facts(&job, &image, &device));
     let narrator = Arc::clone(&status);
     threads::in_background("telling how far it is", move || narrator.narrate(NARRATION));
-    let work = Work { armed, job: &job, image: &image, device: &device, status: &status };
+    let work = Work {
+        armed,
+        job: &job,
+        image: &image,
+        identity: &identity,
+        device: &device,
+        status: &status,
+    };
     let result = work.replace(disk);
     status.end();
     result.map(|()| Ended::Written)
@@ -162,13 +169,13 @@ struct Work<'a> {
     armed: &'a Armed,
     job: &'a Job,
     image: &'a Descriptor,
+    identity: &'a Identity,
     device: &'a Device,
     status: &'a Arc<Status>,
 }
 
 impl Work<'_> {
     fn replace(&self, disk: Arc<Disk>) -> Result<()> {
-        let identity = self.armed.identity()?;
         match &self.job.source {
             Source::Staged { path, file_system, uuid, array } => {
                 self.network_in_background();
@@ -176,8 +183,8 @@ impl Work<'_> {
                 let volume = Volume::find(wanted, &self.device.name, 0)?;
                 let mut staged = Staged::on(volume, path)?;
                 let digests = verify(self.image, &staged, self.status)?;
-                self.save_previous(&disk, staged.volume())?;
-                self.put(&staged, &digests, &identity, disk)?;
+                let previous = self.save_previous(&disk, staged.volume())?;
+                self.put(&staged, &digests, previous.as_ref(), disk)?;
                 if let Err(fault) = staged.release() {
                     // Nothing on it can have changed: it was mounted read-only.
                     say!("{fault}");
@@ -194,23 +201,28 @@ impl Work<'_> {
                 let client = Client { network, tls };
                 let download = Download::new(client, url, size, Arc::clone(self.status));
                 let digests = verify(self.image, &download, self.status)?;
-                self.save_previous(&disk, None)?;
-                self.put(&download, &digests, &identity, disk)?;
+                let previous = self.save_previous(&disk, None)?;
+                self.put(&download, &digests, previous.as_ref(), disk)?;
             }
         }
         self.status.enter(Phase::Rebooting, 0);
         Ok(())
     }
 
-    /// Keep the old disk, if that was asked for; `volume` is one that is there already.
-    fn save_previous(&self, disk: &Disk, volume: Option<&mut Volume>) -> Result<()> {
-        let Some(wanted) = &self.job.options.save_previous else { return Ok(()) };
+    /// Keep the old disk, if that was asked for; `volume` is one that is there already. Answers the
+    /// digest of its descriptor.
+    fn save_previous(&self, disk: &Disk, volume: Option<&mut Volume>) -> Result<Option<Sha256>> {
+        let Some(wanted) = &self.job.options.save_previous else { return Ok(None) };
+        let state = self.job.state_dir.as_ref();
+        let state =
+            state.ok_or_else(|| Fault::new("the job does not say whose directory it is"))?;
         let names = Names {
             name: format!("previous-{}", self.job.hostname),
             image_version: self.job.operation.clone(),
             created: clock::timestamp(),
         };
-        let keep = |at: &Path| previous::save(disk, at, &wanted.directory, names, self.status);
+        let keep =
+            |at: &Path| previous::save(disk, at, &wanted.directory, state, names, self.status);
         let digest = match volume.filter(|volume| volume.is(&wanted.uuid)) {
             Some(volume) => volume.writable(keep)?,
             None => {
@@ -223,7 +235,7 @@ impl Work<'_> {
             }
         };
         self.status.note(format!("the old disk is kept in {} as {digest}", wanted.directory));
-        Ok(())
+        Ok(Some(digest))
     }
 
     /// Write, prove, and carry over.
@@ -231,72 +243,27 @@ impl Work<'_> {
         &self,
         supply: &dyn Supply,
         digests: &Digests,
-        identity: &Identity,
-        disk: Arc<Disk>,
+        previous: Option<&Sha256>,
+        claimed: Arc<Disk>,
     ) -> Result<()> {
         let grow = self.image.root_partition.filter(|_| self.job.options.grow_root);
-        let table = insist(self.status, || {
-            write_and_prove(self.image, supply, digests, &disk, grow, self.status)
-        });
-        for note in &table.notes {
-            self.status.note(note);
-        }
-        // Nobody can mount a partition of a disk that is held exclusively, so let go of it entirely.
-        record::release();
-        let problems = threads::caught(|| Ok(self.new_system(identity, disk, table.extended_to)));
-        for problem in problems.unwrap_or_else(|fault| vec![fault.to_string()]) {
-            self.status.problem(problem);
-        }
-        Ok(())
-    }
-
-    /// Grow the root, carry over who the machine is, and leave the marker; answers problems. None of
-    /// them is a reason to undo anything.
-    fn new_system(
-        &self,
-        identity: &Identity,
-        disk: Arc<Disk>,
-        extended_to: Option<u64>,
-    ) -> Vec<String> {
-        let (image, status) = (self.image, self.status);
-        status.enter(Phase::Identity, 0);
-        let Some(root) = image.root() else {
-            return vec![
-                "the image has no root partition that could be told, so nothing of the old system \
-                 was carried over"
-                    .to_owned(),
-            ];
+        let disk = claimed.shared()?;
+        let mut claimed = Some(claimed);
+        let system = NewSystem {
+            subject: Subject { job: self.job, image: self.image, previous },
+            identity: self.identity,
+            status: self.status,
         };
-        let kind = root.file_system.as_deref().unwrap_or("an unknown file system");
-        let result = (|| {
-            disk.reread_partitions()?;
-            drop(disk);
-            let partition = wait_for_partition(self.device, root.number)?;
-            let mounted = mount::root(&partition, kind, Path::new("/target"))?;
-            if let Some(bytes) = extended_to {
-                status.note(match grow::grow(mounted.path(), kind, bytes) {
-                    Ok(bytes) => {
-                        format!("the root file system ({kind}) was grown to {bytes} bytes")
-                    }
-                    Err(fault) => format!(
-                        "the root partition was extended to {bytes} bytes, and its file system \
-                         ({kind}) was not grown: {fault}"
-                    ),
-                });
-            }
-            let report = identity.apply(mounted.path()).unwrap_or_else(|fault| Report {
-                problems: vec![fault.to_string()],
-                ..Report::default()
-            });
-            say!("carried over {} files", report.carried.len());
-            status.finish();
-            let digest = &self.job.descriptor_sha256;
-            let left = marker::write(mounted.path(), self.job, image, digest, &report, status);
-            mounted.unmount()?;
-            left.context("the marker cannot be written")?;
-            Ok(report.problems)
-        })();
-        result.unwrap_or_else(|fault: Fault| vec![format!("the new system: {fault}")])
+        insist(self.status, || {
+            replace(self.image, supply, digests, &disk, grow, self.status, |table| {
+                // Nobody can mount a partition of a disk that is held exclusively.
+                record::release();
+                drop(claimed.take());
+                system.finish(&disk, table, Path::new(NEW_ROOT))
+            })
+        });
+        say!("the disk has the image, and was read back");
+        Ok(())
     }
 
     /// A network, and the status on it.
@@ -356,40 +323,6 @@ fn insist<T>(status: &Status, mut attempt: impl FnMut() -> Result<T>) -> T {
         say!("trying again from the beginning in {} s", pause.as_secs());
         std::thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);
-    }
-}
-
-fn write_and_prove(
-    image: &Descriptor,
-    supply: &dyn Supply,
-    digests: &Digests,
-    disk: &Disk,
-    grow: Option<u32>,
-    status: &Status,
-) -> Result<Fitted> {
-    let written = write::write(image, supply, digests, disk, grow, status)?;
-    read_back(image, digests, &written, disk, status)?;
-    write::complete(&written, disk, status)?;
-    say!("the disk has the image, and was read back");
-    Ok(written.table)
-}
-
-fn wait_for_partition(device: &Device, number: u32) -> Result<PathBuf> {
-    let deadline = Instant::now() + PARTITION_PATIENCE;
-    loop {
-        let found = devices::all()
-            .into_iter()
-            .find(|one| one.disk.as_ref() == Some(&device.name) && one.partition == Some(number));
-        match found {
-            Some(partition) if partition.path.exists() => return Ok(partition.path),
-            _ if Instant::now() > deadline => {
-                return Err(Fault(format!(
-                    "the kernel does not see partition {number} of {}",
-                    device.path.display()
-                )));
-            }
-            _ => std::thread::sleep(Duration::from_millis(50)),
-        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{MIB, describe, directory, image, is_root};
 use holdfast_engine::image::{Encoding, Sha256};
@@ -144,7 +144,8 @@ fn the_status_is_told_over_tls_to_who_has_a_token() {
         digest("hf_old")
     );
     fs::write(room.join("tokens.json"), tokens).unwrap();
-    let listen = job::Listen { listen: "127.0.0.1:0".to_owned(), tls: true, tokens: true };
+    let listen =
+        job::Listen { listen: "127.0.0.1:0".to_owned(), tls: true, tokens: true, client_ca: false };
     let status = Arc::new(Status::new());
     status.tell(serde_json::json!({ "operation": "op-1", "image": { "name": "web" } }));
     status.enter(Phase::Writing, 1000);
@@ -380,7 +381,7 @@ fn what_will_not_get_better_is_refused_at_once() {
 fn a_server_must_prove_who_it_is() {
     let directory = directory();
     certificate(directory.path());
-    let listen = job::Listen { listen: String::new(), tls: true, tokens: false };
+    let listen = job::Listen { listen: String::new(), tls: true, tokens: false, client_ca: false };
     let tls = Doors::in_room(&listen, directory.path()).unwrap().tls;
     let image = image();
     let descriptor = describe(&image, MIB, &image, Encoding::Identity);
@@ -403,4 +404,83 @@ fn a_server_must_prove_who_it_is() {
     let fault = verify(&descriptor, &bad, &status).unwrap_err();
     assert!(fault.0.contains("no certificate authority"), "{fault}");
     http::trust(b"nothing").unwrap_err();
+}
+
+#[test]
+fn strangers_that_drip_blind_nobody() {
+    let status = Arc::new(Status::new());
+    let address = server::start("127.0.0.1:0", Doors::default(), status).unwrap();
+    let mut strangers: Vec<_> = (0..40).map(|_| TcpStream::connect(address).unwrap()).collect();
+    for stranger in &mut strangers {
+        // Some were closed for those who came later.
+        let _ = stranger.write_all(b"G");
+    }
+    let start = Instant::now();
+    for _ in 0..5 {
+        let mut honest = TcpStream::connect(address).unwrap();
+        honest.write_all(b"GET /v1/reimage HTTP/1.1\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        honest.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_connection_ends_at_its_deadline_however_often_it_sends() {
+    let status = Arc::new(Status::new());
+    let address = server::start("127.0.0.1:0", Doors::default(), status).unwrap();
+    let mut stranger = TcpStream::connect(address).unwrap();
+    let start = Instant::now();
+    let mut sent = 0;
+    while start.elapsed() < Duration::from_secs(30) && stranger.write_all(b"G").is_ok() {
+        sent += 1;
+        thread::sleep(Duration::from_millis(500));
+    }
+    assert!(start.elapsed() < Duration::from_secs(20), "{sent} bytes in {:?}", start.elapsed());
+    assert!(sent >= 10, "not before its time: {sent}");
+}
+
+#[test]
+fn beyond_this_machine_it_is_served_with_tls_and_tokens_or_not_at_all() {
+    let status = Arc::new(Status::new());
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:9918"] {
+        let fault = server::start(address, Doors::default(), Arc::clone(&status)).unwrap_err();
+        assert!(fault.0.contains("needs TLS and tokens"), "{fault}");
+    }
+    let directory = directory();
+    certificate(directory.path());
+    let listen = job::Listen { listen: String::new(), tls: true, tokens: false, client_ca: false };
+    let doors = Doors::in_room(&listen, directory.path()).unwrap();
+    server::start("0.0.0.0:0", doors, status).unwrap_err();
+}
+
+#[test]
+fn client_certificates_are_asked_for_where_the_daemon_asks() {
+    let directory = directory();
+    let room = directory.path();
+    certificate(room);
+    let listen =
+        job::Listen { listen: "127.0.0.1:0".to_owned(), tls: true, tokens: false, client_ca: true };
+    // Without the authorities it is not served at all.
+    Doors::in_room(&listen, room).unwrap_err();
+    fs::write(room.join("tls/client-ca.pem"), "nothing").unwrap();
+    Doors::in_room(&listen, room).unwrap_err();
+    let client = room.join("client");
+    certificate(&client);
+    fs::copy(client.join("tls/certificate.pem"), room.join("tls/client-ca.pem")).unwrap();
+    let doors = Doors::in_room(&listen, room).unwrap();
+    let address = server::start(&listen.listen, doors, Arc::new(Status::new())).unwrap();
+    let ca = room.join("tls/certificate.pem").display().to_string();
+    let ask = |with: &str| {
+        // It is no answer where the handshake fails.
+        curl(&format!("--cacert {ca} {with} https://{address}/healthz || true"))
+    };
+    let own = |room: &Path| {
+        let tls = room.join("tls");
+        format!("--cert {0}/certificate.pem --key {0}/key.pem", tls.display())
+    };
+    assert_ne!(ask("").0, "200");
+    assert_ne!(ask(&own(room)).0, "200", "a certificate of another authority");
+    assert_eq!(ask(&own(&client)).0, "200");
 }

@@ -93,8 +93,9 @@ fn the_first_mebibyte_comes_last() {
     let written = write::write(&descriptor, &staged, &digests, &disk, None, &status).unwrap();
     assert!(status.first_write());
     read_back(&descriptor, &digests, &written, &disk, &status).unwrap();
+    // Nor does the old one boot what is there: it may have the same layout.
     let mut almost = expected(&image);
-    almost[..MIB].copy_from_slice(&old_disk()[..MIB]);
+    almost[..MIB].fill(0);
     assert!(device.content() == almost);
     write::complete(&written, &disk, &status).unwrap();
     assert!(device.content() == expected(&image));
@@ -204,7 +205,7 @@ fn what_changed_since_it_was_checked_is_not_written() {
         assert!(fault.0.contains("changed since it was checked"), "{fault}");
         let content = device.content();
         assert!(content[4 * MIB..5 * MIB] == old_disk()[4 * MIB..5 * MIB]);
-        assert!(content[..MIB] == old_disk()[..MIB]);
+        assert!(content[..MIB].iter().all(|byte| *byte == 0));
     }
 }
 

@@ -164,6 +164,7 @@ class TestAddresses:
     def test_a_staged_image_needs_none(self, rig: NewRig, staged: MakeData) -> None:
         machine = rig()
         machine.put_data(staged())
+        # For everybody it is not served, and the work continues all the same.
         status = {"listen": "0.0.0.0:9918", "tls": False, "tokens": False}
         initrd = machine.arm(network=DHCP, change=lambda job: job.update(status=status))
         machine.written(machine.run(initrd, network=ALONE, options=HURRIED))

@@ -70,9 +70,19 @@ _TAKE_OUT = r"""
 data=$(mktemp -d)
 trap 'umount --lazy "$data"; rmdir "$data"' EXIT
 mount -o loop,ro "$1" "$data"
-cp "$data/.holdfast/previous/image" "$2/image"
-cp "$data/.holdfast/previous/descriptor.json" "$2/descriptor.json"
+cp "$data/.holdfast/previous/one/image" "$2/image"
+cp "$data/.holdfast/previous/one/descriptor.json" "$2/descriptor.json"
 cat "$data/state"
+"""
+
+
+_MAKE = """
+data=$(mktemp -d)
+trap 'umount "$data"; rmdir "$data"' EXIT
+mount -o loop "$1" "$data"
+mkdir -m 700 "$data/.holdfast/previous"
+chmod 700 "$data/.holdfast"
+stat -c '%i %u' "$data/.holdfast"
 """
 
 
@@ -82,10 +92,13 @@ def test_the_old_disk_is_kept_when_the_image_comes_from_a_server(
     machine = rig()
     data = machine.put_data(staged("xfs"))
     place = {key: data.source[key] for key in ("file_system", "uuid", "array")}
-    wanted: Mapping[str, Any] = {**place, "directory": ".holdfast/previous"}
+    wanted: Mapping[str, Any] = {**place, "directory": ".holdfast/previous/one"}
+    inode, owner = map(int, in_own_mounts(_MAKE, data.disks[0]).split())
+    noted = {"uid": owner, "dev": 0, "ino": inode, "file_system_uuid": data.source["uuid"]}
     with served(machine, behaviour(machine.image)) as how:
         initrd = machine.arm(
-            **how, change=lambda job: job.update(options={"save_previous": dict(wanted)})
+            **how,
+            change=lambda job: job.update(options={"save_previous": dict(wanted)}, state_dir=noted),
         )
         done = machine.run(initrd, network=USER)
 

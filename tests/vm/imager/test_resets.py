@@ -55,7 +55,8 @@ def test_a_power_cut_half_way_through_the_write(rig: NewRig, staged: MakeData) -
             running.cut_power()
     machine.data_unchanged()
     half = machine.target.read_bytes()
-    assert half[:MIB] == machine.before[:MIB], "the disk looks like a system before it is one"
+    # Nor is it the old one's: that could have the same layout, and boot what is half there.
+    assert not any(half[:MIB]), "the disk looks like a system before it is one"
     assert half != machine.before
     # Whatever boots the imager once more, there is nothing that it would go on with.
     machine.refused(machine.run(initrd), "there is no outcome record where the job", recorded=False)

@@ -82,6 +82,27 @@ impl Identity {
         serde_json::from_slice(json).context("identity.json cannot be used")
     }
 
+    /// Whether nothing is carried over.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.directories.is_empty() && self.remove.is_empty()
+    }
+
+    /// Check that the files of [`Report::carried`] are as [`Identity::apply`] put them there.
+    ///
+    /// # Errors
+    /// The path of the first one that differs.
+    pub fn check(&self, root: &Root, carried: &[String]) -> std::result::Result<(), String> {
+        for file in self.files.iter().filter(|file| carried.contains(&file.path)) {
+            let same = STANDARD
+                .decode(&file.content)
+                .is_ok_and(|wanted| root.read(&file.path).is_ok_and(|found| found == wanted));
+            if !same {
+                return Err(file.path.clone());
+            }
+        }
+        Ok(())
+    }
+
     /// Put everything in place below `root`. What fails is told, and the rest is done all the same.
     ///
     /// # Errors

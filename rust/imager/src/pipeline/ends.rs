@@ -5,10 +5,13 @@
 use super::HEAD_BYTES;
 use crate::disk::Buffer;
 
+#[cfg(test)]
+const TEST_HEADS: [u64; 3] = [512, 63 * 512, HEAD_BYTES];
+
 /// Both ends of a disk, in memory.
 #[derive(Debug, Clone)]
 pub struct Ends {
-    /// From the first byte on; less than a mebibyte if the image has less.
+    /// From the first byte on; less than a mebibyte if the image has less, or a root that begins there.
     pub head: Buffer,
     /// Up to the disk's last byte; empty if the head is all there is.
     pub tail: Buffer,
@@ -17,11 +20,11 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// Of a disk on which there are zeros only.
-    pub fn new(image_bytes: u64, disk_bytes: u64) -> Self {
+    /// Of a disk on which there are zeros only; `head_bytes` as [`super::head_bytes`] returns.
+    pub fn new(head_bytes: u64, disk_bytes: u64) -> Self {
         let tail_at = disk_bytes.saturating_sub(HEAD_BYTES).max(HEAD_BYTES).min(disk_bytes);
         Self {
-            head: Buffer::new(HEAD_BYTES.min(image_bytes) as usize),
+            head: Buffer::new(head_bytes as usize),
             tail: Buffer::new((disk_bytes - tail_at) as usize),
             tail_at,
         }
@@ -74,11 +77,12 @@ mod tests {
             more in 0_u64..6144,
             at in 0_u64..6144,
             length in 1_u64..4096,
+            head in 0_usize..3,
         ) {
             let (image, disk) = (image * 512, (image + more) * 512);
             let (at, length) = (at * 512, length * 512);
             prop_assume!(at + length <= image);
-            let mut ends = Ends::new(image, disk);
+            let mut ends = Ends::new(super::TEST_HEADS[head].min(image), disk);
             prop_assert_eq!(ends.tail_at + ends.tail.len() as u64, disk);
             let bytes: Vec<u8> = (0..length).map(|index| (index % 251) as u8 + 1).collect();
             ends.keep(at, &bytes);

@@ -3,6 +3,7 @@
 
 pub mod ends;
 pub mod read_back;
+pub mod replace;
 pub mod stream;
 pub mod verify;
 pub mod write;
@@ -10,8 +11,10 @@ pub mod write;
 use std::io::Read;
 
 use holdfast_engine::image::Descriptor;
+use holdfast_engine::image::descriptor::SECTOR;
 
 use crate::Result;
+use crate::disk::Disk;
 
 /// Where the image's packed bytes come from; asked anew for each pass.
 pub trait Supply: Sync {
@@ -30,9 +33,75 @@ pub trait Supply: Sync {
     fn is_local(&self) -> bool;
 }
 
-/// The bytes that are written after everything else, so that a disk that is not complete does not look
-/// as if it were.
+/// What an image is written to. Places and lengths are multiples of a sector.
+pub trait Blocks: Sync {
+    /// What it is, for messages.
+    fn name(&self) -> String;
+
+    /// Its size.
+    fn size_bytes(&self) -> u64;
+
+    /// Fill the buffer from a place.
+    ///
+    /// # Errors
+    /// The system's, with the place.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()>;
+
+    /// Write a buffer to a place.
+    ///
+    /// # Errors
+    /// The system's, with the place.
+    fn write_at(&self, buffer: &[u8], offset: u64) -> Result<()>;
+
+    /// Make a range read as zeros.
+    ///
+    /// # Errors
+    /// The system's, with the place.
+    fn zero(&self, offset: u64, length: u64) -> Result<()>;
+
+    /// Wait until everything written is on the medium.
+    ///
+    /// # Errors
+    /// The system's.
+    fn flush(&self) -> Result<()>;
+}
+
+impl Blocks for Disk {
+    fn name(&self) -> String {
+        self.path().display().to_string()
+    }
+
+    fn size_bytes(&self) -> u64 {
+        Self::size_bytes(self)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        Self::read_at(self, buffer, offset)
+    }
+
+    fn write_at(&self, buffer: &[u8], offset: u64) -> Result<()> {
+        Self::write_at(self, buffer, offset)
+    }
+
+    fn zero(&self, offset: u64, length: u64) -> Result<()> {
+        Self::zero(self, offset, length)
+    }
+
+    fn flush(&self) -> Result<()> {
+        Self::flush(self)
+    }
+}
+
+/// The most bytes at the disk's beginning that are written after everything else, so that no firmware
+/// or boot loader takes an incomplete disk for a system.
 pub const HEAD_BYTES: u64 = 1 << 20;
+
+/// How many bytes at the disk's beginning are held back: up to [`HEAD_BYTES`], and none of the root
+/// partition, which is mounted before they are written.
+pub fn head_bytes(image: &Descriptor) -> u64 {
+    let root = image.root().map_or(HEAD_BYTES, |root| root.start_bytes);
+    HEAD_BYTES.min(image.size_bytes).min(root.max(SECTOR))
+}
 
 /// Cheap digests (xxh64) of the image's chunks, those of zeros included.
 pub type Digests = Vec<u64>;

@@ -8,15 +8,15 @@ use holdfast_engine::xxh64::xxh64;
 
 use super::ends::Ends;
 use super::write::Written;
-use super::{Digests, workers};
-use crate::disk::{Buffer, Disk};
+use super::{Blocks, Digests, workers};
+use crate::disk::Buffer;
 use crate::status::{Phase, Status, lock};
 use crate::{Fault, Result};
 
 /// Reads in flight.
 const IN_FLIGHT: usize = 4;
 
-/// Compare everything on the disk but its first MiB with what was written.
+/// Compare everything on the disk with what was written: all but what makes it boot.
 ///
 /// # Errors
 /// The disk's, or where it differs.
@@ -24,7 +24,7 @@ pub fn read_back(
     image: &Descriptor,
     digests: &Digests,
     written: &Written,
-    disk: &Disk,
+    disk: &dyn Blocks,
     status: &Status,
 ) -> Result<()> {
     status.enter(Phase::ReadingBack, image.size_bytes);
@@ -59,7 +59,13 @@ pub fn read_back(
     Ok(())
 }
 
-fn check(piece: &Piece, digest: u64, ends: &Ends, bytes: &mut [u8], disk: &Disk) -> Result<()> {
+fn check(
+    piece: &Piece,
+    digest: u64,
+    ends: &Ends,
+    bytes: &mut [u8],
+    disk: &dyn Blocks,
+) -> Result<()> {
     let middle = ends.between(piece.offset, piece.length);
     if !middle.is_empty() {
         disk.read_at(&mut bytes[middle.clone()], piece.offset + middle.start as u64)?;
@@ -74,15 +80,15 @@ fn check(piece: &Piece, digest: u64, ends: &Ends, bytes: &mut [u8], disk: &Disk)
     if same { Ok(()) } else { Err(differs(disk, piece.offset)) }
 }
 
-fn check_tail(ends: &Ends, disk: &Disk) -> Result<()> {
+fn check_tail(ends: &Ends, disk: &dyn Blocks) -> Result<()> {
     let mut buffer = Buffer::new(ends.tail.len());
     disk.read_at(&mut buffer, ends.tail_at)?;
     if *buffer == *ends.tail { Ok(()) } else { Err(differs(disk, ends.tail_at)) }
 }
 
-fn differs(disk: &Disk, offset: u64) -> Fault {
+fn differs(disk: &dyn Blocks, offset: u64) -> Fault {
     Fault(format!(
         "{} reads back differently than it was written, at {offset}; the disk may be failing",
-        disk.path().display()
+        disk.name()
     ))
 }

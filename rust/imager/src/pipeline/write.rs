@@ -1,13 +1,14 @@
-//! The second pass: the image to the disk, but for its first MiB, and the disk's last MiB as it is to be.
+//! The second pass: the image to the disk, but for what makes a disk boot, which comes last.
 
 use std::sync::Mutex;
 
+use holdfast_engine::image::descriptor::SECTOR;
 use holdfast_engine::image::{Descriptor, is_zero};
 use holdfast_engine::xxh64::xxh64;
 
 use super::ends::Ends;
-use super::{Digests, Supply, stream, workers};
-use crate::disk::{Buffer, Disk};
+use super::{Blocks, Digests, HEAD_BYTES, Supply, head_bytes, stream, workers};
+use crate::disk::Buffer;
 use crate::status::{Phase, Status, lock};
 use crate::table::{self, Fitted};
 use crate::{Fault, Result};
@@ -16,21 +17,29 @@ use crate::{Fault, Result};
 const ZERO_AT_ONCE: u64 = 64 << 20;
 /// Writes in flight.
 const IN_FLIGHT: usize = 4;
+/// Names of both ends, for messages.
+const BEGINNING: &str = "beginning";
+const END: &str = "end";
 
 /// What was written, and what is still to be.
 #[derive(Debug)]
 pub struct Written {
     /// The disk's ends as the image has them.
     pub image: Ends,
-    /// The disk's ends as they are to be: the last one is there, the first one is not.
+    /// The disk's ends as they are to be: the last one is there, but for `backup`; the first is not.
     pub disk: Ends,
+    /// The header of the table's backup, for the disk's last sector, which has zeros until then:
+    /// firmware boots by it where the first one is missing.
+    pub backup: Option<Buffer>,
     /// How the partition table was made to fit the disk.
     pub table: Fitted,
 }
 
-/// Write everything but the first MiB: the rest of the image, zeros where it has none, and the disk's
-/// last MiB, where there are zeros or what `grow` and a larger disk make of the partition table. It is
-/// durable when this returns. `grow` is the number of the partition to extend, if any.
+/// Write everything but what makes the disk boot: the rest of the image, zeros where it has none, and
+/// the disk's last MiB, where there are zeros or what `grow` and a larger disk make of the partition
+/// table. What made the old disk boot goes first: its system may have the image's layout, and would
+/// boot what is not complete. All is durable when this returns. `grow` is the number of the partition to
+/// extend, if any.
 ///
 /// # Errors
 /// The disk's or the source's; what was written is not undone.
@@ -38,13 +47,17 @@ pub fn write(
     image: &Descriptor,
     supply: &dyn Supply,
     digests: &Digests,
-    disk: &Disk,
+    disk: &dyn Blocks,
     grow: Option<u32>,
     status: &Status,
 ) -> Result<Written> {
     status.enter(Phase::Writing, image.size_bytes);
     status.begin_writing();
-    let ends = Ends::new(image.size_bytes, disk.size_bytes());
+    let ends = Ends::new(head_bytes(image), disk.size_bytes());
+    clear(disk, 0, HEAD_BYTES.min(image.size_bytes), BEGINNING)?;
+    if !ends.tail.is_empty() {
+        clear(disk, disk.size_bytes() - SECTOR, SECTOR, END)?;
+    }
     for (from, length) in image.zero_ranges() {
         let middle = ends.between(from, length);
         zero(disk, from + middle.start as u64, middle.len() as u64, status)?;
@@ -76,6 +89,7 @@ pub fn write(
     let image_ends = ends.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut ends = image_ends.clone();
     let table = table::fit(&mut ends, image.size_bytes, disk.size_bytes(), grow);
+    let backup = take_backup(&mut ends.tail);
     if is_zero(&ends.tail) {
         disk.zero(ends.tail_at, ends.tail.len() as u64)?;
     } else {
@@ -84,28 +98,56 @@ pub fn write(
     }
     disk.flush()?;
     status.finish();
-    Ok(Written { image: image_ends, disk: ends, table })
+    Ok(Written { image: image_ends, disk: ends, backup, table })
 }
 
-/// Write the first MiB and check that the disk has it: with this the disk is what it is to be.
+/// Write what makes the disk boot, the first MiB last, and check that the disk has it.
 ///
 /// # Errors
 /// The disk's, or that it reads back differently.
-pub fn complete(written: &Written, disk: &Disk, status: &Status) -> Result<()> {
-    let head = &written.disk.head;
-    disk.write_at(head, 0)?;
-    disk.flush()?;
-    status.wrote(head.len() as u64);
-    let mut back = Buffer::new(head.len());
-    disk.read_at(&mut back, 0)?;
-    if **head == *back {
-        Ok(())
-    } else {
-        Err(Fault::new("the beginning of the disk reads back differently than it was written"))
+pub fn complete(written: &Written, disk: &dyn Blocks, status: &Status) -> Result<()> {
+    if let Some(backup) = &written.backup {
+        put(disk, backup, disk.size_bytes() - SECTOR, END, status)?;
     }
+    put(disk, &written.disk.head, 0, BEGINNING, status)
 }
 
-fn zero(disk: &Disk, from: u64, length: u64, status: &Status) -> Result<()> {
+fn put(disk: &dyn Blocks, bytes: &Buffer, at: u64, what: &str, status: &Status) -> Result<()> {
+    disk.write_at(bytes, at)?;
+    disk.flush()?;
+    status.wrote(bytes.len() as u64);
+    let mut back = Buffer::new(bytes.len());
+    disk.read_at(&mut back, at)?;
+    if **bytes == *back { Ok(()) } else { Err(differs(what)) }
+}
+
+/// Zero what makes a disk boot, and check that it is gone.
+fn clear(disk: &dyn Blocks, at: u64, length: u64, what: &str) -> Result<()> {
+    disk.zero(at, length)?;
+    disk.flush()?;
+    let mut back = Buffer::new(length as usize);
+    disk.read_at(&mut back, at)?;
+    if is_zero(&back) { Ok(()) } else { Err(differs(what)) }
+}
+
+fn differs(what: &str) -> Fault {
+    Fault(format!("the {what} of the disk reads back differently than it was written"))
+}
+
+/// Take a backup header of a GPT out of the disk's last sector.
+fn take_backup(tail: &mut Buffer) -> Option<Buffer> {
+    let at = tail.len().checked_sub(SECTOR as usize)?;
+    let last = &mut tail[at..];
+    if !last.starts_with(b"EFI PART") {
+        return None;
+    }
+    let mut backup = Buffer::new(SECTOR as usize);
+    backup.copy_from_slice(last);
+    last.fill(0);
+    Some(backup)
+}
+
+fn zero(disk: &dyn Blocks, from: u64, length: u64, status: &Status) -> Result<()> {
     let end = from + length;
     let mut at = from;
     while at < end {

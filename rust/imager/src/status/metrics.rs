@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{Phase, Status};
 
 /// States that re-imaging may be in, as the daemon has them (`agent/holdfast/reimage/models.py`).
-const STATES: [&str; 10] = [
+const STATES: [&str; 11] = [
     "idle",
     "staging",
     "staged",
@@ -15,6 +15,7 @@ const STATES: [&str; 10] = [
     "booted",
     "confirmed",
     "unconfirmed",
+    "unknown",
     "failed",
 ];
 

@@ -1,5 +1,6 @@
 //! What everybody may know of the work while it goes on.
 
+pub mod connections;
 pub mod metrics;
 pub mod server;
 pub mod tokens;
@@ -193,7 +194,11 @@ impl Status {
     pub fn note(&self, sentence: impl Into<String>) {
         let sentence = sentence.into();
         say!("{sentence}");
-        lock(&self.notes).push(sentence);
+        let mut notes = lock(&self.notes);
+        // A pass that is repeated notes the same again.
+        if !notes.contains(&sentence) {
+            notes.push(sentence);
+        }
     }
 
     /// What was noted.

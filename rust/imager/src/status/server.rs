@@ -2,27 +2,29 @@
 //! that a stranger could make grow.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use serde_json::json;
 
+use super::connections::{Connections, Limited, Place};
 use super::tokens::Tokens;
 use super::{Status, metrics};
 use crate::{Context as _, Fault, Result, job, say, threads};
 
-/// Connections at the same time; more wait.
+/// Connections at the same time; a further one takes the place of one that has not asked yet.
 const CONNECTIONS: usize = 16;
 /// The longest request.
 const REQUEST_BYTES: usize = 8 << 10;
-/// How long a client may take for each step.
+/// How long a client may take for everything, from the connection to the end of the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Who may see it, and how.
@@ -41,6 +43,20 @@ impl Doors {
     /// What of it cannot be used; then nobody is let in.
     pub fn in_room(listen: &job::Listen, room: &Path) -> Result<Self> {
         let read = |name: &str| std::fs::read(room.join(name)).context(name);
+        if listen.client_ca && !listen.tls {
+            return Err(Fault::new("client certificates cannot be asked for without TLS"));
+        }
+        let authorities = || -> Result<Arc<dyn ClientCertVerifier>> {
+            let mut roots = RootCertStore::empty();
+            for certificate in CertificateDer::pem_slice_iter(&read("tls/client-ca.pem")?) {
+                let certificate = certificate.context("tls/client-ca.pem")?;
+                roots.add(certificate).context("tls/client-ca.pem")?;
+            }
+            let provider = crate::network::crypto();
+            let roots = Arc::new(roots);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
+            verifier.context("tls/client-ca.pem")
+        };
         let tokens = listen.tokens.then(|| Tokens::parse(&read("tokens.json")?)).transpose()?;
         let config = || -> Result<Arc<ServerConfig>> {
             let chain = CertificateDer::pem_slice_iter(&read("tls/certificate.pem")?)
@@ -48,23 +64,35 @@ impl Doors {
                 .context("tls/certificate.pem")?;
             let key =
                 PrivateKeyDer::from_pem_slice(&read("tls/key.pem")?).context("tls/key.pem")?;
-            let config = ServerConfig::builder_with_provider(crate::network::crypto())
+            let what = "the certificate and its key";
+            let builder = ServerConfig::builder_with_provider(crate::network::crypto())
                 .with_safe_default_protocol_versions()
-                .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key));
-            Ok(Arc::new(config.context("the certificate and its key")?))
+                .context(what)?;
+            let builder = if listen.client_ca {
+                builder.with_client_cert_verifier(authorities()?)
+            } else {
+                builder.with_no_client_auth()
+            };
+            Ok(Arc::new(builder.with_single_cert(chain, key).context(what)?))
         };
         let tls = listen.tls.then(config).transpose()?;
         Ok(Self { tls, tokens })
     }
 }
 
-/// Begin to answer, in threads that never end; answers the address.
+/// Begin to answer, in threads that never end; answers the address. Beyond this machine only with TLS
+/// and tokens.
 ///
 /// # Errors
-/// If nobody can listen there.
+/// If nobody can listen there, or everybody could ask.
 pub fn start(listen: &str, doors: Doors, status: Arc<Status>) -> Result<std::net::SocketAddr> {
     let address = crate::network::address::socket(listen)
         .ok_or_else(|| Fault(format!("{listen} is no address and port to listen on")))?;
+    if !address.ip().is_loopback() && (doors.tls.is_none() || doors.tokens.is_none()) {
+        return Err(Fault(format!(
+            "{listen} reaches beyond this machine, which needs TLS and tokens"
+        )));
+    }
     let listener = TcpListener::bind(address).context(format_args!("listening on {listen}"))?;
     let address = listener.local_addr().context(listen)?;
     let doors = Arc::new(doors);
@@ -73,19 +101,16 @@ pub fn start(listen: &str, doors: Doors, status: Arc<Status>) -> Result<std::net
 }
 
 fn serve(listener: &TcpListener, doors: &Arc<Doors>, status: &Arc<Status>) {
-    let busy = Arc::new(AtomicUsize::new(0));
+    let connections = Connections::new(CONNECTIONS);
     loop {
-        while busy.load(Ordering::Acquire) >= CONNECTIONS {
-            thread::sleep(Duration::from_millis(20));
-        }
         match listener.accept() {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
+                // Where all places are taken by those who may ask, it is closed.
+                let Some(place) = connections.take(&stream, peer.ip()) else { continue };
                 let (doors, status) = (Arc::clone(doors), Arc::clone(status));
-                let place = Place::taken(&busy);
-                threads::in_background("an answer to somebody", move || {
+                threads::in_background("an answer to a client", move || {
                     // A client that goes away in the middle is its own affair.
-                    let _ = converse(stream, &doors, &status);
-                    drop(place);
+                    let _ = converse(stream, &place, &doors, &status);
                 });
             }
             Err(error) => {
@@ -96,35 +121,17 @@ fn serve(listener: &TcpListener, doors: &Arc<Doors>, status: &Arc<Status>) {
     }
 }
 
-/// One of the connections that there may be; free again when dropped, however that comes.
-struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    fn taken(busy: &Arc<AtomicUsize>) -> Self {
-        busy.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(busy))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-fn converse(stream: TcpStream, doors: &Doors, status: &Status) -> io::Result<()> {
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+fn converse(stream: TcpStream, place: &Place, doors: &Doors, status: &Status) -> io::Result<()> {
+    let mut stream = Limited::new(stream, Instant::now() + PATIENCE);
     match &doors.tls {
         None => {
-            let mut stream = stream;
-            answer(&mut stream, doors, status)?;
-            stream.shutdown(Shutdown::Write)
+            answer(&mut stream, place, doors, status)?;
+            stream.shutdown()
         }
         Some(config) => {
             let connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
             let mut stream = StreamOwned::new(connection, stream);
-            answer(&mut stream, doors, status)?;
+            answer(&mut stream, place, doors, status)?;
             stream.conn.send_close_notify();
             stream.flush()
         }
@@ -139,7 +146,12 @@ struct Response {
     more: &'static str,
 }
 
-fn answer(stream: &mut (impl Read + Write), doors: &Doors, status: &Status) -> io::Result<()> {
+fn answer(
+    stream: &mut (impl Read + Write),
+    place: &Place,
+    doors: &Doors,
+    status: &Status,
+) -> io::Result<()> {
     let mut request = Vec::new();
     let mut part = [0; 1024];
     let response = loop {
@@ -148,7 +160,7 @@ fn answer(stream: &mut (impl Read + Write), doors: &Doors, status: &Status) -> i
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut head = httparse::Request::new(&mut headers);
         match head.parse(&request) {
-            Ok(httparse::Status::Complete(_)) => break respond(&head, doors, status),
+            Ok(httparse::Status::Complete(_)) => break respond(&head, place, doors, status),
             Ok(httparse::Status::Partial) if read > 0 && request.len() < REQUEST_BYTES => {}
             Ok(httparse::Status::Partial) if read == 0 => return Ok(()),
             Ok(httparse::Status::Partial) => {
@@ -168,7 +180,12 @@ fn answer(stream: &mut (impl Read + Write), doors: &Doors, status: &Status) -> i
     stream.flush()
 }
 
-fn respond(request: &httparse::Request<'_, '_>, doors: &Doors, status: &Status) -> Response {
+fn respond(
+    request: &httparse::Request<'_, '_>,
+    place: &Place,
+    doors: &Doors,
+    status: &Status,
+) -> Response {
     let path = request.path.unwrap_or("").split('?').next().unwrap_or("");
     let json = |value: serde_json::Value| {
         format!("{}\n", serde_json::to_string_pretty(&value).unwrap_or_default())
@@ -194,6 +211,7 @@ fn respond(request: &httparse::Request<'_, '_>, doors: &Doors, status: &Status) 
         let more = "WWW-Authenticate: Bearer realm=\"holdfast\"\r\n";
         return Response { more, ..problem("401 Unauthorized", detail) };
     }
+    place.admit();
     match path {
         "/metrics" => Response {
             status: "200 OK",

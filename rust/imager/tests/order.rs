@@ -1,0 +1,354 @@
+//! The order of writes: at no moment does the disk boot half a system, and who the machine is and the
+//! marker are there before it boots the new one.
+
+mod common;
+
+use std::cell::Cell;
+use std::fs;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::Mutex;
+
+use common::{Loop, MIB, describe, directory, is_root, noise, run};
+use holdfast_engine::Progress;
+use holdfast_engine::image::describe::{Request, describe as describe_file};
+use holdfast_engine::image::{Descriptor, Encoding, Sha256};
+use holdfast_imager::disk::{Buffer, Disk};
+use holdfast_imager::identity::Identity;
+use holdfast_imager::job::Job;
+use holdfast_imager::marker::Subject;
+use holdfast_imager::new_system::{NewSystem, check};
+use holdfast_imager::pipeline::{Blocks, replace::replace, verify::verify};
+use holdfast_imager::source::staged::Staged;
+use holdfast_imager::status::Status;
+use holdfast_imager::{Fault, Result};
+use serde_json::json;
+
+const SECTOR: usize = 512;
+
+/// A write, or with no bytes zeros.
+struct Write {
+    at: usize,
+    length: usize,
+    bytes: Option<Vec<u8>>,
+}
+
+struct Medium {
+    bytes: Vec<u8>,
+    writes: Vec<Write>,
+    flushed: usize,
+}
+
+/// A disk in memory that remembers what it was told, and fails at one of its writes.
+struct Recorder {
+    medium: Mutex<Medium>,
+    fails_at: Option<usize>,
+}
+
+impl Recorder {
+    fn new(bytes: Vec<u8>, fails_at: Option<usize>) -> Self {
+        let medium = Medium { bytes, writes: Vec::new(), flushed: 0 };
+        Self { medium: Mutex::new(medium), fails_at }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        self.medium.lock().unwrap().bytes.clone()
+    }
+
+    fn write(&self, write: Write) -> Result<()> {
+        let mut medium = self.medium.lock().unwrap();
+        if self.fails_at == Some(medium.writes.len()) {
+            return Err(Fault::new("the disk fails"));
+        }
+        apply(&mut medium.bytes, &write);
+        medium.writes.push(write);
+        Ok(())
+    }
+}
+
+fn apply(disk: &mut [u8], write: &Write) {
+    let range = &mut disk[write.at..write.at + write.length];
+    match &write.bytes {
+        Some(bytes) => range.copy_from_slice(bytes),
+        None => range.fill(0),
+    }
+}
+
+impl Blocks for Recorder {
+    fn name(&self) -> String {
+        "recorder".to_owned()
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.medium.lock().unwrap().bytes.len() as u64
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let medium = self.medium.lock().unwrap();
+        buffer.copy_from_slice(&medium.bytes[offset as usize..][..buffer.len()]);
+        Ok(())
+    }
+
+    fn write_at(&self, buffer: &[u8], offset: u64) -> Result<()> {
+        let bytes = Some(buffer.to_vec());
+        self.write(Write { at: offset as usize, length: buffer.len(), bytes })
+    }
+
+    fn zero(&self, offset: u64, length: u64) -> Result<()> {
+        self.write(Write { at: offset as usize, length: length as usize, bytes: None })
+    }
+
+    fn flush(&self) -> Result<()> {
+        let mut medium = self.medium.lock().unwrap();
+        medium.flushed = medium.writes.len();
+        Ok(())
+    }
+}
+
+fn table(file: &Path, size: usize) {
+    fs::File::create(file).unwrap().set_len(size as u64).unwrap();
+    let script = "label: gpt\nstart=2048, type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709, name=root\n";
+    run("sfdisk", &["--quiet", file.to_str().unwrap()], script);
+}
+
+/// An image with a GPT, and the same on a disk that is larger, by `sfdisk`'s own hand.
+struct Case {
+    _directory: tempfile::TempDir,
+    descriptor: Descriptor,
+    staged: Staged,
+    digests: Vec<u64>,
+    old: Vec<u8>,
+}
+
+fn case() -> Case {
+    let directory = directory();
+    let file = directory.path().join("image");
+    table(&file, 8 * MIB);
+    let mut image = fs::read(&file).unwrap();
+    image[MIB..6 * MIB].copy_from_slice(&noise(5, 5 * MIB));
+    fs::write(&file, &image).unwrap();
+    // An old system of the same layout, so that its beginning would boot the new one's partitions.
+    let old_file = directory.path().join("old");
+    table(&old_file, 12 * MIB);
+    let mut old = fs::read(&old_file).unwrap();
+    old[..446].copy_from_slice(&noise(6, 446));
+    old[MIB..6 * MIB].copy_from_slice(&noise(7, 5 * MIB));
+    let descriptor = describe(&image, MIB, &image, Encoding::Identity);
+    let staged = Staged::at(file);
+    let digests = verify(&descriptor, &staged, &Status::new()).unwrap();
+    Case { _directory: directory, descriptor, staged, digests, old }
+}
+
+impl Case {
+    fn replace(&self, disk: &Recorder, carry: impl FnOnce() -> Result<()>) -> Result<()> {
+        let status = Status::new();
+        replace(&self.descriptor, &self.staged, &self.digests, disk, Some(1), &status, |_| carry())
+    }
+
+    /// What the disk is to be in the end.
+    fn done(&self) -> Vec<u8> {
+        let disk = Recorder::new(self.old.clone(), None);
+        self.replace(&disk, || Ok(())).unwrap();
+        disk.bytes()
+    }
+}
+
+fn zeros(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
+}
+
+#[test]
+fn a_disk_boots_the_old_system_or_the_whole_new_one() {
+    let case = case();
+    let disk = Recorder::new(case.old.clone(), None);
+    let carried_at = Cell::new(0);
+    case.replace(&disk, || {
+        let medium = disk.medium.lock().unwrap();
+        assert_eq!(medium.flushed, medium.writes.len(), "all of it is on the medium");
+        carried_at.set(medium.writes.len());
+        Ok(())
+    })
+    .unwrap();
+    let done = disk.bytes();
+    let medium = disk.medium.into_inner().unwrap();
+    let (size, total) = (done.len(), medium.writes.len());
+    assert_eq!(&done[SECTOR..SECTOR + 8], b"EFI PART");
+    assert_eq!(&done[size - SECTOR..size - SECTOR + 8], b"EFI PART");
+    assert_eq!((carried_at.get(), medium.flushed), (total - 2, total));
+    let mut now = case.old.clone();
+    for (index, write) in medium.writes.iter().enumerate() {
+        let (head, backup) = (zeros(&now[..MIB]), zeros(&now[size - SECTOR..]));
+        match index {
+            0 => assert!(now == case.old),
+            // What firmware takes for a backup of the table may go a moment later.
+            1 => assert!(head),
+            _ if index <= total - 2 => assert!(head && backup, "before write {index}"),
+            _ => assert!(head, "the beginning comes last"),
+        }
+        apply(&mut now, write);
+    }
+    assert!(now == done);
+    let last = &medium.writes[total - 1];
+    assert_eq!((last.at, last.length), (0, MIB));
+}
+
+#[test]
+fn a_fault_at_any_write_leaves_a_disk_that_does_not_boot_and_the_next_pass_one_that_does() {
+    let case = case();
+    let done = case.done();
+    let whole = Recorder::new(case.old.clone(), None);
+    case.replace(&whole, || Ok(())).unwrap();
+    let total = whole.medium.into_inner().unwrap().writes.len();
+    for fails_at in 0..total {
+        let disk = Recorder::new(case.old.clone(), Some(fails_at));
+        let carried = Cell::new(false);
+        case.replace(&disk, || {
+            carried.set(true);
+            Ok(())
+        })
+        .expect_err("it failed");
+        let cut = disk.bytes();
+        if fails_at == 0 {
+            assert!(cut == case.old);
+        } else {
+            assert!(zeros(&cut[..MIB]), "write {fails_at}");
+        }
+        assert_eq!(carried.get(), fails_at >= total - 2, "write {fails_at}");
+        let again = Recorder::new(cut, None);
+        case.replace(&again, || Ok(())).unwrap();
+        assert!(again.bytes() == done, "after write {fails_at}");
+    }
+}
+
+#[test]
+fn without_its_identity_the_new_system_does_not_boot() {
+    let case = case();
+    let disk = Recorder::new(case.old.clone(), None);
+    case.replace(&disk, || Err(Fault::new("it reads back differently"))).expect_err("the carrying");
+    let cut = disk.bytes();
+    assert!(zeros(&cut[..MIB]) && zeros(&cut[cut.len() - SECTOR..]));
+}
+
+const SECRET: &str = "5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e";
+
+fn job() -> Job {
+    let job = json!({
+        "format": "holdfast-job", "version": 1, "nonce": "0123456789abcdef0123456789abcdef",
+        "secret": SECRET, "operation": "op",
+        "target": {"serial": null, "model": null, "size_bytes": 1 << 30,
+                   "head_bytes": 1 << 20, "head_sha256": "0".repeat(64)},
+        "descriptor_sha256": "0".repeat(64),
+        "source": {"kind": "network", "url": "https://x/y"},
+        "outcome": {"offset_bytes": 4096, "length_bytes": 16384},
+        "time": "2026-11-24T20:00:00Z",
+        "state_dir": {"uid": 990, "dev": 7, "ino": 12, "file_system_uuid": "u"},
+    });
+    Job::parse(job.to_string().as_bytes()).unwrap()
+}
+
+fn identity() -> Identity {
+    let identity = json!({"files": [{
+        "path": "/etc/hostname", "mode": 0o644, "uid": 0, "gid": 0, "user": null, "group": null,
+        "content": "bm9kZS03Cg==",
+    }]});
+    Identity::parse(identity.to_string().as_bytes()).unwrap()
+}
+
+/// An image with an ext4 root of 16 MiB, described by the engine.
+fn system_image(directory: &Path) -> Descriptor {
+    let file = directory.join("system");
+    table(&file, 24 * MIB);
+    let part = Loop::of(&file, &["--offset", "1048576", "--sizelimit", "16777216"]);
+    run("mkfs.ext4", &["-q", "-F", part.path.to_str().unwrap(), "16m"], "");
+    drop(part);
+    let request = Request {
+        file,
+        name: "system".to_owned(),
+        image_version: "1".to_owned(),
+        created: "2026-11-24T20:00:00Z".to_owned(),
+    };
+    describe_file(&request, &Progress::default()).unwrap()
+}
+
+/// Replace a disk of 48 MiB by this image; the status, and what the new root has at a path.
+fn replaced(descriptor: &Descriptor, directory: &Path) -> (Status, Loop) {
+    let staged = Staged::at(directory.join("system"));
+    let status = Status::new();
+    let digests = verify(descriptor, &staged, &status).unwrap();
+    let device = Loop::new(directory, &noise(9, 48 * MIB));
+    let disk = Disk::open_exclusively(&device.path).unwrap().shared().unwrap();
+    let (job, identity, previous) = (job(), identity(), Sha256::of(b"kept"));
+    let subject = Subject { job: &job, image: descriptor, previous: Some(&previous) };
+    let system = NewSystem { subject, identity: &identity, status: &status };
+    replace(descriptor, &staged, &digests, &disk, descriptor.root_partition, &status, |table| {
+        system.finish(&disk, table, &directory.join("root"))?;
+        let mut head = Buffer::new(MIB);
+        disk.read_at(&mut head, 0)?;
+        assert!(zeros(&head), "it does not boot yet");
+        Ok(())
+    })
+    .unwrap();
+    (status, device)
+}
+
+#[test]
+fn the_root_is_grown_and_has_its_marker_before_the_disk_has_a_table() {
+    if !is_root() {
+        return;
+    }
+    let directory = directory();
+    let descriptor = system_image(directory.path());
+    check(&descriptor, &identity()).unwrap();
+    let (status, device) = replaced(&descriptor, directory.path());
+    assert_eq!(status.to_json()["problems"], json!([]));
+    assert_eq!(&device.content()[SECTOR..SECTOR + 8], b"EFI PART");
+    let part = Loop::of(&device.file, &["--read-only", "--offset", "1048576"]);
+    let at = directory.path().join("seen");
+    let mounted = holdfast_imager::mount::data(&part.path, "ext4", &at).unwrap();
+    let marker = at.join("etc/holdfast/reimaged.json");
+    let found = fs::metadata(&marker).unwrap();
+    assert_eq!((found.permissions().mode() & 0o7777, found.uid(), found.gid()), (0o600, 0, 0));
+    let told: serde_json::Value = serde_json::from_slice(&fs::read(&marker).unwrap()).unwrap();
+    assert_eq!(told["secret"], SECRET);
+    assert_eq!(told["previous"]["descriptor_sha256"], json!(Sha256::of(b"kept")));
+    assert_eq!(told["state_dir"]["ino"], 12);
+    assert_eq!(told["identity"]["carried"], json!(["/etc/hostname"]));
+    assert_eq!(fs::read_to_string(at.join("etc/hostname")).unwrap(), "node-7\n");
+    let grown = rustix::fs::statvfs(&at).unwrap();
+    // Growing ext4 takes CAP_SYS_RESOURCE, which the superuser of a container may not have.
+    if !status.notes().iter().any(|note| note.contains("not permitted")) {
+        assert!(grown.f_blocks * grown.f_frsize > 30 << 20, "it takes the larger disk");
+    }
+    mounted.unmount().unwrap();
+}
+
+#[test]
+fn a_root_that_cannot_be_mounted_after_all_is_a_problem_that_is_told() {
+    if !is_root() {
+        return;
+    }
+    let directory = directory();
+    let mut descriptor = system_image(directory.path());
+    let table = descriptor.partition_table.as_mut().unwrap();
+    table.partitions[0].file_system = Some("btrfs".to_owned());
+    let (status, device) = replaced(&descriptor, directory.path());
+    let problems = status.to_json()["problems"].to_string();
+    assert!(problems.contains("the new system has no marker"), "{problems}");
+    assert_eq!(&device.content()[SECTOR..SECTOR + 8], b"EFI PART");
+}
+
+#[test]
+fn what_can_be_known_before_the_first_write_is_refused_before_it() {
+    let case = case();
+    // No root is known: only where nothing is to be carried over.
+    check(&case.descriptor, &identity()).unwrap_err();
+    check(&case.descriptor, &Identity::default()).unwrap();
+    if is_root() {
+        let directory = directory();
+        let mut descriptor = system_image(directory.path());
+        for kind in [Some("zfs".to_owned()), None] {
+            descriptor.partition_table.as_mut().unwrap().partitions[0].file_system = kind;
+            check(&descriptor, &Identity::default()).unwrap_err();
+        }
+    }
+}
