@@ -151,7 +151,13 @@ def test_what_is_in_the_initramfs(simple: BootDisk, disk_dir: Path) -> None:
     job = json.loads((tree / "holdfast/job.json").read_text())
     assert (job["format"], job["version"], job["nonce"]) == ("holdfast-job", 1, NONCE)
     assert job["source"] == {"kind": "network", "url": "http://10.0.2.2/disk.raw"}
-    assert job["status"] == {"listen": "0.0.0.0:9918", "tls": True, "tokens": True}
+    assert job["status"] == {
+        "listen": "0.0.0.0:9918",
+        "tls": True,
+        "tokens": True,
+        "client_ca": False,
+    }
+    assert set(job["state_dir"]) == {"uid", "dev", "ino", "file_system_uuid"}
     assert job["target"] == report.target.model_dump()
     assert (tree / "holdfast/descriptor.json").read_bytes() == simple.descriptor.read_bytes()
     assert (tree / "init").read_bytes() == (disk_dir / "imager").read_bytes()

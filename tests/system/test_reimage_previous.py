@@ -16,7 +16,7 @@ from tests.waiting import until
 BODY = {"descriptor": "http://192.0.2.1/x.json", "descriptor_sha256": SHA256}
 
 
-def _keep(state_dir: Path) -> Path:
+def keep(state_dir: Path) -> Path:
     """Put a system where the imager keeps it."""
     place = state_dir / "previous" / ("cd" * 16)
     place.mkdir(parents=True)
@@ -39,7 +39,7 @@ def test_it_is_told_until_it_is_forgotten(daemon: Daemon) -> None:
         answer = daemon.http.post(f"/v1/reimage/{path}")
         assert answer.status_code == 409
         assert "No system was kept" in answer.json()["detail"]
-    place = _keep(daemon.state_dir)
+    place = keep(daemon.state_dir)
     kept = _reimage(daemon)["previous"]
     assert (kept["path"], kept["name"]) == (str(place), "previous-node-7")
     assert kept["size_bytes"] == 1 << 20
@@ -54,7 +54,7 @@ def test_it_is_told_until_it_is_forgotten(daemon: Daemon) -> None:
 
 
 def test_what_going_back_would_do(daemon: Daemon) -> None:
-    _keep(daemon.state_dir)
+    keep(daemon.state_dir)
     plan = daemon.http.post("/v1/reimage/rollback/plan", json={"confirm": "manual"}).json()
     assert plan["image"]["name"] == "previous-node-7"
     assert "carry over: nothing." in plan["steps"]
@@ -79,7 +79,7 @@ def test_an_automatic_rollback_is_tried_once(daemon: Daemon) -> None:
     if not _reimage(daemon)["blocked"]:
         pytest.skip("this machine could be re-imaged")
     assert daemon.stop() == 0
-    place = _keep(daemon.state_dir)
+    place = keep(daemon.state_dir)
     wishes = BODY | {"save_previous": True, "rollback": "automatic", "confirm_seconds": 60}
     booted = datetime.now(UTC) - timedelta(seconds=61)
     job = UNCONFIRMED | {"request": wishes, "booted_at": booted.isoformat()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from holdfast._engine import Progress
 from holdfast.operations.model import (
     Conflict,
     Operation,
+    ProgressReport,
     RequestError,
     Slug,
     State,
@@ -21,10 +24,11 @@ from holdfast.operations.model import (
     now,
 )
 from holdfast.reimage.attempt import Attempt
+from holdfast.reimage.confirmation_clock import ConfirmationClock, waits
 from holdfast.reimage.images.kinds import describe
 from holdfast.reimage.images.models import DescribeParams
-from holdfast.reimage.models import ReimageState, RollbackRequest, StageRequest
-from holdfast.reimage.rollback import RollbackWatch, deadline
+from holdfast.reimage.models import Check, ReimageState, RollbackRequest, StageRequest
+from holdfast.reimage.rollback import RollbackWatch
 
 FIRST, SECOND = "1" * 32, "2" * 32
 _S = ReimageState
@@ -104,6 +108,7 @@ class Machine:
 
     attempt: Attempt
     ended: bool = True
+    bytes_checked: int = 0
     problem: Exception | None = None
     did: list[str] = field(default_factory=list)
 
@@ -132,7 +137,9 @@ class Machine:
     def get(self, operation_id: str) -> Operation:
         if operation_id == "forgotten":
             raise UnknownOperation(operation_id)
-        return self._operation(operation_id, State.FAILED if self.ended else State.RUNNING)
+        found = self._operation(operation_id, State.FAILED if self.ended else State.RUNNING)
+        progress = ProgressReport(phase="verifying data", bytes_done=self.bytes_checked)
+        return found.model_copy(update={"progress": progress})
 
     def cancel(self, operation_id: str, *, actor: str) -> Operation:
         self._do(f"cancel {operation_id}")
@@ -152,10 +159,48 @@ class Machine:
 
 
 @dataclass
+class Clocks:
+    """Both clocks of a machine, and its number of this boot."""
+
+    boot_id: str = "first-boot"
+    up: float = 10.0
+    wall: datetime = field(default_factory=now)
+    synchronised: bool = False
+
+    def clock(self) -> ConfirmationClock:
+        return ConfirmationClock(
+            self.boot_id,
+            boottime=lambda: self.up,
+            wall=lambda: self.wall,
+            synchronised=lambda: self.synchronised,
+        )
+
+    def passes(self, seconds: float) -> None:
+        self.up += seconds
+        self.wall += timedelta(seconds=seconds)
+
+
+@dataclass
 class Case:
     attempt: Attempt
     machine: Machine
+    clocks: Clocks
     watch: RollbackWatch
+
+    def reboot(self, boot_id: str, off_seconds: float) -> None:
+        """Have another boot of the same system, and its holdfast read what was remembered."""
+        self.clocks.boot_id, self.clocks.up = boot_id, 0.0
+        self.clocks.wall += timedelta(seconds=off_seconds)
+        self.attempt = Attempt(self.attempt.store.images.parent)
+        self.attempt.load()
+        self.machine = Machine(self.attempt)
+        self.watch = _watch(self.attempt, self.machine, self.clocks)
+
+
+def _watch(attempt: Attempt, machine: Machine, clocks: Clocks) -> RollbackWatch:
+    return RollbackWatch(
+        attempt, threading.Lock(), machine, machine, "reimage", clock=clocks.clock()
+    )
 
 
 def case(tmp_path: Path, state: ReimageState, *, age: int = 61, **more: Any) -> Case:
@@ -168,19 +213,20 @@ def case(tmp_path: Path, state: ReimageState, *, age: int = 61, **more: Any) -> 
     attempt = Attempt(tmp_path)
     attempt.begin("first", request(**wishes))
     keep(tmp_path, attempt.require().nonce, "old")
-    attempt.update(booted_at=now() - timedelta(seconds=age))
+    clocks = Clocks()
+    attempt.update(booted_at=clocks.wall, waiting=clocks.clock().begin())
     attempt.move(state, "So it is.")
+    clocks.passes(age)
     machine = Machine(attempt)
-    return Case(
-        attempt, machine, RollbackWatch(attempt, threading.Lock(), machine, machine, "reimage")
-    )
+    return Case(attempt, machine, clocks, _watch(attempt, machine, clocks))
 
 
 def test_what_is_overdue_is_put_back_step_by_step_and_once(tmp_path: Path) -> None:
     one = case(tmp_path, _S.BOOTED)
+    one.machine.ended = False
+    one.attempt.update(checks=[Check(name="data", passed=True, detail="It waits for a person.")])
     one.watch.look()
     assert one.machine.did == ["cancel first"]
-    one.machine.ended = False
     one.watch.look()
     assert len(one.machine.did) == 1, "its operation has not ended"
     one.machine.ended = True
@@ -216,13 +262,13 @@ def test_there_is_no_second_one(tmp_path: Path) -> None:
     one.watch.look()
     job = one.attempt.require()
     assert job.reason == "The automatic rollback was not begun: It is in the way."
-    assert deadline(job) is None
+    assert not waits(job)
     one.machine.problem = None
     # Also for the next process.
     again = Attempt(tmp_path)
     again.load()
     machine = Machine(again)
-    RollbackWatch(again, threading.Lock(), machine, machine, "reimage").look()
+    _watch(again, machine, one.clocks).look()
     assert machine.did == []
     # And who then asks for it does every step.
     again.begin("by hand", request(again.store.previous.require().descriptor_sha256))
@@ -251,3 +297,76 @@ def test_what_stops_it_is_told_and_it_does_not_go_on(tmp_path: Path) -> None:
     job = one.attempt.require()
     assert job.reason == "The automatic rollback stopped: There is no boot loader."
     assert job.state is _S.STAGED
+
+
+@pytest.mark.parametrize("hours", [1, -1, 24 * 365])
+def test_a_clock_that_is_stepped_puts_nothing_back(tmp_path: Path, hours: int) -> None:
+    one = case(tmp_path, _S.UNCONFIRMED, age=2)
+    one.clocks.wall += timedelta(hours=hours)
+    one.clocks.synchronised = True
+    for _ in range(50):
+        one.watch.look()
+        one.clocks.passes(1)
+    assert one.machine.did == []
+    one.clocks.passes(10)
+    one.watch.look()
+    assert one.machine.did == ["start reimage"], "a minute has passed"
+
+
+def test_time_counts_on_over_boots_without_the_time_of_day(tmp_path: Path) -> None:
+    one = case(tmp_path, _S.UNCONFIRMED, age=40)
+    one.watch.look()  # 40 s, which are remembered
+    one.reboot("second-boot", off_seconds=86_400)
+    one.watch.look()
+    one.clocks.passes(15)
+    one.watch.look()
+    assert one.machine.did == [], "nobody knows how long it was off"
+    one.clocks.passes(6)
+    one.watch.look()
+    assert one.machine.did == ["start reimage"]
+
+
+def test_the_time_between_boots_counts_once_both_ends_were_synchronised(tmp_path: Path) -> None:
+    one = case(tmp_path, _S.UNCONFIRMED, age=5)
+    one.clocks.wall += timedelta(hours=5)  # NTP: the first time of day was wrong
+    one.clocks.synchronised = True
+    one.watch.look()
+    one.clocks.synchronised = False
+    one.reboot("second-boot", off_seconds=30)
+    one.watch.look()
+    one.clocks.passes(10)
+    one.watch.look()
+    assert one.machine.did == [], "by the boot clocks 15 s, by an unsynchronised one 45 s"
+    one.clocks.synchronised = True
+    one.clocks.passes(16)
+    one.watch.look()
+    assert one.machine.did == ["start reimage"], "by the time of day 61 s"
+
+
+def test_checks_that_progress_are_not_broken_off(tmp_path: Path) -> None:
+    one = case(tmp_path, _S.BOOTED)
+    one.machine.ended = False
+    for _ in range(10):
+        one.machine.bytes_checked += 1 << 20
+        one.watch.look()
+        one.clocks.passes(100)
+    assert one.machine.did == []
+    one.watch.look()
+    one.clocks.passes(130)
+    one.watch.look()
+    assert one.machine.did == ["cancel first"], "they have stood still for two minutes"
+
+
+def test_the_clock_is_that_of_the_kernel_since_its_boot() -> None:
+    code = "from holdfast.reimage.confirmation_clock import *; print(boottime(), synchronised())"
+    unshare = ("unshare", "--time", "--boottime", "7200", "--fork")
+    told = []
+    for within in ((), unshare):
+        done = subprocess.run(
+            [*within, sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
+        if within and done.returncode != 0:
+            pytest.skip(f"needs a time namespace: {done.stderr.strip()[-100:]}")
+        told.append(done.stdout.split())
+    assert 7200 <= float(told[1][0]) - float(told[0][0]) < 7300
+    assert told[0][1] in ("True", "False")

@@ -337,7 +337,7 @@ def _show(session: Session, status: Mapping[str, Any]) -> None:
         session.out.json(dict(status))
     else:
         show_status(session.out, ReimageStatus.model_validate(dict(status)))
-    if status["state"] in ("failed", "unconfirmed"):
+    if status["state"] in ("failed", "unconfirmed", "unknown"):
         raise typer.Exit(ExitCode.DIFFERENCES)
 
 

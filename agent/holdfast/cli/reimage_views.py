@@ -21,6 +21,7 @@ from holdfast.reimage.models import (
 _STYLES = {
     ReimageState.FAILED: "bold red",
     ReimageState.UNCONFIRMED: "bold red",
+    ReimageState.UNKNOWN: "bold red",
     ReimageState.ARMED: "bold yellow",
     ReimageState.REBOOTING: "bold yellow",
     ReimageState.CONFIRMED: "green",

@@ -44,11 +44,12 @@ def identify_directory(directory: int, path: Path, machine: Machine) -> Director
         uid=status.st_uid,
         dev=status.st_dev,
         ino=status.st_ino,
-        file_system_uuid=_file_system(path, machine),
+        file_system_uuid=file_system_uuid(path, machine),
     )
 
 
-def _file_system(path: Path, machine: Machine) -> str | None:
+def file_system_uuid(path: Path, machine: Machine) -> str | None:
+    """Return the UUID of the file system that a path of the machine is on; None for none."""
     real = Path(machine.inside(machine.path(str(path)).resolve()))
     mount = mount_of(real, machine.mounts())
     below = [] if mount is None else devices_below(mount, machine.sysfs(udev=False))

@@ -1,4 +1,9 @@
-"""After a boot: which system is this, and if it is not the new one, why."""
+"""After a boot: which system is this, and if it is the old one, why.
+
+The new system is recognised by the marker that the imager left in it, the old one by the signs
+that were noted when it was armed. What has the signs of neither is left alone: what is deleted by a
+wrong guess may be the only way back.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +13,8 @@ from dataclasses import dataclass
 
 from holdfast.privileged import Privileged
 from holdfast.privileged.boot.models import OutcomeReport
+from holdfast.privileged.writes import Refused
+from holdfast.reimage.attempt import sentence
 from holdfast.reimage.marker import Marker, read_marker
 from holdfast.reimage.store import Job
 
@@ -17,7 +24,7 @@ _AGAIN_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Arrived:
-    """The new system runs."""
+    """The new system runs: it has the marker of this attempt, with its secret."""
 
     marker: Marker
     took_back: bool = False
@@ -26,7 +33,16 @@ class Arrived:
 
 @dataclass(frozen=True)
 class Returned:
-    """The old system runs, though the imager was to be booted."""
+    """The old system runs, though the imager was to be booted: it has all signs of it."""
+
+    why: str
+    armed_still: str | None = None
+    """Why the boot loader could not be put back; None if it was."""
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """Nothing proves which system runs. Nothing was changed."""
 
     why: str
 
@@ -36,27 +52,75 @@ class Untouched:
     """There was no boot since, or none that had anything to do with it."""
 
 
-Found = Arrived | Returned | Untouched
+Found = Arrived | Returned | Unknown | Untouched
 
 
 def look(job: Job, boot_id: str, privileged: Privileged, pause: Callable[[float], None]) -> Found:
     """Find out what became of an attempt. Undoes what is left of an arming in the old system.
 
     `pause` sleeps, and raises `CancelledError` if there is no time for it. Raises `OSError` or
-    `Refused` if the boot loader cannot be asked or put right.
+    `Refused` if the boot loader of the new system cannot be asked or put right.
     """
+    marker, unreadable = None, None
     try:
         marker = read_marker()
-    except ValueError as error:
-        return Returned(f"What the imager left cannot be understood: {error}.")
-    if marker is not None and marker.nonce == job.nonce:
+    except (ValueError, OSError) as error:
+        unreadable = f"What the imager may have left cannot be read: {sentence(error)}"
+    if marker is not None and (marker.nonce, marker.secret) == (job.nonce, job.secret):
         return Arrived(marker, took_back=job.restores and _take_back(privileged, pause))
-    if job.boot_id is None or job.boot_id == boot_id:
+    if job.boot_id in (None, boot_id):
         return Untouched()
-    report = _ask(privileged, pause)
+    if unreadable is not None:
+        return Unknown(unreadable)
+    return _old_or_unknown(job, marker, privileged, pause)
+
+
+def _old_or_unknown(
+    job: Job, marker: Marker | None, privileged: Privileged, pause: Callable[[float], None]
+) -> Returned | Unknown:
+    try:
+        report = _ask(privileged, pause)
+    except (Refused, OSError) as error:
+        return Unknown(f"The signs of this system cannot be read: {sentence(error)}")
+    missing = missing_signs(job, report)
+    if marker is not None and marker.nonce == job.nonce:
+        missing.append("there is a marker that names this attempt, without its proof")
+    if missing:
+        return Unknown(
+            "This may be the new system without its marker, or another one: it has no marker of "
+            f"this attempt, and for the old system, {'; '.join(missing)}."
+        )
     why = _why(job, report)
-    privileged.disarm()
+    try:
+        privileged.disarm()
+    except (Refused, OSError) as error:
+        return Returned(why, armed_still=sentence(error))
     return Returned(why)
+
+
+def missing_signs(job: Job, report: OutcomeReport) -> list[str]:
+    """Say in clauses what of the old system's signs the running system lacks; none proves it.
+
+    The file system and the machine's number may be those of the image too, which can be built from
+    the same one and has the number carried over. What only the old system has is what the arming
+    wrote into /boot.
+    """
+    noted, found = job.old_system, report.system
+    if noted is None or found is None:
+        return ["no signs were noted"]
+    missing = []
+    if noted.root_uuid is None or found.root_uuid != noted.root_uuid:
+        missing.append(
+            f"its root has the UUID {found.root_uuid or 'none'} instead of "
+            f"{noted.root_uuid or 'one that was noted'}"
+        )
+    if found.machine_id != noted.machine_id:
+        missing.append("its machine-id is another")
+    record = report.record is not None and report.record.nonce == job.nonce
+    if not record and job.nonce not in report.entry_nonces:
+        told = f" ({report.problem})" if report.problem else ""
+        missing.append(f"nothing of the arming is in its /boot{told}")
+    return missing
 
 
 def _take_back(privileged: Privileged, pause: Callable[[float], None]) -> bool:

@@ -84,7 +84,12 @@ class Attempt:
     def begin(self, operation: str, request: StageRequest) -> None:
         """Forget the last attempt, and begin one."""
         with self.lock:
-            job = Job(operation=operation, nonce=secrets.token_hex(16), request=request)
+            job = Job(
+                operation=operation,
+                nonce=secrets.token_hex(16),
+                secret=secrets.token_hex(32),
+                request=request,
+            )
             why = "Asked for."
             if self.store.previous.of(request.descriptor_sha256) is not None:
                 last = self.job
@@ -125,8 +130,21 @@ class Attempt:
         self.move(_S.UNCONFIRMED, why)
         log.error("re-imaging: the new system is NOT CONFIRMED: %s", why)
 
+    def unknown(self, why: str) -> None:
+        """Say loudly that nothing proves which system runs; deletes nothing."""
+        self.update(reason=why)
+        self.move(_S.UNKNOWN, why)
+        log.error("re-imaging: UNKNOWN which system runs: %s", why)
+
+    @property
+    def in_its_boot(self) -> bool:
+        """Whether there was no boot since the machine was armed, if it was: the old system runs."""
+        with self.lock:
+            job = self.job
+            return job is None or job.boot_id in (None, self.boot_id)
+
     def fail(self, why: str) -> None:
-        """End it in the old system."""
+        """End it in the old system, which has to be proven to run."""
         self.update(reason=why, armed=None)
         self.move(_S.FAILED, why)
         log.error("re-imaging: FAILED: %s", why)

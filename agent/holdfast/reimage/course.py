@@ -21,6 +21,7 @@ from holdfast.privileged.writes import Refused
 from holdfast.reimage import aftermath, machine
 from holdfast.reimage.attempt import Attempt, sentence
 from holdfast.reimage.checks import Examiner
+from holdfast.reimage.confirmation_clock import ConfirmationClock
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.images.library import Obtained
 from holdfast.reimage.models import (
@@ -33,11 +34,14 @@ from holdfast.reimage.models import (
     StageRequest,
 )
 from holdfast.reimage.previous import saving_space
-from holdfast.reimage.rollback import overdue
 from holdfast.reimage.store import Job
 from holdfast.scopes import Scope
 
 KIND, RECHECK = "reimage", "reimage.check"
+_WAYS_OUT = (
+    " Nothing was deleted. See which one it is, then `confirm` with `override`, or `rollback`, or "
+    "`disarm` and stage again."
+)
 _LOOK_SECONDS = 0.5
 _RESOURCE = frozenset({"reimage"})
 _S = ReimageState
@@ -57,6 +61,7 @@ class Course:
         describe: Callable[[ImageSummary | None, str | None], Machine],
         usable: Callable[[], None],
         state_dir: Path,
+        clock: ConfirmationClock,
     ) -> None:
         self._attempt = attempt
         self._acting = acting
@@ -66,6 +71,7 @@ class Course:
         self._describe = describe
         self._usable = usable
         self._state_dir = state_dir
+        self._clock = clock
 
     def kinds(self) -> Sequence[Kind[Any, Any]]:
         """Return the kinds of operation: `reimage`, and `reimage.check` to check once more."""
@@ -89,7 +95,7 @@ class Course:
                 ConfirmRequest,
                 ReimageResult,
                 self._recheck,
-                False,
+                True,
                 resources,
                 scope=Scope.ADMIN,
             ),
@@ -113,7 +119,7 @@ class Course:
             if self._attempt.state is _S.BOOTED:
                 self._attempt.unconfirmed(f"It could not be checked: {sentence(error)}")
             elif self._attempt.state.under_way:
-                self._attempt.fail(sentence(error))
+                self._give_up(sentence(error))
             raise
         return self._result()
 
@@ -123,10 +129,20 @@ class Course:
             self._usable()
             self._attempt.begin(context.id, context.params)
 
-    def _look_after_boot(self, context: Context[StageRequest]) -> None:
-        """Find out whether this is the new system, or why it is still the old one."""
+    def _give_up(self, why: str) -> None:
+        """End it where a fault leaves it: only without a boot since does the old system run."""
+        if self._attempt.in_its_boot:
+            self._attempt.fail(why)
+        else:
+            self._attempt.unknown(f"It was not found out which system runs: {why}")
+
+    def _look_after_boot(self, context: Context[Any]) -> None:
+        """Find out whether this is the new system, or why it is still the old one.
+
+        Raises `OperationFailed` unless it is the new one, or there was no boot.
+        """
         job = self._attempt.require()
-        if job.state not in (_S.STAGED, _S.ARMED, _S.REBOOTING):
+        if job.state not in (_S.STAGED, _S.ARMED, _S.REBOOTING, _S.UNKNOWN):
             return
         context.progress.enter("looking after the boot")
 
@@ -138,14 +154,29 @@ class Course:
             case aftermath.Arrived(marker, took_back):
                 report = ImagerReport(**marker.model_dump(include=set(ImagerReport.model_fields)))
                 self._attempt.update(
-                    imager=report, identity_problems=marker.identity.problems, booted_at=now()
+                    imager=report,
+                    identity_problems=marker.identity.problems,
+                    booted_at=now(),
+                    waiting=self._clock.begin(),
                 )
                 self._attempt.store.previous.arrived(job.nonce)
                 self._attempt.move(_S.BOOTED, _arrival(job, took_back=took_back))
-            case aftermath.Returned(why):
+            case aftermath.Returned(why, armed_still):
                 self._attempt.store.previous.withdraw(job.nonce)
+                if armed_still is not None:
+                    why += (
+                        f" The boot loader could not be put back: {armed_still} The machine may "
+                        "still boot the imager; see to it."
+                    )
                 self._attempt.fail(why)
                 raise OperationFailed(Problem.of(Slug.NOT_REIMAGED, why))
+            case aftermath.Unknown(why):
+                self._attempt.unknown(why)
+                raise OperationFailed(
+                    Problem.of(
+                        Slug.NOT_CONFIRMED, f"It cannot be told which system runs. {why}{_WAYS_OUT}"
+                    )
+                )
             case aftermath.Untouched():
                 self._settle(job)
 
@@ -239,8 +270,15 @@ class Course:
             self._attempt.confirmed("All checks passed.")
 
     def _recheck(self, context: Context[ConfirmRequest]) -> ReimageResult:
-        """Check a new system again that was not confirmed."""
-        self._judge(context, context.id)
+        """Check a new system again that was not confirmed, or was not recognised."""
+        if self._attempt.state is _S.UNKNOWN:
+            self._look_after_boot(context)
+        try:
+            self._judge(context, context.id)
+        except CancelledError:
+            if self._attempt.state is _S.BOOTED and not context.will_resume():
+                self._attempt.unconfirmed("Cancelled before it was confirmed.")
+            raise
         return self._result()
 
     def _result(self) -> ReimageResult:
@@ -272,8 +310,11 @@ class Course:
             if job.state in (_S.BOOTED, _S.CONFIRMED, _S.UNCONFIRMED):
                 late = f"Not confirmed within {job.request.confirm_seconds} s."
                 self._attempt.unconfirmed(
-                    late if overdue(job) else "Cancelled before it was confirmed."
+                    late if self._clock.overdue(job) else "Cancelled before it was confirmed."
                 )
+                return
+            if not self._attempt.in_its_boot:
+                self._attempt.unknown("Cancelled before it was found out which system runs.")
                 return
             try:
                 if job.boot_id is not None:

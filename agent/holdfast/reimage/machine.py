@@ -14,6 +14,10 @@ from holdfast.reimage.models import Boot, ImageSummary, Machine, SpaceReport, St
 _SPARE_BYTES = 64 << 20
 """Left free beside a staged image."""
 
+_UNRECOGNISED = (
+    "boot the new system, without a marker that proves it (state `unknown`), "
+    "and wait for `confirm`."
+)
 STEPS = {
     "staged": "Copy the image to the data volume and verify all of it.",
     "network": "Leave the image where it is: the imager fetches it, twice.",
@@ -68,7 +72,14 @@ def image_problems(image: ImageSummary, request: StageRequest, content: str) -> 
     if wants_file_system and image.root_partition is None:
         told.append(
             f"No root file system was found in {image.name}, so identity cannot be carried over; "
-            'stage it with `"identity": []`, or describe an image with an ext4 or XFS root.'
+            'describe an image with an ext4 or XFS root. With `"identity": []` it can be staged; '
+            "the new system then has no marker, and its state is `unknown` until it is confirmed "
+            "with `override`."
+        )
+    elif image.root_partition is None and request.rollback == "automatic":
+        told.append(
+            f"No root file system was found in {image.name}, so the new system has no marker by "
+            "which it could be recognised and put back; leave out `rollback`."
         )
     elif image.root_file_system not in (None, "ext2", "ext3", "ext4", "xfs"):
         told.append(
@@ -105,6 +116,7 @@ def steps(machine: Machine, image: ImageSummary | None, request: StageRequest) -
     where = "the disk of the running system" if machine.target is None else _text(machine.target)
     name = "the image" if image is None else f"{image.name} {image.image_version}"
     kept = ", ".join(request.identity) or "nothing"
+    recognised = image is None or image.root_partition is not None
     return [
         f"stage: {STEPS[request.mode]}",
         "arm: Add a one-time entry to the boot loader; the present system stays the default.",
@@ -113,10 +125,14 @@ def steps(machine: Machine, image: ImageSummary | None, request: StageRequest) -
         f"write: {name} replaces everything on {where}; no other disk is written.",
         *_growing(image, request),
         f"carry over: {kept}.",
-        "boot the new system, check the data"
-        + (f", verify manifest {request.manifest}" if request.manifest else "")
-        + (", and confirm." if request.confirm == "auto" else ", and wait for `confirm`."),
+        _judging(request) if recognised else _UNRECOGNISED,
     ]
+
+
+def _judging(request: StageRequest) -> str:
+    manifest = f", verify manifest {request.manifest}" if request.manifest else ""
+    end = "and confirm." if request.confirm == "auto" else "and wait for `confirm`."
+    return f"boot the new system, check the data{manifest}, {end}"
 
 
 def _saving(request: StageRequest) -> list[str]:

@@ -34,6 +34,8 @@ class Marker(ImagerReport):
     format: Literal["holdfast-reimaged"]
     version: Literal[1]
     nonce: str
+    secret: str | None = None
+    """Proves that it is of the job that has the same one; only root and the agent may know it."""
     operation: str
     image: MarkerImage
     identity: MarkerIdentity
@@ -42,7 +44,8 @@ class Marker(ImagerReport):
 def read_marker(path: Path = MARKER) -> Marker | None:
     """Read it; None if this system was not written by the imager. Raises `OSError`, `ValueError`.
 
-    A file that cannot be understood is an error: it would be wrong to say that there is none.
+    A file that cannot be read or understood is an error: it would be wrong to say that there is
+    none.
     """
     try:
         with path.open("rb") as file:

@@ -31,6 +31,8 @@ class ReimageState(StrEnum):
     BOOTED = "booted"
     CONFIRMED = "confirmed"
     UNCONFIRMED = "unconfirmed"
+    UNKNOWN = "unknown"
+    """After a boot nothing proves which system runs; so nothing is deleted."""
     FAILED = "failed"
 
     @property
@@ -40,6 +42,7 @@ class ReimageState(StrEnum):
             ReimageState.IDLE,
             ReimageState.CONFIRMED,
             ReimageState.UNCONFIRMED,
+            ReimageState.UNKNOWN,
             ReimageState.FAILED,
         )
 
@@ -260,9 +263,11 @@ class ReimageStatus(Machine):
     """Where this machine is on its way to another image."""
 
     state: ReimageState
-    reason: str | None = Field(description="Why it failed, or is not confirmed.")
+    reason: str | None = Field(
+        description="Why it failed, is not confirmed, or cannot be told apart."
+    )
     operation: str | None = Field(description="The operation of kind `reimage` that it is of.")
-    nonce: str | None = Field(description="Names this attempt; the imager brings it back.")
+    nonce: str | None = Field(description="Names this attempt; it proves nothing.")
     image: ImageSummary | None
     mode: str | None
     image_id: str | None = Field(description="Of the system that runs now.")

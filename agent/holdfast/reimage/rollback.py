@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
-from datetime import datetime, timedelta
 from typing import Protocol
 
 from holdfast.operations.model import (
     Conflict,
     Operation,
     OperationFailed,
+    ProgressReport,
     RequestError,
     ShuttingDown,
     UnknownOperation,
     now,
 )
 from holdfast.reimage.attempt import Attempt, sentence
+from holdfast.reimage.confirmation_clock import ConfirmationClock, waits
 from holdfast.reimage.models import ReimageState, ReimageStatus, RollbackRequest, StageRequest
 from holdfast.reimage.store import Job
 
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 ACTOR = "rollback"
 _LOOK_SECONDS = 1.0
+STALLED_SECONDS = 120.0
+"""Checks that show no progress for so long are not waited for."""
 _S = ReimageState
 
 
@@ -56,33 +59,29 @@ class Running(Protocol):
         """Cancel one."""
 
 
-def deadline(job: Job) -> datetime | None:
-    """Say when the old system is put back unless this attempt is confirmed; None if never."""
-    waits = job.state in (_S.BOOTED, _S.UNCONFIRMED)
-    if job.request.rollback != "automatic" or not waits or job.booted_at is None:
-        return None
-    if job.rollback_begun is not None:
-        return None
-    return job.booted_at + timedelta(seconds=job.request.confirm_seconds)
-
-
-def overdue(job: Job) -> bool:
-    """Whether the attempt was to be confirmed by now."""
-    at = deadline(job)
-    return at is not None and now() >= at
-
-
 class RollbackWatch:
     """Looks whether the time is over, and then does what a person would do."""
 
     def __init__(
-        self, attempt: Attempt, acting: threading.Lock, calls: Calls, running: Running, kind: str
+        self,
+        attempt: Attempt,
+        acting: threading.Lock,
+        calls: Calls,
+        running: Running,
+        kind: str,
+        *,
+        clock: ConfirmationClock,
+        stalled_seconds: float = STALLED_SECONDS,
     ) -> None:
         self._attempt = attempt
         self._acting = acting
         self._calls = calls
         self._running = running
         self._kind = kind
+        self._clock = clock
+        self._stalled_seconds = stalled_seconds
+        self._progress: tuple[ProgressReport, float] | None = None
+        """What the checks last showed, and when by the boot clock that was new."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rollback", daemon=True)
 
@@ -103,7 +102,6 @@ class RollbackWatch:
                 self.look()
             except (RequestError, OperationFailed, OSError) as error:
                 log.error("re-imaging: the rollback cannot go on: %s", sentence(error))
-            # The time of day may be set meanwhile, so it is looked at again and again.
             if not self._stopping.is_set():
                 self._attempt.wait(_LOOK_SECONDS)
 
@@ -114,19 +112,33 @@ class RollbackWatch:
             return
         if job.automatic:
             self._go_on(job)
-        elif overdue(job):
-            self._begin(job)
+        elif waits(job):
+            changes = self._clock.changes(job)
+            if changes:
+                with self._attempt.lock:
+                    job = self._attempt.require()
+                    if not waits(job):
+                        return
+                    self._attempt.update(**changes)
+                    job = self._attempt.require()
+            if self._clock.overdue(job):
+                self._begin(job)
 
     def _begin(self, job: Job) -> None:
         if job.state is _S.BOOTED:
-            # Its operation still checks, or waits for somebody; this is its end.
+            if not job.checks and self._progressing(job.operation):
+                return
+            if self._over(job.operation):
+                self._attempt.unconfirmed(f"Not confirmed within {job.request.confirm_seconds} s.")
+                return
+            # Its checks stand still, or it waits for a person; this is its end.
             self._running.cancel(job.operation, actor=ACTOR)
             return
         if not self._over(job.operation):
             return
         with self._acting, self._attempt.lock:
             job = self._attempt.require()
-            if job.state is not _S.UNCONFIRMED or not overdue(job):
+            if job.state is not _S.UNCONFIRMED or not self._clock.overdue(job):
                 return
             # On the disk first, so that nothing can lead to another one.
             self._attempt.update(rollback_begun=now())
@@ -155,6 +167,19 @@ class RollbackWatch:
                 return  # somebody else did something about it
             self._attempt.update(automatic=False)
             self._give_up(f"The automatic rollback stopped: {sentence(error)}")
+
+    def _progressing(self, operation: str) -> bool:
+        """Whether an operation runs, and has shown something new lately."""
+        try:
+            found = self._running.get(operation)
+        except UnknownOperation:
+            return False
+        if found.state.final:
+            return False
+        at = self._clock.boottime()
+        if self._progress is None or self._progress[0] != found.progress:
+            self._progress = (found.progress, at)
+        return at - self._progress[1] < self._stalled_seconds
 
     def _over(self, operation: str) -> bool:
         try:

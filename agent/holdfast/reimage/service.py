@@ -25,6 +25,7 @@ from holdfast.privileged.writes import Refused
 from holdfast.reimage import machine
 from holdfast.reimage.attempt import Attempt, sentence
 from holdfast.reimage.checks import Examiner
+from holdfast.reimage.confirmation_clock import ConfirmationClock, waits
 from holdfast.reimage.course import KIND, Course
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.layout import layout_of
@@ -41,7 +42,7 @@ from holdfast.reimage.models import (
     StepRequest,
 )
 from holdfast.reimage.planning import Planner
-from holdfast.reimage.rollback import RollbackWatch, Running, deadline
+from holdfast.reimage.rollback import STALLED_SECONDS, RollbackWatch, Running
 from holdfast.reimage.store import Job
 
 _S = ReimageState
@@ -76,6 +77,7 @@ class Reimage:
         self._degraded = degraded
         self._allow_kexec = allow_kexec
         self._attempt = Attempt(state_dir)
+        self._clock = ConfirmationClock(self._attempt.boot_id)
         self._acting = threading.Lock()
         """Held by whoever changes the boot loader, so that there is one at a time."""
         self._course = Course(
@@ -87,6 +89,7 @@ class Reimage:
             describe=self._describe,
             usable=self._usable,
             state_dir=state_dir,
+            clock=self._clock,
         )
 
     def prepare(self) -> None:
@@ -100,7 +103,7 @@ class Reimage:
     def check(self, params: StageRequest | ConfirmRequest) -> None:
         """Find out before an operation is started whether it can be. Raises `RequestError`."""
         if isinstance(params, ConfirmRequest):
-            if self._attempt.state is not _S.UNCONFIRMED:
+            if self._attempt.state not in (_S.UNCONFIRMED, _S.UNKNOWN):
                 raise RequestError(
                     Slug.CONFLICT,
                     f"There is nothing to confirm: the state is `{self._attempt.state}`.",
@@ -120,7 +123,17 @@ class Reimage:
 
     def watch(self, operations: Running) -> RollbackWatch:
         """Return what puts the old system back by itself; not started."""
-        return RollbackWatch(self._attempt, self._acting, self, operations, KIND)
+        # The operator's own check shows no progress for as long as it may take.
+        stalled = max(STALLED_SECONDS, self._examiner.command_seconds + STALLED_SECONDS)
+        return RollbackWatch(
+            self._attempt,
+            self._acting,
+            self,
+            operations,
+            KIND,
+            clock=self._clock,
+            stalled_seconds=stalled,
+        )
 
     def figures(self) -> tuple[ReimageState, int, ImagerReport | None]:
         """Return the state, the number of failed checks, and the imager's report. Cheap."""
@@ -157,7 +170,7 @@ class Reimage:
             imager=job.imager if job else None,
             previous=self._attempt.store.previous.found(),
             rollback_of=job.rollback_of if job else None,
-            rollback_at=deadline(job) if job else None,
+            rollback_at=self._clock.due(job) if job else None,
             history=job.history if job else [],
         )
 
@@ -193,8 +206,13 @@ class Reimage:
                     return self._rehearsed(job)
                 if job.request.save_previous:
                     self._attempt.store.previous.prepare()
+                signs = self._privileged_call(self._privileged.boot_outcome).system
                 # On the disk first: if this process ends meanwhile, its successor takes it back.
-                self._attempt.update(layout=layout_of(self._roots), boot_id=self._attempt.boot_id)
+                self._attempt.update(
+                    layout=layout_of(self._roots),
+                    boot_id=self._attempt.boot_id,
+                    old_system=signs,
+                )
                 try:
                     report = self._privileged_call(lambda: self._privileged.arm(self._arming(job)))
                 except RequestError:
@@ -208,9 +226,15 @@ class Reimage:
         return self.status()
 
     def disarm(self) -> ReimageStatus:
-        """Take the arming back, byte for byte; what was staged stays. Idempotent."""
+        """Take the arming back, byte for byte; what was staged stays. Idempotent.
+
+        In state `unknown`, what may be left of it, on the word of the caller; the state stays.
+        """
         with self._acting:
-            job = self._attempt.in_state(_S.STAGED, _S.ARMED)
+            job = self._attempt.in_state(_S.STAGED, _S.ARMED, _S.UNKNOWN)
+            if job.state is _S.UNKNOWN:
+                self._privileged_call(self._privileged.disarm)
+                self._attempt.update(armed=None)
             if job.state is _S.ARMED:
                 self._privileged_call(self._privileged.disarm)
                 self._attempt.update(armed=None, boot_id=None, automatic=False)
@@ -239,7 +263,7 @@ class Reimage:
         Raises `RequestError` if there is no new system, or its first checks are not over.
         """
         with self._acting, self._attempt.lock:
-            job = self._attempt.in_state(_S.BOOTED, _S.UNCONFIRMED, _S.CONFIRMED)
+            job = self._attempt.in_state(_S.BOOTED, _S.UNCONFIRMED, _S.UNKNOWN, _S.CONFIRMED)
             if job.state is _S.BOOTED and not job.checks:
                 raise RequestError(
                     Slug.CONFLICT, "The new system is still being checked; confirm it afterwards."
@@ -248,11 +272,13 @@ class Reimage:
                 raise RequestError(
                     Slug.CONFLICT, "The old system is being put back already; it is too late."
                 )
-            if job.state is _S.UNCONFIRMED and not request.override:
+            if job.state in (_S.UNCONFIRMED, _S.UNKNOWN) and not request.override:
                 return None
             if job.state is not _S.CONFIRMED:
                 failed = [one.name for one in job.checks if not one.passed]
                 told = f", although these checks failed: {', '.join(failed)}" if failed else ""
+                if job.state is _S.UNKNOWN:
+                    told = ", although nothing proved that the new system runs"
                 self._attempt.confirmed(f"Confirmed on request{told}.")
         return self.status()
 
@@ -304,7 +330,7 @@ class Reimage:
             job = self._attempt.job
             if job is not None and (job.restores or job.request.save_previous):
                 states = (_S.IDLE, _S.CONFIRMED, _S.FAILED, _S.UNCONFIRMED)
-                if job.state not in states or deadline(job) is not None:
+                if job.state not in states or waits(job):
                     raise RequestError(
                         Slug.CONFLICT,
                         "The system that was kept may still be needed by what is under way.",
@@ -327,6 +353,7 @@ class Reimage:
             source = NetworkImage(url=job.content_url or "")
         return ArmRequest(
             nonce=job.nonce,
+            secret=job.secret,
             operation=job.operation,
             descriptor_path=str(directory / "descriptor.json"),
             descriptor_sha256=directory.name,

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from holdfast.durable import replace_file
 from holdfast.operations.model import RequestError, Slug, Timestamp
-from holdfast.privileged.boot.models import ArmReport
+from holdfast.privileged.boot.models import ArmReport, SystemSigns
 from holdfast.reimage.layout import RootLayout
 from holdfast.reimage.models import (
     Check,
@@ -22,12 +22,29 @@ from holdfast.reimage.models import (
 from holdfast.reimage.previous import PreviousStore
 
 
+class Waiting(BaseModel):
+    """Time that passed since the new system was recognised, by clocks that nobody sets."""
+
+    boot_id: str
+    since_seconds: float
+    """CLOCK_BOOTTIME of that boot when it began to count."""
+    before_seconds: float = 0.0
+    """Counted in earlier boots."""
+    synchronised: bool = False
+    """Whether `booted_at` is of a wall clock that was synchronised."""
+    crossed: bool = False
+    """Whether there was a boot since."""
+
+
 class Job(BaseModel):
     """One attempt to become another image."""
 
     version: Literal[1] = 1
     operation: str
     nonce: str
+    """Names the attempt; anybody may know it."""
+    secret: str | None = None
+    """Proves that a marker is of this attempt. Nobody but root and the agent may know it."""
     request: StageRequest
     state: ReimageState = ReimageState.STAGING
     reason: str | None = None
@@ -36,12 +53,16 @@ class Job(BaseModel):
     armed: ArmReport | None = None
     boot_id: str | None = None
     """Of the boot in which it was armed."""
+    old_system: SystemSigns | None = None
+    """Signs of the system that was armed, by which it is recognised after a boot."""
     layout: list[RootLayout] = Field(default_factory=list)
     """Of the data, when it was armed."""
     rebooted_at: Timestamp | None = None
     """When the reboot was ordered."""
     booted_at: Timestamp | None = None
     """When the new system's holdfast found itself there."""
+    waiting: Waiting | None = None
+    """How long the new system has run without being confirmed."""
     confirmed_at: Timestamp | None = None
     checks: list[Check] = Field(default_factory=list)
     imager: ImagerReport | None = None

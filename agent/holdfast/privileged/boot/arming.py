@@ -39,6 +39,7 @@ from holdfast.privileged.boot.models import (
 from holdfast.privileged.boot.payload import Payload
 from holdfast.privileged.boot.policy import FindPolicy, approve, no_policy
 from holdfast.privileged.boot.registry import choose, loaders
+from holdfast.privileged.boot.signs import entry_nonces, signs_of
 from holdfast.privileged.boot.source import Source, find_source
 from holdfast.privileged.writes import Refused
 
@@ -130,7 +131,7 @@ class Boot:
         system = place_of(machine, "/")
         if reasons or loader is None or isinstance(system, str):
             raise Refused(" ".join(reasons) or "There is no boot loader that is known here.")
-        collected = collect_all(machine, request, descriptor, report.disks)
+        collected = collect_all(machine, request, approved, report.disks)
         words = imager_words(read_text(machine.proc / "cmdline") or "", request.nonce)
         entry = loader.entry(descriptor.name, words)
         notes = [*collected.notes, *loader.examine().notes]
@@ -196,7 +197,9 @@ class Boot:
             record=record,
             armed=any(one.next and one.entry is not None for one in found),
             entry=any(one.entry is not None for one in found),
+            entry_nonces=entry_nonces([one.entry for one in found if one.entry is not None]),
             problem=problem,
+            system=signs_of(self.machine),
         )
 
     def reboot(self, nonce: str, *, dry_run: bool = False) -> None:

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from holdfast.node.directories import DirectoryIdentity
 from holdfast.node.machine import Machine
 from holdfast.node.models import BlockDevice, Disk
 from holdfast.privileged.boot import modules
 from holdfast.privileged.boot.durable import read_plain
 from holdfast.privileged.boot.identity import Identity, collect
-from holdfast.privileged.boot.job import Descriptor
 from holdfast.privileged.boot.models import ArmRequest, StagedImage
 from holdfast.privileged.boot.network import describe_network
+from holdfast.privileged.boot.policy import Approved
 from holdfast.privileged.boot.source import Source, find_source
 from holdfast.privileged.writes import Refused
 
@@ -34,13 +35,16 @@ class Collected:
     notes: list[str]
     previous: Source | None
     """Where the old disk is kept, if it is."""
+    state_dir: DirectoryIdentity
+    """The state directory, as it is known again."""
 
 
 def collect_all(
-    machine: Machine, request: ArmRequest, descriptor: Descriptor, disks: Sequence[Disk]
+    machine: Machine, request: ArmRequest, approved: Approved, disks: Sequence[Disk]
 ) -> Collected:
     """Collect everything that is written, before anything is. Raises `Refused`, `OSError`."""
     notes: list[str] = []
+    descriptor = approved.descriptor
     source = find_source(machine, request.source)
     if request.source.kind == "staged" and not machine.path(request.source.path).is_file():
         raise Refused(f"There is no staged image {request.source.path}.")
@@ -81,6 +85,7 @@ def collect_all(
         data_disks=[one for one in described if one is not None],
         notes=notes,
         previous=previous,
+        state_dir=approved.state_dir,
     )
 
 
@@ -109,6 +114,7 @@ def _files(machine: Machine, request: ArmRequest) -> Mapping[str, bytes]:
         "tls/certificate.pem": status.certificate,
         "tls/key.pem": status.key,
         "tokens.json": status.tokens,
+        "tls/client-ca.pem": status.client_ca,
     }
     for name, given in wanted.items():
         if given is not None:

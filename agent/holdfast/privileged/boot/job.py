@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from holdfast.node.directories import DirectoryIdentity
 from holdfast.node.models import BlockDevice
 from holdfast.privileged.boot.models import (
     OUTCOME_BYTES,
@@ -96,6 +97,8 @@ class Job:
     modules: Sequence[str]
     previous: dict[str, Any] | None = None
     """Where the old disk is kept, as `source` says where an image is."""
+    state_dir: DirectoryIdentity | None = None
+    """The state directory, by which the imager and the new system recognise it."""
 
     def document(self) -> bytes:
         """Return job.json."""
@@ -104,6 +107,7 @@ class Job:
             "format": "holdfast-job",
             "version": 1,
             "nonce": self.request.nonce,
+            "secret": self.request.secret,
             "operation": self.request.operation,
             "created": at,
             "hostname": self.hostname,
@@ -117,6 +121,7 @@ class Job:
                 "listen": status.listen,
                 "tls": status.certificate is not None,
                 "tokens": status.tokens is not None,
+                "client_ca": status.client_ca is not None,
             },
             "outcome": {"offset_bytes": self.outcome_offset, "length_bytes": OUTCOME_BYTES},
             "data_disks": [
@@ -125,6 +130,7 @@ class Job:
             ],
             "modules": list(self.modules),
             "time": at,
+            "state_dir": None if self.state_dir is None else self.state_dir.model_dump(),
             "options": {
                 "grow_root": self.request.grow_root,
                 "save_previous": None

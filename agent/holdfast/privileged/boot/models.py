@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from holdfast.node.models import Disk
 
@@ -17,6 +18,9 @@ OUTCOME_BYTES = 16384
 """Bytes of the outcome record, a multiple of any disk's sector."""
 
 Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+"""Names an arming. Not a secret: the boot loader's entry and the API show it."""
+Secret = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""Proves that a marker is of this arming; only the job, the initramfs and the marker have it."""
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00\n]*$", max_length=4096)]
 
@@ -58,6 +62,20 @@ class StatusServer(_Request):
     certificate: AbsolutePath | None = None
     key: AbsolutePath | None = None
     tokens: AbsolutePath | None = None
+    client_ca: AbsolutePath | None = None
+    """Authorities of client certificates; with them, clients without one are refused."""
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if (self.certificate is None) != (self.key is None):
+            raise ValueError("needs both the certificate and its key, or neither")
+        if self.client_ca is not None and self.certificate is None:
+            raise ValueError("cannot check client certificates without TLS")
+        host = self.listen.rpartition(":")[0].strip("[]")
+        guarded = self.certificate is not None and self.tokens is not None
+        if not guarded and not ipaddress.ip_address(host).is_loopback:
+            raise ValueError("reaches beyond this machine, which needs TLS and tokens")
+        return self
 
 
 class ArmRequest(_Request):
@@ -65,6 +83,7 @@ class ArmRequest(_Request):
 
     do: Literal["arm"] = "arm"
     nonce: Nonce
+    secret: Secret | None = None
     operation: Annotated[str, Field(pattern=r"^[0-9A-Za-z_-]{1,64}$")]
     descriptor_path: AbsolutePath
     descriptor_sha256: Sha256
@@ -133,6 +152,15 @@ class Target(_Report):
     head_bytes: int
     head_sha256: str
     """SHA-256 of the first `head_bytes` of the disk."""
+
+
+class SystemSigns(_Report):
+    """What tells the running system from every other, as root observed it."""
+
+    root_uuid: str | None
+    """UUID of the file system of `/`; None where it has none."""
+    machine_id: str | None
+    boot_id: str
 
 
 class FileReport(_Report):
@@ -228,8 +256,12 @@ class OutcomeReport(_Report):
     """The next boot is the imager's."""
     entry: bool
     """The boot loader has the entry, whether or not it is the next one booted."""
+    entry_nonces: list[str] = []
+    """Names of the armings that entries of the boot loader are of."""
     problem: str | None = None
     """A sentence: why the record cannot be read."""
+    system: SystemSigns | None = None
+    """Signs of the system that runs now."""
 
 
 BootRequest = ArmRequest | DisarmRequest | OutcomeRequest | RebootRequest

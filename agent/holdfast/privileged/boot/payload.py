@@ -131,6 +131,7 @@ class Payload:
             data_disks=collected.data_disks,
             modules=[one.name for one in collected.modules],
             previous=None if collected.previous is None else collected.previous.job,
+            state_dir=collected.state_dir,
         )
         return initramfs.entries(
             imager=self._imager,

@@ -19,6 +19,7 @@ from holdfast.node.beneath import (
     read_file,
     read_file_beneath,
 )
+from holdfast.node.directories import DirectoryIdentity, identify_directory
 from holdfast.node.guarded import why_unguarded
 from holdfast.node.machine import Machine
 from holdfast.privileged.boot.job import MAX_DESCRIPTOR, Descriptor, parse_descriptor
@@ -66,13 +67,19 @@ class Approved:
     content: bytes
     """The descriptor's; what is armed is this and nothing that is read later."""
     descriptor: Descriptor
+    state_dir: DirectoryIdentity
+    """By which the imager and the new system know the state directory again."""
 
 
 def approve(machine: Machine, policy: Policy, request: ArmRequest) -> Approved:
     """Check what a request names against what root allows. Raises `Refused`, `OSError`."""
     _check_files(policy, request)
     if request.save_previous is not None:
-        _below(policy, request.save_previous, "The place for the old system")
+        place = _below(policy, request.save_previous, "The place for the old system")
+        if place.count("/") != 1:
+            raise Refused(
+                "The place for the old system is not a directory's in the state directory."
+            )
     named = _below(policy, request.descriptor_path, "The descriptor")
     image = None
     if request.source.kind == "staged":
@@ -88,12 +95,13 @@ def approve(machine: Machine, policy: Policy, request: ArmRequest) -> Approved:
         content = read_file_beneath(state, named, MAX_DESCRIPTOR)
         if image is not None:
             os.close(open_file_beneath(state, image))
+        identity = identify_directory(state, Path(policy.state_dir), machine)
     finally:
         os.close(state)
     descriptor = parse_descriptor(content, request.descriptor_sha256)
     if request.descriptor_sha256 != _previous_sha256(machine):
         _check_signature(policy, content, bytes.fromhex(request.signatures))
-    return Approved(content, descriptor)
+    return Approved(content, descriptor, identity)
 
 
 def _check_signature(policy: Policy, content: bytes, signatures: bytes) -> None:

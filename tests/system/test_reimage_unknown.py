@@ -1,0 +1,289 @@
+"""After a boot: the old system, the new one, or neither, by real files of real armings."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.operations.model import Operation, State, now
+from holdfast.operations.store import Store
+from holdfast.privileged.boot.models import OutcomeReport
+from holdfast.privileged.room import InProcess
+from holdfast.reimage import aftermath
+from holdfast.reimage.marker import read_marker
+from holdfast.reimage.models import StageRequest
+from holdfast.reimage.store import Job
+from tests.system.bootdisk import NONCE, BootDisk, boot_disk
+from tests.system.harness import Daemon
+from tests.system.test_reimage_attempts import UNCONFIRMED
+from tests.system.test_reimage_previous import BODY, keep
+from tests.waiting import until
+
+SECRET = "5e" * 32
+_MARKER = {
+    "format": "holdfast-reimaged",
+    "version": 1,
+    "nonce": NONCE,
+    "secret": SECRET,
+    "operation": "01K0",
+    "image": {"name": "abc", "image_version": "2", "descriptor_sha256": "00" * 32},
+    "finished": "2026-01-01T00:00:00Z",
+    "identity": {"carried": [], "problems": []},
+}
+
+
+def _rebooted(daemon: Daemon, **more: Any) -> Path:
+    """Have the daemon find an attempt of before a boot that kept the old system; return that."""
+    assert daemon.stop() == 0
+    place = keep(daemon.state_dir)
+    params = BODY | {"save_previous": True, "identity": []}
+    operation = Operation(
+        id="01K00000000000000000000000",
+        kind="reimage",
+        state=State.QUEUED,
+        actor="test",
+        created_at=now(),
+        params=StageRequest.model_validate(params).model_dump(mode="json"),
+    )
+    store = Store(daemon.state_dir)
+    store.insert(operation, None, None)
+    assert store.begin(operation.id, now())
+    store.close()
+    job = UNCONFIRMED | {
+        "operation": operation.id,
+        "nonce": place.name,
+        "secret": SECRET,
+        "request": params,
+        "state": "rebooting",
+        "reason": None,
+        "boot_id": "another-boot",
+        "booted_at": None,
+        "checks": [],
+    }
+    image = daemon.state_dir / "images" / ("00" * 32) / "image"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"staged")
+    file = daemon.state_dir / "reimage" / "job.json"
+    file.parent.mkdir(mode=0o700, exist_ok=True)
+    file.write_text(json.dumps(job | more))
+    daemon.restart()
+    return place
+
+
+def _settled(daemon: Daemon) -> dict[str, Any]:
+    def ended() -> dict[str, Any] | None:
+        found: dict[str, Any] = daemon.http.get("/v1/reimage").json()
+        return found if found["state"] != "rebooting" else None
+
+    return until(ended, seconds=30, what="the end of looking after the boot")
+
+
+@pytest.mark.parametrize(
+    "signs",
+    [
+        {},
+        {"old_system": {"root_uuid": "another", "machine_id": "another", "boot_id": "b"}},
+    ],
+    ids=["no signs were noted", "another system"],
+)
+def test_what_has_the_signs_of_neither_is_unknown_and_nothing_is_deleted(
+    daemon: Daemon, signs: dict[str, Any]
+) -> None:
+    place = _rebooted(daemon, **signs)
+    staged = daemon.state_dir / "images" / ("00" * 32) / "image"
+    before = (place / "descriptor.json").read_bytes()
+
+    def nothing_is_deleted() -> None:
+        assert (place / "descriptor.json").read_bytes() == before
+        assert (place / "image").stat().st_size == 1 << 20
+        assert staged.read_bytes() == b"staged"
+
+    found = _settled(daemon)
+    assert found["state"] == "unknown", found["reason"]
+    assert found["previous"]["path"] == str(place)
+    assert SECRET not in json.dumps(found)
+    nothing_is_deleted()
+    assert 'holdfast_reimage_state{state="unknown"} 1' in daemon.http.get("/metrics").text
+    shown = daemon.cli("reimage", "show")
+    assert (shown.returncode, "unknown" in shown.stdout) == (3, True), shown.stdout
+    operation = daemon.http.get(f"/v1/operations/{found['operation']}").json()
+    assert operation["state"] == "failed"
+    assert "cannot be told which system runs" in operation["error"]["detail"]
+
+    # It is inspected again on request, and stays what it is.
+    again = daemon.http.post("/v1/reimage/confirm")
+    assert again.status_code == 202, again.text
+    ended = daemon.finish(again.json())
+    assert ended["state"] == "failed"
+    assert _settled(daemon)["state"] == "unknown"
+    # It can be rolled back, as far as this machine can be re-imaged at all.
+    plan = daemon.http.post("/v1/reimage/rollback/plan")
+    assert plan.status_code == 200, plan.text
+    assert plan.json()["image"]["name"] == "previous-node-7"
+    assert daemon.http.post("/v1/reimage/arm").status_code == 409
+    nothing_is_deleted()
+    # An admin's word.
+    done = daemon.cli("reimage", "confirm", "--override")
+    assert done.returncode == 0, done.stderr
+    confirmed = daemon.http.get("/v1/reimage").json()
+    assert confirmed["state"] == "confirmed"
+    assert "nothing proved" in confirmed["history"][-1]["why"]
+    assert place.exists()
+
+
+def test_cancelled_after_a_boot_nothing_is_deleted(daemon: Daemon) -> None:
+    """What waits for a helper that does not answer may be cancelled meanwhile."""
+    assert daemon.stop() == 0
+    with daemon.config.open("a") as config:
+        config.write(f'\nhelper = "{daemon.state_dir}/no-helper"\n')
+    daemon.restart()
+    place = _rebooted(daemon)
+    found = daemon.http.get("/v1/reimage").json()
+    assert found["state"] == "rebooting"
+    cancelled = daemon.http.post(f"/v1/operations/{found['operation']}/cancel")
+    assert cancelled.status_code in (200, 202), cancelled.text
+    found = _settled(daemon)
+    assert (found["state"], place.exists()) == ("unknown", True)
+
+
+@dataclass
+class Armed:
+    """A machine on a disk of its own that was armed, and then booted into something."""
+
+    disk: BootDisk
+    job: Job
+    marker: Path
+
+    def look(self) -> aftermath.Found:
+        room = InProcess(self.disk.room)
+        return aftermath.look(self.job, "another-boot", room, lambda _: None)
+
+    def leave_marker(self, **changes: Any) -> None:
+        self.marker.write_text(json.dumps(_MARKER | changes))
+
+
+@pytest.fixture
+def armed(disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Armed]:
+    marker = disk_dir / "reimaged.json"
+    monkeypatch.setattr(aftermath, "read_marker", lambda: read_marker(marker))
+    with boot_disk(disk_dir) as disk:
+        signs = disk.room.outcome().system
+        assert signs is not None
+        assert signs.root_uuid, "the root's file system has a UUID"
+        disk.room.arm(disk.request(secret=SECRET))
+        job = Job.model_validate(
+            UNCONFIRMED
+            | {"nonce": NONCE, "secret": SECRET, "state": "rebooting", "boot_id": signs.boot_id}
+            | {"old_system": signs}
+        )
+        yield Armed(disk, job, marker)
+
+
+def test_the_old_system_is_known_by_all_its_signs_and_disarmed(armed: Armed) -> None:
+    assert armed.disk.room.outcome().armed
+    found = armed.look()
+    assert isinstance(found, aftermath.Returned), found
+    assert "left no word" in found.why
+    assert not armed.disk.room.outcome().entry
+    assert not (armed.disk.boot / "holdfast").exists()
+
+
+def test_the_new_system_is_known_by_the_secret_in_its_marker(armed: Armed) -> None:
+    armed.leave_marker()
+    assert isinstance(armed.look(), aftermath.Arrived)
+
+
+def _another_root(armed: Armed) -> None:
+    assert armed.job.old_system is not None
+    signs = armed.job.old_system.model_copy(update={"root_uuid": "another"})
+    armed.job = armed.job.model_copy(update={"old_system": signs})
+
+
+def _another_machine_id(armed: Armed) -> None:
+    (armed.disk.root / "etc/machine-id").chmod(0o644)
+    (armed.disk.root / "etc/machine-id").write_text(secrets.token_hex(16))
+
+
+def _nothing_in_boot(armed: Armed) -> None:
+    """As in an image with the old root's UUID, into which the machine-id was carried over."""
+    armed.disk.room.disarm()
+
+
+def _armed_by_another(armed: Armed) -> None:
+    armed.disk.room.disarm()
+    armed.disk.room.arm(armed.disk.request(nonce="77" * 16))
+
+
+def _marker_without_proof(armed: Armed) -> None:
+    armed.leave_marker(secret="00" * 32)
+
+
+def _marker_of_old(armed: Armed) -> None:
+    """As the imager of an earlier version leaves it, or whoever read the number in the API."""
+    armed.leave_marker(secret=None)
+
+
+def _damaged_marker(armed: Armed) -> None:
+    armed.marker.write_text("{")
+
+
+def _no_signs(armed: Armed) -> None:
+    armed.job = armed.job.model_copy(update={"old_system": None})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _another_root,
+        _another_machine_id,
+        _nothing_in_boot,
+        _armed_by_another,
+        _marker_without_proof,
+        _marker_of_old,
+        _damaged_marker,
+        _no_signs,
+    ],
+    ids=lambda change: change.__name__.strip("_"),
+)
+def test_neither_is_left_alone(armed: Armed, change: Callable[[Armed], None]) -> None:
+    change(armed)
+    before = (armed.disk.state(), armed.disk.room.outcome())
+    found = armed.look()
+    assert isinstance(found, aftermath.Unknown), found
+    assert (armed.disk.state(), armed.disk.room.outcome()) == before
+
+
+def test_without_the_helper_it_is_unknown(armed: Armed, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(InProcess):
+        def boot_outcome(self) -> OutcomeReport:
+            raise OSError(111, "the privileged helper cannot be asked")
+
+    monkeypatch.setattr(aftermath, "_HELPER_SECONDS", 0.0)
+    room = Silent(armed.disk.room)
+    found = aftermath.look(armed.job, "another-boot", room, lambda _: None)
+    assert isinstance(found, aftermath.Unknown)
+    assert armed.disk.room.outcome().armed
+
+
+def test_a_boot_loader_that_cannot_be_put_back_is_told_with_the_old_system(armed: Armed) -> None:
+    class Stuck(InProcess):
+        def disarm(self) -> Any:
+            raise OSError(5, "Input/output error")
+
+    room = Stuck(armed.disk.room)
+    found = aftermath.look(armed.job, "another-boot", room, lambda _: None)
+    assert isinstance(found, aftermath.Returned)
+    assert found.armed_still == "Input/output error."
+
+
+def test_in_the_same_boot_nothing_is_concluded(armed: Armed) -> None:
+    assert armed.job.boot_id is not None
+    found = aftermath.look(armed.job, armed.job.boot_id, InProcess(armed.disk.room), lambda _: None)
+    assert isinstance(found, aftermath.Untouched)
+    assert armed.disk.room.outcome().armed
