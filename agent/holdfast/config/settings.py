@@ -162,7 +162,7 @@ class ReimageSettings(Section):
     status_listen: str = Field(
         default="auto",
         description="Where the imager tells how far it is: ADDRESS:PORT; `auto`: as `listen` if "
-        "that reaches beyond this machine; empty: nowhere but on the console.",
+        "that reaches beyond this machine; empty: nowhere but on the console. Needs `tls`.",
     )
     ca_file: OptionalPath = Field(
         default=None, description="PEM file with authorities to trust for https image sources."
@@ -323,6 +323,18 @@ class Settings(BaseSettings):
         if value:
             split_address(value)
         return value
+
+    @model_validator(mode="after")
+    def _safe_imager_status(self) -> Self:
+        wanted = self.reimage.status_listen
+        if wanted in ("", "auto") or self.tls.enabled:
+            return self
+        if not is_loopback(split_address(wanted)[0]):
+            raise ValueError(
+                f"`reimage.status_listen` = {wanted!r} reaches beyond this machine, which needs "
+                'TLS and tokens; set `tls.certificate` and `tls.key`, or turn it off with ""'
+            )
+        return self
 
     @model_validator(mode="after")
     def _safe_listener(self) -> Self:

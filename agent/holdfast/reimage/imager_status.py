@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 
 def imager_status(settings: Settings) -> StatusServer | None:
-    """Say where: as the daemon listens, with its TLS and tokens, unless the settings say else.
+    """Return where: as the daemon listens, with its TLS and tokens, unless the settings say else.
 
-    A daemon that only this machine can reach has nobody to tell: then None.
+    A daemon that only this machine can reach has nobody to tell: then None. Raises `ValueError`
+    where everybody could ask.
     """
     wanted = settings.reimage.status_listen
     if wanted == "auto":
@@ -29,7 +30,8 @@ def imager_status(settings: Settings) -> StatusServer | None:
         listen=f"{shown}:{port}",
         certificate=_text(settings.tls.certificate),
         key=_text(settings.tls.key),
-        tokens=str(settings.tokens_file) if settings.tls.enabled else None,
+        tokens=str(settings.tokens_file),
+        client_ca=_text(settings.tls.client_ca),
     )
 
 
