@@ -197,8 +197,8 @@ pub fn is_dax(stat: &Statx) -> bool {
 /// Flags with which names are asked about: themselves, without having anything mounted.
 pub const NAME: AtFlags = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::NO_AUTOMOUNT);
 
-/// What is asked of files and names.
-pub const STATE: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::MNT_ID).union(DIOALIGN);
+/// What is asked of names. Not [`DIOALIGN`], for which the kernel looks up the device of a node.
+pub const STATE: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::MNT_ID);
 
 /// The number of the mount that something was reached through; `None` before Linux 5.8.
 pub fn mount_of(stat: &Statx) -> Option<u64> {
@@ -210,7 +210,7 @@ pub fn mount_of(stat: &Statx) -> Option<u64> {
 /// # Errors
 /// The system's error.
 pub fn stat(fd: impl AsFd) -> rustix::io::Result<Statx> {
-    statx(fd, c"", AtFlags::EMPTY_PATH, STATE)
+    statx(fd, c"", AtFlags::EMPTY_PATH, STATE | DIOALIGN)
 }
 
 /// The device and inode number of a file, by which it is told from others where these are stable.
