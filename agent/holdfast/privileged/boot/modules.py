@@ -79,7 +79,7 @@ def _needed(machine: Machine, name: str, *, required: bool) -> Sequence[Path]:
     program = shutil.which("modprobe", path=_PATH)
     if program is None:
         raise Refused("modprobe is not installed (package kmod), so no modules can be found.")
-    common = ["--dirname", str(machine.root), "--set-version", machine.kernel, name]
+    common = ["--dirname", str(machine.root), "--set-version", machine.kernel, "--", name]
     found = _shown(program, common, name, required=required)
     if any(line[0] == "install" for line in found):
         # A command of modprobe.d stands for the module. Not asked like this at first: it leaves
