@@ -92,12 +92,119 @@ def _kinds() -> dict[str, dict[str, st.SearchStrategy[Any]]]:
             "ifindex": _NUMBERS,
             "txqueuelen": _NUMBERS,
         },
-        "file": {
-            "place": _mostly("service", "service", "service", "sysctl.d", "udev", "tmpfiles.d"),
-            "unit": _or_hostile("db.service", "a@b.service"),
-            "content": st.one_of(st.none(), st.text(max_size=50), _or_hostile("[Service]\n")),
+        **file_fields(),
+    }
+
+
+def _usually(*good: str) -> Texts:
+    """Give what fits four times of five, for requests that have many values to get right."""
+    return st.tuples(st.integers(0, 4), st.sampled_from(good[:2]), _or_hostile(*good)).map(
+        lambda drawn: drawn[1] if drawn[0] else drawn[2]
+    )
+
+
+def file_fields() -> dict[str, dict[str, st.SearchStrategy[Any]]]:
+    """Give the fields of holdfast's own files, by kind."""
+    values = _usually("1", "4096 87380 16777216", "%h", '1", RUN+="/bin/id', "a;b", "-")
+    limits = _usually("infinity", "65536", "1\nExecStartPre=+/bin/id", "1:2")
+    profile = _usually("mine", "base", "mine\nkernel.core_pattern = |/x", "%n")
+    rule = st.fixed_dictionaries(
+        {
+            "match": _usually("serial", "wwid", "md"),
+            "settings": st.lists(
+                st.tuples(
+                    _usually(*BLOCK_ATTRIBUTES), _usually("none", "8", '8", RUN+="x', "$env{X}")
+                ),
+                min_size=1,
+                max_size=2,
+            ),
+        },
+        optional={"value": _usually("S3RIAL", "nvme.1d0f", '*", RUN+="/bin/id', "x%r", "[a-z]*")},
+    )
+    return {
+        "sysctl.d": {
+            "profile": profile,
+            "settings": st.lists(
+                st.tuples(
+                    _usually("vm.swappiness", "net.core.somaxconn", "kernel.core_pattern"),
+                    values,
+                ),
+                max_size=3,
+            ),
+        },
+        "udev": {"profile": profile, "rules": st.lists(rule, max_size=3)},
+        "tmpfiles.d": {
+            "profile": profile,
+            "huge_pages": st.lists(
+                st.tuples(_mostly(*THP_ATTRIBUTES), _usually("never", "defer+madvise")),
+                max_size=2,
+            ),
+            "modules": st.lists(
+                st.tuples(
+                    _usually("nvme_core", "nvme_core", "firmware_class"),
+                    _usually("io_timeout", "max_retries", "path"),
+                    values,
+                ),
+                max_size=2,
+            ),
+        },
+        "limits": {
+            "unit": _usually("cassandra.service", "memcached.service", "holdfast.service"),
+            "limits": st.dictionaries(_mostly("nofile", "as", "exec"), limits, max_size=3),
         },
     }
+
+
+def own_files() -> st.SearchStrategy[dict[str, Any]]:
+    """Give writes of holdfast's own files that are whole, with values of all sorts."""
+    return st.one_of(
+        [
+            st.fixed_dictionaries({"kind": st.just(kind), **fields})
+            for kind, fields in file_fields().items()
+        ]
+    )
+
+
+def tunings() -> st.SearchStrategy[dict[str, Any]]:
+    """Give changes of settings that are nearly right."""
+    knob = {
+        "subsystem": _mostly("sysctl", "limits", "persistence", "block", "memory"),
+        "target": _or_hostile("", "cassandra.service", "/etc/sysctl.d/90-holdfast.conf", "vda"),
+        "name": _or_hostile("net.core.somaxconn", "nofile", "sysctl.d", "nomerges", "swap"),
+        "value": _or_hostile("1", "off", "infinity", '{"settings":[]}', '[["/x",1]]'),
+    }
+    valued = st.fixed_dictionaries(knob)
+    in_force = st.fixed_dictionaries(
+        {**knob, "profile": st.just("mine"), "defined_at": _or_hostile("mine.toml:1")}
+    )
+    active = st.fixed_dictionaries(
+        {
+            "profile": _or_hostile("mine"),
+            "policy": st.just("report"),
+            "applied_at": st.just("2026-01-01T00:00:00Z"),
+            "persist": st.booleans(),
+            "digest": st.just(""),
+            "settings": st.lists(in_force, max_size=1),
+        }
+    )
+    change = st.fixed_dictionaries(
+        {
+            "do": st.just("tune_change"),
+            "how": _mostly("apply", "follow"),
+            "operation": _mostly("x"),
+            "based_on": st.integers(0, 3),
+            "active": active,
+            "goal": st.lists(valued, max_size=2),
+        }
+    )
+    others = st.sampled_from(
+        [
+            {"do": "tune_recover"},
+            {"do": "tune_rollback", "operation": "x", "to": "first"},
+            {"do": "tune_enforce", "knobs": []},
+        ]
+    )
+    return st.one_of(change, change, change, others)
 
 
 def writes() -> st.SearchStrategy[dict[str, Any]]:
@@ -176,7 +283,7 @@ def lines() -> st.SearchStrategy[bytes]:
             b"\xef\xbb\xbf{}",
         ]
     )
-    encoded = st.one_of(writes(), writes(), writes(), booting(), wrapped, counted).map(
+    encoded = st.one_of(writes(), writes(), writes(), tunings(), booting(), wrapped, counted).map(
         lambda one: json.dumps(one).encode()
     )
     return st.one_of(encoded, encoded, encoded, extreme, st.binary()).map(

@@ -65,7 +65,8 @@ def helping(
 ) -> Iterator[Helper]:
     """Run a helper for a user, its record of settings beside its socket."""
     command = [*wrapper, *HOLDFAST, "helper", "--socket", str(path), "--user", user]
-    command += ["--journal-dir", str(path.parent / "journal"), *options]
+    command += ["--journal-dir", str(path.parent / "journal")]
+    command += ["--profiles-dir", str(path.parent / "profiles.d"), *options]
     process = subprocess.Popen(
         dying_with_parent(command), stderr=subprocess.DEVNULL, env=clean_environment()
     )
@@ -240,10 +241,10 @@ class TestWhatItRefuses:
             (write(kind="block", device="../vda", attribute="nomerges", value="2"), "block device"),
             (write(kind="block", device="vda", attribute="../uevent", value="2"), "malformed"),
             (write(kind="module", module="a/b", parameter="c", value="1"), "kernel module"),
-            (write(kind="file", place="cron.d", content="x"), "malformed"),
-            (write(kind="file", place="service", unit="../x.service", content="x"), "malformed"),
-            (write(kind="file", place="service", content="x"), "needs the unit"),
-            (write(kind="file", place="udev", content="x", path="/etc/passwd"), "malformed"),
+            (write(kind="file", place="udev", content="x"), "malformed"),
+            (write(kind="limits", unit="../x.service", limits={}), "malformed"),
+            (write(kind="limits", limits={"nofile": "1"}), "malformed"),
+            (write(kind="udev", rules=[], path="/etc/passwd"), "malformed"),
             (write(kind="hugepages", attribute="enabled", value="../x"), "malformed"),
             ({"do": "run", "command": "id"}, "malformed"),
             ({"do": "open_files", "mount_point": "relative"}, "malformed"),
@@ -288,6 +289,7 @@ _ALLOWED = re.compile(
     r"|/etc/udev|/etc/udev/rules\.d(/90-holdfast\.rules|/\.90-holdfast\.rules\.partial)?"
     r"|/etc/systemd/system/[\w.@:-]+\.service\.d(/\.?90-holdfast\.conf(\.partial)?)?"
     r"|/dev/null"
+    r"|/\S*/journal(/lock|/\.?(state|pending)\.json(\.partial)?)?"
 )
 _PROGRAMS = {"tc", "ip", "systemctl", "udevadm"}
 _CHANGES = (
@@ -351,7 +353,7 @@ def test_whatever_it_is_asked_it_answers_and_writes_nowhere_else(disk_dir: Path)
             def fuzz(line: bytes) -> None:
                 told = json.loads(helper.send(line + b"\n"))
                 assert set(told) <= {
-                    "refused", "errno", "reason", "file", "open_files", "disarm", "outcome"
+                    "refused", "errno", "reason", "file", "open_files", "disarm", "outcome", "tune"
                 }  # fmt: skip
                 outcomes[next(iter(told), "done")] += 1
                 assert helper.process.poll() is None

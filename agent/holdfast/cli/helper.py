@@ -71,6 +71,14 @@ def helper(
             show_default=str(DEFAULT_CONFIG),
         ),
     ] = None,
+    profiles_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="Profiles of root's: what they name may be set besides what tuning needs.",
+            show_default="the one of root's settings",
+        ),
+    ] = None,
 ) -> None:
     """Write settings for a daemon that runs without the right to; for systemd to start.
 
@@ -85,6 +93,8 @@ def helper(
     from holdfast.privileged.boot import Policy
     from holdfast.privileged.helper import HelperError, HelperServer, listen, listener_of_systemd
     from holdfast.tuning.ledger import Ledger
+    from holdfast.tuning.profile.named import allow_list
+    from holdfast.tuning.roots import tuning_of_root
 
     def policy() -> Policy:
         from holdfast.reimage.policy import policy_of_root
@@ -104,8 +114,12 @@ def helper(
             owner = path.stat().st_uid
             allowed = pwd.getpwnam(user).pw_uid if user is not None else owner
             room = privileged(None, imager or IMAGER, policy)
-            ledger = Ledger(journal_dir or journal_dir_of(path, path), room)
-            HelperServer(listener, frozenset({0, allowed}), idle, room, ledger).run()
+            tuning = tuning_of_root(config)
+            may_write = allow_list(profiles_dir or tuning.profiles_dir, {0})
+            journal_dir = journal_dir or tuning.journal_dir or journal_dir_of(path, path)
+            ledger = Ledger(journal_dir, room, may_write)
+            users = frozenset({0, allowed})
+            HelperServer(listener, users, idle, room=room, changes=ledger, allowed=may_write).run()
     except KeyError:
         raise UsageError(f"there is no user {user!r}") from None
     except HelperError as error:

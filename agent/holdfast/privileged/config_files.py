@@ -6,11 +6,13 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 import subprocess
 from pathlib import Path
 
 from holdfast.durable import flush_directory, replace_file
-from holdfast.privileged.writes import FileWrite, Refused
+from holdfast.privileged.rendering import ForeignFileError, parse, render
+from holdfast.privileged.writes import LimitsFileWrite, OwnFileWrite, Refused
 
 _DIRECTORIES = {
     "sysctl.d": Path("/etc/sysctl.d"),
@@ -25,33 +27,76 @@ _NAMES = {
 _UNITS = Path("/etc/systemd/system")
 _DROP_IN = "90-holdfast.conf"
 _SECONDS = 30.0
+_MOST_BYTES = 4 << 20
 
 
 def path_of(place: str, unit: str = "") -> Path:
-    """Say where a file is. Raises `Refused` for a drop-in without a unit."""
-    if place != "service":
+    """Return where a file is. Raises `Refused` for a drop-in without a unit."""
+    if place not in ("limits", "service"):
         return _DIRECTORIES[place] / _NAMES[place]
     if not unit:
         raise Refused("A drop-in needs the unit that it is for.")
     return _UNITS / f"{unit}.d" / _DROP_IN
 
 
-def install(write: FileWrite) -> None:
-    """Put a file in place, or remove it. It is on the disk when this returns. Raises `OSError`."""
-    path = path_of(write.place, write.unit)
-    if write.content is None:
+def read(place: str, unit: str = "") -> OwnFileWrite | None:
+    """Return what a file says; None if there is none.
+
+    Raises `ForeignFileError` if it is not holdfast's own, and `OSError`.
+    """
+    path = path_of(place, unit)
+    try:
+        file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ForeignFileError("is a symbolic link") from None
+        raise
+    with os.fdopen(file, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise ForeignFileError("is not a regular file")
+        content = stream.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ForeignFileError("is too large")
+    try:
+        return parse(place, content.decode("ascii"), unit)
+    except UnicodeDecodeError:
+        raise ForeignFileError("has characters that holdfast never writes") from None
+
+
+def install(write: OwnFileWrite) -> None:
+    """Put a file in place, or remove it. It is on the disk when this returns.
+
+    Raises `Refused` if what is there is not holdfast's own, and `OSError`.
+    """
+    unit = write.unit if isinstance(write, LimitsFileWrite) else ""
+    path = path_of(write.kind, unit)
+    content = render(write)
+    try:
+        read(write.kind, unit)
+    except ForeignFileError as error:
+        raise Refused(
+            f"{path} {error}, so it is not holdfast's own and is left as it is; move it away."
+        ) from error
+    if content is None:
         _remove(path)
     else:
-        _replace(path, write.content)
-    if write.place == "service":
+        _replace(path, content)
+        if read(write.kind, unit) != write:
+            raise OSError(errno.EIO, "reads back as something else", str(path))
+    if write.kind == "limits":
         _reload("systemctl", "daemon-reload")
-    elif write.place == "udev":
+    elif write.kind == "udev":
         _reload("udevadm", "control", "--reload")
 
 
 def _replace(path: Path, content: str) -> None:
+    made = not path.parent.exists()
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    replace_file(path, content.encode(), 0o644)
+    replace_file(path, content.encode("ascii"), 0o644)
+    if made:
+        flush_directory(path.parent.parent)
 
 
 def _remove(path: Path) -> None:
@@ -67,7 +112,7 @@ def _remove(path: Path) -> None:
 
 
 def _reload(*command: str) -> None:
-    """Tell whoever reads such files; where they do not run there is nobody to tell."""
+    """Have the program read its files again, if it runs."""
     runs = {"systemctl": Path("/run/systemd/system"), "udevadm": Path("/run/udev/control")}
     if not runs[command[0]].exists() or shutil.which(command[0]) is None:
         return

@@ -24,6 +24,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from holdfast.operations.model import RequestError
+from holdfast.privileged.allowed import AllowList
 from holdfast.privileged.boot.models import (
     ArmRequest,
     DisarmRequest,
@@ -100,14 +101,17 @@ class HelperServer:
         listener: socket.socket,
         uids: frozenset[int],
         idle_seconds: float,
+        *,
         room: Privileged,
         changes: Changes,
+        allowed: AllowList,
     ) -> None:
         self._listener = listener
         self._uids = uids
         self._idle_seconds = idle_seconds
         self._room = room
         self._changes = changes
+        self._allowed = allowed
         self._settings = threading.Lock()
         self._boot = threading.Lock()
         self._places = threading.BoundedSemaphore(_MOST_CONNECTIONS)
@@ -221,6 +225,7 @@ class HelperServer:
         """Do it. The journal has the outcome of each change, whoever asked for it and why."""
         match request:
             case PerformRequest():
+                self._allowed.check(request.write)
                 with self._settings:
                     self._room.perform(request.write)
                 log.info("written: %s", request.write.model_dump_json())

@@ -15,13 +15,16 @@ from holdfast.privileged.boot.models import (
 )
 from holdfast.privileged.writes import (
     BlockWrite,
-    FileWrite,
     HugePagesWrite,
+    LimitsFileWrite,
     LinkWrite,
     ModuleWrite,
     QdiscWrite,
     SwapWrite,
+    SysctlFileWrite,
     SysctlWrite,
+    TmpfilesFileWrite,
+    UdevFileWrite,
     Write,
 )
 
@@ -84,7 +87,7 @@ class InProcess:
                 links.set_queue_length(write)
             case SwapWrite():
                 swap_areas.use(write)
-            case FileWrite():
+            case SysctlFileWrite() | UdevFileWrite() | TmpfilesFileWrite() | LimitsFileWrite():
                 config_files.install(write)
 
     def open_files(self, mount_point: str) -> Mapping[str, int]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 BLOCK_ATTRIBUTES = (
     "scheduler",
@@ -17,13 +17,23 @@ BLOCK_ATTRIBUTES = (
     "wbt_lat_usec",
 )
 """Files of /sys/class/block/<device>/queue, as in the kernel's sysfs-block documentation."""
+BlockAttribute = Literal[
+    "scheduler",
+    "read_ahead_kb",
+    "nr_requests",
+    "nomerges",
+    "rq_affinity",
+    "max_sectors_kb",
+    "wbt_lat_usec",
+]
+LimitName = Literal["nofile", "nproc", "memlock", "as", "core", "stack"]
 THP_ATTRIBUTES = ("enabled", "defrag")
 """Files of /sys/kernel/mm/transparent_hugepage."""
 
 # Programs the kernel runs, and formats it recognises: whoever may set them owns the machine.
 _HANDS_OVER_CONTROL = re.compile(
     r"kernel\.(core_pattern|core_pipe_limit|modprobe|hotplug|poweroff_cmd)|kernel\.usermodehelper\..*"
-    r"|kernel\.keys\..*|fs\.binfmt_misc\..*|net\.core\.bpf_jit_.*"
+    r"|kernel\.keys\..*|fs\.binfmt_misc\..*|net\.core\.bpf_jit_.*|fs\.ocfs2\..*hb_ctl_path"
 )
 # Once set these cannot be taken back before the next boot, so they cannot be rolled back either.
 _ONE_WAY = re.compile(
@@ -33,7 +43,11 @@ _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@-]*")
 _DEVICE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:!-]*")
 _MODULE = re.compile(r"[A-Za-z0-9_]+")
 _UNIT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:-]*\.service")
-_QUEUE_VALUE = re.compile(r"[a-z0-9_.-]+")
+_QUEUE_VALUE = re.compile(r"[a-z0-9_.-]{1,64}")
+_MODE = re.compile(r"[a-z+_]{1,32}")
+_WORD = re.compile(r"(?!-$)[A-Za-z0-9_.,:+=-]{1,256}")
+# Printable, and words with single blanks between them; no backslash, which would join lines.
+_LINE_VALUE = re.compile(r"(?![/|])[!-\[\]-~]+( [!-\[\]-~]+)*")
 
 QDISC_PARAMETERS: dict[str, frozenset[str]] = {
     "noqueue": frozenset(),
@@ -137,15 +151,7 @@ class BlockWrite(_Request):
     device: str
     diskseq: Annotated[str, Field(pattern=r"^[0-9]*$")] = ""
     """Only if the device still has this sequence number; empty where the kernel has none."""
-    attribute: Literal[
-        "scheduler",
-        "read_ahead_kb",
-        "nr_requests",
-        "nomerges",
-        "rq_affinity",
-        "max_sectors_kb",
-        "wbt_lat_usec",
-    ]
+    attribute: BlockAttribute
     value: str
 
     @field_validator("device")
@@ -169,7 +175,7 @@ class HugePagesWrite(_Request):
     @field_validator("value")
     @classmethod
     def _word(cls, value: str) -> str:
-        return _matching(re.compile(r"[a-z+_]+"), value, "a mode of transparent huge pages")
+        return _matching(_MODE, value, "a mode of transparent huge pages")
 
 
 class ModuleWrite(_Request):
@@ -239,7 +245,7 @@ class LinkWrite(_Request):
 class SwapArea(_Request):
     """One swap area."""
 
-    path: Annotated[str, Field(pattern=r"^/[^\n]*$")]
+    path: Annotated[str, Field(pattern=r"^/[^\x00\n]*$", max_length=4096)]
     priority: int
     """Below 0: the kernel chooses."""
 
@@ -251,24 +257,101 @@ class SwapWrite(_Request):
     areas: list[SwapArea]
 
 
-FilePlace = Literal["sysctl.d", "udev", "tmpfiles.d", "service"]
+class _OwnFile(_Request):
+    """One of holdfast's own files: as data, never as text. Without any directive it is removed."""
+
+    profile: Annotated[str, Field(pattern=r"^([A-Za-z0-9][A-Za-z0-9_.-]{0,63})?$")] = ""
+    """Named in the comment at its head."""
 
 
-class FileWrite(_Request):
-    """Install or remove one of holdfast's own configuration files."""
+class SysctlFileWrite(_OwnFile):
+    """The file of sysctl.d(5): names and values."""
 
-    kind: Literal["file"] = "file"
-    place: FilePlace
-    unit: str = ""
-    """For place `service`: the unit that the drop-in is for."""
-    content: Annotated[str, Field(max_length=1 << 20)] | None
-    """None removes the file."""
+    kind: Literal["sysctl.d"] = "sysctl.d"
+    settings: Annotated[list[tuple[str, str]], Field(max_length=4096)]
+
+    @field_validator("settings")
+    @classmethod
+    def _plain(cls, value: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        for name, text in value:
+            sysctl_path(name)
+            _matching(_LINE_VALUE, text, f"a value of {name} that a line can have")
+        return value
+
+
+class UdevRule(_Request):
+    """What is set on a block device, which is known by something that it keeps between boots."""
+
+    match: Literal["md", "wwid", "serial"]
+    """Every array, or the device with this `value`."""
+    value: Annotated[str, Field(pattern=r"^[A-Za-z0-9_ :.=-]{0,256}$")] = ""
+    settings: Annotated[list[tuple[BlockAttribute, str]], Field(min_length=1, max_length=16)]
+
+    @field_validator("settings")
+    @classmethod
+    def _plain(cls, value: list[tuple[BlockAttribute, str]]) -> list[tuple[BlockAttribute, str]]:
+        for _, text in value:
+            _matching(_QUEUE_VALUE, text, "the value of a queue attribute")
+        return value
+
+    @model_validator(mode="after")
+    def _matches(self) -> Self:
+        if self.value != self.value.strip():
+            raise ValueError("a value begins or ends with a blank")
+        if (self.match == "md") != (self.value == ""):
+            raise ValueError("a device is known by a value, and arrays have none here")
+        return self
+
+
+class UdevFileWrite(_OwnFile):
+    """The file of udev(7): attributes of block devices' queues."""
+
+    kind: Literal["udev"] = "udev"
+    rules: Annotated[list[UdevRule], Field(max_length=4096)]
+
+
+class TmpfilesFileWrite(_OwnFile):
+    """The file of tmpfiles.d(5): modes of huge pages, and parameters of modules."""
+
+    kind: Literal["tmpfiles.d"] = "tmpfiles.d"
+    huge_pages: Annotated[list[tuple[Literal["enabled", "defrag"], str]], Field(max_length=16)] = []
+    modules: Annotated[list[tuple[str, str, str]], Field(max_length=4096)] = []
+    """Module, parameter, value."""
+
+    @field_validator("huge_pages")
+    @classmethod
+    def _modes(cls, value: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        for _, mode in value:
+            _matching(_MODE, mode, "a mode of transparent huge pages")
+        return value
+
+    @field_validator("modules")
+    @classmethod
+    def _words(cls, value: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+        for module, parameter, text in value:
+            for name in (module, parameter):
+                _matching(_MODULE, name, "the name of a kernel module or its parameter")
+            # `%` and `\\` have a meaning there, and `-` alone is no argument.
+            _matching(_WORD, text, "a value of a module's parameter that a line can have")
+        return value
+
+
+class LimitsFileWrite(_Request):
+    """A drop-in with limits for a service, see systemd.exec(5). Without any it is removed."""
+
+    kind: Literal["limits"] = "limits"
+    unit: str
+    limits: dict[LimitName, Annotated[str, Field(pattern=r"^(infinity|[0-9]{1,20})$")]]
 
     @field_validator("unit")
     @classmethod
     def _unit_name(cls, value: str) -> str:
-        return value and _matching(_UNIT, value, "the name of a service unit")
+        if not is_unit(value):
+            raise ValueError(f"{value!r} is not the name of a service that can have limits here")
+        return value
 
+
+OwnFileWrite = SysctlFileWrite | UdevFileWrite | TmpfilesFileWrite | LimitsFileWrite
 
 Write = Annotated[
     SysctlWrite
@@ -278,14 +361,22 @@ Write = Annotated[
     | QdiscWrite
     | LinkWrite
     | SwapWrite
-    | FileWrite,
+    | SysctlFileWrite
+    | UdevFileWrite
+    | TmpfilesFileWrite
+    | LimitsFileWrite,
     Field(discriminator="kind"),
 ]
 
 
 def is_unit(name: str) -> bool:
-    """Whether this is a name that a service unit may have here."""
-    return _UNIT.fullmatch(name) is not None
+    """Whether this is the name of a service that may have limits here.
+
+    Not holdfast's own. A name that ends with a dash would be that of all units that begin with it
+    (systemd.unit(5)).
+    """
+    own = name.startswith("holdfast")
+    return _UNIT.fullmatch(name) is not None and not own and not name.endswith("-.service")
 
 
 def is_device(name: str) -> bool:

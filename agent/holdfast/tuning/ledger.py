@@ -11,10 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from pydantic import ValidationError
+
 from holdfast.node.files import read_text
 from holdfast.operations.model import now
-from holdfast.privileged import Privileged, Refused
+from holdfast.privileged import Privileged, Refused, Write
+from holdfast.privileged.allowed import AllowList
 from holdfast.tuning.knobs import Knob, Subsystem
+from holdfast.tuning.profile.schema import NAMES
 from holdfast.tuning.rebase import rebase
 from holdfast.tuning.requests import (
     FailedKnob,
@@ -27,6 +31,7 @@ from holdfast.tuning.requests import (
     TuneRequest,
     TuneRollback,
 )
+from holdfast.tuning.resolve import is_file
 from holdfast.tuning.store import Active, Change, Entry, State, Store, StoredKnob, Valued
 from holdfast.tuning.subsystems import all_subsystems
 from holdfast.tuning.transaction import ChangeFailed, Failure, Journal, Panel
@@ -50,8 +55,11 @@ class Ledger:
         self,
         directory: Path,
         privileged: Privileged,
+        allowed: AllowList,
         subsystems: Mapping[str, Subsystem] | None = None,
     ) -> None:
+        """Take `allowed` for what requests name; what was before is restored whatever it is."""
+        self._allowed = allowed
         self._subsystems = all_subsystems() if subsystems is None else subsystems
         self._store = Store(directory)
         self._panel = Panel(self._subsystems, privileged)
@@ -102,7 +110,7 @@ class Ledger:
         stored = self._store.state()
         if stored.revision != request.based_on:
             return TuneReport(conflict=_CHANGED)
-        self._check(request)
+        self._check(request, stored)
         active = request.active
         if request.how == "follow":
             if stored.active is None or stored.active.profile != active.profile:
@@ -160,9 +168,13 @@ class Ledger:
                 goal[change.knob] = Valued(
                     **change.model_dump(exclude={"before", "after"}), value=change.before
                 )
+        files = self._panel.observe(knob for knob in goal if is_file(knob))
         for knob, one in list(goal.items()):
             if one.identity and self._panel.identity(knob) != one.identity:
                 notes.append(f"{knob.target} is gone, so its {knob.name} was not brought back.")
+                del goal[knob]
+            elif knob in files and files[knob].value is None:
+                notes.append(f"{knob.target}: {files[knob].problem}.")
                 del goal[knob]
         return list(goal.values()), notes
 
@@ -178,16 +190,34 @@ class Ledger:
             written=_stored(dict.fromkeys(written)), left=[_failed(one) for one in left]
         )
 
-    def _check(self, request: TuneChange) -> None:
-        """Raise `Refused` for a setting that is none, or a value that its write cannot carry."""
+    def _check(self, request: TuneChange, stored: State) -> None:
+        """Raise `Refused` for a setting that is none or is not allowed, or for a wrong value."""
+        before = {
+            (change.knob, change.before): change for one in stored.history for change in one.changes
+        }
+        knobs = [one.knob for one in request.goal]
+        if len(set(knobs)) < len(knobs):
+            raise Refused("A setting is named twice.")
+        writes = []
         for one in (*request.goal, *request.keep, *request.active.settings):
-            subsystem = self._subsystems.get(one.subsystem)
-            if subsystem is None:
-                raise Refused(f"`{one.subsystem}` is no subsystem of settings.")
-            try:
-                subsystem.write(one.knob, one.value, one.identity)
-            except ValueError as error:
-                raise Refused(f"{one.knob} cannot be set: {error}") from error
+            write = self._write(one)
+            # What it was before holdfast is restored also where no profile names it any more.
+            if (one.knob, one.value) not in before:
+                writes.append(write)
+        self._allowed.check(*writes)
+
+    def _write(self, one: Valued) -> Write:
+        """Make the write of a setting that a request names. Raises `Refused`."""
+        subsystem = self._subsystems.get(one.subsystem)
+        names = NAMES.get(one.subsystem, ())
+        if subsystem is None or (names and one.name not in names):
+            raise Refused(f"`{one.knob}` is no setting.")
+        try:
+            return subsystem.write(one.knob, one.value, one.identity)
+        except (ValueError, OSError) as error:
+            raise Refused(
+                f"{one.knob} cannot be set to {one.value[:80]!r}: {_told(error)}."
+            ) from error
 
     def _rebased(self, state: State) -> State:
         return rebase(state, self._boot_id, self._panel)
@@ -256,6 +286,12 @@ class _Followed:
         following.active = self._active.model_copy(update={"applied_at": applied_at})
         following.merge(changes)
         return following
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return error.errors(include_input=False, include_url=False)[0]["msg"]
+    return str(error).rstrip(".")
 
 
 def _failed(failure: Failure) -> FailedKnob:

@@ -2,45 +2,79 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
+from holdfast.privileged.writes import (
+    OwnFileWrite,
+    SysctlFileWrite,
+    TmpfilesFileWrite,
+    UdevFileWrite,
+    UdevRule,
+)
 from holdfast.tuning.knobs import Knob
 from holdfast.tuning.machine import Device, Machine
 from holdfast.tuning.resolve import Wanted
-from holdfast.tuning.subsystems.persistence import ABSENT, PLACES, knob_of
+from holdfast.tuning.subsystems.persistence import ABSENT, PLACES, knob_of, value_of
 
-_HEADER = (
-    "# Written by holdfast for profile {profile} (holdfast tune apply --persist).\n"
-    "# Removed by `holdfast tune rollback`. Do not edit: change the profile and apply it again.\n"
-)
-# Anything else could end the string in a rule, or be taken for a pattern or a substitution.
-_SAFE = re.compile(r"[A-Za-z0-9_ :.=-]+")
 _THP = {"transparent_hugepages": "enabled", "transparent_hugepages_defrag": "defrag"}
+_Model = TypeVar("_Model", SysctlFileWrite, UdevFileWrite, TmpfilesFileWrite)
 
 
 def files_for(
     profile: str, wanted: Sequence[Wanted], machine: Machine
 ) -> tuple[dict[Knob, str], list[str]]:
-    """Return the content of each file, empty for none, and notes on what no file can bring back."""
+    """Return what each file should say, empty for none, and notes on what no file can restore."""
     notes: list[str] = []
     by_subsystem: dict[str, list[Wanted]] = {}
     for one in wanted:
         by_subsystem.setdefault(one.knob.subsystem, []).append(one)
-    lines = {
-        "sysctl.d": [f"{one.knob.name} = {one.value}" for one in by_subsystem.get("sysctl", ())],
-        "udev": list(_rules(by_subsystem.get("block", ()), machine.devices, notes)),
-        "tmpfiles.d": [
-            *(
-                f"w /sys/kernel/mm/transparent_hugepage/{_THP[one.knob.name]} - - - - {one.value}"
-                for one in by_subsystem.get("memory", ())
-                if one.knob.name in _THP
+
+    def fitting(model: type[_Model], field: str, some: Iterable[tuple[Wanted, Any]]) -> list[Any]:
+        """Leave out what a line of the file cannot carry."""
+        fits = []
+        for one, line in some:
+            try:
+                model.model_validate({field: [line]})
+            except ValidationError:
+                notes.append(
+                    f"{one.knob} = {one.value} cannot be written to a file; holdfast sets it at "
+                    "start."
+                )
+            else:
+                fits.append(line)
+        return fits
+
+    sysctls = by_subsystem.get("sysctl", ())
+    memory = [one for one in by_subsystem.get("memory", ()) if one.knob.name in _THP]
+    modules = by_subsystem.get("modules", ())
+    files: dict[str, OwnFileWrite] = {
+        "sysctl.d": SysctlFileWrite(
+            profile=profile,
+            settings=fitting(
+                SysctlFileWrite, "settings", ((one, (one.knob.name, one.value)) for one in sysctls)
             ),
-            *(
-                f"w /sys/module/{one.knob.target}/parameters/{one.knob.name} - - - - {one.value}"
-                for one in by_subsystem.get("modules", ())
+        ),
+        "udev": UdevFileWrite(
+            profile=profile,
+            rules=list(_rules(by_subsystem.get("block", ()), machine.devices, notes)),
+        ),
+        "tmpfiles.d": TmpfilesFileWrite(
+            profile=profile,
+            huge_pages=fitting(
+                TmpfilesFileWrite,
+                "huge_pages",
+                ((one, (_THP[one.knob.name], one.value)) for one in memory),
             ),
-        ],
+            modules=fitting(
+                TmpfilesFileWrite,
+                "modules",
+                ((one, (one.knob.target, one.knob.name, one.value)) for one in modules),
+            ),
+        ),
     }
     if by_subsystem.get("network"):
         notes.append(
@@ -48,13 +82,7 @@ def files_for(
         )
     if any(one.knob.name == "swap" for one in by_subsystem.get("memory", ())):
         notes.append("Swap comes back at boot if /etc/fstab or a swap unit names it.")
-    header = _HEADER.format(profile=profile)
-    return {
-        knob_of(place): header + "".join(f"{line}\n" for line in lines[place])
-        if lines[place]
-        else ABSENT
-        for place in PLACES
-    }, notes
+    return {knob_of(place): value_of(files[place]) for place in PLACES}, notes
 
 
 def no_files() -> dict[Knob, str]:
@@ -64,31 +92,35 @@ def no_files() -> dict[Knob, str]:
 
 def _rules(
     wanted: Iterable[Wanted], devices: Mapping[str, Device], notes: list[str]
-) -> Iterable[str]:
+) -> Iterable[UdevRule]:
     by_device: dict[str, list[Wanted]] = {}
     for one in wanted:
         by_device.setdefault(one.knob.target, []).append(one)
     for name, settings in by_device.items():
-        match = _match(devices.get(name))
-        if match is None:
+        settings.sort(key=lambda one: one.knob.name != "scheduler")
+        values = [(one.knob.name, one.value) for one in settings]
+        rule = _rule(devices.get(name), values)
+        if rule is None:
             notes.append(
                 f"{name} has nothing that tells it from others after a boot, so no udev rule was "
                 "written for it; holdfast sets it when it appears."
             )
-            continue
-        settings.sort(key=lambda one: one.knob.name != "scheduler")
-        values = ", ".join(f'ATTR{{queue/{one.knob.name}}}="{one.value}"' for one in settings)
-        yield f'ACTION=="add|change", SUBSYSTEM=="block", {match}, {values}'
+        else:
+            yield rule
 
 
-def _match(device: Device | None) -> str | None:
-    """Find a device by what it keeps between boots: an array's UUID, a disk's id or serial."""
+def _rule(device: Device | None, settings: list[tuple[str, str]]) -> UdevRule | None:
+    """Match a device by what it keeps between boots: an array's kind, a disk's id or serial."""
     if device is None:
         return None
     known = device.described
+    ways = [("wwid", known.wwid), ("serial", known.serial)]
     if known.type == "md":
-        return 'KERNEL=="md*", TEST=="md"' if known.name.startswith("md") else None
-    for key, value in (("ATTRS{wwid}", known.wwid), ("ENV{ID_SERIAL_SHORT}", known.serial)):
-        if value and _SAFE.fullmatch(value):
-            return f'ENV{{DEVTYPE}}=="disk", {key}=="{value}"'
+        ways = [("md", "")] if known.name.startswith("md") else []
+    for match, value in ways:
+        if not value and match != "md":
+            continue
+        # A value could end the string in a rule, or be taken for a pattern or a substitution.
+        with suppress(ValidationError):
+            return UdevRule.model_validate({"match": match, "value": value, "settings": settings})
     return None

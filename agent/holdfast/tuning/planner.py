@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast.privileged.allowed import AllowList
 from holdfast.tuning import openfiles
 from holdfast.tuning import persist as files
 from holdfast.tuning.knobs import Knob, Observed, Subsystem
@@ -19,6 +20,7 @@ from holdfast.tuning.profile.library import Library
 from holdfast.tuning.resolve import Resolved, Wanted, is_file, resolve
 from holdfast.tuning.store import InForce, State, Valued
 from holdfast.tuning.subsystems.limits import running_limits
+from holdfast.tuning.subsystems.persistence import summary_of
 from holdfast.tuning.transaction import Panel
 
 _SHOWN = 120  # characters of a file's content
@@ -48,7 +50,9 @@ class Planner:
         library: Library,
         subsystems: Mapping[str, Subsystem],
         panel: Panel,
+        allowed: AllowList,
     ) -> None:
+        self._allowed = allowed
         self._roots = roots
         self._library = library
         self._subsystems = subsystems
@@ -79,6 +83,10 @@ class Planner:
         goal: list[Valued] = []
         keep: list[Valued] = []
         in_force: list[InForce] = []
+        for knob in contents:
+            problem = seen[knob].problem
+            if seen[knob].value is None and problem is not None:
+                mistakes.append(Mistake(knob.target, 0, "", problem))
         for knob, value in wanted.items():
             right = self._panel.same(knob, value, seen[knob])
             one = self._valued(knob, value)
@@ -109,6 +117,9 @@ class Planner:
             if self._panel.same(knob, baseline.value, seen[knob]):
                 continue
             if baseline.identity and self._panel.identity(knob) != baseline.identity:
+                continue
+            if is_file(knob) and seen[knob].value is None:
+                notes.append(f"{knob.target}: {seen[knob].problem}.")
                 continue
             goal.append(baseline)
             rows.append(
@@ -145,11 +156,12 @@ class Planner:
         for one in resolved.wanted:
             observed = seen[one.knob]
             problem = self._panel.problem(one.knob, one.value, observed)
-            if problem is None:
+            skipped = observed.value is None and one.only_if_present
+            refused = None if skipped else self._refused(one.knob, one.value)
+            if problem is None and refused is None:
                 present.append(one)
                 continue
-            skipped = observed.value is None and one.only_if_present
-            note = f"{one.spot.place}: {problem}"
+            note = f"{one.spot.place}: {refused or problem}"
             rows.append(
                 Setting(
                     name=one.knob.name,
@@ -166,8 +178,18 @@ class Planner:
             )
             if not skipped:
                 where = f" to {one.knob.target}" if one.knob.target else ""
-                mistakes.append(one.spot.mistake(f"cannot be applied{where}: it {problem}"))
+                why = refused.rstrip(".") if refused is not None else f"it {problem}"
+                mistakes.append(one.spot.mistake(f"cannot be applied{where}: {why}"))
         return present, rows, mistakes
+
+    def _refused(self, knob: Knob, value: str) -> str | None:
+        """Return a sentence that says why root would not write this; None if it would."""
+        subsystem = self._subsystems[knob.subsystem]
+        try:
+            write = subsystem.write(knob, value, self._panel.identity(knob))
+        except (ValueError, OSError):
+            return None  # observing it says what is wrong
+        return self._allowed.refusal(write)
 
     def _row(
         self,
@@ -258,10 +280,4 @@ def _identify(resolved: Resolved, rows: Sequence[Setting], *, persist: bool) -> 
 
 def _short(knob: Knob, value: str | None) -> str | None:
     """Say of a file only whether it is there, and how much is in it."""
-    if knob.subsystem != "persistence" or value is None:
-        return value
-    if value == "":
-        return "absent"
-    lines = sum(1 for line in value.splitlines() if line and not line.startswith("#"))
-    digest = hashlib.sha256(value.encode()).hexdigest()[:8]
-    return f"{lines} line{'s' if lines != 1 else ''} ({digest})"
+    return value if knob.subsystem != "persistence" or value is None else summary_of(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -46,6 +47,7 @@ from holdfast.tuning.planner import Draft, Planner
 from holdfast.tuning.problems import blamed, problem_of
 from holdfast.tuning.profile.layers import ProfileError
 from holdfast.tuning.profile.library import Library
+from holdfast.tuning.profile.named import allow_list
 from holdfast.tuning.rebase import rebase
 from holdfast.tuning.requests import (
     FailedKnob,
@@ -94,9 +96,11 @@ class Tuning:
         subsystems = all_subsystems()
         self._subsystems = tuple(subsystems)
         self._panel = Panel(subsystems, privileged)
-        self._changes: Changes = helper or Ledger(directory, privileged, subsystems)
+        # What the helper takes is root's; what this process writes may be its own user's as well.
+        allowed = allow_list(profiles_dir, {0} if helper else {0, os.geteuid()})
+        self._changes: Changes = helper or Ledger(directory, privileged, allowed, subsystems)
         self._boot_id = read_text(Path("/proc/sys/kernel/random/boot_id")) or ""
-        self._planner = Planner(roots, self._library, subsystems, self._panel)
+        self._planner = Planner(roots, self._library, subsystems, self._panel, allowed)
         self._drift = Drift(self._panel, self.events, self._enforce)
         self._hotplug = Hotplug(self._planner, self._panel, self._follow, self.events)
         self._traveller = Traveller(state_dir)

@@ -22,8 +22,8 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from holdfast.durable import flush_directory, replace_file
+from holdfast.node.guarded import why_unguarded
 from holdfast.operations.model import RequestError, Slug
-from holdfast.protected import exposed
 from holdfast.tuning.records import (
     VERSION,
     Active,
@@ -70,9 +70,11 @@ class Store:
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             self._make()
-            reason = exposed(self.directory)
+            reason = why_unguarded(self.directory, {0, os.geteuid()})
+            if reason is None and self.directory.stat().st_mode & 0o022:
+                reason = "others than its owner can write there."
             if reason is not None:
-                raise self._unusable(Slug.UNAVAILABLE, reason)
+                raise self._unusable(Slug.UNAVAILABLE, reason.rstrip("."))
             lock = os.open(self.directory / "lock", flags, 0o600)
         except (PermissionError, NotADirectoryError) as error:
             raise self._unusable(Slug.NOT_PERMITTED, error.strerror or str(error)) from error

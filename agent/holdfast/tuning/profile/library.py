@@ -101,6 +101,10 @@ class Library:
             self._visit(found, layers, path)
         layers[layer.name] = layer
 
+    def own_files(self) -> list[Path]:
+        """Return the operator's own files."""
+        return list(self._own().values())
+
     def _own(self) -> dict[str, Path]:
         try:
             entries = sorted(self._directory.iterdir())

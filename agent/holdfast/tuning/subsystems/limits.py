@@ -6,22 +6,19 @@ The value of a knob is what the drop-in says; what a running service still has i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from holdfast.node.files import read_text
 from holdfast.privileged import Write
-from holdfast.privileged.config_files import path_of
-from holdfast.privileged.writes import FileWrite
+from holdfast.privileged.config_files import read
+from holdfast.privileged.rendering import ForeignFileError
+from holdfast.privileged.writes import LimitsFileWrite
 from holdfast.tuning.knobs import Knob, Observed
+from holdfast.tuning.subsystems.persistence import foreign
 from holdfast.tuning.subsystems.plain import Plain
 
 UNSET = "not set"
-_HEADER = (
-    "# Written by holdfast (holdfast tune); removed by `holdfast tune rollback`. Do not edit.\n"
-)
-_LINE = re.compile(r"Limit([A-Z]+)=(\S+)")
 # As /proc/<pid>/limits calls them.
 _NAMES = {
     "nofile": "Max open files",
@@ -44,6 +41,8 @@ class Limits(Plain):
         for knob in knobs:
             try:
                 found[knob] = Observed(_read(knob.target).get(knob.name, UNSET))
+            except ForeignFileError as error:
+                found[knob] = Observed(None, foreign(error))
             except OSError as error:
                 found[knob] = Observed(None, f"cannot be read: {error.strerror}")
         return found
@@ -56,17 +55,16 @@ class Limits(Plain):
             limits.pop(knob.name, None)
         else:
             limits[knob.name] = value
-        lines = [f"Limit{name.upper()}={limits[name]}\n" for name in sorted(limits)]
-        content = f"{_HEADER}[Service]\n{''.join(lines)}" if lines else None
-        return FileWrite(place="service", unit=knob.target, content=content)
+        return LimitsFileWrite.model_validate({"unit": knob.target, "limits": limits})
 
 
 def _read(unit: str) -> dict[str, str]:
-    try:
-        text = path_of("service", unit).read_text(errors="replace")
-    except FileNotFoundError:
-        return {}
-    return {match[1].lower(): match[2] for match in _LINE.finditer(text)}
+    content = read("limits", unit)
+    return (
+        {str(name): value for name, value in content.limits.items()}
+        if isinstance(content, LimitsFileWrite)
+        else {}
+    )
 
 
 def running_limits(

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import psutil
+from pydantic import TypeAdapter
 
 from holdfast.node.swap import read_swaps
 from holdfast.privileged import Write
@@ -16,6 +17,7 @@ from holdfast.tuning.subsystems.plain import Plain, chosen, observe_file
 
 _FILES = {"transparent_hugepages": "enabled", "transparent_hugepages_defrag": "defrag"}
 _OFF = "off"
+_AREAS: TypeAdapter[list[tuple[str, int]]] = TypeAdapter(list[tuple[str, int]])
 
 
 class Memory(Plain):
@@ -51,7 +53,7 @@ class Memory(Plain):
         del identity
         if knob.name != "swap":
             return HugePagesWrite.model_validate({"attribute": _FILES[knob.name], "value": value})
-        areas = [] if value == _OFF else json.loads(value)
+        areas = [] if value == _OFF else _AREAS.validate_json(value)
         return SwapWrite(areas=[SwapArea(path=path, priority=priority) for path, priority in areas])
 
     def _observe(self, knob: Knob) -> Observed:

@@ -1,21 +1,43 @@
-"""Files that bring settings back at boot, before holdfast runs; written if an apply asks for it."""
+"""Files that bring settings back at boot, before holdfast runs; written if an apply asks for it.
+
+The value of a knob is what the file says as data, in JSON: `privileged/rendering.py` makes text of
+it, where it is written.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 
 from holdfast.privileged import Write
-from holdfast.privileged.config_files import path_of
-from holdfast.privileged.writes import FileWrite
+from holdfast.privileged.config_files import path_of, read
+from holdfast.privileged.rendering import ForeignFileError
+from holdfast.privileged.writes import (
+    OwnFileWrite,
+    SysctlFileWrite,
+    TmpfilesFileWrite,
+    UdevFileWrite,
+)
 from holdfast.tuning.knobs import Knob, Observed
 from holdfast.tuning.subsystems.plain import Plain
 
 ABSENT = ""
 PLACES = ("sysctl.d", "udev", "tmpfiles.d")
+_MODELS: Mapping[str, type[SysctlFileWrite] | type[UdevFileWrite] | type[TmpfilesFileWrite]] = {
+    "sysctl.d": SysctlFileWrite,
+    "udev": UdevFileWrite,
+    "tmpfiles.d": TmpfilesFileWrite,
+}
+_NOTHING: Mapping[str, Mapping[str, list[str]]] = {
+    "sysctl.d": {"settings": []},
+    "udev": {"rules": []},
+    "tmpfiles.d": {},
+}
 
 
 class Persistence(Plain):
-    """The knobs' names are places, their values the content of the file; empty if there is none."""
+    """The knobs' names are places, their values what the file says; empty if there is none."""
 
     name = "persistence"
 
@@ -24,11 +46,13 @@ class Persistence(Plain):
         found: dict[Knob, Observed] = {}
         for knob in knobs:
             try:
-                found[knob] = Observed(path_of(knob.name).read_text(errors="replace"))
-            except FileNotFoundError:
-                found[knob] = Observed(ABSENT)
+                content = read(knob.name)
+            except ForeignFileError as error:
+                found[knob] = Observed(None, foreign(error))
             except OSError as error:
                 found[knob] = Observed(None, f"cannot be read: {error.strerror}")
+            else:
+                found[knob] = Observed(ABSENT if content is None else value_of(content))
         return found
 
     def canonical(self, knob: Knob, value: str) -> str:
@@ -39,10 +63,36 @@ class Persistence(Plain):
     def write(self, knob: Knob, value: str, identity: str) -> Write:
         """Write or remove the file."""
         del identity
-        content = None if value == ABSENT else value
-        return FileWrite.model_validate({"place": knob.name, "content": content})
+        if knob not in map(knob_of, PLACES):
+            raise ValueError(f"{knob} is no file of holdfast's")
+        if value == ABSENT:
+            return _MODELS[knob.name].model_validate(_NOTHING[knob.name])
+        return _MODELS[knob.name].model_validate_json(value)
 
 
 def knob_of(place: str) -> Knob:
     """Name the knob of a place: its target is the file, for a person to read."""
     return Knob(Persistence.name, str(path_of(place)), place)
+
+
+def value_of(content: OwnFileWrite) -> str:
+    """Write what a file says as the value of its knob; `ABSENT` if it says nothing."""
+    data = content.model_dump(mode="json", exclude={"kind"})
+    if not any(data[key] for key in data.keys() - {"profile"}):
+        return ABSENT
+    return json.dumps(data, separators=(",", ":"))
+
+
+def summary_of(value: str) -> str:
+    """Say of a file's value how much there is, and which it is."""
+    if value == ABSENT:
+        return "absent"
+    data = json.loads(value)
+    lines = sum(len(part) for part in data.values() if isinstance(part, list))
+    digest = hashlib.sha256(value.encode()).hexdigest()[:8]
+    return f"{lines} line{'s' if lines != 1 else ''} ({digest})"
+
+
+def foreign(error: ForeignFileError) -> str:
+    """Say why a file is left alone, as a clause."""
+    return f"{error}, so it is not holdfast's own and is left as it is; move it away"
