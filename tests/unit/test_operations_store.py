@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from holdfast.operations import store as store_module
 from holdfast.operations.ids import new_id
 from holdfast.operations.model import (
     Operation,
@@ -509,3 +510,25 @@ def test_large_results_of_the_first_version_are_moved_out(tmp_path: Path) -> Non
             found = store.get("one7")
             assert found is not None
             assert (found.result, found.outcome) == (json.loads(text), Outcome.OK)
+
+
+def test_a_database_that_is_large_is_not_read_through_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(Store(tmp_path)) as store:
+        for _ in range(300):
+            end(store, add(store))
+        last = end(store, add(store))
+    file = tmp_path / FILE_NAME
+    data = bytearray(file.read_bytes())
+    # In the middle, where only a check of all of it comes by.
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 64] = bytes(64)
+    file.write_bytes(data)
+    monkeypatch.setattr(store_module, "CHECKED_BYTES", len(data) - 1)
+    with closing(Store(tmp_path)) as store:
+        assert store.moved_aside is None
+        assert store.get(last.id) == last
+    monkeypatch.setattr(store_module, "CHECKED_BYTES", len(data))
+    with closing(Store(tmp_path)) as store:
+        assert store.moved_aside is not None
