@@ -16,8 +16,6 @@ log = logging.getLogger(__name__)
 
 STALE_SECONDS = 5.0
 """An observation that takes longer means that storage does not answer."""
-_FRESH_SECONDS = 0.2
-"""No new observation is made within this time of the last one."""
 
 
 class Readiness:
@@ -37,6 +35,7 @@ class Readiness:
         self._begun: float | None = None
         """When the observation under way was begun; None while there is none."""
         self._waiting: list[Callable[[], None]] = []
+        """For the next observation: the one under way may have seen what was before they asked."""
 
     def reasons(self) -> Sequence[str]:
         """Return what was wrong at the last observation, and whether one hangs. Never blocks."""
@@ -55,17 +54,18 @@ class Readiness:
         return 0.0 if self._observed is None else max(0.0, self._clock() - self._observed)
 
     def refresh(self, done: Callable[[], None]) -> None:
-        """Call `done` once there is an observation that is new enough, from whatever thread."""
+        """Call `done` after an observation that begins from now on, from whatever thread.
+
+        While one hangs, `done` is called at once: those who ask without end do not queue up.
+        """
         with self._lock:
-            recent = self._observed is not None and self.age() < _FRESH_SECONDS
-            # While one hangs, nobody waits for it: neither do those who ask without end.
-            fresh = recent or self._taken() > STALE_SECONDS
-            if not fresh:
+            hung = self._taken() > STALE_SECONDS
+            if not hung:
                 self._waiting.append(done)
                 if self._begun is None:
                     self._begun = self._clock()
                     threading.Thread(target=self._run, name="readiness", daemon=True).start()
-        if fresh:
+        if hung:
             done()
 
     def _taken(self) -> float:
@@ -73,13 +73,19 @@ class Readiness:
         return 0.0 if self._begun is None else self._clock() - self._begun
 
     def _run(self) -> None:
-        try:
-            reasons = tuple(self._observe())
-        except Exception as error:
-            log.exception("the roots could not be checked")
-            reasons = (f"The roots could not be checked: {type(error).__name__}.",)
-        with self._lock:
-            self._reasons, self._observed, self._begun = reasons, self._clock(), None
-            waiting, self._waiting = self._waiting, []
-        for done in waiting:
-            done()
+        """Observe for as long as somebody waits."""
+        while True:
+            with self._lock:
+                waiting, self._waiting = self._waiting, []
+                self._begun = self._clock() if waiting else None
+            if not waiting:
+                return
+            try:
+                reasons = tuple(self._observe())
+            except Exception as error:
+                log.exception("the roots could not be checked")
+                reasons = (f"The roots could not be checked: {type(error).__name__}.",)
+            with self._lock:
+                self._reasons, self._observed = reasons, self._clock()
+            for done in waiting:
+                done()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from holdfast.tuning.service import Tuning
 
 
-_OBSERVE_SECONDS = 0.5
+_OBSERVE_SECONDS = 1.0
 
 
 def _nothing_wrong() -> Sequence[str]:
