@@ -117,6 +117,8 @@ def why_foreign(path: Path) -> str | None:
     """Say in a sentence why an existing state directory is not this user's; None if it is."""
     try:
         directory = open_directory(path)
+    except FileNotFoundError:
+        return None  # it is made at the next start
     except OSError as error:
         return explain_failure(path, error)
     try:
