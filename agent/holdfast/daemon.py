@@ -158,6 +158,11 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
     observed = threading.Event()
     readiness.refresh(observed.set)
     observed.wait(STALE_SECONDS)
+
+    def notes() -> Sequence[str]:
+        exposed = state_dir_exposed(settings)
+        return [] if exposed is None else [exposed]
+
     proof = Verifications(manifests)
     reimage = Reimage(
         roots=settings.roots,
@@ -182,6 +187,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         ),
         status_server=imager_status(settings),
         degraded=degraded,
+        notes=notes,
         allow_kexec=settings.reimage.allow_kexec,
     )
     registry = Registry()
@@ -218,6 +224,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         ),
         degraded=readiness.reasons,
         refresh=readiness.refresh,
+        notes=notes(),
     )
     operations.recover()
     stack.callback(operations.shutdown, _WORK_SECONDS)

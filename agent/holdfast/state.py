@@ -99,8 +99,7 @@ def lacking(settings: Settings, state: StateDir) -> Sequence[str]:
             or f"The data volume is there now, and the state is still kept in {state.path}; "
             "restart holdfast."
         )
-    another = state.why_another()
-    if another is not None:
+    elif locate_state_dir(settings)[1] is None and (another := state.why_another()) is not None:
         reasons.append(another)
     for number, root in enumerate(settings.roots):
         reason = missing(root)

@@ -16,7 +16,7 @@ from tests.namespaces import Namespaces, own_namespaces
 from tests.system.harness import Daemon, run_cli
 
 OLD, NEW, DATASTORE = 4711, 65534, 12345
-NONCE = "0123456789abcdef" * 2
+NONCE, SECRET = "0123456789abcdef" * 2, "fedcba9876543210" * 4
 UDEV = 'ACTION=="add|change", RUN+="/bin/sh -c id"\n'
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
@@ -38,11 +38,12 @@ class Node:
         self.config.write_text(f'roots = ["{self.root}"]\n')
         self.state = self.root / ".holdfast"
         ns.run("sh", "-c", "rm -rf /etc/holdfast; mkdir -p -m 755 /etc/holdfast")
+        ns.run("sh", "-c", "mount -t tmpfs -o mode=755 none /var/lib")
 
     def fill(self, owner: int) -> Path:
         """Have a state directory as a daemon of this user left it."""
         (self.state / "reimage").mkdir(parents=True)
-        (self.state / "reimage/job.json").write_text(json.dumps({"nonce": NONCE}))
+        (self.state / "reimage/job.json").write_text(json.dumps({"nonce": NONCE, "secret": SECRET}))
         (self.state / "tuning").mkdir()
         (self.state / "tuning/pending.json").write_text(json.dumps({"content": UDEV}))
         (self.state / "link").symlink_to("/etc/hostname")
@@ -55,7 +56,11 @@ class Node:
         """Leave what the imager leaves of the arming in which this directory was noted."""
         status = self.state.stat()
         noted = {"uid": OLD, "gid": OLD, "dev": status.st_dev, "ino": status.st_ino}
-        document = {"nonce": NONCE, "state_dir": noted | {"file_system_uuid": None}} | changes
+        document = {
+            "nonce": NONCE,
+            "secret": SECRET,
+            "state_dir": noted | {"file_system_uuid": None},
+        } | changes
         self.write("/etc/holdfast/reimaged.json", json.dumps(document), mode)
 
     def write(self, path: str, content: str, mode: int = 0o600) -> None:
@@ -162,6 +167,8 @@ class TestNotProven:
             {"state_dir": {"uid": str(OLD), "dev": "x", "ino": 1}},
             {"nonce": None},
             {"nonce": "f" * 32},
+            {"secret": "f" * 64},
+            {"secret": None},
             {"nonce": ["0" * 32]},
         ],
     )
@@ -249,6 +256,25 @@ class TestTheDaemon:
         daemon.stop()
         daemon.restart()
         assert daemon.http.get("/readyz").status_code == 200
+
+    def test_who_can_exchange_it_is_named_everywhere(
+        self, start_daemon: Callable[..., Daemon], disk_dir: Path
+    ) -> None:
+        root = disk_dir / "volume"
+        root.mkdir()
+        os.chown(root, DATASTORE, DATASTORE)
+        daemon = start_daemon(roots=[root], state_dir=None)
+        told = f"{root}/.holdfast can be moved or replaced by others than root and holdfast"
+        assert told in daemon.log
+        ready = daemon.http.get("/readyz")
+        assert ready.status_code == 200
+        body = {"descriptor": f"file://{root}/x.json", "descriptor_sha256": "0" * 64}
+        plan = daemon.http.post("/v1/reimage/plan", json=body)
+        for notes in (ready.json()["notes"], plan.json()["notes"]):
+            (note,) = notes
+            assert told in note
+            assert f"belongs to user {DATASTORE}" in note
+            assert "`chown root:root`" in note
 
     def test_a_directory_that_was_exchanged_is_noticed(
         self, start_daemon: Callable[..., Daemon], disk_dir: Path

@@ -7,7 +7,7 @@ from typing import Literal
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from holdfast.api.documents import problems_of
@@ -33,6 +33,10 @@ class Readiness(BaseModel):
     """The daemon can do its work."""
 
     status: Literal["ready"] = "ready"
+    notes: list[str] = Field(
+        default_factory=list,
+        description="What is not as safe as it could be; it is ready all the same.",
+    )
 
 
 @router.get(
@@ -66,7 +70,7 @@ async def get_readiness(services: ServicesDep, request: Request) -> Response:
         reasons.append("The daemon is shutting down.")
     if reasons:
         raise ProblemError(Problem.of(Slug.UNAVAILABLE, " ".join(reasons), reasons=reasons))
-    return JsonResponse(Readiness())
+    return JsonResponse(Readiness(notes=list(services.notes)))
 
 
 @router.get(

@@ -62,3 +62,6 @@ class Services:
         with suppress(TimeoutError):
             await asyncio.wait_for(done.wait(), _OBSERVE_SECONDS)
         return self.degraded()
+
+    notes: Sequence[str] = ()
+    """Sentences on what was not as safe as it could be when the daemon started."""

@@ -28,10 +28,14 @@ def check(session: Session) -> None:
 
     Ends with 0 if the daemon would start with them, warnings or not, and with 1 otherwise.
     """
-    from holdfast.config import explain
+    from holdfast.config import DEFAULT_CONFIG_FILE, explain
+    from holdfast.config.exposure import check_exposure
 
     findings = explain(session.common.config)
     errors = [finding for finding in findings if finding.level == "error"]
+    if not errors:
+        file = session.common.config or DEFAULT_CONFIG_FILE
+        findings += check_exposure(session.load_settings(), file)
     if session.out.as_json:
         session.out.json(
             {

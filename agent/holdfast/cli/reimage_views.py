@@ -35,6 +35,8 @@ def show_plan(out: Output, plan: ReimagePlan) -> None:
     out.heading("Steps")
     for number, step in enumerate(plan.steps, 1):
         out.line(f"  {number}. {units.printable(step)}")
+    for note in plan.notes:
+        out.note(f"note: {units.printable(note)}", "dim")
     out.line()
     if plan.ok:
         out.line("nothing is in the way; nothing was changed", "green")

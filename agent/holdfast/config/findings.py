@@ -11,4 +11,5 @@ class Finding:
     """What `config check` says about one thing."""
 
     level: Literal["error", "warning", "note"]
+    """A note is no mistake."""
     message: str

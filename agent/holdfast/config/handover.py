@@ -35,7 +35,7 @@ from holdfast.node.directories import DirectoryIdentity, identify_directory
 from holdfast.node.guarded import why_unguarded
 from holdfast.node.machine import Machine
 
-RECORD = Path("/etc/holdfast/handed-over.json")
+RECORD = Path("/var/lib/holdfast-helper/handed-over.json")
 """Made by root: for which re-imaging the directory was given away already."""
 _MOST_BYTES = 1 << 20
 _NONCE = re.compile(r"[0-9a-f]{32}")
@@ -76,6 +76,7 @@ def give_state_dir(
                 nonce = _prove(directory, path, marker, record)
             except (_NotProvenError, OSError) as error:
                 raise StateDirError(_refusal(path, owner, uid, error)) from error
+            record.parent.mkdir(mode=0o755, exist_ok=True)
             # Before the first change: what is interrupted is finished by a person.
             replace_file(record, json.dumps({"nonce": nonce}).encode() + b"\n", 0o600)
             _give(directory, owner, uid, gid)
@@ -150,7 +151,8 @@ def _prove(directory: int, path: Path, marker: Path, record: Path) -> str:
         job = json.loads(read_file_beneath(directory, "reimage/job.json", _MOST_BYTES))
     except (OSError, ValueError, RecursionError):
         job = None
-    if not isinstance(job, dict) or job.get("nonce") != nonce:
+    proof = (nonce, written.get("secret"))
+    if not isinstance(job, dict) or (job.get("nonce"), job.get("secret")) != proof:
         raise _NotProvenError("It has no record of the re-imaging that wrote this system.")
     with suppress(FileNotFoundError):
         if _root_json(record).get("nonce") == nonce:

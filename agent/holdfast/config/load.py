@@ -14,7 +14,6 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import EnvSettingsSource
 
-from holdfast.config.exposure import check_exposure
 from holdfast.config.findings import Finding
 from holdfast.config.settings import Settings, flatten
 from holdfast.node.volumes import missing
@@ -107,15 +106,13 @@ def explain(
 ) -> list[Finding]:
     """Say everything that is wrong with the settings, on their own and on this machine.
 
-    An error keeps the daemon from starting; a warning is something it would start without; a note
-    is no mistake.
+    An error keeps the daemon from starting; a warning is something it would start without.
     """
     try:
         settings = load_settings(config_file, overrides, environ=environ)
     except ConfigError as error:
         return [Finding("error", message) for message in error.messages]
-    path = config_file or DEFAULT_CONFIG_FILE
-    return [*check_machine(settings), *check_exposure(settings, path)]
+    return check_machine(settings)
 
 
 def check_machine(settings: Settings) -> list[Finding]:

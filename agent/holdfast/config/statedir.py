@@ -114,7 +114,7 @@ def _prepare(path: Path, degraded: str | None) -> StateDir:
 
 
 def why_foreign(path: Path) -> str | None:
-    """Say in a sentence why an existing state directory is not this user's; None if it is."""
+    """Say in a sentence why what is at `path` is not this user's; None if it is, or nothing is."""
     try:
         directory = open_directory(path)
     except FileNotFoundError:

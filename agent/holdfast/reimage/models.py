@@ -219,6 +219,9 @@ class ReimagePlan(Machine):
     mode: str
     identity: list[IdentityName]
     steps: list[str] = Field(description="What would happen, in order, for a person.")
+    notes: list[str] = Field(
+        default_factory=list, description="What is not as safe as it could be, and blocks nothing."
+    )
 
 
 class Check(BaseModel):

@@ -32,8 +32,10 @@ class Planner:
     state_dir: Path
     describe: Callable[[ImageSummary | None, str | None], Machine]
 
-    def plan(self, request: StageRequest, problems: Sequence[str]) -> ReimagePlan:
-        """Return the plan; `problems` are in the way already."""
+    def plan(
+        self, request: StageRequest, problems: Sequence[str], notes: Sequence[str]
+    ) -> ReimagePlan:
+        """Return the plan; `problems` are in the way already, and `notes` are not."""
         image, source, blocked = None, None, list(problems)
         space: list[SpaceReport] = []
         try:
@@ -74,6 +76,7 @@ class Planner:
             mode=request.mode,
             identity=request.identity,
             steps=machine.steps(seen, image, request),
+            notes=list(notes),
         )
 
     def _space(self, request: StageRequest, image: ImageSummary, present: int) -> list[SpaceReport]:

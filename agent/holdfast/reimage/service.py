@@ -64,6 +64,7 @@ class Reimage:
         examiner: Examiner,
         status_server: StatusServer | None,
         degraded: Callable[[], Sequence[str]],
+        notes: Callable[[], Sequence[str]] = tuple,
         allow_kexec: bool = False,
     ) -> None:
         self._roots = tuple(roots)
@@ -75,6 +76,7 @@ class Reimage:
         self._examiner = examiner
         self._status_server = status_server
         self._degraded = degraded
+        self._notes = notes
         self._allow_kexec = allow_kexec
         self._attempt = Attempt(state_dir)
         self._clock = ConfirmationClock(self._attempt.boot_id)
@@ -165,7 +167,7 @@ class Reimage:
             mode=job.request.mode if job else None,
             image_id=identify().image_id,
             carried=list(job.armed.identity) if job and job.armed else [],
-            notes=list(job.armed.notes) if job and job.armed else [],
+            notes=[*self._notes(), *(job.armed.notes if job and job.armed else ())],
             checks=job.checks if job else [],
             imager=job.imager if job else None,
             previous=self._attempt.store.previous.found(),
@@ -189,7 +191,7 @@ class Reimage:
             examiner=self._examiner,
             state_dir=self._state_dir,
             describe=self._describe,
-        ).plan(request, self._own_problems())
+        ).plan(request, self._own_problems(), self._notes())
 
     def arm(self, request: StepRequest = _NOW) -> ReimageStatus:
         """Have the next boot, and only that one, be the imager's. Idempotent.

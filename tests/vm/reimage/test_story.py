@@ -16,7 +16,7 @@ from tests.vm.service import first_pass, moments, started_at
 _CHECK = """
 cat >>/etc/holdfast/holdfast.toml <<'END'
 [reimage]
-check_command = ["/usr/bin/test", "-e", "/run/mended"]
+check_command = ["/usr/bin/test", "-e", "/etc/holdfast/mended"]
 END
 systemctl restart holdfast
 """
@@ -132,7 +132,7 @@ def test_over_the_network_and_not_confirmed_at_first(start: Start, published: Pu
         again = control.finished(control.post("/v1/reimage/confirm", code=202)["id"])
         assert (again["kind"], again["state"]) == ("reimage.check", "failed")
         assert control.get("/v1/reimage")["state"] == "unconfirmed"
-        node.guest.sh("touch /run/mended")
+        node.guest.sh("touch /etc/holdfast/mended")
         again = control.finished(control.post("/v1/reimage/confirm", code=202)["id"])
         assert again["state"] == "succeeded", again
         assert control.get("/v1/reimage")["state"] == "confirmed"

@@ -26,9 +26,7 @@ _PLACES: dict[IdentityName, tuple[str, tuple[str, ...]]] = {
     "hostname": ("/etc", ("hostname",)),
     "holdfast": ("/etc/holdfast", ("*",)),
 }
-_NEVER = frozenset(
-    f"/etc/holdfast/{name}" for name in ("image-id", "reimaged.json", "handed-over.json")
-)
+_NEVER = frozenset({"/etc/holdfast/image-id", "/etc/holdfast/reimaged.json"})
 """These tell of the image and of the last re-imaging, which the new system has its own of."""
 
 
