@@ -133,7 +133,8 @@ class Attempt:
     def unknown(self, why: str) -> None:
         """Say loudly that nothing proves which system runs; deletes nothing."""
         self.update(reason=why)
-        self.move(_S.UNKNOWN, why)
+        if self.state is not _S.UNKNOWN:
+            self.move(_S.UNKNOWN, why)
         log.error("re-imaging: UNKNOWN which system runs: %s", why)
 
     @property
