@@ -270,6 +270,28 @@ class TestNetwork:
         node.rollback()
         assert (node.ns.qdiscs("hf0"), node.ns.qdiscs("hg0")) == before
 
+    @pytest.mark.parametrize("hook", ["clsact", "ingress"])
+    @pytest.mark.parametrize("root", [None, "1:", "8002:"])
+    def test_queues_are_set_beside_filters_and_below_an_mq_of_any_handle(
+        self, node: Tuned, hook: str, root: str | None
+    ) -> None:
+        node.ns.pair("hf0", "hg0", "numtxqueues", "4")
+        node.ns.run("tc", "qdisc", "add", "dev", "hf0", hook)
+        if root is not None:
+            node.ns.run("tc", "qdisc", "replace", "dev", "hf0", "root", "handle", root, "mq")
+        before = node.ns.run("tc", "qdisc", "show", "dev", "hf0")
+        node.profile("mine", rest=network("hf0", qdisc='{ kind = "pfifo", limit = 777 }'))
+
+        node.apply("mine")
+
+        shown = node.ns.qdiscs("hf0")
+        assert sum("pfifo" in line and "limit 777p" in line for line in shown) == 4
+        assert any(line.startswith(hook) for line in shown)
+        assert node.apply("mine")["written"] == 0
+        node.rollback()
+        # The handle as well, that scripts and filters know.
+        assert node.ns.run("tc", "qdisc", "show", "dev", "hf0") == before
+
     def test_a_qdisc_that_could_not_be_brought_back_is_not_replaced(self, node: Tuned) -> None:
         node.ns.pair("hf0", "hg0")
         node.ns.run("tc", "qdisc", "replace", "dev", "hf0", "root", "handle", "1:", "htb")

@@ -7,15 +7,17 @@ here from checked words and never pass a shell.
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.node.links import active_queues, run_tool
 from holdfast.privileged.writes import EVERY, QDISC_FLAGS, LinkWrite, Qdisc, QdiscWrite, Refused
 
-_HANDLES = ("1:", "2:")
+_DEFAULT = "0:"
+"""The handle of what the kernel attached by itself."""
 _DROPS = "noop"
 
 
@@ -28,7 +30,7 @@ def set_qdisc(write: QdiscWrite) -> None:
     if write.leaves and (write.root is None or write.root.kind != "mq"):
         raise Refused("Only a root of kind mq has a qdisc for each queue.")
     if write.root is None:
-        if _root(name).get("handle", "0:") != "0:":
+        if _root(name).get("handle", _DEFAULT) != _DEFAULT:
             _tc("qdisc", "del", "dev", name, "root")
         return
     if write.root.kind == "noqueue":
@@ -37,7 +39,7 @@ def set_qdisc(write: QdiscWrite) -> None:
     if write.root.kind != "mq":
         # On one of the same kind, tc changes what is given and leaves the rest, or refuses.
         now = _root(name)
-        if now.get("kind") == write.root.kind and now["handle"] != "0:":
+        if now.get("kind") == write.root.kind and now["handle"] != _DEFAULT:
             _tc("qdisc", "del", "dev", name, "root")
         _tc("qdisc", "replace", "dev", name, "root", *_words(write.root))
         return
@@ -46,14 +48,17 @@ def set_qdisc(write: QdiscWrite) -> None:
 
 def _set_queues(name: str, write: QdiscWrite) -> None:
     """Make the root mq and give each queue what is asked for."""
-    now = _root(name)
-    handle = now["handle"] if now.get("kind") == "mq" and now["handle"] != "0:" else _HANDLES[0]
+    shown = _show(name)
+    root = _root_of(shown)
+    ours = root.get("kind") == "mq" and root["handle"] != _DEFAULT
+    handle = root["handle"] if ours else _unused(shown)
     # With the handle it has, mq stays as it is; with another it is a new one, all of its queues
     # with the kernel's default, which nothing else brings back.
     _tc("qdisc", "replace", "dev", name, "root", "handle", handle, "mq")
     if _needs_new_queues(_below(name), write):
-        handle = next(one for one in _HANDLES if one != handle)
-        _tc("qdisc", "replace", "dev", name, "root", "handle", handle, "mq")
+        for another in (_unused(_show(name)), handle):
+            # By way of another handle to the same, which filters and scripts may know.
+            _tc("qdisc", "replace", "dev", name, "root", "handle", another, "mq")
     below = _below(name)
     every = write.leaves.get(EVERY)
     wanted = dict.fromkeys(below, every) if EVERY in write.leaves else write.leaves
@@ -62,7 +67,7 @@ def _set_queues(name: str, write: QdiscWrite) -> None:
         if leaf is None:
             continue
         if leaf.kind != _DROPS:
-            if below.get(queue, "0:") != "0:":
+            if below.get(queue, _DEFAULT) != _DEFAULT:
                 _tc("qdisc", "del", "dev", name, "parent", parent)
             _tc("qdisc", "replace", "dev", name, "parent", parent, *_words(leaf))
         elif queue in below:
@@ -74,17 +79,34 @@ def _set_queues(name: str, write: QdiscWrite) -> None:
 def _needs_new_queues(below: Mapping[int, str], write: QdiscWrite) -> bool:
     if EVERY in write.leaves:
         queues = active_queues(write.interface, write.ifindex) or max(below, default=0)
-        return len(below) < queues
-    return any(leaf is None and below.get(queue) != "0:" for queue, leaf in write.leaves.items())
+        changed = write.leaves[EVERY] is None and any(one != _DEFAULT for one in below.values())
+        return changed or len(below) < queues
+    return any(
+        leaf is None and below.get(queue) != _DEFAULT for queue, leaf in write.leaves.items()
+    )
 
 
 def _below(interface: str) -> dict[int, str]:
-    """Return the handle of each queue's qdisc, by number of the queue."""
+    """Return the handle of each queue's qdisc, by number of the queue.
+
+    Only below the root: clsact and ingress have a parent of their own (`ffff:fff1`).
+    """
+    shown = _show(interface)
+    handle = _root_of(shown).get("handle", _DEFAULT)
+    # Below a root that the kernel attached, tc writes the parent as `:1`.
+    major = "" if handle == _DEFAULT else handle.removesuffix(":")
     return {
-        int(one["parent"].rpartition(":")[2], 16): one.get("handle", "")
-        for one in _show(interface)
-        if "parent" in one
+        int(minor, 16): one.get("handle", "")
+        for one in shown
+        for parent, _, minor in (one.get("parent", "").rpartition(":"),)
+        if minor and parent == major
     }
+
+
+def _unused(shown: Sequence[Mapping[str, Any]]) -> str:
+    """Return a handle that no qdisc of an interface has."""
+    used = {one.get("handle") for one in shown}
+    return next(handle for number in itertools.count(1) if (handle := f"{number:x}:") not in used)
 
 
 def set_queue_length(write: LinkWrite) -> None:
@@ -110,8 +132,12 @@ def _words(qdisc: Qdisc) -> list[str]:
     return words
 
 
-def _root(interface: str) -> dict[str, Any]:
-    return next((one for one in _show(interface) if one.get("root")), {})
+def _root(interface: str) -> Mapping[str, Any]:
+    return _root_of(_show(interface))
+
+
+def _root_of(shown: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    return next((one for one in shown if one.get("root")), {})
 
 
 def _show(interface: str) -> list[dict[str, Any]]:
