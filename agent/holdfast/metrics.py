@@ -45,8 +45,8 @@ Verified = Mapping[tuple[str, bool], int]
 """Verifications by root and whether all was well."""
 LeftOut = Mapping[tuple[str, str], int]
 """Names that were left out, by root and reason."""
-TuningFigures = tuple[Mapping[str, int], Mapping[str, int]]
-"""Settings in force, and those that drifted, by subsystem."""
+TuningFigures = tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
+"""Settings in force, those that drifted and those that could not be reverted, by subsystem."""
 ReimageFigures = tuple[ReimageState, int, ImagerReport | None]
 """The state, the checks of the new system that failed, and what the imager reported."""
 
@@ -270,7 +270,7 @@ class _LeftOut(Collector):
 
 
 class _Settings(Collector):
-    """Tells how many settings are in force, and how many are not as applied."""
+    """Counts the settings in force, those not as applied and those that could not be reverted."""
 
     def __init__(self, tuning: Callable[[], TuningFigures]) -> None:
         self._tuning = tuning
@@ -282,10 +282,11 @@ class _Settings(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the families."""
         for name, text, values in zip(
-            ("settings", "drifted_settings"),
+            ("settings", "drifted_settings", "left_settings"),
             (
                 "Settings that the applied profile put in force, by subsystem.",
                 "Settings that were not as applied when last looked at, by subsystem.",
+                "Settings that could not be taken back, by subsystem.",
             ),
             self._tuning(),
             strict=True,

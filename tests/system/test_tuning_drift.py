@@ -197,9 +197,16 @@ class TestBoot:
             node.daemon.restart()
 
             until(lambda: node.sysctls() == SYSCTLS, what="the profile in force again")
-            (operation,) = node.daemon.http.get(
-                "/v1/operations", params={"kind": "tuning.apply", "limit": 1}
-            ).json()["operations"]
+            (operation,) = until(
+                lambda: [
+                    one
+                    for one in node.daemon.http.get(
+                        "/v1/operations", params={"kind": "tuning.apply", "state": "succeeded"}
+                    ).json()["operations"]
+                    if one["actor"] == "start"
+                ],
+                what="the end of the operation",
+            )
             assert (operation["actor"], operation["state"]) == ("start", "succeeded")
             assert len(node.state()["history"]) == 1
             node.rollback()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,33 @@ class Tuned:
         """Answer the events of a kind, newest first."""
         return [one for one in self.state()["events"] if one["kind"] == kind]
 
+    def refused(self, profile: str) -> dict[str, Any]:
+        """Apply a profile, which must fail; answers the problem, in words of holdfast's own."""
+        response = self.ask("apply", profile=profile)
+        assert response.status_code >= 400, response.text
+        assert "pydantic" not in response.text
+        assert "[type=" not in response.text
+        problem: dict[str, Any] = response.json()
+        return problem
+
     def sysctls(self, *names: str) -> dict[str, str]:
         """Read sysctls as the daemon's namespace has them."""
         return {name: self.ns.sysctl(name) for name in names or tuple(SYSCTLS)}
+
+
+@contextmanager
+def kept(*paths: str) -> Iterator[None]:
+    """Write settings of the whole machine back that a test changes, in an order that works."""
+    before = {path: Path(path).read_text().strip() for path in paths}
+    try:
+        yield
+    finally:
+        for _ in paths:
+            for path, value in before.items():
+                if Path(path).read_text().strip() != value:
+                    with suppress(OSError):
+                        Path(path).write_text(value)
+        assert {path: Path(path).read_text().strip() for path in paths} == before
 
 
 def _answer(response: httpx.Response) -> dict[str, Any]:

@@ -152,10 +152,15 @@ def rollback(
         To, typer.Option(help="The state before the last apply, or before the first.")
     ] = To.LAST,
 ) -> None:
-    """Bring back what settings were before: all of them, or none."""
+    """Bring back what settings were before. Exits with 3 if some could not be.
+
+    What could not be is kept in `holdfast tune show`, and tried again.
+    """
     from holdfast.cli.tune_views import show_rolled_back
 
-    _perform(session, "rollback", {"to": to.value}, show_rolled_back)
+    answer = _perform(session, "rollback", {"to": to.value}, show_rolled_back)
+    if answer.get("left"):
+        raise typer.Exit(ExitCode.DIFFERENCES)
 
 
 @command(
@@ -220,22 +225,28 @@ def _plan(session: Session, profile: str | None, *, persist: bool) -> Any:
     return Plan.model_validate(session.api.post("/v1/tuning/plan", given))
 
 
-def _perform(session: Session, what: str, body: dict[str, Any], render: Any) -> None:
-    """Do it, and print the outcome. Raises `CliError` if it failed."""
+def _perform(session: Session, what: str, body: dict[str, Any], render: Any) -> dict[str, Any]:
+    """Do it, print the outcome and return the result. Raises `CliError` if it failed."""
     from holdfast.cli.outcome import finish
     from holdfast.cli.runs import RemoteRun
 
     given = {key: value for key, value in body.items() if value is not None}
     if session.local:
-        finish(session, session.work.start(f"tuning.{what}", given), _of_operation(render))
-        return
-    answer = session.api.post(f"/v1/tuning/{what}", given)
+        run = session.work.start(f"tuning.{what}", given)
+        return _result(finish(session, run, _of_operation(render)))
+    answer: dict[str, Any] = session.api.post(f"/v1/tuning/{what}", given)
     if "state" in answer:  # it takes long, so this is the operation
-        finish(session, RemoteRun(session.api, answer), _of_operation(render))
-    elif session.out.as_json:
+        return _result(finish(session, RemoteRun(session.api, answer), _of_operation(render)))
+    if session.out.as_json:
         session.out.json(answer)
     else:
         render(session.out, answer)
+    return answer
+
+
+def _result(operation: dict[str, Any] | None) -> dict[str, Any]:
+    result: dict[str, Any] = (operation or {}).get("result") or {}
+    return result
 
 
 def _of_operation(render: Any) -> Any:

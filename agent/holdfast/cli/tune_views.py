@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -11,6 +11,7 @@ from holdfast.cli.output import Output
 from holdfast.cli.phrases import when_of
 from holdfast.tuning.models import (
     Applied,
+    LeftSetting,
     Plan,
     ProfileDetails,
     ProfileList,
@@ -65,6 +66,7 @@ def show_applied(out: Output, answer: Mapping[str, Any]) -> None:
         )
     else:
         out.line(f"profile {applied.profile} applied: all {total} were right already", "green")
+    _show_left(out, applied.left)
     out.hint("to go back: holdfast tune rollback")
 
 
@@ -75,7 +77,19 @@ def show_rolled_back(out: Output, answer: Mapping[str, Any]) -> None:
     for note in result.notes:
         out.note(f"note: {units.printable(note)}")
     now = f"profile {result.profile} is in force" if result.profile else "no profile is in force"
-    out.line(f"rolled back, {units.counted(result.written, 'setting')} written; {now}", "green")
+    style = "bold red" if result.left else "green"
+    out.line(f"rolled back, {units.counted(result.written, 'setting')} written; {now}", style)
+    _show_left(out, result.left)
+
+
+def _show_left(out: Output, left: Sequence[LeftSetting]) -> None:
+    """Name what could not be taken back."""
+    for one in left:
+        what = " ".join(part for part in (one.target, one.name) if part)
+        out.line(
+            units.printable(f"NOT taken back: {what} should be {one.before}: it {one.reason}"),
+            "bold red",
+        )
 
 
 def show_state(out: Output, state: TuningState) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from holdfast.privileged.writes import (
     HugePagesWrite,
     ModuleWrite,
     SysctlWrite,
+    interface_of,
     sysctl_path,
 )
 
@@ -21,7 +23,20 @@ _SYS = Path("/sys")
 
 def write_sysctl(write: SysctlWrite) -> None:
     """Write a sysctl. Raises `Refused` for a name that is not for tuning, and `OSError`."""
-    _write(_PROC_SYS.joinpath(*sysctl_path(write.name)), write.value)
+    path = sysctl_path(write.name)
+    interface = interface_of(path)
+    if interface is None or not write.ifindex:
+        _write(_PROC_SYS.joinpath(*path), write.value)
+        return
+    # A directory of an interface that is gone takes no writes, so nobody can swap it now.
+    where = _PROC_SYS.joinpath(*path[:-1])
+    directory = os.open(where, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        if _index(interface) != write.ifindex:
+            raise OSError(errno.ENODEV, "another interface has this name now", interface)
+        _write(Path(path[-1]), write.value, directory=directory, shown=where)
+    finally:
+        os.close(directory)
 
 
 def write_block(write: BlockWrite) -> None:
@@ -64,6 +79,13 @@ def _write(
             os.close(file)
     except OSError as error:
         raise OSError(error.errno, error.strerror, whole) from None
+
+
+def _index(interface: str) -> int:
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError:
+        return 0
 
 
 def _read(directory: int, name: str) -> str:

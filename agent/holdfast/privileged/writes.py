@@ -27,6 +27,11 @@ BlockAttribute = Literal[
     "wbt_lat_usec",
 ]
 LimitName = Literal["nofile", "nproc", "memlock", "as", "core", "stack"]
+_QUEUE_ATTRIBUTE = re.compile("|".join(BLOCK_ATTRIBUTES) + "|iosched/[a-z][a-z0-9_]*")
+# Where each interface has a directory of sysctls.
+_INTERFACE_TABLES = tuple(
+    ("net", family, table) for family in ("ipv4", "ipv6", "mpls") for table in ("conf", "neigh")
+)
 THP_ATTRIBUTES = ("enabled", "defrag")
 """Files of /sys/kernel/mm/transparent_hugepage."""
 
@@ -131,12 +136,22 @@ def sysctl_path(name: str) -> tuple[str, ...]:
     return tuple(parts)
 
 
+def interface_of(path: tuple[str, ...]) -> str | None:
+    """Return the interface that a sysctl is of, from its path; None for any other sysctl."""
+    if path[:3] not in _INTERFACE_TABLES or len(path) < 5 or path[3] in ("all", "default"):
+        return None
+    return path[3]
+
+
 class SysctlWrite(_Request):
     """Write a file below /proc/sys."""
 
     kind: Literal["sysctl"] = "sysctl"
     name: str
-    value: Annotated[str, Field(min_length=1, max_length=4096)]
+    value: Annotated[str, Field(max_length=4096)]
+    """Empty for an empty list."""
+    ifindex: Annotated[int, Field(ge=0)] = 0
+    """Only if the interface that it is of still has this index; 0 for any other sysctl."""
 
     @field_validator("value")
     @classmethod
@@ -151,8 +166,14 @@ class BlockWrite(_Request):
     device: str
     diskseq: Annotated[str, Field(pattern=r"^[0-9]*$")] = ""
     """Only if the device still has this sequence number; empty where the kernel has none."""
-    attribute: BlockAttribute
+    attribute: str
+    """One of `BLOCK_ATTRIBUTES`, or `iosched/` and a parameter of the scheduler."""
     value: str
+
+    @field_validator("attribute")
+    @classmethod
+    def _attribute_name(cls, value: str) -> str:
+        return _matching(_QUEUE_ATTRIBUTE, value, "an attribute of a queue")
 
     @field_validator("device")
     @classmethod
@@ -377,6 +398,11 @@ def is_unit(name: str) -> bool:
     """
     own = name.startswith("holdfast")
     return _UNIT.fullmatch(name) is not None and not own and not name.endswith("-.service")
+
+
+def is_queue_attribute(name: str) -> bool:
+    """Whether this is an attribute of a block device's queue that can be set here."""
+    return _QUEUE_ATTRIBUTE.fullmatch(name) is not None
 
 
 def is_device(name: str) -> bool:

@@ -12,7 +12,7 @@ from holdfast.operations.model import now
 from holdfast.tuning.events import Events
 from holdfast.tuning.knobs import Knob, Observed
 from holdfast.tuning.models import DriftedSetting
-from holdfast.tuning.store import Active, InForce
+from holdfast.tuning.store import Active, InForce, StoredKnob
 from holdfast.tuning.transaction import Failure, Panel
 
 ENFORCE_LIMIT = 3
@@ -90,8 +90,8 @@ class Drift:
             _Off(one.knob, one, seen[one.knob])
             for one in settings
             if not self._panel.same(one.knob, one.value, seen[one.knob])
-            # A device that is gone has not drifted.
-            and not (one.identity and self._panel.identity(one.knob) != one.identity)
+            # What is gone has not drifted.
+            and not self._panel.gone(one)
         ]
 
     def _enforce(self, active: Active, off: Sequence[_Off]) -> None:
@@ -159,7 +159,7 @@ class Drift:
         )
 
 
-def counts(settings: Iterable[InForce]) -> Mapping[str, int]:
+def counts(settings: Iterable[StoredKnob]) -> Mapping[str, int]:
     """Count settings by subsystem."""
     found: dict[str, int] = {}
     for one in settings:

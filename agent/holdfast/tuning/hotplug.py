@@ -11,9 +11,11 @@ from holdfast.tuning.planner import Planner
 from holdfast.tuning.requests import TuneChange
 from holdfast.tuning.resolve import Wanted
 from holdfast.tuning.store import Active, InForce, State, Valued
-from holdfast.tuning.transaction import ChangeFailed, Failure, Panel
+from holdfast.tuning.transaction import ChangeFailed, Panel
 
-_APPEAR = frozenset({"block", "network"})
+_DEVICES = frozenset({"block", "network"})
+_APPEAR = _DEVICES | {"sysctl", "modules"}
+"""What may not be there yet: devices, and what a module or an interface brings along."""
 _VALUED = set(Valued.model_fields)
 
 
@@ -34,24 +36,22 @@ class Hotplug:
         self._events = events
         # Devices on which a setting failed: not tried again until they appear anew.
         self._refused: set[tuple[Knob, str]] = set()
+        # Sysctls and parameters that were not there when the profile was last looked up.
+        self._absent: set[Knob] = set()
 
     def forget(self) -> None:
         """Try again what failed, after settings were applied or rolled back."""
         self._refused.clear()
 
-    def follow(self, state: State, active: Active) -> Sequence[Failure]:
-        """Look at all devices; return what could not be taken back.
+    def follow(self, state: State, active: Active) -> None:
+        """Look at all devices.
 
         Raises `RequestError` and `ProfileError` if the profile cannot be read any more.
         """
-        kept = [
-            one
-            for one in active.settings
-            if not one.identity or self._panel.identity(one.knob) == one.identity
-        ]
+        kept = [one for one in active.settings if not self._panel.gone(one)]
         fresh = list(self._fresh(active, {one.knob for one in kept}))
         if not fresh and len(kept) == len(active.settings):
-            return ()
+            return
         seen = self._panel.observe(one.knob for one in fresh)
         off = [one for one in fresh if not self._panel.same(one.knob, one.value, seen[one.knob])]
         change = TuneChange(
@@ -71,9 +71,9 @@ class Hotplug:
                 active,
                 [error.failure.knob],
             )
-            return error.left
+            return
         if off:
-            targets = ", ".join(sorted({one.target for one in off}))
+            targets = ", ".join(sorted({one.target or one.name for one in off}))
             self._tell(
                 "hotplugged",
                 f"{targets} appeared: {len(off)} settings of profile {active.profile} written and "
@@ -81,14 +81,21 @@ class Hotplug:
                 active,
                 [one.knob for one in off],
             )
-        return ()
 
     def _fresh(self, active: Active, known: set[Knob]) -> Iterator[InForce]:
         resolved, _ = self._planner.resolve(active.profile)
+        unchanged = resolved.digest == active.digest
+        absent, self._absent = self._absent, set()
         for one in resolved.wanted:
             if one.knob in known or one.knob.subsystem not in _APPEAR:
                 continue
             identity = self._panel.identity(one.knob)
+            if one.knob.subsystem not in _DEVICES:
+                if self._panel.observe([one.knob])[one.knob].gone:
+                    self._absent.add(one.knob)
+                    continue
+                if not unchanged or not (identity or one.knob in absent):
+                    continue
             if (one.knob, identity) in self._refused or self._impossible(one, identity, active):
                 continue
             yield InForce(

@@ -37,6 +37,8 @@ class Observed:
     """Why there is no value: a clause such as `does not exist on this kernel`."""
     choices: tuple[str, ...] = ()
     """What it can be, where the kernel says so."""
+    gone: bool = False
+    """There is no such thing: its device, interface or module is not there."""
 
 
 class Subsystem(Protocol):
@@ -50,8 +52,11 @@ class Subsystem(Protocol):
     def canonical(self, knob: Knob, value: str) -> str:
         """Write a desired value as it would be observed. Raises `ValueError` with a clause."""
 
-    def same(self, desired: str, observed: str) -> bool:
-        """Whether an observed value is what was desired."""
+    def same(self, knob: Knob, desired: str, observed: str) -> bool:
+        """Whether an observed value is what was desired, or what the kernel rounds it to."""
+
+    def rounded(self, knob: Knob, value: str) -> str:
+        """Return what the kernel keeps of a value, by a rule that is known."""
 
     def problem(self, knob: Knob, desired: str, observed: Observed) -> str | None:
         """Say why a value cannot be right for this knob, as a clause; None if it may be."""
@@ -59,11 +64,17 @@ class Subsystem(Protocol):
     def write(self, knob: Knob, value: str, identity: str) -> Write:
         """Make the write that brings a value about, if the target still has this identity."""
 
-    def identity(self, target: str) -> str:
-        """Tell a target from another that has the same name later; empty where none can."""
+    def identity(self, knob: Knob) -> str:
+        """Tell the target from another that has the same name later; empty where none can."""
+
+    def follow(self, knob: Knob, identity: str) -> Knob:
+        """Return the knob under the name that the target of this identity has now.
+
+        The knob itself if the target is gone or is never renamed.
+        """
 
     def companions(self, knob: Knob) -> Sequence[Knob]:
-        """Other knobs that a write to this one may change."""
+        """Other knobs, of any subsystem, that a write to this one may change."""
 
     def rank(self, knob: Knob) -> int:
         """Lower ranks are written first: a scheduler before its queue's other settings."""

@@ -17,9 +17,11 @@ from holdfast.node.files import read_text
 from holdfast.operations.model import now
 from holdfast.privileged import Privileged, Refused, Write
 from holdfast.privileged.allowed import AllowList
+from holdfast.tuning.baseline import Baseline, before, unwanted
+from holdfast.tuning.journal import Journal
 from holdfast.tuning.knobs import Knob, Subsystem
 from holdfast.tuning.profile.schema import NAMES
-from holdfast.tuning.rebase import rebase
+from holdfast.tuning.rebase import rebase, renamed
 from holdfast.tuning.requests import (
     FailedKnob,
     Recovered,
@@ -31,10 +33,9 @@ from holdfast.tuning.requests import (
     TuneRequest,
     TuneRollback,
 )
-from holdfast.tuning.resolve import is_file
 from holdfast.tuning.store import Active, Change, Entry, State, Store, StoredKnob, Valued
 from holdfast.tuning.subsystems import all_subsystems
-from holdfast.tuning.transaction import ChangeFailed, Failure, Journal, Panel
+from holdfast.tuning.transaction import ChangeFailed, Failure, Panel
 
 log = logging.getLogger(__name__)
 
@@ -70,15 +71,18 @@ class Ledger:
         """Do it. Raises `Refused` or `RequestError` with a sentence, and `OSError`."""
         try:
             with self._store.locked():
+                report = self._recover()
                 match request:
                     case TuneChange():
-                        return self._settled() or self._change(request)
+                        return self._change(request)
                     case TuneRollback():
-                        return self._settled() or self._roll_back(request)
+                        return self._roll_back(request)
                     case TuneRecover():
-                        return self._recover()
+                        return report.model_copy(
+                            update={"settled": _stored(one.knob for one in self._journal.retry())}
+                        )
                     case TuneEnforce():
-                        return self._settled() or self._enforce(request)
+                        return self._enforce(request)
         except ChangeFailed as error:
             return TuneReport(
                 failure=_failed(error.failure),
@@ -86,25 +90,20 @@ class Ledger:
                 left=[_failed(one) for one in error.left],
             )
 
-    def _settled(self) -> TuneReport | None:
-        """Finish what a crash left; return a report if that was not possible."""
-        report = self._recover()
-        if not report.left:
-            return None
-        left = "; ".join(f"{one.knob.knob}: {one.reason}" for one in report.left)
-        return report.model_copy(
-            update={"conflict": f"An earlier change could not be taken back whole: {left}."}
-        )
-
     def _recover(self) -> TuneReport:
+        """Finish what a crash left, and record the new names of what was renamed."""
         finished = self._journal.recover()
+        state = self._store.state()
+        if state.boot_id == self._boot_id and renamed(state, self._panel):
+            self._store.save(state)
         if finished is None:
             return TuneReport()
         pending, left = finished
-        if left:
-            return TuneReport(left=[_failed(one) for one in left])
         knobs = _stored(one.knob for one in pending.before)
-        return TuneReport(recovered=Recovered(finished=pending.phase == "verified", knobs=knobs))
+        return TuneReport(
+            recovered=Recovered(finished=pending.phase == "verified", knobs=knobs),
+            left=[_failed(one) for one in left],
+        )
 
     def _change(self, request: TuneChange) -> TuneReport:
         stored = self._store.state()
@@ -115,19 +114,30 @@ class Ledger:
         if request.how == "follow":
             if stored.active is None or stored.active.profile != active.profile:
                 return TuneReport(conflict=_CHANGED)
-            return self._carry_out(request, _Followed(stored, active))
+            return self._carry_out(request, _Followed(stored, active), Baseline())
         rebooted = stored.active is not None and stored.boot_id != self._boot_id
-        following = _Applied(self._rebased(stored), active, rebooted=rebooted)
-        return self._carry_out(request, following)
+        state = self._rebased(stored)
+        wanted = {one.knob: one.value for one in (*active.settings, *request.keep, *request.goal)}
+        baseline = self._off(unwanted(state, wanted, self._panel))
+        return self._carry_out(request, _Applied(state, active, rebooted=rebooted), baseline)
 
-    def _carry_out(self, request: TuneChange, following: _Following) -> TuneReport:
+    def _carry_out(
+        self, request: TuneChange, following: _Following, baseline: Baseline
+    ) -> TuneReport:
         def after(changes: list[Change]) -> State:
             state = following.state(changes)
             state.boot_id = self._boot_id
             return state
 
-        if request.goal:
-            written = self._journal.change(request.operation, request.goal, request.keep, after)
+        if request.goal or baseline.settings:
+            written = self._journal.change(
+                request.operation,
+                request.goal,
+                request.keep,
+                after,
+                restore=baseline.settings,
+                peers=baseline.peers,
+            )
             return TuneReport(written=_stored(written))
         if following.differs:
             state = after([])
@@ -140,16 +150,23 @@ class Ledger:
         if not state.history:
             return TuneReport(conflict="There is nothing to roll back: no profile was applied.")
         undone = state.history[-1:] if request.to == "last" else state.history
-        goal, notes = self._way_back(undone)
+        baseline = before(undone, self._panel)
         following = state.model_copy(deep=True)
         following.boot_id = self._boot_id
         following.history = state.history[: len(state.history) - len(undone)]
         following.active = undone[0].previous
-        observed = self._panel.observe(one.knob for one in goal)
-        off = [one for one in goal if not self._panel.same(one.knob, one.value, observed[one.knob])]
+        goal = baseline.settings
+        off = self._off(baseline)
         written: Sequence[Knob] = []
-        if off:
-            written = self._journal.change(request.operation, off, [], lambda _changes: following)
+        if off.settings:
+            written = self._journal.change(
+                request.operation,
+                [],
+                [],
+                lambda _changes: following,
+                restore=off.settings,
+                peers=off.peers,
+            )
         else:
             following.note_committed(request.operation)
             self._store.save(following)
@@ -157,26 +174,18 @@ class Ledger:
         return TuneReport(
             written=_stored(written),
             restored=[Restored(knob=one, observed=after[one.knob].value) for one in goal],
-            notes=notes,
+            notes=baseline.notes,
         )
 
-    def _way_back(self, undone: Sequence[Entry]) -> tuple[list[Valued], list[str]]:
-        goal: dict[Knob, Valued] = {}
-        notes = []
-        for entry in reversed(undone):
-            for change in entry.changes:
-                goal[change.knob] = Valued(
-                    **change.model_dump(exclude={"before", "after"}), value=change.before
-                )
-        files = self._panel.observe(knob for knob in goal if is_file(knob))
-        for knob, one in list(goal.items()):
-            if one.identity and self._panel.identity(knob) != one.identity:
-                notes.append(f"{knob.target} is gone, so its {knob.name} was not brought back.")
-                del goal[knob]
-            elif knob in files and files[knob].value is None:
-                notes.append(f"{knob.target}: {files[knob].problem}.")
-                del goal[knob]
-        return list(goal.values()), notes
+    def _off(self, baseline: Baseline) -> Baseline:
+        """Return what of it is not so by now."""
+        observed = self._panel.observe(one.knob for one in baseline.settings)
+        off = [
+            one
+            for one in baseline.settings
+            if not self._panel.same(one.knob, one.value, observed[one.knob])
+        ]
+        return Baseline(off, baseline.peers, baseline.notes)
 
     def _enforce(self, request: TuneEnforce) -> TuneReport:
         state = self._store.state()

@@ -7,7 +7,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from holdfast.operations.model import Timestamp
-from holdfast.operations.results import OperationResult
+from holdfast.operations.results import OperationResult, Outcome
+from holdfast.tuning.knobs import Knob
 from holdfast.tuning.records import PROFILE_PATTERN
 
 
@@ -61,6 +62,10 @@ class Setting(BaseModel):
     target: str = Field(description="Device, interface, unit or module; else empty.")
     desired: str | None
     observed: str | None = Field(description="Null if it is not there, or cannot be read.")
+    rounded: str | None = Field(
+        default=None,
+        description="What the kernel keeps of `desired`, where that is not all of it.",
+    )
     previous: str | None = Field(
         default=None, description="What it was before it was written; null if it was not."
     )
@@ -95,10 +100,36 @@ class Plan(BaseModel):
     notes: list[str] = Field(description="What in the profile means nothing here, and why.")
 
 
+class LeftSetting(BaseModel):
+    """A setting that could not be taken back. It is tried again at each opportunity."""
+
+    name: str
+    subsystem: str
+    target: str
+    before: str = Field(description="What it was before, and is to be again.")
+    observed: str | None
+    reason: str = Field(description="Why it could not be, as a clause.")
+    since: Timestamp
+
+    @property
+    def knob(self) -> Knob:
+        """The knob."""
+        return Knob(self.subsystem, self.target, self.name)
+
+
 class Applied(OperationResult, Plan):
     """What was applied: every setting read back. `action` is what was done."""
 
     written: int = Field(description="How many settings were written; each was read back.")
+    left: list[LeftSetting] = Field(
+        default_factory=list,
+        description="Settings of a former profile that could not be taken back.",
+    )
+
+    @property
+    def outcome(self) -> Outcome:
+        """Judge it: partial if something of a former profile stays."""
+        return Outcome.PARTIAL if self.left else Outcome.OK
 
 
 class RolledBack(OperationResult):
@@ -108,6 +139,14 @@ class RolledBack(OperationResult):
     written: int = Field(description="How many settings were written.")
     settings: list[Setting] = Field(description="The settings that were changed.")
     notes: list[str] = Field(description="What else there is to know.")
+    left: list[LeftSetting] = Field(
+        default_factory=list, description="Settings that could not be taken back."
+    )
+
+    @property
+    def outcome(self) -> Outcome:
+        """Judge it: partial if something stays as it was set."""
+        return Outcome.PARTIAL if self.left else Outcome.OK
 
 
 class AppliedEntry(BaseModel):
@@ -166,6 +205,10 @@ class TuningState(BaseModel):
     checked_at: Timestamp | None = Field(description="When drift was last looked for.")
     history: list[AppliedEntry] = Field(description="Newest first; what can be rolled back.")
     events: list[Event] = Field(description="Newest first; the last ones of this daemon.")
+    left: list[LeftSetting] = Field(
+        default_factory=list,
+        description="Settings that could not be taken back; tried again at each opportunity.",
+    )
     problem: str | None = Field(
         description="What keeps settings from being whole: a revert that could not be finished."
     )

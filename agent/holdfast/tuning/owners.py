@@ -11,8 +11,10 @@ from pathlib import Path
 
 from holdfast.node.files import read_text
 from holdfast.privileged.config_files import path_of
-from holdfast.privileged.writes import Refused, sysctl_path
+from holdfast.privileged.writes import sysctl_path
+from holdfast.tuning import values
 from holdfast.tuning.knobs import Knob
+from holdfast.tuning.sysctl_files import SysctlFiles
 
 _SYSCTL = (
     "etc/sysctl.d",
@@ -75,10 +77,16 @@ class Owners:
         ]
 
     def _sysctl_conflicts(self, knob: Knob, desired: str) -> Iterator[str]:
-        for file, value in self._sysctls.get(sysctl_path(knob.name), ()):
-            if value.split() != desired.split():
-                later = " and is read after holdfast's file" if file.name > _our_name() else ""
-                yield f"{file} sets it to {value}{later}"
+        for setting in self._sysctls.of(sysctl_path(knob.name)):
+            if values.equal(knob.name, setting.value, desired):
+                continue
+            said = f"{setting.file} sets it to {setting.value}"
+            if setting.pattern:
+                # Where a file names a setting itself, also one of holdfast's, no pattern counts.
+                said += f" with {setting.pattern}"
+            elif setting.file.name > _our_name():
+                said += " and is read after holdfast's file"
+            yield said
 
     def _udev_conflicts(self, knob: Knob, desired: str) -> Iterator[str]:
         for file, value in self._udev.get(knob.name, ()):
@@ -102,22 +110,10 @@ class Owners:
             yield f"tuned ({' '.join(self._tuned_profiles)}) sets it to {value}"
 
     @cached_property
-    def _sysctls(self) -> Mapping[tuple[str, ...], Sequence[tuple[Path, str]]]:
-        found: dict[tuple[str, ...], list[tuple[Path, str]]] = {}
+    def _sysctls(self) -> SysctlFiles:
         files = [*self._files(_SYSCTL, ".conf"), self._root / "etc/sysctl.conf"]
-        for file in files:
-            if file == path_of("sysctl.d"):
-                continue
-            for line in _lines(file):
-                name, equals, value = line.partition("=")
-                if not equals or line.startswith(("#", ";")):
-                    continue
-                try:
-                    parts = sysctl_path(name.strip().removeprefix("-").strip())
-                except Refused:
-                    continue
-                found.setdefault(parts, []).append((file, value.strip()))
-        return found
+        ours = path_of("sysctl.d")
+        return SysctlFiles((file, _lines(file)) for file in files if file != ours)
 
     @cached_property
     def _udev(self) -> Mapping[str, Sequence[tuple[Path, str]]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from holdfast.privileged.allowed import AllowList
 from holdfast.tuning import openfiles
 from holdfast.tuning import persist as files
+from holdfast.tuning.baseline import unwanted
 from holdfast.tuning.knobs import Knob, Observed, Subsystem
 from holdfast.tuning.machine import Machine
 from holdfast.tuning.models import Action, Need, Plan, Setting
@@ -36,6 +37,10 @@ class Draft:
     """What would be written."""
     keep: list[Valued]
     """What is right and has to stay so."""
+    restore: list[Valued]
+    """What nobody wants now, with what it was before."""
+    peers: set[Knob]
+    """See `Journal.change`."""
     in_force: list[InForce]
     mistakes: list[Mistake]
     """Why it cannot be applied."""
@@ -76,8 +81,8 @@ class Planner:
             contents, more = files.files_for(profile, present, machine)
             notes += more
         wanted = {one.knob: one.value for one in present} | contents
-        restored = _baseline(state, wanted)
-        seen = self._panel.observe([*wanted, *restored])
+        baseline = unwanted(state, wanted, self._panel)
+        seen = self._panel.observe([*wanted, *(one.knob for one in baseline.settings)])
         owners = Owners()
         details = {one.knob: one for one in present}
         goal: list[Valued] = []
@@ -113,26 +118,24 @@ class Planner:
                         defined_at=row.defined_at or "",
                     )
                 )
-        for knob, baseline in restored.items():
-            if self._panel.same(knob, baseline.value, seen[knob]):
-                continue
-            if baseline.identity and self._panel.identity(knob) != baseline.identity:
-                continue
-            if is_file(knob) and seen[knob].value is None:
-                notes.append(f"{knob.target}: {seen[knob].problem}.")
-                continue
-            goal.append(baseline)
-            rows.append(
-                self._row(
-                    knob,
-                    baseline.value,
-                    seen[knob],
-                    None,
-                    action="restore",
-                    owners=None,
-                    machine=machine,
-                )
+        restore = [
+            one
+            for one in baseline.settings
+            if not self._panel.same(one.knob, one.value, seen[one.knob])
+        ]
+        rows += [
+            self._row(
+                one.knob,
+                one.value,
+                seen[one.knob],
+                None,
+                action="restore",
+                owners=None,
+                machine=machine,
             )
+            for one in restore
+        ]
+        notes += baseline.notes
         order = list(self._subsystems)
         rows.sort(key=lambda row: (order.index(row.subsystem), row.target, row.name))
         plan = Plan(
@@ -141,11 +144,11 @@ class Planner:
             policy=resolved.policy,
             persist=persist,
             applicable=not mistakes,
-            changes=len(goal),
+            changes=len(goal) + len(restore),
             settings=rows,
             notes=[*notes, *owners.notes],
         )
-        return Draft(plan, resolved, goal, keep, in_force, mistakes)
+        return Draft(plan, resolved, goal, keep, restore, baseline.peers, in_force, mistakes)
 
     def _present(self, resolved: Resolved) -> tuple[list[Wanted], list[Setting], list[Mistake]]:
         """Tell settings that can be had from those that are not here, or cannot be right."""
@@ -203,6 +206,9 @@ class Planner:
         machine: Machine,
     ) -> Setting:
         note, needs = self._needs(knob, value, observed, action, machine)
+        rounded = self._panel.rounded(knob, value)
+        if rounded != value and note is None:
+            note = f"the kernel rounds {value} to {rounded}"
         source = (wanted.spot.comment or None) if wanted is not None else None
         if wanted is None and action != "restore":
             source = "asked for with persist"
@@ -212,6 +218,7 @@ class Planner:
             target=knob.target,
             desired=_short(knob, value),
             observed=_short(knob, observed.value),
+            rounded=rounded if rounded != value else None,
             action=action,
             note=note,
             source=source,
@@ -252,18 +259,6 @@ class Planner:
             identity=self._panel.identity(knob),
             value=value,
         )
-
-
-def _baseline(state: State, wanted: Mapping[Knob, str]) -> dict[Knob, Valued]:
-    """Return what knobs were before holdfast first wrote them, of those nobody wants now."""
-    found: dict[Knob, Valued] = {}
-    for entry in reversed(state.history):
-        for change in entry.changes:
-            if change.knob not in wanted:
-                found[change.knob] = Valued(
-                    **change.model_dump(exclude={"before", "after"}), value=change.before
-                )
-    return found
 
 
 def _identify(resolved: Resolved, rows: Sequence[Setting], *, persist: bool) -> str:

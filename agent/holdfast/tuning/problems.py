@@ -40,7 +40,10 @@ def problem_of(error: ChangeFailed) -> Problem:
     reverted = [str(knob) for knob in error.reverted]
     if error.left:
         left = "; ".join(map(str, error.left))
-        after = f"what had been written could not be taken back whole: {left}"
+        after = (
+            f"what had been written could not be taken back whole: {left}. That is kept in "
+            "`holdfast tune show`, and tried again"
+        )
     elif reverted:
         many = "one setting" if len(reverted) == 1 else f"{len(reverted)} settings"
         after = f"all that had been written was taken back ({many})"

@@ -1,10 +1,12 @@
-"""After a boot: what was observed before it holds only where the boot brought it back."""
+"""The record as it is to be read now: after a boot, and after interfaces were renamed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from holdfast.tuning.knobs import Knob
 from holdfast.tuning.resolve import is_file
-from holdfast.tuning.store import Change, State
+from holdfast.tuning.store import Change, State, StoredKnob
 from holdfast.tuning.transaction import Panel
 
 
@@ -15,7 +17,7 @@ def rebase(state: State, boot_id: str, panel: Panel) -> State:
     as it was last set was set again at boot, by a file of ours: what it was before stays known.
     Any other is as the boot made it: there is nothing of it to go back to.
     """
-    if state.boot_id == boot_id or not state.history:
+    if state.boot_id == boot_id or not (state.history or state.left):
         return state
     last: dict[Knob, Change] = {
         change.knob: change for entry in state.history for change in entry.changes
@@ -27,6 +29,7 @@ def rebase(state: State, boot_id: str, panel: Panel) -> State:
         if is_file(knob) or panel.same(knob, change.after, seen[knob])
     }
     rebased = state.model_copy(deep=True)
+    rebased.left = [one for one in state.left if is_file(one.knob)]
     for number, entry in enumerate(rebased.history):
         changes = [
             change.model_copy(update={"identity": panel.identity(change.knob)})
@@ -35,3 +38,25 @@ def rebase(state: State, boot_id: str, panel: Panel) -> State:
         ]
         rebased.history[number] = entry.model_copy(update={"changes": changes})
     return rebased
+
+
+def renamed(state: State, panel: Panel) -> bool:
+    """Give recorded settings the names that their targets have now; whether any was changed."""
+    changed = False
+
+    def follow(stored: Sequence[StoredKnob]) -> None:
+        nonlocal changed
+        for one in stored:
+            now = panel.follow(one.knob, one.identity) if one.identity else one.knob
+            if now != one.knob:
+                one.target, one.name = now.target, now.name
+                changed = True
+
+    actives = [state.active, *(entry.previous for entry in state.history)]
+    for active in actives:
+        follow(active.settings if active is not None else ())
+    for entry in state.history:
+        follow(entry.changes)
+        follow([cause for change in entry.changes for cause in change.causes])
+    follow(state.left)
+    return changed

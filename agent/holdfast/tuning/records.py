@@ -38,13 +38,25 @@ class Valued(StoredKnob):
     """A knob with a value it had or should have."""
 
     value: Annotated[str, Field(max_length=1 << 18)]
+    effect: bool = False
+    """It changed with the write of another knob, so it is brought back after that one."""
 
 
 class Change(StoredKnob):
-    """A knob that an apply wrote."""
+    """A knob that an apply changed."""
 
     before: str
     after: str
+    causes: list[StoredKnob] = Field(default_factory=list)
+    """What was written when this one changed with it; empty if it was written itself."""
+
+
+class Left(Valued):
+    """A setting that could not be taken back, with what it was before."""
+
+    reason: str
+    """A clause."""
+    since: Timestamp
 
 
 class InForce(Valued):
@@ -89,36 +101,37 @@ class State(BaseModel):
     """Oldest first."""
     committed: list[str] = Field(default_factory=list)
     """The last operations that came to their end, oldest first."""
+    left: list[Left] = Field(default_factory=list)
+    """What could not be taken back; tried again at each opportunity."""
 
     def push(self, entry: Entry) -> None:
         """Add an apply. The oldest two become one, so that the way to the first stays."""
         self.history.append(entry)
         if len(self.history) > _MOST_ENTRIES:
             first, second, *rest = self.history
-            merged = {change.knob: change for change in first.changes}
-            for change in second.changes:
-                before = merged[change.knob].before if change.knob in merged else change.before
-                merged[change.knob] = change.model_copy(update={"before": before})
-            combined = first.model_copy(update={"changes": list(merged.values())})
-            self.history = [combined, *rest]
+            changes = _joined(first.changes, second.changes)
+            self.history = [first.model_copy(update={"changes": changes}), *rest]
 
     def merge(self, changes: Sequence[Change]) -> None:
         """Add changes to the last apply; what a knob was before that stays."""
         if not self.history:
             return
-        merged = {change.knob: change for change in self.history[-1].changes}
-        for change in changes:
-            known = merged.get(change.knob)
-            if known is not None and known.identity == change.identity:
-                merged[change.knob] = known.model_copy(update={"after": change.after})
-            else:
-                merged[change.knob] = change
-        last = self.history[-1].model_copy(update={"changes": list(merged.values())})
-        self.history[-1] = last
+        last = self.history[-1]
+        self.history[-1] = last.model_copy(update={"changes": _joined(last.changes, changes)})
 
     def note_committed(self, operation: str) -> None:
         """Remember that an operation came to its end."""
         self.committed = [*self.committed, operation][-_MOST_COMMITTED:]
+
+
+def _joined(earlier: Sequence[Change], later: Sequence[Change]) -> list[Change]:
+    """Join the changes of two steps. Another target of the same name is another one."""
+    joined = {(change.knob, change.identity): change for change in earlier}
+    for change in later:
+        key = (change.knob, change.identity)
+        before = joined[key].before if key in joined else change.before
+        joined[key] = change.model_copy(update={"before": before})
+    return list(joined.values())
 
 
 class Pending(BaseModel):
@@ -129,6 +142,8 @@ class Pending(BaseModel):
     boot_id: str
     phase: Literal["writing", "verified"]
     before: list[Valued]
-    """What every knob was that may be written, and what writing changes besides."""
+    """What every knob was that may be written."""
+    around: list[Valued] = Field(default_factory=list)
+    """What all others were that writing may change besides."""
     after: State | None = None
     """What is in force once it is done; known when all writes were verified."""

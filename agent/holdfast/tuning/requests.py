@@ -21,7 +21,10 @@ class _Request(BaseModel):
 
 
 class TuneChange(_Request):
-    """Put a profile in force: bring knobs to values, all of them or none."""
+    """Put a profile in force: bring knobs to values, all of them or none.
+
+    What another profile set, and this one does not have, is restored from the record.
+    """
 
     do: Literal["tune_change"] = "tune_change"
     how: Literal["apply", "follow"]
@@ -96,5 +99,7 @@ class TuneReport(BaseModel):
     reverted: list[StoredKnob] = []
     left: list[FailedKnob] = []
     recovered: Recovered | None = None
+    settled: list[StoredKnob] = []
+    """What could not be taken back before, and now was, or is gone."""
     restored: list[Restored] = []
     notes: list[str] = []

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from holdfast.tuning.couplings import EXCLUSIONS
 from holdfast.tuning.knobs import Knob, Subsystem
 from holdfast.tuning.machine import Machine
 from holdfast.tuning.profile.expressions import ExpressionError, Number, evaluate, fill
@@ -90,6 +91,7 @@ class _Resolver:
         wanted = [
             one for knob, some in self._candidates.items() for one in self._decide(knob, some)
         ]
+        wanted = self._without_excluded(wanted)
         if self._mistakes:
             raise ProfileError(self._mistakes)
         order = list(self._subsystems)
@@ -202,6 +204,32 @@ class _Resolver:
                 first.entry.spot,
                 first.entry.only_if_present,
             )
+
+    def _without_excluded(self, wanted: list[Wanted]) -> list[Wanted]:
+        """Leave out what an heir excludes with another setting that the kernel couples."""
+        by_name = {one.knob.name: one for one in wanted if one.knob.subsystem == "sysctl"}
+        dropped: set[Knob] = set()
+        for exclusion in EXCLUSIONS:
+            one, other = by_name.get(exclusion.one), by_name.get(exclusion.other)
+            if one is None or other is None or not exclusion.excludes(one.value, other.value):
+                continue
+            ancestors = self._lineage.ancestors
+            if one.profile in ancestors[other.profile]:
+                one, other = other, one
+            if other.profile in ancestors[one.profile]:
+                dropped.add(other.knob)
+                self._notes.append(
+                    f"{other.spot.place}: {other.knob.name} is left out, as {one.knob.name} of "
+                    f"{one.spot.place} excludes it."
+                )
+            else:
+                self._mistakes.append(
+                    one.spot.mistake(
+                        f"excludes {other.knob.name} of {other.spot.place}: {exclusion.reason}; "
+                        "unset one of the two"
+                    )
+                )
+        return [one for one in wanted if one.knob not in dropped]
 
 
 def _filled(value: Value, variables: Mapping[str, Number]) -> Value:

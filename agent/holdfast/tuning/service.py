@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -29,11 +30,13 @@ from holdfast.tuning.events import Events
 from holdfast.tuning.hotplug import Hotplug
 from holdfast.tuning.knobs import Knob
 from holdfast.tuning.ledger import Changes, Ledger
+from holdfast.tuning.left import left_settings, problem_of_left
 from holdfast.tuning.models import (
     Applied,
     AppliedEntry,
     ApplyRequest,
     DriftedSetting,
+    LeftSetting,
     Plan,
     PlanRequest,
     ProfileDetails,
@@ -48,7 +51,7 @@ from holdfast.tuning.problems import blamed, problem_of
 from holdfast.tuning.profile.layers import ProfileError
 from holdfast.tuning.profile.library import Library
 from holdfast.tuning.profile.named import allow_list
-from holdfast.tuning.rebase import rebase
+from holdfast.tuning.rebase import rebase, renamed
 from holdfast.tuning.requests import (
     FailedKnob,
     TuneChange,
@@ -71,6 +74,8 @@ _CUT_SHORT = (
     "A change of settings was cut short. It is finished or taken back at the next start, apply, "
     "rollback or look for drift."
 )
+_RETRY_SECONDS = 60.0
+"""What could not be taken back is tried again so often, besides at each occasion."""
 _NAMED = {"subsystem", "target", "name", "identity"}
 
 
@@ -106,6 +111,8 @@ class Tuning:
         self._traveller = Traveller(state_dir)
         self._mutex = threading.RLock()
         self._problem: str | None = None
+        self._tried = 0.0
+        self._left: Mapping[str, int] = {}
         self._seen = (-1, -1)
         self._active: Active | None = None
         self._reapplying = False
@@ -113,7 +120,7 @@ class Tuning:
     def prepare(self) -> None:
         """Finish what a crash left behind: go back, or commit what had been verified."""
         try:
-            if self._store.pending() is None:
+            if self._store.pending() is None and not self._store.state().left:
                 return
             with self._mutex:
                 self._finish_pending()
@@ -164,6 +171,7 @@ class Tuning:
         """Say what applying a profile would do. Raises `RequestError` and `OperationFailed`."""
         with blamed():
             state = rebase(self._store.state(), self._boot_id, self._panel)
+            renamed(state, self._panel)
             profile = self._profile_of(request, state)
             return self._planner.draft(profile, state, persist=request.persist).plan
 
@@ -181,6 +189,7 @@ class Tuning:
         state = self._store.state()
         active = state.active
         drifted, checked_at = self._drifted(active)
+        left = self._all_left()
         return TuningState(
             profile=active.profile if active else None,
             policy=active.policy if active else None,
@@ -197,7 +206,8 @@ class Tuning:
                 for one in reversed(state.history)
             ],
             events=self.events.latest(),
-            problem=self._problem,
+            left=left,
+            problem=self._problem or problem_of_left(left),
         )
 
     def _drifted(self, active: Active | None) -> tuple[list[DriftedSetting], datetime | None]:
@@ -211,15 +221,15 @@ class Tuning:
         finally:
             self._mutex.release()
 
-    def figures(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
-        """Count settings in force and drifted ones, by subsystem. Reads memory only."""
+    def figures(self) -> tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]:
+        """Count settings in force, drifted ones and those left, by subsystem. Reads memory only."""
         active = self._active
         totals = dict.fromkeys(self._subsystems, 0)
         drifted = dict(totals)
         totals |= counts(active.settings) if active else {}
         for one in self._drift.drifted:
             drifted[one.subsystem] += 1
-        return totals, drifted
+        return totals, drifted, {**dict.fromkeys(self._subsystems, 0), **self._left}
 
     def unfinished_boot(self) -> ApplyRequest | None:
         """Return what to apply because this boot took the kernel's values back; None if nothing.
@@ -274,7 +284,7 @@ class Tuning:
         request = context.params
         with self._mutex, blamed():
             self._settle_resumed(context)
-            self._finish_pending_or_fail()
+            self._finish_pending()
             stored = self._store.state()
             state = rebase(stored, self._boot_id, self._panel)
             profile = self._profile_of(request, state)
@@ -283,6 +293,7 @@ class Tuning:
             written = self._carry_out(context.id, draft, stored)
             self._in_force()
             settings = self._looked_at(draft)
+            left = self._newly_left(stored)
         if written:
             self.events.add(
                 "applied",
@@ -291,7 +302,7 @@ class Tuning:
                 settings=[str(knob) for knob in written],
             )
         plan = draft.plan.model_copy(update={"settings": settings})
-        return Applied(**dict(plan), written=len(written))
+        return Applied(**dict(plan), written=len(written), left=left)
 
     def _carry_out(self, operation: str, draft: Draft, stored: State) -> Sequence[Knob]:
         active = Active(
@@ -317,7 +328,7 @@ class Tuning:
     def _rollback(self, context: Context[RollbackRequest]) -> RolledBack:
         with self._mutex:
             self._settle_resumed(context)
-            self._finish_pending_or_fail()
+            self._finish_pending()
             if not self._store.state().history:
                 raise RequestError(
                     Slug.CONFLICT, "There is nothing to roll back: no profile was applied."
@@ -325,6 +336,8 @@ class Tuning:
             report = self._change(TuneRollback(operation=context.id, to=context.params.to))
             self._in_force()
             active = self._active
+            asked = {one.knob.knob for one in report.restored}
+            left = [one for one in self._all_left() if one.knob in asked]
         written = _knobs(report.written)
         profile = active.profile if active else None
         self.events.add(
@@ -349,11 +362,21 @@ class Tuning:
                 for one in report.restored
             ],
             notes=report.notes,
+            left=left,
         )
+
+    def _all_left(self) -> list[LeftSetting]:
+        return left_settings(self._store.state(), self._panel)
+
+    def _newly_left(self, before: State) -> list[LeftSetting]:
+        known = {one.knob for one in before.left}
+        return [one for one in self._all_left() if one.knob not in known]
 
     def _in_force(self) -> None:
         """Begin to watch what is in force now."""
-        self._active = self._store.state().active
+        state = self._store.state()
+        self._active = state.active
+        self._left = counts(state.left)
         self._traveller.pack(self._active)
         self._drift.forget()
         self._hotplug.forget()
@@ -363,7 +386,6 @@ class Tuning:
         try:
             return self._ask(request)
         except ChangeFailed as error:
-            self._note_left(error.left)
             problem = problem_of(error)
             self.events.add("failed", problem.detail)
             raise OperationFailed(problem) from error
@@ -397,7 +419,7 @@ class Tuning:
         self._ask(request)
 
     def _watch(self, *, thorough: bool) -> None:
-        self._finish_pending()
+        self._finish_pending(patient=not thorough)
         state = self._store.state()
         self._active = state.active
         if state.active is None:
@@ -409,47 +431,47 @@ class Tuning:
                 self._drift.check(state.active.model_copy(update={"policy": "report"}))
             return
         if thorough:
-            left = self._hotplug.follow(state, state.active)
-            if left:
-                self._note_left(left)
+            self._hotplug.follow(state, state.active)
             self._active = self._store.state().active
         if self._active is not None:
             self._drift.check(self._active)
 
-    def _finish_pending(self) -> None:
-        if self._store.pending() is None:
+    def _finish_pending(self, *, patient: bool = False) -> None:
+        """Finish what a crash left, and try again what could not be taken back.
+
+        With `patient` the latter only once in a while.
+        """
+        state = self._store.state()
+        due = not patient or time.monotonic() - self._tried >= _RETRY_SECONDS
+        wanting = renamed(state, self._panel) or (state.left and due)
+        if self._store.pending() is None and not wanting:
             self._problem = None
             return
+        self._tried = time.monotonic()
         report = self._ask(TuneRecover())
-        self._note_left(_failures(report.left))
-        if report.recovered is None:
-            return
-        knobs = report.recovered.knobs
-        what = "finished" if report.recovered.finished else "taken back"
-        self.events.add(
-            "recovered",
-            f"a change of {len(knobs)} settings that the end of a process cut short was {what}",
-            settings=[str(one.knob) for one in knobs],
-        )
-
-    def _finish_pending_or_fail(self) -> None:
-        self._finish_pending()
-        if self._problem is not None:
-            raise OperationFailed(Problem.of(Slug.CONFLICT, self._problem))
-
-    def _note_left(self, left: Sequence[Failure]) -> None:
-        self._problem = (
-            "A change was cut short or failed, and could not be taken back whole: "
-            f"{'; '.join(map(str, left))}. It is tried again at each start, apply and rollback."
-            if left
-            else None
-        )
+        self._problem = None
+        if report.recovered is not None:
+            knobs = report.recovered.knobs
+            what = "finished" if report.recovered.finished else "taken back"
+            self.events.add(
+                "recovered",
+                f"a change of {len(knobs)} settings that the end of a process cut short was {what}",
+                settings=[str(one.knob) for one in knobs],
+            )
+        if report.left:
+            failed = "; ".join(map(str, _failures(report.left)))
+            self.events.add("failed", f"not everything could be taken back: {failed}")
+        if report.settled:
+            names = [str(one.knob) for one in report.settled]
+            self.events.add(
+                "settled", f"as before holdfast again, or gone: {', '.join(names)}", settings=names
+            )
 
     def _settle_resumed(self, context: Context[Any]) -> None:
         """Say how an operation ended that the end of the daemon cut short."""
         if not context.resumed:
             return
-        self._finish_pending_or_fail()
+        self._finish_pending()
         if context.id not in self._store.state().committed:
             raise OperationFailed(
                 Problem.of(
@@ -507,11 +529,13 @@ class Tuning:
         """Whether anything is in force; reads the state only if it was changed."""
         stamp = self._store.stamp()
         if stamp != self._seen:
-            self._active = self._store.state().active
+            state = self._store.state()
+            self._active = state.active
+            self._left = counts(state.left)
             self._seen = stamp
             if self._active is None:
                 self._drift.forget()
-        return self._active is not None or self._problem is not None
+        return self._active is not None or self._problem is not None or bool(self._left)
 
 
 def _knobs(stored: Sequence[StoredKnob]) -> list[Knob]:

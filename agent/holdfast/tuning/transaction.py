@@ -1,24 +1,32 @@
 """Brings knobs to values: all of them, each read back, or none.
 
-Going forward, going back and finishing after a crash are one and the same thing: knobs are looked
-at, those that are not what they should be are written, and all are looked at again, as one write
-can undo another.
+Going forward, going back and finishing after a crash are one and the same thing: knobs are
+observed, those that are not what they should be are written, and all are observed again, as one
+write can undo another. What the kernel refuses is tried again after the others: it may depend on
+them. That ends when a round makes no progress.
+
+The kernel couples settings: setting vm.dirty_bytes makes vm.dirty_ratio 0. So what a write may
+change besides is observed before and after it, and what did change is recorded with the change.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import ValidationError
 
 from holdfast.privileged import Privileged, Refused
 from holdfast.tuning.knobs import Knob, Observed, Subsystem
-from holdfast.tuning.resolve import is_file
-from holdfast.tuning.store import Change, Pending, State, Store, Valued
+from holdfast.tuning.store import StoredKnob, Valued
 
 log = logging.getLogger(__name__)
 
-_ROUNDS = 3
+_MOST_ROUNDS = 12
+# Trying again does not help against these.
+_FINAL = frozenset({errno.EPERM, errno.EACCES, errno.EROFS})
 
 
 @dataclass(frozen=True)
@@ -30,13 +38,15 @@ class Failure:
     """A clause."""
     denied: bool = False
     """The operating system did not permit it."""
+    final: bool = False
+    """It would be the same after other writes."""
 
     def __str__(self) -> str:
         return f"{self.knob}: {self.reason}"
 
 
 class ChangeFailed(Exception):  # noqa: N818 - like OperationFailed
-    """A change was begun and taken back."""
+    """A change was started and reverted."""
 
     def __init__(self, failure: Failure, reverted: Sequence[Knob], left: Sequence[Failure]) -> None:
         super().__init__(str(failure))
@@ -44,11 +54,25 @@ class ChangeFailed(Exception):  # noqa: N818 - like OperationFailed
         self.reverted = reverted
         """What had been written, and is again what it was."""
         self.left = left
-        """What could not be brought back."""
+        """What could not be reverted."""
+
+
+@dataclass
+class Effects:
+    """What changed with the writes of other knobs."""
+
+    steady: Mapping[Knob, Valued]
+    """What may change so, with the values before; not what moves by itself."""
+    causes: dict[Knob, set[Knob]] = field(default_factory=dict)
+    """Of each knob that did, what was written."""
+
+    def of(self, knobs: Collection[Knob]) -> list[Knob]:
+        """Return what the writes of these knobs changed."""
+        return [knob for knob, causes in self.causes.items() if not causes.isdisjoint(knobs)]
 
 
 class Panel:
-    """All knobs of this machine: observed through their subsystems, written by the room."""
+    """All knobs of this machine: observed through their subsystems, written by `Privileged`."""
 
     def __init__(self, subsystems: Mapping[str, Subsystem], privileged: Privileged) -> None:
         self._subsystems = subsystems
@@ -56,14 +80,14 @@ class Panel:
         self._order = list(subsystems)
 
     def observe(self, knobs: Iterable[Knob]) -> dict[Knob, Observed]:
-        """Look at knobs, one subsystem at a time."""
+        """Observe knobs, one subsystem at a time."""
         by_subsystem: dict[str, list[Knob]] = {}
         for knob in knobs:
             by_subsystem.setdefault(knob.subsystem, []).append(knob)
-        found: dict[Knob, Observed] = {}
+        observed: dict[Knob, Observed] = {}
         for name, some in by_subsystem.items():
-            found.update(self._subsystems[name].observe(some))
-        return found
+            observed.update(self._subsystems[name].observe(some))
+        return observed
 
     def open_files(self, mount_point: str) -> Mapping[str, int] | None:
         """Count files open on a file system, by process; None if that cannot be found out."""
@@ -76,212 +100,186 @@ class Panel:
             return None
 
     def same(self, knob: Knob, desired: str, observed: Observed) -> bool:
-        """Whether a knob is what it should be."""
+        """Whether a knob is what it should be, or what the kernel rounds that to."""
         value = observed.value
-        return value is not None and self._subsystems[knob.subsystem].same(desired, value)
+        return value is not None and self._subsystems[knob.subsystem].same(knob, desired, value)
+
+    def rounded(self, knob: Knob, value: str) -> str:
+        """Return what the kernel keeps of a value, by a rule that is known."""
+        return self._subsystems[knob.subsystem].rounded(knob, value)
 
     def identity(self, knob: Knob) -> str:
         """Tell the knob's target from another of the same name."""
-        return self._subsystems[knob.subsystem].identity(knob.target)
+        return self._subsystems[knob.subsystem].identity(knob)
+
+    def follow(self, knob: Knob, identity: str) -> Knob:
+        """Return the knob under the name that its target has now; itself if that is gone."""
+        return self._subsystems[knob.subsystem].follow(knob, identity)
+
+    def same_target(self, one: StoredKnob) -> bool:
+        """Whether the target is there, and not another one of the same name."""
+        return not one.identity or self.identity(one.knob) == one.identity
+
+    def gone(self, one: StoredKnob) -> bool:
+        """Whether the knob is not there, or is that of another target of the same name."""
+        return not self.same_target(one) or self.observe([one.knob])[one.knob].gone
 
     def problem(self, knob: Knob, desired: str, observed: Observed) -> str | None:
-        """Say why a knob cannot be brought to a value; None if it may be tried."""
+        """Return why a knob cannot be brought to a value; None if it may be tried."""
         if observed.problem is not None and observed.value is not None:
             # Read-only: fine as long as it is right.
             return None if self.same(knob, desired, observed) else observed.problem
-        found = self._subsystems[knob.subsystem].problem(knob, desired, observed)
-        return found if found is not None else observed.problem
-
-    def companions(self, knob: Knob) -> Sequence[Knob]:
-        """Name what a write to a knob may change besides."""
-        return self._subsystems[knob.subsystem].companions(knob)
-
-    def bring(
-        self, goal: Sequence[Valued], *, written: list[Knob], keep_going: bool = False
-    ) -> list[Failure]:
-        """Bring knobs to values and read each back; `written` collects what was written.
-
-        Ends at the first failure, or tries everything with `keep_going`. Knobs whose target is
-        gone, or is another one of the same name, are passed over then.
-        """
-        ordered = sorted(goal, key=lambda one: self._place(one.knob))
-        failures: dict[Knob, Failure] = {}
-        for _ in range(_ROUNDS):
-            observed = self.observe(one.knob for one in ordered)
-            off = [
-                one
-                for one in ordered
-                if not self.same(one.knob, one.value, observed[one.knob])
-                and not (keep_going and self._other(one))
-            ]
-            if not off:
-                return []
-            failures = {}
-            for one in off:
-                failure = self._turn(one, written)
-                if failure is None:
-                    continue
-                failures[one.knob] = failure
-                if not keep_going:
-                    return [failure]
-            if failures:
-                # What failed may have needed what was written after it.
-                continue
-        observed = self.observe(one.knob for one in ordered)
-        return [
-            failures.get(one.knob)
-            or Failure(one.knob, f"is {_told(observed[one.knob])} again, and not {one.value}")
-            for one in ordered
-            if not self.same(one.knob, one.value, observed[one.knob])
-            and not (keep_going and self._other(one))
-        ]
-
-    def _turn(self, one: Valued, written: list[Knob]) -> Failure | None:
-        knob = one.knob
-        subsystem = self._subsystems[knob.subsystem]
-        now = subsystem.observe([knob])[knob]
-        if self.same(knob, one.value, now):
-            return None
-        if one.identity and self.identity(knob) != one.identity:
-            return Failure(knob, f"{knob.target} is gone, or is another one by now")
-        try:
-            self._privileged.perform(subsystem.write(knob, one.value, one.identity))
-            written.append(knob)
-        except (Refused, ValueError) as error:
-            return Failure(knob, f"could not be written: {str(error).rstrip('.')}")
-        except OSError as error:
-            reason = error.strerror or str(error)
-            denied = isinstance(error, PermissionError)
-            return Failure(knob, f"could not be set to {one.value}: {reason}", denied)
-        after = subsystem.observe([knob])[knob]
-        if not self.same(knob, one.value, after):
-            return Failure(knob, f"was set to {one.value}, but reads back as {_told(after)}")
+        problem = self._subsystems[knob.subsystem].problem(knob, desired, observed)
+        if problem is not None or observed.problem is not None:
+            return problem or observed.problem
+        for value, what in ((desired, "cannot be written"), (observed.value, "cannot be reverted")):
+            try:
+                if value is not None:
+                    self._subsystems[knob.subsystem].write(knob, value, self.identity(knob))
+            except (Refused, ValueError) as error:
+                return f"{what}: {plainly(error)}"
         return None
 
-    def _other(self, one: Valued) -> bool:
-        """Whether the target is gone, or is another one of the same name."""
-        return bool(one.identity) and self.identity(one.knob) != one.identity
-
-    def _place(self, knob: Knob) -> tuple[int, str, int, str]:
-        rank = self._subsystems[knob.subsystem].rank(knob)
-        return (self._order.index(knob.subsystem), knob.target, rank, knob.name)
-
-
-class Journal:
-    """Changes with a journal: whole or not at all, whenever the process ends."""
-
-    def __init__(self, store: Store, panel: Panel, boot_id: str) -> None:
-        self._store = store
-        self._panel = panel
-        self._boot_id = boot_id
-
-    def change(
-        self,
-        operation: str,
-        goal: Sequence[Valued],
-        keep: Sequence[Valued],
-        after: Callable[[list[Change]], State],
-    ) -> list[Knob]:
-        """Bring `goal` about without disturbing `keep`; return what was written.
-
-        `after` makes what is in force once it is done, from what was changed. Call with the store
-        locked. Raises `ChangeFailed` with everything as it was before, or with what is `left`.
-        """
-        before = self._before(goal)
-        pending = Pending(
-            operation=operation, boot_id=self._boot_id, phase="writing", before=before
-        )
-        self._store.begin(pending)
-        written: list[Knob] = []
-        try:
-            failures = self._panel.bring(goal, written=written)
-            if not failures:
-                failures = self._panel.bring(_merged(keep, goal), written=written)
-        except Exception as error:
-            log.exception("a change of settings met an error it did not expect")
-            failures = [Failure(goal[0].knob, f"an unexpected error: {type(error).__name__}")]
-        if failures:
-            left = self._revert(pending)
-            reverted = [knob for knob in dict.fromkeys(written) if knob not in _knobs(left)]
-            raise ChangeFailed(failures[0], reverted, left)
-        state = after(self._changes(goal, before))
-        state.note_committed(operation)
-        try:
-            self._store.begin(pending.model_copy(update={"phase": "verified", "after": state}))
-        except OSError:
-            self._revert(pending)
-            raise
-        # From here on it is done: the journal says so, also if the rest has to wait.
-        try:
-            self._store.save(state)
-            self._store.end()
-        except OSError as error:
-            log.warning("the record of settings will be finished later: %s", error)
-        return list(dict.fromkeys(written))
-
-    def _changes(self, goal: Sequence[Valued], before: Sequence[Valued]) -> list[Change]:
-        wanted = {one.knob: one.value for one in goal}
-        seen = self._panel.observe(one.knob for one in before)
-        changes = []
-        for one in before:
-            now = wanted.get(one.knob, seen[one.knob].value or one.value)
-            if one.knob in wanted or now != one.value:
-                changes.append(
-                    Change(**one.model_dump(exclude={"value"}), before=one.value, after=now)
-                )
-        return changes
-
-    def _before(self, goal: Sequence[Valued]) -> list[Valued]:
-        """Look at what is to be written, and at what that changes besides."""
-        knobs = [one.knob for one in goal]
-        extra = [knob for one in knobs for knob in self._panel.companions(one)]
-        observed = self._panel.observe(dict.fromkeys([*knobs, *extra]))
+    def valued(self, observed: Mapping[Knob, Observed]) -> list[Valued]:
+        """Name knobs with the values they have, and their targets' identities."""
         return [
             Valued(
                 subsystem=knob.subsystem,
                 target=knob.target,
                 name=knob.name,
-                identity=self._panel.identity(knob),
+                identity=self.identity(knob),
                 value=seen.value,
             )
             for knob, seen in observed.items()
             if seen.value is not None
         ]
 
-    def recover(self) -> tuple[Pending, list[Failure]] | None:
-        """Finish what a crash left: go back, or commit what had been verified.
+    def surroundings(self, knobs: Sequence[Knob]) -> list[Valued]:
+        """Return what writes of knobs may change besides, with the values now.
 
-        Return the change and what could not be brought back; None if there was none. Call with
-        the store locked.
+        Only what can be written back, and does not move by itself: it is observed twice.
         """
-        pending = self._store.pending()
-        if pending is None:
+        around = dict.fromkeys(other for knob in knobs for other in self.companions(knob))
+        for knob in knobs:
+            around.pop(knob, None)
+        first, second = self.observe(around), self.observe(around)
+        return self.valued(
+            {k: seen for k, seen in second.items() if seen.problem is None and seen == first[k]}
+        )
+
+    def is_copy(self, knob: Knob, of: Knob) -> bool:
+        """Whether a knob is another interface's: the kernel copies to these what is for all."""
+        identity = self.identity(knob) if knob.subsystem == of.subsystem == "sysctl" else ""
+        return identity not in ("", self.identity(of))
+
+    def companions(self, knob: Knob) -> Sequence[Knob]:
+        """Name what a write to a knob may change besides."""
+        return self._subsystems[knob.subsystem].companions(knob)
+
+    def bring(
+        self,
+        goal: Sequence[Valued],
+        *,
+        written: list[Knob],
+        keep_going: bool = False,
+        effects: Effects | None = None,
+    ) -> list[Failure]:
+        """Bring knobs to values and read each back; `written` collects what was written.
+
+        Ends when all are right or when a round makes no progress, and before that at a failure
+        that no other write can help. With `keep_going` everything is tried; knobs whose target is
+        gone, or is another one of the same name, are left out then. `effects` collects what the
+        writes changed besides.
+        """
+        ordered = sorted(goal, key=self._place)
+        failures: dict[Knob, Failure] = {}
+        before: set[frozenset[tuple[Knob, str | None]]] = set()
+        while True:
+            observed = self.observe(one.knob for one in ordered)
+            off = [
+                one
+                for one in ordered
+                if not self.same(one.knob, one.value, observed[one.knob])
+                and not (keep_going and self.gone(one))
+            ]
+            if not off:
+                return []
+            state = frozenset((one.knob, observed[one.knob].value) for one in off)
+            if state in before or len(before) == _MOST_ROUNDS:
+                break
+            before.add(state)
+            failures = {}
+            for one in off:
+                failure = self._turn(one, written, effects)
+                if failure is None:
+                    continue
+                failures[one.knob] = failure
+                if failure.final and not keep_going:
+                    return [failure]
+        return [
+            failures.get(one.knob)
+            or Failure(
+                one.knob,
+                f"is {shown(observed[one.knob])} again, and not {one.value}: another setting of "
+                "this change sets it",
+            )
+            for one in off
+        ]
+
+    def _turn(self, one: Valued, written: list[Knob], effects: Effects | None) -> Failure | None:
+        knob = one.knob
+        subsystem = self._subsystems[knob.subsystem]
+        if self.same(knob, one.value, subsystem.observe([knob])[knob]):
             return None
-        if pending.phase == "verified" and pending.after is not None:
-            self._store.save(pending.after)
-            self._store.end()
-            return pending, []
-        return pending, self._revert(pending)
+        if not self.same_target(one):
+            return Failure(knob, f"{_target(knob)} is gone, or is another one by now", final=True)
+        around = self._around(knob, effects)
+        before = self.observe(around)
+        try:
+            self._privileged.perform(subsystem.write(knob, one.value, one.identity))
+            written.append(knob)
+        except (Refused, ValueError) as error:
+            return Failure(knob, f"could not be written: {plainly(error)}", final=True)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            return Failure(
+                knob,
+                f"could not be set to {one.value or 'nothing'}: {reason}",
+                denied=isinstance(error, PermissionError),
+                final=error.errno in _FINAL,
+            )
+        after = subsystem.observe([knob])[knob]
+        if effects is not None:
+            for other, seen in self.observe(around).items():
+                if seen.value != before[other].value:
+                    effects.causes.setdefault(other, set()).add(knob)
+        if not self.same(knob, one.value, after):
+            return Failure(knob, f"was set to {one.value}, but reads back as {shown(after)}")
+        return None
 
-    def _revert(self, pending: Pending) -> list[Failure]:
-        same_boot = pending.boot_id == self._boot_id
-        # A boot takes the kernel's values back by itself, and gives names to other devices.
-        goal = [one for one in pending.before if same_boot or is_file(one.knob)]
-        left = self._panel.bring(goal, written=[], keep_going=True)
-        if left:
-            log.error("settings could not be brought back: %s", "; ".join(map(str, left)))
-            return left
-        self._store.end()
-        return []
+    def _around(self, knob: Knob, effects: Effects | None) -> list[Knob]:
+        if effects is None:
+            return []
+        return [other for other in self.companions(knob) if other in effects.steady]
+
+    def _place(self, one: Valued) -> tuple[bool, int, str, int, str]:
+        knob = one.knob
+        rank = self._subsystems[knob.subsystem].rank(knob)
+        return (one.effect, self._order.index(knob.subsystem), knob.target, rank, knob.name)
 
 
-def _merged(keep: Sequence[Valued], goal: Sequence[Valued]) -> list[Valued]:
-    return list({one.knob: one for one in (*keep, *goal)}.values())
-
-
-def _knobs(failures: Sequence[Failure]) -> frozenset[Knob]:
-    return frozenset(one.knob for one in failures)
-
-
-def _told(observed: Observed) -> str:
+def shown(observed: Observed) -> str:
+    """Write what a knob is for a person."""
     return observed.value if observed.value is not None else f"unreadable ({observed.problem})"
+
+
+def _target(knob: Knob) -> str:
+    return knob.target or f"what {knob.name} is of"
+
+
+def plainly(error: Refused | ValueError) -> str:
+    """Return an error's reason as a clause, without the words of the library that checks types."""
+    if not isinstance(error, ValidationError):
+        return str(error).rstrip(".")
+    reason = str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")
+    return f"{reason[:1].lower()}{reason[1:]}"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.privileged.writes import QDISC_FLAGS, QDISC_PARAMETERS
+from holdfast.tuning import values
 
 _EXPRESSION = re.compile(r"\$\{[^{}]*\}")
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]+)?[A-Za-z%]*")
@@ -122,12 +123,13 @@ def _text_problem(value: Any) -> str | None:
 def _sysctl_problem(name: str, value: Any) -> str | None:
     if isinstance(value, bool):
         return "should be a number or text; write 1 or 0"
-    problem = _text_problem(value)
+    problem = _text_problem(value) if value != "" else None
     limits = SYSCTL_RANGES.get(name)
     if problem is not None or limits is None or _EXPRESSION.search(str(value)):
         return problem
     for field in str(value).split():
-        if not _INTEGER.fullmatch(field) or not limits[0] <= int(field) <= limits[1]:
+        given = values.number(field)
+        if given is None or not limits[0] <= given <= limits[1]:
             return f"should be from {limits[0]} to {limits[1]}, not {value!r}"
     return None
 

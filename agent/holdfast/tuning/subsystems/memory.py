@@ -18,6 +18,8 @@ from holdfast.tuning.subsystems.plain import Plain, chosen, observe_file
 _FILES = {"transparent_hugepages": "enabled", "transparent_hugepages_defrag": "defrag"}
 _OFF = "off"
 _AREAS: TypeAdapter[list[tuple[str, int]]] = TypeAdapter(list[tuple[str, int]])
+# Huge pages need free memory in one piece, so the kernel raises this with them.
+_RESERVE = Knob("sysctl", "", "vm.min_free_kbytes")
 
 
 class Memory(Plain):
@@ -55,6 +57,12 @@ class Memory(Plain):
             return HugePagesWrite.model_validate({"attribute": _FILES[knob.name], "value": value})
         areas = [] if value == _OFF else _AREAS.validate_json(value)
         return SwapWrite(areas=[SwapArea(path=path, priority=priority) for path, priority in areas])
+
+    def companions(self, knob: Knob) -> Sequence[Knob]:
+        """Name the other modes of huge pages, and the reserve of memory."""
+        if knob.name not in _FILES:
+            return ()
+        return [*(Knob(self.name, "", name) for name in _FILES if name != knob.name), _RESERVE]
 
     def _observe(self, knob: Knob) -> Observed:
         if knob.name != "swap":

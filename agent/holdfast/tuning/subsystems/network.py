@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from holdfast.node.links import LinkError, ShownQdisc, active_queues, read_links, read_qdiscs
 from holdfast.privileged import Write
@@ -11,6 +12,8 @@ from holdfast.privileged.writes import LinkWrite, QdiscWrite
 from holdfast.tuning.knobs import Knob, Observed
 from holdfast.tuning.subsystems import qdiscs
 from holdfast.tuning.subsystems.plain import Plain
+
+_NAMES = ("qdisc", "txqueuelen")
 
 
 class Network(Plain):
@@ -31,7 +34,7 @@ class Network(Plain):
         for knob in knobs:
             link = links.get(knob.target)
             if link is None:
-                found[knob] = Observed(None, "is gone")
+                found[knob] = Observed(None, "is gone", gone=True)
             elif knob.name == "txqueuelen":
                 found[knob] = Observed(str(link.txqueuelen))
             else:
@@ -39,8 +42,9 @@ class Network(Plain):
                 found[knob] = _qdisc(shown.get(knob.target, ()), queues)
         return found
 
-    def same(self, desired: str, observed: str) -> bool:
+    def same(self, knob: Knob, desired: str, observed: str) -> bool:
         """Whether the kinds are those desired, and each parameter that was given."""
+        del knob
         if desired == observed or desired[:1].isdigit():
             return desired == observed
         return qdiscs.covers(desired, observed)
@@ -53,12 +57,27 @@ class Network(Plain):
         root, leaves = qdiscs.parse(value)
         return QdiscWrite(interface=knob.target, ifindex=ifindex, root=root, leaves=leaves)
 
-    def identity(self, target: str) -> str:
+    def identity(self, knob: Knob) -> str:
         """Return the number that the kernel gave the interface when it appeared."""
         try:
-            return str(socket.if_nametoindex(target))
+            return str(socket.if_nametoindex(knob.target))
         except OSError:
             return ""
+
+    def follow(self, knob: Knob, identity: str) -> Knob:
+        """Return the knob of the interface of this number under its present name."""
+        try:
+            return replace(knob, target=socket.if_indextoname(int(identity or 0)))
+        except (OSError, ValueError):
+            return knob
+
+    def companions(self, knob: Knob) -> Sequence[Knob]:
+        """Name the interface's other knob: a queue of no length gets one with a qdisc."""
+        return [Knob(self.name, knob.target, name) for name in _NAMES if name != knob.name]
+
+    def rank(self, knob: Knob) -> int:
+        """Put the qdisc first."""
+        return _NAMES.index(knob.name)
 
 
 def _qdisc(shown: Sequence[ShownQdisc], queues: int | None) -> Observed:

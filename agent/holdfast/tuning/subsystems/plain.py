@@ -18,19 +18,29 @@ class Plain:
         del knob
         return " ".join(value.split())
 
-    def same(self, desired: str, observed: str) -> bool:
-        """Whether an observed value is what was desired."""
-        return desired == observed
+    def same(self, knob: Knob, desired: str, observed: str) -> bool:
+        """Whether an observed value is what was desired, or what the kernel rounds it to."""
+        return observed in (desired, self.rounded(knob, desired))
+
+    def rounded(self, knob: Knob, value: str) -> str:
+        """Nothing is rounded."""
+        del knob
+        return value
 
     def problem(self, knob: Knob, desired: str, observed: Observed) -> str | None:
         """Say why a value cannot be right."""
         del knob, desired, observed
         return None
 
-    def identity(self, target: str) -> str:
+    def identity(self, knob: Knob) -> str:
         """Nothing else can have this name."""
-        del target
+        del knob
         return ""
+
+    def follow(self, knob: Knob, identity: str) -> Knob:
+        """Nothing is renamed."""
+        del identity
+        return knob
 
     def companions(self, knob: Knob) -> Sequence[Knob]:
         """No other knob is changed."""
@@ -49,7 +59,7 @@ def observe_file(path: Path, *, missing: str = "does not exist on this kernel") 
         value = " ".join(path.read_bytes().decode("utf-8", "replace").split())
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENODEV):
-            return Observed(None, missing)
+            return Observed(None, missing, gone=True)
         return Observed(None, f"cannot be read: {os.strerror(error.errno or 0)}")
     if not _writable(path):
         return Observed(value, "is read-only")

@@ -1,0 +1,74 @@
+"""What settings were before, worked out from the record of what was changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from holdfast.tuning.couplings import excluded_by
+from holdfast.tuning.knobs import Knob
+from holdfast.tuning.resolve import is_file
+from holdfast.tuning.store import Change, Entry, State, Valued
+from holdfast.tuning.transaction import Panel
+
+
+@dataclass
+class Baseline:
+    """What there is to bring back."""
+
+    settings: list[Valued] = field(default_factory=list)
+    peers: set[Knob] = field(default_factory=set)
+    """What did not change, but may with the way back."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences on what is not brought back, as it is gone."""
+
+
+def before(entries: Sequence[Entry], panel: Panel) -> Baseline:
+    """Return what was there before all of these applies."""
+    return _collected(entries, {}, panel)
+
+
+def unwanted(state: State, wanted: Mapping[Knob, str], panel: Panel) -> Baseline:
+    """Return what was there before the first apply, of all that is not wanted now.
+
+    Without what the kernel sets along with what is wanted.
+    """
+    return _collected(state.history, wanted, panel)
+
+
+def _collected(entries: Sequence[Entry], wanted: Mapping[Knob, str], panel: Panel) -> Baseline:
+    excluded = {
+        Knob("sysctl", "", other)
+        for knob, value in wanted.items()
+        if knob.subsystem == "sysctl" and (other := excluded_by(knob.name, value)) is not None
+    }
+    latest: dict[tuple[Knob, str], Change] = {}
+    found: dict[tuple[Knob, str], Valued] = {}
+    baseline = Baseline()
+    for entry in reversed(entries):
+        for change in entry.changes:
+            key = (change.knob, change.identity)
+            if change.causes and change.before == change.after:
+                baseline.peers.add(change.knob)
+                continue
+            latest.setdefault(key, change)
+            found[key] = Valued(
+                **change.model_dump(include={"subsystem", "target", "name", "identity"}),
+                value=change.before,
+                effect=bool(change.causes),
+            )
+    for key, one in found.items():
+        bound = any(cause.knob in wanted for cause in latest[key].causes)
+        if one.knob in wanted or one.knob in excluded or bound:
+            continue
+        if is_file(one.knob) and (seen := panel.observe([one.knob])[one.knob]).value is None:
+            baseline.notes.append(f"{one.target}: {seen.problem}.")
+            continue
+        # What went along with a setting, as parameters with a scheduler, may be back with it.
+        if not panel.same_target(one) if one.effect else panel.gone(one):
+            what = one.name if one.subsystem == "sysctl" else f"{one.name} of {one.target}"
+            whose = "its interface" if one.subsystem == "sysctl" and one.identity else one.target
+            baseline.notes.append(f"{what} was not restored: {whose or 'it'} is gone.")
+            continue
+        baseline.settings.append(one)
+    return baseline

@@ -1,0 +1,273 @@
+"""Changes of settings with a journal: whole or not at all, whenever the process ends."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from holdfast.operations.model import now
+from holdfast.tuning.knobs import Knob
+from holdfast.tuning.resolve import is_file
+from holdfast.tuning.store import Change, Left, Pending, State, Store, StoredKnob, Valued
+from holdfast.tuning.transaction import ChangeFailed, Effects, Failure, Panel, shown
+
+log = logging.getLogger(__name__)
+
+
+class Journal:
+    """Makes changes and records them. Call with the store locked."""
+
+    def __init__(self, store: Store, panel: Panel, boot_id: str) -> None:
+        self._store = store
+        self._panel = panel
+        self._boot_id = boot_id
+
+    def change(
+        self,
+        operation: str,
+        goal: Sequence[Valued],
+        keep: Sequence[Valued],
+        after: Callable[[list[Change]], State],
+        *,
+        restore: Sequence[Valued] = (),
+        peers: Collection[Knob] = (),
+    ) -> list[Knob]:
+        """Bring `goal` about without disturbing `keep`; return what was written.
+
+        `restore` is brought about as far as that is possible, and what is not goes into the
+        state's `left`. What these writes change besides is undone; of copies of a setting, which
+        the kernel makes for each interface, only those in `peers`. `after` makes what is in force
+        once it is done, from what was changed. Raises `ChangeFailed` with everything as it was
+        before, but for what is `left`.
+        """
+        pending = self._pending(operation, [*restore, *goal])
+        self._store.begin(pending)
+        effects = Effects({one.knob: one for one in (*pending.before, *pending.around)})
+        written: list[Knob] = []
+        lacking: list[Failure] = []
+        try:
+            if restore:
+                lacking = self._restore(restore, peers, written, effects)
+            failures = self._reach(goal, keep, written, effects)
+            if restore and goal and not failures:
+                # What was refused may have waited for the goal, which has the last word.
+                lacking = self._restore(restore, peers, written, effects)
+                failures = self._reach(goal, keep, written, effects)
+            lacking = self._lacking(restore, lacking, effects, [*goal, *keep])
+            if not goal and not written and lacking and all(one.denied for one in lacking):
+                failures = lacking
+        except Exception as error:
+            log.exception("a change of settings met an error it did not expect")
+            first = pending.before[0].knob if pending.before else Knob("", "", operation)
+            failures = [Failure(first, f"an unexpected error: {type(error).__name__}")]
+        if failures:
+            left = self._revert(pending)
+            reverted = [knob for knob in dict.fromkeys(written) if knob not in _knobs(left)]
+            raise ChangeFailed(failures[0], reverted, left)
+        before = {one.knob: one for one in self._store.state().left}
+        state = after(self._changes(goal, pending, effects, before))
+        state.note_committed(operation)
+        tried = {one.knob for one in (*goal, *restore)}
+        kept = [one for one in state.left if one.knob not in tried]
+        state.left = [*kept, *self._left(lacking, restore, before)]
+        state.left = [one for one in state.left if not _in_force(state, one)]
+        try:
+            self._store.begin(pending.model_copy(update={"phase": "verified", "after": state}))
+        except OSError:
+            self._revert(pending)
+            raise
+        # From here on it is done: the journal says so, also if the rest has to wait.
+        try:
+            self._store.save(state)
+            self._store.end()
+        except OSError as error:
+            log.warning("the record of settings will be finished later: %s", error)
+        return list(dict.fromkeys(written))
+
+    def recover(self) -> tuple[Pending, list[Failure]] | None:
+        """Finish what a crash left: go back, or commit what had been verified.
+
+        Return the change and what could not be brought back; None if there was none.
+        """
+        pending = self._store.pending()
+        if pending is None:
+            return None
+        if pending.phase == "verified" and pending.after is not None:
+            self._store.save(pending.after)
+            self._store.end()
+            return pending, []
+        return pending, self._revert(pending)
+
+    def retry(self) -> list[Left]:
+        """Try again to take back what could not be; return what is settled by now."""
+        state = self._store.state()
+        if not state.left:
+            return []
+        here = [one for one in state.left if not self._panel.gone(one)]
+        failures = {
+            failure.knob: failure.reason
+            for failure in self._panel.bring(here, written=[], keep_going=True)
+        }
+        remaining = [
+            one.model_copy(update={"reason": failures[one.knob]})
+            for one in here
+            if one.knob in failures
+        ]
+        if remaining != state.left:
+            self._store.save(state.model_copy(update={"left": remaining}))
+        return [one for one in state.left if one.knob not in failures]
+
+    def _pending(self, operation: str, wanted: Sequence[Valued]) -> Pending:
+        """Observe what is to be written, and what that may change besides."""
+        knobs = list(dict.fromkeys(one.knob for one in wanted))
+        return Pending(
+            operation=operation,
+            boot_id=self._boot_id,
+            phase="writing",
+            before=self._panel.valued(self._panel.observe(knobs)),
+            around=self._panel.surroundings(knobs),
+        )
+
+    def _reach(
+        self,
+        goal: Sequence[Valued],
+        keep: Sequence[Valued],
+        written: list[Knob],
+        effects: Effects,
+    ) -> list[Failure]:
+        if not goal:
+            return []
+        failures = self._panel.bring(goal, written=written, effects=effects)
+        both = {one.knob: one for one in (*keep, *goal)}
+        return failures or self._panel.bring(list(both.values()), written=written, effects=effects)
+
+    def _restore(
+        self,
+        restore: Sequence[Valued],
+        peers: Collection[Knob],
+        written: list[Knob],
+        effects: Effects,
+    ) -> list[Failure]:
+        """Bring back what was before, and undo what these writes change besides."""
+        panel = self._panel
+        failures = panel.bring(restore, written=written, keep_going=True, effects=effects)
+        knobs = {one.knob for one in restore}
+        undo = [
+            effects.steady[knob].model_copy(update={"effect": True})
+            for knob in effects.of(knobs)
+            if knob not in knobs and (knob in peers or not self._is_copy(knob, effects))
+        ]
+        if undo:
+            panel.bring([*restore, *undo], written=[], keep_going=True, effects=effects)
+            failures = panel.bring(restore, written=written, keep_going=True, effects=effects)
+        return failures
+
+    def _is_copy(self, knob: Knob, effects: Effects) -> bool:
+        return any(self._panel.is_copy(knob, cause) for cause in effects.causes.get(knob, ()))
+
+    def _lacking(
+        self,
+        restore: Sequence[Valued],
+        failures: Sequence[Failure],
+        effects: Effects,
+        wanted: Sequence[Valued],
+    ) -> list[Failure]:
+        """Return what is not restored, but for what the wanted settings make what it is."""
+        reasons = {failure.knob: failure for failure in failures}
+        bound = set(effects.of({one.knob for one in wanted}))
+        observed = self._panel.observe(one.knob for one in restore)
+        return [
+            reasons.get(one.knob)
+            or Failure(one.knob, f"is {shown(observed[one.knob])}, and not {one.value}")
+            for one in restore
+            if one.knob not in bound
+            and not self._panel.same(one.knob, one.value, observed[one.knob])
+            and not self._panel.gone(one)
+        ]
+
+    def _changes(
+        self,
+        goal: Sequence[Valued],
+        pending: Pending,
+        effects: Effects,
+        left: dict[Knob, Left],
+    ) -> list[Change]:
+        """Return what is another now, with what it was, and what changed it."""
+        wanted = {one.knob: one.value for one in goal}
+        names = {one.knob: one for one in pending.before}
+        copied = {_leaf(knob) for knob in (*effects.causes, *wanted)}
+        changes = []
+
+        def add(one: Valued, after: str, causes: Collection[Knob] = ()) -> None:
+            before = left[one.knob].value if one.knob in wanted.keys() & left.keys() else one.value
+            named = one.model_dump(exclude={"value", "effect"})
+            by = [_stored(names[knob]) for knob in sorted(causes)]
+            changes.append(Change(**named, before=before, after=after, causes=by))
+
+        around = [one.knob for one in pending.around]
+        seen = self._panel.observe([*names, *around])
+        for one in pending.before:
+            after = seen[one.knob].value
+            if one.knob in wanted:
+                add(one, wanted[one.knob])
+            elif after != one.value:
+                add(one, after or "", effects.causes.get(one.knob, set()) & wanted.keys())
+        for one in pending.around:
+            after = seen[one.knob].value
+            causes = effects.causes.get(one.knob, set()) & names.keys()
+            if after != one.value and causes:
+                add(one, after or "", causes)
+            elif after == one.value and _leaf(one.knob) in copied:
+                # The way back may change it, and is to know then that it was there before.
+                copies = [knob for knob in wanted if self._panel.is_copy(one.knob, knob)]
+                if copies:
+                    add(one, after, copies)
+        return changes
+
+    def _revert(self, pending: Pending) -> list[Failure]:
+        """Go back, and forget the change; what cannot be reverted is kept in the state."""
+        same_boot = pending.boot_id == self._boot_id
+        # A boot takes the kernel's values back by itself, and gives names to other devices.
+        goal = [one for one in pending.before if same_boot or is_file(one.knob)]
+        if same_boot:
+            goal += [one.model_copy(update={"effect": True}) for one in pending.around]
+        failures = self._panel.bring(goal, written=[], keep_going=True)
+        if failures:
+            log.error("settings could not be reverted: %s", "; ".join(map(str, failures)))
+            state = self._store.state()
+            known = {one.knob: one for one in state.left}
+            again = self._left(failures, goal, known)
+            tried = {one.knob for one in again}
+            state.left = [*(one for one in state.left if one.knob not in tried), *again]
+            self._store.save(state)
+        self._store.end()
+        return failures
+
+    def _left(
+        self, failures: Iterable[Failure], wanted: Sequence[Valued], known: dict[Knob, Left]
+    ) -> list[Left]:
+        values = {one.knob: one for one in wanted}
+        return [
+            Left(
+                **values[failure.knob].model_dump(exclude={"effect"}),
+                reason=failure.reason,
+                since=known[failure.knob].since if failure.knob in known else now(),
+            )
+            for failure in failures
+        ]
+
+
+def _stored(one: Valued) -> StoredKnob:
+    return StoredKnob(**one.model_dump(include=set(StoredKnob.model_fields)))
+
+
+def _leaf(knob: Knob) -> str:
+    return knob.name.rpartition(".")[2]
+
+
+def _in_force(state: State, one: Left) -> bool:
+    return state.active is not None and any(one.knob == each.knob for each in state.active.settings)
+
+
+def _knobs(failures: Sequence[Failure]) -> frozenset[Knob]:
+    return frozenset(one.knob for one in failures)

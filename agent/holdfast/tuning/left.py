@@ -1,0 +1,44 @@
+"""What could not be taken back, for a person and for the API."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from holdfast.tuning.models import LeftSetting
+from holdfast.tuning.store import State
+from holdfast.tuning.transaction import Panel
+
+_MOST_NAMED = 5
+
+
+def left_settings(state: State, panel: Panel) -> list[LeftSetting]:
+    """Return what could not be taken back, as it is now."""
+    observed = panel.observe(one.knob for one in state.left)
+    return [
+        LeftSetting(
+            name=one.name,
+            subsystem=one.subsystem,
+            target=one.target,
+            before=one.value,
+            observed=observed[one.knob].value,
+            reason=one.reason,
+            since=one.since,
+        )
+        for one in state.left
+    ]
+
+
+def problem_of_left(left: Sequence[LeftSetting]) -> str | None:
+    """Name what could not be taken back, in sentences; None if everything could."""
+    if not left:
+        return None
+    named = "; ".join(
+        f"{' '.join(part for part in (one.subsystem, one.target, one.name) if part)} "
+        f"should be {one.before or 'empty'} again: it {one.reason}"
+        for one in left[:_MOST_NAMED]
+    )
+    more = f"; and {len(left) - _MOST_NAMED} more" if len(left) > _MOST_NAMED else ""
+    return (
+        f"Not everything could be taken back: {named}{more}. It is tried again at each start, "
+        "apply, rollback and from time to time; other settings are not affected."
+    )
