@@ -317,12 +317,15 @@ from tests.system.bootdisk import POLICY
 from holdfast.privileged.helper import HelperServer, listen
 from holdfast.privileged.room import InProcess
 from holdfast.tuning.ledger import Ledger
+from holdfast.tuning.profile.named import allow_list
 root, proc, kernel, imager, socket = sys.argv[1:]
 machine = Machine(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
 room = InProcess(Boot(machine, Path(imager), lambda: POLICY))
 with listen(Path(socket), "nobody") as listener:
-    ledger = Ledger(Path(socket).with_name("journal"), room)
-    HelperServer(listener, frozenset({0}), 0, room, ledger).run()
+    allowed = allow_list(Path("/nowhere"), {0})
+    ledger = Ledger(Path(socket).with_name("journal"), room, allowed)
+    users = frozenset({0})
+    HelperServer(listener, users, 0, room=room, changes=ledger, allowed=allowed).run()
 """
 
 

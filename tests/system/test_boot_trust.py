@@ -41,13 +41,16 @@ from holdfast.privileged.boot import Boot
 from holdfast.privileged.helper import HelperServer, listen
 from holdfast.privileged.room import InProcess
 from holdfast.tuning.ledger import Ledger
+from holdfast.tuning.profile.named import allow_list
 from holdfast.reimage.policy import policy_of_root
 root, proc, kernel, imager, socket, config = sys.argv[1:]
 machine = Machine(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
 room = InProcess(Boot(machine, Path(imager), lambda: policy_of_root(Path(config))))
 with listen(Path(socket), "nobody") as listener:
-    ledger = Ledger(Path(socket).with_name("journal"), room)
-    HelperServer(listener, frozenset({0}), 0, room, ledger).run()
+    allowed = allow_list(Path("/nowhere"), {0})
+    ledger = Ledger(Path(socket).with_name("journal"), room, allowed)
+    users = frozenset({0})
+    HelperServer(listener, users, 0, room=room, changes=ledger, allowed=allowed).run()
 """
 
 

@@ -35,7 +35,7 @@ class Readiness(BaseModel):
     status: Literal["ready"] = "ready"
     notes: list[str] = Field(
         default_factory=list,
-        description="What is not as safe as it could be; it is ready all the same.",
+        description="What was not as safe as it could be at the start; left out if nothing was.",
     )
 
 
@@ -70,7 +70,8 @@ async def get_readiness(services: ServicesDep, request: Request) -> Response:
         reasons.append("The daemon is shutting down.")
     if reasons:
         raise ProblemError(Problem.of(Slug.UNAVAILABLE, " ".join(reasons), reasons=reasons))
-    return JsonResponse(Readiness(notes=list(services.notes)))
+    ready = Readiness(notes=list(services.notes))
+    return JsonResponse(ready.model_dump(exclude=None if ready.notes else {"notes"}))
 
 
 @router.get(
