@@ -21,6 +21,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
+from holdfast.durable import linked_file
 from holdfast.scopes import Scope as Scope  # noqa: PLC0414 - it is a token's scope
 
 PREFIX = "hf_"
@@ -186,6 +187,10 @@ def _read(file: Path) -> list[Token]:
 
 
 def _write(file: Path, tokens: Sequence[Token]) -> None:
+    target = linked_file(file)
+    if target is None:
+        raise TokenError(f"{file} is no regular file; set `tokens_file` to one.")
+    file = target
     content = _File(tokens=list(tokens)).model_dump(mode="json")
     handle, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
     try:

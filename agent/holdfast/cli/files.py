@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import IO
 from holdfast.cli import units
 from holdfast.cli.errors import CliError
 from holdfast.cli.output import Output
+from holdfast.durable import write_output
 
 _CHUNK = 1 << 20
 
@@ -26,25 +26,24 @@ def copy(chunks: Iterator[bytes], target: IO[bytes]) -> int:
 
 
 def write_whole(chunks: Iterator[bytes], output: Path) -> int:
-    """Write a file that appears under its name only once it is complete."""
-    partial = output.with_name(f".{output.name}.{os.getpid()}.part")
+    """Write a file that appears under its name only once it is complete.
+
+    A device, a FIFO or a symbolic link is written to, and not replaced. Raises `CliError`.
+    """
     try:
-        with partial.open("xb") as target:
-            written = copy(chunks, target)
-            target.flush()
-            os.fsync(target.fileno())
-        partial.replace(output)
+        return write_output(output, chunks)
     except OSError as error:
         raise CliError(f"cannot write {units.printable(str(output))}: {error.strerror}") from error
-    finally:
-        partial.unlink(missing_ok=True)
-    return written
 
 
 def emit(out: Output, what: str, name: str, chunks: Iterator[bytes], output: Path | None) -> None:
-    """Write a record to a file, or to standard output, and say so."""
+    """Write a record to a file, or to standard output, and say so.
+
+    On a terminal, what would control it is shown escaped.
+    """
     if output is None:
-        copy(chunks, sys.stdout.buffer)
+        shown = _for_terminal(chunks) if sys.stdout.isatty() else chunks
+        copy(shown, sys.stdout.buffer)
         sys.stdout.buffer.flush()
         return
     written = write_whole(chunks, output)
@@ -52,6 +51,25 @@ def emit(out: Output, what: str, name: str, chunks: Iterator[bytes], output: Pat
         out.json({what: name, "file": str(output), "bytes": written})
     else:
         out.line(f"wrote {units.size(written)} to {units.printable(str(output))}")
+
+
+def _for_terminal(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield text by whole lines, with what is not printable escaped."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield b"".join(_shown(line) + b"\n" for line in lines)
+    if rest:
+        yield _shown(rest)
+
+
+def _shown(line: bytes) -> bytes:
+    text = line.decode("utf-8", "surrogateescape")
+    if text.isprintable():
+        return line
+    return "".join(
+        each if each.isprintable() or each == "\t" else units.printable(each) for each in text
+    ).encode()
 
 
 @contextmanager

@@ -72,7 +72,7 @@ def sign(
 ) -> None:
     """Sign a descriptor, so that nodes take it that trust the key."""
     from holdfast._engine import RecordError
-    from holdfast.durable import replace_file
+    from holdfast.durable import write_output
     from holdfast.reimage.images.models import Descriptor
     from holdfast.signing.keys import KeyFileError, read_private
     from holdfast.signing.trust import sign as make_signature
@@ -81,7 +81,7 @@ def sign(
     try:
         data = descriptor.read_bytes()
         Descriptor.parse(data)
-        replace_file(target, make_signature(read_private(key), data), 0o644)
+        write_output(target, [make_signature(read_private(key), data)], 0o644)
     except (KeyFileError, RecordError) as error:
         raise CliError(str(error)) from error
     except OSError as error:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from holdfast._engine import Progress, describe_image, verify_image
-from holdfast.durable import replace_file
+from holdfast.durable import write_output
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import Slug, format_time
 from holdfast.records.calls import call
@@ -53,7 +53,7 @@ def _written(params: DescribeParams, file: Path, output: Path, progress: Progres
         "created": format_time(params.created),
     }
     text = describe_image(json.dumps(request), progress).encode() + b"\n"
-    replace_file(output, text, 0o644)
+    write_output(output, [text], 0o644)
     return Described(
         descriptor=output,
         descriptor_sha256=hashlib.sha256(text).hexdigest(),

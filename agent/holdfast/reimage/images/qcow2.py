@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from holdfast._engine import CancelledError, Progress, pack_image
-from holdfast.durable import flush_directory
+from holdfast.durable import flush_directory, linked_file
 from holdfast.operations.model import Slug
 from holdfast.reimage.images.retries import check, failed
 
@@ -50,13 +50,16 @@ def convert(path: Path, progress: Progress) -> Path:
             "Debian `apt-get install qemu-utils`, or convert it elsewhere.",
         )
     output = path.with_name(f"{path.name.removesuffix('.qcow2')}.raw.zst")
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+    target = linked_file(output)
+    if target is None:
+        raise failed(Slug.INVALID_REQUEST, f"{output} is in the way and is no regular file.")
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{path.name}.") as scratch:
         raw, packed = Path(scratch, "disk.raw"), Path(scratch, "disk.raw.zst")
         _run(program, path, raw, progress)
         pack_image(json.dumps({"file": str(raw), "output": str(packed)}), progress)
         packed.chmod(0o644)
-        packed.rename(output)
-    flush_directory(output.parent)
+        packed.rename(target)
+    flush_directory(target.parent)
     return output
 
 
