@@ -179,7 +179,43 @@ proptest! {
         let all = expected[1..].iter().sum::<u64>() - found.moved;
         prop_assert_eq!(found.findings.len() as u64, all);
         prop_assert_eq!(found.ok, all == 0);
+        // With next to no memory the same is found, or the comparison refused.
+        for budget in [400, 900, 2000] {
+            match compare::compare_within(&request, budget, &Progress::default()) {
+                Ok(small) => prop_assert_eq!(counts(&small), counts(&found)),
+                Err(error) => prop_assert!(error.to_string().contains("bytes of memory"), "{error}"),
+            }
+        }
     }
+}
+
+fn counts(found: &compare::Outcome) -> [u64; 7] {
+    let compare::Outcome { identical, differing, only_left, only_right, moved, .. } = *found;
+    let findings = found.findings.len() as u64;
+    [identical, differing, only_left, only_right, moved, found.unproven, findings]
+}
+
+#[test]
+fn many_entries_are_compared_in_parts_that_fit_into_memory() {
+    let side = |name: &str, first: u64| -> Vec<Entry> {
+        (0..500).map(|nth| file(format!("{name}{nth:03}").as_bytes(), 9, first + nth)).collect()
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    std::fs::write(path("left"), written(&side("l", 0))).unwrap();
+    std::fs::write(path("right"), written(&side("r", 300))).unwrap();
+    let request = compare::Request {
+        left: path("left"),
+        right: path("right"),
+        max_bytes: LIMIT,
+        report: path("report"),
+        header: BTreeMap::new(),
+        identical: false,
+    };
+    let found = compare::compare_within(&request, 20_000, &Progress::default()).unwrap();
+    assert_eq!((found.moved, found.only_left, found.only_right), (200, 300, 300));
+    let refused = compare::compare_within(&request, 500, &Progress::default()).unwrap_err();
+    assert!(refused.to_string().contains("with 500 bytes of memory"), "{refused}");
 }
 
 #[test]

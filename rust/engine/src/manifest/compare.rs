@@ -1,13 +1,14 @@
 //! In what two manifests differ, without a look at what they are of.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::record::{Entry, Manifest, Status, Type};
 use super::report::{Finding, FindingKind, Reason, Report};
-use crate::digest::Digest;
+use crate::digest::{Algorithm, Digest};
 use crate::{Error, Progress, Result};
 
 /// What to compare.
@@ -55,6 +56,11 @@ pub struct Outcome {
     pub findings_all: bool,
 }
 
+/// Memory for what is in one manifest only, in bytes.
+const LONE_BYTES: u64 = 128 << 20;
+/// Passes over both manifests to tell what moved, where one pass would take more memory than that.
+const MOST_PARTS: u64 = 64;
+
 /// What is in one manifest only: enough to find it in the other under another name.
 #[derive(Debug)]
 struct Lone {
@@ -74,37 +80,114 @@ impl Lone {
     fn content(&self) -> Option<(u64, Digest)> {
         self.digest.filter(|_| self.size > 0).map(|digest| (self.size, digest))
     }
+
+    /// Bytes of memory that it takes, with its place in the tables.
+    fn memory(&self) -> u64 {
+        (2 * size_of::<Self>() + 48 + self.path.len()) as u64
+    }
+
+    /// Which of so many parts its content belongs to: the same for all of one content.
+    fn part(&self, parts: u64) -> Option<u64> {
+        let mut hasher = DefaultHasher::new();
+        self.content()?.hash(&mut hasher);
+        Some(hasher.finish() % parts)
+    }
+}
+
+/// What is in one manifest only, as far as there is memory for it.
+#[derive(Debug, Default)]
+struct Lones {
+    left: Vec<Lone>,
+    right: Vec<Lone>,
+    /// Bytes of memory that all of it takes, also what was dropped.
+    bytes: u64,
+}
+
+impl Lones {
+    /// Keep one; drop all once there is no memory for all.
+    fn add(&mut self, lone: Lone, in_left: bool, budget: u64) {
+        self.bytes += lone.memory();
+        if self.bytes > budget {
+            (self.left, self.right) = (Vec::new(), Vec::new());
+        } else if in_left {
+            self.left.push(lone);
+        } else {
+            self.right.push(lone);
+        }
+    }
 }
 
 /// Compare two manifests.
 ///
 /// # Errors
-/// [`Error::Record`] for one that cannot be trusted, [`Error::Invalid`] if their algorithms differ,
-/// [`Error::Io`], [`Error::Cancelled`].
+/// [`Error::Record`] for one that cannot be trusted, [`Error::Invalid`] if their algorithms differ or
+/// too much is in one of them only, [`Error::Io`], [`Error::NoSpace`], [`Error::Cancelled`].
 pub fn compare(request: &Request, progress: &Progress) -> Result<Outcome> {
+    compare_within(request, LONE_BYTES, progress)
+}
+
+/// As [`compare`], with this many bytes of memory for what is in one manifest only.
+///
+/// # Errors
+/// As [`compare`].
+pub fn compare_within(request: &Request, budget: u64, progress: &Progress) -> Result<Outcome> {
     progress.enter("comparing");
-    let mut left = Manifest::open(&request.left, request.max_bytes)?;
-    let mut right = Manifest::open(&request.right, request.max_bytes)?;
-    let algorithms = [left.header.algorithm, right.header.algorithm];
-    if algorithms[0] != algorithms[1] {
-        let [left, right] = algorithms.map(|algorithm| algorithm.name());
-        return Err(Error::Invalid(format!(
-            "the left manifest has digests of {left}, the right one of {right}; build both with one \
-             algorithm to compare them"
-        )));
-    }
+    same_algorithm(request)?;
     let report = Report::create(&request.report, "compare", &request.header)?;
     let mut outcome = Outcome::default();
-    let (mut only_left, mut only_right) = (Vec::new(), Vec::new());
+    let mut lones = Lones::default();
+    merge(request, progress, |one, other| {
+        progress.add_files(1);
+        match (one, other) {
+            (Some(one), Some(other)) => outcome.pair(&one, &other, &report, request.identical)?,
+            (Some(one), None) => lones.add(Lone::of(one), true, budget),
+            (None, Some(other)) => lones.add(Lone::of(other), false, budget),
+            (None, None) => {}
+        }
+        Ok(())
+    })?;
+    if lones.bytes <= budget {
+        outcome.lone(&lones, &report, progress)?;
+    } else {
+        // Twice as many parts as would do, since they are not of one size.
+        let parts = lones.bytes.div_ceil(budget).saturating_mul(2);
+        outcome.lone_by_parts(request, parts, budget, &report, progress)?;
+    }
+    (outcome.findings, outcome.findings_all) = report.finish()?;
+    let Outcome { differing, only_left, only_right, moved, metadata, unproven, .. } = outcome;
+    outcome.ok = differing + only_left + only_right + moved + metadata + unproven == 0;
+    Ok(outcome)
+}
+
+fn same_algorithm(request: &Request) -> Result<()> {
+    let left = Manifest::open(&request.left, request.max_bytes)?.header.algorithm;
+    let right = Manifest::open(&request.right, request.max_bytes)?.header.algorithm;
+    if left == right {
+        return Ok(());
+    }
+    let [left, right] = [left, right].map(Algorithm::name);
+    Err(Error::Invalid(format!(
+        "the left manifest has digests of {left}, the right one of {right}; build both with one \
+         algorithm to compare them"
+    )))
+}
+
+/// Read both manifests side by side, by path.
+fn merge(
+    request: &Request,
+    progress: &Progress,
+    mut visit: impl FnMut(Option<Entry>, Option<Entry>) -> Result<()>,
+) -> Result<()> {
+    let mut left = Manifest::open(&request.left, request.max_bytes)?;
+    let mut right = Manifest::open(&request.right, request.max_bytes)?;
     let (mut one, mut other) = (left.next(progress)?, right.next(progress)?);
     loop {
         let order = match (&one, &other) {
-            (None, None) => break,
+            (None, None) => return Ok(()),
             (Some(_), None) => std::cmp::Ordering::Less,
             (None, Some(_)) => std::cmp::Ordering::Greater,
             (Some(one), Some(other)) => one.path.cmp(&other.path),
         };
-        progress.add_files(1);
         let taken_left = if order.is_le() { one.take() } else { None };
         let taken_right = if order.is_ge() { other.take() } else { None };
         if order.is_le() {
@@ -115,18 +198,8 @@ pub fn compare(request: &Request, progress: &Progress) -> Result<Outcome> {
         }
         // What went away while a manifest was made is as if it had never been.
         let there = |entry: &Entry| entry.status != Status::Vanished;
-        match (taken_left.filter(there), taken_right.filter(there)) {
-            (Some(one), Some(other)) => outcome.pair(&one, &other, &report, request.identical)?,
-            (Some(entry), None) => only_left.push(Lone::of(entry)),
-            (None, Some(entry)) => only_right.push(Lone::of(entry)),
-            (None, None) => {}
-        }
+        visit(taken_left.filter(there), taken_right.filter(there))?;
     }
-    outcome.lone(&only_left, &only_right, &report, progress)?;
-    (outcome.findings, outcome.findings_all) = report.finish()?;
-    let Outcome { differing, only_left, only_right, moved, metadata, unproven, .. } = outcome;
-    outcome.ok = differing + only_left + only_right + moved + metadata + unproven == 0;
-    Ok(outcome)
 }
 
 impl Outcome {
@@ -169,14 +242,49 @@ impl Outcome {
         if all { report.add(&finding(FindingKind::Identical)) } else { Ok(()) }
     }
 
-    /// What is under a name in one only: some of it is in the other under another name.
-    fn lone(
+    /// What is under a name in one only, as [`Outcome::lone`], in parts that fit into memory: each
+    /// has all files of its contents.
+    fn lone_by_parts(
         &mut self,
-        left: &[Lone],
-        right: &[Lone],
+        request: &Request,
+        parts: u64,
+        budget: u64,
         report: &Report,
         progress: &Progress,
     ) -> Result<()> {
+        let too_much = || {
+            Error::Invalid(format!(
+                "too much is in one of the manifests only to find what moved with {budget} bytes of \
+                 memory; compare manifests of the same directory"
+            ))
+        };
+        if parts > MOST_PARTS {
+            return Err(too_much());
+        }
+        for part in 0..parts {
+            let mut lones = Lones::default();
+            merge(request, progress, |one, other| {
+                let in_left = one.is_some();
+                let ((Some(entry), None) | (None, Some(entry))) = (one, other) else {
+                    return Ok(());
+                };
+                let lone = Lone::of(entry);
+                match lone.part(parts) {
+                    Some(of) if of == part => lones.add(lone, in_left, budget),
+                    // What has no content cannot be found again.
+                    None if part == 0 => self.alone(&lone, in_left, report)?,
+                    _ => {}
+                }
+                if lones.bytes > budget { Err(too_much()) } else { Ok(()) }
+            })?;
+            self.lone(&lones, report, progress)?;
+        }
+        Ok(())
+    }
+
+    /// What is under a name in one only: some of it is in the other under another name.
+    fn lone(&mut self, lones: &Lones, report: &Report, progress: &Progress) -> Result<()> {
+        let Lones { left, right, .. } = lones;
         let mut elsewhere: HashMap<(u64, Digest), VecDeque<usize>> = HashMap::new();
         for (index, lone) in right.iter().enumerate() {
             if let Some(content) = lone.content() {
@@ -194,18 +302,21 @@ impl Outcome {
                     let finding = Finding::new(&lone.path, FindingKind::Moved, lone.kind);
                     report.add(&finding.moved_to(&right[place].path))?;
                 }
-                None => {
-                    self.only_left += 1;
-                    report.add(&Finding::new(&lone.path, FindingKind::OnlyLeft, lone.kind))?;
-                }
+                None => self.alone(lone, true, report)?,
             }
         }
         for (lone, _) in right.iter().zip(found).filter(|(_, found)| !found) {
             progress.check()?;
-            self.only_right += 1;
-            report.add(&Finding::new(&lone.path, FindingKind::OnlyRight, lone.kind))?;
+            self.alone(lone, false, report)?;
         }
         Ok(())
+    }
+
+    /// What is in one manifest under no name in the other.
+    fn alone(&mut self, lone: &Lone, in_left: bool, report: &Report) -> Result<()> {
+        let kind = if in_left { FindingKind::OnlyLeft } else { FindingKind::OnlyRight };
+        *(if in_left { &mut self.only_left } else { &mut self.only_right }) += 1;
+        report.add(&Finding::new(&lone.path, kind, lone.kind))
     }
 }
 
