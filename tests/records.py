@@ -181,3 +181,28 @@ def from_happycache(content: bytes) -> dict[bytes, set[int]]:
         assert page not in known
         known.add(page)
     return found
+
+
+def lone_manifest(prefix: str, count: int, first: int) -> bytes:
+    """Make a manifest of files with names and content of their own."""
+    head = {
+        "format": "holdfast-manifest",
+        "version": 1,
+        "algorithm": "xxh64",
+        "root": "/r",
+        "path": "",
+        "include": [],
+        "exclude": [],
+        "scan_started_ns": 0,
+    }
+    entry = (
+        '{{"path":"{prefix}{nth:07}","type":"file","size":9,"status":"ok",'
+        '"xxh64":"{content:016x}"}}'
+    )
+    body = json.dumps(head) + "\n"
+    body += "".join(
+        entry.format(prefix=prefix, nth=nth, content=first + nth) + "\n" for nth in range(count)
+    )
+    digest = xxhash.xxh64_hexdigest(body.encode())
+    body += json.dumps({"files": count, "bytes": 9 * count, "xxh64": digest}) + "\n"
+    return compress(body.encode())

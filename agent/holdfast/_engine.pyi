@@ -17,6 +17,7 @@ __all__ = [
     "RecordError",
     "__version__",
     "build_manifest",
+    "check_free_space",
     "check_patterns",
     "compare_manifests",
     "decompress",
@@ -28,6 +29,7 @@ __all__ = [
     "evict",
     "export_happycache",
     "export_manifest",
+    "free_space",
     "has_cachestat",
     "import_happycache",
     "inspect",
@@ -38,6 +40,7 @@ __all__ = [
     "pack_image",
     "page_size",
     "residency",
+    "set_free_space_floor",
     "verify_image",
     "verify_manifest",
 ]
@@ -92,6 +95,19 @@ class Progress:
 def page_size() -> int:
     """Bytes in a page of memory."""
 
+def set_free_space_floor(share: int, amount: int, most: int) -> None:
+    """Set how much of a volume stays free, for all writers of this process.
+
+    The larger of `share` thousandths of the volume and `amount` bytes, of which no more than `most`
+    thousandths.
+    """
+
+def free_space(path: Path) -> tuple[int, int]:
+    """Return the free bytes of the volume of a path, and how many of them have to stay free."""
+
+def check_free_space(path: Path, more: int) -> None:
+    """Raise `OSError` (ENOSPC) if `more` bytes at `path` would go below the floor."""
+
 def has_cachestat() -> bool:
     """Whether the running kernel has cachestat(2), Linux 6.5 and later."""
 
@@ -120,7 +136,7 @@ def import_happycache(request: str, progress: Progress) -> str:
     """Make a record of a file that happycache wrote."""
 
 def export_happycache(request: str, progress: Progress) -> str:
-    """Write a record as a file that happycache reads."""
+    """Write a record as happycache reads it, to the open descriptor `output`."""
 
 def build_manifest(request: str, progress: Progress) -> str:
     """Record every file below a directory with its digest; go on where an earlier run stopped."""
@@ -138,7 +154,11 @@ def inspect_manifest(request: str, progress: Progress) -> str:
     """Read a whole manifest, check it, and tell its header, totals and largest files."""
 
 def export_manifest(request: str, progress: Progress) -> str:
-    """Write a manifest as text that `xxhsum -c` reads, or any record as plain JSON lines."""
+    """Write a manifest as text that `xxhsum -c` reads, or any record as plain JSON lines.
+
+    It goes to the open descriptor `output`. Raises `CancelledError` also if that is a pipe whose
+    reader closed it.
+    """
 
 def describe_image(request: str, progress: Progress) -> str:
     """Read a disk image, raw or packed with zstd, gzip or xz, and make its descriptor."""

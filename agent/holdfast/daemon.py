@@ -22,7 +22,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from holdfast import __version__, journal, slow_callbacks
+from holdfast import __version__, journal, slow_callbacks, space
 from holdfast.api.server import HttpServer
 from holdfast.api.services import Services
 from holdfast.api.tls import ListenError
@@ -123,6 +123,7 @@ def _settings_fit(settings: Settings) -> bool:
 
 
 def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | None) -> int:
+    space.keep_free(settings.data.free_space_floor)
     state = open_state(settings)
     stack.callback(state.release)
     store, no_room = open_store(settings, state, stack)
@@ -221,6 +222,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
             degraded=readiness.reasons,
             observed_age=readiness.age,
             reimage=reimage.figures,
+            space=space.SpaceFigures(state.path).latest,
         ),
         degraded=readiness.reasons,
         refresh=readiness.refresh,
@@ -335,7 +337,9 @@ def _run_loop(main: Coroutine[Any, Any, int]) -> int:
         tasks = asyncio.all_tasks(loop)
         for task in tasks:
             task.cancel()
-        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        if tasks:
+            # One that waits for a thread may not end: the process does without it.
+            loop.run_until_complete(asyncio.wait(tasks, timeout=_THREAD_SECONDS))
         loop.run_until_complete(loop.shutdown_asyncgens())
         executor.shutdown(wait=False, cancel_futures=True)
         asyncio.set_event_loop(None)

@@ -116,6 +116,7 @@ class Metrics:
         degraded: Callable[[], Sequence[str]] | None = None,
         observed_age: Callable[[], float] | None = None,
         reimage: Callable[[], ReimageFigures] | None = None,
+        space: Callable[[], tuple[int, int] | None] | None = None,
     ) -> None:
         """`residency` returns resident bytes by root and may take long; the others are quick."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -133,6 +134,8 @@ class Metrics:
             self._registry.register(_Settings(tuning))
         if reimage is not None:
             self._registry.register(_Reimage(reimage))
+        if space is not None:
+            self._registry.register(_Space(space))
         if degraded is not None:
             ready = Gauge(
                 "holdfast_ready",
@@ -333,6 +336,35 @@ class _Reimage(Collector):
         for phase in report.phases:
             seconds.add_metric((phase.phase,), phase.seconds)
         yield seconds
+
+
+class _Space(Collector):
+    """Shows how much of the data volume is free, and how much of that has to stay so."""
+
+    def __init__(self, figures: Callable[[], tuple[int, int] | None]) -> None:
+        self._figures = figures
+
+    def describe(self) -> Iterable[Metric]:
+        """Name nothing in advance, so that registering does not collect."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the families, with nothing in them while nothing is known."""
+        for name, text, value in zip(
+            ("free", "free_floor"),
+            (
+                "Free bytes of the volume that the state directory is on, sampled at most every "
+                "10 s while scraped.",
+                "Bytes of that volume that have to stay free: holdfast writes nothing that would "
+                "go below (`data.free_space_floor`).",
+            ),
+            self._figures() or (None, None),
+            strict=True,
+        ):
+            family = GaugeMetricFamily(f"holdfast_state_volume_{name}_bytes", text)
+            if value is not None:
+                family.add_metric((), value)
+            yield family
 
 
 def _totals(figures: Mapping[str, KindFigures]) -> Iterable[Metric]:

@@ -332,6 +332,8 @@ def start_daemon(
         "listen": f"127.0.0.1:{port}",
         "socket": str(directory / "holdfast.sock"),
         "tokens_file": str(token_file),
+        # Tests run on disks of any size and fill; those about the floor set their own.
+        "data": {"free_space_floor": "0"},
     } | settings
     config = directory / "holdfast.toml"
     config.write_text(to_toml(values))

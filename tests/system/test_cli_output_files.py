@@ -39,7 +39,7 @@ def test_a_device_stays_a_device(manifest: Daemon, tmp_path: Path) -> None:
     exported(manifest, null)
     assert stat.S_ISCHR(null.stat().st_mode)
     done = manifest.cli("pagecache", "export", "--output", null)
-    assert "There is no dump yet" in done.stderr
+    assert "there is no dump yet" in done.stderr
     manifest.run("/v1/pagecache/dumps", {})
     assert manifest.cli("pagecache", "export", "--output", null).returncode == 0
     assert stat.S_ISCHR(null.stat().st_mode)

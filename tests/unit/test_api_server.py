@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from holdfast._engine import Progress
 from holdfast.api.connections import Connection, Connections
 from holdfast.api.server import HttpServer
 from holdfast.api.tls import ListenError
@@ -161,7 +162,7 @@ class TestErrors:
             def __init__(self) -> None:
                 pass
 
-            def state(self, *, path: str | None, depth: int, top: int) -> Any:
+            def state(self, **_options: Any) -> Any:
                 raise RuntimeError("the secret is swordfish")
 
         def break_it(services: Any) -> Any:
@@ -240,7 +241,8 @@ def test_health_is_answered_while_all_worker_threads_are_busy(tmp_path: Path) ->
         def __init__(self) -> None:
             pass
 
-        def dump(self, dump_id: str) -> Any:
+        def dump(self, dump_id: str, progress: Progress | None = None) -> Any:
+            del progress
             busy.release()
             release.wait(20)
             raise OSError(5, "Input/output error", dump_id)

@@ -43,6 +43,8 @@ sync
 _SETTINGS = """\
 [pagecache]
 reserve_bytes = "64 MiB"  # of 1 GiB
+[data]
+free_space_floor = "64 MiB"  # of a small volume
 """
 _PACKAGE = f"""
 set -e

@@ -25,6 +25,7 @@ from holdfast.api.edge import EdgeMiddleware
 from holdfast.api.limits import BodyLimitMiddleware, BodyTooLarge, too_large
 from holdfast.api.services import Services
 from holdfast.api.tokens import TokenStore
+from holdfast.api.work import Work
 
 ROUTERS = (
     root.router,
@@ -59,6 +60,7 @@ def create_app(services: Services) -> FastAPI:
     audit = AuditLog(services.state_dir)
     app.state.services = services
     app.state.stopping = asyncio.Event()
+    app.state.work = Work()
     app.state.audit = audit
     problems.install(app)
     app.add_exception_handler(BodyTooLarge, too_large)

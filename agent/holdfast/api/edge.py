@@ -71,6 +71,10 @@ class EdgeMiddleware:
                 await _answer_head(self._app, scope, receive, observed)
             else:
                 await self._app(scope, receive, observed)
+        except asyncio.CancelledError:
+            if not scope["app"].state.stopping.is_set():
+                raise
+            # Nothing failed: what is not done when the server ends, it breaks off.
         except Exception as error:
             what = f"{one_line(method)} {one_line(scope['path'])}"
             problem = internal_problem(error, what)

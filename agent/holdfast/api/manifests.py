@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import partial
 from typing import Annotated, Any, Literal, cast
 
-from anyio import to_thread
 from fastapi import Body, Path, Query, Request
 from starlette.responses import Response
 
+from holdfast.api.conversions import ConversionResponse, convert
 from holdfast.api.documents import problems_of, started, upload
 from holdfast.api.operations import IdempotencyKey, start
 from holdfast.api.records import (
@@ -24,6 +25,7 @@ from holdfast.api.records import (
 from holdfast.api.rendering import JsonResponse, large_json
 from holdfast.api.routing import CallerDep, ServicesDep, audited, make_router, spec
 from holdfast.api.tokens import Scope
+from holdfast.api.work import Pool, act, run
 from holdfast.manifests.models import (
     BuildRequest,
     CompareRequest,
@@ -32,7 +34,7 @@ from holdfast.manifests.models import (
     VerifyParams,
     VerifyRequest,
 )
-from holdfast.manifests.service import Form
+from holdfast.manifests.service import Form, Text
 from holdfast.operations.model import Operation
 
 router = make_router(prefix="/v1/manifests", tags=["manifests"])
@@ -63,7 +65,12 @@ def _files(description: str, *media_types: str) -> dict[int | str, dict[str, Any
         200: {
             "description": description,
             "content": content,
-            "headers": {"Content-Length": {"schema": {"type": "integer"}}},
+            "headers": {
+                "Content-Length": {
+                    "description": "Of a record file as it is; other forms are made meanwhile.",
+                    "schema": {"type": "integer"},
+                }
+            },
         }
     }
 
@@ -104,9 +111,9 @@ async def create_manifest(
     responses=problems_of(),
 )
 @spec(Scope.READ)
-async def list_manifests(services: ServicesDep) -> Response:
+async def list_manifests(services: ServicesDep, request: Request) -> Response:
     """List the manifests stored on this node."""
-    return JsonResponse(await to_thread.run_sync(services.manifests.manifests))
+    return JsonResponse(await run(request, Pool.READS, services.manifests.manifests))
 
 
 @router.post(
@@ -144,13 +151,14 @@ async def create_comparison(
     response_class=Response,
     responses={
         **_files("A header, a line for each finding, a trailer.", JSONL, NDJSON, ZSTD, BYTES),
-        **problems_of(404, 507),
+        **problems_of(404),
     },
 )
 @spec(Scope.READ, produces=(JSONL, NDJSON, ZSTD, BYTES))
 async def get_report(
     services: ServicesDep,
     request: Request,
+    caller: CallerDep,
     operation_id: OperationId,
     format: Annotated[  # noqa: A002 - the name of the query parameter
         ReportFormat | None, Query(description="Which format; otherwise as `Accept` asks.")
@@ -158,11 +166,15 @@ async def get_report(
 ) -> Response:
     """Stream the report that an operation made, of which its result has the beginning."""
     form, media_type = _representation(request, format, _REPORT_FORMS)
-    content = services.manifests.report(operation_id, cast("ReportFormat", form))
-    record = await to_thread.run_sync(open_record, content)
     name = f"{operation_id}.{_EXTENSIONS[form]}"
-    tag = f'"{operation_id}"' if form == "native" else f'W/"{operation_id}-{form}"'
-    return RecordResponse(record, name=name, tag=tag, media_type=media_type)
+    if form == "native":
+        found = nullcontext(services.manifests.report(operation_id))
+        record = await act(request, partial(open_record, found), Pool.READS)
+        tag = f'"{operation_id}"'
+        return RecordResponse(request, record, name=name, tag=tag, media_type=media_type)
+    running = await convert(request, caller, services.manifests.report_conversion(operation_id))
+    tag = f'W/"{operation_id}-{form}"'
+    return ConversionResponse(request, running, name=name, tag=tag, media_type=media_type)
 
 
 @router.get(
@@ -173,9 +185,12 @@ async def get_report(
     responses=problems_of(404),
 )
 @spec(Scope.READ)
-async def get_manifest(services: ServicesDep, manifest_id: ManifestIdOrLatest) -> Response:
+async def get_manifest(
+    services: ServicesDep, request: Request, manifest_id: ManifestIdOrLatest
+) -> Response:
     """Answer the totals of a manifest, its largest files, and those without a digest."""
-    return await large_json(await to_thread.run_sync(services.manifests.manifest, manifest_id))
+    found = partial(services.manifests.manifest, manifest_id)
+    return await large_json(await run(request, Pool.READS, found))
 
 
 @router.delete(
@@ -192,7 +207,7 @@ async def delete_manifest(
 ) -> Response:
     """Remove a manifest from this node."""
     audited(request, manifest=manifest_id)
-    await to_thread.run_sync(services.manifests.delete, manifest_id)
+    await act(request, partial(services.manifests.delete, manifest_id), Pool.READS)
     return Response(status_code=204)
 
 
@@ -243,13 +258,14 @@ async def create_verification(
             BYTES,
         ),
         304: {"description": "The client has these bytes (`If-None-Match`)."},
-        **problems_of(404, 507),
+        **problems_of(404),
     },
 )
 @spec(Scope.READ, produces=(ZSTD, JSONL, NDJSON, TEXT, BYTES))
 async def get_manifest_content(
     services: ServicesDep,
     request: Request,
+    caller: CallerDep,
     manifest_id: ManifestIdOrLatest,
     format: Annotated[  # noqa: A002 - the name of the query parameter
         Form | None, Query(description="Which format; otherwise as `Accept` asks.")
@@ -257,14 +273,20 @@ async def get_manifest_content(
 ) -> Response:
     """Stream a manifest."""
     form, media_type = _representation(request, format, _FORMS)
-    manifest = await to_thread.run_sync(services.manifests.manifest, manifest_id)
+    # All of it was read and checked by this, in this process: what follows only sends.
+    found = partial(services.manifests.manifest, manifest_id)
+    manifest = await run(request, Pool.READS, found)
     tag = tag_of(manifest.id, manifest.created_at, manifest.record_bytes, form)
     if client_has(request.headers.get("if-none-match"), tag):
         return Response(status_code=304, headers={"ETag": tag, "Vary": "Accept"})
-    content = services.manifests.content(manifest.id, cast("Form", form))
-    record = await to_thread.run_sync(open_record, content)
     name = f"{manifest.id}.{_EXTENSIONS[form]}"
-    return RecordResponse(record, name=name, tag=tag, media_type=media_type)
+    if form == "native":
+        content = services.manifests.content(manifest.id)
+        record = await act(request, partial(open_record, content), Pool.READS)
+        return RecordResponse(request, record, name=name, tag=tag, media_type=media_type)
+    write = services.manifests.conversion(manifest.id, cast("Text", form))
+    running = await convert(request, caller, write)
+    return ConversionResponse(request, running, name=name, tag=tag, media_type=media_type)
 
 
 @router.put(
@@ -284,12 +306,12 @@ async def get_manifest_content(
 )
 @spec(Scope.OPERATE, consumes=(ZSTD, BYTES), upload=True)
 async def put_manifest_content(
-    services: ServicesDep, request: Request, manifest_id: ManifestId
+    services: ServicesDep, request: Request, caller: CallerDep, manifest_id: ManifestId
 ) -> Response:
     """Store a record file under a new id of the client's choice, once it is found to be whole."""
     audited(request, manifest=manifest_id)
     begin = partial(services.manifests.receive, manifest_id)
-    manifest = await receive(request, begin, manifest_id)
+    manifest = await receive(request, caller, begin, manifest_id)
     headers = {"Location": f"/v1/manifests/{manifest.id}"}
     return JsonResponse(manifest, status_code=201, headers=headers)
 

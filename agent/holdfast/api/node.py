@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from anyio import to_thread
+from fastapi import Request
 from starlette.responses import Response
 
 from holdfast.api.documents import problems_of
 from holdfast.api.rendering import JsonResponse
 from holdfast.api.routing import ServicesDep, make_router, spec
 from holdfast.api.tokens import Scope
+from holdfast.api.work import Pool, act
 from holdfast.node.models import NodeReport
 
 router = make_router(prefix="/v1", tags=["node"])
@@ -22,6 +23,6 @@ router = make_router(prefix="/v1", tags=["node"])
     responses=problems_of(),
 )
 @spec(Scope.READ)
-async def get_node(services: ServicesDep) -> Response:
+async def get_node(services: ServicesDep, request: Request) -> Response:
     """Answer identity, memory, and the devices from each root down to its disks."""
-    return JsonResponse(await to_thread.run_sync(services.node.report))
+    return JsonResponse(await act(request, services.node.report, Pool.READS))

@@ -29,6 +29,7 @@ from holdfast.api.routing import (
 from holdfast.api.services import Services
 from holdfast.api.streams import EVENT_STREAM, EVENT_TYPES, EventStream, while_wanted
 from holdfast.api.tokens import Scope
+from holdfast.api.work import Pool, act
 from holdfast.operations.model import Operation, OperationSummary, Slug, State
 from holdfast.operations.results import Outcome
 from holdfast.operations.store import Selection
@@ -140,7 +141,7 @@ async def start_operation(
         check(params)
         return operations.start(kind, params, actor=caller.name, idempotency_key=idempotency_key)
 
-    operation, created = await to_thread.run_sync(admit)
+    operation, created = await act(request, admit, Pool.STARTS)
     audited(request, operation=operation.id)
     return operation, created
 
@@ -295,10 +296,10 @@ async def cancel_operation(
     Needs the scope that starting it needs: `admin` for settings and re-imaging.
     """
     audited(request, operation=operation_id)
-    require(request.scope, await to_thread.run_sync(services.operations.scope, operation_id))
-    operation = await to_thread.run_sync(
-        partial(services.operations.cancel, operation_id, actor=caller.name)
-    )
+    operations = services.operations
+    require(request.scope, await act(request, partial(operations.scope, operation_id)))
+    cancel = partial(operations.cancel, operation_id, actor=caller.name)
+    operation = await act(request, cancel)
     return await answer(operation, 202)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Literal
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import Body, Path, Query, Request
 from starlette.responses import Response
 
+from holdfast._engine import Progress
+from holdfast.api.conversions import ConversionResponse, convert
 from holdfast.api.documents import problems_of, started, upload
 from holdfast.api.operations import IdempotencyKey, start
 from holdfast.api.records import (
@@ -25,6 +26,7 @@ from holdfast.api.records import (
 from holdfast.api.rendering import JsonResponse, large_json
 from holdfast.api.routing import CallerDep, ServicesDep, audited, make_router, spec
 from holdfast.api.tokens import Scope
+from holdfast.api.work import Pool, act, run
 from holdfast.operations.model import Operation
 from holdfast.pagecache.models import (
     Dump,
@@ -37,8 +39,6 @@ from holdfast.pagecache.models import (
 
 router = make_router(prefix="/v1/pagecache", tags=["page cache"])
 
-_MAX_LOOKS = 2
-"""Walks of whole trees that may go on at the same time, for callers who ask for residency."""
 Format = Literal["native", "happycache"]
 _FORMS: dict[str, str] = {"native": ZSTD, "happycache": GZIP}
 # What a request without a body means.
@@ -76,11 +76,11 @@ async def get_page_cache(
     ] = 10,
 ) -> Response:
     """Ask the kernel about every file, now: that takes seconds for millions of files."""
-    looks = _looks(request)
-    found = await to_thread.run_sync(
-        partial(services.pagecache.state, path=path, depth=depth, top=top), limiter=looks
-    )
-    return await large_json(found)
+
+    def look(progress: Progress) -> PageCacheState:
+        return services.pagecache.state(path=path, depth=depth, top=top, progress=progress)
+
+    return await large_json(await run(request, Pool.LOOKS, look))
 
 
 @router.post(
@@ -175,9 +175,9 @@ async def create_eviction(
     responses=problems_of(),
 )
 @spec(Scope.READ)
-async def list_dumps(services: ServicesDep) -> Response:
+async def list_dumps(services: ServicesDep, request: Request) -> Response:
     """List the dumps stored on this node."""
-    return JsonResponse(await to_thread.run_sync(services.pagecache.dumps))
+    return JsonResponse(await run(request, Pool.READS, services.pagecache.dumps))
 
 
 @router.get(
@@ -188,9 +188,10 @@ async def list_dumps(services: ServicesDep) -> Response:
     responses=problems_of(404),
 )
 @spec(Scope.READ)
-async def get_dump(services: ServicesDep, dump_id: DumpIdOrLatest) -> Response:
+async def get_dump(services: ServicesDep, request: Request, dump_id: DumpIdOrLatest) -> Response:
     """Answer what the dump's record says of itself."""
-    return JsonResponse(await to_thread.run_sync(services.pagecache.dump, dump_id))
+    found = partial(services.pagecache.dump, dump_id)
+    return JsonResponse(await run(request, Pool.READS, found))
 
 
 @router.delete(
@@ -205,7 +206,7 @@ async def get_dump(services: ServicesDep, dump_id: DumpIdOrLatest) -> Response:
 async def delete_dump(services: ServicesDep, request: Request, dump_id: DumpId) -> Response:
     """Remove a dump from this node."""
     audited(request, dump=dump_id)
-    await to_thread.run_sync(services.pagecache.delete, dump_id)
+    await act(request, partial(services.pagecache.delete, dump_id), Pool.READS)
     return Response(status_code=204)
 
 
@@ -226,17 +227,21 @@ async def delete_dump(services: ServicesDep, request: Request, dump_id: DumpId) 
             },
             "headers": {
                 "ETag": {"description": "Names these bytes.", "schema": {"type": "string"}},
-                "Content-Length": {"schema": {"type": "integer"}},
+                "Content-Length": {
+                    "description": "Of a record file as it is; other forms are made meanwhile.",
+                    "schema": {"type": "integer"},
+                },
             },
         },
         304: {"description": "The client has these bytes (`If-None-Match`)."},
-        **problems_of(404, 507),
+        **problems_of(404),
     },
 )
 @spec(Scope.READ, produces=(ZSTD, GZIP, BYTES))
 async def get_dump_content(
     services: ServicesDep,
     request: Request,
+    caller: CallerDep,
     dump_id: DumpIdOrLatest,
     format: Annotated[  # noqa: A002 - the name of the query parameter
         Format | None, Query(description="Which format; otherwise as `Accept` asks.")
@@ -245,13 +250,19 @@ async def get_dump_content(
     """Stream the record file of a dump."""
     form, media_type = representation(request, format, _FORMS)
     wanted: Format = "happycache" if form == "happycache" else "native"
-    dump = await to_thread.run_sync(services.pagecache.dump, dump_id)
+    # All of it was read and checked by this, in this process: what follows only sends.
+    dump = await run(request, Pool.READS, partial(services.pagecache.dump, dump_id))
     tag = tag_of(dump.id, dump.created_at, dump.record_bytes, wanted)
     if client_has(request.headers.get("if-none-match"), tag):
         return Response(status_code=304, headers={"ETag": tag, "Vary": "Accept"})
-    record = await to_thread.run_sync(open_record, services.pagecache.content(dump.id, wanted))
-    name = f"{dump.id}.{'gz' if wanted == 'happycache' else 'zst'}"
-    return RecordResponse(record, name=name, tag=tag, media_type=media_type)
+    if wanted == "native":
+        opening = partial(open_record, services.pagecache.content(dump.id))
+        record = await act(request, opening, Pool.READS)
+        name = f"{dump.id}.zst"
+        return RecordResponse(request, record, name=name, tag=tag, media_type=media_type)
+    running = await convert(request, caller, services.pagecache.conversion(dump.id))
+    name = f"{dump.id}.gz"
+    return ConversionResponse(request, running, name=name, tag=tag, media_type=media_type)
 
 
 @router.put(
@@ -270,17 +281,12 @@ async def get_dump_content(
     openapi_extra=upload(ZSTD, GZIP),
 )
 @spec(Scope.OPERATE, consumes=(ZSTD, GZIP, BYTES), upload=True)
-async def put_dump_content(services: ServicesDep, request: Request, dump_id: DumpId) -> Response:
+async def put_dump_content(
+    services: ServicesDep, request: Request, caller: CallerDep, dump_id: DumpId
+) -> Response:
     """Store a record file under a new id of the client's choice, once it is found to be whole."""
     audited(request, dump=dump_id)
-    dump = await receive(request, partial(services.pagecache.receive, dump_id), dump_id)
+    begin = partial(services.pagecache.receive, dump_id)
+    dump = await receive(request, caller, begin, dump_id)
     headers = {"Location": f"/v1/pagecache/dumps/{dump.id}"}
     return JsonResponse(dump, status_code=201, headers=headers)
-
-
-def _looks(request: Request) -> CapacityLimiter:
-    state = request.app.state
-    if not hasattr(state, "pagecache_looks"):
-        state.pagecache_looks = CapacityLimiter(_MAX_LOOKS)
-    looks: CapacityLimiter = state.pagecache_looks
-    return looks

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
-from starlette.types import Send
+from starlette.types import Message, Send
 
+from holdfast.api.auth import Caller, peer_in
 from holdfast.api.negotiation import choose
 from holdfast.api.problems import refuse
+from holdfast.api.work import Pace, Pool, act, run, work_of
 from holdfast.operations.model import Slug
 from holdfast.records.store import Stored
 from holdfast.records.uploads import Upload
+
+log = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Stored)
 
@@ -44,31 +50,77 @@ class Record:
         self.resources.close()
 
 
-class RecordResponse(StreamingResponse):
-    """Streams an open record file, and closes it however that ends."""
+class Sending(StreamingResponse):
+    """Streams pieces to a client, and breaks off one that is too slow."""
 
-    def __init__(self, record: Record, *, name: str, tag: str, media_type: str) -> None:
-        headers = {
-            "ETag": tag,
-            "Vary": "Accept",
-            "Content-Length": str(record.size),
-            "Content-Disposition": f'attachment; filename="{name}"',
-        }
-        super().__init__(_chunks(record), media_type=media_type, headers=headers)
-        self._record = record
+    def __init__(
+        self,
+        request: Request,
+        pieces: AsyncIterator[bytes],
+        *,
+        media_type: str,
+        headers: Mapping[str, str],
+    ) -> None:
+        super().__init__(pieces, media_type=media_type, headers=headers)
+        self._request = request
 
     async def stream_response(self, send: Send) -> None:
-        """Send the file."""
+        """Send the pieces, then let go of what they come from."""
+        pace = Pace()
+
+        async def paced(message: Message) -> None:
+            async with pace.waiting(len(message.get("body", b""))):
+                await send(message)
+
         try:
-            await super().stream_response(send)
+            await super().stream_response(paced)
+        except TimeoutError:
+            log.warning(
+                "%s: %s takes less than %d bytes in %g s; its connection is broken off",
+                self._request.url.path,
+                peer_in(self._request.scope).address,
+                Pace.BYTES,
+                Pace.SECONDS,
+            )
+            self._request.scope["state"]["connection"].abort()
+            # The connection is lost in a later turn of the loop.
+            await asyncio.sleep(0.01)
         finally:
-            self._record.close()
+            self.release()
+
+    def release(self) -> None:
+        """Let go of what the pieces come from. Idempotent."""
+        raise NotImplementedError
 
 
-async def _chunks(record: Record) -> AsyncIterator[bytes]:
+class RecordResponse(Sending):
+    """Streams an open record file, and closes it however that ends."""
+
+    def __init__(
+        self, request: Request, record: Record, *, name: str, tag: str, media_type: str
+    ) -> None:
+        headers = file_headers(name, tag) | {"Content-Length": str(record.size)}
+        super().__init__(request, _chunks(request, record), media_type=media_type, headers=headers)
+        self._record = record
+
+    def release(self) -> None:
+        """Close the file."""
+        self._record.close()
+
+
+def file_headers(name: str, tag: str) -> dict[str, str]:
+    """Return the headers of an answer that is a file."""
+    return {
+        "ETag": tag,
+        "Vary": "Accept",
+        "Content-Disposition": f'attachment; filename="{name}"',
+    }
+
+
+async def _chunks(request: Request, record: Record) -> AsyncIterator[bytes]:
     left = record.size
     while left > 0:
-        chunk = await to_thread.run_sync(record.read)
+        chunk = await act(request, record.read, Pool.READS)
         if not chunk:
             raise OSError(f"the record file ended {left} bytes early")
         left -= len(chunk)
@@ -76,7 +128,7 @@ async def _chunks(record: Record) -> AsyncIterator[bytes]:
 
 
 def open_record(content: AbstractContextManager[Path]) -> Record:
-    """Open a record file; blocks, for as long as its conversion takes if there is one."""
+    """Open a record file."""
     with ExitStack() as resources:
         path = resources.enter_context(content)
         file = resources.enter_context(path.open("rb"))
@@ -120,20 +172,45 @@ def client_has(if_none_match: str | None, tag: str) -> bool:
     return tag.removeprefix("W/") in given or "*" in given
 
 
-async def receive(request: Request, begin: Callable[[], Upload[R]], record_id: str) -> R:
-    """Stream the body of a request to disk, check it, and store it under this id."""
-    upload = await to_thread.run_sync(begin)
+async def receive(
+    request: Request, caller: Caller, begin: Callable[[], Upload[R]], record_id: str
+) -> R:
+    """Stream the body of a request to disk, check it, and store it under this id.
+
+    Raises `ProblemError` while there are too many uploads, and for a client that sends too slowly.
+    """
+    async with work_of(request).uploads.turn(caller.name):
+        upload = await act(request, begin, Pool.UPLOADS)
+        try:
+            await _take(request, upload)
+            return await run(request, Pool.UPLOADS, partial(upload.finish, record_id))
+        except BaseException:
+            upload.abort()
+            raise
+
+
+async def _take(request: Request, upload: Upload[R]) -> None:
+    pending = bytearray()
+    pace = Pace()
+    body = aiter(request.stream())
     try:
-        pending = bytearray()
-        async for chunk in request.stream():
+        while True:
+            async with pace.waiting():
+                chunk = await anext(body, None)
+            if chunk is None:
+                break
+            pace.moved(len(chunk))
             pending += chunk
             # In big pieces: each costs a change of thread.
             if len(pending) >= _CHUNK_BYTES:
-                await to_thread.run_sync(upload.write, bytes(pending))
+                await act(request, partial(upload.write, bytes(pending)), Pool.UPLOADS)
                 pending.clear()
-        if pending:
-            await to_thread.run_sync(upload.write, bytes(pending))
-        return await to_thread.run_sync(upload.finish, record_id)
-    except BaseException:
-        upload.abort()
-        raise
+    except TimeoutError:
+        raise refuse(
+            Slug.INTERRUPTED,
+            f"Less than {Pace.BYTES} bytes of the body came within {Pace.SECONDS:g} s; send it "
+            "again, faster.",
+            headers={"Connection": "close"},
+        ) from None
+    if pending:
+        await act(request, partial(upload.write, bytes(pending)), Pool.UPLOADS)

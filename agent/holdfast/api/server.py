@@ -131,6 +131,7 @@ class HttpServer:
             await asyncio.wait(tasks)
         for server, _ in servers:
             await server.break_off()
+        self.app.state.work.close()
         self.app.state.audit.close()
         for task in tasks:
             task.result()

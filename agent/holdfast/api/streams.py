@@ -15,6 +15,7 @@ from starlette.responses import StreamingResponse
 from starlette.types import Send
 
 from holdfast.api.rendering import progress_line, to_json
+from holdfast.api.work import gone
 from holdfast.operations.model import Operation
 
 EVENT_STREAM = "text/event-stream"
@@ -37,7 +38,7 @@ async def while_wanted(request: Request, work: Coroutine[Any, Any, T]) -> T | No
     """Await `work`, or cancel it and answer None once the client hangs up or the server stops."""
     stopping: asyncio.Event = request.app.state.stopping
     task = asyncio.ensure_future(work)
-    ends = [asyncio.ensure_future(_gone(request)), asyncio.ensure_future(stopping.wait())]
+    ends = [asyncio.ensure_future(gone(request)), asyncio.ensure_future(stopping.wait())]
     try:
         await asyncio.wait({task, *ends}, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
@@ -78,11 +79,6 @@ class EventStream(StreamingResponse):
                 close = getattr(generator, "aclose", None)
                 if close is not None:
                     await close()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 async def _with_silences(

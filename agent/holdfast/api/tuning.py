@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from functools import partial
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import Body, Path, Request
 from starlette.responses import Response
 
@@ -19,6 +19,7 @@ from holdfast.api.routing import CallerDep, MediaType, ServicesDep, make_router,
 from holdfast.api.services import Services
 from holdfast.api.streams import EVENT_STREAM, EVENT_TYPES, NDJSON, TEXT, EventStream, while_wanted
 from holdfast.api.tokens import Scope
+from holdfast.api.work import Pool, act
 from holdfast.operations.model import Operation, State
 from holdfast.tuning.models import (
     Applied,
@@ -51,9 +52,9 @@ ProfileName = Annotated[str, Path(max_length=64, description="A profile's name."
     responses=problems_of(),
 )
 @spec(Scope.READ)
-async def get_tuning(services: ServicesDep) -> Response:
+async def get_tuning(services: ServicesDep, request: Request) -> Response:
     """Answer the profile that is applied, drift as last looked for, and recent events."""
-    return JsonResponse(await to_thread.run_sync(services.tuning.state))
+    return JsonResponse(await act(request, services.tuning.state, Pool.READS))
 
 
 @router.get(
@@ -64,9 +65,9 @@ async def get_tuning(services: ServicesDep) -> Response:
     responses=problems_of(),
 )
 @spec(Scope.READ)
-async def list_profiles(services: ServicesDep) -> Response:
+async def list_profiles(services: ServicesDep, request: Request) -> Response:
     """List the profiles that come with holdfast and those of this machine."""
-    return JsonResponse(await to_thread.run_sync(services.tuning.profiles))
+    return JsonResponse(await act(request, services.tuning.profiles, Pool.READS))
 
 
 @router.get(
@@ -77,9 +78,10 @@ async def list_profiles(services: ServicesDep) -> Response:
     responses=problems_of(404),
 )
 @spec(Scope.READ)
-async def get_profile(services: ServicesDep, name: ProfileName) -> Response:
+async def get_profile(services: ServicesDep, request: Request, name: ProfileName) -> Response:
     """Answer all that a profile sets, inherited values included, each with its source."""
-    return JsonResponse(await to_thread.run_sync(services.tuning.profile, name))
+    found = partial(services.tuning.profile, name)
+    return JsonResponse(await act(request, found, Pool.READS))
 
 
 @router.get(
@@ -115,10 +117,11 @@ async def watch_tuning(services: ServicesDep, request: Request, media_type: Medi
 )
 @spec(Scope.READ)
 async def plan_tuning(
-    services: ServicesDep, params: Annotated[PlanRequest, Body()] = _CURRENT
+    services: ServicesDep, request: Request, params: Annotated[PlanRequest, Body()] = _CURRENT
 ) -> Response:
     """Compare a profile with the machine. Changes nothing."""
-    return JsonResponse(await to_thread.run_sync(services.tuning.plan, params))
+    plan = partial(services.tuning.plan, params)
+    return JsonResponse(await act(request, plan, Pool.READS))
 
 
 _OUTCOME = {

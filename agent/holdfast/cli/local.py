@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from holdfast import space
 from holdfast._engine import CancelledError, EngineError, Progress
 from holdfast.cli.errors import CliError, UsageError
 from holdfast.cli.follow import Terminated
@@ -36,6 +37,7 @@ from holdfast.operations.results import outcome_of
 from holdfast.pagecache.models import Dump, DumpList, PageCacheState
 from holdfast.pagecache.service import PageCache
 from holdfast.privileged import privileged
+from holdfast.records.conversions import converted
 from holdfast.records.store import Stored
 from holdfast.records.uploads import Upload
 from holdfast.tuning.models import Plan, PlanRequest, ProfileDetails, ProfileList, TuningState
@@ -51,6 +53,7 @@ class LocalWork:
     """The capabilities of this machine, without a daemon."""
 
     def __init__(self, settings: Settings) -> None:
+        space.keep_free(settings.data.free_space_floor)
         state_dir, degraded = locate_state_dir(settings)
         if degraded is not None:
             raise CliError(degraded.rstrip(".").replace("restart holdfast", "try again"))
@@ -94,9 +97,13 @@ class LocalWork:
 
     def content(self, dump: str, form: Literal["native", "happycache"]) -> Iterator[bytes]:
         """Yield the bytes of a dump's record file in one of its formats."""
-        with _refusals(), self.pagecache.content(dump, form) as path, path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                yield chunk
+        with _refusals():
+            if form == "happycache":
+                yield from converted(self.pagecache.conversion(dump))
+                return
+            with self.pagecache.content(dump) as path, path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    yield chunk
 
     def receive(self, chunks: Iterator[bytes]) -> Dump:
         """Store a record file made elsewhere, once it is found to be whole."""
@@ -121,18 +128,21 @@ class LocalWork:
 
     def manifest_content(self, manifest: str, form: Form) -> Iterator[bytes]:
         """Yield the bytes of a manifest in one of its forms."""
-        with _refusals(), self.manifests.content(manifest, form) as path, path.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                yield chunk
+        with _refusals():
+            if form != "native":
+                yield from converted(self.manifests.conversion(manifest, form))
+                return
+            with self.manifests.content(manifest) as path, path.open("rb") as file:
+                while chunk := file.read(_CHUNK):
+                    yield chunk
 
     def report(self, operation: str) -> Iterator[bytes]:
         """Yield the lines of the report of a verification or comparison."""
-        with (
-            _refusals(),
-            self.manifests.report(operation, "jsonl") as path,
-            path.open("rb") as file,
-        ):
-            yield from file
+        with _refusals():
+            left = b""
+            for piece in converted(self.manifests.report_conversion(operation)):
+                *lines, left = (left + piece).split(b"\n")
+                yield from (line + b"\n" for line in lines)
 
     def receive_manifest(self, chunks: Iterator[bytes]) -> ManifestDetails:
         """Store a manifest made elsewhere, once it is found to be whole."""

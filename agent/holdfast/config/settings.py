@@ -28,6 +28,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from holdfast.space import AUTO, parse_floor
+
 
 def _absolute(path: Path) -> Path:
     if not path.is_absolute():
@@ -83,6 +85,29 @@ class TlsSettings(Section):
     def enabled(self) -> bool:
         """Whether the TCP listener speaks TLS."""
         return self.certificate is not None
+
+
+class DataSettings(Section):
+    """What holdfast may take of the data volume."""
+
+    free_space_floor: str = Field(
+        default=AUTO,
+        description="Space of the state directory's volume that holdfast leaves free, whatever it "
+        "writes: a size, a percentage such as `5 %`, or `auto`: the larger of 5 % and 10 GiB, and "
+        "no more than 10 % for the sake of 10 GiB.",
+    )
+
+    @field_validator("free_space_floor", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        """Take a number of bytes as well."""
+        return str(_no_bool(value)) if isinstance(value, int) else value
+
+    @field_validator("free_space_floor")
+    @classmethod
+    def _floor(cls, value: str) -> str:
+        parse_floor(value)
+        return value
 
 
 class OperationSettings(Section):
@@ -252,6 +277,7 @@ class Settings(BaseSettings):
     max_record_bytes: Annotated[Size, Field(ge=1024, le=1 << 40)] = Field(
         default=ByteSize(1 << 30), description="The largest record file accepted as an upload."
     )
+    data: DataSettings = Field(default_factory=DataSettings)
     operations: OperationSettings = Field(default_factory=OperationSettings)
     pagecache: PageCacheSettings = Field(default_factory=PageCacheSettings)
     manifests: ManifestSettings = Field(default_factory=ManifestSettings)

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from holdfast import _engine
+from holdfast import _engine, space
+from holdfast._engine import Progress
+from holdfast.durable import make_directory
 from holdfast.left_out import LeftOut
 from holdfast.manifests.models import (
     BuildRequest,
@@ -29,13 +31,14 @@ from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import RequestError, Slug
 from holdfast.places import Place, Places
 from holdfast.records.calls import call, provenance
-from holdfast.records.store import temporary
+from holdfast.records.conversions import Write
 from holdfast.records.uploads import Upload
 
 BUILD, VERIFY, COMPARE = "manifest.build", "manifest.verify", "manifest.compare"
 
 Params = BuildRequest | VerifyParams | CompareRequest
-Form = Literal["native", "jsonl", "xxhsum", "xxhsum_escaped"]
+Text = Literal["jsonl", "xxhsum", "xxhsum_escaped"]
+Form = Literal["native"] | Text
 Reader = Literal["auto", "io_uring", "pread", "buffered"]
 
 
@@ -55,6 +58,7 @@ class Manifests:
         self._left_out = left_out or LeftOut()
         self._places = Places(roots, state_dir)
         self._exclude = [str(state_dir)]
+        self._state_dir = state_dir
         self._reader = reader
         self._max_record_bytes = max_record_bytes
         self._store = ManifestStore(
@@ -106,8 +110,10 @@ class Manifests:
     def check(self, params: Params) -> None:
         """Find out before an operation is started whether it can be.
 
-        Raises `RequestError` if the request names what is not there or not allowed.
+        Raises `RequestError` if the request names what is not there or not allowed, `OSError` if
+        the volume has too little free space for records.
         """
+        space.check(self._state_dir)
         match params:
             case BuildRequest():
                 self._build_place(params)
@@ -144,48 +150,59 @@ class Manifests:
         with self._lock:
             return dict(self._verified)
 
-    def manifests(self) -> ManifestList:
-        """List the stored manifests, newest first."""
-        manifests, damaged = self._store.all()
+    def manifests(self, progress: Progress | None = None) -> ManifestList:
+        """List the stored manifests, newest first. Raises `CancelledError`."""
+        manifests, damaged = self._store.all(progress)
         fields = set(Manifest.model_fields)
         return ManifestList(
             manifests=[Manifest(**each.model_dump(include=fields)) for each in manifests],
             damaged=damaged,
         )
 
-    def manifest(self, manifest_id: str) -> ManifestDetails:
-        """Describe a manifest by its id or `latest`. Raises `RequestError` if there is none."""
-        return self._store.get(manifest_id)
+    def manifest(self, manifest_id: str, progress: Progress | None = None) -> ManifestDetails:
+        """Describe a manifest by its id or `latest`.
+
+        Raises `RequestError` if there is none, `CancelledError`.
+        """
+        return self._store.get(manifest_id, progress=progress)
 
     def delete(self, manifest_id: str) -> None:
         """Remove a manifest. Raises `RequestError` if there is none or it is being read."""
         self._store.delete(manifest_id)
 
     @contextmanager
-    def content(self, manifest_id: str, form: Form) -> Iterator[Path]:
-        """Give a manifest (or `latest`) as a file, which lives as long as this context.
+    def content(self, manifest_id: str) -> Iterator[Path]:
+        """Yield the record file of a manifest (or `latest`), which stays as long as this context.
 
         Raises `RequestError` if there is no such manifest.
         """
         with self._store.use(self._store.get(manifest_id).id) as record:
-            if form == "native":
-                yield record
-                return
-            with self._exported(record, form) as path:
-                yield path
+            yield record
 
-    @contextmanager
-    def report(self, operation_id: str, form: Literal["native", "jsonl"]) -> Iterator[Path]:
-        """Give the report of a verification or comparison as a file, as long as this context.
+    def conversion(self, manifest_id: str, form: Text) -> Write:
+        """Return what writes a manifest (or `latest`) as text.
+
+        Raises `RequestError` if there is no such manifest, or if it cannot be trusted.
+        """
+        record_id = self._store.get(manifest_id).id
+
+        def write(output: int, progress: Progress) -> None:
+            with self._store.use(record_id) as record:
+                self._export(record, form, output, progress)
+
+        return write
+
+    def report(self, operation_id: str) -> Path:
+        """Return the record file of a verification's or comparison's report.
 
         Raises `RequestError` if there is none.
         """
+        return self._reports.find(operation_id)
+
+    def report_conversion(self, operation_id: str) -> Write:
+        """Return what writes a report as JSON lines. Raises `RequestError` if there is none."""
         record = self._reports.find(operation_id)
-        if form == "native":
-            yield record
-            return
-        with self._exported(record, form) as path:
-            yield path
+        return lambda output, progress: self._export(record, "jsonl", output, progress)
 
     def receive(self, manifest_id: str | None = None) -> Upload[ManifestDetails]:
         """Begin to receive a manifest made elsewhere.
@@ -193,7 +210,7 @@ class Manifests:
         Raises `RequestError` if the id it is to have is malformed or taken.
         """
         if manifest_id is not None:
-            self._store.destination(manifest_id, uploaded=True)
+            self._store.check_chosen(manifest_id)
         return Upload(self._store, max_bytes=self._max_record_bytes)
 
     # Operations, each in a thread of its own.
@@ -201,7 +218,7 @@ class Manifests:
     def _build(self, context: Context[BuildRequest]) -> BuildResult:
         params = context.params
         place = self._build_place(params)
-        self._store.directory.mkdir(mode=0o700, exist_ok=True)
+        make_directory(self._store.directory)
         journal = self._store.journal(context.id)
         # A run that was killed between its last two steps has left a manifest already.
         destination = self._store.destination(context.id, replace=context.resumed)
@@ -372,21 +389,14 @@ class Manifests:
             "reader": self._reader,
         }
 
-    @contextmanager
-    def _exported(self, record: Path, form: Form) -> Iterator[Path]:
-        with temporary(record.parent, "export") as (destination, _):
-            # The engine's file takes the place of this one, which held the name.
-            call(
-                _engine.export_manifest,
-                {
-                    "source": str(record),
-                    "destination": str(destination),
-                    "max_bytes": self._store.max_bytes,
-                    "form": form,
-                },
-                _engine.Progress(),
-            )
-            yield destination
+    def _export(self, record: Path, form: Text, output: int, progress: Progress) -> None:
+        request = {
+            "source": str(record),
+            "output": output,
+            "max_bytes": self._store.max_bytes,
+            "form": form,
+        }
+        call(_engine.export_manifest, request, progress)
 
 
 def _directory(place: Place, field: str) -> Place:

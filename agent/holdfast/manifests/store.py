@@ -11,6 +11,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from holdfast import _engine
+from holdfast._engine import Progress
+from holdfast.durable import make_directory
 from holdfast.manifests.models import (
     Algorithm,
     FileProblem,
@@ -70,14 +72,16 @@ class ManifestStore(RecordStore[ManifestDetails]):
         """Where a build notes what it has found out so far."""
         return self.directory / f".{manifest_id}{_JOURNAL}"
 
-    def check(self, path: Path, max_bytes: int) -> _Inspection:
+    def check(self, path: Path, max_bytes: int, progress: Progress) -> _Inspection:
         """Read and check a whole manifest."""
         request = {"record": str(path), "max_bytes": max_bytes, "largest": _LARGEST}
-        return inspection(_engine.inspect_manifest, request, _Inspection)
+        return inspection(_engine.inspect_manifest, request, _Inspection, progress)
 
-    def describe(self, record_id: str, path: Path, *, uploaded: bool) -> ManifestDetails:
+    def describe(
+        self, record_id: str, path: Path, *, uploaded: bool, progress: Progress
+    ) -> ManifestDetails:
         """Describe a manifest."""
-        inspection = self.check(path, self.max_bytes)
+        inspection = self.check(path, self.max_bytes, progress)
         stat = path.stat()
         header: dict[str, Any] = inspection.header.model_dump()
         created_at = header.pop("created_at") or datetime.fromtimestamp(stat.st_mtime, UTC)
@@ -105,7 +109,7 @@ class ReportStore:
 
     def destination(self, operation_id: str) -> Path:
         """Where the report of an operation goes; the oldest ones make room."""
-        self.directory.mkdir(mode=0o700, exist_ok=True)
+        make_directory(self.directory)
         for old in sorted(self.directory.glob(f"*{_REPORT}"))[: -_REPORTS_KEPT + 1]:
             old.unlink(missing_ok=True)
         return self.directory / f"{operation_id}{_REPORT}"

@@ -50,4 +50,9 @@ def decode(text: str) -> int:
     return value
 
 
+def seconds_of(text: str) -> float:
+    """Return the Unix time that a ULID is of. Raises `ValueError` if it is none."""
+    return (decode(text) >> _RANDOM_BITS) / 1000
+
+
 new_id = UlidFactory()

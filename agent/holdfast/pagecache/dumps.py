@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from holdfast import _engine
+from holdfast._engine import Progress
 from holdfast.pagecache.models import Dump
 from holdfast.records.store import RecordStore, inspection
 from holdfast.records.uploads import Upload
@@ -40,14 +41,14 @@ class DumpStore(RecordStore[Dump]):
 
     noun = "dump"
 
-    def check(self, path: Path, max_bytes: int) -> _Inspection:
+    def check(self, path: Path, max_bytes: int, progress: Progress) -> _Inspection:
         """Read and check a whole dump."""
         request = {"record": str(path), "max_bytes": max_bytes}
-        return inspection(_engine.inspect, request, _Inspection)
+        return inspection(_engine.inspect, request, _Inspection, progress)
 
-    def describe(self, record_id: str, path: Path, *, uploaded: bool) -> Dump:
+    def describe(self, record_id: str, path: Path, *, uploaded: bool, progress: Progress) -> Dump:
         """Describe a dump."""
-        inspection = self.check(path, self.max_bytes)
+        inspection = self.check(path, self.max_bytes, progress)
         stat = path.stat()
         header = inspection.header
         return Dump(
@@ -77,11 +78,18 @@ class DumpUpload(Upload[Dump]):
         super().__init__(store, max_bytes=max_bytes)
         self._root = root
 
-    def _place(self, received: Path, record_id: str, destination: Path, limit: int) -> None:
+    def _place(
+        self,
+        received: Path,
+        record_id: str,
+        destination: Path,
+        limit: int,
+        progress: Progress,
+    ) -> None:
         with received.open("rb") as file:
             foreign = file.read(len(_GZIP)) == _GZIP
         if not foreign:
-            super()._place(received, record_id, destination, limit)
+            super()._place(received, record_id, destination, limit, progress)
             return
         request = {
             "source": str(received),
@@ -90,4 +98,4 @@ class DumpUpload(Upload[Dump]):
             "header": {"id": record_id},
             "max_bytes": limit,
         }
-        _engine.import_happycache(json.dumps(request), _engine.Progress())
+        _engine.import_happycache(json.dumps(request), progress)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from holdfast import _engine
+from holdfast import _engine, space
+from holdfast._engine import Progress
+from holdfast.durable import make_directory
 from holdfast.left_out import LeftOut
 from holdfast.node.volumes import missing
 from holdfast.operations.kinds import Context, Kind
@@ -33,7 +34,7 @@ from holdfast.pagecache.models import (
 )
 from holdfast.places import Place, Places
 from holdfast.records.calls import call, provenance
-from holdfast.records.store import temporary
+from holdfast.records.conversions import Write
 
 DUMP, LOAD, EVICT = "pagecache.dump", "pagecache.load", "pagecache.evict"
 
@@ -57,6 +58,7 @@ class PageCache:
         self._left_out = left_out or LeftOut()
         self._places = Places(roots, state_dir)
         self._exclude = [str(state_dir)]
+        self._state_dir = state_dir
         self._reserve_bytes = reserve_bytes
         self._max_record_bytes = max_record_bytes
         self._store = DumpStore(
@@ -108,13 +110,16 @@ class PageCache:
         """
         match params:
             case DumpRequest():
+                space.check(self._state_dir)
                 self._dump_places(params)
             case LoadRequest():
                 self._load_roots(params, self._store.get(params.dump))
             case EvictRequest():
                 self._evict_places(params)
 
-    def state(self, *, path: str | None, depth: int, top: int) -> PageCacheState:
+    def state(
+        self, *, path: str | None, depth: int, top: int, progress: Progress | None = None
+    ) -> PageCacheState:
         """Find out what is resident now; takes seconds for millions of files.
 
         `depth` is how many levels of directories are told one by one, `top` how many files and
@@ -124,7 +129,7 @@ class PageCache:
         reports = []
         for place in places:
             try:
-                reports.append(self._residency(place, depth, top))
+                reports.append(self._residency(place, depth, top, progress or Progress()))
             except (OSError, ValueError) as error:
                 if path is not None:
                     raise _not_to_be_looked_at(path, error) from None
@@ -133,40 +138,57 @@ class PageCache:
             page_size=_engine.page_size(), reports=reports, unavailable=unavailable
         )
 
-    def dumps(self) -> DumpList:
-        """List the stored dumps, newest first."""
-        dumps, damaged = self._store.all()
+    def dumps(self, progress: Progress | None = None) -> DumpList:
+        """List the stored dumps, newest first. Raises `CancelledError`."""
+        dumps, damaged = self._store.all(progress)
         return DumpList(dumps=dumps, damaged=damaged)
 
-    def dump(self, dump_id: str) -> Dump:
-        """Describe a dump by its id or `latest`. Raises `RequestError` if there is none."""
-        return self._store.get(dump_id)
+    def dump(self, dump_id: str, progress: Progress | None = None) -> Dump:
+        """Describe a dump by its id or `latest`.
+
+        Raises `RequestError` if there is none, `CancelledError`.
+        """
+        return self._store.get(dump_id, progress=progress)
 
     def delete(self, dump_id: str) -> None:
         """Remove a dump. Raises `RequestError` if there is none or it is being read."""
         self._store.delete(dump_id)
 
     @contextmanager
-    def content(self, dump_id: str, form: Literal["native", "happycache"]) -> Iterator[Path]:
-        """Give a dump (or `latest`) as a file, which lives as long as this context.
+    def content(self, dump_id: str) -> Iterator[Path]:
+        """Yield the record file of a dump (or `latest`), which stays as long as this context.
 
-        Raises `RequestError` if there is no such dump, or if the format cannot express it.
+        Raises `RequestError` if there is no such dump.
         """
         with self._store.use(self._store.get(dump_id).id) as record:
-            if form == "native":
-                yield record
-                return
-            with temporary(record.parent, "export") as (destination, _):
-                request = {
-                    "source": str(record),
-                    "destination": str(destination),
-                    "max_bytes": self._store.max_bytes,
-                }
+            yield record
+
+    def conversion(self, dump_id: str) -> Write:
+        """Return what writes a dump (or `latest`) in happycache's format.
+
+        Raises `RequestError` if there is no such dump, if it cannot be trusted, or if the format
+        cannot express it.
+        """
+        dump = self._store.get(dump_id)
+        pages, allowed = dump.bytes // dump.page_size, self._store.max_bytes
+        # Each page has a line.
+        if 2 * pages > allowed:
+            raise RequestError(
+                Slug.INVALID_REQUEST,
+                f"Dump {dump.id} has {pages} pages, which in happycache's format are more than the "
+                f"{allowed} bytes that are allowed; take the record file itself.",
+                "format",
+            )
+
+        def write(output: int, progress: Progress) -> None:
+            with self._store.use(dump.id) as record:
+                request = {"source": str(record), "output": output, "max_bytes": allowed}
                 try:
-                    _engine.export_happycache(json.dumps(request), _engine.Progress())
+                    call(_engine.export_happycache, request, progress)
                 except ValueError as error:
                     raise RequestError(Slug.INVALID_REQUEST, f"{error}.", "format") from None
-                yield destination
+
+        return write
 
     def receive(self, dump_id: str | None = None) -> DumpUpload:
         """Begin to receive a dump made elsewhere, in holdfast's format or in happycache's.
@@ -174,7 +196,7 @@ class PageCache:
         Raises `RequestError` if the id it is to have is malformed or taken.
         """
         if dump_id is not None:
-            self._store.destination(dump_id, uploaded=True)
+            self._store.check_chosen(dump_id)
         return DumpUpload(self._store, max_bytes=self._max_record_bytes, root=self._places.roots[0])
 
     # Operations, each in a thread of its own.
@@ -182,7 +204,7 @@ class PageCache:
     def _dump(self, context: Context[DumpRequest]) -> DumpResult:
         params = context.params
         places = self._dump_places(params)
-        self._store.directory.mkdir(mode=0o700, exist_ok=True)
+        make_directory(self._store.directory)
         outcome = call(
             _engine.dump,
             {
@@ -267,11 +289,11 @@ class PageCache:
             if reason is not None
         ]
 
-    def _residency(self, place: Place, depth: int, top: int) -> ResidencyReport:
+    def _residency(self, place: Place, depth: int, top: int, progress: Progress) -> ResidencyReport:
         outcome = call(
             _engine.residency,
             {"place": place.request(), "exclude": self._exclude, "depth": depth, "top": top},
-            _engine.Progress(),
+            progress,
         )
         self._note([place], outcome)
         whole = place.root / place.path

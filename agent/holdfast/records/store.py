@@ -7,18 +7,21 @@ import json
 import os
 import re
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, Literal, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from holdfast import _engine
-from holdfast.operations.ids import new_id
+from holdfast._engine import Progress
+from holdfast.durable import flush_directory, make_directory
+from holdfast.operations.ids import new_id, seconds_of
 from holdfast.operations.model import RequestError, Slug
 
 LATEST = "latest"
@@ -27,7 +30,10 @@ _EXPANSION = 16
 """A record may be so many times as large as `max_record_bytes` when it is decompressed."""
 
 _UNFINISHED = (".partial", ".upload", ".export")
-"""Endings of temporary files: the engine's, and those of `temporary`."""
+"""Endings of temporary files: the engine's, those of uploads, and those of earlier versions."""
+
+_AHEAD_SECONDS = 60
+"""How far ahead of this node's clock the id of an upload may be."""
 
 Temporary = tuple[Path, BinaryIO]
 
@@ -77,14 +83,15 @@ class RecordStore(ABC, Generic[R]):
         self._in_use: Counter[str] = Counter()
 
     @abstractmethod
-    def check(self, path: Path, max_bytes: int) -> object:
+    def check(self, path: Path, max_bytes: int, progress: Progress) -> object:
         """Read and check a whole record, of which at most `max_bytes` are decompressed.
 
-        Raises `RecordError` if it cannot be trusted, `OSError` if it cannot be read.
+        Raises `RecordError` if it cannot be trusted, `OSError` if it cannot be read,
+        `CancelledError`.
         """
 
     @abstractmethod
-    def describe(self, record_id: str, path: Path, *, uploaded: bool) -> R:
+    def describe(self, record_id: str, path: Path, *, uploaded: bool, progress: Progress) -> R:
         """Describe a record, with `latest` false. Raises as `check` does."""
 
     def prepare(self) -> None:
@@ -112,13 +119,33 @@ class RecordStore(ABC, Generic[R]):
             raise RequestError(Slug.CONFLICT, f"There is a {self.noun} {record_id} already.", "id")
         return self.directory / (record_id + (self._uploaded if uploaded else self._suffix))
 
-    def all(self) -> tuple[list[R], list[DamagedRecord]]:
-        """All records, newest first, and apart from them those that cannot be used."""
-        found = [self._describe(key, path) for key, path in sorted(self._paths().items())]
-        found.reverse()
+    def check_chosen(self, record_id: str) -> None:
+        """Check an id that a client chose for an upload.
+
+        Raises `RequestError` if it is malformed, taken, or of a time that has not come: it would
+        stay the newest for as long.
+        """
+        self.destination(record_id, uploaded=True)
+        ahead = seconds_of(record_id) - time.time()
+        if ahead > _AHEAD_SECONDS:
+            raise RequestError(
+                Slug.INVALID_REQUEST,
+                f"The id {record_id} is of a time {ahead:.0f} s ahead of this node's clock, and at "
+                f"most {_AHEAD_SECONDS} s are allowed; choose another id, or set the clocks.",
+                "id",
+            )
+
+    def all(self, progress: Progress | None = None) -> tuple[list[R], list[DamagedRecord]]:
+        """All records, newest first, and apart from them those that cannot be used.
+
+        Raises `CancelledError`.
+        """
+        paths = sorted(self._paths().items(), reverse=True)
+        found = [self._describe(key, path, progress) for key, path in paths]
         usable = [each for each in found if not isinstance(each, DamagedRecord)]
         damaged = [each for each in found if isinstance(each, DamagedRecord)]
-        marked = [each.model_copy(update={"latest": nth == 0}) for nth, each in enumerate(usable)]
+        latest = next((each.id for each in usable if not each.uploaded), None)
+        marked = [each.model_copy(update={"latest": each.id == latest}) for each in usable]
         return marked, damaged
 
     def made_here(self) -> list[Path]:
@@ -126,26 +153,34 @@ class RecordStore(ABC, Generic[R]):
         paths = sorted(self._paths().items(), reverse=True)
         return [path for _, path in paths if not path.name.endswith(self._uploaded)]
 
-    def get(self, record_id: str, *, field: str | None = None, before: str | None = None) -> R:
+    def get(
+        self,
+        record_id: str,
+        *,
+        field: str | None = None,
+        before: str | None = None,
+        progress: Progress | None = None,
+    ) -> R:
         """Describe a record by its id or `latest`, which is sought among ids below `before`.
 
-        Raises `RequestError` about `field` if there is none, or if it cannot be used.
+        `latest` is the newest that was made here: what was uploaded is reached by its id only.
+        Raises `RequestError` about `field` if there is none, or if it cannot be used;
+        `CancelledError`.
         """
         field = field or self.noun
         paths = self._paths()
+        own = (key for key, path in paths.items() if not path.name.endswith(self._uploaded))
         # Newest first, and no further than the first that can be used.
-        keys = sorted((key for key in paths if before is None or key < before), reverse=True)
-        described = (self._describe(key, paths[key]) for key in keys)
+        keys = sorted((key for key in own if before is None or key < before), reverse=True)
+        described = (self._describe(key, paths[key], progress) for key in keys)
         newest = next((found for found in described if not isinstance(found, DamagedRecord)), None)
         if record_id == LATEST:
             if newest is None:
-                raise RequestError(
-                    Slug.NOT_FOUND, f"There is no {self.noun} yet; make one first.", field
-                )
+                raise RequestError(Slug.NOT_FOUND, self._none_made(bool(paths)), field)
             return newest.model_copy(update={"latest": True})
         if record_id not in paths:
             raise RequestError(Slug.NOT_FOUND, f"There is no {self.noun} {record_id}.", field)
-        found = self._describe(record_id, paths[record_id])
+        found = self._describe(record_id, paths[record_id], progress)
         if isinstance(found, DamagedRecord):
             raise RequestError(Slug.BAD_RECORD, f"{found.detail.removesuffix('.')}.", field)
         latest = newest is not None and newest.id == record_id
@@ -172,6 +207,15 @@ class RecordStore(ABC, Generic[R]):
 
     def delete(self, record_id: str) -> None:
         """Remove a record. Raises `RequestError` if there is none or it is being used."""
+        if record_id == LATEST:
+            # Another one may be the latest by the time that this is done.
+            latest = self.get(LATEST, field="id").id
+            raise RequestError(
+                Slug.INVALID_REQUEST,
+                f"A {self.noun} is deleted by its id, since another one may be the latest soon; "
+                f"the latest now is {latest}.",
+                "id",
+            )
         with self._lock:
             path = self._paths().get(record_id)
             if path is None:
@@ -187,19 +231,30 @@ class RecordStore(ABC, Generic[R]):
     def retain(self, newest: str) -> None:
         """Remove the oldest records beyond the number that is kept, but none that is being used.
 
-        Nor `newest`, which was just stored: one that was brought may have been made long ago.
+        Uploads and records made here are counted apart, so that neither drives the other out.
+        `newest`, which was just stored, stays: an upload may have been made long ago.
         """
         with self._lock:
             paths = self._paths()
-            surplus = max(len(paths) - self._kept, 0)
-            for record_id in sorted(paths.keys() - {newest})[:surplus]:
-                if not self._in_use[record_id]:
-                    self._remove(record_id, paths[record_id])
+            uploads = {key for key, path in paths.items() if path.name.endswith(self._uploaded)}
+            for group in (uploads, paths.keys() - uploads):
+                surplus = max(len(group) - self._kept, 0)
+                for record_id in sorted(group - {newest})[:surplus]:
+                    if not self._in_use[record_id]:
+                        self._remove(record_id, paths[record_id])
+
+    def _none_made(self, uploads: bool) -> str:
+        if uploads:
+            return (
+                f"No {self.noun} was made here yet, and one that was uploaded is named by its id; "
+                "make one, or name one."
+            )
+        return f"There is no {self.noun} yet; make one first."
 
     def _remove(self, record_id: str, path: Path) -> None:
         path.unlink(missing_ok=True)
         self._known.pop(record_id, None)
-        sync_directory(self.directory)
+        flush_directory(self.directory)
 
     def _paths(self) -> dict[str, Path]:
         try:
@@ -214,7 +269,9 @@ class RecordStore(ABC, Generic[R]):
                 paths[record_id] = self.directory / name
         return paths
 
-    def _describe(self, record_id: str, path: Path) -> R | DamagedRecord:
+    def _describe(
+        self, record_id: str, path: Path, progress: Progress | None = None
+    ) -> R | DamagedRecord:
         """Read a whole record, unless this very file was read before."""
         try:
             stat = path.stat()
@@ -226,7 +283,11 @@ class RecordStore(ABC, Generic[R]):
             outcome: R | DamagedRecord
             try:
                 uploaded = path.name.endswith(self._uploaded)
-                outcome = self.describe(record_id, path, uploaded=uploaded)
+                outcome = self.describe(
+                    record_id, path, uploaded=uploaded, progress=progress or Progress()
+                )
+            except _engine.CancelledError:
+                raise
             except (_engine.EngineError, OSError) as error:
                 outcome = DamagedRecord(id=record_id, detail=str(error))
             known = _Known(version, outcome)
@@ -235,13 +296,16 @@ class RecordStore(ABC, Generic[R]):
 
 
 def inspection(
-    work: Callable[[str, _engine.Progress], str], request: dict[str, Any], model: type[M]
+    work: Callable[[str, Progress], str],
+    request: dict[str, Any],
+    model: type[M],
+    progress: Progress,
 ) -> M:
     """Have the engine check a whole record, and check what its header claims.
 
-    Raises `RecordError` if it cannot be trusted, `OSError` if it cannot be read.
+    Raises `RecordError` if it cannot be trusted, `OSError` if it cannot be read, `CancelledError`.
     """
-    text = work(json.dumps(request), _engine.Progress())
+    text = work(json.dumps(request), progress)
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
@@ -252,7 +316,7 @@ def inspection(
 
 def prepare_directory(directory: Path) -> None:
     """Make a directory for records, and remove what an earlier process left unfinished in it."""
-    directory.mkdir(mode=0o700, exist_ok=True)
+    make_directory(directory)
     for path in directory.iterdir():
         if path.suffix not in _UNFINISHED or not path.name.startswith("."):
             continue
@@ -263,12 +327,12 @@ def prepare_directory(directory: Path) -> None:
 
 
 @contextmanager
-def temporary(directory: Path, purpose: Literal["upload", "export"]) -> Iterator[Temporary]:
-    """Make a file that is removed at the end, or at the latest by `prepare_directory`.
+def temporary(directory: Path) -> Iterator[Temporary]:
+    """Make a file for an upload, removed at the end or at the latest by `prepare_directory`.
 
     Raises `OSError` if it cannot be made.
     """
-    path = directory / f".{new_id()}.{purpose}"
+    path = directory / f".{new_id()}.upload"
     with path.open("xb") as file:
         try:
             # Whoever clears up after a crash can tell by the lock that this one is in use.
@@ -276,12 +340,3 @@ def temporary(directory: Path, purpose: Literal["upload", "export"]) -> Iterator
             yield path, file
         finally:
             path.unlink(missing_ok=True)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,9 +10,7 @@ from holdfast.node.models import Disk
 from holdfast.privileged.boot import explain
 from holdfast.privileged.boot.models import BootReport, ExplainRequest, NetworkImage, StagedImage
 from holdfast.reimage.models import Boot, ImageSummary, Machine, SpaceReport, StageRequest
-
-_SPARE_BYTES = 64 << 20
-"""Left free beside a staged image."""
+from holdfast.space import floor_of
 
 _UNRECOGNISED = (
     "boot the new system, without a marker that proves it (state `unknown`), "
@@ -92,11 +90,14 @@ def image_problems(image: ImageSummary, request: StageRequest, content: str) -> 
 
 
 def staging_space(image: ImageSummary, state_dir: Path, present_bytes: int) -> SpaceReport:
-    """Say what a staged copy needs beside what of it is there already. Raises `OSError`."""
+    """Say what a staged copy needs beside what of it is there already.
+
+    That includes the floor of free space. Raises `OSError`.
+    """
     found = os.statvfs(state_dir)
     return SpaceReport(
         what=f"the image, in {state_dir}",
-        needed_bytes=max(0, image.content_bytes - present_bytes) + _SPARE_BYTES,
+        needed_bytes=max(0, image.content_bytes - present_bytes) + floor_of(state_dir),
         available_bytes=found.f_frsize * found.f_bavail,
     )
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from holdfast.durable import replace_file
+from holdfast.durable import make_directory, replace_file
 from holdfast.operations.model import RequestError, Slug, Timestamp
 from holdfast.privileged.boot.models import ArmReport, SystemSigns
 from holdfast.reimage.layout import RootLayout
@@ -107,7 +107,7 @@ class JobStore:
 
     def save(self, job: Job) -> None:
         """Replace it; on the disk when this returns. Raises `OSError`."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(self._directory)
         replace_file(self._file, job.model_dump_json(indent=1).encode() + b"\n")
 
     def image_directory(self, descriptor_sha256: str) -> Path:

@@ -1,6 +1,7 @@
 //! The engine's errors as Python exceptions.
 
 use holdfast_engine::Error;
+use holdfast_engine::error::no_space;
 use pyo3::exceptions::{PyException, PyOSError, PyValueError};
 use pyo3::prelude::*;
 
@@ -40,6 +41,9 @@ pub fn to_python(error: Error) -> PyErr {
                 Ok(words) if number != 0 => PyOSError::new_err((number, words, path)),
                 _ => PyOSError::new_err(message),
             })
+        }
+        Error::NoSpace { path, free, floor, more } => {
+            PyOSError::new_err((libc::ENOSPC, no_space(free, floor, more), path))
         }
         Error::Cancelled => CancelledError::new_err(message),
         Error::Record { .. } => RecordError::new_err(message),

@@ -14,6 +14,7 @@ use holdfast_engine::manifest;
 use holdfast_engine::pagecache::{self, happycache, record, request};
 use holdfast_engine::patterns::Patterns;
 use holdfast_engine::signature;
+use holdfast_engine::space::{self, Floor};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -65,6 +66,22 @@ mod _engine {
     #[pyfunction]
     fn page_size() -> u64 {
         holdfast_engine::sys::page_size()
+    }
+
+    #[pyfunction]
+    fn set_free_space_floor(share: u64, amount: u64, most: u64) {
+        space::set_floor(Floor { share, bytes: amount, most });
+    }
+
+    #[pyfunction]
+    fn free_space(py: Python<'_>, path: PathBuf) -> PyResult<(u64, u64)> {
+        let found = py.detach(|| space::space(&path)).map_err(to_python)?;
+        Ok((found.free, found.floor))
+    }
+
+    #[pyfunction]
+    fn check_free_space(py: Python<'_>, path: PathBuf, more: u64) -> PyResult<()> {
+        py.detach(|| space::check(&path, more)).map_err(to_python)
     }
 
     #[pyfunction]

@@ -45,9 +45,29 @@ pub enum Error {
         /// The file system's name.
         filesystem: &'static str,
     },
+    /// Writing more would take space that has to stay free.
+    #[error("{path}: {}", no_space(*.free, *.floor, *.more))]
+    NoSpace {
+        /// What was to be written.
+        path: String,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that have to stay free.
+        floor: u64,
+        /// Bytes that were to be written.
+        more: u64,
+    },
     /// A request that makes no sense.
     #[error("{0}")]
     Invalid(String),
+}
+
+/// The sentence of [`Error::NoSpace`], without the path.
+pub fn no_space(free: u64, floor: u64, more: u64) -> String {
+    format!(
+        "writing {more} bytes more would leave less free than the {floor} bytes that \
+         `data.free_space_floor` keeps; {free} bytes are free"
+    )
 }
 
 impl Error {

@@ -20,6 +20,7 @@ pub mod read;
 pub mod record;
 pub mod signature;
 pub mod skips;
+pub mod space;
 pub mod sys;
 pub mod throttle;
 pub mod walk;

@@ -68,6 +68,26 @@ fn a_record_with_something_behind_it_is_refused() {
 }
 
 #[test]
+fn more_pages_than_memory_could_hold_are_refused() {
+    let line = |size: u64, tiers: &str| {
+        format!(r#"{{"path":"a","size":{size},"mtime_ms":0,"tiers":[{tiers}]}}"#)
+    };
+    let all = r#"{"runs":[0]}"#;
+    let largest = line(4096 << 36, all);
+    read(record(HEADER, &[&largest], 1, 1 << 36)).unwrap();
+    // In one line, in two, and in two tiers of one.
+    for lines in [
+        vec![line(i64::MAX as u64, all)],
+        vec![largest.clone(), line(4096, all)],
+        vec![line(4096 << 36, &format!(r#"{all},{{"runs":[0,1]}}"#))],
+    ] {
+        let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+        let reason = refusal(record(HEADER, &lines, lines.len() as u64, 1));
+        assert!(reason.contains("more than the 68719476736 pages"), "{reason}");
+    }
+}
+
+#[test]
 fn what_is_wrong_is_said() {
     let with = |line: &str| refusal(record(HEADER, &[line], 1, 1));
     let line = |path: &str, tier: &str| {

@@ -29,6 +29,8 @@ certificate = "/etc/holdfast/tls/server.pem"
 key = "/etc/holdfast/tls/server.key"
 [pagecache]
 reserve_bytes = "64 MiB"  # of about 1 GiB
+[data]
+free_space_floor = "64 MiB"  # of a small volume
 """
 
 _DATASTORE = """\

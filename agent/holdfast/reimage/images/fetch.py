@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from holdfast import space
 from holdfast._engine import Progress
 from holdfast.operations.model import Slug
 from holdfast.reimage.images.kinds import verify
@@ -20,8 +21,6 @@ from holdfast.reimage.images.sources import (
     source_of,
 )
 
-SPACE_MARGIN = 64 << 20
-"""What is left free of a file system beside an image, in bytes."""
 _WHOLE_TRIES = 3
 """How often a file is fetched whole that turns out not to be what was described."""
 
@@ -125,9 +124,10 @@ def _show(progress: Progress, partial: Partial) -> None:
 def _check_space(directory: Path, needed: int) -> None:
     found = os.statvfs(directory)
     available = found.f_bavail * found.f_frsize
-    if needed + SPACE_MARGIN > available:
+    floor = space.floor_of(directory)
+    if needed + floor > available:
         raise failed(
             Slug.NO_SPACE,
-            f"The image needs {needed} bytes more in {directory}, {SPACE_MARGIN} should be left, "
-            f"and {available} are free; make room and start it again.",
+            f"The image needs {needed} bytes more in {directory}, {floor} have to stay free "
+            f"(`data.free_space_floor`), and {available} are free; make room and start it again.",
         )

@@ -15,6 +15,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ValidationError
 
+from holdfast import space
 from holdfast.durable import flush_directory, replace_file
 from holdfast.records.models import Bytes
 from holdfast.reimage.images.models import Sha256
@@ -79,7 +80,8 @@ class Partial:
         self._flush()
 
     def append(self, chunk: bytes) -> None:
-        """Write bytes at the end. Raises `OSError`."""
+        """Write bytes at the end. Raises `OSError`, also below the floor of free space."""
+        space.check(self.path, len(chunk))
         view = memoryview(chunk)
         while view:
             written = os.pwrite(self._file, view, self.length)

@@ -1,16 +1,13 @@
 //! Records as text: for the tools that check digests, and for those that read JSON.
 
-use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::record::{Manifest, Type};
-use crate::record::RawLines;
-use crate::{Error, Progress, Result};
+use crate::record::{RawLines, output_error, output_file};
+use crate::{Progress, Result};
 
 /// A record to be written as text.
 #[derive(Debug, Clone, Deserialize)]
@@ -18,8 +15,8 @@ use crate::{Error, Progress, Result};
 pub struct Request {
     /// The record file.
     pub source: PathBuf,
-    /// The text file, which is there whole in the end or not at all.
-    pub destination: PathBuf,
+    /// The descriptor of a file or pipe that is open for writing.
+    pub output: i32,
     /// Bytes of the record to decompress at most.
     pub max_bytes: u64,
     /// As which text.
@@ -51,39 +48,15 @@ pub struct Outcome {
 /// Write a record as text.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::Record`], [`Error::Cancelled`]. No file is left then.
+/// [`Error::Io`], [`Error::Record`], [`Error::Cancelled`], also where the other end of the pipe was
+/// closed.
 pub fn export(request: &Request, progress: &Progress) -> Result<Outcome> {
-    let destination = &request.destination;
-    let mut name = OsString::from(".");
-    name.push(destination.file_name().unwrap_or_default());
-    name.push(".partial");
-    let temporary = destination.with_file_name(name);
-    let result = write(request, &temporary, progress).and_then(|outcome| {
-        std::fs::rename(&temporary, destination).map_err(|e| Error::io(destination, e))?;
-        Ok(outcome)
-    });
-    if result.is_err() {
-        // It may never have been made.
-        let _ = std::fs::remove_file(&temporary);
-    }
-    result
-}
-
-fn write(request: &Request, temporary: &Path, progress: &Progress) -> Result<Outcome> {
-    let failed = |error| Error::io(&request.destination, error);
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(temporary)
-        .map_err(failed)?;
-    let mut output = BufWriter::with_capacity(256 << 10, file);
+    let mut output = BufWriter::with_capacity(256 << 10, output_file(request.output)?);
     let outcome = match request.form {
         Form::Jsonl => lines(request, &mut output, progress)?,
         form => digests(request, form == Form::XxhsumEscaped, &mut output, progress)?,
     };
-    output.flush().map_err(failed)?;
+    output.flush().map_err(output_error)?;
     Ok(outcome)
 }
 
@@ -91,7 +64,7 @@ fn lines(request: &Request, output: &mut impl Write, progress: &Progress) -> Res
     let mut record = RawLines::open(&request.source, request.max_bytes)?;
     let mut outcome = Outcome::default();
     while let Some(line) = record.next(progress)? {
-        output.write_all(line).map_err(|e| Error::io(&request.destination, e))?;
+        output.write_all(line).map_err(output_error)?;
         outcome.lines += 1;
     }
     Ok(outcome)
@@ -120,7 +93,7 @@ fn digests(
         line.extend(b"  ./");
         escape(&entry.path, &mut line);
         line.push(b'\n');
-        output.write_all(&line).map_err(|e: io::Error| Error::io(&request.destination, e))?;
+        output.write_all(&line).map_err(output_error)?;
         outcome.lines += 1;
     }
     Ok(outcome)

@@ -15,7 +15,7 @@ use super::hashing::Chunk;
 use super::record::{Chunks, Identity, chunk_size};
 use crate::digest::{Algorithm, Digest};
 use crate::xxh64::xxh64;
-use crate::{Error, Result};
+use crate::{Error, Result, space};
 
 /// What is noted goes to the file once it stands for so many bytes of data,
 const BYTES: u64 = 16 << 20;
@@ -159,6 +159,7 @@ impl Journal {
         frame.extend((packed.len() as u64).to_le_bytes());
         frame.extend(xxh64(&packed).to_le_bytes());
         frame.extend(packed);
+        space::check_file(&self.file, &self.path, frame.len() as u64)?;
         // In one call: whoever dies between two has written nothing that misleads.
         self.file.write_all(&frame).map_err(|e| self.failed(e))?;
         self.notes.clear();

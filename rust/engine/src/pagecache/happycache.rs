@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pages::PageSet;
 use super::record::{Dump, FORMAT, Header, Line, VERSION};
-use crate::record::{PathText, Writer, push_line};
+use crate::record::{PathText, Writer, output_error, output_file, push_line};
 use crate::sys::page_size;
 use crate::{Error, Progress, Result};
 
@@ -30,6 +30,8 @@ const LINE_LIMIT: u64 = 4096;
 pub const MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// Pages that one line of a record made from such a file tells of.
 const PART: u64 = 1 << 16;
+/// Bytes of text between two looks whether the work was cancelled.
+const PIECE: usize = 64 << 10;
 
 /// A file to import.
 #[derive(Debug, Clone, Deserialize)]
@@ -53,9 +55,9 @@ pub struct ImportRequest {
 pub struct ExportRequest {
     /// The record.
     pub source: PathBuf,
-    /// The file to write.
-    pub destination: PathBuf,
-    /// Decompress no more than this.
+    /// The descriptor of a file or pipe that is open for writing.
+    pub output: i32,
+    /// Decompress no more than this, and write no more than this before it is compressed.
     pub max_bytes: u64,
 }
 
@@ -223,11 +225,12 @@ fn relative(line: &[u8]) -> Option<&[u8]> {
     path.split(|&byte| byte == b'/').all(plain).then_some(path)
 }
 
-/// Write a record in happycache's format, under a temporary name until it is whole.
+/// Write a record in happycache's format. Nothing is written before the header was read.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::Record`], [`Error::Cancelled`]; [`Error::Invalid`] for a dump of several
-/// roots, which the format cannot express.
+/// [`Error::Io`], [`Error::Record`], [`Error::Cancelled`], also where the other end of the pipe was
+/// closed; [`Error::Invalid`] for a dump of several roots, which the format cannot express, and one
+/// that would be larger than is allowed.
 pub fn export(request: &ExportRequest, progress: &Progress) -> Result<Outcome> {
     let mut dump = Dump::open(&request.source, request.max_bytes)?;
     if dump.header.roots.len() > 1 {
@@ -235,10 +238,10 @@ pub fn export(request: &ExportRequest, progress: &Progress) -> Result<Outcome> {
             "the dump has several roots, and happycache's format knows only one".to_owned(),
         ));
     }
-    let destination = &request.destination;
-    let failed = |error: io::Error| Error::io(destination, error);
-    let file = File::create(destination).map_err(failed)?;
-    let mut output = BufWriter::new(GzEncoder::new(file, Compression::fast()));
+    let packed = GzEncoder::new(output_file(request.output)?, Compression::fast());
+    let mut output = BufWriter::new(packed);
+    let mut left = request.max_bytes;
+    let mut text = Vec::new();
     let mut outcome = Outcome::default();
     while let Some(entry) = dump.next(progress)? {
         if entry.path.contains(&b'\n') || entry.path.len() as u64 + 3 >= LINE_LIMIT {
@@ -253,18 +256,39 @@ pub fn export(request: &ExportRequest, progress: &Progress) -> Result<Outcome> {
             outcome.pages += 1;
             match before {
                 Some(before) if before / STRETCH == page / STRETCH => {
-                    writeln!(output, "{}", page - before).map_err(failed)?;
+                    push_number(&mut text, page - before);
                 }
                 _ => {
-                    output.write_all(b"./").map_err(failed)?;
-                    output.write_all(&entry.path).map_err(failed)?;
-                    writeln!(output, "\n{page}").map_err(failed)?;
+                    text.extend(b"./");
+                    text.extend(&entry.path);
+                    text.push(b'\n');
+                    push_number(&mut text, page);
                 }
             }
             before = Some(page);
+            if text.len() >= PIECE {
+                // One line of a record can tell of very many pages.
+                progress.check()?;
+                put(&mut output, &mut text, &mut left)?;
+            }
         }
     }
-    let file = output.into_inner().map_err(|e| failed(e.into_error()))?.finish().map_err(failed)?;
-    file.sync_all().map_err(failed)?;
+    put(&mut output, &mut text, &mut left)?;
+    let packed = output.into_inner().map_err(|e| output_error(e.into_error()))?;
+    packed.finish().map_err(output_error)?;
     Ok(outcome)
+}
+
+fn push_number(text: &mut Vec<u8>, number: u64) {
+    // A vector takes whatever it is given.
+    let _ = writeln!(text, "{number}");
+}
+
+fn put(output: &mut impl Write, text: &mut Vec<u8>, left: &mut u64) -> Result<()> {
+    *left = left.checked_sub(text.len() as u64).ok_or_else(|| {
+        Error::Invalid("the dump is larger than is allowed in happycache's format".to_owned())
+    })?;
+    output.write_all(text).map_err(output_error)?;
+    text.clear();
+    Ok(())
 }

@@ -63,6 +63,9 @@ fn is_zero(value: &usize) -> bool {
 
 /// The largest size of a file, and the most bytes that a dump may tell of: what `off_t` can hold.
 const MOST_BYTES: u64 = i64::MAX as u64;
+/// The most pages that a dump may tell of: those of 256 TiB of memory, if they are small. One line
+/// can claim as many as fit into a file, and each costs time wherever it is written out or looked for.
+pub const MOST_PAGES: u64 = 1 << 36;
 /// More tiers than there can be.
 const MOST_TIERS: usize = 8;
 
@@ -89,6 +92,7 @@ pub struct Dump {
     /// Its header.
     pub header: Header,
     entries: Entries<Line>,
+    pages: u64,
 }
 
 impl Dump {
@@ -118,7 +122,7 @@ impl Dump {
         if header.roots.is_empty() {
             return Err(reader.bad("it names no root"));
         }
-        Ok(Self { header, entries: reader.entries() })
+        Ok(Self { header, entries: reader.entries(), pages: 0 })
     }
 
     /// The next entry; `None` after the last, when the whole was found to fit its trailer.
@@ -127,7 +131,15 @@ impl Dump {
     /// [`Error::Record`](crate::Error::Record), [`Error::Cancelled`](crate::Error::Cancelled).
     pub fn next(&mut self, progress: &Progress) -> Result<Option<Entry>> {
         let Some(line) = self.entries.next(progress)? else { return Ok(None) };
-        self.check(line).map(Some)
+        let entry = self.check(line)?;
+        let pages = entry.tiers.iter().map(PageSet::count).fold(0, u64::saturating_add);
+        self.pages = self.pages.saturating_add(pages);
+        if self.pages > MOST_PAGES {
+            return Err(self.entries.bad(format!(
+                "it claims more than the {MOST_PAGES} pages that any memory could hold"
+            )));
+        }
+        Ok(Some(entry))
     }
 
     /// The trailer, after [`Dump::next`] answered `None`.

@@ -5,10 +5,12 @@
 //! travel between nodes and are read as untrusted input: lines and the whole are bounded, and nothing
 //! is acted on before the trailer was found to fit.
 
+mod output;
 mod path;
 mod reader;
 mod writer;
 
+pub use output::{output_error, output_file};
 pub use path::PathText;
 pub use reader::{Entries, RawLines, Reader};
 pub use writer::{Writer, push_line};

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::{LINE_LIMIT, Trailer};
+use crate::space;
 use crate::xxh64::Xxh64;
 use crate::{Error, Result};
 
@@ -19,6 +20,7 @@ const LEVEL: i32 = 3;
 pub struct Writer {
     output: Option<zstd::Encoder<'static, BufWriter<File>>>,
     digest: Xxh64,
+    unchecked: u64,
     temporary: PathBuf,
     destination: PathBuf,
 }
@@ -36,12 +38,13 @@ impl Writer {
     /// locked, as by flock(2), while it is being written.
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`], [`Error::NoSpace`] below the floor of free space.
     pub fn create(destination: &Path, header: &impl Serialize) -> Result<Self> {
         let mut name = OsString::from(".");
         name.push(destination.file_name().unwrap_or_default());
         name.push(".partial");
         let temporary = destination.with_file_name(name);
+        space::check(destination.parent().unwrap_or(Path::new(".")), space::STRIDE)?;
         match std::fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(Error::io(&temporary, error));
@@ -58,6 +61,7 @@ impl Writer {
         let mut writer = Self {
             output: None,
             digest: Xxh64::default(),
+            unchecked: 0,
             temporary,
             destination: destination.to_owned(),
         };
@@ -74,10 +78,15 @@ impl Writer {
     /// Add whole lines, each made by [`push_line`].
     ///
     /// # Errors
-    /// [`Error::Io`].
+    /// [`Error::Io`], [`Error::NoSpace`] below the floor of free space.
     pub fn write(&mut self, lines: &[u8]) -> Result<()> {
         self.digest.update(lines);
         let output = self.output.as_mut().expect("a writer is not used after finish");
+        self.unchecked += lines.len() as u64;
+        if self.unchecked >= space::STRIDE {
+            self.unchecked = 0;
+            space::check_file(output.get_ref().get_ref(), &self.destination, space::STRIDE)?;
+        }
         output.write_all(lines).map_err(|e| self.failed(e))
     }
 

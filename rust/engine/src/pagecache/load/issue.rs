@@ -92,6 +92,7 @@ impl<'a> Issuer<'a> {
         let chunk = self.chunk(target);
         let mut cut = 0;
         for run in chunks(&absent.pages, chunk) {
+            self.progress.check()?;
             let granted = budget.take(run.count * page_size(), page_size())? / page_size();
             let refused = run.count - granted;
             cut += refused;
