@@ -179,6 +179,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
             settings.reimage.ca_file,
             trusted_keys=settings.reimage.trusted_keys_dir,
             require_signature=settings.reimage.require_signature,
+            sources=settings.reimage.sources,
         ),
         examiner=Examiner(
             roots=settings.roots,

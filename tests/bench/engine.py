@@ -122,15 +122,16 @@ def verify(
 
 def export(record: Path, destination: Path) -> str:
     """Export a manifest as xxhsum prints it, and answer the text."""
-    call(
-        "export_manifest",
-        {
-            "source": str(record),
-            "destination": str(destination),
-            "max_bytes": _MOST_BYTES,
-            "form": "xxhsum",
-        },
-    )
+    with destination.open("wb") as output:
+        call(
+            "export_manifest",
+            {
+                "source": str(record),
+                "output": output.fileno(),
+                "max_bytes": _MOST_BYTES,
+                "form": "xxhsum",
+            },
+        )
     text = destination.read_text()
     destination.unlink()
     return text

@@ -85,17 +85,19 @@ def started(
 ) -> Iterator[Fleet]:
     files = {name: (keys / name[1:]).read_bytes() for name in ("/disk.json", "/disk.raw")}
     server = Behaviour(files)
-    reimage = {
+    reimage: dict[str, Any] = {
         "trusted_keys_dir": str(trusted),
         "imager": "/nonexistent/imager",  # so that nothing here can arm the machine of the tests
         **settings,
     }
-    daemon = start_daemon(disk_dir, tokens, reimage=reimage)
-    try:
-        with serving(server) as url:
+    with serving(server) as url:
+        # A plan is made from this machine only if it is listed.
+        reimage["sources"] = [f"{url}/"]
+        daemon = start_daemon(disk_dir, tokens, reimage=reimage)
+        try:
             yield Fleet(daemon, server, url, trusted, keys)
-    finally:
-        daemon.close()
+        finally:
+            daemon.close()
 
 
 @pytest.fixture

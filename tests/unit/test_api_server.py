@@ -22,6 +22,7 @@ from holdfast.api.connections import Connection, Connections
 from holdfast.api.server import HttpServer
 from holdfast.api.tls import ListenError
 from holdfast.api.transport import Protocol
+from holdfast.api.work import THREADS, Pool
 from holdfast.descriptors import ConnectionLimits
 from holdfast.pagecache.service import PageCache
 from tests.unit.api_support import Served, replace, served
@@ -259,7 +260,7 @@ def test_health_is_answered_while_all_worker_threads_are_busy(tmp_path: Path) ->
         askers = [threading.Thread(target=ask) for _ in range(60)]
         for asker in askers:
             asker.start()
-        for _ in range(40):  # as many as there are threads
+        for _ in range(THREADS[Pool.READS]):
             assert busy.acquire(timeout=20)
         try:
             with server.http() as http:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
-from anyio import CapacityLimiter, to_thread
 from fastapi import Body, Request
 from starlette.responses import Response
 
+from holdfast._engine import Progress
 from holdfast.api.documents import accepted, problems_of, started
 from holdfast.api.operations import IdempotencyKey, NoParameters, start
 from holdfast.api.rendering import JsonResponse
 from holdfast.api.routing import CallerDep, ServicesDep, audited, make_router, spec
 from holdfast.api.tokens import Scope
+from holdfast.api.work import Pool, act, run, work_of
 from holdfast.operations.model import Operation
 from holdfast.reimage.course import KIND, RECHECK
 from holdfast.reimage.models import (
@@ -27,8 +29,8 @@ from holdfast.reimage.models import (
 
 router = make_router(prefix="/v1/reimage", tags=["re-imaging"])
 
-_MAX_PLANS = 2
-"""Plans that may be made at the same time: each may wait half a minute for a server."""
+_PLAN_SECONDS = 60.0
+"""How long a plan may take, with all that it waits for."""
 _NOTHING = NoParameters()
 _NOW = StepRequest()
 _PLAIN = ConfirmRequest()
@@ -45,9 +47,9 @@ NoBody = Annotated[NoParameters, Body()]
     responses=problems_of(),
 )
 @spec(Scope.READ)
-async def get_reimage(services: ServicesDep) -> Response:
+async def get_reimage(services: ServicesDep, request: Request) -> Response:
     """Answer the state, the disks of this machine, its boot loader, and how it came to be so."""
-    return JsonResponse(await to_thread.run_sync(services.reimage.status))
+    return JsonResponse(await act(request, services.reimage.status, Pool.READS))
 
 
 @router.post(
@@ -58,10 +60,20 @@ async def get_reimage(services: ServicesDep) -> Response:
     responses=problems_of(404, 409, 413, 415),
 )
 @spec(Scope.OPERATE)
-async def plan_reimage(services: ServicesDep, request: Request, params: StageRequest) -> Response:
-    """Fetch the image's descriptor and compare it with the machine. Changes nothing."""
-    plans = _plans(request)
-    return JsonResponse(await to_thread.run_sync(services.reimage.plan, params, limiter=plans))
+async def plan_reimage(
+    services: ServicesDep, request: Request, caller: CallerDep, params: StageRequest
+) -> Response:
+    """Fetch the image's descriptor and compare it with the machine. Changes nothing.
+
+    Needs the scope `admin` unless `reimage.sources` lists where images are fetched from.
+    """
+    admin = caller.permission is Scope.ADMIN
+
+    def plan(progress: Progress) -> ReimagePlan:
+        return services.reimage.plan(params, progress, admin=admin)
+
+    async with work_of(request).plans.turn(caller.name, request):
+        return JsonResponse(await run(request, Pool.PLANS, plan, seconds=_PLAN_SECONDS))
 
 
 @router.post(
@@ -166,7 +178,7 @@ async def confirm_reimage(
     which confirms it if they pass now.
     """
     audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
-    status = await to_thread.run_sync(services.reimage.confirm, params)
+    status = await act(request, partial(services.reimage.confirm, params))
     if status is not None:
         return JsonResponse(status)
     return await start(
@@ -200,7 +212,7 @@ async def rollback_reimage(
 
     From here on it is as after `stage`: arm, and reboot. Nothing is carried over from this system.
     """
-    staged = await to_thread.run_sync(services.reimage.rollback, params)
+    staged = await act(request, partial(services.reimage.rollback, params))
     return await start(
         services,
         request,
@@ -223,11 +235,12 @@ async def rollback_reimage(
 async def plan_rollback(
     services: ServicesDep,
     request: Request,
+    caller: CallerDep,
     params: Annotated[RollbackRequest, Body()] = _BACK,
 ) -> Response:
     """Compare what was kept with the machine. Changes nothing."""
-    staged = await to_thread.run_sync(services.reimage.rollback, params)
-    return await plan_reimage(services, request, staged)
+    staged = await act(request, partial(services.reimage.rollback, params), Pool.READS)
+    return await plan_reimage(services, request, caller, staged)
 
 
 @router.delete(
@@ -239,23 +252,14 @@ async def plan_rollback(
     responses=problems_of(409),
 )
 @spec(Scope.ADMIN, produces=())
-async def forget_previous(services: ServicesDep) -> Response:
+async def forget_previous(services: ServicesDep, request: Request) -> Response:
     """Remove the image that could be rolled back to. Idempotent."""
-    await to_thread.run_sync(services.reimage.forget_previous)
+    await act(request, services.reimage.forget_previous)
     return Response(status_code=204)
 
 
-async def _act(request: Request, act: Callable[[], ReimageStatus]) -> Response:
+async def _act(request: Request, call: Callable[[], ReimageStatus]) -> Response:
     """Do something that takes seconds, and answer the state it led to."""
-    status = await to_thread.run_sync(act)
+    status = await act(request, call)
     audited(request, operation=status.operation)
     return JsonResponse(status)
-
-
-def _plans(request: Request) -> CapacityLimiter:
-    """Threads of their own, so that servers that do not answer take none from other requests."""
-    state = request.app.state
-    if not hasattr(state, "reimage_plans"):
-        state.reimage_plans = CapacityLimiter(_MAX_PLANS)
-    plans: CapacityLimiter = state.reimage_plans
-    return plans

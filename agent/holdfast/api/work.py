@@ -41,7 +41,7 @@ class Pool(StrEnum):
     """Walks of whole trees for callers who ask for residency."""
 
 
-_THREADS = {
+THREADS = {
     Pool.ACTS: 4,
     Pool.STARTS: 4,
     Pool.READS: 8,
@@ -134,7 +134,7 @@ class Work:
 
     def __init__(self) -> None:
         self._executors = {
-            pool: ThreadPoolExecutor(_THREADS[pool], thread_name_prefix=pool.value) for pool in Pool
+            pool: ThreadPoolExecutor(THREADS[pool], thread_name_prefix=pool.value) for pool in Pool
         }
         self.conversions = Turns("conversions of records", total=2, each=1, wait=30.0)
         self.uploads = Turns("uploads", total=4, each=2, wait=10.0)

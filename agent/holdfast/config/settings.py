@@ -192,6 +192,13 @@ class ReimageSettings(Section):
     ca_file: OptionalPath = Field(
         default=None, description="PEM file with authorities to trust for https image sources."
     )
+    sources: list[Annotated[str, Field(min_length=1, max_length=4096)]] = Field(
+        default=[],
+        max_length=256,
+        description="Prefixes of the URLs that images are fetched from, such as "
+        "`https://images.example.org/linux/` or `s3://bucket/images/`, for redirects too. Empty: "
+        "from anywhere, and then only callers with the scope `admin` may plan.",
+    )
     trusted_keys_dir: AbsolutePath = Field(
         default=Path("/etc/holdfast/trusted-keys.d"),
         description="Public keys, `NAME.pem`, whose signatures of descriptors are taken; read at "
@@ -210,6 +217,17 @@ class ReimageSettings(Section):
         default=Path("/usr/lib/holdfast/imager/holdfast-imager"),
         description="The program that writes images; in a checkout target/imager/holdfast-imager.",
     )
+
+    @field_validator("sources")
+    @classmethod
+    def _prefixes(cls, value: list[str]) -> list[str]:
+        if value:
+            from holdfast.reimage.images.sources.allowed import (  # noqa: PLC0415 - slow to import
+                AllowedSources,
+            )
+
+            AllowedSources(value)
+        return value
 
     @field_validator("status_listen")
     @classmethod

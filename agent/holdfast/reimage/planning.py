@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast._engine import Progress
 from holdfast.operations.model import OperationFailed, RequestError
 from holdfast.reimage import machine
 from holdfast.reimage.attempt import sentence
@@ -33,9 +34,18 @@ class Planner:
     describe: Callable[[ImageSummary | None, str | None], Machine]
 
     def plan(
-        self, request: StageRequest, problems: Sequence[str], notes: Sequence[str]
+        self,
+        request: StageRequest,
+        problems: Sequence[str],
+        notes: Sequence[str],
+        progress: Progress,
+        *,
+        tell: bool,
     ) -> ReimagePlan:
-        """Return the plan; `problems` are in the way already, and `notes` are not."""
+        """Return the plan; `problems` are in the way already, and `notes` are not.
+
+        `tell` is for callers who may learn the digest of what is there. Raises `CancelledError`.
+        """
         image, source, blocked = None, None, list(problems)
         space: list[SpaceReport] = []
         try:
@@ -46,12 +56,12 @@ class Planner:
         try:
             # This machine's own, or one that somebody vouches for.
             kept = self.store.previous.obtained(request.descriptor_sha256)
-            found = kept or self.images.obtain(request)
+            found = kept or self.images.plan(request, progress, tell=tell)
+            source = self.images.content_url(request, found)
             image = self.images.summary(found)
         except (RequestError, OperationFailed, OSError) as error:
             blocked.append(sentence(error))
         else:
-            source = self.images.content_url(request, found)
             blocked += machine.image_problems(image, request, source)
             directory = self.store.image_directory(found.sha256)
             try:

@@ -16,17 +16,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from holdfast._engine import RecordError
-from holdfast.durable import flush_directory
+from holdfast.durable import flush_directory, make_directory
 from holdfast.operations.model import RequestError, Slug
 from holdfast.reimage.images.library import Obtained
 from holdfast.reimage.images.models import Descriptor
 from holdfast.reimage.models import PreviousSystem, SpaceReport
+from holdfast.space import floor_of
 
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[0-9a-f]{32}")
-_SPARE_BYTES = 64 << 20
-"""Left free beside it."""
 
 
 class PreviousStore:
@@ -41,8 +40,7 @@ class PreviousStore:
 
     def prepare(self) -> None:
         """Make the directory that the imager writes into, as its owner. Raises `OSError`."""
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flush_directory(self._directory.parent)
+        make_directory(self._directory)
         for path in self._partial():
             shutil.rmtree(path)
 
@@ -80,7 +78,7 @@ class PreviousStore:
         if kept is None:
             return None
         data = (Path(kept.path) / "descriptor.json").read_bytes()
-        return Obtained(data, kept.descriptor_sha256)
+        return Obtained(data, kept.descriptor_sha256, own=True)
 
     def require(self) -> PreviousSystem:
         """Return what is kept. Raises `RequestError` if nothing is."""
@@ -94,7 +92,7 @@ class PreviousStore:
 
     def link(self, system: PreviousSystem, directory: Path) -> None:
         """Have its image in an attempt's directory, without a copy. Raises `OSError`."""
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(directory)
         image = directory / "image"
         image.unlink(missing_ok=True)
         os.link(Path(system.path) / "image", image)
@@ -147,9 +145,12 @@ def saving_space(state_dir: Path, staging: SpaceReport | None) -> SpaceReport:
             found = os.statvfs(path)
             used += found.f_frsize * (found.f_blocks - found.f_bfree)
     room = os.statvfs(state_dir)
-    free = room.f_frsize * room.f_bavail - (staging.needed_bytes if staging else 0)
+    free = room.f_frsize * room.f_bavail
+    floor = floor_of(state_dir)
+    # What staging needs has the floor in it already.
+    free -= staging.needed_bytes - floor if staging else 0
     return SpaceReport(
         what=f"the old system, in {state_dir}",
-        needed_bytes=used + _SPARE_BYTES,
+        needed_bytes=used + floor,
         available_bytes=max(0, free),
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from holdfast._engine import Progress
 from holdfast.node.identity import identify
 from holdfast.operations.kinds import Kind
 from holdfast.operations.model import RequestError, Slug, now
@@ -176,13 +177,23 @@ class Reimage:
             history=job.history if job else [],
         )
 
-    def plan(self, request: StageRequest) -> ReimagePlan:
+    def plan(
+        self, request: StageRequest, progress: Progress | None = None, *, admin: bool = True
+    ) -> ReimagePlan:
         """Say what re-imaging with an image would do, and everything that is in the way.
 
-        Fetches the descriptor and nothing else. Raises `RequestError` if the request itself makes
-        no sense.
+        Fetches the descriptor and nothing else, unless it is that of the old system that was kept.
+        Callers who are not `admin` have it fetched only from sources that the settings list, and
+        are not told the digest of what is there. Raises `RequestError` if the request itself makes
+        no sense or is not for this caller, `CancelledError`.
         """
         if self._attempt.store.previous.of(request.descriptor_sha256) is None:
+            if not admin and not self._images.restricted:
+                raise RequestError(
+                    Slug.FORBIDDEN,
+                    "The daemon would fetch whatever the URL names, so that this needs the scope "
+                    "`admin` unless `reimage.sources` lists where images are fetched from.",
+                )
             self._images.check(request)
         _check_sense(request)
         return Planner(
@@ -191,7 +202,13 @@ class Reimage:
             examiner=self._examiner,
             state_dir=self._state_dir,
             describe=self._describe,
-        ).plan(request, self._own_problems(), self._notes())
+        ).plan(
+            request,
+            self._own_problems(),
+            self._notes(),
+            progress or Progress(),
+            tell=admin,
+        )
 
     def arm(self, request: StepRequest = _NOW) -> ReimageStatus:
         """Have the next boot, and only that one, be the imager's. Idempotent.

@@ -28,8 +28,11 @@ def fetch_descriptor(
     reach: Reach,
     progress: Progress,
     patience: Patience | None = None,
+    tell: bool = True,
 ) -> bytes:
     """Fetch a descriptor, and answer it if it is the one of this SHA-256, where one is given.
+
+    With `tell`, the reason for another one names the SHA-256 that it has.
 
     Raises `OperationFailed` with the reason, or `CancelledError`.
     """
@@ -43,9 +46,8 @@ def fetch_descriptor(
     )
     found = hashlib.sha256(data).hexdigest()
     if sha256 is not None and found != sha256:
-        raise failed(
-            Slug.BAD_RECORD, f"The descriptor's SHA-256 is {found} and not {sha256}, as asked for."
-        )
+        which = f"is {found} and not {sha256}" if tell else f"is not {sha256}"
+        raise failed(Slug.BAD_RECORD, f"The descriptor's SHA-256 {which}, as asked for.")
     return data
 
 

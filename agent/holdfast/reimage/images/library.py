@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast._engine import Progress
-from holdfast.durable import replace_file
+from holdfast import space
+from holdfast._engine import Progress, RecordError
+from holdfast.durable import make_directory, replace_file
 from holdfast.node.beneath import read_file
 from holdfast.operations.model import RequestError, Slug
 from holdfast.places import Places
@@ -18,7 +19,14 @@ from holdfast.reimage.images.documents import fetch_descriptor, fetch_signatures
 from holdfast.reimage.images.models import Descriptor
 from holdfast.reimage.images.partial import present_bytes
 from holdfast.reimage.images.retries import failed
-from holdfast.reimage.images.sources import Reach, SourceError, beside, signature_of, source_of
+from holdfast.reimage.images.sources import (
+    AllowedSources,
+    Reach,
+    SourceError,
+    beside,
+    signature_of,
+    source_of,
+)
 from holdfast.reimage.models import ImageSummary, StageRequest
 from holdfast.signing.trust import SIGNATURES_LIMIT, TrustedKeys, UntrustedError
 
@@ -34,6 +42,8 @@ class Obtained:
     signatures: bytes | None = None
     signed_by: str | None = None
     """The name of the key, if a signature was asked for."""
+    own: bool = False
+    """It is of the old system that was kept on this machine."""
 
 
 class ImageLibrary:
@@ -47,10 +57,20 @@ class ImageLibrary:
         *,
         trusted_keys: Path,
         require_signature: bool = False,
+        sources: Sequence[str] = (),
     ) -> None:
-        self._reach = Reach(Places(roots, state_dir), ca_file)
+        """Fetch from URLs with one of the prefixes `sources`; from anywhere if there are none."""
+        self._allowed = AllowedSources(sources)
+        places = Places(roots, state_dir)
+        self._reach = Reach(places, ca_file, self._allowed, guarded=bool(self._allowed))
+        self._planning = Reach(places, ca_file, self._allowed, guarded=True)
         self._keys = TrustedKeys(trusted_keys, guarded=True)
         self._require_signature = require_signature
+
+    @property
+    def restricted(self) -> bool:
+        """Whether the settings list where images are fetched from."""
+        return bool(self._allowed)
 
     def check(self, request: StageRequest) -> None:
         """Find out whether URLs are of a kind that is understood, and trust can be had.
@@ -85,27 +105,48 @@ class ImageLibrary:
             Slug.INVALID_REQUEST, f"The signature cannot be checked. {why}", "signature"
         )
 
+    def plan(self, request: StageRequest, progress: Progress, *, tell: bool) -> Obtained:
+        """Obtain a descriptor as `obtain` does, but never from this machine itself.
+
+        With `tell`, errors say which SHA-256 was found and what is wrong with the descriptor;
+        others would learn something of files that they may not read. Raises `OperationFailed`,
+        `RecordError`, `CancelledError`.
+        """
+        try:
+            return self._obtain(request, progress, self._planning, tell=tell)
+        except RecordError as error:
+            if tell:
+                raise
+            raise RecordError("what is there is no descriptor of an image") from error
+
     def obtain(self, request: StageRequest, progress: Progress | None = None) -> Obtained:
         """Fetch a descriptor, and its signature if one is needed, and check all there is to check.
 
-        Raises `OperationFailed`, `RecordError`.
+        Raises `OperationFailed`, `RecordError`, `CancelledError`.
         """
-        progress = progress or Progress()
+        return self._obtain(request, progress or Progress(), self._reach, tell=False)
+
+    def _obtain(
+        self, request: StageRequest, progress: Progress, reach: Reach, *, tell: bool
+    ) -> Obtained:
         data = fetch_descriptor(
-            request.descriptor, request.descriptor_sha256, reach=self._reach, progress=progress
+            request.descriptor,
+            request.descriptor_sha256,
+            reach=reach,
+            progress=progress,
+            tell=tell,
         )
         sha256 = hashlib.sha256(data).hexdigest()
         if not self._needs_signature(request):
             Descriptor.parse(data)
             return Obtained(data, sha256)
         url = request.signature or signature_of(request.descriptor)
-        signatures = fetch_signatures(url, reach=self._reach, progress=progress)
+        signatures = fetch_signatures(url, reach=reach, progress=progress)
         try:
             name = self._keys.check(data, signatures)
         except UntrustedError as error:
-            raise failed(
-                Slug.BAD_RECORD, f"The descriptor of SHA-256 {sha256} is not trusted: {error}"
-            ) from error
+            which = f"The descriptor of SHA-256 {sha256}" if tell else "The descriptor"
+            raise failed(Slug.BAD_RECORD, f"{which} is not trusted: {error}") from error
         log.info("the descriptor of SHA-256 %s is signed by the key %s", sha256, name)
         Descriptor.parse(data)
         return Obtained(data, sha256, signatures, name)
@@ -169,10 +210,20 @@ class ImageLibrary:
         )
 
     def content_url(self, request: StageRequest, found: Obtained) -> str:
-        """Say where the image is: where the request says, or beside its descriptor."""
-        return request.content or beside(
+        """Return where the image is: where the request says, or beside its descriptor.
+
+        Raises `RequestError` if `reimage.sources` does not have it.
+        """
+        url = request.content or beside(
             request.descriptor, Descriptor.parse(found.data).content.file
         )
+        if found.own and url.startswith("file://"):
+            return url
+        try:
+            self._allowed.check(url)
+        except SourceError as error:
+            raise RequestError(error.slug, error.detail, "content") from error
+        return url
 
     def fetch(self, url: str, found: Obtained, directory: Path, progress: Progress) -> Path:
         """Bring an image and its descriptor to `directory`, prove it, and answer its path.
@@ -193,8 +244,9 @@ class ImageLibrary:
 
     def keep_descriptor(self, found: Obtained, directory: Path) -> Path:
         """Write `<directory>/descriptor.json`, and signatures beside it. Raises `OSError`."""
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(directory)
         path, signatures = directory / "descriptor.json", directory / "descriptor.sig"
+        space.check(directory, len(found.data))
         replace_file(path, found.data, 0o600)
         if found.signatures is None:
             signatures.unlink(missing_ok=True)

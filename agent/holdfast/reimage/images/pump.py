@@ -34,6 +34,7 @@ class Pump:
         self._items: queue.Queue[Start | bytes | BaseException | None] = queue.Queue(_WAITING)
         self._stop = threading.Event()
         self._progress = progress
+        self._source = source
         # A daemon thread: one that waits for a server must not keep the process from ending.
         thread = threading.Thread(
             target=self._run, args=(source, offset, validator), name="image source", daemon=True
@@ -52,8 +53,9 @@ class Pump:
             yield item
 
     def stop(self) -> None:
-        """Let the thread end, as soon as the server gives a byte or is given up."""
+        """Let the thread end; it waits for the server no longer."""
         self._stop.set()
+        self._source.abort()
 
     def _next(self) -> Start | bytes | None:
         while True:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from holdfast.operations.model import Slug
+from holdfast.reimage.images.sources.allowed import AllowedSources
 from holdfast.reimage.images.sources.ami import AmiSource
 from holdfast.reimage.images.sources.base import (
     Opened,
@@ -19,6 +20,7 @@ from holdfast.reimage.images.sources.http import HttpSource
 from holdfast.reimage.images.sources.s3 import S3Source
 
 __all__ = [
+    "AllowedSources",
     "Opened",
     "Reach",
     "Source",
@@ -44,6 +46,8 @@ def source_of(url: str, reach: Reach) -> Source:
         scheme = urlsplit(url).scheme
     except ValueError as error:
         raise SourceError(Slug.INVALID_REQUEST, f"The URL is malformed: {error}.") from None
+    if reach.allowed is not None:
+        reach.allowed.check(url)
     make = _BY_SCHEME.get(scheme)
     if make is None:
         known = ", ".join(f"{name}://" for name in _BY_SCHEME)

@@ -50,6 +50,9 @@ class AmiSource:
             Slug.INVALID_REQUEST, f"{self._id} has no snapshot of a root disk {root} on EBS."
         )
 
+    def abort(self) -> None:
+        """Nothing here waits without a limit."""
+
 
 class OpenedAmi:
     """A disk that is being read; see `Opened`."""

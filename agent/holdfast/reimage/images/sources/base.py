@@ -6,10 +6,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from holdfast.operations.model import Slug
 from holdfast.places import Places
+
+if TYPE_CHECKING:
+    from holdfast.reimage.images.sources.allowed import AllowedSources
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)", re.ASCII)
 
@@ -38,6 +41,10 @@ class Reach:
     """Where `file://` may lead; nowhere if there is none."""
     ca_file: Path | None = None
     """Certificate authorities to trust in place of the system's."""
+    allowed: AllowedSources | None = None
+    """Where URLs may lead, redirects included; anywhere if there is none."""
+    guarded: bool = False
+    """Never to addresses of this machine and the like, unless `allowed` names them."""
 
 
 class Opened(Protocol):
@@ -70,6 +77,9 @@ class Source(Protocol):
 
         Raises `SourceError`, of which `SourceTroubleError` may pass.
         """
+
+    def abort(self) -> None:
+        """Break off waiting for a server, in whatever thread; nothing is given any more."""
 
 
 def range_total(header: str, offset: int, name: str) -> int | None:

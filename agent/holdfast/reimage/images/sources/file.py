@@ -41,6 +41,9 @@ class FileSource:
             ) from error
         return OpenedFile(self._path, descriptor, offset, validator)
 
+    def abort(self) -> None:
+        """Nothing here waits without a limit."""
+
 
 class OpenedFile:
     """An open file; see `Opened`."""

@@ -9,12 +9,14 @@ from contextlib import contextmanager
 import httpx
 
 from holdfast.operations.model import Slug
+from holdfast.reimage.images.sources.allowed import AllowedSources
 from holdfast.reimage.images.sources.base import (
     Reach,
     SourceError,
     SourceTroubleError,
     range_total,
 )
+from holdfast.reimage.images.sources.network import Connections, Transport
 
 MOST_REDIRECTS = 5
 _TIMEOUTS = httpx.Timeout(30.0, connect=10.0)
@@ -45,6 +47,8 @@ class HttpSource:
             raise SourceError(
                 Slug.IO_ERROR, f"{reach.ca_file} cannot be used for https: {error}."
             ) from error
+        self._allowed = reach.allowed or AllowedSources(())
+        self._connections = Connections(self._allowed, guarded=reach.guarded)
 
     def open(self, offset: int, validator: str | None) -> OpenedHttp:
         """Ask for the file, and follow where the server sends to. Raises `SourceError`."""
@@ -53,7 +57,8 @@ class HttpSource:
             headers["Range"] = f"bytes={offset}-"
             if validator is not None:
                 headers["If-Range"] = validator
-        client = httpx.Client(timeout=_TIMEOUTS, verify=self._trust, trust_env=False)
+        transport = Transport(self._trust, self._connections)
+        client = httpx.Client(timeout=_TIMEOUTS, transport=transport, trust_env=False)
         try:
             response = self._ask(client, headers)
             if response.status_code == 416 and offset:
@@ -65,6 +70,10 @@ class HttpSource:
         except BaseException:
             client.close()
             raise
+
+    def abort(self) -> None:
+        """Break off the connections that there are."""
+        self._connections.abort()
 
     def _ask(self, client: httpx.Client, headers: dict[str, str]) -> httpx.Response:
         url = self._url
@@ -83,8 +92,7 @@ class HttpSource:
             Slug.UNAVAILABLE, f"{shown(self._url)} redirects more than {MOST_REDIRECTS} times."
         )
 
-    @staticmethod
-    def _next(url: httpx.URL, location: str) -> httpx.URL:
+    def _next(self, url: httpx.URL, location: str) -> httpx.URL:
         try:
             target = _bare(url).join(location)
         except httpx.InvalidURL:
@@ -94,6 +102,7 @@ class HttpSource:
             raise SourceError(
                 Slug.UNAVAILABLE, f"{shown(url)} redirects to where images are not fetched from."
             )
+        self._allowed.check(str(target))
         return target
 
 

@@ -54,6 +54,9 @@ class S3Source:
                     return None
                 raise
 
+    def abort(self) -> None:
+        """Nothing here waits without a limit."""
+
 
 class OpenedObject:
     """An object that is being read; see `Opened`."""
