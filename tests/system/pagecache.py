@@ -29,6 +29,12 @@ def upload(daemon: Daemon, content: bytes) -> str:
     return dump_id
 
 
+def uploaded(daemon: Daemon) -> str:
+    """Answer the id of the dump that was uploaded last."""
+    dumps = daemon.http.get(DUMPS).json()["dumps"]
+    return next(str(each["id"]) for each in dumps if each["uploaded"])
+
+
 def load(daemon: Daemon, **body: Any) -> dict[str, Any]:
     """Load a dump; answer the result, of which the sum was checked."""
     result = daemon.run(LOADS, body)

@@ -15,7 +15,7 @@ from tests.mounts import memory_group
 from tests.records import encode, header, line, page_line
 from tests.residency import PAGE, evict, pinned, resident_pages
 from tests.system.harness import Daemon
-from tests.system.pagecache import DUMPS, LOADS, dump, load, upload
+from tests.system.pagecache import DUMPS, LOADS, dump, load, upload, uploaded
 from tests.waiting import until
 
 PAGES = 1500
@@ -91,7 +91,7 @@ class TestFilesThatChanged:
         return files
 
     def test_strict(self, daemon: Daemon, names: dict[str, Path]) -> None:
-        result = load(daemon, policy="strict")
+        result = load(daemon, dump=uploaded(daemon), policy="strict")
         assert result["loaded"] == 10 * PAGE
         assert result["skipped"]["changed"] == 4
         assert result["skipped"]["vanished"] == 1
@@ -99,7 +99,7 @@ class TestFilesThatChanged:
         assert not resident_pages(names["grown"])
 
     def test_clamp(self, daemon: Daemon, names: dict[str, Path]) -> None:
-        result = load(daemon)
+        result = load(daemon, dump=uploaded(daemon))
         assert result["loaded"] == (10 + 10 + 10 + 4) * PAGE
         assert result["skipped_bytes_by_reason"]["beyond_end"] == (6 + 10) * PAGE
         assert result["skipped"]["vanished"] == 1
@@ -112,7 +112,7 @@ class TestFilesThatChanged:
     def test_all_files_are_reported_if_asked_for(
         self, daemon: Daemon, names: dict[str, Path]
     ) -> None:
-        result = load(daemon, report="all")
+        result = load(daemon, dump=uploaded(daemon), report="all")
         assert {Path(each["path"]).name for each in result["reported"]} == set(names)
         assert result["reported_all"]
 
@@ -124,8 +124,8 @@ def test_holes_are_not_loaded(daemon: Daemon) -> None:
         file.seek(16 * PAGE)
         file.write(os.urandom(8 * PAGE))
     evict(path)
-    upload(daemon, encode(header(daemon.root), [line("f", 64 * PAGE)]))
-    result = load(daemon)
+    dump_id = upload(daemon, encode(header(daemon.root), [line("f", 64 * PAGE)]))
+    result = load(daemon, dump=dump_id)
     assert result["skipped_bytes_by_reason"] == {"hole": 56 * PAGE}
     assert result["loaded"] == 8 * PAGE
 
@@ -135,10 +135,10 @@ class TestBudget:
         files = {name: write_file(daemon.root / name, 40 * PAGE) for name in ("a", "b")}
         cold, hot = {"runs": [0, 20]}, {"runs": [20, 20]}
         lines = [line(name, 40 * PAGE, cold, hot) for name in files]
-        upload(daemon, encode(header(daemon.root, hotness=True), lines))
+        dump_id = upload(daemon, encode(header(daemon.root, hotness=True), lines))
         for path in files.values():
             evict(path)
-        result = load(daemon, budget_bytes=45 * PAGE + 17)
+        result = load(daemon, dump=dump_id, budget_bytes=45 * PAGE + 17)
         assert result["loaded"] == 45 * PAGE
         assert (result["stopped"], result["budget_limit"]) == ("budget", "request")
         assert result["skipped_bytes_by_reason"] == {"budget": 35 * PAGE}
@@ -252,8 +252,8 @@ def test_a_hostile_dump_reaches_nothing_outside(daemon: Daemon, disk_dir: Path) 
     secret = write_file(disk_dir / "secret" / "f", 4 * PAGE)
     evict(secret)
     (daemon.root / "way-out").symlink_to(secret.parent)
-    upload(daemon, encode(header(daemon.root), [line("way-out/f", 4 * PAGE)]))
-    result = load(daemon)
+    dump_id = upload(daemon, encode(header(daemon.root), [line("way-out/f", 4 * PAGE)]))
+    result = load(daemon, dump=dump_id)
     assert result["loaded"] == 0
     assert result["skipped"] == {"symlink": 1}
     assert not resident_pages(secret)

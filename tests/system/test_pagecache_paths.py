@@ -102,8 +102,8 @@ class TestMountedInside:
         result = daemon.run(EVICTIONS, {"paths": [str(daemon.root)]})
         assert result["skipped"] == {"other_filesystem": 1}
         assert held <= resident_pages(there)
-        upload(daemon, encode(header(daemon.root), [line("mounted/there", 4 * PAGE)]))
-        assert load(daemon)["skipped"] == {"other_filesystem": 1}
+        dump_id = upload(daemon, encode(header(daemon.root), [line("mounted/there", 4 * PAGE)]))
+        assert load(daemon, dump=dump_id)["skipped"] == {"other_filesystem": 1}
 
     def test_it_cannot_be_named(self, daemon: Daemon, place: Path) -> None:
         (place / "there").write_bytes(b"x")
@@ -149,7 +149,7 @@ def test_directories_that_become_links_meanwhile(daemon: Daemon, disk_dir: Path)
     inside = write_file(daemon.root / "swapped" / "f", 16 * PAGE).parent
     link = daemon.root / "link"
     link.symlink_to(secret.parent)
-    upload(daemon, encode(header(daemon.root), [line("swapped/f", 16 * PAGE)]))
+    dump_id = upload(daemon, encode(header(daemon.root), [line("swapped/f", 16 * PAGE)]))
     stop = threading.Event()
 
     def swap() -> None:
@@ -163,7 +163,7 @@ def test_directories_that_become_links_meanwhile(daemon: Daemon, disk_dir: Path)
     outcomes = set()
     try:
         for _ in range(100):
-            result = load(daemon)
+            result = load(daemon, dump=dump_id)
             outcomes |= set(result["skipped"]) or {"loaded"}
             daemon.run(EVICTIONS, {"paths": [str(daemon.root)]})
     finally:
