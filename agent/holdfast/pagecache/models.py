@@ -35,7 +35,7 @@ class Residency(Located):
 
     kind: Literal["root", "directory", "file"]
     files: Count
-    bytes: Bytes
+    bytes: int = Field(ge=0, description="Sizes of the files; sparse ones may exceed 2^63.")
     resident: Bytes
     dirty: Bytes | None = None
     writeback: Bytes | None = None

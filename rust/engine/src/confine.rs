@@ -3,6 +3,9 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, ResolveFlags, Statx, StatxFlags, openat2, statx,
@@ -11,7 +14,7 @@ use rustix::io::Errno;
 
 use crate::filesystem::{Filesystem, Pages};
 use crate::skips::Reason;
-use crate::{Error, Result};
+use crate::{Error, Progress, Result};
 
 /// `STATX_ATTR_DAX`: the file's data does not go through the page cache.
 const ATTR_DAX: u64 = 0x0020_0000;
@@ -24,6 +27,15 @@ const ATTR_AUTOMOUNT: u64 = 0x1000;
 
 /// `STATX_DIOALIGN`, Linux 6.1 (`include/uapi/linux/stat.h`).
 pub const DIOALIGN: StatxFlags = StatxFlags::from_bits_retain(0x2000);
+
+/// Bytes that a path may have in one system call, with its NUL (`include/uapi/linux/limits.h`).
+const PATH_MAX: usize = 4096;
+
+/// Attempts at a lookup that a rename elsewhere disturbed (`EAGAIN` of openat2(2)).
+const LOOKUPS: u32 = 64;
+
+/// The longest pause between two attempts to open a file that is under a lease.
+const LEASE_PAUSE: Duration = Duration::from_millis(50);
 
 /// Stay below the directory and in its mount, through no symbolic link.
 const BENEATH: ResolveFlags = ResolveFlags::BENEATH
@@ -150,8 +162,7 @@ impl Root {
     /// The system's error; `EXDEV` where something else is mounted on the way, `ELOOP` at a symbolic
     /// link.
     pub fn kind(&self, path: &[u8]) -> rustix::io::Result<FileType> {
-        let path = if path.is_empty() { b".".as_slice() } else { path };
-        let fd = openat2(&self.fd, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), BENEATH)?;
+        let fd = open_beneath(self.fd.as_fd(), path, OFlags::PATH | OFlags::CLOEXEC)?;
         Ok(FileType::from_raw_mode(stat(&fd)?.stx_mode.into()))
     }
 }
@@ -161,21 +172,25 @@ impl Root {
 /// # Errors
 /// The system's error; `EXDEV` where something is mounted there.
 pub fn open_directory(parent: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let path = if path.is_empty() { b".".as_slice() } else { path };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    openat2(parent, path, flags, Mode::empty(), BENEATH)
+    open_beneath(parent, path, flags)
 }
 
 /// Open a regular file below a directory, for reading and without touching its access time.
 ///
 /// Never blocks on a FIFO and never follows a link, also where the name was something else a moment
-/// ago.
+/// ago. A file under a lease (fcntl(2) `F_SETLEASE`, as Samba and NFS servers take them) is waited
+/// for as any reader waits: until its holder gives way, at most for as long as the kernel lets it.
 ///
 /// # Errors
-/// The reason for which it is to be skipped.
-pub fn open_file(parent: BorrowedFd<'_>, path: &[u8]) -> std::result::Result<OpenFile, Refusal> {
+/// The reason for which it is to be skipped; `EAGAIN` where `progress` was cancelled meanwhile.
+pub fn open_file(
+    parent: BorrowedFd<'_>,
+    path: &[u8],
+    progress: &Progress,
+) -> std::result::Result<OpenFile, Refusal> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let open = |flags| openat2(parent, path, flags, Mode::empty(), BENEATH);
+    let open = |flags| wait_for_lease(progress, || open_beneath(parent, path, flags));
     let fd = match open(flags | OFlags::NOATIME) {
         // Only an owner may ask for O_NOATIME.
         Err(Errno::PERM) => open(flags),
@@ -187,6 +202,64 @@ pub fn open_file(parent: BorrowedFd<'_>, path: &[u8]) -> std::result::Result<Ope
         return Err(Refusal { reason: Reason::NotAFile, detail: None });
     }
     Ok(OpenFile { fd, stat })
+}
+
+/// Open what is at `path` below `parent`, step by step where the path is longer than one system
+/// call takes. An empty path is the parent itself.
+fn open_beneath(parent: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let mut directory: Option<OwnedFd> = None;
+    let mut rest = path;
+    while rest.len() >= PATH_MAX {
+        let cut = rest[..PATH_MAX].iter().rposition(|&byte| byte == b'/');
+        let cut = cut.ok_or(Errno::NAMETOOLONG)?;
+        let from = directory.as_ref().map_or(parent, AsFd::as_fd);
+        let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        directory = Some(look_up(from, &rest[..cut], step)?);
+        rest = &rest[cut + 1..];
+    }
+    let from = directory.as_ref().map_or(parent, AsFd::as_fd);
+    look_up(from, if rest.is_empty() { b"." } else { rest }, flags)
+}
+
+fn look_up(parent: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let mut attempts = 0;
+    loop {
+        match openat2(parent, path, flags, Mode::empty(), BENEATH) {
+            // With O_NONBLOCK it can be a lease as well, for which the caller waits.
+            Err(Errno::AGAIN) if attempts < LOOKUPS && !flags.contains(OFlags::NONBLOCK) => {
+                attempts += 1;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Repeat an opening with `O_NONBLOCK` while a lease stands in its way (`EWOULDBLOCK`, open(2)).
+fn wait_for_lease(
+    progress: &Progress,
+    open: impl Fn() -> rustix::io::Result<OwnedFd>,
+) -> rustix::io::Result<OwnedFd> {
+    let mut opened = open();
+    let begin = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    while let Err(Errno::AGAIN) = opened {
+        if progress.cancelled() || begin.elapsed() > lease_limit() {
+            break;
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(LEASE_PAUSE);
+        opened = open();
+    }
+    opened
+}
+
+/// After so long the kernel breaks a lease that its holder does not give up (proc_sys_fs(5)).
+fn lease_limit() -> Duration {
+    static LIMIT: OnceLock<Duration> = OnceLock::new();
+    *LIMIT.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/sys/fs/lease-break-time").unwrap_or_default();
+        Duration::from_secs(text.trim().parse().unwrap_or(45)) + Duration::from_secs(2)
+    })
 }
 
 /// Whether a file's data goes past the page cache (DAX).

@@ -102,7 +102,7 @@ mod tests {
         std::fs::hard_link(path("a"), path("b")).unwrap();
         let top = std::fs::File::open(directory.path()).unwrap();
         for stable_inodes in [true, false] {
-            let filesystem = Filesystem { name: "test", pages: Pages::Counted, stable_inodes };
+            let filesystem = Filesystem::new("test", Pages::Counted, stable_inodes);
             let of = |name: &str| {
                 let file = std::fs::File::open(path(name)).unwrap();
                 key(&filesystem, &top, &CString::new(name).unwrap(), &stat(&file).unwrap())
@@ -114,7 +114,8 @@ mod tests {
             assert_ne!(of("a"), of("c"));
             assert_eq!(matches!(of("a"), Some(Key::Number(..))), stable_inodes);
         }
-        let open = open_file(std::os::fd::AsFd::as_fd(&top), b"a").unwrap();
+        let open =
+            open_file(std::os::fd::AsFd::as_fd(&top), b"a", &crate::Progress::default()).unwrap();
         assert_eq!(handle(&open.fd, c""), handle(&top, c"b"));
     }
 }

@@ -40,11 +40,11 @@ pub trait Visit: Sync {
     /// Whatever must end the whole walk.
     fn files(&self, root: usize, files: Vec<Found>, parts: &Parts<'_, Self>) -> Result<()>;
 
-    /// Deal with a part that [`Visit::files`] queued.
+    /// Deal with a part that was queued, or queue parts of it.
     ///
     /// # Errors
     /// Whatever must end the whole walk.
-    fn part(&self, part: Self::Part) -> Result<()>;
+    fn part(&self, part: Self::Part, parts: &Parts<'_, Self>) -> Result<()>;
 
     /// A file or directory was passed over.
     ///
@@ -216,7 +216,7 @@ impl<V: Visit> Walk<'_, V> {
                 let found = self.open(start, root.fd(), path, path.clone())?;
                 self.visitor.files(start, Vec::from_iter(found), &Parts(queue))
             }
-            Task::Part(part) => self.visitor.part(part),
+            Task::Part(part) => self.visitor.part(part, &Parts(queue)),
         }
     }
 
@@ -351,7 +351,7 @@ impl<V: Visit> Walk<'_, V> {
         name: &[u8],
         path: Vec<u8>,
     ) -> Result<Option<Found>> {
-        let refusal = match open_file(parent, name) {
+        let refusal = match open_file(parent, name, self.progress) {
             Ok(file) if is_dax(&file.stat) => Refusal { reason: Reason::Dax, detail: None },
             Ok(file) => {
                 if file.stat.stx_nlink < 2 || self.is_first(start, &file) {

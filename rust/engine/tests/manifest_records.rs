@@ -25,6 +25,7 @@ fn header() -> Header {
         include: Vec::new(),
         exclude: Vec::new(),
         scan_started_ns: 7,
+        written_back: true,
         other: BTreeMap::new(),
     }
 }

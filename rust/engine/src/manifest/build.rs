@@ -1,21 +1,22 @@
 //! Making a manifest: every file below a directory with its digest, each byte read once at most.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::hashing::FileHasher;
 use super::journal::{Journal, Past, Plan};
-use super::record::{
-    CHUNK, Chunks, Entry, FORMAT, Header, Identity, Manifest, Status, Type, VERSION,
-};
+use super::record::{Chunks, Entry, FORMAT, Header, Identity, Status, Type, VERSION};
+use super::reuse::{Known, previous, resume, reuse};
+use super::stamps::{now_ns, size_error, wait_for_trace, write_back};
 use super::survey::{Survey, describe, identity_of, link, survey};
 use super::totals::{Counts, Problem};
 use crate::confine::{OpenFile, Refusal, device, open_file, stat};
 use crate::digest::{Algorithm, Digest, Hasher};
+use crate::filesystem::Filesystem;
 use crate::pagecache::Place;
 use crate::patterns::Patterns;
 use crate::progress::lock;
@@ -24,9 +25,10 @@ use crate::record::Writer;
 use crate::skips::{LeftOut, Reason};
 use crate::{Error, Progress, Result, Root};
 
-/// Time stamps of files are as fine as the kernel's tick, of at most 10 ms: what was written in the
-/// tick in which a walk began may have been written after it.
-const TICK: Duration = Duration::from_millis(20);
+/// Attempts to open a file when no writer is within the grain of its times.
+const QUIET_ATTEMPTS: u32 = 3;
+/// The longest time between two looks whether the build was cancelled.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Lines are handed to the compressor in batches of about this many bytes.
 const BATCH: usize = 1 << 20;
 
@@ -92,17 +94,6 @@ pub struct Outcome {
     pub reading: read::Report,
 }
 
-/// What was known without reading.
-#[derive(Debug, Clone, Default, Serialize)]
-pub struct Known {
-    /// Files whose digest was known from the previous manifest.
-    pub reused_files: u64,
-    /// Their bytes.
-    pub reused_bytes: u64,
-    /// Bytes that an earlier run of this operation had hashed.
-    pub resumed_bytes: u64,
-}
-
 /// Files that wait to be hashed.
 #[derive(Debug, Default)]
 struct Waiting {
@@ -118,10 +109,22 @@ struct Build<'a> {
     progress: &'a Progress,
     entries: Mutex<Vec<Entry>>,
     waiting: Mutex<Waiting>,
+    /// Files that were written to a moment before they were opened first.
+    deferred: Mutex<HashSet<u32>>,
     second: Mutex<HashSet<u32>>,
     /// Where to go on in files that an earlier run had begun.
     begun: Mutex<HashMap<u32, Chunks>>,
     journal: Mutex<Journal>,
+}
+
+/// How a file can be begun with.
+enum Start {
+    /// It is open; `traced` if every write to it from then on changes its identity.
+    Ready { file: Arc<OpenFile>, identity: Identity, traced: bool },
+    /// It was written to just now, and is to be opened after all others.
+    Later,
+    /// It cannot be opened.
+    Refused(Refusal),
 }
 
 /// One file being hashed.
@@ -131,6 +134,8 @@ struct Hashing<'a> {
     path: Vec<u8>,
     file: Arc<OpenFile>,
     identity: Identity,
+    /// Whether any write since it was opened has changed its identity.
+    traced: bool,
     hasher: FileHasher,
 }
 
@@ -152,31 +157,32 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Outcome> {
     };
     let (journal, mut past) = Journal::open(&request.journal, &plan)?;
     let started = past.scan_started_ns.unwrap_or(plan.scan_started_ns);
+    let filesystem = *base.filesystem();
+    if !filesystem.keeps_track() {
+        past = Past::default();
+    }
     let Survey { mut entries, left_out, .. } =
         survey(&base, &request.exclude, &patterns, progress)?;
     link(&mut entries);
 
     let mut known = Known::default();
-    let mut begun = HashMap::new();
-    let previous_unusable = match previous(request) {
-        // Another file may have the same numbers and times there.
-        Some(_) if !base.filesystem().stable_inodes => Some(format!(
-            "files on {} cannot be told to be the same ones as then",
-            base.filesystem().name
-        )),
-        Some(previous) => reuse(&mut entries, previous, progress, &mut known)?,
-        None => None,
+    let previous_unusable = if filesystem.keeps_track() {
+        match previous(request) {
+            None => None,
+            Some(previous) => reuse(&mut entries, previous, progress, &mut known)?,
+        }
+    } else {
+        (!request.previous.is_empty())
+            .then(|| format!("not every change of a file leaves a trace on {}", filesystem.name))
     };
-    if base.filesystem().stable_inodes {
-        begun = resume(&mut entries, &mut past, started, &mut known);
-    }
+    let begun = resume(&mut entries, &mut past, started, &mut known);
     drop(past);
-    let waiting = wanting(&mut entries, request.algorithm);
+    let waiting = wanting(&mut entries, request.algorithm, filesystem.true_sizes);
     let left = |index: &u32| {
         let size = entries[*index as usize].identity.size;
         size - begun.get(index).map_or(0, |chunks| chunks.size * chunks.states.len() as u64)
     };
-    let bytes = waiting.iter().map(left).sum();
+    let bytes = waiting.iter().map(left).fold(0, u64::saturating_add);
     let files = entries.iter().filter(|entry| entry.kind == Type::File).count() as u64;
     progress.expect(bytes, files);
     progress.add_files(files - waiting.len() as u64);
@@ -188,6 +194,7 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Outcome> {
         progress,
         entries: Mutex::new(entries),
         waiting: Mutex::new(Waiting { first: waiting.into(), again: Vec::new() }),
+        deferred: Mutex::default(),
         second: Mutex::default(),
         begun: Mutex::new(begun),
         journal: Mutex::new(journal),
@@ -205,7 +212,7 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Outcome> {
     let journal = journal.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut entries = entries.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     share(&mut entries);
-    let (counts, record_bytes) = write(&entries, request, started, progress)?;
+    let (counts, record_bytes) = write(&entries, request, started, filesystem, progress)?;
     journal.remove()?;
     let mut problems = Vec::new();
     let noted = entries.iter().map(|entry| Problem::note(entry, &mut problems));
@@ -224,135 +231,9 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Outcome> {
     })
 }
 
-fn now_ns() -> Result<i64> {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since
-        .ok()
-        .and_then(|since| i64::try_from(since.as_nanos()).ok())
-        .ok_or_else(|| Error::Invalid("the clock is set before 1970 or after 2262".to_owned()))
-}
-
-/// Whether a file that looks the same as at a walk that began at `started` is the same: not if it
-/// was written so late that it can have been written again with the same time stamp.
-fn is_settled(identity: &Identity, started: i64) -> bool {
-    let limit = started.saturating_sub(TICK.as_nanos() as i64);
-    identity.mtime_ns < limit && identity.ctime_ns < limit
-}
-
-/// The manifest whose digests can be taken over.
-fn previous(request: &Request) -> Option<Manifest> {
-    request.previous.iter().find_map(|path| {
-        // One that cannot be opened is of no use, and neither is it in the way.
-        let manifest = Manifest::open(path, request.max_bytes).ok()?;
-        let Header { algorithm, root, path, .. } = &manifest.header;
-        let same = *algorithm == request.algorithm
-            && Path::new(root) == request.place.root
-            && Path::new(path) == request.place.path;
-        same.then_some(manifest)
-    })
-}
-
-/// Take digests of unchanged files over from an earlier manifest; answers why none can be.
-fn reuse(
-    entries: &mut [Entry],
-    previous: Manifest,
-    progress: &Progress,
-    known: &mut Known,
-) -> Result<Option<String>> {
-    let taken = take_over(entries, previous, progress);
-    match taken {
-        Ok(taken) => {
-            *known = taken;
-            Ok(None)
-        }
-        Err(Error::Cancelled) => Err(Error::Cancelled),
-        Err(error) => {
-            // Nothing of a record is to be believed before its end was seen.
-            for entry in entries {
-                entry.digest = None;
-                forget(entry);
-            }
-            Ok(Some(error.to_string()))
-        }
-    }
-}
-
-/// Forget a chunk table.
-fn forget(entry: &mut Entry) {
-    if let Some(rare) = &mut entry.rare {
-        rare.chunks = None;
-    }
-}
-
-fn take_over(entries: &mut [Entry], mut manifest: Manifest, progress: &Progress) -> Result<Known> {
-    let started = manifest.header.scan_started_ns;
-    let mut known = Known::default();
-    let mut present = entries.iter_mut().peekable();
-    while let Some(old) = manifest.next(progress)? {
-        while present.next_if(|entry| entry.path < old.path).is_some() {}
-        let Some(entry) = present.next_if(|entry| entry.path == old.path) else { continue };
-        let same = entry.kind == Type::File
-            && old.kind == Type::File
-            && entry.status == Status::Ok
-            && entry.hardlink_of().is_none()
-            && entry.identity == old.identity
-            && is_settled(&old.identity, started)
-            // A table is part of what a manifest is for.
-            && (entry.identity.size <= CHUNK || old.chunks().is_some());
-        if same && old.digest.is_some() {
-            entry.digest = old.digest;
-            if let Some(chunks) = old.rare.and_then(|rare| rare.chunks) {
-                entry.rare_mut().chunks = Some(chunks);
-            }
-            known.reused_files += 1;
-            known.reused_bytes += entry.identity.size;
-        }
-    }
-    Ok(known)
-}
-
-/// Take over what an earlier run of this build had found out: digests, and places to go on from.
-fn resume(
-    entries: &mut [Entry],
-    past: &mut Past,
-    started: i64,
-    counts: &mut Known,
-) -> HashMap<u32, Chunks> {
-    let mut begun = HashMap::new();
-    for (index, entry) in entries.iter_mut().enumerate() {
-        if entry.kind != Type::File || entry.digest.is_some() || entry.hardlink_of().is_some() {
-            continue;
-        }
-        let Some(known) = past.take(&entry.path, &entry.identity) else { continue };
-        if !is_settled(&entry.identity, started) {
-            continue;
-        }
-        let size = entry.identity.size;
-        match (known.digest, known.chunks) {
-            (Some(digest), chunks)
-                if size <= CHUNK || chunks.as_ref().is_some_and(|c| c.is_of(size)) =>
-            {
-                entry.digest = Some(digest);
-                if let Some(chunks) = chunks {
-                    entry.rare_mut().chunks = Some(chunks);
-                }
-                counts.resumed_bytes += size;
-            }
-            (None, Some(chunks))
-                if chunks.digests.len() == chunks.states.len()
-                    && chunks.size.saturating_mul(chunks.states.len() as u64) < size =>
-            {
-                counts.resumed_bytes += chunks.size * chunks.states.len() as u64;
-                begun.insert(index as u32, chunks);
-            }
-            _ => {}
-        }
-    }
-    begun
-}
-
-/// The files that must be read, the largest first. Of empty files the digest is known.
-fn wanting(entries: &mut [Entry], algorithm: Algorithm) -> Vec<u32> {
+/// The files that must be read, the largest first. Of empty files the digest is known, where sizes
+/// can be believed.
+fn wanting(entries: &mut [Entry], algorithm: Algorithm, true_sizes: bool) -> Vec<u32> {
     let nothing = Hasher::new(algorithm).digest();
     let mut waiting = Vec::new();
     for (index, entry) in entries.iter_mut().enumerate() {
@@ -360,7 +241,7 @@ fn wanting(entries: &mut [Entry], algorithm: Algorithm) -> Vec<u32> {
         if !file || entry.digest.is_some() || entry.hardlink_of().is_some() {
             continue;
         }
-        if entry.identity.size == 0 {
+        if entry.identity.size == 0 && true_sizes {
             entry.digest = Some(nothing);
         } else {
             waiting.push(u32::try_from(index).expect("lines are fewer than 2^32"));
@@ -409,6 +290,7 @@ fn write(
     entries: &[Entry],
     request: &Request,
     started: i64,
+    filesystem: Filesystem,
     progress: &Progress,
 ) -> Result<(Counts, u64)> {
     let header = Header {
@@ -420,6 +302,7 @@ fn write(
         include: request.include_patterns.clone(),
         exclude: request.exclude_patterns.clone(),
         scan_started_ns: started,
+        written_back: filesystem.keeps_track(),
         other: request.header.clone(),
     };
     let mut writer = Writer::create(&request.destination, &header)?;
@@ -473,17 +356,21 @@ impl<'a> Build<'a> {
             (entry.path.to_vec(), entry.identity)
         };
         let expected = found.size;
+        let start = self.open_quiet(index, &path)?;
+        if matches!(start, Start::Later) {
+            return Ok(None);
+        }
         let begun = lock(&self.begun).remove(&index);
         let had = begun.as_ref().map_or(0, |chunks| chunks.size * chunks.states.len() as u64);
-        let file = match open_file(self.base.fd(), &path) {
-            Ok(file) => Arc::new(file),
-            Err(refusal) => {
+        let (file, identity, traced) = match start {
+            Start::Ready { file, identity, traced } => (file, identity, traced),
+            Start::Later => return Ok(None),
+            Start::Refused(refusal) => {
                 self.refused(index, &refusal);
                 self.progress.pass_over(expected - had);
                 return Ok(None);
             }
         };
-        let identity = identity_of(&file.stat);
         // What an earlier run knew was compared with the file as it was found, not as it is now.
         let hasher = match begun.filter(|_| identity == found) {
             Some(chunks) => FileHasher::resume(self.algorithm, identity.size, chunks),
@@ -493,11 +380,61 @@ impl<'a> Build<'a> {
         let begin = hasher.position();
         self.progress.expect_more((identity.size - begin).saturating_sub(expected - had));
         self.progress.pass_over((expected - had).saturating_sub(identity.size - begin));
+        if let Err(errno) =
+            write_back(*self.base.filesystem(), &file.fd, identity.size, self.progress)
+        {
+            self.progress.check()?;
+            let error = std::io::Error::from(errno);
+            self.progress.pass_over(identity.size - begin);
+            let detail = format!("writing its dirty pages back failed: {error}");
+            self.found(index, &file, Found::Error(detail));
+            return Ok(None);
+        }
         let name = String::from_utf8_lossy(&path).into();
         let range = begin..identity.size;
         let stream =
-            Hashing { build: self, index, path, file: Arc::clone(&file), identity, hasher };
+            Hashing { build: self, index, path, file: Arc::clone(&file), identity, traced, hasher };
         Ok(Some(Opened { file, range, stream, name }))
+    }
+
+    /// Open a file at a moment from which on every write to it changes its identity.
+    fn open_quiet(&self, index: u32, path: &[u8]) -> Result<Start> {
+        let mut attempts = 0;
+        loop {
+            let now = now_ns()?;
+            let file = match open_file(self.base.fd(), path, self.progress) {
+                Ok(file) => Arc::new(file),
+                Err(refusal) => {
+                    self.progress.check()?;
+                    return Ok(Start::Refused(refusal));
+                }
+            };
+            let identity = identity_of(&file.stat);
+            let Some(wait) = wait_for_trace(&identity, now) else {
+                return Ok(Start::Ready { file, identity, traced: true });
+            };
+            if lock(&self.deferred).insert(index) {
+                lock(&self.waiting).again.push(index);
+                return Ok(Start::Later);
+            }
+            attempts += 1;
+            if attempts == QUIET_ATTEMPTS {
+                return Ok(Start::Ready { file, identity, traced: false });
+            }
+            self.pause(wait)?;
+        }
+    }
+
+    /// Wait, unless the build is cancelled.
+    fn pause(&self, time: Duration) -> Result<()> {
+        let end = Instant::now() + time;
+        while let left = end.saturating_duration_since(Instant::now())
+            && !left.is_zero()
+        {
+            self.progress.check()?;
+            std::thread::sleep(left.min(PAUSE));
+        }
+        self.progress.check()
     }
 
     fn refused(&self, index: u32, refusal: &Refusal) {
@@ -565,7 +502,7 @@ impl Stream for Hashing<'_> {
     }
 
     fn finish(self, end: Ended) -> Result<()> {
-        let Self { build, index, path, file, identity, hasher } = self;
+        let Self { build, index, path, file, identity, traced, hasher } = self;
         let size = identity.size;
         let missing = size - hasher.position();
         let same = stat(&file.fd).is_ok_and(|after| identity_of(&after) == identity);
@@ -574,10 +511,15 @@ impl Stream for Hashing<'_> {
                 let error = std::io::Error::from(errno);
                 Found::Error(format!("reading {length} bytes at {offset} failed: {error}"))
             }
-            Ended::Complete if same => {
-                let (digest, chunks) = hasher.finish();
-                lock(&build.journal).done(&path, identity, digest)?;
-                Found::Digest(digest, chunks)
+            Ended::Complete if same && traced => {
+                match size_error(build.base, &path, size, build.progress) {
+                    Some(detail) => Found::Error(detail),
+                    None => {
+                        let (digest, chunks) = hasher.finish();
+                        lock(&build.journal).done(&path, identity, digest)?;
+                        Found::Digest(digest, chunks)
+                    }
+                }
             }
             Ended::Complete | Ended::Short => {
                 if lock(&build.second).insert(index) {
@@ -588,7 +530,12 @@ impl Stream for Hashing<'_> {
                     lock(&build.waiting).again.push(index);
                     return Ok(());
                 }
-                Found::Changed
+                match end {
+                    Ended::Short if same => {
+                        Found::Error("it ends before the size that it claims".to_owned())
+                    }
+                    _ => Found::Changed,
+                }
             }
         };
         build.progress.pass_over(missing);
@@ -603,11 +550,12 @@ mod tests {
     use std::sync::Mutex;
 
     use super::{
-        Algorithm, Build, CHUNK, Chunks, Entry, Journal, Plan, Progress, Root, Status, Waiting,
-        describe, link,
+        Algorithm, Build, Chunks, Entry, Journal, Plan, Progress, Root, Status, Waiting, describe,
+        link,
     };
     use crate::confine::open_file;
     use crate::digest::Digest;
+    use crate::manifest::record::CHUNK;
 
     #[test]
     fn a_file_that_loses_its_first_name_is_read_under_the_next() {
@@ -621,7 +569,10 @@ mod tests {
         let mut entries = Vec::new();
         for name in ["a", "b", "c"] {
             let mut entry = Entry { path: name.as_bytes().into(), ..Entry::default() };
-            describe(&mut entry, &open_file(base.fd(), name.as_bytes()).unwrap().stat);
+            describe(
+                &mut entry,
+                &open_file(base.fd(), name.as_bytes(), &Progress::default()).unwrap().stat,
+            );
             entries.push(entry);
         }
         link(&mut entries);
@@ -639,6 +590,7 @@ mod tests {
             progress: &progress,
             entries: Mutex::new(entries),
             waiting: Mutex::new(Waiting::default()),
+            deferred: Mutex::new([0, 1, 2].into()),
             second: Mutex::default(),
             begun: Mutex::default(),
             journal: Mutex::new(Journal::open(&path("journal"), &plan).unwrap().0),
@@ -665,9 +617,9 @@ mod tests {
             base: directory.path().to_owned(),
             scan_started_ns: 0,
         };
-        let begin = |later_ns: i64| {
+        let begin = |later_ns: i128| {
             let mut entry = Entry { path: b"f".as_slice().into(), ..Entry::default() };
-            describe(&mut entry, &open_file(base.fd(), b"f").unwrap().stat);
+            describe(&mut entry, &open_file(base.fd(), b"f", &progress).unwrap().stat);
             entry.identity.mtime_ns -= later_ns;
             let chunks =
                 Chunks { size: CHUNK, digests: vec![Digest::Xxh64(1)], states: vec![[1, 2, 3, 4]] };
@@ -678,6 +630,7 @@ mod tests {
                 progress: &progress,
                 entries: Mutex::new(vec![entry]),
                 waiting: Mutex::new(Waiting::default()),
+                deferred: Mutex::new([0].into()),
                 second: Mutex::default(),
                 begun: Mutex::new(HashMap::from([(0, chunks)])),
                 journal: Mutex::new(Journal::open(&journal, &plan).unwrap().0),

@@ -8,6 +8,8 @@ pub mod inspect;
 mod journal;
 pub mod record;
 pub mod report;
+mod reuse;
+mod stamps;
 mod survey;
 pub mod totals;
 pub mod verify;

@@ -57,6 +57,10 @@ pub struct Header {
     /// When the walk began, in nanoseconds since the epoch.
     #[serde(default)]
     pub scan_started_ns: i64,
+    /// Whether dirty pages were written back before each file was read, so that a digest still
+    /// holds for a file that looks the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub written_back: bool,
     /// Whatever else whoever made it wanted to say: id, host, boot id, time.
     #[serde(flatten)]
     pub other: BTreeMap<String, serde_json::Value>,
@@ -110,9 +114,9 @@ pub struct Identity {
     /// Its size in bytes.
     pub size: u64,
     /// Its modification time in nanoseconds since the epoch.
-    pub mtime_ns: i64,
+    pub mtime_ns: i128,
     /// Its change time in nanoseconds since the epoch.
-    pub ctime_ns: i64,
+    pub ctime_ns: i128,
 }
 
 /// Digests of the chunks of a file, and the states of the whole file's digest between them.
@@ -271,9 +275,9 @@ struct Line<'a> {
     #[serde(default)]
     size: u64,
     #[serde(default)]
-    mtime_ns: i64,
+    mtime_ns: i128,
     #[serde(default)]
-    ctime_ns: i64,
+    ctime_ns: i128,
     #[serde(default)]
     dev: u64,
     #[serde(default)]

@@ -264,7 +264,7 @@ pub fn describe(entry: &mut Entry, stat: &Statx) {
 /// By what a file is known to be unchanged.
 pub fn identity_of(stat: &Statx) -> Identity {
     let nanoseconds = |time: rustix::fs::StatxTimestamp| {
-        time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
+        i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec)
     };
     Identity {
         dev: device(stat),

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::hashing::FileHasher;
 use super::record::{Chunks, Entry, FileKey, Header, Identity, Manifest, Status, Type};
 use super::report::{Finding, FindingKind, Reason, Report};
+use super::stamps::size_error;
 use super::survey::{Survey, identity_of, link, survey};
 use crate::confine::{OpenFile, Refusal, device, open_file, stat};
 use crate::digest::{Algorithm, Digest, Hasher};
@@ -509,7 +510,7 @@ impl<'a> Verify<'a> {
         let state = match open.entry(part.check) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
-                match open_file(self.base.fd(), &check.paths[0]) {
+                match open_file(self.base.fd(), &check.paths[0], self.progress) {
                     Ok(file) => entry.insert(State::new(file, check)),
                     Err(refusal) => {
                         drop(open);
@@ -592,13 +593,15 @@ impl<'a> Verify<'a> {
         let after = stat(&state.file.fd).map(|after| identity_of(&after));
         if after == Ok(state.identity) && state.identity.size == check.found {
             self.progress.add_files(1);
-            let short = state.short.then_some("the file ends before the size that it claims");
-            let detail = state.detail.as_deref().or(short);
-            return self.settle(check, &state.differing, &state.unreadable, detail);
+            let size = state.identity.size;
+            let beyond = || size_error(self.base, &check.paths[0], size, self.progress);
+            let short = state.short.then(|| "it ends before the size that it claims".to_owned());
+            let detail = state.detail.clone().or(short).or_else(beyond);
+            return self.settle(check, &state.differing, &state.unreadable, detail.as_deref());
         }
         if !state.second {
             // Once more, all that was read of it, unless it has become another file altogether.
-            match open_file(self.base.fd(), &check.paths[0]) {
+            match open_file(self.base.fd(), &check.paths[0], self.progress) {
                 Ok(file) if file.stat.stx_size == check.found => {
                     let again = State { second: true, ..State::new(file, check) };
                     lock(&self.open).insert(part.check, again);

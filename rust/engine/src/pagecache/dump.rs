@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hotness::Thermometer;
 use super::pages::PageSet;
-use super::probe::{Look, Way, may_probe, method, resident, resident_of_many, way};
+use super::probe::{Look, Way, has_any, may_probe, method, resident, resident_of_many, way};
 use super::record::{FORMAT, Header, Line, VERSION};
 use super::{Place, open_roots, refuse_unseen, starts, walkers};
 use crate::confine::{OpenFile, Refusal, mtime_ms};
@@ -206,11 +206,7 @@ impl Visit for Dumper<'_> {
                 small.push((scanned, pages));
                 continue;
             }
-            let file = Arc::new(scanned);
-            for start in (0..pages).step_by(PART as usize) {
-                let end = (start + PART).min(pages);
-                parts.push(Part { file: Arc::clone(&file), start, end });
-            }
+            parts.push(Part { file: Arc::new(scanned), start: 0, end: pages });
         }
         let mut looks: Vec<_> =
             small.iter().map(|(file, pages)| Look::new(&file.file.fd, file.way, *pages)).collect();
@@ -219,8 +215,21 @@ impl Visit for Dumper<'_> {
         small.iter().zip(found).try_for_each(|((scanned, _), pages)| self.found(scanned, pages))
     }
 
-    fn part(&self, Part { file, start, end }: Part) -> Result<()> {
+    fn part(&self, Part { file, start, end }: Part, parts: &Parts<'_, Self>) -> Result<()> {
         self.progress.check()?;
+        if end - start > PART {
+            // In halves, and only those with pages: a sparse file can be larger than any memory.
+            return match has_any(&file.file.fd, file.way, start, end) {
+                Ok(false) => Ok(()),
+                Ok(true) => {
+                    let middle = start + ((end - start) / 2).next_multiple_of(PART);
+                    parts.push(Part { file: Arc::clone(&file), start: middle, end });
+                    parts.push(Part { file, start, end: middle });
+                    Ok(())
+                }
+                Err(errno) => self.skip(file.root, &file.path, errno.into()),
+            };
+        }
         let mut pages = PageSet::default();
         let looked = resident(&file.file.fd, file.way, start, end, &mut pages);
         self.found(&file, looked.map(|()| pages))

@@ -118,7 +118,7 @@ impl Visit for Evictor<'_> {
         files.into_iter().try_for_each(|Found { path, file }| self.file(place, path, file))
     }
 
-    fn part(&self, (): ()) -> Result<()> {
+    fn part(&self, (): (), _: &Parts<'_, Self>) -> Result<()> {
         Ok(())
     }
 

@@ -9,6 +9,7 @@ pub mod pages;
 pub mod probe;
 pub mod record;
 pub mod residency;
+mod sparse;
 
 use std::path::{Path, PathBuf};
 

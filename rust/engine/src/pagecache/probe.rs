@@ -8,6 +8,7 @@ use rustix::fs::{Access, Advice, AtFlags, Statx, fadvise};
 use rustix::io::Errno;
 
 use super::pages::PageSet;
+use super::sparse::next_data;
 use crate::Root;
 use crate::confine::{OpenFile, Refusal, device, mount_of};
 use crate::filesystem::{Filesystem, Pages};
@@ -321,6 +322,21 @@ fn windows(start: u64, end: u64, size: u64) -> impl Iterator<Item = (u64, u64)> 
     })
 }
 
+/// Whether any page of `[start, end)` can be in memory. Where only mincore(2) can be asked, pages in
+/// holes are not counted.
+///
+/// # Errors
+/// The system's error.
+pub fn has_any(fd: &OwnedFd, way: Way, start: u64, end: u64) -> rustix::io::Result<bool> {
+    if way == Way::Counted
+        && has_cachestat()
+        && let Some(pages) = cached(fd, start, end)?
+    {
+        return Ok(pages > 0);
+    }
+    Ok(next_data(fd, start, end)?.is_some())
+}
+
 /// How many pages of `[start, end)` are in the cache, or `None` where the kernel does not say.
 fn cached(fd: &OwnedFd, start: u64, end: u64) -> rustix::io::Result<Option<u64>> {
     match cachestat(fd, start * page_size(), (end - start) * page_size()) {
@@ -347,7 +363,12 @@ pub fn statistics(fd: &OwnedFd, way: Way, size: u64) -> rustix::io::Result<(Cach
         }
     }
     let pages = size.div_ceil(page_size());
-    let mut set = PageSet::default();
-    up_to_date(fd, 0, pages, &mut set)?;
-    Ok((CacheStat { cached: set.count(), ..CacheStat::default() }, false))
+    let (mut cached, mut from) = (0, 0);
+    while let Some((start, end)) = next_data(fd, from, pages)? {
+        let mut set = PageSet::default();
+        up_to_date(fd, start, end, &mut set)?;
+        cached += set.count();
+        from = end;
+    }
+    Ok((CacheStat { cached, ..CacheStat::default() }, false))
 }

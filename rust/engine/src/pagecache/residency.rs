@@ -34,7 +34,8 @@ pub struct Request {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Sums {
     files: u64,
-    bytes: u64,
+    /// A few sparse files are together larger than 2^64 bytes.
+    bytes: u128,
     resident: u64,
     dirty: Option<u64>,
     writeback: Option<u64>,
@@ -68,7 +69,7 @@ impl Sums {
         let bytes = |pages: u64| detailed.then_some(pages * page_size());
         Self {
             files: 1,
-            bytes: size,
+            bytes: size.into(),
             resident: stat.cached * page_size(),
             dirty: bytes(stat.dirty),
             writeback: bytes(stat.writeback),
@@ -161,7 +162,7 @@ impl Visit for Surveyor<'_> {
         files.into_iter().try_for_each(|Found { path, file }| self.file(root, path, file))
     }
 
-    fn part(&self, (): ()) -> Result<()> {
+    fn part(&self, (): (), _: &Parts<'_, Self>) -> Result<()> {
         Ok(())
     }
 

@@ -3,10 +3,12 @@
 mod cachestat;
 mod extent;
 mod mapping;
+mod sync;
 
 pub use cachestat::{CacheStat, cachestat, has_cachestat};
 pub use extent::physical_address;
 pub use mapping::{Arena, Mapping};
+pub use sync::write_range_back;
 
 /// Bytes in a page of memory.
 pub fn page_size() -> u64 {

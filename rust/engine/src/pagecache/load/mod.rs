@@ -297,7 +297,7 @@ impl Loader<'_> {
 
     fn target(&self, entry: &Entry) -> std::result::Result<Target, crate::confine::Refusal> {
         let root = &self.roots[entry.root];
-        Target::open(root, entry, self.request.policy, self.record_page_size)
+        Target::open(root, entry, self.request.policy, self.record_page_size, self.progress)
     }
 
     /// Ask the kernel, read again what is missing, and tell the outcome.

@@ -6,13 +6,13 @@ use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
 use super::Policy;
-use crate::Root;
 use crate::confine::{OpenFile, Refusal, mtime_ms, open_file};
 use crate::pagecache::pages::PageSet;
 use crate::pagecache::probe::{Way, may_probe, resident, up_to_date, way};
 use crate::pagecache::record::Entry;
 use crate::skips::Reason;
 use crate::sys::page_size;
+use crate::{Progress, Root};
 
 /// An open file.
 #[derive(Debug)]
@@ -42,8 +42,9 @@ impl Target {
         entry: &Entry,
         policy: Policy,
         record_page_size: u64,
+        progress: &Progress,
     ) -> Result<Self, Refusal> {
-        let file = open_file(root.fd(), &entry.path)?;
+        let file = open_file(root.fd(), &entry.path, progress)?;
         let stat = &file.stat;
         let same = stat.stx_size == entry.size && mtime_ms(stat) == entry.mtime_ms;
         let reason = if policy == Policy::Strict && !same {
