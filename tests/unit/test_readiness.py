@@ -43,12 +43,14 @@ def test_an_observation_that_fails_is_a_reason() -> None:
 
 @pytest.fixture
 def hang() -> Callable[[], list[str]]:
-    release = threading.Event()
+    entered, release = threading.Event(), threading.Event()
 
     def observe() -> list[str]:
+        entered.set()
         release.wait(30)
         return []
 
+    observe.entered = entered  # type: ignore[attr-defined]
     observe.release = release  # type: ignore[attr-defined]
     return observe
 
@@ -57,6 +59,7 @@ def test_one_that_hangs_is_named_with_its_age(hang: Callable[[], list[str]]) -> 
     now = 0.0
     readiness = Readiness(hang, lambda: now)
     readiness.refresh(lambda: None)
+    assert hang.entered.wait(10)  # type: ignore[attr-defined]
     assert readiness.reasons() == ()
     now = STALE_SECONDS + 2
     assert "have not answered for 7 s" in readiness.reasons()[0]
