@@ -250,7 +250,7 @@ def _start_tuning(tuning: Tuning, operations: Operations, settings: Settings) ->
         if request is not None:
             tuning.check(request)
             operations.start("tuning.apply", request, actor="start")
-    except (RequestError, OperationFailed, Conflict) as error:
+    except (RequestError, OperationFailed, Conflict, OSError) as error:
         tuning.not_started(str(error))
 
 
