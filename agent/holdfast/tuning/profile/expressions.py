@@ -2,7 +2,7 @@
 
 The grammar is a small part of Python's, read by its parser and computed here: numbers, names,
 `+ - * / // %`, comparisons, `and or not`, and calls of `min max clamp round`. Nothing else exists,
-so a profile can compute and cannot do anything.
+so a profile can compute and cannot do anything. Values are those of Python.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import ast
 import operator
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 Number = int | float
@@ -98,9 +99,8 @@ def _value(node: ast.expr, variables: Mapping[str, Number]) -> Number:  # noqa: 
             return int(not _value(operand, variables))
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
             return _bounded(_BINARY[type(op)](_value(left, variables), _value(right, variables)))
-        case ast.BoolOp(op=op, values=values):
-            answers = [bool(_value(one, variables)) for one in values]
-            return int(all(answers) if isinstance(op, ast.And) else any(answers))
+        case ast.BoolOp():
+            return _decide(node, variables)
         case ast.Compare():
             return int(_compare(node, variables))
         case ast.Call(func=ast.Name(id=name), args=arguments, keywords=[]) if name in _FUNCTIONS:
@@ -112,6 +112,20 @@ def _value(node: ast.expr, variables: Mapping[str, Number]) -> Number:  # noqa: 
         "only numbers, variables, + - * / // %, comparisons, and, or, not, and "
         f"{', '.join(f'{name}()' for name in _FUNCTIONS)} can be used"
     )
+
+
+def _decide(node: ast.BoolOp, variables: Mapping[str, Number]) -> Number:
+    """Return the operand that decides `and` or `or`; those after it are checked for mistakes."""
+    operands = iter(node.values)
+    value = _value(next(operands), variables)
+    for operand in operands:
+        if bool(value) != isinstance(node.op, ast.And):
+            # What has been ruled out may not be computable: `cpus > 0 and 8 // cpus`.
+            with suppress(ZeroDivisionError, OverflowError):
+                _value(operand, variables)
+        else:
+            value = _value(operand, variables)
+    return value
 
 
 def _compare(node: ast.Compare, variables: Mapping[str, Number]) -> bool:
