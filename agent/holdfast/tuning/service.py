@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -21,10 +20,11 @@ from holdfast.operations.model import (
     Slug,
     now,
 )
-from holdfast.privileged import Privileged, Refused
+from holdfast.privileged import Privileged
 from holdfast.privileged.client import Helper
 from holdfast.scopes import Scope
 from holdfast.tuning.catalog import Catalog
+from holdfast.tuning.change_requests import ChangeRequests, knobs_of
 from holdfast.tuning.drift import Drift, counts
 from holdfast.tuning.events import Events
 from holdfast.tuning.hotplug import Hotplug
@@ -47,36 +47,21 @@ from holdfast.tuning.models import (
     TuningState,
 )
 from holdfast.tuning.planner import Draft, Planner
-from holdfast.tuning.problems import blamed, problem_of
+from holdfast.tuning.problems import blamed
 from holdfast.tuning.profile.layers import ProfileError
 from holdfast.tuning.profile.library import Library
 from holdfast.tuning.profile.named import allow_list
 from holdfast.tuning.rebase import rebase, renamed
-from holdfast.tuning.requests import (
-    FailedKnob,
-    TuneChange,
-    TuneEnforce,
-    TuneRecover,
-    TuneReport,
-    TuneRequest,
-    TuneRollback,
-)
-from holdfast.tuning.store import Active, InForce, State, Store, StoredKnob
+from holdfast.tuning.requests import TuneChange, TuneRollback
+from holdfast.tuning.store import Active, State, Store
 from holdfast.tuning.subsystems import all_subsystems
-from holdfast.tuning.transaction import ChangeFailed, Failure, Panel
+from holdfast.tuning.transaction import Panel
 from holdfast.tuning.traveller import Traveller
 
 log = logging.getLogger(__name__)
 
 _RESOURCE = "tuning"
 _PATIENCE_SECONDS = 0.5
-_CUT_SHORT = (
-    "A change of settings was cut short. It is finished or taken back at the next start, apply, "
-    "rollback or look for drift."
-)
-_RETRY_SECONDS = 60.0
-"""What could not be taken back is tried again so often, besides at each occasion."""
-_NAMED = {"subsystem", "target", "name", "identity"}
 
 
 class Tuning:
@@ -103,15 +88,14 @@ class Tuning:
         self._panel = Panel(subsystems, privileged)
         # What the helper takes is root's; what this process writes may be its own user's as well.
         allowed = allow_list(profiles_dir, {0} if helper else {0, os.geteuid()})
-        self._changes: Changes = helper or Ledger(directory, privileged, allowed, subsystems)
+        changes: Changes = helper or Ledger(directory, privileged, allowed, subsystems)
         self._boot_id = read_text(Path("/proc/sys/kernel/random/boot_id")) or ""
         self._planner = Planner(roots, self._library, subsystems, self._panel, allowed)
-        self._drift = Drift(self._panel, self.events, self._enforce)
-        self._hotplug = Hotplug(self._planner, self._panel, self._follow, self.events)
+        self._requests = ChangeRequests(changes, self._store, self._panel, self.events)
+        self._drift = Drift(self._panel, self.events, self._requests.enforce)
+        self._hotplug = Hotplug(self._planner, self._panel, self._requests.follow, self.events)
         self._traveller = Traveller(state_dir)
         self._mutex = threading.RLock()
-        self._problem: str | None = None
-        self._tried = 0.0
         self._left: Mapping[str, int] = {}
         self._seen = (-1, -1)
         self._active: Active | None = None
@@ -123,10 +107,10 @@ class Tuning:
             if self._store.pending() is None and not self._store.state().left:
                 return
             with self._mutex:
-                self._finish_pending()
+                self._requests.finish_pending()
         except (RequestError, OperationFailed, OSError) as error:
             # The daemon has other work to do; `GET /v1/tuning` and each attempt say what is wrong.
-            self._problem = str(error)
+            self._requests.problem = str(error)
             log.error("settings: %s", error)
 
     def kinds(self) -> Sequence[Kind[Any, Any]]:
@@ -207,7 +191,7 @@ class Tuning:
             ],
             events=self.events.latest(),
             left=left,
-            problem=self._problem or problem_of_left(left),
+            problem=self._requests.problem or problem_of_left(left),
         )
 
     def _drifted(self, active: Active | None) -> tuple[list[DriftedSetting], datetime | None]:
@@ -283,8 +267,8 @@ class Tuning:
     def _put_in_force(self, context: Context[ApplyRequest]) -> Applied:
         request = context.params
         with self._mutex, blamed():
-            self._settle_resumed(context)
-            self._finish_pending()
+            self._requests.settle_resumed(context)
+            self._requests.finish_pending()
             stored = self._store.state()
             state = rebase(stored, self._boot_id, self._panel)
             profile = self._profile_of(request, state)
@@ -313,7 +297,7 @@ class Tuning:
             digest=draft.resolved.digest,
             settings=draft.in_force,
         )
-        report = self._change(
+        report = self._requests.change(
             TuneChange(
                 how="apply",
                 operation=operation,
@@ -323,22 +307,22 @@ class Tuning:
                 keep=draft.keep,
             )
         )
-        return _knobs(report.written)
+        return knobs_of(report.written)
 
     def _rollback(self, context: Context[RollbackRequest]) -> RolledBack:
         with self._mutex:
-            self._settle_resumed(context)
-            self._finish_pending()
+            self._requests.settle_resumed(context)
+            self._requests.finish_pending()
             if not self._store.state().history:
                 raise RequestError(
                     Slug.CONFLICT, "There is nothing to roll back: no profile was applied."
                 )
-            report = self._change(TuneRollback(operation=context.id, to=context.params.to))
+            report = self._requests.change(TuneRollback(operation=context.id, to=context.params.to))
             self._in_force()
             active = self._active
             asked = {one.knob.knob for one in report.restored}
             left = [one for one in self._all_left() if one.knob in asked]
-        written = _knobs(report.written)
+        written = knobs_of(report.written)
         profile = active.profile if active else None
         self.events.add(
             "rolled-back",
@@ -381,45 +365,8 @@ class Tuning:
         self._drift.forget()
         self._hotplug.forget()
 
-    def _change(self, request: TuneChange | TuneRollback) -> TuneReport:
-        """Have settings changed. Raises `OperationFailed` and `OSError`."""
-        try:
-            return self._ask(request)
-        except ChangeFailed as error:
-            problem = problem_of(error)
-            self.events.add("failed", problem.detail)
-            raise OperationFailed(problem) from error
-        except OSError:
-            # The helper may have ended in the middle: then the journal says so.
-            if self._store.pending() is not None:
-                self._problem = _CUT_SHORT
-            raise
-
-    def _ask(self, request: TuneRequest) -> TuneReport:
-        """Have it done. Raises `ChangeFailed`, `OperationFailed` and `OSError`."""
-        try:
-            report = self._changes.tune(request)
-        except Refused as error:
-            raise OperationFailed(Problem.of(Slug.UNAVAILABLE, str(error))) from error
-        if report.conflict is not None:
-            raise OperationFailed(Problem.of(Slug.CONFLICT, report.conflict))
-        if report.failure is not None:
-            raise ChangeFailed(
-                _failure(report.failure), _knobs(report.reverted), _failures(report.left)
-            )
-        return report
-
-    def _enforce(self, settings: Sequence[InForce]) -> Sequence[Failure]:
-        """Write settings back that have drifted; return those that could not be."""
-        knobs = [StoredKnob(**one.model_dump(include=_NAMED)) for one in settings]
-        return _failures(self._ask(TuneEnforce(knobs=knobs)).left)
-
-    def _follow(self, request: TuneChange) -> None:
-        """Put settings in force on devices that appeared. Raises as `_ask`."""
-        self._ask(request)
-
     def _watch(self, *, thorough: bool) -> None:
-        self._finish_pending(patient=not thorough)
+        self._requests.finish_pending(patient=not thorough)
         state = self._store.state()
         self._active = state.active
         if state.active is None:
@@ -435,51 +382,6 @@ class Tuning:
             self._active = self._store.state().active
         if self._active is not None:
             self._drift.check(self._active)
-
-    def _finish_pending(self, *, patient: bool = False) -> None:
-        """Finish what a crash left, and try again what could not be taken back.
-
-        With `patient` the latter only once in a while.
-        """
-        state = self._store.state()
-        due = not patient or time.monotonic() - self._tried >= _RETRY_SECONDS
-        wanting = renamed(state, self._panel) or (state.left and due)
-        if self._store.pending() is None and not wanting:
-            self._problem = None
-            return
-        self._tried = time.monotonic()
-        report = self._ask(TuneRecover())
-        self._problem = None
-        if report.recovered is not None:
-            knobs = report.recovered.knobs
-            what = "finished" if report.recovered.finished else "taken back"
-            self.events.add(
-                "recovered",
-                f"a change of {len(knobs)} settings that the end of a process cut short was {what}",
-                settings=[str(one.knob) for one in knobs],
-            )
-        if report.left:
-            failed = "; ".join(map(str, _failures(report.left)))
-            self.events.add("failed", f"not everything could be taken back: {failed}")
-        if report.settled:
-            names = [str(one.knob) for one in report.settled]
-            self.events.add(
-                "settled", f"as before holdfast again, or gone: {', '.join(names)}", settings=names
-            )
-
-    def _settle_resumed(self, context: Context[Any]) -> None:
-        """Say how an operation ended that the end of the daemon cut short."""
-        if not context.resumed:
-            return
-        self._finish_pending()
-        if context.id not in self._store.state().committed:
-            raise OperationFailed(
-                Problem.of(
-                    Slug.INTERRUPTED,
-                    "The daemon ended while settings were written; all of them were taken back. "
-                    "Start it again.",
-                )
-            )
 
     def _refuse(self, request: ApplyRequest, draft: Draft) -> None:
         if draft.mistakes:
@@ -535,16 +437,4 @@ class Tuning:
             self._seen = stamp
             if self._active is None:
                 self._drift.forget()
-        return self._active is not None or self._problem is not None or bool(self._left)
-
-
-def _knobs(stored: Sequence[StoredKnob]) -> list[Knob]:
-    return [one.knob for one in stored]
-
-
-def _failure(failed: FailedKnob) -> Failure:
-    return Failure(failed.knob.knob, failed.reason, failed.denied)
-
-
-def _failures(failed: Sequence[FailedKnob]) -> list[Failure]:
-    return [_failure(one) for one in failed]
+        return self._active is not None or self._requests.problem is not None or bool(self._left)
