@@ -106,7 +106,8 @@ class Demo:
     def last(self, kind: str) -> dict[str, Any]:
         """Answer the result of the newest operation of a kind, which must have succeeded."""
         answer = self.http.get("/v1/operations", params={"kind": kind, "limit": 1}).json()
-        operation: dict[str, Any] = answer["operations"][0]
+        newest = answer["operations"][0]["id"]
+        operation: dict[str, Any] = self.http.get(f"/v1/operations/{newest}").json()
         if operation["state"] != "succeeded":
             raise FellShortError(f"{kind} {operation['state']}: {operation['error']}")
         result: dict[str, Any] = operation["result"]
@@ -137,7 +138,7 @@ class Demo:
                 process_group=0,  # Ctrl-C is for the demo, which then ends the daemon itself
             )
         try:
-            until(lambda: self._answers(process), seconds=15, what="an answer of the daemon")
+            until(lambda: self._answers(process), seconds=60, what="an answer of the daemon")
             yield
             self.title("stop the daemon")
             print(f"$ kill {process.pid}")
