@@ -1,5 +1,7 @@
 # Every target installs what it needs: the virtual environment .venv, the Rust extension, and for
-# tests the Debian packages that are missing. `make help` lists the targets.
+# tests the Debian packages that are missing, if the user is root or has sudo. `make check` and
+# `make test` skip, with one line each, what needs a package that cannot be installed.
+# `make help` lists the targets.
 
 PYTHON ?= python3
 DATA ?=
@@ -24,7 +26,11 @@ unexport CONDA_PREFIX PYTHONPATH PYTHONHOME
 # What is built for others does not name directories of whoever built it.
 cargo_home := $(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)
 anonymous := --remap-path-prefix=$(cargo_home)=/cargo --remap-path-prefix=$(CURDIR)=/holdfast
-build wheel: export RUSTFLAGS += $(anonymous)
+# A prefix of commands rather than a variable of targets, which their prerequisites would inherit.
+maturin = RUSTFLAGS='$(strip $(RUSTFLAGS) $(anonymous))' $(bin)/maturin
+# What the extension is built from.
+sources := $(shell find rust -path rust/fuzz -prune -o -type f -print) $(wildcard Cargo.* rust-toolchain* .cargo/*)
+lists := $(addprefix packaging/,deb-packages.txt test-packages.txt vm-packages.txt)
 
 .PHONY: help
 help: ## Show this list
@@ -33,7 +39,15 @@ help: ## Show this list
 		while IFS=$$'\t' read -r target text; do printf '  %-9s %s\n' "$$target" "$$text"; done
 	@printf '\nVariables: PYTHON (3.11 or later), DATA (a directory), LISTEN (address:port), MINUTES, PYTEST_ARGS\n'
 
-.venv/stamp: pyproject.toml $(lock)
+.PHONY: toolchain
+toolchain:
+	@packaging/check-toolchain
+
+.PHONY: lint-toolchain
+lint-toolchain:
+	@packaging/check-toolchain fmt clippy
+
+.venv/stamp: pyproject.toml $(lock) | toolchain
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo 'holdfast: needs Python 3.11 or later, and $(PYTHON) is not; name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
@@ -43,15 +57,19 @@ help: ## Show this list
 	@touch $@
 
 .PHONY: build
-build: .venv/stamp ## Make .venv and build the release extension into it: .venv/bin/holdfast
-	@packaging/check-toolchain
-	PIP_QUIET=1 PIP_CONSTRAINT=$(lock) $(bin)/maturin develop --release --extras dev
+build: .venv/built ## Make .venv and build the release extension into it: .venv/bin/holdfast
+
+ifeq ($(wildcard agent/holdfast/_engine*.so),)
+.PHONY: .venv/built
+endif
+.venv/built: .venv/stamp $(sources)
+	PIP_QUIET=1 PIP_CONSTRAINT=$(lock) $(maturin) develop --release --extras dev
+	@touch $@
 
 # One static program for the initramfs: no libraries, and no other target directory's flags.
 imager_target := $(shell uname -m)-unknown-linux-gnu
 .PHONY: imager
-imager: ## Build target/imager/holdfast-imager, the static program of the initramfs
-	@packaging/check-toolchain
+imager: toolchain ## Build target/imager/holdfast-imager, the static program of the initramfs
 	RUSTFLAGS='-C target-feature=+crt-static -C strip=symbols $(anonymous)' cargo build --locked --quiet --release \
 		--package holdfast-imager --bin holdfast-imager --target $(imager_target) --target-dir target/imager
 	cp target/imager/$(imager_target)/release/holdfast-imager target/imager/holdfast-imager
@@ -59,39 +77,48 @@ imager: ## Build target/imager/holdfast-imager, the static program of the initra
 .PHONY: wheel
 wheel: build ## Build dist/holdfast-*.whl, which pip installs
 	@rm -f dist/holdfast-*.whl
-	$(bin)/maturin build --release --quiet --out dist
+	$(maturin) build --release --quiet --out dist
 	@ls dist/holdfast-*.whl
 
 .PHONY: deb
-deb: wheel imager ## Build dist/holdfast_*.deb for Debian 12, Ubuntu 24.04 and later
-	@packaging/install-packages packaging/deb-packages.txt
+deb: deb-packages wheel imager ## Build dist/holdfast_*.deb for Debian 12, Ubuntu 24.04 and later
 	@packaging/build-deb
 
+.PHONY: deb-or-skip
+deb-or-skip: wheel imager
+	@packaging/build-deb --or-skip
+
 .PHONY: demo
-demo: build ## Show the page cache and manifests through a running daemon (DATA=/path: your own files)
+demo: data-if-named build ## Show the page cache and manifests through a running daemon (DATA=/path: your own files)
 	@$(bin)/python -m tests.demo $(if $(DATA),--data '$(DATA)')
 
 .PHONY: run
-run: build ## Run the daemon in the foreground on DATA=/path, with curl lines to paste
-	@[[ -d '$(DATA)' ]] || { echo 'holdfast: make run needs a directory: make run DATA=/path' >&2; exit 2; }
+run: data build ## Run the daemon in the foreground on DATA=/path, with curl lines to paste
 	@packaging/run-in-checkout '$(DATA)' '$(LISTEN)'
 
+.PHONY: data
+data:
+	@[[ -n '$(DATA)' ]] || { echo 'holdfast: make run needs a directory: make run DATA=/path' >&2; exit 2; }
+	@[[ -d '$(DATA)' ]] || { echo 'holdfast: DATA=$(DATA): there is no such directory' >&2; exit 2; }
+
+.PHONY: data-if-named
+data-if-named: $(if $(DATA),data)
+
 .PHONY: test
-test: lint deb test-packages vm-packages ## Run lint, the engine's tests, unit and system tests, and one re-imaging (40 minutes)
+test: lint-toolchain packages-or-skip lint deb-or-skip ## Run lint, the engine's tests, unit and system tests, and one re-imaging (40 minutes)
 	cargo test --locked --quiet --workspace --exclude holdfast-binding
 	$(bin)/python -m pytest $(PYTEST_ARGS)
 
 .PHONY: test-vm
-test-vm: deb test-packages vm-packages ## Run whole machines, emulated: boots, kills, re-imaging, faults, removal (2 hours)
+test-vm: packages deb ## Run whole machines, emulated: boots, kills, re-imaging, faults, removal (2 hours)
 	$(bin)/python -m pytest -s tests/vm $(PYTEST_ARGS)
 
 .PHONY: check
-check: lint ## Run the fast subset: lint and the unit tests that are not slow
+check: lint-toolchain test-packages-or-skip lint ## Run the fast subset: lint and the unit tests that are not slow
 	$(bin)/python -m pytest -m 'not slow' tests/unit $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: build ## Check formatting, lint, types, and the extension's stub against the built module
-	@packaging/check-toolchain fmt clippy
+lint: lint-toolchain build ## Check formatting, lint, types, and the extension's stub against the built module
 	$(bin)/ruff format --quiet --check .
 	$(bin)/ruff check --quiet .
 	$(bin)/mypy
@@ -106,7 +133,7 @@ format: .venv/stamp ## Format the Python and Rust sources, and fix what can be f
 	cargo fmt --all
 
 .PHONY: bench
-bench: deb test-packages vm-packages ## Run the benchmarks beside their peers; results for docs/benchmarks.md
+bench: packages deb ## Run the benchmarks beside their peers; results for docs/benchmarks.md
 	$(bin)/python -m tests.bench
 
 .PHONY: soak
@@ -123,13 +150,21 @@ fuzz: ## Fuzz the record parsers for a minute each (needs cargo-fuzz and a night
 lock: ## Renew packaging/constraints.txt from the newest versions that pyproject.toml allows
 	@packaging/lock '$(PYTHON)'
 
-.PHONY: test-packages
-test-packages:
-	@packaging/install-packages packaging/test-packages.txt
+.PHONY: packages
+packages:
+	@packaging/install-packages $(lists)
 
-.PHONY: vm-packages
-vm-packages:
-	@packaging/install-packages packaging/vm-packages.txt
+.PHONY: packages-or-skip
+packages-or-skip:
+	@packaging/install-packages --or-skip $(lists)
+
+.PHONY: deb-packages
+deb-packages:
+	@packaging/install-packages packaging/deb-packages.txt
+
+.PHONY: test-packages-or-skip
+test-packages-or-skip:
+	@packaging/install-packages --or-skip packaging/test-packages.txt
 
 .PHONY: clean
 clean: ## Remove what builds and tests made, the virtual environment included

@@ -5,15 +5,42 @@ from __future__ import annotations
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import ground
 from tests.disk import real_directory
 
+ground.extend_path()
 # What a shell starts in the background has it ignored, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_report_header() -> list[str]:
+    """Show what the tests stand on, before the first of them."""
+    return ground.report()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None]:
+    """Skip a test whose fixtures need a command of a Debian package that is missing."""
+    try:
+        yield
+    except Exception as error:
+        ground.skip_without_package(error)
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None]:
+    """Skip a test that needs a command of a Debian package that is missing."""
+    try:
+        yield
+    except Exception as error:
+        ground.skip_without_package(error)
+        raise
 
 
 @pytest.fixture

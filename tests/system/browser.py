@@ -11,7 +11,6 @@ import base64
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import time
@@ -20,8 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
+from tests.ground import program
 from tests.system.harness import clean_environment, dying_with_parent
 from tests.waiting import until
 
@@ -228,14 +226,12 @@ def running_browser(profile: Path, wrapper: Sequence[str] = ()) -> Iterator[Brow
 
     `wrapper` is a command that runs the command behind it, such as `nsenter`.
     """
-    program = shutil.which("chromium")
-    if program is None:
-        pytest.fail("install the package `chromium`")
+    chromium = program("chromium")
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
     # The shell puts the ends where the browser looks for them, whatever numbers they have here.
     script = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
-    command = [program, *_FLAGS, f"--user-data-dir={profile / 'profile'}", "about:blank"]
+    command = [chromium, *_FLAGS, f"--user-data-dir={profile / 'profile'}", "about:blank"]
     with (profile / "log").open("wb") as log:
         process = subprocess.Popen(
             dying_with_parent([*wrapper, "bash", "-c", script, "bash", *command]),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ground import built, program
 from tests.system.debian import CHECKOUT, SUITES, System, copy_of, make_systems
 from tests.system.harness import clean_environment
 
@@ -27,21 +27,14 @@ PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
 COMMON = re.compile(r"(libc|libdl|libgcc_s|libm|libpthread|librt|ld-linux-[\w-]+)\.so\.\d")
 
 
-def _only(pattern: str) -> Path:
-    found = list((CHECKOUT / "dist").glob(pattern))
-    if len(found) != 1:
-        pytest.fail(f"dist/{pattern}: {len(found)} files instead of one; run `make deb`")
-    return found[0]
-
-
 @pytest.fixture(scope="module")
 def package() -> Path:
-    return _only("holdfast_*.deb")
+    return built("holdfast_*.deb", "deb")
 
 
 @pytest.fixture(scope="module")
 def wheel() -> Path:
-    return _only("holdfast-*.whl")
+    return built("holdfast-*.whl", "wheel")
 
 
 @pytest.fixture(scope="module")
@@ -179,8 +172,7 @@ def systems() -> None:
     """Make sure that there are Debian systems."""
     if os.geteuid() != 0:
         pytest.skip("only root can install a package")
-    if shutil.which("mmdebstrap") is None:
-        pytest.fail("install the package `mmdebstrap`")
+    program("mmdebstrap")
     make_systems()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -15,6 +14,7 @@ import httpx
 import pytest
 
 from tests.disk import write_file
+from tests.ground import program
 from tests.residency import pinned
 from tests.system.harness import Daemon, free_port
 from tests.waiting import until
@@ -28,8 +28,7 @@ Query = Callable[[str], dict[frozenset[tuple[str, str]], float]]
 @pytest.fixture
 def query(daemon: Daemon, tmp_path: Path) -> Iterator[Query]:
     """Give a function that asks a Prometheus, which scrapes the daemon every second."""
-    program = shutil.which("prometheus")
-    assert program, "install the package `prometheus`"
+    executable = program("prometheus")
     config = tmp_path / "prometheus.yml"
     config.write_text(
         "global: {scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}\n"
@@ -43,7 +42,7 @@ def query(daemon: Daemon, tmp_path: Path) -> Iterator[Query]:
         (tmp_path / "log").open("wb") as log,
         subprocess.Popen(
             [
-                program,
+                executable,
                 f"--config.file={config}",
                 f"--storage.tsdb.path={tmp_path / 'data'}",
                 f"--web.listen-address={url.removeprefix('http://')}",

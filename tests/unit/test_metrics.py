@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import threading
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from holdfast import __version__
 from holdfast.metrics import Metrics, ResidencySampler
 from holdfast.operations.model import State
+from tests.ground import program
 from tests.unit.operations_support import Params, Work, directed, kind_of, operations
 from tests.waiting import until
 
@@ -123,8 +123,7 @@ def test_every_outcome_is_counted_from_zero(tmp_path: Path) -> None:
 
 
 def test_promtool_finds_nothing_wrong(tmp_path: Path) -> None:
-    promtool = shutil.which("promtool")
-    assert promtool, "install the package `prometheus`"
+    promtool = program("promtool")
     work = Work()
     work.release_all()
     with operations(tmp_path, kind_of(work)) as service:
