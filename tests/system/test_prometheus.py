@@ -91,7 +91,11 @@ def test_each_alert_has_its_page_in_the_runbook() -> None:
     assert len(alerts) >= 7
     runbook = (PACKAGING.parent / "docs/runbook.md").read_text()
     assert re.findall(r"^## (\w+)$", runbook, re.MULTILINE) == alerts
-    links = re.findall(r"- alert: (\w+)\n(?: {8}.*\n)* {10}runbook: docs/runbook\.md#(\w+)\n", text)
+    links = re.findall(
+        r"- alert: (\w+)\n(?: {8}.*\n)* {10}"
+        r"runbook_url: file:///usr/share/doc/holdfast/runbook\.md#(\w+)\n",
+        text,
+    )
     assert links == [(alert, alert.lower()) for alert in alerts]
 
 
@@ -112,6 +116,16 @@ def test_every_query_of_the_dashboard_and_every_rule_finds_something(
     for one in [*queries, *rules]:
         until(partial(query, one), seconds=60, what=f"an answer to {one}")
     daemon.http.post(f"/v1/operations/{slow['id']}/cancel")
+
+
+def test_each_panel_says_what_it_shows_and_presumes_no_job() -> None:
+    panels = json.loads((PACKAGING / "grafana/holdfast.json").read_text())["panels"]
+    assert all(len(panel["description"]) > 20 for panel in panels)
+    assert all('job="' not in target["expr"] for panel in panels for target in panel["targets"])
+    mappings = {
+        panel["title"]: panel["fieldConfig"]["defaults"].get("mappings") for panel in panels
+    }
+    assert mappings["Ready"][0]["options"]["0"]["text"] == "not ready"
 
 
 def _dashboard_queries() -> list[str]:
