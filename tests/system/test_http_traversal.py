@@ -46,7 +46,11 @@ def raw(daemon: Daemon, method: str, target: str) -> tuple[int, dict[str, str], 
 def snapshot(daemon: Daemon) -> dict[str, bytes]:
     """Answer every file of the daemon's state, but the log of who called."""
     files = (one for one in daemon.state_dir.rglob("*") if one.is_file())
-    return {str(one): one.read_bytes() for one in files if one.name not in {"audit.log", "audit-admin.log"}}
+    return {
+        str(one): one.read_bytes()
+        for one in files
+        if one.name not in {"audit.log", "audit-admin.log"}
+    }
 
 
 def test_ids_that_are_paths(shared_daemon: Daemon) -> None:
