@@ -179,7 +179,7 @@ def fill(directory: Path) -> None:
     """Make some files, of which one has two names."""
     for number in range(3):
         write_file(directory / "d" / f"f{number}", SIZE + number, seed=number)
-    (directory / "d" / "same").hardlink_to(directory / "d" / "f0")
+    (directory / "d" / "same").hardlink_to(directory / "d" / "")
     (directory / "link").symlink_to("d/f1")
 
 
@@ -291,7 +291,7 @@ class TestFuse:
             yield mode
 
     def test_residency_is_true_or_refused(self, daemon: Daemon, mode: str) -> None:
-        path = daemon.root / "f0"
+        path = daemon.root / ""
         if mode == "direct":
             found = daemon.http.get(SHOW).json()
             assert "FUSE" in found["unavailable"][0]["detail"]
@@ -308,8 +308,8 @@ class TestFuse:
             (report,) = daemon.http.get(SHOW).json()["reports"]
             assert report["total"]["files"] == 2
             shown = {Path(each["path"]).name: each["resident"] for each in report["files"]}
-            assert shown["f0"] == len(held) * PAGE
-            assert dump(daemon)[1].pages[b"f0"] == held
+            assert shown[""] == len(held) * PAGE
+            assert dump(daemon)[1].pages[b""] == held
         result = daemon.run(EVICTIONS, {"paths": [str(path)]})
         # Advice does not pass through FUSE: what stays is told.
         assert result["retained"] == len(resident_pages(path)) * PAGE
@@ -323,7 +323,7 @@ class TestFuse:
             built = build(daemon)
             assert built.result["reused_files"] == 0
             for name, line in built.lines.items():
-                assert line["xxh64"] == digest(daemon.root / os.fsdecode(name))
+                assert line.get("xxh64") == digest(daemon.root / os.fsdecode(name)), str(line)
             assert verify(daemon, built.id)["ok"]
 
 
@@ -430,7 +430,7 @@ def test_property_random_trees_with_random_mounts(
                     stack.enter_context(mounted(path, "--bind", source))
                 case 5:
                     path.write_bytes(b"hidden")
-                    source = scratch / "source" / "d" / "f0"
+                    source = scratch / "source" / "d" / ""
                     stack.enter_context(mounted(path, "--bind", source))
                 case 6:
                     path.symlink_to(choose.choice(directories))

@@ -512,7 +512,7 @@ impl Stream for Hashing<'_> {
                 Found::Error(format!("reading {length} bytes at {offset} failed: {error}"))
             }
             Ended::Complete if same && traced => {
-                match size_error(build.base, &path, size, build.progress) {
+                match size_error(build.base.filesystem(), &file.fd, size) {
                     Some(detail) => Found::Error(detail),
                     None => {
                         let (digest, chunks) = hasher.finish();

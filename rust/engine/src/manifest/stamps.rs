@@ -11,18 +11,16 @@
 //!   Reads past the cache write back first; everything else must ask for it.
 //! - **File systems that promise none of this**: see [`Filesystem`].
 
-use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
 use super::record::Identity;
-use crate::confine::open_file;
 use crate::filesystem::{Filesystem, WriteBack};
 use crate::sys::write_range_back;
-use crate::{Error, Progress, Result, Root};
+use crate::{Error, Progress, Result};
 
 /// Bytes that are written back between two looks at the progress.
 const WINDOW: u64 = 64 << 20;
@@ -95,19 +93,21 @@ fn grain(identity: &Identity) -> i128 {
 }
 
 /// Say why the size of a file is not that of its content, where the file system's sizes cannot be
-/// believed; `None` if it is.
-pub fn size_error(base: &Root, path: &[u8], size: u64, progress: &Progress) -> Option<String> {
-    if base.filesystem().true_sizes {
+/// believed; `None` if it is. Nothing may be in flight for the file any more.
+pub fn size_error(filesystem: &Filesystem, file: &OwnedFd, size: u64) -> Option<String> {
+    if filesystem.true_sizes {
         return None;
     }
-    let file = match open_file(base.fd(), path, progress) {
-        Ok(file) => File::from(file.fd),
-        Err(refusal) => return Some(refusal.words()),
-    };
-    match file.read_at(&mut [0], size) {
+    // Through the same descriptor, as not every FUSE server takes a second one; past the cache only
+    // whole blocks could be read.
+    let flags = fcntl_getfl(file).and_then(|flags| fcntl_setfl(file, flags - OFlags::DIRECT));
+    match flags.and_then(|()| rustix::io::pread(file, &mut [0], size)) {
         Ok(0) => None,
         Ok(_) => Some("it has more content than the size that it claims".to_owned()),
-        Err(error) => Some(format!("reading behind its end failed: {error}")),
+        Err(errno) => {
+            let error = std::io::Error::from(errno);
+            Some(format!("reading behind its end failed: {error}"))
+        }
     }
 }
 

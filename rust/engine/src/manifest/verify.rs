@@ -594,7 +594,7 @@ impl<'a> Verify<'a> {
         if after == Ok(state.identity) && state.identity.size == check.found {
             self.progress.add_files(1);
             let size = state.identity.size;
-            let beyond = || size_error(self.base, &check.paths[0], size, self.progress);
+            let beyond = || size_error(self.base.filesystem(), &state.file.fd, size);
             let short = state.short.then(|| "it ends before the size that it claims".to_owned());
             let detail = state.detail.clone().or(short).or_else(beyond);
             return self.settle(check, &state.differing, &state.unreadable, detail.as_deref());
