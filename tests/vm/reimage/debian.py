@@ -44,7 +44,7 @@ cd "$1"
 uuid=$(blkid -p -o value -s UUID "$3")
 cat >etc/fstab <<END
 UUID=$uuid / ext4 defaults 0 1
-/dev/md/data /mnt/data xfs nofail,x-systemd.device-timeout=30s 0 0
+/dev/md/data /mnt/data xfs nofail,x-systemd.device-timeout=300s 0 0
 END
 cat >etc/default/grub <<'END'
 GRUB_DEFAULT=0
