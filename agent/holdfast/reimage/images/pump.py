@@ -70,6 +70,8 @@ class Pump:
             return item
 
     def _run(self, source: Source, offset: int, validator: str | None) -> None:
+        if self._stop.is_set():
+            return
         try:
             with closing(source.open(offset, validator)) as opened:
                 self._pass_on(opened)

@@ -79,7 +79,7 @@ class Source(Protocol):
         """
 
     def abort(self) -> None:
-        """Break off waiting for a server, in whatever thread; nothing is given any more."""
+        """Break off the newest opening, in whatever thread; another may follow."""
 
 
 def range_total(header: str, offset: int, name: str) -> int | None:

@@ -48,7 +48,9 @@ class HttpSource:
                 Slug.IO_ERROR, f"{reach.ca_file} cannot be used for https: {error}."
             ) from error
         self._allowed = reach.allowed or AllowedSources(())
-        self._connections = Connections(self._allowed, guarded=reach.guarded)
+        self._guarded = reach.guarded
+        self._connections: Connections | None = None
+        """Those of the newest opening: one that was aborted may be followed by another."""
 
     def open(self, offset: int, validator: str | None) -> OpenedHttp:
         """Ask for the file, and follow where the server sends to. Raises `SourceError`."""
@@ -57,6 +59,7 @@ class HttpSource:
             headers["Range"] = f"bytes={offset}-"
             if validator is not None:
                 headers["If-Range"] = validator
+        self._connections = Connections(self._allowed, guarded=self._guarded)
         transport = Transport(self._trust, self._connections)
         client = httpx.Client(timeout=_TIMEOUTS, transport=transport, trust_env=False)
         try:
@@ -72,8 +75,9 @@ class HttpSource:
             raise
 
     def abort(self) -> None:
-        """Break off the connections that there are."""
-        self._connections.abort()
+        """Break off the connections of the newest opening."""
+        if self._connections is not None:
+            self._connections.abort()
 
     def _ask(self, client: httpx.Client, headers: dict[str, str]) -> httpx.Response:
         url = self._url
