@@ -96,6 +96,10 @@ def approve(machine: Machine, policy: Policy, request: ArmRequest) -> Approved:
         if image is not None:
             os.close(open_file_beneath(state, image))
         identity = identify_directory(state, Path(policy.state_dir), machine)
+    except FileNotFoundError as error:
+        raise Refused(
+            f"{policy.state_dir}/{error.filename} is not there any more: stage the image again."
+        ) from error
     finally:
         os.close(state)
     descriptor = parse_descriptor(content, request.descriptor_sha256)
