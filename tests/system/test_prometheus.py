@@ -138,17 +138,18 @@ def _dashboard_queries() -> list[str]:
 
 def test_prometheus_scrapes_what_happened(daemon: Daemon, query: Query) -> None:
     file = write_file(daemon.root / "file", 4 << 20)
-    dumped = daemon.run("/v1/pagecache/dumps", {})
-    daemon.run("/v1/pagecache/loads", {"dump": dumped["dump"]})
-    until(lambda: query("up") == {frozenset(): 1.0}, seconds=30, what="a scrape that succeeded")
-    done = frozenset({("kind", "pagecache.load"), ("outcome", "succeeded")})
-    until(
-        lambda: query("holdfast_operations_finished_total").get(done) == 1.0,
-        seconds=20,
-        what="the load in Prometheus",
-    )
-    resident = frozenset({("root", str(daemon.root))})
+    # From before the first sample: the next is taken a minute later.
     with pinned(file):
+        dumped = daemon.run("/v1/pagecache/dumps", {})
+        daemon.run("/v1/pagecache/loads", {"dump": dumped["dump"]})
+        until(lambda: query("up") == {frozenset(): 1.0}, seconds=30, what="a scrape that succeeded")
+        done = frozenset({("kind", "pagecache.load"), ("outcome", "succeeded")})
+        until(
+            lambda: query("holdfast_operations_finished_total").get(done) == 1.0,
+            seconds=20,
+            what="the load in Prometheus",
+        )
+        resident = frozenset({("root", str(daemon.root))})
         until(
             lambda: query("holdfast_pagecache_resident_bytes").get(resident) == 4 << 20,
             seconds=20,

@@ -140,8 +140,9 @@ def test_what_has_the_signs_of_neither_is_unknown_and_nothing_is_deleted(
 def test_cancelled_after_a_boot_nothing_is_deleted(daemon: Daemon) -> None:
     """What waits for a helper that does not answer may be cancelled meanwhile."""
     assert daemon.stop() == 0
-    with daemon.config.open("a") as config:
-        config.write(f'\nhelper = "{daemon.state_dir}/no-helper"\n')
+    # In front of the tables.
+    settings = daemon.config.read_text()
+    daemon.config.write_text(f'helper = "{daemon.state_dir}/no-helper"\n{settings}')
     daemon.restart()
     place = _rebooted(daemon)
     found = daemon.http.get("/v1/reimage").json()
