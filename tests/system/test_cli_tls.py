@@ -28,7 +28,7 @@ def test_over_tls_with_a_client_certificate(
     trusted = ("op", "list", "--url", url, "--ca-file", servers.file)
 
     listed = run_cli(*trusted, *certificate, "--json", HOLDFAST_TOKEN=secret)
-    assert as_json(listed) == {"operations": []}
+    assert as_json(listed) == {"operations": [], "next": None}
 
     unknown = one_line(run_cli("op", "list", "--url", url, *certificate, HOLDFAST_TOKEN=secret))
     assert "--ca-file" in unknown
