@@ -25,8 +25,8 @@ from holdfast.tuning.store import StoredKnob, Valued
 log = logging.getLogger(__name__)
 
 _MOST_ROUNDS = 12
-# Trying again does not help against these.
-_FINAL = frozenset({errno.EPERM, errno.EACCES, errno.EROFS})
+# No other setting unblocks these: only the order of writes is a reason to try again.
+_FINAL = frozenset({errno.EPERM, errno.EACCES, errno.EROFS, errno.EIO})
 
 
 @dataclass(frozen=True)
