@@ -179,7 +179,7 @@ def fill(directory: Path) -> None:
     """Make some files, of which one has two names."""
     for number in range(3):
         write_file(directory / "d" / f"f{number}", SIZE + number, seed=number)
-    (directory / "d" / "same").hardlink_to(directory / "d" / "")
+    (directory / "d" / "same").hardlink_to(directory / "d" / "f0")
     (directory / "link").symlink_to("d/f1")
 
 
@@ -291,7 +291,7 @@ class TestFuse:
             yield mode
 
     def test_residency_is_true_or_refused(self, daemon: Daemon, mode: str) -> None:
-        path = daemon.root / ""
+        path = daemon.root / "f0"
         if mode == "direct":
             found = daemon.http.get(SHOW).json()
             assert "FUSE" in found["unavailable"][0]["detail"]
@@ -308,8 +308,8 @@ class TestFuse:
             (report,) = daemon.http.get(SHOW).json()["reports"]
             assert report["total"]["files"] == 2
             shown = {Path(each["path"]).name: each["resident"] for each in report["files"]}
-            assert shown[""] == len(held) * PAGE
-            assert dump(daemon)[1].pages[b""] == held
+            assert shown["f0"] == len(held) * PAGE
+            assert dump(daemon)[1].pages[b"f0"] == held
         result = daemon.run(EVICTIONS, {"paths": [str(path)]})
         # Advice does not pass through FUSE: what stays is told.
         assert result["retained"] == len(resident_pages(path)) * PAGE
@@ -430,7 +430,7 @@ def test_property_random_trees_with_random_mounts(
                     stack.enter_context(mounted(path, "--bind", source))
                 case 5:
                     path.write_bytes(b"hidden")
-                    source = scratch / "source" / "d" / ""
+                    source = scratch / "source" / "d" / "f0"
                     stack.enter_context(mounted(path, "--bind", source))
                 case 6:
                     path.symlink_to(choose.choice(directories))
