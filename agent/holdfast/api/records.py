@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ class Record:
         self.resources.close()
 
 
-class Sending(StreamingResponse):
+class Sending(StreamingResponse, ABC):
     """Streams pieces to a client, and breaks off one that is too slow."""
 
     def __init__(
@@ -88,9 +89,9 @@ class Sending(StreamingResponse):
         finally:
             self.release()
 
+    @abstractmethod
     def release(self) -> None:
-        """Let go of what the pieces come from. Idempotent."""
-        raise NotImplementedError
+        """Release what the pieces come from. Idempotent."""
 
 
 class RecordResponse(Sending):
