@@ -49,7 +49,7 @@ def create_tokens(directory: Path) -> Tokens:
 
 def clean_environment(**extra: str) -> dict[str, str]:
     """Answer this process's environment without settings of holdfast or of a terminal."""
-    dropped = ("HOLDFAST_", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_")
+    dropped = ("HOLDFAST_", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_", "TERM")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
     return kept | extra
 

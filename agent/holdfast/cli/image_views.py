@@ -7,6 +7,7 @@ from typing import Any
 
 from holdfast.cli import units
 from holdfast.cli.output import Output
+from holdfast.cli.tables import Column
 from holdfast.reimage.images.models import Described, Verified
 
 
@@ -31,7 +32,7 @@ def show_described(out: Output, result: Mapping[str, Any]) -> None:
         out.line("  no partition table")
         return
     out.table(
-        ["partition", ">start", ">size", "file system", "label", "~type"],
+        ["partition", ">start", ">size", "file system", "label", Column("type", text=True, rank=1)],
         [
             (
                 str(one.number),

@@ -12,6 +12,7 @@ from typing import Any
 from holdfast.cli import units
 from holdfast.cli.output import Output
 from holdfast.cli.phrases import name_of, show_left_out, took_of, when_of
+from holdfast.cli.tables import Column
 from holdfast.manifests.models import (
     BuildResult,
     CompareResult,
@@ -147,7 +148,7 @@ def show_manifest(out: Output, answer: Any) -> None:
     if manifest.largest:
         out.heading("Largest files")
         out.table(
-            [">size", "digest", "~file"],
+            [">size", Column("digest", rank=1), "~file"],
             [
                 (
                     units.size(file.size),
@@ -173,11 +174,11 @@ def show_manifests(out: Output, answer: Any) -> None:
                 "manifest",
                 "made",
                 ">bytes",
-                ">files",
-                ">without digest",
-                "digests",
-                "host",
-                "~of",
+                Column("files", right=True, rank=2),
+                Column("without digest", right=True, rank=3),
+                Column("digests", rank=4),
+                Column("host", rank=5),
+                Column("of", rank=1),
                 "",
             ],
             [

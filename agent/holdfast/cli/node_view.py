@@ -7,6 +7,7 @@ from typing import Any
 
 from holdfast.cli import units
 from holdfast.cli.output import Output
+from holdfast.cli.tables import Column
 from holdfast.node.models import BlockDevice, Memory, NodeReport, RootTopology
 
 _BAR = 16
@@ -76,7 +77,15 @@ def _show_root(out: Output, root: RootTopology) -> None:
     )
     if root.devices:
         out.table(
-            ["device", ">size", "kind", "model", "serial", "scheduler", ">read-ahead"],
+            [
+                "device",
+                ">size",
+                "~kind",
+                Column("model", rank=2),
+                Column("serial", rank=1),
+                Column("scheduler", rank=3),
+                Column("read-ahead", right=True, rank=4),
+            ],
             [_row(device, depth) for device, depth in _tree(root.devices)],
             indent=2,
         )

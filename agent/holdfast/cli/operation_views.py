@@ -11,6 +11,7 @@ from holdfast.cli.manifest_views import show_built, show_compared, show_verified
 from holdfast.cli.output import Output
 from holdfast.cli.pagecache_views import show_dumped, show_evicted, show_loaded
 from holdfast.cli.progress import amounts, describe, share
+from holdfast.cli.tables import Column
 from holdfast.operations.model import Operation, OperationSummary, now
 
 _RESULTS: dict[str, Callable[[Output, Mapping[str, Any]], None]] = {
@@ -23,6 +24,7 @@ _RESULTS: dict[str, Callable[[Output, Mapping[str, Any]], None]] = {
 }
 
 
+_WIDE = 110  # cells of a terminal on which all columns have room
 STYLES = {
     "differs": "red",
     "failed": "red",
@@ -41,24 +43,25 @@ def show_operations(out: Output, answer: Mapping[str, Any]) -> None:
         return
     bars = [_bar(out, operation) for operation in operations]
     live = any(bars)
+    # Where there is little room, one word says both how it ended and what it came to.
+    apart = out.width is None or out.width >= _WIDE
     out.table(
         [
             "operation",
             "kind",
             "state",
-            "outcome",
-            ">done",
-            *([""] if live else []),
-            "created",
-            ">took",
-            "by",
+            *(["outcome"] if apart else []),
+            Column("done", right=True, rank=1),
+            *([Column("", rank=2)] if live else []),
+            Column("created", rank=3),
+            Column("took", right=True, rank=4),
+            Column("by", rank=5),
         ],
         [
             (
                 operation.id,
                 operation.kind,
-                operation.state.value,
-                operation.outcome or "",
+                *_states(operation, apart=apart),
                 _done(operation),
                 *([bar] if live else []),
                 units.age(operation.created_at),
@@ -69,6 +72,13 @@ def show_operations(out: Output, answer: Mapping[str, Any]) -> None:
         ],
         styles=STYLES,
     )
+
+
+def _states(operation: OperationSummary, *, apart: bool) -> tuple[str, ...]:
+    """Return the state and the outcome, or the outcome of what succeeded alone."""
+    if apart:
+        return operation.state.value, operation.outcome or ""
+    return (operation.outcome or operation.state.value,)
 
 
 def show_operation(out: Output, answer: Mapping[str, Any]) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
+from holdfast.cli.tables import Column, Line, Row, column, lay_out, wrap
+
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
-# In a pipe nothing is folded: the reader is a program or a pager, not a screen of some width.
-_PIPE_WIDTH = 20_000
-_GAP = 2  # between columns
-_FOLD_WIDTH = 16  # narrower than that, long text is not worth folding
+_USUAL_WIDTH = 80
+_NARROWEST = 20  # cells; narrower than that, what is written is not readable anyway
+_DUMB = frozenset({"dumb", "unknown"})
 
 
 def prepare_streams() -> None:
@@ -52,7 +53,7 @@ class Output:
         print(json.dumps(value, ensure_ascii=False, default=_to_json), flush=at_once)
 
     def line(self, text: str = "", style: str = "") -> None:
-        """Print a line of a result."""
+        """Print a line of a result; on a terminal it is wrapped between words."""
         self._write(sys.stdout, text, style)
 
     def at_once(self, text: str) -> None:
@@ -75,77 +76,99 @@ class Output:
 
     def table(
         self,
-        columns: Sequence[str],
+        columns: Sequence[Column | str],
         rows: Iterable[Sequence[str]],
         *,
         indent: int = 0,
         styles: Mapping[str, str] | None = None,
+        header: bool = True,
+        notes: Sequence[Sequence[str]] = (),
     ) -> None:
-        """Print aligned columns. `styles` has the style of cells that are one of its words.
+        """Print aligned columns, as wide as the terminal at most; in a pipe nothing is left out.
 
-        A column name that begins with `>` is set to the right; one that begins with `~` is
-        long text, which folds on a narrow terminal.
+        A column name that begins with `>` is set to the right; one that begins with `~` is long
+        text, which is wrapped. `styles` has the style of cells that are one of its words, and of
+        rows that begin with one. `notes` are lines below each row.
         """
-        from rich.padding import Padding  # noqa: PLC0415 - rich is not needed for --json
-        from rich.table import Table  # noqa: PLC0415
-        from rich.text import Text  # noqa: PLC0415
-
-        rows = list(rows)
-        table: Table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
-        for column in columns:
-            name = column.lstrip(">~")
-            table.add_column(
-                name.upper(),
-                justify="right" if column.startswith(">") else "left",
-                no_wrap=not column.startswith("~"),
-                overflow="fold",
+        styles = styles or {}
+        laid = [
+            Row(
+                texts,
+                [styles.get(text, styles.get(texts[0], "")) for text in texts],
+                notes[number] if notes else (),
             )
-        for row in rows:
-            table.add_row(*(Text(cell, style=(styles or {}).get(cell, "")) for cell in row))
-        self._render(
-            Padding(table, (0, 0, 0, indent), expand=False), indent + _least_width(columns, rows)
+            for number, texts in enumerate(rows)
+        ]
+        width = self.width
+        lines = lay_out(
+            [column(each) for each in columns],
+            laid,
+            None if width is None else width - indent,
+            header=header,
         )
+        for line in lines:
+            if width is None:
+                print(" " * indent + "".join(text for text, _ in line))
+            else:
+                _print_styled([(" " * indent, ""), *line])
 
     def fields(self, pairs: Iterable[tuple[str, str]], *, indent: int = 0) -> None:
         """Print names and values below each other, the values aligned."""
         chosen = [(name, value) for name, value in pairs if value]
-        width = max((len(name) for name, _ in chosen), default=0)
+        names = max((len(name) for name, _ in chosen), default=0)
         for name, value in chosen:
-            self.line(f"{'':{indent}}{name:<{width}}  {value}")
+            line = f"{'':{indent}}{name:<{names}}  {value}"
+            self._write(sys.stdout, line, "", hang=indent + names + 2)
 
-    def _write(self, stream: TextIO, text: str, style: str) -> None:
-        if style and stream.isatty():
-            from rich.text import Text  # noqa: PLC0415
+    @property
+    def width(self) -> int | None:
+        """The width of the terminal that results go to, in cells; None in a pipe."""
+        return terminal_width(sys.stdout)
 
-            console_for(stream).print(Text(text, style=style), soft_wrap=True)
-        else:
+    def _write(self, stream: TextIO, text: str, style: str, *, hang: int | None = None) -> None:
+        width = terminal_width(stream)
+        if width is None:
             print(text, file=stream, flush=stream is sys.stderr)
-
-    def _render(self, renderable: Any, least_width: int) -> None:
-        if sys.stdout.isatty():
-            # Where it is too narrow the terminal breaks the lines: better than to cut off figures.
-            console = console_for(sys.stdout)
-            console.width = max(console.width, least_width)
-            console.print(renderable)
             return
-        from rich.console import Console  # noqa: PLC0415
+        for line in text.split("\n"):
+            own = len(line) - len(line.lstrip()) + 2 if hang is None else hang
+            for part in wrap(line, width, hang=min(own, width // 2)):
+                if style:
+                    _print_styled([(part, style)], stream)
+                else:
+                    print(part, file=stream, flush=stream is sys.stderr)
 
-        buffer = io.StringIO()
-        Console(file=buffer, width=_PIPE_WIDTH, color_system=None).print(renderable)
-        for line in buffer.getvalue().splitlines():
-            print(line.rstrip())
+
+def terminal_width(stream: TextIO) -> int | None:
+    """Return how many cells a line of a terminal has, as COLUMNS or else the terminal says.
+
+    None for what is no terminal.
+    """
+    if not stream.isatty():
+        return None
+    said = os.environ.get("COLUMNS", "")
+    if said.isascii() and said.isdigit() and int(said) > 0:
+        return max(int(said), _NARROWEST)
+    try:
+        columns = os.get_terminal_size(stream.fileno()).columns
+    except OSError:
+        columns = 0
+    return max(columns or _USUAL_WIDTH, _NARROWEST)
 
 
-def _least_width(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> int:
-    """Answer how wide a table has to be for nothing in it to be cut off."""
-    from rich.cells import cell_len  # noqa: PLC0415
+def moves_cursor(stream: TextIO) -> bool:
+    """Whether a line on `stream` can be drawn again in place."""
+    return stream.isatty() and os.environ.get("TERM", "") not in _DUMB
 
-    width = 0
-    for number, column in enumerate(columns):
-        name = cell_len(column.lstrip(">~"))
-        cells = (cell_len(row[number]) for row in rows)
-        width += _GAP + (max(name, _FOLD_WIDTH) if column.startswith("~") else max(name, *cells, 0))
-    return width
+
+def _print_styled(line: Line, stream: TextIO | None = None) -> None:
+    stream = stream or sys.stdout
+    if not any(style for _, style in line):
+        print("".join(text for text, _ in line), file=stream)
+        return
+    from rich.text import Text  # noqa: PLC0415 - for colours only
+
+    console_for(stream).print(Text.assemble(*line), soft_wrap=True)
 
 
 def console_for(stream: TextIO) -> Console:

@@ -9,6 +9,7 @@ from typing import Any
 from holdfast.cli import units
 from holdfast.cli.output import Output
 from holdfast.cli.phrases import name_of, show_left_out, took_of, when_of
+from holdfast.cli.tables import Column
 from holdfast.pagecache.models import (
     Dump,
     DumpList,
@@ -66,7 +67,14 @@ def _show_report(out: Output, report: ResidencyReport) -> None:
 
 def _show_residency(out: Output, what: str, entries: Sequence[Residency], total: Residency) -> None:
     dirty = any(entry.dirty for entry in entries)
-    columns = [">size", ">in memory", ">share", "", *([">dirty"] if dirty else []), f"~{what}"]
+    columns: list[Column | str] = [
+        Column("size", right=True, rank=1),
+        ">in memory",
+        Column("share", right=True, rank=3),
+        Column("", rank=4),
+        *([Column("dirty", right=True, rank=2)] if dirty else []),
+        f"~{what}",
+    ]
     rows = []
     for entry in entries:
         row = [
@@ -146,7 +154,7 @@ def show_evicted(out: Output, operation: Mapping[str, Any]) -> None:
     if result.retained:
         out.line(f"stayed in memory: {units.size(result.retained)}")
         out.table(
-            [">stayed", ">dirty", "~why", "~file"],
+            [">stayed", Column("dirty", right=True, rank=1), "~why", "~file"],
             [
                 (
                     units.size(entry.retained),
@@ -175,7 +183,16 @@ def show_dumps(out: Output, answer: Any) -> None:
 
 def _show_dump_table(out: Output, dumps: Sequence[Dump]) -> None:
     out.table(
-        ["dump", "made", ">in memory", ">files", ">on disk", "host", "~roots", ""],
+        [
+            "dump",
+            "made",
+            ">in memory",
+            Column("files", right=True, rank=2),
+            Column("on disk", right=True, rank=3),
+            Column("host", rank=4),
+            Column("roots", rank=1),
+            "",
+        ],
         [
             (
                 dump.id,

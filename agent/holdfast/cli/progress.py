@@ -8,16 +8,18 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from holdfast.cli import units
-from holdfast.cli.output import Output, console_for
+from holdfast.cli.output import Output, console_for, moves_cursor
+from holdfast.cli.tables import cells
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    from rich.console import RenderableType
 
     from holdfast.operations.model import Operation, ProgressReport
 
 # In a log, a line a second is right for a short run and a flood for a long one.
 _EACH_SECOND_FOR = 60.0
 _LATER_SECONDS = 10.0
+_SHORTEST_BAR, _LONGEST_BAR = 8, 32  # cells
 
 
 class View(Protocol):
@@ -40,7 +42,7 @@ def view_for(out: Output) -> View:
     """Choose how to show progress on this standard error."""
     if out.quiet:
         return Silent()
-    return Bar() if sys.stderr.isatty() else Lines()
+    return Bar() if moves_cursor(sys.stderr) else Lines()
 
 
 def verb(kind: str) -> str:
@@ -142,48 +144,92 @@ class Bar:
     """A live bar on the terminal, gone once the operation has ended."""
 
     def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn  # noqa: PLC0415
+        from rich.live import Live  # noqa: PLC0415
+        from rich.spinner import Spinner  # noqa: PLC0415
 
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=32),
-            TextColumn("{task.fields[text]}", markup=False),
+        self._spinner = Spinner("dots")
+        self._operation: Operation | None = None
+        self._live = Live(
+            get_renderable=self._line,
             console=console_for(sys.stderr),
+            refresh_per_second=10,
             transient=True,
         )
-        self._task: TaskID | None = None
-        self._phase = ""
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._live.stop()
 
     def update(self, operation: Operation) -> None:
         """Move the bar."""
-        report = operation.progress
-        phase = report.phase or operation.state.value
-        if self._task is None:
-            self._task = self._progress.add_task(verb(operation.kind), text="")
-        if phase != self._phase:
-            self._progress.reset(self._task)
-            self._phase = phase
-        known = share(report)
-        left = [] if known is None else [units.percent(*known)]
-        left.append(amounts(report))
-        if report.bytes_per_second:
-            left.append(units.rate(report.bytes_per_second))
-        if report.eta_seconds is not None:
-            left.append(f"{units.duration(report.eta_seconds)} left")
-        if report.current:
-            left.append(units.printable(units.shortened(report.current, 30)))
-        self._progress.update(
-            self._task,
-            description=f"{verb(operation.kind)}: {phase}",
-            completed=known[0] if known else 0,
-            total=known[1] if known else None,
-            text="  ".join(text for text in left if text),
-        )
+        self._operation = operation
+        self._live.refresh()
+
+    def _line(self) -> RenderableType:
+        from rich.progress_bar import ProgressBar  # noqa: PLC0415
+        from rich.table import Table  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
+
+        if self._operation is None:
+            return self._spinner
+        known = share(self._operation.progress)
+        # The last cell stays free, so that no terminal breaks the line; two are the spinner's.
+        parts = live_parts(self._operation, self._live.console.width - 3)
+        shown: list[RenderableType] = [self._spinner]
+        for part in parts:
+            if isinstance(part, str):
+                shown.append(Text(part, no_wrap=True))
+            elif known is None:
+                shown.append(ProgressBar(total=None, width=part))
+            else:
+                shown.append(ProgressBar(total=known[1], completed=known[0], width=part))
+        line = Table.grid(padding=0)
+        pieces: list[RenderableType] = []
+        for number, each in enumerate(shown):
+            line.add_column(no_wrap=True)
+            line.add_column(no_wrap=True)
+            pieces += [each, Text(" " if number == 0 else "  ")]
+        line.add_row(*pieces[:-1])
+        return line
+
+
+def live_parts(operation: Operation, width: int) -> list[str | int]:
+    """Return what fits on a line of so many cells, most important first, in its order on the line.
+
+    A number is a bar of so many cells. Rate and time left are kept longest; then the share, what
+    is done, the bar, the amounts, and the file that is read.
+    """
+    report = operation.progress
+    known = share(report)
+    phase = report.phase or operation.state.value
+    current = units.printable(units.shortened(report.current, 30)) if report.current else ""
+    left = report.eta_seconds
+    parts: list[tuple[int, str | int]] = [
+        (3, f"{verb(operation.kind)}: {phase}"),
+        (4, _SHORTEST_BAR),
+        (2, "" if known is None else units.percent(*known)),
+        (5, amounts(report)),
+        (0, units.rate(report.bytes_per_second) if report.bytes_per_second else ""),
+        (1, "" if left is None else f"{units.duration(left)} left"),
+        (6, current),
+    ]
+    needed = {
+        importance: 2 + (part if isinstance(part, int) else cells(part))
+        for importance, part in parts
+        if part
+    }
+    chosen: set[int] = set()
+    spare = width + 2
+    for importance, cost in sorted(needed.items()):
+        if cost <= spare:
+            chosen.add(importance)
+            spare -= cost
+    longer = min(spare, _LONGEST_BAR - _SHORTEST_BAR)
+    return [
+        part + longer if isinstance(part, int) else part
+        for importance, part in parts
+        if importance in chosen
+    ]

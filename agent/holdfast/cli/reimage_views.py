@@ -8,6 +8,7 @@ from typing import Any
 from holdfast.cli import units
 from holdfast.cli.output import Output
 from holdfast.cli.phrases import when_of
+from holdfast.cli.tables import Column
 from holdfast.reimage.models import (
     Check,
     ImageSummary,
@@ -67,9 +68,19 @@ def show_status(out: Output, status: ReimageStatus) -> None:
         out.note(f"note: {units.printable(note)}", "dim")
     if status.history:
         out.heading("History")
-        for one in status.history[-8:]:
-            told = f"{one.previous.value} -> {one.state.value}"
-            out.line(f"  {when_of(one.at)}  {told:<24}  {units.printable(one.why)}")
+        out.table(
+            ("when", "change", "~why"),
+            [
+                (
+                    when_of(one.at),
+                    f"{one.previous.value} -> {one.state.value}",
+                    units.printable(one.why),
+                )
+                for one in status.history[-8:]
+            ],
+            indent=2,
+            header=False,
+        )
     if status.blocked and status.state is ReimageState.IDLE:
         out.line()
         _blocked(out, status.blocked)
@@ -124,7 +135,7 @@ def _machine(out: Output, machine: Machine, *, entry: bool) -> None:
     if machine.disks:
         out.heading("Disks")
         out.table(
-            ("disk", "serial", ">size", "~what becomes of it"),
+            ("disk", Column("serial", rank=1), ">size", "~what becomes of it"),
             [
                 (
                     one.path,
@@ -152,9 +163,13 @@ def _machine(out: Output, machine: Machine, *, entry: bool) -> None:
 
 def _checks(out: Output, checks: Sequence[Check]) -> None:
     out.heading("Checks of the new system")
-    for one in checks:
-        mark, style = ("=", "green") if one.passed else ("!", "bold red")
-        out.line(f"  {mark} {one.name:<9} {units.printable(one.detail)}", style)
+    out.table(
+        ("", "name", "~detail"),
+        [("=" if one.passed else "!", one.name, units.printable(one.detail)) for one in checks],
+        indent=2,
+        header=False,
+        styles={"=": "green", "!": "bold red"},
+    )
 
 
 def _blocked(out: Output, blocked: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from holdfast.cli import units
 from holdfast.cli.command import command, group
 from holdfast.cli.errors import CliError, UsageError
 from holdfast.cli.session import Session
+from holdfast.cli.tables import Column
 
 app = group(
     "token",
@@ -110,7 +111,7 @@ def list_tokens(session: Session, *, tokens_file: TokensFile = None) -> None:
         session.out.line(f"no tokens in {units.printable(str(file))}")
         return
     session.out.table(
-        ["name", "scope", "made", "expires"],
+        ["name", "scope", Column("made", rank=1), "expires"],
         [
             (
                 units.printable(token.name),

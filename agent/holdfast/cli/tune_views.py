@@ -9,6 +9,7 @@ from typing import Any
 from holdfast.cli import units
 from holdfast.cli.output import Output
 from holdfast.cli.phrases import when_of
+from holdfast.cli.tables import Column
 from holdfast.tuning.models import (
     Applied,
     LeftSetting,
@@ -24,7 +25,7 @@ _SIGNS = {"set": "~", "restore": "<", "none": "=", "skip": "-", "impossible": "!
 _STYLES = {"~": "yellow", "<": "cyan", "!": "bold red", "-": "dim"}
 _TOLD = ("set", "restore", "impossible")
 _EVENTS = 5
-_SOURCE = 60
+_SOURCE = 30  # cells that the text of a source needs to be readable
 
 
 def show_plan(out: Output, plan: Plan, *, everything: bool) -> None:
@@ -117,14 +118,22 @@ def show_state(out: Output, state: TuningState) -> None:
     if state.drifted:
         out.heading("Drifted")
         out.table(
-            ("subsystem", "target", "name", "desired", "observed", "since", "~note"),
+            (
+                Column("subsystem", rank=3),
+                Column("target", rank=2),
+                "name",
+                "~desired",
+                "~observed",
+                Column("since", rank=1),
+                "~note",
+            ),
             [
                 (
                     one.subsystem,
                     units.printable(one.target),
                     one.name,
-                    one.desired,
-                    "-" if one.observed is None else one.observed,
+                    units.printable(one.desired),
+                    "-" if one.observed is None else units.printable(one.observed),
                     units.age(one.since),
                     "contested: somebody keeps changing it" if one.contested else one.note or "",
                 )
@@ -134,10 +143,15 @@ def show_state(out: Output, state: TuningState) -> None:
         )
     if state.events:
         out.heading("Lately")
-        for event in state.events[:_EVENTS]:
-            out.line(
-                f"  {units.age(event.time):>12}  {event.kind}: {units.printable(event.message)}"
-            )
+        out.table(
+            (">when", "~what"),
+            [
+                (units.age(event.time), f"{event.kind}: {units.printable(event.message)}")
+                for event in state.events[:_EVENTS]
+            ],
+            indent=2,
+            header=False,
+        )
     out.line()
     total = sum(state.settings.values())
     if state.drifted:
@@ -150,7 +164,7 @@ def show_state(out: Output, state: TuningState) -> None:
 def show_profiles(out: Output, profiles: ProfileList) -> None:
     """Print the profiles, and which is applied."""
     out.table(
-        ("", "profile", "from", "~what"),
+        ("", "profile", Column("from", rank=1), "~what"),
         [
             (
                 "*" if one.applied else "",
@@ -175,7 +189,13 @@ def show_profile(out: Output, profile: ProfileDetails) -> None:
     )
     out.line()
     out.table(
-        ("setting", "for", "value", "set at", "~source"),
+        (
+            "setting",
+            "~for",
+            "~value",
+            Column("set at", rank=1),
+            Column("source", text=True, least=_SOURCE),
+        ),
         [
             (
                 f"{one.subsystem} {one.name}",
@@ -193,15 +213,21 @@ def _show_settings(out: Output, settings: Iterable[Setting], *, was: bool = True
     for (subsystem, target), some in groupby(settings, lambda one: (one.subsystem, one.target)):
         rows = list(some)
         out.line(f"{subsystem} {units.printable(target)}".rstrip(), "bold")
-        width = max(len(one.name) for one in rows)
-        for one in rows:
-            sign = _SIGNS[one.action]
-            out.line(
-                f"  {sign} {one.name:<{width}}  {_change(one, was=was)}", _STYLES.get(sign, "")
-            )
-            for text in (one.note, *(f"conflict: {who}" for who in one.conflicts)):
-                if text:
-                    out.line(f"    {'':<{width}}  {units.printable(text)}", "dim")
+        out.table(
+            ("", "name", "change", Column("source", text=True, least=_SOURCE)),
+            [(_SIGNS[one.action], one.name, _change(one, was=was), _source(one)) for one in rows],
+            indent=2,
+            header=False,
+            styles=_STYLES,
+            notes=[
+                [
+                    units.printable(text)
+                    for text in (one.note, *(f"conflict: {who}" for who in one.conflicts))
+                    if text
+                ]
+                for one in rows
+            ],
+        )
 
 
 def _change(one: Setting, *, was: bool) -> str:
@@ -213,10 +239,11 @@ def _change(one: Setting, *, was: bool) -> str:
         text = f"{observed} -> {desired}"
     else:
         text = f"{desired} wanted"
-    if one.source and one.action != "none":
-        source = one.source if len(one.source) <= _SOURCE else f"{one.source[: _SOURCE - 1]}…"
-        text += f"   # {source}"
     return units.printable(text)
+
+
+def _source(one: Setting) -> str:
+    return f"# {units.printable(one.source)}" if one.source and one.action != "none" else ""
 
 
 def _selection(select: Mapping[str, list[str] | bool] | None) -> str:
