@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import tempfile
@@ -16,6 +17,8 @@ from tests.disk import real_directory
 ground.extend_path()
 # What a shell starts in the background has it ignored, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# The hundreds of daemons and commands that tests start would each compile every module again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_report_header() -> list[str]:
