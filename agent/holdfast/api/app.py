@@ -65,7 +65,7 @@ def create_app(services: Services) -> FastAPI:
     problems.install(app)
     app.add_exception_handler(BodyTooLarge, too_large)
     for router in ROUTERS:
-        app.include_router(router)
+        app.router.routes.extend(router.served)
     # The last one added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=services.settings.max_body_bytes)
     app.add_middleware(

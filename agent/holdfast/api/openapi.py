@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
-from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
 from holdfast.api.auth import OPEN_ON_LOOPBACK
-from holdfast.api.contract import name_apart, type_operations
 from holdfast.api.documents import problems_of
 from holdfast.api.rendering import PROBLEM_JSON, large_json
 from holdfast.api.routing import make_router, spec, spec_of
@@ -48,6 +46,8 @@ _SECURITY = {
     }
 }
 
+_BUILDING = CapacityLimiter(1)
+
 router = make_router(tags=["monitoring"])
 
 
@@ -61,8 +61,8 @@ router = make_router(tags=["monitoring"])
 @spec(Scope.READ)
 async def get_openapi_document(request: Request) -> Response:
     """Answer the OpenAPI document of this version."""
-    # Made at the first request, which takes a third of a second.
-    document = await to_thread.run_sync(request.app.openapi)
+    # Made at the first request, which takes half a second; others wait without a thread.
+    document = await to_thread.run_sync(request.app.openapi, limiter=_BUILDING)
     return await large_json(document)
 
 
@@ -80,12 +80,19 @@ def install(app: FastAPI) -> None:
 
 
 def _build(app: FastAPI) -> dict[str, Any]:
+    # Slow to import, and the daemon starts without them.
+    from fastapi.openapi.utils import get_openapi  # noqa: PLC0415
+
+    from holdfast.api.app import ROUTERS  # noqa: PLC0415 - it imports this module
+    from holdfast.api.contract import name_apart, type_operations  # noqa: PLC0415
+
+    routes = [route for router_ in ROUTERS for route in router_.routes]
     document = get_openapi(
         title=app.title,
         version=app.version,
         summary=app.summary,
         description=app.description,
-        routes=app.routes,
+        routes=routes,
         tags=app.openapi_tags,
     )
     components = document.setdefault("components", {})
@@ -99,12 +106,7 @@ def _build(app: FastAPI) -> dict[str, Any]:
         schemas[model.__name__].pop("$defs", None)
     type_operations(schemas)
     components["securitySchemes"] = _SECURITY
-    endpoints = {
-        route.operation_id: route.endpoint
-        for router_ in _routers()
-        for route in router_.routes
-        if hasattr(route, "operation_id")
-    }
+    endpoints = {route.operation_id: route.endpoint for route in routes}
     for path, operation in _operations(document):
         declared = spec_of(endpoints[operation["operationId"]])
         operation["x-scope"] = declared.scope.value
@@ -113,12 +115,6 @@ def _build(app: FastAPI) -> dict[str, Any]:
             operation["security"].append({})
         _only_problems(operation)
     return name_apart(document)
-
-
-def _routers() -> Iterator[Any]:
-    from holdfast.api.app import ROUTERS  # noqa: PLC0415 - it imports this module
-
-    yield from ROUTERS
 
 
 def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

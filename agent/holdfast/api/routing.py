@@ -1,19 +1,23 @@
 """What every route has in common: a permission, what it can answer and take, strict parameters.
 
-All of it is checked before a body is read.
+All of it is checked before a body is read. A route is declared when its module is imported, and
+prepared at its first request: preparing all of them would take a quarter of the daemon's start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends, Request
+from anyio import CapacityLimiter, to_thread
+from fastapi import Depends, Request
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.responses import Response
-from starlette.routing import Match
+from starlette.routing import Match, Route
+from starlette.types import Receive, Send
 from starlette.types import Scope as Connection
 
 from holdfast.api.auth import Caller, caller_in, require
@@ -79,13 +83,6 @@ class StrictRoute(APIRoute):
         """What a caller needs to call it."""
         return spec_of(self.endpoint).scope
 
-    def matches(self, scope: Connection) -> tuple[Match, Connection]:
-        """Match as ever, but take no part of another route's path for an id."""
-        match, child = super().matches(scope)
-        if match is not Match.NONE and not _NEVER_IDS.isdisjoint(child["path_params"].values()):
-            return Match.NONE, {}
-        return match, child
-
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Put the checks before the endpoint."""
         handle = super().get_route_handler()
@@ -115,9 +112,110 @@ def _offers_open(request: Request, declared: Spec) -> bool:
     return _negotiate(request, declared.produces) in declared.open_types
 
 
-def make_router(**options: Any) -> APIRouter:
+@dataclass(frozen=True)
+class _Declared:
+    """A route as its module declares it: enough to match requests, and to prepare the rest."""
+
+    path: str
+    method: str
+    endpoint: Callable[..., Any]
+    documented: dict[str, Any]
+    """What only the OpenAPI document shows: the framework's options `summary`, `responses`, …"""
+
+
+_PREPARING = CapacityLimiter(1)
+"""Preparing holds the interpreter's lock: more threads are no help."""
+
+
+class DeclaredRoute(Route):
+    """A declared route, which becomes a `StrictRoute` at its first request."""
+
+    def __init__(self, declared: _Declared) -> None:
+        super().__init__(declared.path, declared.endpoint)
+        self.methods = {declared.method}
+        self.app = self._handle
+        self._prepare = partial(
+            StrictRoute, declared.path, declared.endpoint, methods=[declared.method]
+        )
+        self._prepared: StrictRoute | None = None
+
+    @property
+    def permission(self) -> Scope:
+        """What a caller needs to call it."""
+        return spec_of(self.endpoint).scope
+
+    def matches(self, scope: Connection) -> tuple[Match, Connection]:
+        """Match as ever, but take no part of another route's path for an id."""
+        match, child = super().matches(scope)
+        if match is Match.NONE:
+            return match, child
+        if not _NEVER_IDS.isdisjoint(child["path_params"].values()):
+            return Match.NONE, {}
+        return match, {**child, "route": self}
+
+    async def _handle(self, scope: Connection, receive: Receive, send: Send) -> None:
+        if self._prepared is None:
+            self._prepared = await to_thread.run_sync(self._prepare, limiter=_PREPARING)
+        scope["route"] = self._prepared
+        await self._prepared.handle(scope, receive, send)
+
+
+class Router:
+    """The routes of one module, below a prefix."""
+
+    def __init__(self, *, prefix: str = "", tags: Sequence[str]) -> None:
+        self._prefix = prefix
+        self._tags = list(tags)
+        self._declared: list[_Declared] = []
+
+    def get(self, path: str, **documented: Any) -> Callable[[_Endpoint], _Endpoint]:
+        """Declare a route for GET, with what the OpenAPI document shows of it."""
+        return self._declare("GET", path, documented)
+
+    def post(self, path: str, **documented: Any) -> Callable[[_Endpoint], _Endpoint]:
+        """Declare a route for POST, with what the OpenAPI document shows of it."""
+        return self._declare("POST", path, documented)
+
+    def put(self, path: str, **documented: Any) -> Callable[[_Endpoint], _Endpoint]:
+        """Declare a route for PUT, with what the OpenAPI document shows of it."""
+        return self._declare("PUT", path, documented)
+
+    def delete(self, path: str, **documented: Any) -> Callable[[_Endpoint], _Endpoint]:
+        """Declare a route for DELETE, with what the OpenAPI document shows of it."""
+        return self._declare("DELETE", path, documented)
+
+    @property
+    def served(self) -> list[DeclaredRoute]:
+        """The routes to answer requests with, made anew for each application."""
+        return [DeclaredRoute(declared) for declared in self._declared]
+
+    @property
+    def routes(self) -> list[StrictRoute]:
+        """The routes with everything that the OpenAPI document shows. Slow: made at each call."""
+        return [
+            StrictRoute(
+                declared.path,
+                declared.endpoint,
+                methods=[declared.method],
+                tags=list(self._tags),
+                **declared.documented,
+            )
+            for declared in self._declared
+        ]
+
+    def _declare(
+        self, method: str, path: str, documented: dict[str, Any]
+    ) -> Callable[[_Endpoint], _Endpoint]:
+        def declare(endpoint: _Endpoint) -> _Endpoint:
+            self._declared.append(_Declared(self._prefix + path, method, endpoint, documented))
+            return endpoint
+
+        return declare
+
+
+def make_router(*, prefix: str = "", tags: Sequence[str]) -> Router:
     """Make a router of strict routes."""
-    return APIRouter(route_class=StrictRoute, **options)
+    return Router(prefix=prefix, tags=tags)
 
 
 async def _services(request: Request) -> Services:

@@ -83,12 +83,8 @@ class HttpServer:
             log.info("listening on %s", address)
 
     async def _warm_up(self) -> None:
-        """Do once, before anybody waits, what the first requests would do in the event loop."""
+        """Do once, before anybody waits, what the first request would do in the event loop."""
         self.app.middleware_stack = self.app.build_middleware_stack()
-        for route in self.app.router.routes:
-            contexts = getattr(route, "effective_route_contexts", None)
-            if contexts is not None:  # newer versions of the framework prepare routes at first use
-                list(contexts())
         await anyio.to_thread.run_sync(lambda: None)
 
     def reload(self) -> None:
