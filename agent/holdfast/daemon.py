@@ -61,6 +61,8 @@ _WORK_SECONDS = 2.5
 _ANSWER_SECONDS = 0.5
 _THREAD_SECONDS = 0.3
 _BLOCKING_THREADS = 16
+_COLLECT_AFTER = (700, 10, 10)
+"""Python's own thresholds of garbage collection, which the command line raises for the start."""
 
 OK, FAILED, USAGE = 0, 1, 2
 
@@ -311,9 +313,9 @@ class _Daemon:
             ", ".join(map(str, self._services.settings.roots)),
             self._services.state_dir,
         )
-        # What was made up to now stays: it need not be looked at by each collection.
-        gc.collect()
+        # What was made up to now stays: it need not be inspected by each collection.
         gc.freeze()
+        gc.set_threshold(*_COLLECT_AFTER)
         slow_callbacks.install()
         journal.notify("READY=1")
         if self._on_ready is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -10,9 +11,13 @@ from holdfast.cli.errors import CliError, ExitCode
 
 __all__ = ["main", "run"]
 
+_COLLECT_AFTER = 50_000
+"""Objects that are made before garbage is collected: modules make many, and none is garbage."""
+
 
 def main() -> None:
     """Run the command line of this process and end it."""
+    gc.set_threshold(_COLLECT_AFTER)
     code = run(sys.argv[1:])
     try:
         sys.stdout.flush()

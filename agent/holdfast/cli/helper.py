@@ -104,20 +104,19 @@ def helper(
     journal.configure("info")
     try:
         listener = listener_of_systemd()
-        if listener is None:
-            if socket is None or user is None:
-                raise UsageError("nothing is handed over by systemd: name --socket and --user")
-            listener = listen(socket, user)
-        with listener:
-            # Whoever owns the socket is whom systemd or `listen` made it for.
-            path = Path(os.fsdecode(listener.getsockname()))
+        path = socket if listener is None else Path(os.fsdecode(listener.getsockname()))
+        if path is None or (listener is None and user is None):
+            raise UsageError("nothing is handed over by systemd: name --socket and --user")
+        room = privileged(None, imager or IMAGER, policy)
+        tuning = tuning_of_root(config)
+        may_write = allow_list(profiles_dir or tuning.profiles_dir, {0})
+        journal_dir = journal_dir or tuning.journal_dir or journal_dir_of(path, path)
+        ledger = Ledger(journal_dir, room, may_write)
+        # Last, so that a client that finds the socket is answered at once.
+        with listener or listen(path, user or "") as listener:
+            # Its owner is whom systemd or `listen` made it for.
             owner = path.stat().st_uid
             allowed = pwd.getpwnam(user).pw_uid if user is not None else owner
-            room = privileged(None, imager or IMAGER, policy)
-            tuning = tuning_of_root(config)
-            may_write = allow_list(profiles_dir or tuning.profiles_dir, {0})
-            journal_dir = journal_dir or tuning.journal_dir or journal_dir_of(path, path)
-            ledger = Ledger(journal_dir, room, may_write)
             users = frozenset({0, allowed})
             HelperServer(listener, users, idle, room=room, changes=ledger, allowed=may_write).run()
     except KeyError:

@@ -33,13 +33,13 @@ from holdfast.privileged.boot.models import (
 )
 from holdfast.privileged.room import Privileged
 from holdfast.privileged.wire import (
-    REQUEST,
     Answer,
     AnyRequest,
     LineError,
     OpenFilesRequest,
     PerformRequest,
     receive_line,
+    request_adapter,
 )
 from holdfast.privileged.writes import Refused
 from holdfast.tuning.ledger import Changes
@@ -202,7 +202,7 @@ class HelperServer:
 
     def _answer(self, line: bytes) -> Answer:
         try:
-            request = REQUEST.validate_json(line)
+            request = request_adapter().validate_json(line)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"])

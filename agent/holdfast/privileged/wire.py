@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
+from functools import cache
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -30,7 +31,7 @@ MAX_LINE = 3 << 20
 """Bytes. The largest request is a file of 1 MiB, in JSON."""
 
 
-class PerformRequest(BaseModel):
+class PerformRequest(BaseModel, defer_build=True):
     """Do one write."""
 
     model_config = ConfigDict(extra="forbid")
@@ -39,7 +40,7 @@ class PerformRequest(BaseModel):
     write: Write
 
 
-class OpenFilesRequest(BaseModel):
+class OpenFilesRequest(BaseModel, defer_build=True):
     """Count the regular files of a mounted file system that processes have open."""
 
     model_config = ConfigDict(extra="forbid")
@@ -61,10 +62,15 @@ AnyRequest = (
     | RebootRequest
 )
 Request = Annotated[AnyRequest, Field(discriminator="do")]
-REQUEST: TypeAdapter[AnyRequest] = TypeAdapter(Request)
 
 
-class Answer(BaseModel):
+@cache
+def request_adapter() -> TypeAdapter[AnyRequest]:
+    """Return what reads a request: for the helper alone, as it builds the models of all of them."""
+    return TypeAdapter(Request)
+
+
+class Answer(BaseModel, defer_build=True):
     """How it went: done, refused, or an error of the operating system."""
 
     refused: str | None = None

@@ -16,7 +16,6 @@ from holdfast.reimage.images.sources.base import (
     SourceTroubleError,
 )
 from holdfast.reimage.images.sources.file import FileSource
-from holdfast.reimage.images.sources.http import HttpSource
 from holdfast.reimage.images.sources.s3 import S3Source
 
 __all__ = [
@@ -31,9 +30,16 @@ __all__ = [
     "source_of",
 ]
 
+
+def _http(url: str, reach: Reach) -> Source:
+    from holdfast.reimage.images.sources.http import HttpSource  # noqa: PLC0415 - loads httpx
+
+    return HttpSource(url, reach)
+
+
 _BY_SCHEME: dict[str, Callable[[str, Reach], Source]] = {
-    "http": HttpSource,
-    "https": HttpSource,
+    "http": _http,
+    "https": _http,
     "file": FileSource,
     "s3": S3Source,
     "ami": AmiSource,

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit
 
-import httpx
-
 from holdfast.operations.model import Slug
 from holdfast.reimage.images.sources.base import SourceError
 
@@ -25,6 +23,8 @@ class _Place:
     host: str
     port: int | None
     path: str
+    port_named: bool = False
+    """The URL names its port, rather than leave it to the scheme."""
 
 
 def _place(url: str) -> _Place:
@@ -33,22 +33,25 @@ def _place(url: str) -> _Place:
         raise ValueError("it has characters that a URL has not")
     scheme = urlsplit(url).scheme
     if scheme in _PORTS:
+        import httpx  # noqa: PLC0415 - slow to import, and few nodes name such sources
+
         try:
             read = httpx.URL(url)
         except httpx.InvalidURL as error:
             raise ValueError(str(error)) from None
         host = read.raw_host.decode("ascii").lower().removesuffix(".").strip("[]")
+        port_named = read.port is not None
         port, path = read.port or _PORTS[scheme], read.raw_path.decode("ascii").partition("?")[0]
     else:
         parts = urlsplit(url)
-        host, port, path = parts.netloc, None, parts.path
+        host, port, path, port_named = parts.netloc, None, parts.path, False
         if scheme == "file" and host == "localhost":
             host = ""
     for part in path.split("/"):
         plain = unquote(part)
         if plain in (".", "..") or "/" in plain or "\\" in plain:
             raise ValueError("its path has parts that lead elsewhere")
-    return _Place(scheme, host, port, path or "/")
+    return _Place(scheme, host, port, path or "/", port_named)
 
 
 class AllowedSources:
@@ -72,7 +75,7 @@ class AllowedSources:
                 )
             if "?" in prefix or "#" in prefix or "@" in place.host:
                 raise ValueError(f"should have no query, fragment or user, as {prefix!r} has")
-            if place.scheme in _PORTS and httpx.URL(prefix).port is None and _literal(place.host):
+            if place.scheme in _PORTS and not place.port_named and _literal(place.host):
                 place = replace(place, port=None)
             self._places.append(place)
 
