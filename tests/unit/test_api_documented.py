@@ -48,3 +48,12 @@ def test_the_ids_shown_are_ids() -> None:
     ids = re.findall(r"\b01[0-9A-Z]{20,}\b", PAGE)
     assert ids
     assert all(len(one) == len(new_id()) for one in ids)
+
+
+def test_the_model_of_a_body_is_built_at_the_start() -> None:
+    """A request would build it in the event loop, and the framework's adapter with a warning."""
+    for router in ROUTERS:
+        for route in router.routes:
+            if route.body_field is not None:
+                model = route.body_field.field_info.annotation
+                assert not getattr(model, "model_config", {}).get("defer_build"), model

@@ -23,13 +23,13 @@ _RENDER_TURN = CapacityLimiter(1)
 _METRIC_TYPES = ("text/plain", "application/openmetrics-text")
 
 
-class Health(BaseModel):
+class Health(BaseModel, defer_build=True):
     """The process answers."""
 
     status: Literal["ok"] = "ok"
 
 
-class Readiness(BaseModel):
+class Readiness(BaseModel, defer_build=True):
     """The daemon can do its work."""
 
     status: Literal["ready"] = "ready"

@@ -82,7 +82,7 @@ class NoParameters(BaseModel):
 _NOTHING = NoParameters()
 
 
-class OperationList(BaseModel):
+class OperationList(BaseModel, defer_build=True):
     """Operations without their results, newest first; a part of at most 1 MiB."""
 
     operations: list[OperationSummary]

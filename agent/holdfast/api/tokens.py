@@ -32,7 +32,7 @@ class TokenError(Exception):
     """The token file cannot be used, or the request makes no sense; the message says why."""
 
 
-class Token(BaseModel):
+class Token(BaseModel, defer_build=True):
     """What is known of a token; the token itself is shown once and never stored."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,7 +48,7 @@ class Token(BaseModel):
         return self.expires_at is not None and self.expires_at <= (moment or datetime.now(UTC))
 
 
-class _File(BaseModel):
+class _File(BaseModel, defer_build=True):
     model_config = ConfigDict(extra="forbid")
 
     version: Literal[1] = 1

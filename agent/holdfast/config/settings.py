@@ -56,7 +56,7 @@ Number = Annotated[int, BeforeValidator(_no_bool)]
 Size = Annotated[ByteSize, BeforeValidator(_no_bool)]
 
 
-class Section(BaseModel):
+class Section(BaseModel, defer_build=True):
     """A table of the settings file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)

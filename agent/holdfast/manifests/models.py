@@ -118,7 +118,7 @@ class CompareRequest(Request):
     identical: bool = Field(default=False, description="Report what is identical as well.")
 
 
-class Device(BaseModel):
+class Device(BaseModel, defer_build=True):
     """What files were read from."""
 
     device: str = Field(description="Its number, `major:minor`.")
@@ -126,7 +126,7 @@ class Device(BaseModel):
     width: Count = Field(description="Disks that work at the same time.")
 
 
-class Reading(BaseModel):
+class Reading(BaseModel, defer_build=True):
     """How files were read."""
 
     read_bytes: Bytes = Field(description="Read from files; a little more than they have.")
@@ -140,7 +140,7 @@ class Reading(BaseModel):
     pressure_wait_seconds: float = Field(description="Spent giving way to others.")
 
 
-class Totals(BaseModel):
+class Totals(BaseModel, defer_build=True):
     """What a manifest has, in numbers."""
 
     entries: Count = Field(description="Lines of any type.")
@@ -318,7 +318,7 @@ class ManifestDetails(Manifest):
     problems_all: bool = Field(description="Whether no file had to be left out of `problems`.")
 
 
-class ManifestList(BaseModel):
+class ManifestList(BaseModel, defer_build=True):
     """Stored manifests, newest first."""
 
     manifests: list[Manifest]

@@ -33,7 +33,7 @@ _REPORT = ".report.zst"
 _Text = Annotated[str, Field(max_length=4096)]
 
 
-class _Header(BaseModel):
+class _Header(BaseModel, defer_build=True):
     """What a record's header says; a record from elsewhere need not say all of it."""
 
     algorithm: Algorithm

@@ -15,7 +15,7 @@ from holdfast.node.topology import devices_below
 _Natural = Field(ge=0, lt=1 << 64)
 
 
-class DirectoryIdentity(BaseModel):
+class DirectoryIdentity(BaseModel, defer_build=True):
     """A directory as it was found once."""
 
     model_config = ConfigDict(frozen=True)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from holdfast.operations.model import Timestamp
 
 
-class Identity(BaseModel):
+class Identity(BaseModel, defer_build=True):
     """Which machine this is, and which system runs on it."""
 
     hostname: str
@@ -26,7 +26,7 @@ class Identity(BaseModel):
     holdfast_version: str
 
 
-class CgroupMemory(BaseModel):
+class CgroupMemory(BaseModel, defer_build=True):
     """Memory of one cgroup that this process is in; null for a limit that is not set."""
 
     version: Literal[1, 2]
@@ -36,7 +36,7 @@ class CgroupMemory(BaseModel):
     current_bytes: int | None
 
 
-class Memory(BaseModel):
+class Memory(BaseModel, defer_build=True):
     """Memory of this machine, and what its cgroups leave to this process."""
 
     total_bytes: int
@@ -56,7 +56,7 @@ class Memory(BaseModel):
     )
 
 
-class BlockDevice(BaseModel):
+class BlockDevice(BaseModel, defer_build=True):
     """One block device. A partition has no queue of its own: see the device it lies on."""
 
     name: str = Field(description="The kernel's name, for example `nvme0n1p1`.")
@@ -80,7 +80,7 @@ class BlockDevice(BaseModel):
     lies_on: list[str] = Field(description="Names of the devices right below; none for a disk.")
 
 
-class Disk(BaseModel):
+class Disk(BaseModel, defer_build=True):
     """A whole disk, and why it must not be written over."""
 
     name: str = Field(description="The kernel's name, for example `nvme0n1`.")
@@ -94,7 +94,7 @@ class Disk(BaseModel):
     excluded: list[str] = Field(description="Sentences: why it is not the one to write over.")
 
 
-class RootTopology(BaseModel):
+class RootTopology(BaseModel, defer_build=True):
     """Where a root lies: its mount, and every device from there down to the disks."""
 
     root: str

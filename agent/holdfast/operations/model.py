@@ -124,14 +124,14 @@ _VOCABULARY: dict[Slug, tuple[str, int]] = {
 }
 
 
-class FieldError(BaseModel):
+class FieldError(BaseModel, defer_build=True):
     """What is wrong with one field of a request."""
 
     field: str = Field(description="Dotted path of the field, for example `paths.0`.")
     message: str
 
 
-class Problem(BaseModel):
+class Problem(BaseModel, defer_build=True):
     """Problem details of RFC 9457; members beyond the standard ones are allowed."""
 
     model_config = ConfigDict(extra="allow")
@@ -179,7 +179,7 @@ class Problem(BaseModel):
         return members
 
 
-class ProgressReport(BaseModel):
+class ProgressReport(BaseModel, defer_build=True):
     """How far an operation has come, by what was really done; done never exceeds expected."""
 
     phase: str = Field(default="", description="One or two words; empty before the start.")
@@ -203,7 +203,7 @@ class ProgressReport(BaseModel):
     )
 
 
-class OperationSummary(BaseModel):
+class OperationSummary(BaseModel, defer_build=True):
     """One run of long work as lists have it: without its result."""
 
     model_config = ConfigDict(frozen=True)

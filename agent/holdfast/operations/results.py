@@ -18,7 +18,7 @@ class Outcome(StrEnum):
     """Something that was asked for was left out or could not be done; the result names it."""
 
 
-class OperationResult(BaseModel):
+class OperationResult(BaseModel, defer_build=True):
     """Base of the results of operations.
 
     A capability whose work can end with differences or incomplete overrides `outcome`. It is

@@ -19,7 +19,7 @@ _GZIP = b"\x1f\x8b"
 _Text = Annotated[str, Field(max_length=4096)]
 
 
-class _Header(BaseModel):
+class _Header(BaseModel, defer_build=True):
     """What a record's header says; a record from elsewhere need not say all of it."""
 
     page_size: int
@@ -30,7 +30,7 @@ class _Header(BaseModel):
     boot_id: _Text = ""
 
 
-class _Inspection(BaseModel):
+class _Inspection(BaseModel, defer_build=True):
     header: _Header
     files: int
     bytes: int

@@ -50,7 +50,7 @@ class SkippedFile(Located):
     detail: str | None = None
 
 
-class ResidencyReport(BaseModel):
+class ResidencyReport(BaseModel, defer_build=True):
     """Residency of one path: its total, its directories down to a level, its largest residents."""
 
     root: str
@@ -62,14 +62,14 @@ class ResidencyReport(BaseModel):
     method: Literal["cachestat", "mincore"]
 
 
-class UnavailableRoot(BaseModel):
+class UnavailableRoot(BaseModel, defer_build=True):
     """A root that could not be looked at, and why."""
 
     root: str
     detail: str
 
 
-class PageCacheState(BaseModel):
+class PageCacheState(BaseModel, defer_build=True):
     """What `GET /v1/pagecache` answers: one report per root, or one for the path asked for."""
 
     page_size: int
@@ -139,7 +139,7 @@ class Dump(Stored):
     hotness: bool
 
 
-class DumpList(BaseModel):
+class DumpList(BaseModel, defer_build=True):
     """Stored dumps, newest first."""
 
     dumps: list[Dump]

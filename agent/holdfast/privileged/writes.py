@@ -109,7 +109,7 @@ class Refused(ValueError):  # noqa: N818 - it is refused, whoever is at fault
     """A request that this room does not do; the message is a sentence."""
 
 
-class _Request(BaseModel):
+class _Request(BaseModel, defer_build=True):
     model_config = ConfigDict(extra="forbid", frozen=True, revalidate_instances="always")
 
 

@@ -19,7 +19,7 @@ class Request(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-class Located(BaseModel):
+class Located(BaseModel, defer_build=True):
     """Something on disk.
 
     Where its path is not UTF-8, `path` has U+FFFD in place of what cannot be shown, and `path_b64`
@@ -30,7 +30,7 @@ class Located(BaseModel):
     path_b64: str | None = None
 
 
-class LeftOut(BaseModel):
+class LeftOut(BaseModel, defer_build=True):
     """What was left out for one reason: names, each with all that is below it."""
 
     count: Count

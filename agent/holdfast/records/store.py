@@ -38,7 +38,7 @@ _AHEAD_SECONDS = 60
 Temporary = tuple[Path, BinaryIO]
 
 
-class Stored(BaseModel):
+class Stored(BaseModel, defer_build=True):
     """What every stored record has."""
 
     id: str
@@ -46,7 +46,7 @@ class Stored(BaseModel):
     uploaded: bool
 
 
-class DamagedRecord(BaseModel):
+class DamagedRecord(BaseModel, defer_build=True):
     """A stored record that cannot be used, and why."""
 
     id: str

@@ -11,7 +11,7 @@ from holdfast.node.devices import Sysfs
 from holdfast.node.topology import describe_root
 
 
-class DiskIdentity(BaseModel):
+class DiskIdentity(BaseModel, defer_build=True):
     """What of a disk does not change with a boot: names in /dev do."""
 
     serial: str | None
@@ -19,7 +19,7 @@ class DiskIdentity(BaseModel):
     size_bytes: int | None
 
 
-class RootLayout(BaseModel):
+class RootLayout(BaseModel, defer_build=True):
     """Where a root lies."""
 
     root: str

@@ -13,7 +13,7 @@ MARKER = Path("/etc/holdfast/reimaged.json")
 _MOST_BYTES = 1 << 20
 
 
-class MarkerImage(BaseModel):
+class MarkerImage(BaseModel, defer_build=True):
     """The image that was written."""
 
     name: str
@@ -21,7 +21,7 @@ class MarkerImage(BaseModel):
     descriptor_sha256: str
 
 
-class MarkerIdentity(BaseModel):
+class MarkerIdentity(BaseModel, defer_build=True):
     """What was carried over."""
 
     carried: list[str] = Field(default_factory=list)

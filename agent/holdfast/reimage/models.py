@@ -146,7 +146,7 @@ class ConfirmRequest(Request):
     )
 
 
-class ImageSummary(BaseModel):
+class ImageSummary(BaseModel, defer_build=True):
     """An image, as its descriptor tells."""
 
     name: str
@@ -169,7 +169,7 @@ class ImageSummary(BaseModel):
     )
 
 
-class PreviousSystem(BaseModel):
+class PreviousSystem(BaseModel, defer_build=True):
     """The system that was kept before it was written over."""
 
     path: str = Field(description="The directory of its image and descriptor.")
@@ -179,7 +179,7 @@ class PreviousSystem(BaseModel):
     descriptor_sha256: str
 
 
-class Boot(BaseModel):
+class Boot(BaseModel, defer_build=True):
     """How this machine boots, and how it would boot the imager."""
 
     mode: BootMode
@@ -191,7 +191,7 @@ class Boot(BaseModel):
     )
 
 
-class SpaceReport(BaseModel):
+class SpaceReport(BaseModel, defer_build=True):
     """Room that is needed, and room that there is."""
 
     what: str
@@ -199,7 +199,7 @@ class SpaceReport(BaseModel):
     available_bytes: Bytes
 
 
-class Machine(BaseModel):
+class Machine(BaseModel, defer_build=True):
     """What of this machine matters for re-imaging it."""
 
     target: Disk | None = Field(description="The disk of the running system.")
@@ -224,7 +224,7 @@ class ReimagePlan(Machine):
     )
 
 
-class Check(BaseModel):
+class Check(BaseModel, defer_build=True):
     """One thing that has to be true of the new system."""
 
     name: Literal["image", "identity", "data", "manifest", "command"]
@@ -232,7 +232,7 @@ class Check(BaseModel):
     detail: str
 
 
-class Phase(BaseModel):
+class Phase(BaseModel, defer_build=True):
     """A part of the imager's work."""
 
     phase: str
@@ -240,7 +240,7 @@ class Phase(BaseModel):
     bytes: Bytes = 0
 
 
-class ImagerReport(BaseModel):
+class ImagerReport(BaseModel, defer_build=True):
     """What the imager did, as it told the new system."""
 
     finished: str
@@ -253,7 +253,7 @@ class ImagerReport(BaseModel):
     )
 
 
-class Transition(BaseModel):
+class Transition(BaseModel, defer_build=True):
     """A change of state."""
 
     at: Timestamp

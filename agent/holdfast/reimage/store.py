@@ -22,7 +22,7 @@ from holdfast.reimage.models import (
 from holdfast.reimage.previous import PreviousStore
 
 
-class Waiting(BaseModel):
+class Waiting(BaseModel, defer_build=True):
     """Time that passed since the new system was recognised, by clocks that nobody sets."""
 
     boot_id: str
@@ -36,7 +36,7 @@ class Waiting(BaseModel):
     """Whether there was a boot since."""
 
 
-class Job(BaseModel):
+class Job(BaseModel, defer_build=True):
     """One attempt to become another image."""
 
     version: Literal[1] = 1

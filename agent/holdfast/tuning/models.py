@@ -54,7 +54,7 @@ Action = Literal["none", "set", "restore", "skip", "impossible"]
 Need = Literal["reopen", "restart"]
 
 
-class Setting(BaseModel):
+class Setting(BaseModel, defer_build=True):
     """One setting of this machine, as a profile wants it and as it is."""
 
     name: str = Field(examples=["vm.max_map_count"])
@@ -87,7 +87,7 @@ class Setting(BaseModel):
     )
 
 
-class Plan(BaseModel):
+class Plan(BaseModel, defer_build=True):
     """What applying a profile would do. Nothing was changed."""
 
     plan: str = Field(description="Identifies this plan: the same if made again unchanged.")
@@ -100,7 +100,7 @@ class Plan(BaseModel):
     notes: list[str] = Field(description="What in the profile means nothing here, and why.")
 
 
-class LeftSetting(BaseModel):
+class LeftSetting(BaseModel, defer_build=True):
     """A setting that could not be taken back. It is tried again at each opportunity."""
 
     name: str
@@ -149,7 +149,7 @@ class RolledBack(OperationResult):
         return Outcome.PARTIAL if self.left else Outcome.OK
 
 
-class AppliedEntry(BaseModel):
+class AppliedEntry(BaseModel, defer_build=True):
     """An apply that can be rolled back."""
 
     profile: str
@@ -157,7 +157,7 @@ class AppliedEntry(BaseModel):
     changes: int
 
 
-class Event(BaseModel):
+class Event(BaseModel, defer_build=True):
     """Something that happened to the settings."""
 
     time: Timestamp
@@ -177,7 +177,7 @@ class Event(BaseModel):
     settings: list[str] = Field(default_factory=list, description="Which settings, by name.")
 
 
-class DriftedSetting(BaseModel):
+class DriftedSetting(BaseModel, defer_build=True):
     """A setting that is not as applied."""
 
     name: str
@@ -192,7 +192,7 @@ class DriftedSetting(BaseModel):
     note: str | None = None
 
 
-class TuningState(BaseModel):
+class TuningState(BaseModel, defer_build=True):
     """The settings in force and whether they still are as applied."""
 
     profile: str | None = Field(description="The profile that is applied; null for none.")
@@ -214,7 +214,7 @@ class TuningState(BaseModel):
     )
 
 
-class ProfileSummary(BaseModel):
+class ProfileSummary(BaseModel, defer_build=True):
     """A profile that could be applied."""
 
     name: str
@@ -226,13 +226,13 @@ class ProfileSummary(BaseModel):
     error: str | None = Field(description="Why it cannot be used; null if it can.")
 
 
-class ProfileList(BaseModel):
+class ProfileList(BaseModel, defer_build=True):
     """The profiles of this machine."""
 
     profiles: list[ProfileSummary]
 
 
-class ProfileValue(BaseModel):
+class ProfileValue(BaseModel, defer_build=True):
     """A value as a profile states it, before this machine is looked at."""
 
     name: str

@@ -19,7 +19,7 @@ _Name = Annotated[str, Field(max_length=256)]
 _Text = Annotated[str, Field(max_length=4096)]
 
 
-class StoredKnob(BaseModel):
+class StoredKnob(BaseModel, defer_build=True):
     """Names a knob in a file or a request."""
 
     subsystem: _Name
@@ -67,7 +67,7 @@ class InForce(Valued):
     defined_at: _Text
 
 
-class Active(BaseModel):
+class Active(BaseModel, defer_build=True):
     """The profile that is applied, as it was then."""
 
     profile: Annotated[str, Field(pattern=PROFILE_PATTERN)]
@@ -78,7 +78,7 @@ class Active(BaseModel):
     settings: list[InForce]
 
 
-class Entry(BaseModel):
+class Entry(BaseModel, defer_build=True):
     """One apply that can be rolled back."""
 
     profile: str
@@ -88,7 +88,7 @@ class Entry(BaseModel):
     changes: list[Change]
 
 
-class State(BaseModel):
+class State(BaseModel, defer_build=True):
     """What is in force, and how it came to be."""
 
     version: int = VERSION
@@ -134,7 +134,7 @@ def _joined(earlier: Sequence[Change], later: Sequence[Change]) -> list[Change]:
     return list(joined.values())
 
 
-class Pending(BaseModel):
+class Pending(BaseModel, defer_build=True):
     """A change under way."""
 
     version: int = VERSION

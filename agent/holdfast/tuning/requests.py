@@ -16,7 +16,7 @@ _Operation = Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 _MOST_KNOBS = 4096
 
 
-class _Request(BaseModel):
+class _Request(BaseModel, defer_build=True):
     model_config = ConfigDict(extra="forbid")
 
 
@@ -63,7 +63,7 @@ class TuneEnforce(_Request):
 TuneRequest = TuneChange | TuneRollback | TuneRecover | TuneEnforce
 
 
-class FailedKnob(BaseModel):
+class FailedKnob(BaseModel, defer_build=True):
     """A knob that did not become what it should."""
 
     knob: StoredKnob
@@ -71,7 +71,7 @@ class FailedKnob(BaseModel):
     denied: bool = False
 
 
-class Restored(BaseModel):
+class Restored(BaseModel, defer_build=True):
     """A knob that a rollback was about."""
 
     knob: Valued
@@ -80,7 +80,7 @@ class Restored(BaseModel):
     """What it is now."""
 
 
-class Recovered(BaseModel):
+class Recovered(BaseModel, defer_build=True):
     """A change that was cut short."""
 
     finished: bool
@@ -88,7 +88,7 @@ class Recovered(BaseModel):
     knobs: list[StoredKnob]
 
 
-class TuneReport(BaseModel):
+class TuneReport(BaseModel, defer_build=True):
     """What was done."""
 
     written: list[StoredKnob] = []

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 _MOST_BYTES = 4 << 20
 
 
-class Named(BaseModel):
+class Named(BaseModel, defer_build=True):
     """A profile, and whether it is to last beyond a boot."""
 
     model_config = ConfigDict(extra="ignore", strict=True)

@@ -26,16 +26,16 @@ MAX_DESCRIPTOR = 64 << 20
 """Bytes."""
 
 
-class _Partition(BaseModel):
+class _Partition(BaseModel, defer_build=True):
     number: int
     file_system: str | None = None
 
 
-class _PartitionTable(BaseModel):
+class _PartitionTable(BaseModel, defer_build=True):
     partitions: list[_Partition] = []
 
 
-class Descriptor(BaseModel):
+class Descriptor(BaseModel, defer_build=True):
     """What is looked at of an image's descriptor here; the imager checks all of it."""
 
     model_config = ConfigDict(frozen=True)

@@ -25,7 +25,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 AbsolutePath = Annotated[str, Field(pattern=r"^/[^\x00\n]*$", max_length=4096)]
 
 
-class _Request(BaseModel):
+class _Request(BaseModel, defer_build=True):
     model_config = ConfigDict(extra="forbid", frozen=True, revalidate_instances="always")
 
 
@@ -136,7 +136,7 @@ class ExplainRequest(_Request):
     allow_kexec: bool = False
 
 
-class _Report(BaseModel):
+class _Report(BaseModel, defer_build=True):
     model_config = ConfigDict(frozen=True)
 
 

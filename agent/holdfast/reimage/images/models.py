@@ -17,7 +17,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(min_length=1, max_length=255)]
 
 
-class Content(BaseModel):
+class Content(BaseModel, defer_build=True):
     """The file an image is delivered in."""
 
     file: str
@@ -29,7 +29,7 @@ class Content(BaseModel):
     """Of the file as it is, packed."""
 
 
-class Partition(BaseModel):
+class Partition(BaseModel, defer_build=True):
     """A partition, as the table and the file system in it tell."""
 
     number: Count
@@ -43,7 +43,7 @@ class Partition(BaseModel):
     label: str | None
 
 
-class PartitionTable(BaseModel):
+class PartitionTable(BaseModel, defer_build=True):
     """An image's partitions, in the order of the table."""
 
     kind: Literal["gpt", "mbr"]
@@ -51,7 +51,7 @@ class PartitionTable(BaseModel):
     partitions: list[Partition]
 
 
-class Descriptor(BaseModel):
+class Descriptor(BaseModel, defer_build=True):
     """What a descriptor says about its image, without the digests of chunks."""
 
     model_config = ConfigDict(frozen=True)
@@ -78,7 +78,7 @@ class Descriptor(BaseModel):
         return cls.model_validate_json(inspect_descriptor(data))
 
 
-class Params(BaseModel):
+class Params(BaseModel, defer_build=True):
     """What the command line asks for; paths come as text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -117,7 +117,7 @@ class VerifyParams(Params):
     """By default beside the descriptor."""
 
 
-class Difference(BaseModel):
+class Difference(BaseModel, defer_build=True):
     """A chunk that is not what the descriptor says."""
 
     offset: Bytes

@@ -25,7 +25,7 @@ FLUSH_BYTES = 64 << 20
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-class _State(BaseModel):
+class _State(BaseModel, defer_build=True):
     format: Literal["holdfast-download"] = "holdfast-download"
     version: Literal[1] = 1
     sha256: Sha256
