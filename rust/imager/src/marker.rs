@@ -2,13 +2,11 @@
 //!
 //! Only the superuser may read it: it has the secret that proves to the agent which arming it is of.
 
-use std::path::Path;
-
 use holdfast_engine::image::{Descriptor, Sha256};
 use serde_json::json;
 
 use crate::identity::place::Root;
-use crate::identity::{Report, SUPERUSER};
+use crate::identity::{Identity, Report, SUPERUSER};
 use crate::job::Job;
 use crate::status::Status;
 use crate::{Result, clock};
@@ -29,10 +27,18 @@ pub struct Subject<'a> {
     pub previous: Option<&'a Sha256>,
 }
 
+/// How much of the marker there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Detail {
+    Whole,
+    /// Without what only people read, for a root that is nearly full.
+    Least,
+}
+
 /// Build the marker's text.
-pub fn text(subject: Subject<'_>, identity: &Report, status: &Status) -> Vec<u8> {
+fn text(subject: Subject<'_>, identity: &Report, status: &Status, detail: Detail) -> Vec<u8> {
     let Subject { job, image, previous } = subject;
-    let marker = json!({
+    let mut marker = json!({
         "format": "holdfast-reimaged",
         "version": 1,
         "nonce": job.nonce,
@@ -46,24 +52,53 @@ pub fn text(subject: Subject<'_>, identity: &Report, status: &Status) -> Vec<u8>
         "previous": previous.map(|digest| json!({ "descriptor_sha256": digest })),
         "state_dir": job.state_dir,
         "finished": clock::timestamp(),
-        "phases": status.finished(),
-        "bytes_written": status.bytes_written(),
-        "bytes_mapped": image.mapped_bytes(),
-        "memory_peak_bytes": memory_peak_bytes().unwrap_or(0),
-        "notes": status.notes(),
         "identity": identity,
     });
-    let mut text = serde_json::to_vec_pretty(&marker).expect("JSON values are always text");
+    let text = if detail == Detail::Whole {
+        marker["phases"] = json!(status.finished());
+        marker["bytes_written"] = json!(status.bytes_written());
+        marker["bytes_mapped"] = json!(image.mapped_bytes());
+        marker["memory_peak_bytes"] = json!(memory_peak_bytes().unwrap_or(0));
+        marker["notes"] = json!(status.notes());
+        serde_json::to_vec_pretty(&marker)
+    } else {
+        serde_json::to_vec(&marker)
+    };
+    let mut text = text.expect("JSON values are always text");
     text.push(b'\n');
     text
 }
 
-/// Write the marker.
+/// Take the space of the marker, before anything else is written into the root; as much as there is.
+pub fn reserve(root: &Root, identity: &Identity) {
+    let whole = 8192 + 512 * identity.files.len() as u64;
+    for bytes in [whole, 4096, 2048] {
+        if root.reserve(PATH, bytes).is_ok() {
+            return;
+        }
+    }
+}
+
+/// Write the marker, shorter if it has to be; returns its text.
 ///
 /// # Errors
 /// The system's.
-pub fn write(root: &Path, text: &[u8]) -> Result<()> {
-    Root::open(root)?.put_file(PATH, text, MODE, SUPERUSER)
+pub fn write(
+    root: &Root,
+    subject: Subject<'_>,
+    identity: &Report,
+    status: &Status,
+) -> Result<Vec<u8>> {
+    root.release(PATH);
+    let put = |detail| {
+        let text = text(subject, identity, status, detail);
+        root.put_file(PATH, &text, MODE, SUPERUSER).map(|_| text)
+    };
+    match put(Detail::Whole) {
+        Err(failure) if failure.full => put(Detail::Least),
+        other => other,
+    }
+    .map_err(|failure| failure.fault)
 }
 
 /// The most memory this program had at once, in bytes; `None` if the kernel does not tell.

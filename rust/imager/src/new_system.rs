@@ -3,20 +3,44 @@
 
 use std::path::Path;
 
+use holdfast_engine::image::Descriptor;
+
 use crate::disk::Disk;
 use crate::identity::place::Root;
+use crate::identity::system_root::{self, SystemRoot};
 use crate::identity::{Identity, Report};
 use crate::marker::{self, Subject};
 use crate::status::{Phase, Status};
 use crate::table::Fitted;
 use crate::{Fault, Result, grow, mount, partition, say};
 
+/// Types of partitions with the hashes of a root, by which the kernel refuses a root that was changed
+/// (dm-verity): x86-64, x86, arm64, arm, riscv64, riscv32, ia64, loongarch64, ppc64-le, s390x. UAPI
+/// Group, Discoverable Partitions Specification.
+const ROOT_VERITY: [&str; 10] = [
+    "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5",
+    "d13c5d3b-b5d1-422a-b29f-9454fdc89d76",
+    "df3300ce-d69f-4c92-978c-9bfb0f38d820",
+    "7386cdf2-203c-47a9-a498-f2ecce45a2d6",
+    "b6ed5582-440b-4209-b8da-5ff7c419ea3d",
+    "ae0253be-1167-4007-ac68-43926c14c5de",
+    "86ed10d5-b607-45bb-8957-d350f23d0571",
+    "f3393b22-e9af-4613-a948-9d3bfbd0c535",
+    "906bd944-4589-4aae-a4e4-dd983917446a",
+    "b325bfbe-c7be-4ab8-8357-139e652d2f6b",
+];
+
 /// Check before the first write that the new system can be given what belongs to it.
 ///
 /// # Errors
 /// A sentence about why not.
-pub fn check(image: &holdfast_engine::image::Descriptor, identity: &Identity) -> Result<()> {
+pub fn check(image: &Descriptor, identity: &Identity) -> Result<()> {
     match image.root() {
+        _ if is_verified(image) && !identity.is_empty() => Err(Fault::new(
+            "the image's root is protected by verity and may not be changed, so nothing of the old \
+             system could be carried over",
+        )),
+        _ if is_verified(image) => Ok(()),
         Some(root) => mount::check_root(root.file_system.as_deref().unwrap_or("no file system")),
         None if identity.is_empty() => Ok(()),
         None => Err(Fault::new(
@@ -24,6 +48,15 @@ pub fn check(image: &holdfast_engine::image::Descriptor, identity: &Identity) ->
              be carried over",
         )),
     }
+}
+
+/// Whether the image has hashes of its root beside it.
+fn is_verified(image: &Descriptor) -> bool {
+    image
+        .partition_table
+        .iter()
+        .flat_map(|table| &table.partitions)
+        .any(|partition| ROOT_VERITY.iter().any(|guid| partition.kind.eq_ignore_ascii_case(guid)))
 }
 
 /// The work on the new system.
@@ -50,11 +83,15 @@ impl NewSystem<'_> {
         for note in &table.notes {
             self.status.note(note);
         }
-        let Some(root) = self.subject.image.root() else {
-            self.status.problem(
-                "the image has no root partition that could be told, so the new system has no marker",
-            );
-            return Ok(());
+        let root = match self.subject.image.root() {
+            _ if is_verified(self.subject.image) => {
+                return self.without(&Fault::new("the image's root is protected by verity"));
+            }
+            Some(root) => root,
+            None => {
+                return self
+                    .without(&Fault::new("the image has no root partition that could be told"));
+            }
         };
         let kind = root.file_system.as_deref().unwrap_or("no file system");
         let length = table.extended_to.unwrap_or(root.size_bytes);
@@ -72,9 +109,9 @@ impl NewSystem<'_> {
         let left = self.put(mounted.path());
         mounted.unmount()?;
         self.settle(disk, &node)?;
-        if let Some((carried, marker)) = left {
+        if let Some(left) = left {
             let mounted = mount::data(&node, kind, at)?;
-            let same = self.check(mounted.path(), &carried, &marker);
+            let same = left.check(mounted.path());
             mounted.unmount()?;
             same?;
         }
@@ -86,10 +123,14 @@ impl NewSystem<'_> {
     }
 
     fn without(&self, fault: &Fault) -> Result<()> {
+        self.unmarked(fault);
+        Ok(())
+    }
+
+    fn unmarked(&self, fault: &Fault) {
         self.status.problem(format!(
             "nothing was carried over, and the new system has no marker: {fault}"
         ));
-        Ok(())
     }
 
     fn grow(&self, root: &Path, kind: &str, bytes: u64) {
@@ -102,21 +143,30 @@ impl NewSystem<'_> {
         });
     }
 
-    /// Put everything in place; answers what is carried over, and the marker's text if that is there.
-    fn put(&self, root: &Path) -> Option<(Vec<String>, Vec<u8>)> {
-        let report = self.identity.apply(root).unwrap_or_else(|fault| Report {
-            problems: vec![fault.to_string()],
-            ..Report::default()
+    /// Put everything in place; returns what is there, if the marker is.
+    fn put(&self, top: &Path) -> Option<Left> {
+        // Where nothing is carried over, the marker's place may be anything.
+        let found = Root::open(top).and_then(|top| match self.identity.is_empty() {
+            true => system_root::find_any(top),
+            false => system_root::find(top),
         });
+        let SystemRoot { root, deployment } = match found {
+            Ok(found) => found,
+            Err(fault) => {
+                self.unmarked(&fault);
+                return None;
+            }
+        };
+        marker::reserve(&root, self.identity);
+        let report = Report { deployment, ..self.identity.put(&root) };
         say!("carried over {} files", report.carried.len());
         self.status.finish();
-        let text = marker::text(self.subject, &report, self.status);
-        let left = marker::write(root, &text);
+        let written = marker::write(&root, self.subject, &report, self.status);
         for problem in &report.problems {
             self.status.problem(problem);
         }
-        match left {
-            Ok(()) => Some((report.carried, text)),
+        match written {
+            Ok(text) => Some(Left { report, text }),
             Err(fault) => {
                 self.status.problem(format!("the marker cannot be written: {fault}"));
                 None
@@ -131,15 +181,27 @@ impl NewSystem<'_> {
         partition.drop_cache()?;
         disk.flush()
     }
+}
 
+/// What was put into the new system.
+struct Left {
+    report: Report,
+    text: Vec<u8>,
+}
+
+impl Left {
     /// Compare what is on the medium with what was put in place.
-    fn check(&self, root: &Path, carried: &[String], marker: &[u8]) -> Result<()> {
-        let root = Root::open(root)?;
+    fn check(&self, top: &Path) -> Result<()> {
+        let top = Root::open(top)?;
+        let root = match &self.report.deployment {
+            Some(path) => top.open_below(path)?,
+            None => top,
+        };
         let differs = |path: &str| {
             Fault(format!("{path} of the new system reads back differently than it was written"))
         };
-        if root.read(marker::PATH).is_ok_and(|found| found == marker) {
-            self.identity.check(&root, carried).map_err(|path| differs(&path))
+        if root.read(marker::PATH).is_ok_and(|found| found == self.text) {
+            self.report.check(&root).map_err(|path| differs(&path))
         } else {
             Err(differs(marker::PATH))
         }

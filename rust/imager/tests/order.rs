@@ -256,10 +256,22 @@ fn identity() -> Identity {
 
 /// An image with an ext4 root of 16 MiB, described by the engine.
 fn system_image(directory: &Path) -> Descriptor {
+    image_with(directory, |root| {
+        fs::create_dir(root.join("etc")).unwrap();
+        fs::write(root.join("etc/os-release"), "ID=test\n").unwrap();
+    })
+}
+
+/// The same, with a root that is filled by a function.
+fn image_with(directory: &Path, fill: impl FnOnce(&Path)) -> Descriptor {
     let file = directory.join("system");
     table(&file, 24 * MIB);
     let part = Loop::of(&file, &["--offset", "1048576", "--sizelimit", "16777216"]);
-    run("mkfs.ext4", &["-q", "-F", part.path.to_str().unwrap(), "16m"], "");
+    run("mkfs.ext4", &["-q", "-F", "-m", "0", part.path.to_str().unwrap(), "16m"], "");
+    let root =
+        holdfast_imager::mount::root(&part.path, "ext4", &directory.join("filling")).unwrap();
+    fill(root.path());
+    root.unmount().unwrap();
     drop(part);
     let request = Request {
         file,
@@ -272,15 +284,25 @@ fn system_image(directory: &Path) -> Descriptor {
 
 /// Replace a disk of 48 MiB by this image; the status, and what the new root has at a path.
 fn replaced(descriptor: &Descriptor, directory: &Path) -> (Status, Loop) {
+    replaced_by(descriptor, directory, &identity(), descriptor.root_partition)
+}
+
+/// The same, with this identity, and a partition that is grown.
+fn replaced_by(
+    descriptor: &Descriptor,
+    directory: &Path,
+    identity: &Identity,
+    grow: Option<u32>,
+) -> (Status, Loop) {
     let staged = Staged::at(directory.join("system"));
     let status = Status::new();
     let digests = verify(descriptor, &staged, &status).unwrap();
     let device = Loop::new(directory, &noise(9, 48 * MIB));
     let disk = Disk::open_exclusively(&device.path).unwrap().shared().unwrap();
-    let (job, identity, previous) = (job(), identity(), Sha256::of(b"kept"));
+    let (job, previous) = (job(), Sha256::of(b"kept"));
     let subject = Subject { job: &job, image: descriptor, previous: Some(&previous) };
-    let system = NewSystem { subject, identity: &identity, status: &status };
-    replace(descriptor, &staged, &digests, &disk, descriptor.root_partition, &status, |table| {
+    let system = NewSystem { subject, identity, status: &status };
+    replace(descriptor, &staged, &digests, &disk, grow, &status, |table| {
         system.finish(&disk, table, &directory.join("root"))?;
         let mut head = Buffer::new(MIB);
         disk.read_at(&mut head, 0)?;
@@ -313,6 +335,11 @@ fn the_root_is_grown_and_has_its_marker_before_the_disk_has_a_table() {
     assert_eq!(told["previous"]["descriptor_sha256"], json!(Sha256::of(b"kept")));
     assert_eq!(told["state_dir"]["ino"], 12);
     assert_eq!(told["identity"]["carried"], json!(["/etc/hostname"]));
+    assert_eq!(
+        told["identity"]["files"],
+        json!([{"path": "/etc/hostname", "sha256": Sha256::of(b"node-7\n"), "mode": 0o644,
+                "uid": 0, "gid": 0, "label": null, "label_from": null}])
+    );
     assert_eq!(fs::read_to_string(at.join("etc/hostname")).unwrap(), "node-7\n");
     let grown = rustix::fs::statvfs(&at).unwrap();
     // Growing ext4 takes CAP_SYS_RESOURCE, which the superuser of a container may not have.
@@ -351,4 +378,117 @@ fn what_can_be_known_before_the_first_write_is_refused_before_it() {
             check(&descriptor, &Identity::default()).unwrap_err();
         }
     }
+}
+
+/// What a root of the written disk has at a path.
+fn seen<T>(device: &Loop, directory: &Path, look: impl FnOnce(&Path) -> T) -> T {
+    let part = Loop::of(&device.file, &["--read-only", "--offset", "1048576"]);
+    let mounted =
+        holdfast_imager::mount::data(&part.path, "ext4", &directory.join("seen")).unwrap();
+    let found = look(mounted.path());
+    mounted.unmount().unwrap();
+    found
+}
+
+#[test]
+fn a_full_root_keeps_the_files_of_its_image_and_the_marker_says_so() {
+    if !is_root() {
+        return;
+    }
+    let directory = directory();
+    let descriptor = image_with(directory.path(), |root| {
+        fs::create_dir_all(root.join("etc/ssh")).unwrap();
+        fs::write(root.join("etc/os-release"), "ID=test\n").unwrap();
+        fs::write(root.join("etc/ssh/ssh_host_rsa_key"), "of the image").unwrap();
+        fs::write(root.join("etc/hostname"), "abc\n").unwrap();
+        let room = root.join("room");
+        fs::write(&room, vec![1; 12 << 10]).unwrap();
+        let mut file = fs::File::create(root.join("filling")).unwrap();
+        while std::io::Write::write_all(&mut file, &[7; 1024]).is_ok() {}
+        drop(file);
+        fs::remove_file(room).unwrap();
+    });
+    let key = json!({
+        "path": "/etc/ssh/ssh_host_ed25519_key", "mode": 0o600, "uid": 0, "gid": 0,
+        "user": null, "group": null, "content": "A".repeat(64 << 10),
+    });
+    let mut wanted = json!({"files": [key], "remove": ["/etc/ssh/ssh_host_*_key"]});
+    wanted["files"].as_array_mut().unwrap().push(json!({
+        "path": "/etc/hostname", "mode": 0o644, "uid": 0, "gid": 0, "user": null, "group": null,
+        "content": "bm9kZS03Cg==",
+    }));
+    let identity = Identity::parse(wanted.to_string().as_bytes()).unwrap();
+    let (_, device) = replaced_by(&descriptor, directory.path(), &identity, None);
+    seen(&device, directory.path(), |root| {
+        assert_eq!(fs::read(root.join("etc/ssh/ssh_host_rsa_key")).unwrap(), b"of the image");
+        assert_eq!(fs::read_dir(root.join("etc/ssh")).unwrap().count(), 1);
+        assert_eq!(fs::read(root.join("etc/hostname")).unwrap(), b"abc\n");
+        let marker = fs::read(root.join("etc/holdfast/reimaged.json")).unwrap();
+        let marker: serde_json::Value = serde_json::from_slice(&marker).unwrap();
+        assert_eq!(marker["identity"]["carried"], json!([]));
+        let problem = marker["identity"]["problems"][0].as_str().unwrap();
+        assert!(problem.contains("/etc/ssh/ssh_host_ed25519_key"), "{problem}");
+        assert!(problem.contains("No space left on device"), "{problem}");
+    });
+}
+
+#[test]
+fn nothing_is_written_into_what_is_not_the_root_of_a_system() {
+    if !is_root() {
+        return;
+    }
+    let directory = directory();
+    // As /boot is, which the table alone may show as the root.
+    let descriptor = image_with(directory.path(), |root| {
+        fs::create_dir(root.join("grub")).unwrap();
+    });
+    let (status, device) = replaced(&descriptor, directory.path());
+    let problems = status.to_json()["problems"].to_string();
+    assert!(problems.contains("neither /etc/os-release nor"), "{problems}");
+    seen(&device, directory.path(), |root| assert!(!root.join("etc").exists()));
+}
+
+#[test]
+fn identity_goes_into_the_deployment_that_is_booted() {
+    if !is_root() {
+        return;
+    }
+    let directory = directory();
+    let descriptor = image_with(directory.path(), |root| {
+        fs::create_dir_all(root.join("ostree/deploy/os/deploy/abc.0/etc")).unwrap();
+        let lib = root.join("ostree/deploy/os/deploy/abc.0/usr/lib");
+        fs::create_dir_all(&lib).unwrap();
+        fs::write(lib.join("os-release"), "ID=test\n").unwrap();
+    });
+    let (_, device) = replaced(&descriptor, directory.path());
+    seen(&device, directory.path(), |root| {
+        assert!(!root.join("etc").exists());
+        let etc = root.join("ostree/deploy/os/deploy/abc.0/etc");
+        assert_eq!(fs::read(etc.join("hostname")).unwrap(), b"node-7\n");
+        let marker = fs::read(etc.join("holdfast/reimaged.json")).unwrap();
+        let marker: serde_json::Value = serde_json::from_slice(&marker).unwrap();
+        assert_eq!(marker["identity"]["deployment"], "/ostree/deploy/os/deploy/abc.0");
+    });
+}
+
+#[test]
+fn a_root_with_verity_is_refused_and_never_changed() {
+    if !is_root() {
+        return;
+    }
+    let directory = directory();
+    let mut descriptor = system_image(directory.path());
+    let table = descriptor.partition_table.as_mut().unwrap();
+    let mut hashes = table.partitions[0].clone();
+    hashes.number = 2;
+    hashes.kind = "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5".to_owned();
+    table.partitions.push(hashes);
+    let refused = check(&descriptor, &identity()).unwrap_err();
+    assert!(refused.to_string().contains("protected by verity"), "{refused}");
+    check(&descriptor, &Identity::default()).unwrap();
+    let (status, device) = replaced_by(&descriptor, directory.path(), &Identity::default(), None);
+    let problems = status.to_json()["problems"].to_string();
+    assert!(problems.contains("protected by verity"), "{problems}");
+    let image = fs::read(directory.path().join("system")).unwrap();
+    assert!(device.content()[MIB..17 * MIB] == image[MIB..17 * MIB], "the root was changed");
 }

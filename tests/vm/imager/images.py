@@ -64,6 +64,7 @@ def system_image(directory: Path) -> Image:
     """Make an image with a root file system: of another system, which knows no holdfast."""
     tree = directory / "tree"
     (tree / "etc").mkdir(parents=True)
+    (tree / "etc/os-release").write_text("ID=test\n")
     (tree / "etc/hostname").write_text("abc\n")
     (tree / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
     (tree / "etc/group").write_text("root:x:0:\n")

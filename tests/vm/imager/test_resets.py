@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -111,7 +112,9 @@ def test_the_new_system_knows_no_holdfast(rig: NewRig, staged: MakeData, system:
     machine.data_unchanged()
     marker = json.loads(file_of(machine.target, "/etc/holdfast/reimaged.json"))
     assert marker["nonce"] == NONCE
-    assert marker["identity"] == {"carried": ["/etc/hostname"], "problems": []}
+    carried = marker["identity"]
+    assert (carried["carried"], carried["problems"]) == (["/etc/hostname"], [])
+    assert carried["files"][0]["sha256"] == hashlib.sha256(b"node-7\n").hexdigest()
     assert file_of(machine.target, "/etc/hostname") == "node-7\n"
     # All else of the file system is whole, and as the image has it.
     in_own_mounts('for disk in "$@"; do e2fsck -f -n "$disk?offset=1048576"; done', machine.target)

@@ -12,13 +12,19 @@ pub struct Names {
 }
 
 impl Names {
-    /// Read them from `/etc/passwd` and `/etc/group` below the root; what is not there knows nobody.
+    /// Read them from `/etc/passwd` and `/etc/group` below the root, and from the files of these names
+    /// in `/usr/lib`, where ostree keeps those of the image; what is not there knows nobody.
     pub fn read(root: &Root) -> Self {
-        let table = |path: &str| {
-            let text = root.read(path).unwrap_or_default();
-            numbers(&String::from_utf8_lossy(&text))
+        let table = |name: &str| {
+            let [own, image] = [format!("/etc/{name}"), format!("/usr/lib/{name}")].map(|path| {
+                let text = root.read(&path).unwrap_or_default();
+                numbers(&String::from_utf8_lossy(&text))
+            });
+            let mut table = image;
+            table.extend(own);
+            table
         };
-        Self { users: table("/etc/passwd"), groups: table("/etc/group") }
+        Self { users: table("passwd"), groups: table("group") }
     }
 
     /// The owner by name where the new system knows it, else by number.
