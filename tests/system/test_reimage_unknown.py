@@ -11,17 +11,26 @@ from typing import Any
 
 import pytest
 
+from holdfast._engine import Progress
+from holdfast.operations.kinds import Context
 from holdfast.operations.model import Operation, State, now
 from holdfast.operations.store import Store
 from holdfast.privileged.boot.models import OutcomeReport
 from holdfast.privileged.room import InProcess
 from holdfast.reimage import aftermath
+from holdfast.reimage.checks import Examiner
+from holdfast.reimage.images import ImageLibrary
+from holdfast.reimage.images.kinds import describe
+from holdfast.reimage.images.models import DescribeParams
 from holdfast.reimage.marker import read_marker
 from holdfast.reimage.models import StageRequest
-from holdfast.reimage.store import Job
+from holdfast.reimage.service import Reimage
+from holdfast.reimage.store import Job, JobStore
+from tests.images import FileSystem, make_disk
 from tests.system.bootdisk import NONCE, BootDisk, boot_disk
 from tests.system.harness import Daemon
 from tests.system.test_reimage_attempts import UNCONFIRMED
+from tests.system.test_reimage_identity import Unproven
 from tests.system.test_reimage_previous import BODY, keep
 from tests.waiting import until
 
@@ -67,7 +76,7 @@ def _rebooted(daemon: Daemon, **more: Any) -> Path:
         "checks": [],
     }
     image = daemon.state_dir / "images" / ("00" * 32) / "image"
-    image.parent.mkdir(parents=True)
+    image.parent.mkdir(parents=True, exist_ok=True)
     image.write_bytes(b"staged")
     file = daemon.state_dir / "reimage" / "job.json"
     file.parent.mkdir(mode=0o700, exist_ok=True)
@@ -258,6 +267,89 @@ def test_neither_is_left_alone(armed: Armed, change: Callable[[Armed], None]) ->
     found = armed.look()
     assert isinstance(found, aftermath.Unknown), found
     assert (armed.disk.state(), armed.disk.room.outcome()) == before
+
+
+def _of_the_image(armed: Armed) -> None:
+    """The root's UUID is the image's, and the old system had another one."""
+    assert armed.job.old_system is not None
+    system = armed.disk.room.outcome().system
+    assert system is not None
+    assert system.root_uuid is not None
+    signs = armed.job.old_system.model_copy(update={"root_uuid": "another"})
+    update = {"old_system": signs, "image_file_systems": [system.root_uuid]}
+    armed.job = armed.job.model_copy(update=update)
+
+
+@pytest.mark.parametrize("marker", [None, "77" * 16], ids=["no marker", "one of an earlier time"])
+def test_without_its_marker_the_new_system_is_known_by_the_images_root(
+    armed: Armed, marker: str | None
+) -> None:
+    _of_the_image(armed)
+    armed.disk.room.disarm()
+    if marker is not None:
+        armed.leave_marker(nonce=marker)
+    found = armed.look()
+    assert isinstance(found, aftermath.Recognised), found
+    assert "instead of the old system's another" in found.why
+
+
+def _also_the_old_systems(armed: Armed) -> None:
+    """As where the image was built from the same one: the UUID proves nothing."""
+    armed.disk.room.disarm()
+    _of_the_image(armed)
+    assert armed.job.old_system is not None
+    root = armed.job.image_file_systems[0]
+    signs = armed.job.old_system.model_copy(update={"root_uuid": root})
+    armed.job = armed.job.model_copy(update={"old_system": signs})
+
+
+@pytest.mark.parametrize("change", [_of_the_image, _also_the_old_systems])
+def test_the_images_root_with_a_sign_of_the_old_system_is_unknown(
+    armed: Armed, change: Callable[[Armed], None]
+) -> None:
+    change(armed)
+    found = armed.look()
+    assert isinstance(found, aftermath.Unknown), found
+
+
+def test_a_system_without_a_marker_is_confirmed_by_the_root_of_its_descriptor(
+    armed: Armed, tmp_path: Path
+) -> None:
+    """Nothing was to be carried over; the descriptor that was staged has the root's UUID."""
+    armed.disk.room.disarm()
+    _of_the_image(armed)
+    [root] = armed.job.image_file_systems
+    made = ("mkfs.ext4", "-q", "-F", "-U", root)
+    disk = make_disk(tmp_path / "disk", 12, "label: gpt\nstart=1MiB\n", [FileSystem(1, 10, made)])
+    state = tmp_path / "state"
+    output = state / "images" / ("00" * 32) / "descriptor.json"
+    output.parent.mkdir(parents=True)
+    params = DescribeParams(file=disk, output=output, name="abc", image_version="2", created=now())
+    describe(params, Progress())
+    request = armed.job.request.model_copy(update={"identity": []})
+    changes = {"image_file_systems": [], "request": request, "checks": [], "boot_id": "old"}
+    JobStore(state).save(armed.job.model_copy(update=changes))
+    reimage = Reimage(
+        roots=[],
+        state_dir=state,
+        privileged=InProcess(armed.disk.room),
+        imager=tmp_path,
+        ca_file=None,
+        images=ImageLibrary([], state, trusted_keys=tmp_path),
+        examiner=Examiner(roots=[], proof=Unproven(), command=(), command_seconds=1),
+        status_server=None,
+        degraded=tuple,
+    )
+    reimage.prepare()
+    kind = reimage.kinds()[0]
+
+    result = kind.run(Context(armed.job.operation, request, Progress()))
+
+    assert result.ok, result
+    found = reimage.status()
+    assert (found.state, found.imager) == ("confirmed", None)
+    assert "without the marker of the imager" in found.history[-2].why
+    assert root in next(one.detail for one in found.checks if one.name == "image")
 
 
 def test_without_the_helper_it_is_unknown(armed: Armed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ from holdfast.privileged.boot.models import (
     ArmRequest,
     DisarmReport,
     DisarmRequest,
+    IdentityEvidence,
+    IdentityRequest,
     OutcomeReport,
     OutcomeRequest,
     RebootRequest,
@@ -73,6 +75,10 @@ class Helper:
     def boot_outcome(self) -> OutcomeReport:
         """Have it read what the imager left, and whether it is armed. Raises `OSError`."""
         return self._told(self._ask(OutcomeRequest()).outcome)
+
+    def identity_evidence(self, *, compare: bool = True) -> IdentityEvidence:
+        """Have what was carried over compared with what is there. Raises `OSError`."""
+        return self._told(self._ask(IdentityRequest(compare=compare)).evidence)
 
     def reboot(self, nonce: str, *, dry_run: bool = False) -> None:
         """Have the machine rebooted into the imager. Raises `OSError` or `Refused`."""

@@ -28,6 +28,7 @@ from holdfast.privileged.allowed import AllowList
 from holdfast.privileged.boot.models import (
     ArmRequest,
     DisarmRequest,
+    IdentityRequest,
     OutcomeRequest,
     RebootRequest,
 )
@@ -237,6 +238,8 @@ class HelperServer:
                 return Answer(tune=report)
             case OpenFilesRequest():
                 return Answer(open_files=dict(self._count(request.mount_point)))
+            case IdentityRequest():
+                return Answer(evidence=self._room.identity_evidence(compare=request.compare))
         with self._boot:
             return self._do_boot(request)
 

@@ -11,6 +11,7 @@ from holdfast.privileged.boot.models import (
     ArmReport,
     ArmRequest,
     DisarmReport,
+    IdentityEvidence,
     OutcomeReport,
 )
 from holdfast.privileged.writes import (
@@ -56,6 +57,12 @@ class Privileged(Protocol):
 
     def boot_outcome(self) -> OutcomeReport:
         """Read what the imager left behind, and whether it is armed now. Raises `OSError`."""
+
+    def identity_evidence(self, *, compare: bool = True) -> IdentityEvidence:
+        """Compare what was carried over with what is there, and see how far the boot is.
+
+        Raises `OSError`.
+        """
 
     def reboot(self, nonce: str, *, dry_run: bool = False) -> None:
         """Reboot, or only find out whether that could be done.
@@ -105,6 +112,10 @@ class InProcess:
     def boot_outcome(self) -> OutcomeReport:
         """Read what the imager left behind, and whether it is armed now."""
         return self._boot.outcome()
+
+    def identity_evidence(self, *, compare: bool = True) -> IdentityEvidence:
+        """Compare what was carried over with what is there, and see how far the boot is."""
+        return self._boot.evidence(compare=compare)
 
     def reboot(self, nonce: str, *, dry_run: bool = False) -> None:
         """Reboot, if the imager is armed with this nonce, or only find out whether it is."""

@@ -14,6 +14,8 @@ from holdfast.privileged.boot.models import (
     ArmRequest,
     DisarmReport,
     DisarmRequest,
+    IdentityEvidence,
+    IdentityRequest,
     OutcomeReport,
     OutcomeRequest,
     RebootRequest,
@@ -59,6 +61,7 @@ AnyRequest = (
     | ArmRequest
     | DisarmRequest
     | OutcomeRequest
+    | IdentityRequest
     | RebootRequest
 )
 Request = Annotated[AnyRequest, Field(discriminator="do")]
@@ -85,6 +88,7 @@ class Answer(BaseModel, defer_build=True):
     arm: ArmReport | None = None
     disarm: DisarmReport | None = None
     outcome: OutcomeReport | None = None
+    evidence: IdentityEvidence | None = None
 
 
 class LineError(Exception):

@@ -1,8 +1,8 @@
 """After a boot: which system is this, and if it is the old one, why.
 
-The new system is recognised by the marker that the imager left in it, the old one by the signs
-that were noted when it was armed. What has the signs of neither is left alone: what is deleted by a
-wrong guess may be the only way back.
+The new system is recognised by the marker that the imager left in it, or by the UUID of the root
+of its image; the old one by the signs that were noted when it was armed. What has the signs of
+neither is left alone: what is deleted by a wrong guess may be the only way back.
 """
 
 from __future__ import annotations
@@ -32,6 +32,13 @@ class Arrived:
 
 
 @dataclass(frozen=True)
+class Recognised:
+    """The new system runs, though it has no marker: its root is the image's."""
+
+    why: str
+
+
+@dataclass(frozen=True)
 class Returned:
     """The old system runs, though the imager was to be booted: it has all signs of it."""
 
@@ -52,7 +59,7 @@ class Untouched:
     """There was no boot since, or none that had anything to do with it."""
 
 
-Found = Arrived | Returned | Unknown | Untouched
+Found = Arrived | Recognised | Returned | Unknown | Untouched
 
 
 def look(job: Job, boot_id: str, privileged: Privileged, pause: Callable[[float], None]) -> Found:
@@ -77,7 +84,7 @@ def look(job: Job, boot_id: str, privileged: Privileged, pause: Callable[[float]
 
 def _old_or_unknown(
     job: Job, marker: Marker | None, privileged: Privileged, pause: Callable[[float], None]
-) -> Returned | Unknown:
+) -> Recognised | Returned | Unknown:
     try:
         report = _ask(privileged, pause)
     except (Refused, OSError) as error:
@@ -85,6 +92,10 @@ def _old_or_unknown(
     missing = missing_signs(job, report)
     if marker is not None and marker.nonce == job.nonce:
         missing.append("there is a marker that names this attempt, without its proof")
+    if missing and (new := _image_sign(job, report)) is not None:
+        if job.restores:
+            _take_back(privileged, pause)
+        return Recognised(new)
     if missing:
         return Unknown(
             "This may be the new system without its marker, or another one: it has no marker of "
@@ -121,6 +132,26 @@ def missing_signs(job: Job, report: OutcomeReport) -> list[str]:
         told = f" ({report.problem})" if report.problem else ""
         missing.append(f"nothing of the arming is in its /boot{told}")
     return missing
+
+
+def _image_sign(job: Job, report: OutcomeReport) -> str | None:
+    """Return the sign that the image runs, as a sentence; None without one that proves it.
+
+    The UUID of the root proves it only where the old system had another one, and where nothing of
+    the arming is in /boot, which would have been written over.
+    """
+    noted, found = job.old_system, report.system
+    if noted is None or found is None or found.root_uuid is None or noted.root_uuid is None:
+        return None
+    kept = report.record is not None and report.record.nonce == job.nonce
+    if kept or job.nonce in report.entry_nonces or found.root_uuid == noted.root_uuid:
+        return None
+    if found.root_uuid not in job.image_file_systems:
+        return None
+    return (
+        f"its root has the UUID {found.root_uuid} of the image instead of the old system's "
+        f"{noted.root_uuid}, and nothing of the arming is in its /boot."
+    )
 
 
 def _take_back(privileged: Privileged, pause: Callable[[float], None]) -> bool:

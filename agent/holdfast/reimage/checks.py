@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from holdfast._engine import CancelledError
 from holdfast.operations.model import OperationFailed, RequestError
+from holdfast.privileged import Privileged
+from holdfast.reimage.identity_check import IdentityCheck
 from holdfast.reimage.layout import differences, layout_of
 from holdfast.reimage.models import Check
 from holdfast.reimage.store import Job
@@ -49,16 +51,23 @@ class Examiner:
     """The operator's own check; none if it is empty."""
     command_seconds: float
 
-    def examine(self, job: Job, progress: Progress, *, attempt: str) -> list[Check]:
+    def examine(
+        self, job: Job, progress: Progress, privileged: Privileged, *, attempt: str
+    ) -> list[Check]:
         """Run all checks of a job, cheap ones first. Raises `CancelledError`.
 
-        A check that cannot be made has failed: nothing is taken for granted.
+        A check that cannot be made has failed: nothing is taken for granted. The identity is
+        checked twice: at once, and as the last thing once the boot has settled.
         """
-        checks = [_image(job), _identity(job), self._data(job, progress)]
+        identity = IdentityCheck(job, privileged)
+        checks = [_image(job), identity.at_once(), self._data(job, progress)]
         if job.request.manifest is not None:
             checks.append(self._manifest(job, job.request.manifest, progress, attempt))
         if self.command:
             checks.append(self._command(progress))
+        if checks[1].passed and job.request.identity:
+            progress.enter("waiting for the boot to settle")
+            checks[1] = identity.settled(lambda seconds: _pause(progress, seconds))
         return checks
 
     def _data(self, job: Job, progress: Progress) -> Check:
@@ -125,23 +134,20 @@ def _output(process: subprocess.Popen[bytes], seconds: float, look: Callable[[],
 
 def _image(job: Job) -> Check:
     image = f"{job.image.name} {job.image.image_version}" if job.image else "the image"
-    return Check(
-        name="image",
-        passed=job.imager is not None,
-        detail=f"The imager wrote {image} and read it back.",
-    )
+    if job.imager is not None:
+        detail = f"The imager wrote {image} and read it back."
+        return Check(name="image", passed=True, detail=detail)
+    if job.recognised is not None:
+        return Check(name="image", passed=True, detail=f"{image} runs: {job.recognised}")
+    detail = "Nothing proves that the image runs: there is no marker of the imager."
+    return Check(name="image", passed=False, detail=detail)
 
 
-def _identity(job: Job) -> Check:
-    if job.identity_problems:
-        return Check(name="identity", passed=False, detail=" ".join(job.identity_problems))
-    names = ", ".join(job.request.identity) or "nothing"
-    return Check(name="identity", passed=True, detail=f"Carried over: {names}.")
-
-
-def _pause(progress: Progress) -> None:
-    _check(progress)
-    time.sleep(_LOOK_SECONDS)  # mounting a file system elsewhere wakes nobody here
+def _pause(progress: Progress, seconds: float = _LOOK_SECONDS) -> None:
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        _check(progress)
+        time.sleep(min(_LOOK_SECONDS, left))  # what happens elsewhere wakes nobody here
 
 
 def _check(progress: Progress) -> None:

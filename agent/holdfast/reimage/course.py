@@ -153,14 +153,11 @@ class Course:
         match self._look(job, pause):
             case aftermath.Arrived(marker, took_back):
                 report = ImagerReport(**marker.model_dump(include=set(ImagerReport.model_fields)))
-                self._attempt.update(
-                    imager=report,
-                    identity_problems=marker.identity.problems,
-                    booted_at=now(),
-                    waiting=self._clock.begin(),
-                )
-                self._attempt.store.previous.arrived(job.nonce)
-                self._attempt.move(_S.BOOTED, _arrival(job, took_back=took_back))
+                self._attempt.update(imager=report, identity_problems=marker.identity.problems)
+                self._arrived(job, _arrival(job, took_back=took_back))
+            case aftermath.Recognised(why):
+                self._attempt.update(recognised=why)
+                self._arrived(job, f"The new system runs, without the marker of the imager: {why}")
             case aftermath.Returned(why, armed_still):
                 self._attempt.store.previous.withdraw(job.nonce)
                 if armed_still is not None:
@@ -180,7 +177,16 @@ class Course:
             case aftermath.Untouched():
                 self._settle(job)
 
+    def _arrived(self, job: Job, why: str) -> None:
+        self._attempt.update(booted_at=now(), waiting=self._clock.begin())
+        self._attempt.store.previous.arrived(job.nonce)
+        self._attempt.move(_S.BOOTED, why)
+
     def _look(self, job: Job, pause: Callable[[float], None]) -> aftermath.Found:
+        if job.image is not None and not job.image_file_systems:
+            directory = self._attempt.image_directory(job)
+            found = self._images.file_systems(directory)
+            job = job.model_copy(update={"image_file_systems": found})
         with _boot_loader_in_doubt():
             return aftermath.look(job, self._attempt.boot_id, self._privileged, pause)
 
@@ -253,7 +259,7 @@ class Course:
     def _judge(self, context: Context[Any], attempt: str) -> None:
         """Check the new system. Raises `OperationFailed` unless all is well."""
         job = self._attempt.require()
-        checks = self._examiner.examine(job, context.progress, attempt=attempt)
+        checks = self._examiner.examine(job, context.progress, self._privileged, attempt=attempt)
         failed = [one for one in checks if not one.passed]
         self._attempt.update(checks=checks)
         if failed:

@@ -22,7 +22,7 @@ class MarkerImage(BaseModel, defer_build=True):
 
 
 class MarkerIdentity(BaseModel, defer_build=True):
-    """What was carried over."""
+    """What was carried over. The digests of it are for root's helper, which compares."""
 
     carried: list[str] = Field(default_factory=list)
     problems: list[str] = Field(default_factory=list)

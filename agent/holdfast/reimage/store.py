@@ -67,6 +67,10 @@ class Job(BaseModel, defer_build=True):
     checks: list[Check] = Field(default_factory=list)
     imager: ImagerReport | None = None
     identity_problems: list[str] = Field(default_factory=list)
+    image_file_systems: list[str] = Field(default_factory=list)
+    """UUIDs of the file systems of the image that a system can run from."""
+    recognised: str | None = None
+    """By which other sign than the marker the new system was recognised: a sentence."""
     restores: bool = False
     """The image is the old system as it was kept: this is a rollback."""
     rollback_of: str | None = None

@@ -21,6 +21,7 @@ from holdfast.privileged.boot import job
 from holdfast.privileged.boot.cmdline import imager_words
 from holdfast.privileged.boot.collecting import collect_all
 from holdfast.privileged.boot.durable import read_plain
+from holdfast.privileged.boot.evidence import identity_evidence
 from holdfast.privileged.boot.identity import collect
 from holdfast.privileged.boot.loader import PAYLOAD, Armed, Loader
 from holdfast.privileged.boot.models import (
@@ -33,6 +34,7 @@ from holdfast.privileged.boot.models import (
     DisarmReport,
     ExplainRequest,
     FileReport,
+    IdentityEvidence,
     IdentityName,
     OutcomeReport,
 )
@@ -201,6 +203,10 @@ class Boot:
             problem=problem,
             system=signs_of(self.machine),
         )
+
+    def evidence(self, *, compare: bool) -> IdentityEvidence:
+        """Compare what the imager carried over with what is there. Raises `OSError`."""
+        return identity_evidence(self.machine, compare=compare)
 
     def reboot(self, nonce: str, *, dry_run: bool = False) -> None:
         """Reboot, if the imager is what comes next. Raises `Refused`, `OSError`.

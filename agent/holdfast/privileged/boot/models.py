@@ -114,6 +114,14 @@ class OutcomeRequest(_Request):
     do: Literal["boot_outcome"] = "boot_outcome"
 
 
+class IdentityRequest(_Request):
+    """Compare what was carried over with what is there, and see how far the boot is."""
+
+    do: Literal["identity_evidence"] = "identity_evidence"
+    compare: bool = True
+    """Read the carried files; otherwise only how far the boot is."""
+
+
 class RebootRequest(_Request):
     """Reboot into the imager, if it is armed with this nonce."""
 
@@ -161,6 +169,75 @@ class SystemSigns(_Report):
     """UUID of the file system of `/`; None where it has none."""
     machine_id: str | None
     boot_id: str
+
+
+class PlacedFile(_Report):
+    """A file as the imager wrote it into the new system and read it back."""
+
+    path: str
+    sha256: Sha256
+    mode: int
+    uid: int
+    gid: int
+    label: str | None = None
+    """Its SELinux label; None where none was known."""
+
+
+class FileEvidence(_Report):
+    """A carried file as it is now."""
+
+    path: str
+    differences: list[str]
+    """Clauses: what is different from what was written; none if nothing is."""
+    by: str | None = None
+    """The program that changed it, and what it logged; None where no log shows it."""
+
+
+CloudInit = Literal["running", "done", "failed"]
+
+
+class BootProgress(_Report):
+    """How far the boot of the running system is."""
+
+    systemd: str | None
+    """As `systemctl is-system-running` prints it; None on a machine without systemd."""
+    cloud_init: CloudInit | None
+    """None where it is not there, or disabled."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether what changes files at a boot is over."""
+        return self.cloud_init != "running" and self.systemd not in (
+            "initializing",
+            "starting",
+            "unknown",
+        )
+
+    def __str__(self) -> str:
+        """Return it for a sentence."""
+        said = [f"systemd: {self.systemd}"] if self.systemd else []
+        said += [f"cloud-init: {self.cloud_init}"] if self.cloud_init else []
+        return ", ".join(said) or "nothing says how far it is"
+
+
+class IdentityEvidence(_Report):
+    """What is found of an identity that was carried over."""
+
+    boot: BootProgress
+    nonce: str | None = None
+    """Of the arming whose marker was compared."""
+    files: list[FileEvidence] = []
+    """All that the imager carried over."""
+    hostname: FileEvidence | None = None
+    """How the kernel's hostname differs from the carried one; None if it does not."""
+    problem: str | None = None
+    """A sentence: why nothing can be compared."""
+
+    @property
+    def changes(self) -> list[FileEvidence]:
+        """What is different."""
+        found = [one for one in self.files if one.differences]
+        return found if self.hostname is None else [*found, self.hostname]
 
 
 class FileReport(_Report):
@@ -264,4 +341,4 @@ class OutcomeReport(_Report):
     """Signs of the system that runs now."""
 
 
-BootRequest = ArmRequest | DisarmRequest | OutcomeRequest | RebootRequest
+BootRequest = ArmRequest | DisarmRequest | OutcomeRequest | IdentityRequest | RebootRequest

@@ -22,13 +22,12 @@ from holdfast.node.beneath import (
 from holdfast.node.directories import DirectoryIdentity, identify_directory
 from holdfast.node.guarded import why_unguarded
 from holdfast.node.machine import Machine
+from holdfast.privileged.boot.evidence import MARKER
 from holdfast.privileged.boot.job import MAX_DESCRIPTOR, Descriptor, parse_descriptor
 from holdfast.privileged.boot.models import ArmRequest
 from holdfast.privileged.writes import Refused
 from holdfast.signing.trust import TrustedKeys, UntrustedError
 
-MARKER = "/etc/holdfast/reimaged.json"
-"""Left by the imager in the system that it wrote; root's."""
 _MARKER_BYTES = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 

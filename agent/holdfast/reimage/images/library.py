@@ -209,6 +209,22 @@ class ImageLibrary:
             signed_by=found.signed_by,
         )
 
+    def file_systems(self, directory: Path) -> list[str]:
+        """Return the UUIDs of file systems that a system of a staged image can run from.
+
+        None where its descriptor is not there any more, or cannot be read.
+        """
+        try:
+            image = Descriptor.parse((directory / "descriptor.json").read_bytes())
+        except (OSError, RecordError):
+            return []
+        partitions = image.partition_table.partitions if image.partition_table else []
+        return [
+            one.uuid
+            for one in partitions
+            if one.uuid is not None and one.file_system not in (None, "vfat", "swap")
+        ]
+
     def content_url(self, request: StageRequest, found: Obtained) -> str:
         """Return where the image is: where the request says, or beside its descriptor.
 
