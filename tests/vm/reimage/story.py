@@ -120,7 +120,8 @@ def travel(node: Node, operation: str) -> Journey:
     node.go_on(hold=False)
     new = control.answers(BOOT_SECONDS, not_boot=boot_id(old))
     tell(f"the new system answers {time.monotonic() - written:.0f} s later")
-    ended = control.finished(operation, 600)
+    # The last check waits for the boot to settle.
+    ended = control.finished(operation, IMAGE_SECONDS)
     tell(f"{ended['state']} {time.monotonic() - ordered:.0f} s after the order to reboot")
     return Journey(watched, new, ended)
 
