@@ -74,15 +74,37 @@ def test_every_option_says_what_it_is_for() -> None:
                 assert getattr(parameter, "help", None), (path, parameter.name)
 
 
-def test_help_loads_neither_the_client_nor_the_server() -> None:
+def test_lists_of_commands_show_the_beginning_of_their_help() -> None:
+    """A group has it without making the command; see `holdfast.cli.groups`."""
+    lists = 0
+    for _, command in ALL:
+        for name, entry in getattr(command, "entries", {}).items():
+            beginning = command.commands[name].help.strip().partition("\n\n")[0]
+            assert entry.about == " ".join(beginning.split()), name
+            lists += 1
+    assert lists == len(ALL) - 1  # all but the root
+
+
+def modules_after(*arguments: str) -> set[str]:
+    """Return what is imported once a command line has run, which must succeed."""
     program = (
         "import json, sys\n"
         "from holdfast.cli import run\n"
-        "code = run(['pagecache', 'load', '--help'])\n"
+        f"code = run({list(arguments)!r})\n"
         "print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     code, modules = json.loads(done.stderr)
     assert code == 0
-    heavy = {"httpx", "pydantic_settings", "fastapi", "uvicorn", "sqlite3"}
-    assert not heavy & set(modules)
+    return set(modules)
+
+
+def test_help_loads_neither_the_client_nor_the_server() -> None:
+    heavy = {"httpx", "pydantic", "pydantic_settings", "fastapi", "uvicorn", "sqlite3"}
+    assert not heavy & modules_after("pagecache", "load", "--help")
+
+
+def test_the_list_of_commands_loads_none_of_them() -> None:
+    commands = {"serve", "pagecache", "manifest", "tune", "reimage", "image", "operations", "token"}
+    assert not {f"holdfast.cli.{name}" for name in commands} & modules_after("--help")
+    assert "rich" not in modules_after("--version")

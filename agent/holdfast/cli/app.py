@@ -2,25 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import partial
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+import typer.main
 
-from holdfast.cli import (
-    config,
-    helper,
-    image_signing,
-    manifest_content,
-    node,
-    operations,
-    pagecache_content,
-    prepare,
-    reimage,
-    serve,
-    token,
-    tune,
-)
 from holdfast.cli.command import CONTEXT_SETTINGS, examples, main_options
+from holdfast.cli.groups import CommandGroup
+
+_ABOUT = {
+    "serve": "Run the daemon in the foreground, until SIGTERM or Ctrl-C.",
+    "node": "Show the machine: identity, kernel, memory, and the disks below each root.",
+    "helper": "Write settings for a daemon that runs without the right to; for systemd to start.",
+    "prepare": "Make the state directory for the daemon's user. Needs root; for the daemon's unit.",
+    "pagecache": "See, dump, load and evict what the page cache holds of the roots' files.",
+    "manifest": "Record files with their digests; verify and compare them, to prove that a copy is "
+    "faithful.",
+    "tune": "Kernel settings by profile: see what would change, apply all or nothing, watch, roll "
+    "back.",
+    "reimage": "Replace the system image of this machine in place; its data are not touched.",
+    "image": "Describe disk images for re-imaging, sign descriptors, and check files against them.",
+    "op": "See and cancel operations: the long work that the daemon does.",
+    "config": "Check and show the settings. Reads the file and the environment; asks no daemon.",
+    "token": "Make and revoke the bearer tokens that the daemon asks for over TCP.",
+}
+"""The first paragraph of the help of each command and group, whose module is imported for more."""
+_MODULES = {
+    "pagecache": "pagecache_content",
+    "manifest": "manifest_content",
+    "image": "image_signing",
+    "op": "operations",
+}
+"""The module of a command or group that is not called as it is."""
+
+
+def _load(name: str) -> Any:
+    """Import the module of a command or group, and make it."""
+    module = import_module(f"holdfast.cli.{_MODULES.get(name, name)}")
+    if hasattr(module, "app"):
+        return typer.main.get_group(module.app)
+    holder = CommandGroup()
+    module.register(holder)
+    return holder.entries[name].make()
 
 
 def _version(wanted: bool) -> None:
@@ -31,11 +56,9 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-app = typer.Typer(
+app = CommandGroup(
     name="holdfast",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
     context_settings=CONTEXT_SETTINGS,
     epilog=examples(
         [
@@ -54,15 +77,5 @@ main_options(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ],
 )
-serve.register(app)
-app.add_typer(pagecache_content.app)
-app.add_typer(manifest_content.app)
-app.add_typer(tune.app)
-app.add_typer(reimage.app)
-app.add_typer(image_signing.app)
-app.add_typer(operations.app)
-node.register(app)
-app.add_typer(config.app)
-app.add_typer(token.app)
-helper.register(app)
-prepare.register(app)
+for _name, _about in _ABOUT.items():
+    app.add(_name, _about, partial(_load, _name))

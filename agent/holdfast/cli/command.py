@@ -8,7 +8,9 @@ from dataclasses import fields
 from typing import Any, get_type_hints
 
 import typer
+import typer.main
 
+from holdfast.cli.groups import CommandGroup
 from holdfast.cli.session import Common, Local, Session
 
 CONTEXT_SETTINGS = {"help_option_names": ["--help", "-h"]}
@@ -19,20 +21,15 @@ def examples(lines: Sequence[str]) -> str:
     return "\n".join(["[bold]Examples[/bold]", *(f"  $ {_escape(line)}" for line in lines)])
 
 
-def group(name: str, about: str, *, lines: Sequence[str]) -> typer.Typer:
+def group(name: str, about: str, *, lines: Sequence[str]) -> CommandGroup:
     """Make a group of commands, which shows its help when called alone."""
-    return typer.Typer(
-        name=name,
-        help=about,
-        epilog=examples(lines),
-        no_args_is_help=True,
-        context_settings=CONTEXT_SETTINGS,
-        rich_markup_mode="rich",
+    return CommandGroup(
+        name=name, help=about, epilog=examples(lines), context_settings=CONTEXT_SETTINGS
     )
 
 
 def command(
-    app: typer.Typer, name: str, *, lines: Sequence[str], local: bool = False
+    app: CommandGroup, name: str, *, lines: Sequence[str], local: bool = False
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function whose first parameter is a `Session`.
 
@@ -41,32 +38,55 @@ def command(
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(function, include_extras=True)
-        parameters = list(inspect.signature(function).parameters.values())
-        own = [p.replace(annotation=hints[p.name]) for p in parameters[1:]]
-        shared = [*(_options(Local) if local else ()), *_options(Common)]
-
-        def entry(ctx: typer.Context, **values: Any) -> None:
-            before: Common = ctx.find_root().obj or Common()
-            common = Common(**_take(values, Common)).over(before)
-            session = Session(common, Local(**_take(values, Local)) if local else None)
-            try:
-                function(session, **values)
-            finally:
-                session.close()
-
-        _declare(entry, [*own, *shared])
-        entry.__doc__ = function.__doc__
-        entry.__name__ = function.__name__
-        app.command(
+        app.add(
             name,
-            epilog=examples(lines),
-            context_settings=CONTEXT_SETTINGS,
-            no_args_is_help=False,
-        )(entry)
+            function.__doc__,
+            lambda: _made(name, _with_session(function, local=local), lines),
+        )
         return function
 
     return register
+
+
+def plain_command(
+    app: CommandGroup, name: str, function: Callable[..., None], *, lines: Sequence[str]
+) -> None:
+    """Register a function that takes no session and has its own options only."""
+    app.add(name, function.__doc__, lambda: _made(name, function, lines))
+
+
+def _made(name: str, function: Callable[..., None], lines: Sequence[str]) -> Any:
+    """Make the command of a function with the annotations that typer reads."""
+    app = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    app.command(
+        name,
+        epilog=examples(lines),
+        context_settings=CONTEXT_SETTINGS,
+        no_args_is_help=False,
+    )(function)
+    return typer.main.get_command(app)
+
+
+def _with_session(function: Callable[..., None], *, local: bool) -> Callable[..., None]:
+    """Return a function with the options common to all commands, which makes the session."""
+    hints = get_type_hints(function, include_extras=True)
+    parameters = list(inspect.signature(function).parameters.values())
+    own = [p.replace(annotation=hints[p.name]) for p in parameters[1:]]
+    shared = [*(_options(Local) if local else ()), *_options(Common)]
+
+    def entry(ctx: typer.Context, **values: Any) -> None:
+        before: Common = ctx.find_root().obj or Common()
+        common = Common(**_take(values, Common)).over(before)
+        session = Session(common, Local(**_take(values, Local)) if local else None)
+        try:
+            function(session, **values)
+        finally:
+            session.close()
+
+    _declare(entry, [*own, *shared])
+    entry.__doc__ = function.__doc__
+    entry.__name__ = function.__name__
+    return entry
 
 
 def _declare(entry: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> None:

@@ -9,18 +9,20 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.command import CONTEXT_SETTINGS, examples
+from holdfast.cli.command import plain_command
 from holdfast.cli.errors import CliError, UsageError
+from holdfast.cli.groups import CommandGroup
 from holdfast.cli.session import DEFAULT_CONFIG
 
 
-def register(app: typer.Typer) -> None:
+def register(app: CommandGroup) -> None:
     """Add the command."""
-    app.command(
+    plain_command(
+        app,
         "helper",
-        epilog=examples(["holdfast helper --socket /run/holdfast-helper/socket --user holdfast"]),
-        context_settings=CONTEXT_SETTINGS,
-    )(helper)
+        helper,
+        lines=["holdfast helper --socket /run/holdfast-helper/socket --user holdfast"],
+    )
 
 
 def helper(

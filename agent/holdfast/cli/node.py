@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import typer
-
 from holdfast.cli.command import command
+from holdfast.cli.groups import CommandGroup
 from holdfast.cli.session import Session
 
 
-def register(app: typer.Typer) -> None:
+def register(app: CommandGroup) -> None:
     """Add the command."""
     command(
         app,

@@ -9,10 +9,11 @@ import typer
 
 from holdfast.cli.command import command
 from holdfast.cli.errors import CliError, UsageError
+from holdfast.cli.groups import CommandGroup
 from holdfast.cli.session import Session
 
 
-def register(app: typer.Typer) -> None:
+def register(app: CommandGroup) -> None:
     """Add the command."""
     command(app, "prepare", lines=["holdfast prepare --user holdfast"])(prepare)
 

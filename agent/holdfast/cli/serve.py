@@ -9,25 +9,25 @@ from typing import Annotated, Any
 
 import typer
 
-from holdfast.cli.command import CONTEXT_SETTINGS, examples
+from holdfast.cli.command import plain_command
 from holdfast.cli.errors import CliError
+from holdfast.cli.groups import CommandGroup
 from holdfast.cli.hints import print_hints
 from holdfast.cli.session import DEFAULT_CONFIG, Common
 
 
-def register(app: typer.Typer) -> None:
+def register(app: CommandGroup) -> None:
     """Add the command."""
-    app.command(
+    plain_command(
+        app,
         "serve",
-        epilog=examples(
-            [
-                "holdfast serve",
-                "holdfast serve --config ./holdfast.toml",
-                "holdfast serve --root /srv/data --socket /tmp/holdfast.sock --listen ''",
-            ]
-        ),
-        context_settings=CONTEXT_SETTINGS,
-    )(serve)
+        serve,
+        lines=[
+            "holdfast serve",
+            "holdfast serve --config ./holdfast.toml",
+            "holdfast serve --root /srv/data --socket /tmp/holdfast.sock --listen ''",
+        ],
+    )
 
 
 def serve(
