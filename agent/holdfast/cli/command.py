@@ -11,6 +11,7 @@ import typer
 import typer.main
 
 from holdfast.cli.groups import CommandGroup
+from holdfast.cli.plain_values import spare_validators
 from holdfast.cli.session import Common, Local, Session
 
 CONTEXT_SETTINGS = {"help_option_names": ["--help", "-h"]}
@@ -64,7 +65,9 @@ def _made(name: str, function: Callable[..., None], lines: Sequence[str]) -> Any
         context_settings=CONTEXT_SETTINGS,
         no_args_is_help=False,
     )(function)
-    return typer.main.get_command(app)
+    made = typer.main.get_command(app)
+    spare_validators(made, get_type_hints(function, include_extras=True))
+    return made
 
 
 def _with_session(function: Callable[..., None], *, local: bool) -> Callable[..., None]:
@@ -98,10 +101,10 @@ def _declare(entry: Callable[..., None], parameters: Sequence[inspect.Parameter]
     entry.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [context, *keyword_only]
     )
-    entry.__annotations__ = {}
+    entry.__annotations__ = {p.name: p.annotation for p in [context, *keyword_only]}
 
 
-def main_options(app: typer.Typer, about: str, version: type[bool]) -> None:
+def main_options(app: CommandGroup, about: str, version: type[bool]) -> None:
     """Let the options common to all commands stand before a command's name as well."""
 
     def entry(ctx: typer.Context, **values: Any) -> None:
@@ -112,6 +115,7 @@ def main_options(app: typer.Typer, about: str, version: type[bool]) -> None:
     )
     _declare(entry, [flag, *_options(Common)])
     entry.__doc__ = about
+    app.annotations.update(entry.__annotations__)
     app.callback()(entry)
 
 

@@ -15,6 +15,8 @@ from typing import Any, ClassVar
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from holdfast.cli.plain_values import spare_validators
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -55,9 +57,12 @@ class LazyGroup(TyperGroup):
     """A group of typer with commands from `entries`."""
 
     entries: ClassVar[Mapping[str, Entry]] = {}
+    annotations: ClassVar[Mapping[str, Any]] = {}
+    """Those of its own options."""
 
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**{**attributes, "commands": LazyCommands(self.entries)})
+        spare_validators(self, self.annotations)
         self._listing = False
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -96,8 +101,10 @@ class CommandGroup(typer.Typer):
 
     def __init__(self, **options: Any) -> None:
         self.entries: dict[str, Entry] = {}
+        self.annotations: dict[str, Any] = {}
+        members = {"entries": self.entries, "annotations": self.annotations}
         super().__init__(
-            cls=type("Group", (LazyGroup,), {"entries": self.entries}),
+            cls=type("Group", (LazyGroup,), members),
             rich_markup_mode="rich",
             no_args_is_help=True,
             **options,
