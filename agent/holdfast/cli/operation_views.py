@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 from holdfast.cli import units
-from holdfast.cli.manifest_views import show_built, show_compared, show_verified
 from holdfast.cli.output import Output
-from holdfast.cli.pagecache_views import show_dumped, show_evicted, show_loaded
 from holdfast.cli.progress import amounts, describe, share
 from holdfast.cli.tables import Column
 from holdfast.operations.model import Operation, OperationSummary, now
 
-_RESULTS: dict[str, Callable[[Output, Mapping[str, Any]], None]] = {
-    "pagecache.dump": show_dumped,
-    "pagecache.load": show_loaded,
-    "pagecache.evict": show_evicted,
-    "manifest.build": show_built,
-    "manifest.verify": show_verified,
-    "manifest.compare": show_compared,
+_RESULTS = {
+    "pagecache.dump": ("pagecache_views", "show_dumped"),
+    "pagecache.load": ("pagecache_views", "show_loaded"),
+    "pagecache.evict": ("pagecache_views", "show_evicted"),
+    "manifest.build": ("manifest_views", "show_built"),
+    "manifest.verify": ("manifest_views", "show_verified"),
+    "manifest.compare": ("manifest_views", "show_compared"),
 }
+"""The function that shows the result of a kind, in a module that brings the models of its own."""
 
 
 _WIDE = 110  # cells of a terminal on which all columns have room
@@ -105,8 +105,12 @@ def show_operation(out: Output, answer: Mapping[str, Any]) -> None:
 
 def show_outcome(out: Output, answer: Mapping[str, Any]) -> None:
     """Print the result of an operation that succeeded, as its own command would."""
-    render = _RESULTS.get(answer["kind"])
-    if render is not None:
+    known = _RESULTS.get(answer["kind"])
+    if known is not None:
+        module, name = known
+        render: Callable[[Output, Mapping[str, Any]], None] = getattr(
+            import_module(f"holdfast.cli.{module}"), name
+        )
         render(out, answer)
     else:
         # A newer daemon knows kinds that this client does not.

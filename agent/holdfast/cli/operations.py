@@ -187,11 +187,13 @@ def cancel(session: Session, operation: OperationId) -> None:
 
 
 def _ago(seconds: float | None) -> str | None:
+    if seconds is None:
+        return None
     from datetime import timedelta
 
     from holdfast.operations.model import format_time, now
 
-    return None if seconds is None else format_time(now() - timedelta(seconds=seconds))
+    return format_time(now() - timedelta(seconds=seconds))
 
 
 def _get(session: Session, operation: str) -> dict[str, Any]:
