@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,8 +86,8 @@ def test_lists_of_commands_show_the_beginning_of_their_help() -> None:
     assert lists == len(ALL) - 1  # all but the root
 
 
-def modules_after(*arguments: str) -> set[str]:
-    """Return what is imported once a command line has run, which must succeed."""
+def modules_after(*arguments: str, code: int = 0) -> set[str]:
+    """Return what is imported once a command line has run, which must end with `code`."""
     program = (
         "import json, sys\n"
         "from holdfast.cli import run\n"
@@ -94,8 +95,8 @@ def modules_after(*arguments: str) -> set[str]:
         "print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    code, modules = json.loads(done.stderr)
-    assert code == 0
+    ended, modules = json.loads(done.stderr.splitlines()[-1])
+    assert ended == code, done.stderr
     return set(modules)
 
 
@@ -108,3 +109,12 @@ def test_the_list_of_commands_loads_none_of_them() -> None:
     commands = {"serve", "pagecache", "manifest", "tune", "reimage", "image", "operations", "token"}
     assert not {f"holdfast.cli.{name}" for name in commands} & modules_after("--help")
     assert "rich" not in modules_after("--version")
+
+
+def test_a_client_of_the_socket_imports_neither_httpx_nor_models(tmp_path: Path) -> None:
+    """Also where no daemon answers, which is said by the same modules."""
+    socket = ["--socket", str(tmp_path / "none")]
+    modules = modules_after("op", "list", "--json", *socket, code=1)
+    assert "holdfast.cli.unix_client" in modules
+    assert not {"httpx", "pydantic", "rich"} & modules
+    assert "httpx" in modules_after("op", "list", "--url", "http://127.0.0.1:1", code=1)

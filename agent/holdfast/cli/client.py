@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import socket
-import ssl
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,13 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-
-from holdfast.cli.errors import CliError, UsageError
+from holdfast.cli.errors import CliError
+from holdfast.cli.exchange import (
+    Answer,
+    CannotConnectError,
+    Client,
+    ExchangeError,
+    Request,
+    TimedOutError,
+)
 
 # Generous: nothing but a long poll or an upload keeps the daemon from answering at once.
-TIMEOUT = httpx.Timeout(30.0, connect=5.0)
-_SCHEMES = ("http", "https")
+SECONDS = 30.0
+_UPLOAD_SECONDS = 600.0
+"""The daemon checks the whole file before it answers."""
+_UNAUTHORIZED = 401
 
 
 @dataclass(frozen=True)
@@ -58,101 +65,74 @@ class Api:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        if target.url is None:
-            self._http = httpx.Client(
-                transport=httpx.HTTPTransport(uds=str(target.socket)),
-                base_url="http://holdfast",
-                timeout=TIMEOUT,
-                trust_env=False,
-            )
-            return
-        url = httpx.URL(target.url)
-        if url.scheme not in _SCHEMES or not url.host:
-            raise UsageError(
-                f"--url {target.url} is not a URL like http://127.0.0.1:9918 or https://node:9918"
-            )
-        self._http = httpx.Client(
-            base_url=target.url,
-            timeout=TIMEOUT,
-            verify=_tls(target) if url.scheme == "https" else True,
-            headers={"Authorization": f"Bearer {target.token}"} if target.token else {},
-            trust_env=False,
-        )
+        self._client = _client_of(target)
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._client.close()
 
     def get(self, path: str, /, *, seconds: float | None = None, **params: Any) -> Any:
         """GET a JSON document; parameters that are None are left out.
 
         `seconds` is for answers that the daemon has to work for.
         """
-        timeout = TIMEOUT if seconds is None else httpx.Timeout(seconds, connect=5.0)
-        return self._call("GET", path, params=_given(params), timeout=timeout).json()
+        return self._call(Request("GET", path, seconds or SECONDS, params=_given(params)))
 
     def post(self, path: str, body: Any = None, *, seconds: float | None = None) -> Any:
         """POST a JSON document and answer what came back; `seconds` as for `get`."""
-        timeout = TIMEOUT if seconds is None else httpx.Timeout(seconds, connect=5.0)
         if body is None:
-            return self._call("POST", path, timeout=timeout).json()
+            return self._call(Request("POST", path, seconds or SECONDS))
         # ASCII, so that a name which is not UTF-8 gets there as the escape that it is.
         headers = {"Content-Type": "application/json"}
         content = json.dumps(body)
-        return self._call("POST", path, content=content, headers=headers, timeout=timeout).json()
+        return self._call(
+            Request("POST", path, seconds or SECONDS, headers=headers, content=content)
+        )
 
     def delete(self, path: str) -> None:
         """DELETE what is at `path`."""
-        self._call("DELETE", path)
+        self._call(Request("DELETE", path, SECONDS))
 
     def put_stream(self, path: str, content: Iterator[bytes], media_type: str) -> Any:
         """PUT a body piece by piece and answer what came back."""
         headers = {"Content-Type": media_type}
-        # The daemon checks the whole file before it answers.
-        timeout = httpx.Timeout(600.0, connect=5.0)
-        return self._call("PUT", path, content=content, headers=headers, timeout=timeout).json()
+        return self._call(Request("PUT", path, _UPLOAD_SECONDS, headers=headers, content=content))
 
     @contextmanager
     def stream(
-        self, path: str, *, accept: str, read_timeout: float = 30.0, **params: Any
-    ) -> Iterator[httpx.Response]:
+        self, path: str, *, accept: str, read_timeout: float = SECONDS, **params: Any
+    ) -> Iterator[Answer]:
         """GET a body that is read piece by piece."""
-        timeout = httpx.Timeout(read_timeout, connect=5.0)
-        with (
-            self._explained(),
-            self._http.stream(
-                "GET", path, params=_given(params), headers={"Accept": accept}, timeout=timeout
-            ) as response,
-        ):
-            if response.is_error:
-                response.read()
-                _raise_problem(response)
-            yield response
+        headers = {"Accept": accept}
+        request = Request("GET", path, read_timeout, params=_given(params), headers=headers)
+        with self._explained(), self._client.send(request) as answer:
+            if answer.status >= 400:
+                _raise_problem(answer)
+            yield answer
 
-    def _call(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        with self._explained():
-            response = self._http.request(method, path, **arguments)
-        if response.is_error or response.is_redirect:
-            _raise_problem(response)
-        return response
+    def _call(self, request: Request) -> Any:
+        """Make a request and return the document of the answer, None where it has none."""
+        with self._explained(), self._client.send(request) as answer:
+            if answer.status >= 300:
+                _raise_problem(answer)
+            body = answer.read()
+        return json.loads(body) if body else None
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
-        except httpx.ConnectError as error:
+        except CannotConnectError as error:
             raise ConnectionLostError(self._why_not_connected(error)) from error
-        except httpx.TimeoutException as error:
+        except TimedOutError as error:
             raise ConnectionLostError(
                 f"the daemon at {self.target} did not answer in time; look at its log"
             ) from error
-        except httpx.TransportError as error:
+        except ExchangeError as error:
             raise ConnectionLostError(
-                f"the connection to the daemon at {self.target} broke ({_reason(error)}); "
+                f"the connection to the daemon at {self.target} broke ({error}); "
                 f"{self._why_broken()}look at its log"
             ) from error
-        except httpx.InvalidURL as error:
-            raise UsageError(f"--url {self.target} is not a valid URL: {error}") from error
 
     def _why_broken(self) -> str:
         url = self.target.url or ""
@@ -163,10 +143,10 @@ class Api:
             return "if it speaks TLS, write https:// in --url; else "
         return ""
 
-    def _why_not_connected(self, error: httpx.ConnectError) -> str:
+    def _why_not_connected(self, error: CannotConnectError) -> str:
         if self.target.url is not None:
             return (
-                f"cannot connect to {self.target.url} ({_reason(error)}); "
+                f"cannot connect to {self.target.url} ({error}); "
                 "is the daemon running and listening there?"
             )
         path = self.target.socket
@@ -201,53 +181,39 @@ def _why_no_answer(path: Path, start: str) -> str:
     return f"the daemon on {path} closed the connection; try again"
 
 
-def _reason(error: BaseException) -> str:
-    """Find the most telling words in a chain of exceptions."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"{cause.verify_message}; name the authority with --ca-file"
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-        cause = cause.__cause__ or cause.__context__
-    return str(error) or type(error).__name__
+def _client_of(target: Target) -> Client:
+    """Choose the client, of which only one is imported: that for URLs brings httpx."""
+    if target.url is None:
+        from holdfast.cli.unix_client import UnixClient  # noqa: PLC0415
 
+        return UnixClient(target.socket)
+    from holdfast.cli.url_client import UrlClient  # noqa: PLC0415
 
-def _tls(target: Target) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=target.ca_file)
-    except OSError as error:
-        raise UsageError(
-            f"--ca-file {target.ca_file} cannot be used: {error.strerror or error}"
-        ) from error
-    if target.client_cert is not None:
-        try:
-            context.load_cert_chain(target.client_cert, target.client_key)
-        except OSError as error:
-            raise UsageError(
-                f"--client-cert {target.client_cert} with --client-key "
-                f"{target.client_key or target.client_cert} cannot be used: "
-                f"{error.strerror or error}"
-            ) from error
-    return context
+    return UrlClient(
+        target.url,
+        target.token,
+        ca_file=target.ca_file,
+        client_cert=target.client_cert,
+        client_key=target.client_key,
+    )
 
 
 def _given(params: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in params.items() if value is not None}
 
 
-def _raise_problem(response: httpx.Response) -> None:
+def _raise_problem(answer: Answer) -> None:
     try:
-        body = response.json()
+        body = json.loads(answer.read())
     except ValueError:
         body = None
     if not isinstance(body, dict) or "title" not in body:
         # Something else listens there.
         raise CliError(
-            f"{response.request.url} answered {response.status_code} "
-            f"{response.reason_phrase}, and not as holdfast does; check --url or --socket"
+            f"{answer.url} answered {answer.status} {answer.reason}, and not as holdfast does; "
+            "check --url or --socket"
         )
-    raise ProblemError(response.status_code, body)
+    raise ProblemError(answer.status, body)
 
 
 def _sentence(status: int, body: dict[str, Any]) -> str:
@@ -256,6 +222,6 @@ def _sentence(status: int, body: dict[str, Any]) -> str:
         field, message = str(error.get("field")), str(error.get("message")).rstrip(".")
         if message not in text:
             text += f"; {field}: {message}"
-    if status == httpx.codes.UNAUTHORIZED and "--token-file" not in text:
+    if status == _UNAUTHORIZED and "--token-file" not in text:
         text += "; give a token with --token-file, made by `holdfast token create`"
     return text

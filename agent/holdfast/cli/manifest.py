@@ -326,6 +326,6 @@ def _report(session: Session, operation: str) -> Iterator[bytes]:
     path = f"/v1/manifests/reports/{segment(operation)}"
     with session.api.stream(path, accept="application/jsonl", read_timeout=600) as response:
         rest = b""
-        for chunk in response.iter_bytes():
+        for chunk in response.pieces():
             *lines, rest = (rest + chunk).split(b"\n")
             yield from lines

@@ -115,4 +115,4 @@ def _content(session: Session, manifest: str, form: Format) -> Iterator[bytes]:
         return
     path = f"/v1/manifests/{segment(manifest)}/content"
     with session.api.stream(path, accept="*/*", read_timeout=600, format=named) as response:
-        yield from response.iter_raw()
+        yield from response.pieces()

@@ -110,4 +110,4 @@ def _content(session: Session, dump: str, form: Format) -> Iterator[bytes]:
         return
     path = f"/v1/pagecache/dumps/{segment(dump)}/content"
     with session.api.stream(path, accept="*/*", format=form.value) as response:
-        yield from response.iter_raw()
+        yield from response.pieces()

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from holdfast.cli.client import Api, ConnectionLostError
 from holdfast.cli.errors import CliError
+from holdfast.cli.exchange import lines_of
 
 FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "interrupted"})
 RECONNECT_SECONDS = 30.0  # long enough for a daemon that is being restarted
@@ -74,6 +75,5 @@ class RemoteRun:
     def _events(self) -> Iterator[dict[str, Any]]:
         path = f"/v1/operations/{self.id}/events"
         with self._api.stream(path, accept="application/x-ndjson") as response:
-            for line in response.iter_lines():
-                if line.strip():
-                    yield json.loads(line)
+            for line in lines_of(response):
+                yield json.loads(line)

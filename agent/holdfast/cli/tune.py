@@ -204,13 +204,14 @@ def profiles(
 @command(app, "watch", lines=["holdfast tune watch", "holdfast tune watch --json | jq -r .kind"])
 def watch(session: Session) -> None:
     """Print what happens to the settings, as it happens; Ctrl-C ends it."""
+    from holdfast.cli.exchange import lines_of
+
     accept = "application/x-ndjson" if session.out.as_json else "text/plain"
     path = "/v1/tuning/events"
     try:
         with session.api.stream(path, accept=accept) as response:
-            for line in response.iter_lines():
-                if line.strip():
-                    session.out.at_once(line)
+            for line in lines_of(response):
+                session.out.at_once(line.decode())
     except KeyboardInterrupt:
         return
 
