@@ -78,8 +78,8 @@ class Installed:
 Start = Callable[..., AbstractContextManager[Machine]]
 
 
-TEST_SECONDS = 1800
-"""For one test: everything is emulated, and may share its processors."""
+TEST_SECONDS = 3600
+"""For one test, should nothing else end it: what waits in it has deadlines of its own."""
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

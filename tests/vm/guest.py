@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.vm.pace import patience
+
 _POLL_SECONDS = 0.05  # the agent announces nothing by itself
 
 
@@ -31,7 +33,7 @@ class Guest:
 
     def wait(self, seconds: float) -> None:
         """Wait until the agent answers. Raises `GuestError`."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + patience(seconds)
         while True:
             try:
                 self._sync(2.0)
@@ -63,7 +65,7 @@ class Guest:
         started = self._ask(
             "guest-exec", {"path": command[0], "arg": command[1:], "capture-output": True}
         )
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + patience(seconds)
         while True:
             status = self._ask("guest-exec-status", {"pid": started["pid"]})
             if status["exited"]:
@@ -102,7 +104,7 @@ class Guest:
 
     def _ask(self, command: str, arguments: dict[str, Any]) -> Any:
         self._send({"execute": command, "arguments": arguments})
-        answer = self._receive(30.0)
+        answer = self._receive(patience(30.0))
         if "error" in answer:
             raise GuestError(f"{command}: {answer['error'].get('desc')}")
         return answer["return"]

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.system.harness import dying_with_parent
+from tests.vm import pace
+from tests.vm.diagnosis import diagnosis
 from tests.vm.guest import Guest, GuestError
 
 BOOT_SECONDS = 600.0
@@ -47,7 +49,8 @@ class Machine:
 
     def booted(self, seconds: float = BOOT_SECONDS) -> None:
         """Wait until a boot that is not the last one seen is over: systemd has nothing to do."""
-        deadline = time.monotonic() + seconds
+        started = time.monotonic()
+        deadline = started + pace.patience(seconds)
         while True:
             try:
                 self.guest.wait(deadline - time.monotonic())
@@ -55,6 +58,7 @@ class Machine:
                 if boot_id != self.boot_id:
                     self.guest.call("/bin/systemctl", "is-system-running", "--wait")
                     self.boot_id = boot_id
+                    pace.booted(time.monotonic() - started)
                     return
             except (GuestError, OSError) as error:
                 self.guest.close()
@@ -70,7 +74,7 @@ class Machine:
     def power_off(self) -> None:
         """Shut down in order, and wait until the machine is off."""
         self.guest.tell("guest-shutdown", {"mode": "powerdown"})
-        self._process.wait(_STOP_SECONDS)
+        self._process.wait(pace.patience(_STOP_SECONDS))
 
 
 @contextmanager
@@ -113,6 +117,9 @@ def running(disks: Disks, directory: Path, options: Sequence[str] = ()) -> Itera
     try:
         machine.booted()
         yield machine
+    except BaseException:
+        print(f"failed; what systemd says:\n{diagnosis(machine.guest)}", flush=True)
+        raise
     finally:
         machine.guest.close()
         process.kill()

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from tests.vm.guest import Guest
+from tests.vm.pace import patience
 from tests.waiting import until
 
 FILE_MIB = 64
@@ -29,7 +30,7 @@ def first_pass(guest: Guest) -> dict[str, Any]:
         found: dict[str, Any] | None = json.loads(done.stdout) if done.returncode == 0 else None
         return found
 
-    found = until(told, seconds=SECONDS, what="the datastore's first pass", interval=0.5)
+    found = until(told, seconds=patience(SECONDS), what="the datastore's first pass", interval=0.5)
     assert found["hot_bytes"] == FILE_MIB << 19
     return found
 

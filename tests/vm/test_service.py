@@ -7,6 +7,7 @@ import re
 from tests.vm.conftest import Installed, Start
 from tests.vm.guest import Guest
 from tests.vm.machine import Machine
+from tests.vm.pace import patience
 from tests.vm.service import (
     FILE_MIB,
     SECONDS,
@@ -153,7 +154,7 @@ def _restarted(guest: Guest, old: int) -> int:
         pid = moments(guest, "holdfast.service", "MainPID")[0]
         return pid if "ActiveState=active" in shown and pid not in (0, old) else None
 
-    return until(told, seconds=SECONDS, what="the daemon's restart", interval=0.5)
+    return until(told, seconds=patience(SECONDS), what="the daemon's restart", interval=0.5)
 
 
 def test_a_boot_goes_on_whatever_is_wrong_with_the_state(start: Start) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.system.harness import dying_with_parent
 from tests.vm.imager.images import NONCE
+from tests.vm.pace import patience
 from tests.vm.reimage.qmp import Qmp
 from tests.waiting import until
 
@@ -65,7 +66,7 @@ class Running:
         """Wait until something is printed, and answer the match."""
         found = until(
             lambda: re.search(pattern, self.console) or self._process.poll() is not None,
-            seconds=seconds,
+            seconds=patience(seconds),
             what=f"{pattern!r} on the console",
             interval=0.05,
         )
@@ -75,7 +76,7 @@ class Running:
     def rebooted(self, seconds: float = SECONDS) -> None:
         """Wait until it reboots, with which it ends here."""
         try:
-            code = self._process.wait(seconds)
+            code = self._process.wait(patience(seconds))
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it did not end: {self.console[-3000:]}") from None
         assert code == 0, (code, self._log.read_text(), self.console[-3000:])

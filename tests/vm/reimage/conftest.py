@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.vm.diagnosis import diagnosis
 from tests.vm.image import CACHE
 from tests.vm.reimage.images import Systems
 from tests.vm.reimage.installation import installed_disks, made_systems
@@ -60,7 +61,7 @@ def _keep_console(node: Node, name: str) -> None:
     """Leave what the machine printed where a person finds it after a failure."""
     kept: Path = CACHE / f"console-{name}.txt"
     kept.write_text(node.console)
-    tell(f"failed; the console's text is in {kept}")
+    tell(f"failed; the console's text is in {kept}; what systemd says:\n{diagnosis(node.guest)}")
 
 
 @pytest.fixture(scope="session")

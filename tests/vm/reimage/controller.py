@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from tests.vm.pace import patience
 from tests.waiting import until
 
 T = TypeVar("T")
@@ -60,7 +61,7 @@ class Controller:
                 return None
 
         try:
-            return until(once, seconds=seconds, what=what, interval=0.25)
+            return until(once, seconds=patience(seconds), what=what, interval=0.25)
         except TimeoutError as error:
             raise TimeoutError(f"{error}; last: {last}") from error
 
@@ -78,7 +79,7 @@ class Controller:
 
     def finished(self, operation: str, seconds: float = 300.0) -> Any:
         """Wait for the end of an operation and answer it."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + patience(seconds)
         while True:
             found = self.get(f"/v1/operations/{operation}?wait=20")
             if found["state"] in FINAL:

@@ -16,6 +16,7 @@ from pathlib import Path
 import xxhash
 
 from tests.system.harness import dying_with_parent
+from tests.vm import pace
 from tests.vm.guest import Guest, GuestError
 from tests.vm.image import overlay
 from tests.vm.reimage.controller import Controller
@@ -81,6 +82,7 @@ class Node:
         self.control = control
         self.qmp = Qmp(directory / "qmp")
         self._printed = 0
+        self._boot_began: float | None = time.monotonic()
         self.guest = Guest(directory / "agent")
         """For looking inside; a controller has no such thing."""
 
@@ -93,7 +95,7 @@ class Node:
         """Wait until something is printed on the console, `after` so many characters."""
         until(
             lambda: text in self.console[after:] or self._ended(),
-            seconds=seconds,
+            seconds=pace.patience(seconds),
             what=f"{text!r} on the console",
             interval=0.1,
         )
@@ -105,6 +107,9 @@ class Node:
             self.guest.close()
             self.guest.wait(seconds)
             self.guest.call("/bin/systemctl", "is-system-running", "--wait", seconds=seconds)
+            if self._boot_began is not None:
+                pace.booted(time.monotonic() - self._boot_began)
+                self._boot_began = None
         except (GuestError, OSError) as error:
             raise GuestError(f"{error}\n{self.console[-4000:]}") from error
 
@@ -114,7 +119,7 @@ class Node:
 
     def held(self, seconds: float) -> None:
         """Wait until the machine has reset itself and is stopped before its next boot."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + pace.patience(seconds)
         while True:
             event = self.qmp.event("SHUTDOWN", deadline - time.monotonic())
             assert event["data"]["reason"] == "guest-reset", event
@@ -142,7 +147,7 @@ class Node:
     def power_off(self, seconds: float = 120.0) -> None:
         """Shut down in order, as at the press of the button, and wait until it is off."""
         self.qmp.ask("system_powerdown")
-        self._process.wait(seconds)
+        self._process.wait(pace.patience(seconds))
 
     def kill(self) -> None:
         """End QEMU at once."""

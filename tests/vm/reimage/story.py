@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from tests.vm.pace import patience
 from tests.vm.reimage.controller import Controller, boot_id
 from tests.vm.reimage.node import BOOT_SECONDS, Node
 from tests.vm.reimage.telling import tell
@@ -50,7 +51,7 @@ def stage(control: Controller, request: dict[str, Any]) -> str:
         assert found["state"] in ("staging", "staged"), found["reason"]
         return bool(found["state"] == "staged")
 
-    until(staged, seconds=IMAGE_SECONDS, what="the staged image", interval=0.5)
+    until(staged, seconds=patience(IMAGE_SECONDS), what="the staged image", interval=0.5)
     return operation
 
 
@@ -64,7 +65,7 @@ def arm(control: Controller) -> dict[str, Any]:
 
 def watch_imager(node: Node, watched: Watched, seconds: float = IMAGE_SECONDS) -> None:
     """Follow the imager over HTTPS until it reboots the machine, which is then held."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + patience(seconds)
     while time.monotonic() < deadline:
         try:
             node.held(0.2)
