@@ -7,6 +7,8 @@ PYTHON ?= python3
 DATA ?=
 LISTEN ?= 127.0.0.1:9918
 PYTEST_ARGS ?=
+# Tests wait as often as they compute.
+WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 MINUTES ?= 60
 
 .DEFAULT_GOAL := help
@@ -28,6 +30,8 @@ cargo_home := $(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)
 anonymous := --remap-path-prefix=$(cargo_home)=/cargo --remap-path-prefix=$(CURDIR)=/holdfast
 # A prefix of commands rather than a variable of targets, which their prerequisites would inherit.
 maturin = RUSTFLAGS='$(strip $(RUSTFLAGS) $(anonymous))' $(bin)/maturin
+# Files of tests side by side, in the order of their names.
+parallel = $(bin)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # What the extension is built from.
 sources := $(shell find rust -path rust/fuzz -prune -o -type f -print) $(wildcard Cargo.* rust-toolchain* .cargo/*)
 lists := $(addprefix packaging/,deb-packages.txt test-packages.txt vm-packages.txt)
@@ -37,7 +41,7 @@ help: ## Show this list
 	@printf 'holdfast: make TARGET [VARIABLE=value]\n\n'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
 		while IFS=$$'\t' read -r target text; do printf '  %-9s %s\n' "$$target" "$$text"; done
-	@printf '\nVariables: PYTHON (3.11 or later), DATA (a directory), LISTEN (address:port), MINUTES, PYTEST_ARGS\n'
+	@printf '\nVariables: PYTHON (3.11 or later), DATA (a directory), LISTEN (address:port), MINUTES, WORKERS, PYTEST_ARGS\n'
 
 .PHONY: toolchain
 toolchain:
@@ -107,7 +111,7 @@ data-if-named: $(if $(DATA),data)
 .PHONY: test
 test: lint-toolchain packages-or-skip lint deb-or-skip ## Run lint, the engine's tests, unit and system tests, and one re-imaging (40 minutes)
 	cargo test --locked --quiet --workspace --exclude holdfast-binding
-	$(bin)/python -m pytest $(PYTEST_ARGS)
+	$(parallel) $(PYTEST_ARGS)
 
 .PHONY: test-vm
 test-vm: packages deb ## Run whole machines, emulated: boots, kills, re-imaging, faults, removal (2 hours)
@@ -115,7 +119,7 @@ test-vm: packages deb ## Run whole machines, emulated: boots, kills, re-imaging,
 
 .PHONY: check
 check: lint-toolchain test-packages-or-skip lint ## Run the fast subset: lint and the unit tests that are not slow
-	$(bin)/python -m pytest -m 'not slow' tests/unit $(PYTEST_ARGS)
+	$(parallel) -m 'not slow' tests/unit $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: lint-toolchain build ## Check formatting, lint, types, and the extension's stub against the built module

@@ -6,6 +6,7 @@ import os
 import shutil
 import stat
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,8 @@ import pytest
 from tests.disk import real_directory
 
 CHECKOUT = Path(__file__).resolve().parents[1]
+LOCK = Path(tempfile.gettempdir(), f"holdfast-tests-{os.geteuid()}.lock")
+"""Locked by each test, and by one that runs alone for itself: the machine is what they share."""
 _SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
