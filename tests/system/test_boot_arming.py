@@ -25,7 +25,7 @@ from tests.system.bootdisk import NONCE, BootDisk, boot_disk, run
 from tests.system.harness import dying_with_parent
 from tests.waiting import until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(params=["ext4", "xfs", "ext4 with /boot on ext2"])

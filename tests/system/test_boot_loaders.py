@@ -23,7 +23,7 @@ from holdfast.privileged.boot.systemd_boot import SystemdBoot
 from holdfast.privileged.writes import Refused
 from tests.system.bootdisk import DESCRIPTOR, KERNEL, NONCE, BootDisk, boot_disk, run, ubuntu_config
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 _SECURE_BOOT = f"SecureBoot_{GLOBAL}".replace("-", "_")
 _LOADER_INFO = f"LoaderInfo_{LOADER}".replace("-", "_")

@@ -22,7 +22,7 @@ from tests.loops import MIB, loop
 from tests.mounts import mounted
 from tests.system.bootdisk import DESCRIPTOR, STATE, BootDisk, boot_disk, run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 
 @pytest.fixture(scope="module")
@@ -260,9 +260,11 @@ class TestTheImage:
 
     def test_status_files_that_are_something_else(self, disk: BootDisk) -> None:
         (disk.root / "etc/shadow").write_text("root:x")
-        room = disk.allowing(files=frozenset({"/etc/shadow"}))
+        (disk.root / "etc/tls.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+        room = disk.allowing(files=frozenset({"/etc/shadow", "/etc/tls.pem"}))
+        pair = {"certificate": "/etc/tls.pem", "key": "/etc/tls.pem"}
         for name in ("certificate", "key", "tokens"):
-            status = {"listen": "0.0.0.0:9918", name: "/etc/shadow"}
+            status = {"listen": "127.0.0.1:9918", **pair, name: "/etc/shadow"}
             refused(disk, "/etc/shadow is not the file", room, status=status)
 
 

@@ -24,7 +24,7 @@ from tests.system.test_boot_arming import unpacked
 from tests.system.test_helper import Helper
 from tests.waiting import until
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 SETTINGS = """
 roots = ["/mnt/data"]

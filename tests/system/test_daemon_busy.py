@@ -5,8 +5,12 @@ from __future__ import annotations
 import threading
 import time
 
+import pytest
+
 from tests.disk import read_all, write_file
 from tests.system.harness import Daemon
+
+pytestmark = pytest.mark.alone
 
 MIB = 1 << 20
 REQUESTS = 500

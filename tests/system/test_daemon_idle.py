@@ -10,6 +10,8 @@ import pytest
 
 from tests.system.harness import Daemon
 
+pytestmark = pytest.mark.alone
+
 MIB = 1 << 20
 
 

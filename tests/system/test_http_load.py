@@ -5,8 +5,11 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 
 from tests.system.harness import Daemon
+
+pytestmark = pytest.mark.alone
 
 CLIENTS = 200
 

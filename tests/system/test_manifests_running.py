@@ -16,6 +16,8 @@ from tests.system.building import BUILDS, MIB, build, built, progress_of, reache
 from tests.system.harness import Daemon
 from tests.system.test_manifest_readers import device_under_load
 
+pytestmark = pytest.mark.alone
+
 Starter = Callable[..., Daemon]
 
 

@@ -43,9 +43,9 @@ def prepare_load(daemon: Daemon) -> None:
         drop(path)
 
 
-def start_slow_load(daemon: Daemon, **headers: str) -> dict[str, Any]:
+def start_slow_load(daemon: Daemon, *, rate: int = SLOW, **headers: str) -> dict[str, Any]:
     """Start a load that takes seconds, and wait until it has moved some bytes."""
-    operation = daemon.start("/v1/pagecache/loads", {"bytes_per_second": SLOW}, **headers)
+    operation = daemon.start("/v1/pagecache/loads", {"bytes_per_second": rate}, **headers)
     until(
         lambda: operation_of(daemon, operation["id"])["progress"]["bytes_done"] > 0,
         what="progress of the load",
@@ -299,7 +299,7 @@ def test_clients_that_hang_up_on_a_stream_leave_nothing_behind(daemon: Daemon) -
     prepare_load(daemon)
     daemon_process = psutil.Process(daemon.pid)
     daemon.http.get("/healthz")
-    load = start_slow_load(daemon)
+    load = start_slow_load(daemon, rate=SLOW // 16)
     before = daemon_process.num_fds()
     kept = []  # a stream is closed with its iterator
     with ExitStack() as streams:

@@ -8,6 +8,8 @@ import pytest
 
 from tests.soak.run import soak
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)

@@ -42,6 +42,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 }
 
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.skipif(os.geteuid() != 0, reason="settings are root's to change"),
     pytest.mark.timeout(SECONDS + 100),
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.vm.reimage.conftest import Start
 from tests.vm.reimage.images import NEW_IMAGE, OLD_IMAGE, OLD_MACHINE_ID
 from tests.vm.reimage.node import BOOT_SECONDS, Node
@@ -11,6 +13,8 @@ from tests.vm.reimage.published import Published
 from tests.vm.reimage.story import Journey, arm, boot_files, identity, stage, travel
 from tests.vm.reimage.telling import tell
 from tests.vm.service import first_pass, moments, started_at
+
+pytestmark = pytest.mark.alone
 
 # The operator's own check of a new system: here it passes once somebody has mended something.
 _CHECK = """
