@@ -62,6 +62,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.stopping = asyncio.Event()
     app.state.work = Work()
     app.state.audit = audit
+    app.state.paths = [getattr(each, "path", "") for router in ROUTERS for each in router.routes]
     problems.install(app)
     app.add_exception_handler(BodyTooLarge, too_large)
     for router in ROUTERS:

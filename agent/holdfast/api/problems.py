@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from holdfast._engine import EngineError
+from holdfast.api.paths import no_such_path
 from holdfast.api.rendering import PROBLEM_JSON, JsonResponse, one_line, printable
 from holdfast.operations.ids import new_id
 from holdfast.operations.model import (
@@ -28,6 +29,7 @@ from holdfast.operations.model import (
     UnknownOperation,
 )
 from holdfast.operations.outcome import problem_of
+from holdfast.wording import plain
 
 log = logging.getLogger(__name__)
 _RETRY_AFTER = {Slug.UNAVAILABLE: "1", Slug.QUEUE_FULL: "5"}
@@ -39,27 +41,6 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _WHOLE_BODY = "body"
 _MAX_NAME = 256
 _MAX_MESSAGE = 1024
-
-# What pydantic says in terms of its own, said in those of an HTTP request instead.
-_PLAIN_WORDS: dict[str, str] = {
-    "missing": "is required",
-    "extra_forbidden": "is not a known field",
-    "string_type": "must be a string",
-    "string_unicode": "must be valid UTF-8 text",
-    "int_type": "must be a whole number",
-    "int_parsing": "must be a whole number",
-    "int_from_float": "must be a whole number",
-    "int_parsing_size": "is too large a number",
-    "float_parsing": "must be a number",
-    "float_type": "must be a number",
-    "finite_number": "must be a finite number",
-    "bool_type": "must be true or false",
-    "bool_parsing": "must be true or false",
-    "list_type": "must be a list",
-    "dict_type": "must be an object",
-    "model_attributes_type": "must be a JSON object",
-    "model_type": "must be a JSON object",
-}
 
 
 class ProblemError(Exception):
@@ -192,8 +173,7 @@ async def _client_gone(_request: Request, _error: ClientDisconnect) -> Response:
 async def _http_exception(request: Request, error: HTTPException) -> Response:
     """Handle what the framework raises on its own."""
     if error.status_code == 404:
-        detail = f"There is nothing at {one_line(request.url.path)[:200]}; GET / lists what is."
-        return problem_response(Problem.of(Slug.NOT_FOUND, printable(detail)))
+        return problem_response(Problem.of(Slug.NOT_FOUND, printable(no_such_path(request))))
     if error.status_code == 405:
         allowed = allowed_methods(request)
         detail = f"{request.method} is not allowed here; allowed: {', '.join(allowed)}."
@@ -271,41 +251,7 @@ def _subject(field: str) -> str:
 def _field_error(error: Mapping[str, Any], known: Sequence[str]) -> FieldError:
     where, *rest = error["loc"]
     name = ".".join(str(part) for part in rest) or (_WHOLE_BODY if where == "body" else str(where))
-    message = _message(error)
+    message = printable(plain(error))
     if error["type"] == "extra_forbidden" and len(rest) == 1:
         message += suggestion(name, known)
     return FieldError(field=printable(one_line(name[:_MAX_NAME])), message=message[:_MAX_MESSAGE])
-
-
-def _number(value: Any) -> Any:
-    """Write a whole number without the point that a limit of a fraction has."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _message(error: Mapping[str, Any]) -> str:
-    kind, context = str(error["type"]), error.get("ctx") or {}
-    if kind in _PLAIN_WORDS:
-        return _PLAIN_WORDS[kind]
-    limits = {
-        "greater_than_equal": ("must be at least {}", "ge"),
-        "greater_than": ("must be more than {}", "gt"),
-        "less_than_equal": ("must be at most {}", "le"),
-        "less_than": ("must be less than {}", "lt"),
-        "string_too_short": ("must have at least {} characters", "min_length"),
-        "string_too_long": ("must have at most {} characters", "max_length"),
-        "too_short": ("must have at least {} entries", "min_length"),
-        "too_long": ("must have at most {} entries", "max_length"),
-        "literal_error": ("must be {}", "expected"),
-        "enum": ("must be {}", "expected"),
-    }
-    if kind in limits:
-        text, key = limits[kind]
-        return (
-            text.format(_number(context.get(key)))
-            .replace(" 1 entries", " one entry")
-            .replace(" 1 characters", " one character")
-        )
-    message = str(error["msg"])
-    for prefix in ("Value error, ", "Assertion failed, "):
-        message = message.removeprefix(prefix)
-    return printable(message.replace("Input should be", "must be").rstrip("."))

@@ -23,6 +23,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from holdfast.durable import linked_file
 from holdfast.scopes import Scope as Scope  # noqa: PLC0414 - it is a token's scope
+from holdfast.wording import first
 
 PREFIX = "hf_"
 MAX_NAME_LENGTH = 64
@@ -178,11 +179,9 @@ def _read(file: Path) -> list[Token]:
     try:
         return _File.model_validate_json(text).tokens
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
         raise TokenError(
-            f"The token file {file} is damaged ({where + ': ' if where else ''}{first['msg']}); "
-            "restore it, or remove it and make new tokens."
+            f"The token file {file} is damaged ({first(error)}); restore it, or remove it and make "
+            "new tokens."
         ) from None
 
 

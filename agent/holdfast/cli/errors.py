@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import IntEnum
+from typing import Any
 
 
 class ExitCode(IntEnum):
@@ -18,9 +20,17 @@ class ExitCode(IntEnum):
 class CliError(Exception):
     """Ends the command: one sentence that says what is wrong and what to do."""
 
-    def __init__(self, message: str, code: ExitCode = ExitCode.FAILED) -> None:
+    def __init__(
+        self,
+        message: str,
+        code: ExitCode = ExitCode.FAILED,
+        *,
+        problem: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
+        self.problem = problem
+        """The problem document that the daemon answered, if it did."""
 
 
 class UsageError(CliError):

@@ -150,15 +150,15 @@ def _run(session: Session, kind: Any, body: Mapping[str, Any], render: Any) -> M
     from holdfast.cli.follow import follow
     from holdfast.cli.local import LocalRun
     from holdfast.cli.outcome import why
+    from holdfast.wording import first
 
     try:
         params = kind.params.model_validate(body)
     except ValidationError as error:
-        told = error.errors()[0]
-        raise UsageError(f"{'.'.join(map(str, told['loc']))}: {told['msg']}") from error
+        raise UsageError(first(error)) from error
     operation = follow(LocalRun(kind, params), session.out, started_here=True)
     if operation["state"] != "succeeded":
-        raise CliError(why(operation))
+        raise CliError(why(operation), problem=operation.get("error"))
     result: Mapping[str, Any] = operation["result"]
     if session.out.as_json:
         session.out.json(result)

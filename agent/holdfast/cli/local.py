@@ -42,6 +42,7 @@ from holdfast.records.store import Stored
 from holdfast.records.uploads import Upload
 from holdfast.tuning.models import Plan, PlanRequest, ProfileDetails, ProfileList, TuningState
 from holdfast.tuning.service import Tuning
+from holdfast.wording import sentence
 
 R = TypeVar("R", bound=Stored)
 
@@ -274,11 +275,7 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        told = "; ".join(
-            f"{'.'.join(str(part) for part in details['loc'])}: {details['msg']}"
-            for details in error.errors()
-        )
-        raise UsageError(told) from error
+        raise UsageError("; ".join(map(sentence, error.errors()))) from error
     except (RequestError, OperationFailed, EngineError, OSError, ValueError) as error:
         raise CliError(problem_of(error, "").detail.rstrip(".")) from error
 

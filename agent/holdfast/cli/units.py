@@ -6,12 +6,13 @@ import re
 import unicodedata
 from datetime import UTC, datetime
 
+from holdfast.sizes import parse_size as parse_size  # noqa: PLC0414 - part of this module
+
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _EIGHTHS = " ▏▎▍▌▋▊▉"
 _SPAN = re.compile(r"(?P<number>\d+(\.\d+)?) ?(?P<unit>s|min|m|h|d|w)", re.ASCII)
 _SPAN_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _SHARE = re.compile(r"(?P<number>\d+(\.\d+)?) ?%?", re.ASCII)
-_SIZE = re.compile(r"(?P<number>\d+(\.\d+)?) ?((?P<letter>[kmgtpe])(?P<suffix>ib|b)?|b)?", re.ASCII)
 
 
 def size(count: int | float) -> str:
@@ -25,21 +26,6 @@ def size(count: int | float) -> str:
         return f"{int(value)} B"
     digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
     return f"{value:.{digits}f} {_UNITS[unit]}"
-
-
-def parse_size(text: str) -> int:
-    """Read `4096`, `512MiB`, `512M`, `1.5 GiB` (powers of 1024) or `2GB` (powers of 1000).
-
-    Raises `ValueError` with a sentence.
-    """
-    match = _SIZE.fullmatch(text.strip().lower())
-    if match is None:
-        raise ValueError(f"{text!r} is not a size; write for example 4096, 512MiB or 1.5GiB")
-    letter, suffix = match["letter"] or "", match["suffix"]
-    base = 1000 if letter and suffix == "b" else 1024
-    multiple = base ** (" kmgtpe".index(letter) if letter else 0)
-    number = match["number"]
-    return int(float(number) * multiple) if "." in number else int(number) * multiple
 
 
 def parse_span(text: str) -> float:

@@ -17,6 +17,7 @@ from pydantic_settings import EnvSettingsSource
 from holdfast.config.findings import Finding
 from holdfast.config.settings import Settings, flatten
 from holdfast.node.volumes import missing
+from holdfast.wording import plain
 
 DEFAULT_CONFIG_FILE = Path("/etc/holdfast/holdfast.toml")
 PREFIX = "HOLDFAST_"
@@ -32,9 +33,6 @@ _FLAGS = {"roots": "root"}
 _PLAIN_WORDS = {
     "model_type": "should be a table",
     "path_type": "should be a path",
-    "byte_size": "should be a number of bytes or a size such as 64MiB",
-    "byte_size_unit": "should be a number of bytes or a size such as 64MiB",
-    "too_short": "should have at least one entry",
 }
 _TEST_PREFIX = f"{PREFIX}TEST_"
 
@@ -219,7 +217,7 @@ def _sentence(error: ErrorDetails, layers: list[_Layer]) -> str:
     indexes = [part for part in error["loc"] if isinstance(part, int)]
     key = ".".join(parts)
     layer = next((layer for layer in reversed(layers) if _has(layer.values, parts)), None)
-    message = error["msg"].removeprefix("Value error, ")
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if layer is None or not parts or message.startswith("`"):
         # About several settings together, which may come from different places.
         return _stop(message)
@@ -232,7 +230,7 @@ def _sentence(error: ErrorDetails, layers: list[_Layer]) -> str:
     elif message.startswith(("Input should", "List should", "Value should")):
         message = "should" + message.partition("should")[2]
     else:
-        message = f"is wrong: {message}"
+        message = plain(error).replace("must ", "should ", 1)
     entry = f" entry {indexes[0] + 1}" if indexes else ""
     return f"{layer.blame(key)}{entry} {message}; it is {error['input']!r}."
 

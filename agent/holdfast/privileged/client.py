@@ -32,6 +32,7 @@ from holdfast.privileged.wire import (
 )
 from holdfast.privileged.writes import Refused, Write
 from holdfast.tuning.requests import TuneReport, TuneRequest
+from holdfast.wording import first
 
 _Report = TypeVar("_Report")
 _SECONDS = 600.0  # turning a swap area off reads all of it back into memory
@@ -101,7 +102,8 @@ class Helper:
                 raise LineError("it ended before it answered")
             answer = Answer.model_validate_json(told)
         except (LineError, ValidationError) as error:
-            reason = " ".join(str(error).split())
+            wrong = first(error) if isinstance(error, ValidationError) else str(error)
+            reason = " ".join(wrong.split())
             raise self._error(errno.EPROTO, f"the privileged helper failed: {reason}") from error
         except OSError as error:
             reason = error.strerror or str(error)

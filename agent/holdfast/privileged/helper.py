@@ -45,6 +45,7 @@ from holdfast.privileged.wire import (
 from holdfast.privileged.writes import Refused
 from holdfast.tuning.ledger import Changes
 from holdfast.tuning.requests import TuneChange, TuneEnforce, TuneRecover, TuneRollback
+from holdfast.wording import first
 
 log = logging.getLogger(__name__)
 
@@ -205,10 +206,9 @@ class HelperServer:
         try:
             request = request_adapter().validate_json(line)
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            log.warning("malformed request: %s: %s", where, first["msg"])
-            return Answer(refused=f"The request is malformed: {where}: {first['msg']}.")
+            wrong = first(error)
+            log.warning("malformed request: %s", wrong)
+            return Answer(refused=f"The request is malformed: {wrong}.")
         try:
             return self._do(request)
         except (Refused, RequestError) as error:

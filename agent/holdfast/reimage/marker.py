@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from holdfast.reimage.models import ImagerReport
+from holdfast.wording import first
 
 MARKER = Path("/etc/holdfast/reimaged.json")
 _MOST_BYTES = 1 << 20
@@ -55,6 +56,4 @@ def read_marker(path: Path = MARKER) -> Marker | None:
     try:
         return Marker.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{path} cannot be understood: {where}: {first['msg']}") from None
+        raise ValueError(f"{path} cannot be understood: {first(error)}") from None

@@ -20,6 +20,7 @@ from holdfast.reimage.models import (
     Transition,
 )
 from holdfast.reimage.previous import PreviousStore
+from holdfast.wording import first
 
 
 class Waiting(BaseModel, defer_build=True):
@@ -102,7 +103,7 @@ class JobStore:
         except FileNotFoundError:
             return None
         except (ValidationError, OSError) as error:
-            told = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
+            told = first(error) if isinstance(error, ValidationError) else error
             raise RequestError(
                 Slug.UNAVAILABLE,
                 f"{self._file} cannot be read ({told}), so how far a re-imaging has come is not "

@@ -36,6 +36,7 @@ from holdfast.tuning.requests import (
 from holdfast.tuning.store import Active, Change, Entry, State, Store, StoredKnob, Valued
 from holdfast.tuning.subsystems import all_subsystems
 from holdfast.tuning.transaction import ChangeFailed, Failure, Panel
+from holdfast.wording import plain
 
 log = logging.getLogger(__name__)
 
@@ -299,7 +300,7 @@ class _Followed:
 
 def _told(error: Exception) -> str:
     if isinstance(error, ValidationError):
-        return error.errors(include_input=False, include_url=False)[0]["msg"]
+        return plain(error.errors(include_url=False)[0])
     return str(error).rstrip(".")
 
 

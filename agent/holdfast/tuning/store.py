@@ -36,6 +36,7 @@ from holdfast.tuning.records import (
     StoredKnob,
     Valued,
 )
+from holdfast.wording import first
 
 __all__ = [
     "Active",
@@ -152,7 +153,7 @@ def _read(path: Path, model: type[M]) -> M | None:
     except ValidationError as error:
         raise RequestError(
             Slug.UNAVAILABLE,
-            f"{path} cannot be read ({error.errors()[0]['msg']}), so what settings were before is "
+            f"{path} cannot be read ({first(error)}), so what settings were before is "
             "not known; restore the file, or move it away to begin anew with the present values.",
         ) from None
     if found.version > VERSION:

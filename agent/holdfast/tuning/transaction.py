@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from holdfast.privileged import Privileged, Refused
 from holdfast.tuning.knobs import Knob, Observed, Subsystem
 from holdfast.tuning.store import StoredKnob, Valued
+from holdfast.wording import plain
 
 log = logging.getLogger(__name__)
 
@@ -281,5 +282,5 @@ def plainly(error: Refused | ValueError) -> str:
     """Return an error's reason as a clause, without the words of the library that checks types."""
     if not isinstance(error, ValidationError):
         return str(error).rstrip(".")
-    reason = str(error.errors(include_url=False)[0]["msg"]).removeprefix("Value error, ")
+    reason = plain(error.errors(include_url=False)[0])
     return f"{reason[:1].lower()}{reason[1:]}"

@@ -21,6 +21,7 @@ from holdfast.privileged.boot.models import (
     Target,
 )
 from holdfast.privileged.writes import Refused
+from holdfast.wording import first
 
 MAX_DESCRIPTOR = 64 << 20
 """Bytes."""
@@ -70,9 +71,7 @@ def parse_descriptor(content: bytes, sha256: str) -> Descriptor:
     try:
         descriptor = Descriptor.model_validate_json(content)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise Refused(f"The descriptor is wrong: {where}: {first['msg']}.") from None
+        raise Refused(f"The descriptor is wrong: {first(error)}.") from None
     if (descriptor.format, descriptor.version) != ("holdfast-image", 1):
         raise Refused("It is no descriptor of an image that is known here.")
     return descriptor
@@ -163,5 +162,7 @@ def parse_outcome(content: bytes) -> OutcomeRecord:
         if (document["format"], document["version"]) != ("holdfast-outcome", 1):
             raise ValueError("is of another format")
         return OutcomeRecord.model_validate(document)
-    except (ValidationError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except ValidationError as error:
+        raise ValueError(f"cannot be understood: {first(error)}") from None
+    except (KeyError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot be understood: {' '.join(str(error).split())}") from None
