@@ -6,12 +6,13 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Annotated, Any, Literal, cast
 
+from anyio import to_thread
 from fastapi import Body, Path, Query, Request
 from starlette.responses import Response
 
 from holdfast.api.conversions import ConversionResponse, convert
 from holdfast.api.documents import problems_of, started, upload
-from holdfast.api.operations import IdempotencyKey, start
+from holdfast.api.operations import IdempotencyKey, OperationName, start
 from holdfast.api.records import (
     BYTES,
     ZSTD,
@@ -48,9 +49,12 @@ _WHOLE_ROOT, _WHOLE_MANIFEST = BuildRequest(), VerifyRequest()
 
 ManifestId = Annotated[str, Path(max_length=64, description="A manifest's id.")]
 ManifestIdOrLatest = Annotated[
-    str, Path(max_length=64, description="A manifest's id, or `latest`.")
+    str,
+    Path(
+        max_length=64,
+        description="A manifest's id, the beginning of one that no other has, or `latest`.",
+    ),
 ]
-OperationId = Annotated[str, Path(max_length=64, description="The operation's id.")]
 ReportFormat = Literal["jsonl", "native"]
 
 
@@ -151,7 +155,7 @@ async def create_comparison(
     response_class=Response,
     responses={
         **_files("A header, a line for each finding, a trailer.", JSONL, NDJSON, ZSTD, BYTES),
-        **problems_of(404),
+        **problems_of(404, 409),
     },
 )
 @spec(Scope.READ, produces=(JSONL, NDJSON, ZSTD, BYTES))
@@ -159,12 +163,13 @@ async def get_report(
     services: ServicesDep,
     request: Request,
     caller: CallerDep,
-    operation_id: OperationId,
+    operation_id: OperationName,
     format: Annotated[  # noqa: A002 - the name of the query parameter
         ReportFormat | None, Query(description="Which format; otherwise as `Accept` asks.")
     ] = None,
 ) -> Response:
     """Stream the report that an operation made, of which its result has the beginning."""
+    operation_id = await to_thread.run_sync(services.operations.resolve, operation_id)
     form, media_type = _representation(request, format, _REPORT_FORMS)
     name = f"{operation_id}.{_EXTENSIONS[form]}"
     if form == "native":
@@ -182,7 +187,7 @@ async def get_report(
     operation_id="getManifest",
     summary="Show a manifest",
     response_model=ManifestDetails,
-    responses=problems_of(404),
+    responses=problems_of(404, 409),
 )
 @spec(Scope.READ)
 async def get_manifest(
@@ -203,11 +208,12 @@ async def get_manifest(
 )
 @spec(Scope.OPERATE, produces=())
 async def delete_manifest(
-    services: ServicesDep, request: Request, manifest_id: ManifestId
+    services: ServicesDep, request: Request, manifest_id: ManifestIdOrLatest
 ) -> Response:
     """Remove a manifest from this node."""
     audited(request, manifest=manifest_id)
-    await act(request, partial(services.manifests.delete, manifest_id), Pool.READS)
+    deleted = await act(request, partial(services.manifests.delete, manifest_id), Pool.READS)
+    audited(request, manifest=deleted)
     return Response(status_code=204)
 
 
@@ -258,7 +264,7 @@ async def create_verification(
             BYTES,
         ),
         304: {"description": "The client has these bytes (`If-None-Match`)."},
-        **problems_of(404),
+        **problems_of(404, 409),
     },
 )
 @spec(Scope.READ, produces=(ZSTD, JSONL, NDJSON, TEXT, BYTES))

@@ -45,7 +45,6 @@ ParamsT = TypeVar("ParamsT", bound=BaseModel)
 
 router = make_router(prefix="/v1/operations", tags=["operations"])
 
-OperationId = Annotated[str, Path(max_length=64, description="An operation's id.")]
 OperationName = Annotated[
     str,
     Path(
@@ -252,14 +251,14 @@ async def get_operation(
             "content": events(),
         },
         204: {"description": "The client has seen the end (`Last-Event-ID`): do not reconnect."},
-        **problems_of(404),
+        **problems_of(404, 409),
     },
 )
 @spec(Scope.READ, produces=EVENT_TYPES)
 async def watch_operation(
     services: ServicesDep,
     request: Request,
-    operation_id: OperationId,
+    operation_id: OperationName,
     media_type: MediaType,
     last_event_id: Annotated[
         str | None, Header(description="Sent by browsers that reconnect.", max_length=64)
@@ -267,6 +266,7 @@ async def watch_operation(
 ) -> Response:
     """Stream progress in the format that `Accept` asks for."""
     # Before the answer begins, so that an unknown id is a 404 and not an empty stream.
+    operation_id = await to_thread.run_sync(services.operations.resolve, operation_id)
     await to_thread.run_sync(services.operations.get, operation_id)
     if media_type == EVENT_STREAM and _saw_the_end(last_event_id):
         return Response(status_code=204)
@@ -281,22 +281,23 @@ async def watch_operation(
     summary="Cancel an operation",
     status_code=202,
     response_model=Operation,
-    responses={**accepted(), **problems_of(404, 413, 415)},
+    responses={**accepted(), **problems_of(404, 409, 413, 415)},
 )
 @spec(Scope.OPERATE)
 async def cancel_operation(
     services: ServicesDep,
     request: Request,
     caller: CallerDep,
-    operation_id: OperationId,
+    operation_id: OperationName,
     _nothing: NoParameters = _NOTHING,
 ) -> Response:
     """Ask an operation to end; it does within a second. Harmless for one that has ended.
 
     Needs the scope that starting it needs: `admin` for settings and re-imaging.
     """
-    audited(request, operation=operation_id)
     operations = services.operations
+    operation_id = await act(request, partial(operations.resolve, operation_id))
+    audited(request, operation=operation_id)
     require(request.scope, await act(request, partial(operations.scope, operation_id)))
     cancel = partial(operations.cancel, operation_id, actor=caller.name)
     operation = await act(request, cancel)

@@ -45,7 +45,13 @@ _FORMS: dict[str, str] = {"native": ZSTD, "happycache": GZIP}
 _WHOLE_DUMP, _LATEST = DumpRequest(), LoadRequest()
 
 DumpId = Annotated[str, Path(max_length=64, description="A dump's id.")]
-DumpIdOrLatest = Annotated[str, Path(max_length=64, description="A dump's id, or `latest`.")]
+DumpIdOrLatest = Annotated[
+    str,
+    Path(
+        max_length=64,
+        description="A dump's id, the beginning of one that no other has, or `latest`.",
+    ),
+]
 
 
 @router.get(
@@ -185,7 +191,7 @@ async def list_dumps(services: ServicesDep, request: Request) -> Response:
     operation_id="getDump",
     summary="Show a dump",
     response_model=Dump,
-    responses=problems_of(404),
+    responses=problems_of(404, 409),
 )
 @spec(Scope.READ)
 async def get_dump(services: ServicesDep, request: Request, dump_id: DumpIdOrLatest) -> Response:
@@ -203,10 +209,11 @@ async def get_dump(services: ServicesDep, request: Request, dump_id: DumpIdOrLat
     responses=problems_of(404, 409),
 )
 @spec(Scope.OPERATE, produces=())
-async def delete_dump(services: ServicesDep, request: Request, dump_id: DumpId) -> Response:
+async def delete_dump(services: ServicesDep, request: Request, dump_id: DumpIdOrLatest) -> Response:
     """Remove a dump from this node."""
     audited(request, dump=dump_id)
-    await act(request, partial(services.pagecache.delete, dump_id), Pool.READS)
+    deleted = await act(request, partial(services.pagecache.delete, dump_id), Pool.READS)
+    audited(request, dump=deleted)
     return Response(status_code=204)
 
 
@@ -234,7 +241,7 @@ async def delete_dump(services: ServicesDep, request: Request, dump_id: DumpId) 
             },
         },
         304: {"description": "The client has these bytes (`If-None-Match`)."},
-        **problems_of(404),
+        **problems_of(404, 409),
     },
 )
 @spec(Scope.READ, produces=(ZSTD, GZIP, BYTES))

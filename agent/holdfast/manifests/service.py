@@ -166,9 +166,9 @@ class Manifests:
         """
         return self._store.get(manifest_id, progress=progress)
 
-    def delete(self, manifest_id: str) -> None:
-        """Remove a manifest. Raises `RequestError` if there is none or it is being read."""
-        self._store.delete(manifest_id)
+    def delete(self, manifest_id: str) -> str:
+        """Remove a manifest; return its id. Raises `RequestError` if it is not there or is read."""
+        return self._store.delete(manifest_id)
 
     @contextmanager
     def content(self, manifest_id: str) -> Iterator[Path]:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from collections.abc import Sequence
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 _RANDOM_BITS = 80
 LENGTH = 26
+AMBIGUOUS_SHOWN = 5
+"""Candidates that are named where the beginning of an id is that of several."""
 
 
 class UlidFactory:
@@ -33,6 +36,13 @@ class UlidFactory:
         value = decode(known)
         with self._lock:
             self._last = max(self._last, value)
+
+
+def ambiguous(noun: str, beginning: str, ids: Sequence[str]) -> str:
+    """Say that several ids begin alike, and which."""
+    shown = ", ".join(ids[:AMBIGUOUS_SHOWN])
+    more = " and more" if len(ids) > AMBIGUOUS_SHOWN else ""
+    return f"Several {noun} have ids that begin with {beginning}: {shown}{more}; write more of one."
 
 
 def encode(value: int) -> str:

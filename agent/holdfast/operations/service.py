@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from holdfast._engine import Progress
 from holdfast.operations.events import Listener
 from holdfast.operations.ids import LENGTH as ID_LENGTH
-from holdfast.operations.ids import new_id
+from holdfast.operations.ids import ambiguous, new_id
 from holdfast.operations.kinds import Registry
 from holdfast.operations.model import (
     Conflict,
@@ -194,9 +194,7 @@ class Operations:
             return name
         found = self._store.find(name.upper())
         if len(found) > 1:
-            raise RequestError(
-                Slug.CONFLICT, f"Several operations have ids that begin with {name}; write more."
-            )
+            raise RequestError(Slug.CONFLICT, ambiguous("operations", name, found))
         return found[0] if found else name
 
     def page(self, selection: Selection, limit: int, before: int | None = None) -> Listed:

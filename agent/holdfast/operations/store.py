@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from holdfast.operations.ids import AMBIGUOUS_SHOWN
 from holdfast.operations.large import INLINE_BYTES, LargeTexts, Part
 from holdfast.operations.model import (
     Operation,
@@ -209,10 +210,10 @@ class Store:
         return self._whole((*row[:-1], False)), file
 
     def find(self, beginning: str) -> list[str]:
-        """Return the ids that begin like this, at most two."""
+        """Return the newest ids that begin like this, one more than is shown at most."""
         rows = self._read(
-            "SELECT id FROM operations WHERE id >= ? AND id < ? LIMIT 2",
-            (beginning, f"{beginning}~"),
+            "SELECT id FROM operations WHERE id >= ? AND id < ? ORDER BY id DESC LIMIT ?",
+            (beginning, f"{beginning}~", AMBIGUOUS_SHOWN + 1),
         )
         return [row[0] for row in rows]
 

@@ -150,9 +150,9 @@ class PageCache:
         """
         return self._store.get(dump_id, progress=progress)
 
-    def delete(self, dump_id: str) -> None:
-        """Remove a dump. Raises `RequestError` if there is none or it is being read."""
-        self._store.delete(dump_id)
+    def delete(self, dump_id: str) -> str:
+        """Remove a dump; return its id. Raises `RequestError` if there is none or it is read."""
+        return self._store.delete(dump_id)
 
     @contextmanager
     def content(self, dump_id: str) -> Iterator[Path]:

@@ -21,11 +21,12 @@ from pydantic import BaseModel, ValidationError
 from holdfast import _engine
 from holdfast._engine import Progress
 from holdfast.durable import flush_directory, make_directory
-from holdfast.operations.ids import new_id, seconds_of
+from holdfast.operations.ids import ambiguous, new_id, seconds_of
 from holdfast.operations.model import RequestError, Slug
 
 LATEST = "latest"
 _ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+_BEGINNING = re.compile(r"[0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{4,25}")
 _EXPANSION = 16
 """A record may be so many times as large as `max_record_bytes` when it is decompressed."""
 
@@ -168,6 +169,7 @@ class RecordStore(ABC, Generic[R]):
         `CancelledError`.
         """
         field = field or self.noun
+        record_id = self.resolve(record_id, field=field, before=before)
         paths = self._paths()
         own = (key for key, path in paths.items() if not path.name.endswith(self._uploaded))
         # Newest first, and no further than the first that can be used.
@@ -185,6 +187,27 @@ class RecordStore(ABC, Generic[R]):
             raise RequestError(Slug.BAD_RECORD, f"{found.detail.removesuffix('.')}.", field)
         latest = newest is not None and newest.id == record_id
         return found.model_copy(update={"latest": latest})
+
+    def resolve(self, name: str, *, field: str | None = None, before: str | None = None) -> str:
+        """Return the id of the record that begins with `name`, of at least four characters.
+
+        A name that no id begins with, and `latest`, are returned as they are. Ids that are not
+        below `before` are left aside. Raises `RequestError` about `field`, with the candidates, if
+        several ids begin so.
+        """
+        if not _BEGINNING.fullmatch(name):
+            return name
+        begun = name.upper()
+        found = [
+            each
+            for each in sorted(self._paths(), reverse=True)
+            if each.startswith(begun) and (before is None or each < before)
+        ]
+        if len(found) > 1:
+            raise RequestError(
+                Slug.CONFLICT, ambiguous(f"{self.noun}s", name, found), field or self.noun
+            )
+        return found[0] if found else name
 
     @contextmanager
     def use(self, record_id: str) -> Iterator[Path]:
@@ -205,8 +228,8 @@ class RecordStore(ABC, Generic[R]):
             with self._lock:
                 self._in_use[record_id] -= 1
 
-    def delete(self, record_id: str) -> None:
-        """Remove a record. Raises `RequestError` if there is none or it is being used."""
+    def delete(self, record_id: str) -> str:
+        """Remove a record; return its id. Raises `RequestError` if there is none or it is used."""
         if record_id == LATEST:
             # Another one may be the latest by the time that this is done.
             latest = self.get(LATEST, field="id").id
@@ -216,6 +239,7 @@ class RecordStore(ABC, Generic[R]):
                 f"the latest now is {latest}.",
                 "id",
             )
+        record_id = self.resolve(record_id, field="id")
         with self._lock:
             path = self._paths().get(record_id)
             if path is None:
@@ -227,6 +251,7 @@ class RecordStore(ABC, Generic[R]):
                     "id",
                 )
             self._remove(record_id, path)
+        return record_id
 
     def retain(self, newest: str) -> None:
         """Remove the oldest records beyond the number that is kept, but none that is being used.

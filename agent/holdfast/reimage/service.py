@@ -23,6 +23,7 @@ from holdfast.privileged.boot.models import (
     StatusServer,
 )
 from holdfast.privileged.writes import Refused
+from holdfast.records.store import LATEST
 from holdfast.reimage import machine
 from holdfast.reimage.attempt import Attempt, sentence
 from holdfast.reimage.checks import Examiner
@@ -114,7 +115,14 @@ class Reimage:
             return
         self._usable()
         if params.manifest is not None:
-            self._examiner.proof.exists(params.manifest)
+            found = self._examiner.proof.exists(params.manifest)
+            if params.manifest not in (LATEST, found):
+                # It is used after the reboot, when other ids may begin so.
+                raise RequestError(
+                    Slug.INVALID_REQUEST,
+                    f"Name the manifest by its whole id, {found}, or `latest`.",
+                    "manifest",
+                )
         if self._attempt.store.previous.of(params.descriptor_sha256) is None:
             self._images.check(params)
         _check_sense(params)
