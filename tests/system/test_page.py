@@ -250,13 +250,48 @@ def test_it_says_so_when_the_daemon_is_gone_and_comes_back(browser: Browser, nod
     assert "pagecache.dump" in page.text("#recent")
 
 
-def test_it_shows_what_is_in_the_way_of_re_imaging(browser: Browser, node: Daemon) -> None:
-    state = node.http.get("/v1/reimage").json()
+def test_it_says_nothing_of_re_imaging_where_nothing_is_staged(
+    browser: Browser, node: Daemon
+) -> None:
+    assert node.http.get("/v1/reimage").json()["state"] == "idle"
     page = shown(browser, node)
-    page.until("document.getElementById('reimage').innerText.includes('idle')")
-    for reason in state["blocked"]:
-        assert " ".join(reason.split()) in page.text("#reimage")
+    looks(page, 1)
+    assert page.evaluate("document.getElementById('reimage-part').hidden") is True
     check_harmless(page, node)
+
+
+def test_an_operation_can_be_opened(browser: Browser, node: Daemon) -> None:
+    page = shown(browser, node)
+    page.until("document.querySelector('#recent a')")
+    (operation,) = node.http.get("/v1/operations").json()["operations"]
+    assert page.evaluate("document.querySelector('#recent a').innerText") == operation["id"]
+    page.evaluate("document.querySelector('#recent a').click()")
+    page.until("document.getElementById('operation').innerText.includes('files_scanned')")
+    assert operation["id"] in page.text("#operation-part")
+    page.evaluate("document.querySelector('#operation-part a').click()")
+    page.until("document.getElementById('operation-part').hidden")
+    check_harmless(page, node)
+
+
+def test_it_has_landmarks_and_leads_further(browser: Browser, node: Daemon) -> None:
+    page = shown(browser, node)
+    page.until("!document.getElementById('records-part').hidden")
+    assert re.search(r"last dump\s+just now", page.text("#records"))
+    assert re.search(r"last manifest\s+none", page.text("#records"))
+    outside = "document.querySelectorAll('body > :not(header, main, footer, script)').length"
+    assert page.evaluate(outside) == 0
+    assert page.evaluate("document.querySelectorAll('main').length") == 1
+    links = page.evaluate(
+        "[...document.querySelectorAll('footer a')].map((a) => a.getAttribute('href')).join(' ')"
+    )
+    for target in ("/openapi.json", "/metrics", "#runbook"):
+        assert target in links
+    assert "runbook.md" not in page.text("main")
+    page.evaluate("[...document.querySelectorAll('footer a')].at(-1).click()")
+    page.until("document.querySelector('main').innerText.includes('runbook.md')")
+    page.evaluate("document.getElementById('forget').click()")
+    page.until("document.getElementById('login') && !document.getElementById('login').hidden")
+    assert page.evaluate("sessionStorage.getItem('holdfast-token')") is None
 
 
 def test_it_shows_how_far_re_imaging_is(browser: Browser, node: Daemon) -> None:
