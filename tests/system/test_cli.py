@@ -334,6 +334,7 @@ def test_the_node(shared_daemon: Daemon) -> None:
 def test_over_tcp_with_a_token(shared_daemon: Daemon, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text(shared_daemon.tokens.secrets["read"] + "\n")
+    token.chmod(0o600)
     remote = ("--url", shared_daemon.url)
     assert run_cli("op", "list", *remote, "--token-file", token).returncode == 0
     secret = shared_daemon.tokens.secrets["read"]

@@ -28,7 +28,6 @@ from tests.system.test_cli import as_json, one_line
         (["op", "list", "--url", "node-7:9918"], "is not a URL like"),
         (["op", "list", "--config", "/nowhere/holdfast.toml"], "/nowhere/holdfast.toml"),
         (["token", "create", "x", "--expires", "soon", "--tokens-file", "/nowhere"], "'soon'"),
-        (["pagecache", "export", "--json"], "--output"),
     ],
 )
 def test_wrong_usage_ends_with_2(arguments: list[str], told: str) -> None:
@@ -88,7 +87,7 @@ def test_problems_of_the_daemon(shared_daemon: Daemon) -> None:
     assert "/etc" in one_line(shared_daemon.cli("pagecache", "evict", "/etc"))
     assert "nope" in one_line(shared_daemon.cli("pagecache", "load", "nope"))
     assert "nope" in one_line(shared_daemon.cli("op", "show", "nope"))
-    assert "nope" in one_line(shared_daemon.cli("op", "watch", "nope", "--json"))
+    assert "nope" in one_line(shared_daemon.cli("op", "watch", "nope"))
     one_line(shared_daemon.cli("pagecache", "export", "nope"))
     one_line(shared_daemon.cli("pagecache", "import", "/nowhere/dump"))
 

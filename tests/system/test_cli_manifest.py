@@ -473,7 +473,6 @@ class TestWrong:
             (["verify", "--seed", "-1"], "--seed"),
             (["diff", "latest"], "MANIFEST"),
             (["report"], "OPERATION"),
-            (["export", "--json"], "--output"),
             (["export", "--format", "md5sum"], "xxhsum"),
             (["build", "--root", "/srv"], "--root goes with --local"),
         ],

@@ -27,7 +27,7 @@ from tests.system.test_manifests_http import flip
 
 MIB = 1 << 20
 WIDTHS = (80, 40)
-_FLEXIBLE = re.compile(r"[\d.,:+]*|ago|now|just|s|ms|min|h|d|[█▏▎▍▌▋▊▉·]+")
+_FLEXIBLE = re.compile(r"[\d.,:+]*|ago|now|just|s|ms|min|h|d|%|B|[KMGT]iB|[█▏▎▍▌▋▊▉·]+")
 """Words that may be others a moment later."""
 
 

@@ -36,6 +36,7 @@ def test_over_tls_with_a_client_certificate(
     assert "--client-cert" in without
     one_line(run_cli(*trusted, *certificate))
     plain = one_line(run_cli("op", "list", "--url", url.replace("https", "http")))
-    assert "https" in plain
+    assert "speaks TLS" in plain
+    assert plain.endswith(f"write --url {url}")
     nowhere = one_line(run_cli("op", "list", "--url", url, "--ca-file", "/nowhere"), 2)
     assert "--ca-file" in nowhere

@@ -7,12 +7,18 @@ import os
 import sys
 from collections.abc import Sequence
 
-from holdfast.cli.errors import CliError, ExitCode
+from holdfast.cli.errors import CliError, ExitCode, UsageError
 
 __all__ = ["main", "run"]
 
 _COLLECT_AFTER = 50_000
 """Objects that are made before garbage is collected: modules make many, and none is garbage."""
+_TITLES = {
+    ExitCode.FAILED: "The command failed",
+    ExitCode.USAGE: "The command line is not valid",
+    ExitCode.DIFFERENCES: "Things differ",
+    ExitCode.LEFT_RUNNING: "The operation was left running",
+}
 
 
 def main() -> None:
@@ -31,19 +37,24 @@ def run(arguments: Sequence[str]) -> int:
     from holdfast.cli.output import prepare_streams  # noqa: PLC0415 - quick to import main alone
 
     prepare_streams()
+    as_json = "--json" in arguments[: _end_of_options(arguments)]
     try:
         return _call(arguments)
     except CliError as error:
-        return _complain(str(error), error.code)
+        return _complain(error, as_json=as_json)
     except KeyboardInterrupt:
-        return _complain("interrupted", ExitCode.FAILED)
+        return _complain(CliError("interrupted"), as_json=as_json)
     except BrokenPipeError:
         # Whoever read the output has seen enough, as `head` does.
         _forget_stdout()
         return ExitCode.FAILED
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{where}{error.strerror or error}", ExitCode.FAILED)
+        return _complain(CliError(f"{where}{error.strerror or error}"), as_json=as_json)
+
+
+def _end_of_options(arguments: Sequence[str]) -> int:
+    return arguments.index("--") if "--" in arguments else len(arguments)
 
 
 def _call(arguments: Sequence[str]) -> int:
@@ -57,22 +68,25 @@ def _call(arguments: Sequence[str]) -> int:
         if message is not None:
             if not message():
                 return ExitCode.USAGE  # a group without a command, whose help was shown
-            return _complain(_usage(message(), error), ExitCode.USAGE)
+            raise UsageError(_usage(message(), error)) from error
         if type(error).__name__ == "Abort":
-            return _complain("stopped", ExitCode.FAILED)
+            raise CliError("stopped") from error
         if type(error).__name__ == "ValidationError":
-            return _complain(
-                "the daemon answered something this command does not understand "
-                f"({_first_line(error)}); are both of the same version?",
-                ExitCode.FAILED,
-            )
+            from pydantic import ValidationError  # noqa: PLC0415
+
+            from holdfast.wording import first  # noqa: PLC0415
+
+            wrong = first(error) if isinstance(error, ValidationError) else ""
+            raise CliError(
+                f"the daemon answered something this command does not understand ({wrong}); are "
+                "both of the same version?"
+            ) from error
         if isinstance(error, CliError | OSError) or sys.flags.dev_mode:
             raise
-        return _complain(
+        raise CliError(
             f"a defect of holdfast itself: {type(error).__name__}: {_first_line(error)}; "
-            "PYTHONDEVMODE=1 in the environment shows where",
-            ExitCode.FAILED,
-        )
+            "PYTHONDEVMODE=1 in the environment shows where"
+        ) from error
     return code if isinstance(code, int) else ExitCode.DONE
 
 
@@ -83,12 +97,24 @@ def _usage(message: str, error: Exception) -> str:
     return f"{text}; see `{command} --help`"
 
 
-def _complain(message: str, code: ExitCode) -> int:
-    from holdfast.cli.units import printable  # noqa: PLC0415
+def _complain(error: CliError, *, as_json: bool) -> int:
+    """Print what is wrong on standard error: a sentence, or a problem document on one line."""
+    from holdfast.cli.output import print_error  # noqa: PLC0415
 
-    text = message[:1].lower() + message[1:] if message[1:2].islower() else message
-    print(f"holdfast: {printable(text).replace(chr(92) * 2, chr(92))}", file=sys.stderr)
-    return int(code)
+    if as_json:
+        import json  # noqa: PLC0415
+
+        problem = {
+            "type": "about:blank",
+            "title": _TITLES[error.code],
+            "detail": str(error),
+            **(error.problem or {}),
+            "exit_code": int(error.code),
+        }
+        print(json.dumps(problem), file=sys.stderr)
+    else:
+        print_error(str(error))
+    return int(error.code)
 
 
 def _first_line(error: Exception) -> str:

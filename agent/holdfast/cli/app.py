@@ -15,6 +15,8 @@ from holdfast.cli.groups import CommandGroup
 _ABOUT = {
     "serve": "Run the daemon in the foreground, until SIGTERM or Ctrl-C.",
     "node": "Show the machine: identity, kernel, memory, and the disks below each root.",
+    "status": "Show on one screen whether all is well: ready, roots, records, drift, what runs.",
+    "help": "Show the help of a command, or of all.",
     "helper": "Write settings for a daemon that runs without the right to; for systemd to start.",
     "prepare": "Make the state directory for the daemon's user. Needs root; for the daemon's unit.",
     "pagecache": "See, dump, load and evict what the page cache holds of the roots' files.",
@@ -30,6 +32,7 @@ _ABOUT = {
 }
 """The first paragraph of the help of each command and group, whose module is imported for more."""
 _MODULES = {
+    "help": "help_command",
     "pagecache": "pagecache_content",
     "manifest": "manifest_content",
     "image": "image_signing",
@@ -63,6 +66,7 @@ app = CommandGroup(
     epilog=examples(
         [
             "holdfast serve --root /srv/data",
+            "holdfast status",
             "holdfast pagecache show",
             "holdfast manifest build",
             "holdfast --url https://node-7:9918 --token-file token op list",

@@ -21,6 +21,7 @@ from holdfast.cli.exchange import (
     ExchangeError,
     Request,
     TimedOutError,
+    WrongSchemeError,
 )
 
 # Generous: nothing but a long poll or an upload keeps the daemon from answering at once.
@@ -53,7 +54,7 @@ class ProblemError(CliError):
     def __init__(self, status: int, body: dict[str, Any]) -> None:
         self.status = status
         self.body = body
-        super().__init__(_sentence(status, body))
+        super().__init__(_sentence(status, body), problem=body)
 
 
 class ConnectionLostError(CliError):
@@ -128,6 +129,8 @@ class Api:
             raise ConnectionLostError(
                 f"the daemon at {self.target} did not answer in time; look at its log"
             ) from error
+        except WrongSchemeError as error:
+            raise ConnectionLostError(str(error)) from error
         except ExchangeError as error:
             raise ConnectionLostError(
                 f"the connection to the daemon at {self.target} broke ({error}); "
@@ -139,8 +142,6 @@ class Api:
         if url.startswith("https:") and self.target.client_cert is None:
             # A server that wants one only says so by hanging up.
             return "if it asks for a client certificate, give --client-cert; else "
-        if url.startswith("http:"):
-            return "if it speaks TLS, write https:// in --url; else "
         return ""
 
     def _why_not_connected(self, error: CannotConnectError) -> str:

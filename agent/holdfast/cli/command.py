@@ -10,11 +10,29 @@ from typing import Any, get_type_hints
 import typer
 import typer.main
 
-from holdfast.cli.groups import CommandGroup
+from holdfast.cli.groups import CommandGroup, PlainCommand
 from holdfast.cli.plain_values import spare_validators
 from holdfast.cli.session import Common, Local, Session
 
 CONTEXT_SETTINGS = {"help_option_names": ["--help", "-h"]}
+COMMON_NOTE = (
+    "[dim]Every command also takes --json, --quiet and the options that name the daemon: "
+    "see holdfast --help.[/dim]"
+)
+
+
+class Command(PlainCommand):
+    """A command of which the help leaves out the options that every command takes."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help of this command's own options."""
+        everything = self.params
+        common = {field.name for field in fields(Common)}
+        self.params = [one for one in everything if one.name not in common]
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self.params = everything
 
 
 def examples(lines: Sequence[str]) -> str:
@@ -42,7 +60,9 @@ def command(
         app.add(
             name,
             function.__doc__,
-            lambda: _made(name, _with_session(function, local=local), lines),
+            lambda: _made(
+                name, _with_session(function, local=local), lines, kind=Command, note=COMMON_NOTE
+            ),
         )
         return function
 
@@ -56,12 +76,20 @@ def plain_command(
     app.add(name, function.__doc__, lambda: _made(name, function, lines))
 
 
-def _made(name: str, function: Callable[..., None], lines: Sequence[str]) -> Any:
+def _made(
+    name: str,
+    function: Callable[..., None],
+    lines: Sequence[str],
+    *,
+    kind: type[PlainCommand] = PlainCommand,
+    note: str = "",
+) -> Any:
     """Make the command of a function with the annotations that typer reads."""
     app = typer.Typer(add_completion=False, rich_markup_mode="rich")
     app.command(
         name,
-        epilog=examples(lines),
+        cls=kind,
+        epilog="\n".join(part for part in (examples(lines), note) if part),
         context_settings=CONTEXT_SETTINGS,
         no_args_is_help=False,
     )(function)

@@ -22,6 +22,10 @@ class TimedOutError(ExchangeError):
     """The other end took longer than it may."""
 
 
+class WrongSchemeError(ExchangeError):
+    """The other end speaks TLS, and the URL begins with `http`, or the other way round."""
+
+
 class BrokenError(ExchangeError):
     """The connection broke before the answer was whole."""
 

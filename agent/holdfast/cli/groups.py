@@ -7,7 +7,7 @@ commands and the beginnings of their help, which is all that lists of commands s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -53,6 +53,22 @@ class LazyCommands(MutableMapping[str, Any]):
         return sum(1 for _ in self)
 
 
+class PlainCommand(TyperCommand):
+    """A command of which the help shows flags without a value."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        plain_flags(self.get_params(ctx))
+        super().format_help(ctx, formatter)
+
+
+def plain_flags(parameters: Iterable[Any]) -> None:
+    """See that no type is shown for flags, as if a value had to follow."""
+    for one in parameters:
+        if getattr(one, "is_flag", False):
+            one.metavar = ""
+
+
 class LazyGroup(TyperGroup):
     """A group of typer with commands from `entries`."""
 
@@ -79,6 +95,7 @@ class LazyGroup(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help of the group."""
+        plain_flags(self.get_params(ctx))
         with self._lists():
             super().format_help(ctx, formatter)
 

@@ -47,7 +47,10 @@ ManifestId = Annotated[
         metavar="MANIFEST", help="A manifest's id, or `latest`.", autocompletion=manifest_ids
     ),
 ]
-Rate = Annotated[str | None, typer.Option(metavar="SIZE", help="Read at most this much a second.")]
+Rate = Annotated[
+    int | None,
+    typer.Option(parser=size_of, metavar="SIZE", help="Read at most this much a second."),
+]
 PressurePercent = Annotated[
     float | None,
     typer.Option(
@@ -312,11 +315,11 @@ def delete(
         session.out.json({"deleted": manifests})
 
 
-def _limits(rate: str | None, percent: float | None, cgroup: str | None) -> dict[str, Any]:
+def _limits(rate: int | None, percent: float | None, cgroup: str | None) -> dict[str, Any]:
     if cgroup is not None and percent is None:
         raise UsageError("--pressure-cgroup needs --pressure PERCENT")
     limit = None if percent is None else {"threshold_percent": percent, "cgroup": cgroup}
-    return {"bytes_per_second": None if rate is None else size_of(rate), "pressure": limit}
+    return {"bytes_per_second": rate, "pressure": limit}
 
 
 def _report(session: Session, operation: str) -> Iterator[bytes]:

@@ -167,7 +167,7 @@ def watch(session: Session, operation: OperationId) -> None:
         out.note(f"operation {run.id} goes on")
         raise typer.Exit(ExitCode.LEFT_RUNNING) from None
     if last["state"] != "succeeded":
-        raise CliError(why(last))
+        raise CliError(why(last), problem=last.get("error"))
     if not out.as_json:
         show_outcome(out, last)
     judge(last)

@@ -124,7 +124,7 @@ def conclude(out: Output, operation: dict[str, Any], render: Render) -> None:
         if not out.as_json:
             render(out, operation)
         return
-    raise CliError(why(operation))
+    raise CliError(why(operation), problem=operation.get("error"))
 
 
 def judge(operation: Mapping[str, Any] | None) -> None:

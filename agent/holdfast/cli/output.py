@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from holdfast.cli.tables import Column, Line, Row, column, lay_out, wrap
+from holdfast.cli.units import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -137,6 +138,16 @@ class Output:
                     _print_styled([(part, style)], stream)
                 else:
                     print(part, file=stream, flush=stream is sys.stderr)
+
+
+def print_error(message: str) -> None:
+    """Print on standard error why the command failed."""
+    text = message[:1].lower() + message[1:] if message[1:2].islower() else message
+    # What is a name in it was made printable already.
+    shown = f"holdfast: {printable(text)}".replace("\\\\", "\\")
+    width = terminal_width(sys.stderr)
+    for line in [shown] if width is None else wrap(shown, width, hang=2, whole=True):
+        print(line, file=sys.stderr)
 
 
 def terminal_width(stream: TextIO) -> int | None:

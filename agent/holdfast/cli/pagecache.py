@@ -182,30 +182,38 @@ def load(
         ),
     ] = Policy.CLAMP,
     budget: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Load at most this much, e.g. 16GiB.")
+        int | None,
+        typer.Option(parser=size_of, metavar="SIZE", help="Load at most this much, e.g. 16GiB."),
     ] = None,
     reserve: Annotated[
-        str | None,
+        int | None,
         typer.Option(
-            metavar="SIZE", help="Leave this much memory free.", show_default="as configured"
+            parser=size_of,
+            metavar="SIZE",
+            help="Leave this much memory free.",
+            show_default="as configured",
         ),
     ] = None,
     rate: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Read at most this much a second.")
+        int | None,
+        typer.Option(parser=size_of, metavar="SIZE", help="Read at most this much a second."),
     ] = None,
     report: Annotated[
         Report, typer.Option(help="Files that --json tells of one by one.")
     ] = Report.INCOMPLETE,
     until: Annotated[
-        str | None,
+        float | None,
         typer.Option(
+            parser=share_of,
             metavar="SHARE",
             help="Return once so much was loaded, e.g. 90%. The daemon loads on; --local ends.",
         ),
     ] = None,
     deadline: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="Return after so long at the latest, e.g. 15m."),
+        float | None,
+        typer.Option(
+            parser=span_of, metavar="TIME", help="Return after so long at the latest, e.g. 15m."
+        ),
     ] = None,
     missing_ok: Annotated[
         bool, typer.Option("--missing-ok", help="Succeed if there is no dump at all.")
@@ -221,8 +229,8 @@ def load(
         if not wait:
             raise UsageError("--until and --deadline say how long to wait, so not with --no-wait")
         enough = Enough(
-            None if until is None else share_of(until),
-            None if deadline is None else span_of(deadline),
+            until,
+            deadline,
         )
     if missing_ok and not _stored_dumps(session)["dumps"]:
         session.out.note("there is no dump to load")
@@ -231,9 +239,9 @@ def load(
         "dump": dump,
         "root": into and absolute(into),
         "policy": None if policy is Policy.CLAMP else policy.value,
-        "budget_bytes": None if budget is None else size_of(budget),
-        "reserve_bytes": None if reserve is None else size_of(reserve),
-        "bytes_per_second": None if rate is None else size_of(rate),
+        "budget_bytes": budget,
+        "reserve_bytes": reserve,
+        "bytes_per_second": rate,
         "report": None if report is Report.INCOMPLETE else report.value,
     }
     perform(

@@ -14,7 +14,7 @@ from holdfast.cli.tables import cells
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from holdfast.operations.model import Operation, ProgressReport
+    from holdfast.operations.model import Operation, OperationSummary, ProgressReport
 
 # In a log, a line a second is right for a short run and a flood for a long one.
 _EACH_SECOND_FOR = 60.0
@@ -79,7 +79,7 @@ def share(report: ProgressReport) -> tuple[int, int] | None:
     return None
 
 
-def describe(operation: Operation) -> str:
+def describe(operation: OperationSummary) -> str:
     """Say on one line how far an operation is."""
     report = operation.progress
     parts = [f"{verb(operation.kind)}: {report.phase or operation.state.value}"]

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -33,7 +34,10 @@ class Common:
     json: Annotated[
         bool | None,
         typer.Option(
-            "--json", help="Print the result as JSON, sizes in bytes.", rich_help_panel=_PANEL
+            "--json",
+            help="Print the result as JSON, sizes in bytes; an error as a problem document, on a "
+            "line of standard error.",
+            rich_help_panel=_PANEL,
         ),
     ] = None
     quiet: Annotated[
@@ -242,9 +246,20 @@ class Session:
         if file is None:
             return os.environ.get("HOLDFAST_TOKEN") or None
         try:
-            token = file.read_text(encoding="ascii").strip()
+            with file.open(encoding="ascii") as opened:
+                self._warn_of_readers(file, os.fstat(opened.fileno()))
+                token = opened.read().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"the token file {file} cannot be read: {error}") from error
         if not token or len(token.split()) != 1:
             raise UsageError(f"the token file {file} should hold one token and nothing else")
         return token
+
+    def _warn_of_readers(self, file: Path, status: os.stat_result) -> None:
+        """Say so if a file with a secret is open to other users than a group that may read it."""
+        mode = stat.S_IMODE(status.st_mode)
+        if stat.S_ISREG(status.st_mode) and mode & 0o027:
+            self.out.note(
+                f"warning: other users can get at the token file {file} (mode {mode:04o}); run "
+                f"`chmod 0600 {file}`"
+            )

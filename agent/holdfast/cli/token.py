@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -21,7 +22,7 @@ from holdfast.cli.tables import Column
 app = group(
     "token",
     "Make and revoke the bearer tokens that the daemon asks for over TCP.",
-    lines=["holdfast token create deploy --scope operate > token", "holdfast token list"],
+    lines=["holdfast token create deploy --scope operate --output token", "holdfast token list"],
 )
 
 
@@ -49,7 +50,7 @@ Name = Annotated[str, typer.Argument(help="A name that says who or what has it."
     app,
     "create",
     lines=[
-        "holdfast token create prometheus --scope read > /etc/prometheus/holdfast-token",
+        "holdfast token create prometheus --output /etc/prometheus/holdfast-token",
         "holdfast token create deploy --scope operate --expires 90d",
     ],
 )
@@ -67,9 +68,19 @@ def create(
             metavar="WHEN", help="After 12h, 90d, 4w, or on 2027-01-31.", show_default="never"
         ),
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            writable=False,
+            help="Write the token to a new file that only its owner may read, and do not print it.",
+        ),
+    ] = None,
     tokens_file: TokensFile = None,
 ) -> None:
-    """Make a token and print it. It is shown this once: the file has only its hash.
+    """Make a token and print it. It is shown this once: the daemon's file has only its hash.
 
     A running daemon accepts it at once.
     """
@@ -77,20 +88,27 @@ def create(
 
     file = _file(session, tokens_file)
     until = None if expires is None else _moment(expires)
-    with _refusals():
+    # The file before the token: one that could not be handed over would stay valid.
+    with _refusals(), _new_file(output) as stream:
         secret = tokens.create(file, name, tokens.Scope(scope.value), until)
+        if stream is not None:
+            stream.write(f"{secret}\n")
     if session.out.as_json:
+        shown = {"token": secret} if output is None else {"output": str(output)}
         session.out.json(
             {
                 "name": name,
                 "scope": scope.value,
                 "expires_at": until and until.isoformat(),
-                "token": secret,
+                **shown,
                 "file": str(file),
             }
         )
         return
-    session.out.line(secret)
+    if output is None:
+        session.out.at_once(secret)  # never wrapped
+    else:
+        session.out.line(f"wrote the token to {units.printable(str(output))}")
     session.out.hint(f"its hash is in {file}; the token is not shown again")
 
 
@@ -158,6 +176,33 @@ def _expiry(moment: datetime | None, *, expired: bool) -> str:
     if moment is None:
         return "never"
     return f"{units.moment(moment)}{' (expired)' if expired else ''}"
+
+
+@contextmanager
+def _new_file(path: Path | None) -> Iterator[TextIO | None]:
+    """Make a file that only its owner may read, removed again if the block fails.
+
+    Yields nothing without a path. Raises `CliError`, also if there is something already.
+    """
+    if path is None:
+        yield None
+        return
+    shown = units.printable(str(path))
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise CliError(f"{shown} exists already; name another file, or remove it first") from None
+    except OSError as error:
+        raise CliError(f"cannot write {shown}: {error.strerror}") from error
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+            os.fchmod(descriptor, 0o600)  # whatever default access list the directory has
+            yield stream
+            stream.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager

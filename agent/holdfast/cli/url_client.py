@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,12 @@ from holdfast.cli.exchange import (
     CannotConnectError,
     Request,
     TimedOutError,
+    WrongSchemeError,
 )
 
 _SCHEMES = ("http", "https")
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"})
+"""What OpenSSL says of an answer that is not TLS."""
 
 
 class UrlClient:
@@ -77,10 +81,14 @@ class UrlClient:
         try:
             yield
         except httpx.ConnectError as error:
+            if _answered_plainly(error):
+                raise WrongSchemeError(_with_scheme(self._url, "http")) from error
             raise CannotConnectError(_reason(error)) from error
         except httpx.TimeoutException as error:
             raise TimedOutError(_reason(error)) from error
         except httpx.TransportError as error:
+            if self._url.startswith("http:") and _speaks_tls(httpx.URL(self._url)):
+                raise WrongSchemeError(_with_scheme(self._url, "https")) from error
             raise BrokenError(_reason(error)) from error
         except httpx.InvalidURL as error:
             raise UsageError(f"--url {self._url} is not a valid URL: {error}") from error
@@ -117,6 +125,39 @@ def _reason(error: BaseException) -> str:
             return cause.strerror
         cause = cause.__cause__ or cause.__context__
     return str(error) or type(error).__name__
+
+
+def _with_scheme(url: str, scheme: str) -> str:
+    """Say that a URL has the wrong scheme, and write the right one."""
+    speaks = "speaks TLS" if scheme == "https" else "speaks plain HTTP, not TLS"
+    right = f"{scheme}://{url.partition('://')[2]}"
+    return f"what listens at {url} {speaks}; write --url {right}"
+
+
+def _answered_plainly(error: BaseException) -> bool:
+    """Whether the other side answered a TLS handshake with something else."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError) and cause.reason in _NOT_TLS:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _speaks_tls(url: httpx.URL) -> bool:
+    """Whether what listens at a URL begins a TLS handshake."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    address = (url.host, url.port or 80)
+    try:
+        with socket.create_connection(address, timeout=CONNECT_SECONDS) as connection:
+            context.wrap_socket(connection).close()
+    except ssl.SSLError as error:
+        return error.reason not in _NOT_TLS
+    except OSError:
+        return False
+    return True
 
 
 def _tls(ca_file: Path | None, client_cert: Path | None, client_key: Path | None) -> ssl.SSLContext:

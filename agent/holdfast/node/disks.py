@@ -119,7 +119,12 @@ def survey(machine: Machine, roots: Sequence[str], image_bytes: int | None = Non
             if device.read_only:
                 refusals.append(f"{device.path} is read-only.")
         else:
-            reasons.append("The system that runs is not on it.")
+            runs = any(use.startswith("/ (") for use in used.get(name, []))
+            reasons.append(
+                "The system that runs is on it, in a way that cannot be replaced."
+                if runs
+                else "The system that runs is not on it."
+            )
             reasons += _why_not(device, used.get(name, []), sysfs, machine, image_bytes)
         shown.append(
             Disk(
