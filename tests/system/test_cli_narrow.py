@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -53,13 +53,26 @@ def terminal(daemon: Daemon, *arguments: str, columns: int, **environment: str) 
     return Terminal([*HOLDFAST, *arguments], settings, columns=columns)
 
 
+def processes() -> set[str]:
+    """Return the names of all processes: a plan names those with open files of a device."""
+    names = set()
+    for file in Path("/proc").glob("[0-9]*/comm"):
+        with suppress(OSError):
+            names.update(file.read_text(errors="replace").split())
+    return names
+
+
 def assert_fits(shown: str, columns: int, whole: str) -> None:
     """Check that no line is too long, and that each word is one of the text without a limit."""
     for line in shown.splitlines():
         assert len(line) <= columns, line
     known = set(whole.split())
     for word in shown.split():
-        if word in known or _FLEXIBLE.fullmatch(word.strip("(),")):
+        if (
+            word in known
+            or word.strip("(),;") in processes()
+            or _FLEXIBLE.fullmatch(word.strip("(),"))
+        ):
             continue
         # The name of a directory or file is whole, in a path that goes on in the next line.
         pieces = {piece for each in known for piece in re.findall(r"[^/,]+", each)}

@@ -33,7 +33,7 @@ def register(app: CommandGroup) -> None:
         lines=[
             "holdfast status",
             "holdfast status --json | jq .reasons",
-            "holdfast status >/dev/null || echo look",
+            "holdfast status > /dev/null && echo fine",
         ],
     )(status)
 

@@ -33,6 +33,7 @@ _FLAGS = {"roots": "root"}
 _PLAIN_WORDS = {
     "model_type": "should be a table",
     "path_type": "should be a path",
+    "too_short": "should have at least one entry",
 }
 _TEST_PREFIX = f"{PREFIX}TEST_"
 
