@@ -150,6 +150,15 @@ def test_a_token_goes_to_a_file_of_its_owner_alone(shared_daemon: Daemon, tmp_pa
     assert not second.exists(), "left behind although no token was made"
 
 
+def test_a_disk_that_has_the_system_is_not_said_to_have_none(shared_daemon: Daemon) -> None:
+    disks = shared_daemon.http.get("/v1/reimage").json()["disks"]
+    whole = [one["excluded"] for one in disks if any("use: / (" in why for why in one["excluded"])]
+    if not whole:
+        pytest.skip("the file system of / is not on a whole disk here")
+    for reasons in whole:
+        assert "The system that runs is not on it." not in reasons
+
+
 @pytest.mark.parametrize(
     ("mode", "warned"), [(0o600, False), (0o640, False), (0o644, True), (0o660, True)]
 )
