@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.bench import dump, image, load, manifest, million, reimage, service, tuning
+from tests.bench import dump, image, load, manifest, million, reimage, service, start, tuning
 from tests.bench.context import Context
 from tests.bench.figures import Section
 from tests.bench.hashers import versions
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[Context], Iterator[Section]]] = {
     "load": load.benchmark,
     "manifest": manifest.benchmark,
     "service": service.benchmark,
+    "start": start.benchmark,
     "tuning": tuning.benchmark,
     "image": image.benchmark,
     "million": million.benchmark,
