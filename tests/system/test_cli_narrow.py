@@ -16,7 +16,9 @@ import pytest
 
 from holdfast.cli import reimage_views, tune_views
 from holdfast.cli.output import Output
+from holdfast.cli.progress import live_parts
 from holdfast.operations.ids import new_id
+from holdfast.operations.model import Operation
 from holdfast.reimage.models import ReimageStatus
 from holdfast.tuning.models import Applied, TuningState
 from tests.disk import write_file
@@ -147,6 +149,7 @@ def test_rows_stay_rows(busy: Daemon, command: tuple[str, ...], path: str, membe
         with terminal(busy, *command, "--quiet", columns=columns) as screen:
             assert screen.wait() == 0
             lines = screen.shown.splitlines()
+        assert max(map(len, lines)) <= columns
         begun = [line for line in lines if not line.startswith(" ")]
         assert [line.split()[0] for line in begun[1:]] == [one["id"] for one in records]
         if columns == 80:
@@ -300,6 +303,34 @@ def test_the_progress_line_keeps_what_matters_most(cold: Daemon, columns: int) -
                 assert "━" in line
         cancel(cold)
         assert screen.wait() == 1
+
+
+@pytest.mark.parametrize("columns", [120, *WIDTHS])
+def test_the_name_of_the_file_goes_first(columns: int) -> None:
+    operation = Operation.model_validate(
+        {
+            "id": new_id(),
+            "kind": "manifest.build",
+            "state": "running",
+            "actor": "uid:0",
+            "created_at": datetime.now(UTC),
+            "params": {},
+            "progress": {
+                "phase": "hashing",
+                "current": "keyspace1/standard1-7f0e/nb-1-big-Data.db",
+                "bytes_done": 76 * MIB,
+                "bytes_expected": 300 * MIB,
+                "bytes_per_second": 15 * MIB,
+                "eta_seconds": 15.0,
+            },
+        }
+    )
+    parts = live_parts(operation, columns - 3)
+    shown = [part for part in parts if isinstance(part, str)]
+    assert sum(map(len, shown)) + 2 * (len(parts) - 1) < columns
+    assert {"25.3 %", "15.0 MiB/s", "15 s left"} <= set(shown)
+    assert ("build: hashing" in shown) == (len(parts) > len(shown)) == (columns >= 80)
+    assert any("Data.db" in part for part in shown) == (columns >= 120)
 
 
 def test_a_terminal_that_cannot_draw_gets_lines(cold: Daemon) -> None:
