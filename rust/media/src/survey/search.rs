@@ -1,0 +1,299 @@
+//! Which of an image's trees is the root: by what is in them, by what boot loaders say, and by the types
+//! of partitions, in this order.
+
+use std::collections::BTreeSet;
+
+use super::{Candidate, Content, Root};
+use crate::loader::CommandLine;
+use crate::lvm::Volume;
+use crate::system::root_of_fstab;
+use crate::table::{Partition, Table};
+use crate::{Kind, Signature};
+
+/// Partition types of roots, by architecture: the discoverable partitions specification.
+const ROOT_TYPES: [(&str, &str); 3] = [
+    ("4f68bce3-e8cd-4db1-96e7-fbcaf984b709", "x86_64"),
+    ("b921b045-1df0-41c3-af44-4c6f280d3fae", "aarch64"),
+    ("44479540-f297-41b2-9af7-d131d5f0458a", "i686"),
+];
+/// Partition types of dm-verity's hashes of a root.
+const VERITY_TYPES: [&str; 2] =
+    ["2c7357ed-ebd2-46d9-aec1-23d437ec2bf5", "df3300ce-d69f-4c92-978c-9bfb0f38d820"];
+/// The same of a `/usr`.
+const USR_VERITY_TYPES: [&str; 2] =
+    ["77ff5f63-e7b6-4633-acf4-1565b864c0e6", "6e11a4e7-fbca-4ded-b9e9-e1a512bb664e"];
+/// What the choice is made from.
+pub(super) struct Search<'a> {
+    pub table: &'a Table,
+    pub contents: &'a [Content],
+    pub candidates: &'a [Candidate],
+    pub volumes: &'a [Volume],
+    pub lines: &'a [CommandLine],
+}
+
+pub(super) type Chosen<'a> = Option<(Root, Option<&'a Candidate>)>;
+
+impl<'a> Search<'a> {
+    /// The root, and sentences about why there is none.
+    pub fn root(&self) -> (Chosen<'a>, Vec<String>) {
+        let mut pool: Vec<&Candidate> =
+            self.candidates.iter().filter(|one| one.evidence.certain()).collect();
+        if pool.is_empty() {
+            pool = self.candidates.iter().filter(|one| one.evidence.files).collect();
+        }
+        let named: BTreeSet<_> = self
+            .lines
+            .iter()
+            .filter_map(|line| line.root.as_deref())
+            .filter_map(|device| self.resolve(device))
+            .collect();
+        let mut because = "it is the only one that has a system (an os-release in it)";
+        let within: Vec<_> =
+            pool.iter().copied().filter(|one| named.contains(&place(one))).collect();
+        if !within.is_empty() {
+            because = "the boot loader's command line names it, and it has a system";
+            pool = within;
+        } else if let [(number, volume)] = &*named.into_iter().collect::<Vec<_>>()
+            && !self.readable(*number, volume.as_deref())
+        {
+            // An encrypted one, for instance: nobody can see what is in it.
+            let mut root = self.bare(*number, "the boot loader's command line names it");
+            root.volume.clone_from(volume);
+            return (Some((root, None)), Vec::new());
+        }
+        if places(&pool).len() > 1 {
+            let typed: Vec<_> = pool
+                .iter()
+                .copied()
+                .filter(|one| self.partition(one.partition).is_some_and(is_root_type))
+                .collect();
+            if places(&typed).len() == 1 {
+                because = "it has a system, and the type of its partition is that of a root";
+                pool = typed;
+            }
+        }
+        if places(&pool).len() > 1 {
+            let mounted: Vec<_> = pool
+                .iter()
+                .copied()
+                .filter(|one| {
+                    root_of_fstab(&*one.tree).and_then(|device| self.resolve(&device))
+                        == Some(place(one))
+                })
+                .collect();
+            if places(&mounted).len() == 1 {
+                because = "it has a system whose fstab mounts it at /";
+                pool = mounted;
+            }
+        }
+        let several = places(&pool);
+        if several.len() > 1 {
+            let list: Vec<_> = several.iter().map(shown).collect();
+            let note = format!(
+                "Several partitions have a system, and nothing says which is booted: {}. Say which \
+                 with --root-partition.",
+                list.join(", ")
+            );
+            return (None, vec![note]);
+        }
+        if let Some(one) = self.subvolume(&pool) {
+            return (Some((self.chosen(one, because), Some(one))), Vec::new());
+        }
+        self.by_type()
+    }
+
+    /// The root where no tree has a system: by the type of its partition alone.
+    fn by_type(&self) -> (Chosen<'a>, Vec<String>) {
+        let typed: Vec<_> = self.table.partitions.iter().filter(|one| is_root_type(one)).collect();
+        if let [one] = typed[..] {
+            let because = "the type of its partition is that of a root; no system was found on it";
+            return (self.on(one.number, because), Vec::new());
+        }
+        let closed = self.contents.iter().filter(|one| !self.readable(one.partition, None));
+        let closed: Vec<_> = closed
+            .filter(|one| !matches!(one.signature.kind, Kind::Swap | Kind::Fat | Kind::Verity))
+            .map(|one| format!("partition {} is {}", one.partition, one.signature.kind.describe()))
+            .collect();
+        let closed = if closed.is_empty() {
+            String::new()
+        } else {
+            format!("; what could not be looked into: {}", closed.join(", "))
+        };
+        let note = format!(
+            "No root was found: no file system has an os-release, and no boot loader names \
+             one{closed}. If there is one, say which with --root-partition."
+        );
+        (None, vec![note])
+    }
+
+    /// The root on a certain partition.
+    pub fn on(&self, number: u32, because: &str) -> Chosen<'a> {
+        let here: Vec<_> = self.candidates.iter().filter(|one| one.partition == number).collect();
+        let with: Vec<_> = here
+            .iter()
+            .copied()
+            .filter(|one| one.evidence.certain() || one.evidence.files)
+            .collect();
+        let pool = if with.is_empty() { here } else { with };
+        Some(match self.subvolume(&pool) {
+            Some(one) => (self.chosen(one, because), Some(one)),
+            None => (self.bare(number, because), None),
+        })
+    }
+
+    /// Of several trees of one file system the one that is booted.
+    fn subvolume(&self, pool: &[&'a Candidate]) -> Option<&'a Candidate> {
+        let named = |one: &&&Candidate| {
+            let path = one.subvolume.as_deref().unwrap_or_default();
+            self.lines.iter().any(|line| line.subvolume.as_deref() == Some(path))
+        };
+        let usual = |one: &&&Candidate| {
+            matches!(one.subvolume.as_deref(), Some("root" | "@" | "@rootfs" | "@root"))
+        };
+        let found = pool.iter().find(named);
+        let found = found.or_else(|| pool.iter().find(|one| one.default));
+        found.or_else(|| pool.iter().find(usual)).or_else(|| pool.first()).copied()
+    }
+
+    fn chosen(&self, one: &Candidate, because: &str) -> Root {
+        let default = one.default && one.system.kind == Kind::Btrfs;
+        Root {
+            partition: one.partition,
+            volume: one.volume.clone(),
+            // The one by default is mounted without its name.
+            subvolume: one.subvolume.clone().filter(|_| !default),
+            deployment: one.evidence.deployment.clone(),
+            verity: false,
+            kind: Some(one.system.kind),
+            uuid: one.system.uuid.clone(),
+            label: one.system.label.clone(),
+            space: one.system.space,
+            features: one.system.features.clone(),
+            because: because.to_owned(),
+        }
+    }
+
+    /// A root of which no more than the partition is known.
+    fn bare(&self, number: u32, because: &str) -> Root {
+        let content = self.contents.iter().find(|one| one.partition == number);
+        Root {
+            partition: number,
+            volume: None,
+            subvolume: None,
+            deployment: None,
+            verity: false,
+            kind: content.map(|one| one.signature.kind),
+            uuid: content.and_then(|one| one.signature.uuid.clone()),
+            label: content.and_then(|one| one.signature.label.clone()),
+            space: None,
+            features: Vec::new(),
+            because: because.to_owned(),
+        }
+    }
+
+    /// Whether dm-verity protects the root.
+    pub fn verity(&self) -> bool {
+        let types =
+            |all: &[&str]| self.table.partitions.iter().any(|one| all.contains(&one.kind.as_str()));
+        let hashes = self.contents.iter().any(|one| one.signature.kind == Kind::Verity);
+        self.lines.iter().any(|line| line.verity)
+            || types(&VERITY_TYPES)
+            || hashes && !types(&USR_VERITY_TYPES)
+    }
+
+    fn partition(&self, number: u32) -> Option<&Partition> {
+        self.table.partitions.iter().find(|one| one.number == number)
+    }
+
+    fn readable(&self, number: u32, volume: Option<&str>) -> bool {
+        self.candidates.iter().any(|one| one.partition == number && one.volume.as_deref() == volume)
+    }
+
+    /// The partition, and the volume, that a device of a command line or an fstab names.
+    fn resolve(&self, device: &str) -> Option<(u32, Option<String>)> {
+        let device = device.trim_matches('"');
+        let by_id = |kind: &str| {
+            device
+                .strip_prefix("/dev/disk/by-")
+                .and_then(|rest| rest.strip_prefix(kind)?.strip_prefix('/'))
+        };
+        let tag = |name: &str, kind: &str| {
+            device
+                .strip_prefix(name)
+                .and_then(|rest| rest.strip_prefix('='))
+                .or_else(|| by_id(kind))
+        };
+        let file_system = |matches: &dyn Fn(&Signature) -> bool| {
+            let inside = self.candidates.iter().find(|one| {
+                let signature = Signature {
+                    kind: one.system.kind,
+                    offset: 0,
+                    uuid: one.system.uuid.clone(),
+                    label: one.system.label.clone(),
+                };
+                matches(&signature)
+            });
+            let whole = self.contents.iter().find(|one| matches(&one.signature));
+            inside.map(place).or_else(|| whole.map(|one| (one.partition, None)))
+        };
+        if let Some(uuid) = tag("UUID", "uuid") {
+            let same = |one: &Signature| {
+                one.uuid.as_deref().is_some_and(|id| id.eq_ignore_ascii_case(uuid))
+            };
+            return file_system(&same);
+        }
+        if let Some(label) = tag("LABEL", "label") {
+            return file_system(&|one: &Signature| one.label.as_deref() == Some(label));
+        }
+        let partitions = &self.table.partitions;
+        if let Some(id) = tag("PARTUUID", "partuuid") {
+            let found = partitions.iter().find(|one| one.part_uuid.eq_ignore_ascii_case(id))?;
+            return Some((found.number, None));
+        }
+        if let Some(name) = tag("PARTLABEL", "partlabel") {
+            let found = partitions.iter().find(|one| one.name == name)?;
+            return Some((found.number, None));
+        }
+        let name = device.strip_prefix("/dev/")?;
+        for volume in self.volumes {
+            let (group, one) = volume.name.split_once('/')?;
+            let escaped = |part: &str| part.replace('-', "--");
+            let mapped = format!("mapper/{}-{}", escaped(group), escaped(one));
+            if name == mapped || name == volume.name {
+                return Some((*volume.partitions.first()?, Some(volume.name.clone())));
+            }
+        }
+        disk_partition(name)
+            .filter(|number| self.partition(*number).is_some())
+            .map(|number| (number, None))
+    }
+}
+
+/// The number in the kernel's name of a partition: 2 in `sda2`, `nvme0n1p2`.
+fn disk_partition(name: &str) -> Option<u32> {
+    let digits = name.len() - name.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+    let (disk, number) = name.split_at(name.len() - digits);
+    let plain = ["sd", "vd", "xvd", "hd"].iter().any(|kind| disk.starts_with(kind));
+    let numbered = ["nvme", "mmcblk"].iter().any(|kind| disk.starts_with(kind));
+    (plain || numbered && disk.ends_with('p')).then(|| number.parse().ok())?
+}
+
+fn place(one: &Candidate) -> (u32, Option<String>) {
+    (one.partition, one.volume.clone())
+}
+
+fn places(pool: &[&Candidate]) -> BTreeSet<(u32, Option<String>)> {
+    pool.iter().map(|one| place(one)).collect()
+}
+
+fn shown((number, volume): &(u32, Option<String>)) -> String {
+    volume.as_ref().map_or_else(|| format!("partition {number}"), |name| format!("volume {name}"))
+}
+
+fn is_root_type(partition: &Partition) -> bool {
+    type_architecture(partition).is_some()
+}
+
+pub(super) fn type_architecture(partition: &Partition) -> Option<&'static str> {
+    ROOT_TYPES.iter().find(|(kind, _)| *kind == partition.kind).map(|(_, known)| *known)
+}

@@ -1,0 +1,341 @@
+//! Partition tables: GPT (UEFI specification, section 5.3) and MBR with extended boot records.
+
+use crate::ReadAt;
+use crate::bytes::{crc32, guid, index, printable, u16_le, u32_le, u64_le};
+use crate::superblock::probe;
+use crate::{Source, Window};
+
+/// Sizes of sectors that disks have.
+pub const SECTORS: [u64; 2] = [512, 4096];
+/// The most entries of a GPT that are read; 128 are usual.
+const ENTRIES: usize = 512;
+/// The most bytes of all entries.
+const ENTRIES_BYTES: usize = 1 << 20;
+/// The most logical partitions that are read.
+const LOGICAL: u32 = 128;
+/// Where the four entries of an MBR are.
+const MBR_ENTRIES: usize = 446;
+/// Types of extended partitions.
+const EXTENDED: [u8; 3] = [0x05, 0x0f, 0x85];
+/// The type of the entry that keeps tools away which do not know GPT.
+const PROTECTIVE: u8 = 0xee;
+
+/// The kinds of tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableKind {
+    /// GUID partition table.
+    Gpt,
+    /// Master boot record.
+    Mbr,
+}
+
+/// A partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// Its number, as in the names of the kernel's devices.
+    pub number: u32,
+    /// Where it begins on the disk.
+    pub start_bytes: u64,
+    /// How long it is.
+    pub size_bytes: u64,
+    /// GPT: a GUID in lower case; MBR: two hexadecimal digits.
+    pub kind: String,
+    /// Its name in a GPT; empty in an MBR.
+    pub name: String,
+    /// What `PARTUUID=` of a kernel's command line names.
+    pub part_uuid: String,
+    /// Marked as the one that a BIOS boots: active in an MBR, bit 2 of a GPT's attributes.
+    pub bootable: bool,
+}
+
+impl Partition {
+    /// Where it ends.
+    pub fn end_bytes(&self) -> u64 {
+        self.start_bytes.saturating_add(self.size_bytes)
+    }
+
+    /// Whether it only holds other partitions.
+    pub fn is_extended(&self) -> bool {
+        u8::from_str_radix(&self.kind, 16).is_ok_and(|kind| EXTENDED.contains(&kind))
+    }
+
+    /// Its bytes on a disk.
+    pub fn on(&self, disk: &Source) -> Source {
+        Window::of(disk, self.start_bytes, self.size_bytes)
+    }
+}
+
+/// A partition table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Table {
+    /// Its kind.
+    pub kind: TableKind,
+    /// The unit of its places, in bytes.
+    pub sector_bytes: u64,
+    /// GPT: the disk's GUID in lower case; MBR: the signature, eight hexadecimal digits.
+    pub id: String,
+    /// In the order of the table.
+    pub partitions: Vec<Partition>,
+}
+
+/// A table, and what contradicts it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Read {
+    /// The table that a kernel uses.
+    pub table: Option<Table>,
+    /// Sentences about why what is on the disk cannot be used.
+    pub problems: Vec<String>,
+    /// Sentences about what is odd.
+    pub notes: Vec<String>,
+}
+
+/// Read the partition table of a disk.
+pub fn read(disk: &Source) -> Read {
+    let mut read = Read::default();
+    let mbr = disk.bytes(0, 512).filter(|sector| sector[510..512] == [0x55, 0xaa]);
+    let entries = mbr.as_deref().map_or_else(Vec::new, |sector| {
+        (0..4).filter_map(|index| MbrEntry::of(sector, index)).collect::<Vec<_>>()
+    });
+    let protective = entries.iter().any(|entry| entry.kind == PROTECTIVE);
+    let others = entries.iter().any(|entry| entry.kind != PROTECTIVE && entry.sane);
+    let headers = SECTORS.map(|sector| gpt(&**disk, sector));
+    let mut whole = headers.iter().filter_map(|header| match header {
+        Header::Whole(table) => Some(table.clone()),
+        Header::None | Header::Damaged(_) => None,
+    });
+    if let Some(table) = whole.next() {
+        if !protective && others {
+            read.problems.push(
+                "it has a GPT and, in sector 0, an MBR with other partitions and without the \
+                 protective entry (type ee): a kernel uses the MBR, and firmware the GPT; remove \
+                 one of them"
+                    .to_owned(),
+            );
+        } else if !protective {
+            read.notes.push(
+                "Sector 0 has no protective entry (type ee), without which kernels and firmware \
+                 do not use the GPT."
+                    .to_owned(),
+            );
+        }
+        if whole.next().is_some() {
+            read.notes.push(
+                "It has a GPT for sectors of 512 bytes and another for sectors of 4096.".to_owned(),
+            );
+        }
+        read.table = Some(table);
+    } else if let Some(why) = headers.iter().find_map(Header::damage)
+        && (protective || !others)
+    {
+        read.notes.push(format!(
+            "Its GPT is damaged, so a kernel does not use it: {why}. See `sgdisk --verify`."
+        ));
+    } else if let Some(sector) = mbr
+        && !protective
+    {
+        read.table = SECTORS
+            .into_iter()
+            .map(|unit| mbr_of(disk, &sector, unit))
+            .max_by_key(|table| {
+                // Without superblocks that say otherwise, sectors have 512 bytes.
+                table.as_ref().map(|table| (recognised(disk, table), table.sector_bytes == 512))
+            })
+            .flatten();
+    }
+    if let Some(table) = &read.table {
+        read.problems.extend(contradictions(table, disk.size()));
+    }
+    read
+}
+
+/// How many partitions of a table begin with something known, on the disk as it is.
+fn recognised(disk: &Source, table: &Table) -> usize {
+    let known = |one: &&Partition| {
+        !one.is_extended() && one.start_bytes < disk.size() && !probe(&*one.on(disk)).is_empty()
+    };
+    table.partitions.iter().filter(known).count()
+}
+
+/// What makes a table impossible.
+fn contradictions(table: &Table, size: u64) -> Vec<String> {
+    let mut problems = Vec::new();
+    for one in &table.partitions {
+        if one.size_bytes == 0 {
+            problems.push(format!("partition {} is empty", one.number));
+        } else if one.end_bytes() > size {
+            problems.push(format!(
+                "partition {} ends at byte {}, and the image has {size} bytes: it was cut, or its \
+                 table is of a larger disk",
+                one.number,
+                one.end_bytes(),
+            ));
+        }
+    }
+    let mut ordered: Vec<_> = table.partitions.iter().filter(|one| !one.is_extended()).collect();
+    ordered.sort_by_key(|one| one.start_bytes);
+    for pair in ordered.windows(2) {
+        if let [first, second] = pair
+            && first.end_bytes() > second.start_bytes
+        {
+            problems.push(format!("partitions {} and {} overlap", first.number, second.number));
+        }
+    }
+    problems
+}
+
+enum Header {
+    None,
+    Damaged(&'static str),
+    Whole(Table),
+}
+
+impl Header {
+    fn damage(&self) -> Option<&'static str> {
+        if let Self::Damaged(why) = self { Some(why) } else { None }
+    }
+}
+
+/// The GPT of a disk with sectors of this size.
+fn gpt(disk: &dyn ReadAt, sector: u64) -> Header {
+    let Some(header) = disk.bytes(sector, index(sector)) else { return Header::None };
+    if !header.starts_with(b"EFI PART") {
+        return Header::None;
+    }
+    let Some(size) = u32_le(&header, 12).map(|size| size as usize) else { return Header::None };
+    let Some(mut covered) = header.get(..size).filter(|_| size >= 92).map(<[u8]>::to_vec) else {
+        return Header::Damaged("its header has an impossible size");
+    };
+    covered[16..20].fill(0);
+    if Some(crc32(&covered)) != u32_le(&header, 16) {
+        return Header::Damaged("the checksum of its header is wrong");
+    }
+    // Sector 1 is where both sizes would look if the header said of itself to be elsewhere.
+    if u64_le(&header, 24) != Some(1) {
+        return Header::Damaged("its header is of another place of the disk");
+    }
+    let count = u32_le(&header, 80).map_or(0, |count| count as usize);
+    let size = u32_le(&header, 84).map_or(0, |size| size as usize);
+    let all = count.checked_mul(size).filter(|all| size >= 128 && *all <= ENTRIES_BYTES);
+    let at = u64_le(&header, 72).and_then(|lba| lba.checked_mul(sector));
+    let Some(entries) = at.zip(all).and_then(|(at, all)| disk.bytes(at, all)) else {
+        return Header::Damaged("its entries are not where they can be");
+    };
+    if Some(crc32(&entries)) != u32_le(&header, 88) {
+        return Header::Damaged("the checksum of its entries is wrong");
+    }
+    Header::Whole(Table {
+        kind: TableKind::Gpt,
+        sector_bytes: sector,
+        id: guid(&header[56..72]),
+        partitions: (1..)
+            .zip(entries.chunks_exact(size))
+            .take(ENTRIES)
+            .filter_map(|(number, entry)| gpt_entry(number, entry, sector))
+            .collect(),
+    })
+}
+
+fn gpt_entry(number: u32, entry: &[u8], sector: u64) -> Option<Partition> {
+    let kind = entry.get(..16).filter(|kind| kind.iter().any(|byte| *byte != 0))?;
+    let first = u64_le(entry, 32)?;
+    // An entry that ends before it begins is kept, empty, to be refused.
+    let sectors = u64_le(entry, 40)?.saturating_add(1).saturating_sub(first);
+    let units: Vec<u16> = (56..128)
+        .step_by(2)
+        .filter_map(|at| u16_le(entry, at))
+        .take_while(|unit| *unit != 0)
+        .collect();
+    Some(Partition {
+        number,
+        start_bytes: first.saturating_mul(sector),
+        size_bytes: sectors.saturating_mul(sector),
+        kind: guid(kind),
+        name: printable(&String::from_utf16_lossy(&units)),
+        part_uuid: guid(&entry[16..32]),
+        bootable: u64_le(entry, 48)? & 4 != 0,
+    })
+}
+
+/// The MBR in a sector that ends with its signature.
+fn mbr_of(disk: &Source, sector: &[u8], unit: u64) -> Option<Table> {
+    let id = format!("{:08x}", u32_le(sector, 440)?);
+    let mut partitions = Vec::new();
+    let mut extended = None;
+    for number in 1..=4 {
+        let Some(entry) = MbrEntry::of(sector, number - 1) else { continue };
+        // The boot sector of a file system without a table.
+        if !entry.sane {
+            return None;
+        }
+        if EXTENDED.contains(&entry.kind) {
+            extended.get_or_insert(entry.first);
+        }
+        partitions.push(entry.partition(number as u32, 0, unit, &id));
+    }
+    if partitions.is_empty() {
+        return None;
+    }
+    if let Some(first) = extended {
+        partitions.extend(logical(disk, first, unit, &id));
+    }
+    Some(Table { kind: TableKind::Mbr, sector_bytes: unit, id, partitions })
+}
+
+/// The logical partitions of an extended one. Only links that lead forward are followed, so that a
+/// chain ends.
+fn logical(disk: &Source, extended: u64, unit: u64, id: &str) -> Vec<Partition> {
+    let mut found = Vec::new();
+    let mut at = extended;
+    for number in 5..5 + LOGICAL {
+        let Some(place) = at.checked_mul(unit) else { break };
+        let Some(record) = disk.bytes(place, 512).filter(|r| r[510..512] == [0x55, 0xaa]) else {
+            break;
+        };
+        if let Some(entry) = MbrEntry::of(&record, 0) {
+            found.push(entry.partition(number, at, unit, id));
+        }
+        let next = MbrEntry::of(&record, 1).filter(|entry| EXTENDED.contains(&entry.kind));
+        let Some(next) = next.map(|next| extended + next.first).filter(|next| *next > at) else {
+            break;
+        };
+        at = next;
+    }
+    found
+}
+
+struct MbrEntry {
+    active: bool,
+    kind: u8,
+    first: u64,
+    sectors: u64,
+    sane: bool,
+}
+
+impl MbrEntry {
+    /// The entry at `index`, unless it is empty.
+    fn of(sector: &[u8], index: usize) -> Option<Self> {
+        let entry = sector.get(MBR_ENTRIES + 16 * index..MBR_ENTRIES + 16 * (index + 1))?;
+        let (first, sectors) = (u32_le(entry, 8)?.into(), u32_le(entry, 12)?.into());
+        // Only these two values ever meant anything: boot this one, or not.
+        let sane = entry[0] & 0x7f == 0 && first > 0;
+        (entry[4] != 0 && sectors > 0).then_some(Self {
+            active: entry[0] == 0x80,
+            kind: entry[4],
+            first,
+            sectors,
+            sane,
+        })
+    }
+
+    fn partition(&self, number: u32, base: u64, unit: u64, id: &str) -> Partition {
+        Partition {
+            number,
+            start_bytes: (base + self.first) * unit,
+            size_bytes: self.sectors * unit,
+            kind: format!("{:02x}", self.kind),
+            name: String::new(),
+            part_uuid: format!("{id}-{number:02x}"),
+            bootable: self.active,
+        }
+    }
+}
