@@ -16,6 +16,7 @@ __all__ = [
     "Progress",
     "RecordError",
     "__version__",
+    "apply_image_rules",
     "build_manifest",
     "check_free_space",
     "check_patterns",
@@ -34,11 +35,13 @@ __all__ = [
     "import_happycache",
     "inspect",
     "inspect_descriptor",
+    "inspect_image",
     "inspect_manifest",
     "kind_of",
     "load",
     "pack_image",
     "page_size",
+    "probe_device",
     "residency",
     "set_free_space_floor",
     "verify_image",
@@ -162,6 +165,20 @@ def export_manifest(request: str, progress: Progress) -> str:
 
 def describe_image(request: str, progress: Progress) -> str:
     """Read a disk image, raw or packed with zstd, gzip or xz, and make its descriptor."""
+
+def inspect_image(request: str, progress: Progress) -> str:
+    """Look into a disk image, raw or packed, without digests: what `describe_image` would find."""
+
+def apply_image_rules(question: str) -> str:
+    """Return why an image cannot be written to a disk, boot a machine, or get what it should.
+
+    The question has `image` (a descriptor; members that are absent are not known), and `target`,
+    `machine` and `wishes`, each of which may be left out. The answer has `refusals` and `notes`,
+    sentences, and `carried_root`. Raises `ValueError` for another question.
+    """
+
+def probe_device(path: Path) -> str:
+    """Return what is on a block device, and why it must not be written. Raises `OSError`."""
 
 def pack_image(request: str, progress: Progress) -> str:
     """Pack a raw disk image with zstd, into a file that is not there yet."""

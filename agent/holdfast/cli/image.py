@@ -19,6 +19,7 @@ app = group(
     "image",
     "Describe disk images for re-imaging, sign descriptors, and check files against them.",
     lines=[
+        "holdfast image inspect disk.raw",
         "holdfast image describe disk.raw.zst",
         "holdfast image sign disk.raw.zst.json --key release.key",
         "holdfast image verify disk.raw.zst disk.raw.zst.json --key release.pem",
@@ -33,6 +34,7 @@ app = group(
         "holdfast image describe disk.raw.zst",
         "holdfast image describe disk.raw --name web --image-version 2026.11.24",
         "holdfast image describe disk.raw --output disk.json --json | jq -r .descriptor_sha256",
+        "holdfast image describe disk.raw --root-partition 2",
         "holdfast image describe disk.qcow2",
         "holdfast image describe ami://ami-0123456789abcdef0 --output web.json",
     ],
@@ -65,6 +67,14 @@ def describe(
             show_default="beside the image, with .json at its end",
         ),
     ] = None,
+    root_partition: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The number of the partition that has the root.",
+            show_default="found by looking into all of them",
+        ),
+    ] = None,
 ) -> None:
     """Read a disk image and write its descriptor. Works in this process, without a daemon.
 
@@ -84,10 +94,50 @@ def describe(
         "name": name or _plain(Path(file).name),
         "image_version": image_version or f"{moment:%Y.%m.%d}",
         "created": moment,
+        "root_partition": root_partition,
     }
     _run(session, DESCRIBE, body, show_described)
     if ami:
         session.out.hint(f"next: holdfast reimage stage URL --content {file}")
+
+
+@command(
+    app,
+    "inspect",
+    lines=[
+        "holdfast image inspect disk.raw",
+        "holdfast image inspect disk.raw.zst --json | jq .root",
+        "holdfast image inspect disk.raw --root-partition 2",
+    ],
+)
+def inspect(
+    session: Session,
+    *,
+    file: Annotated[
+        Path, typer.Argument(help="A raw disk image, or one packed with zstd, gzip or xz.")
+    ],
+    root_partition: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="The number of the partition that has the root.",
+            show_default="found by looking into all of them",
+        ),
+    ] = None,
+) -> None:
+    """Show what a disk image is: its system, its root, and how it boots. Writes no descriptor.
+
+    Exits with 3 if the image contradicts itself, so that it cannot be described. Works in this
+    process, without a daemon. Of a raw image only a little is read; a packed one is unpacked into a
+    file without a name, in TMPDIR or beside it.
+    """
+    from holdfast.cli.errors import ExitCode
+    from holdfast.cli.image_views import show_inspected
+    from holdfast.reimage.images.kinds import INSPECT
+
+    body = {"file": absolute(file), "root_partition": root_partition}
+    if _run(session, INSPECT, body, show_inspected)["problems"]:
+        raise typer.Exit(ExitCode.DIFFERENCES)
 
 
 @command(

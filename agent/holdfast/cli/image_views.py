@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.cli import units
 from holdfast.cli.output import Output
 from holdfast.cli.tables import Column
-from holdfast.reimage.images.models import Described, Verified
+from holdfast.reimage.images.models import Described, Descriptor, Inspected, Verified
 
 
 def show_described(out: Output, result: Mapping[str, Any]) -> None:
@@ -22,12 +22,82 @@ def show_described(out: Output, result: Mapping[str, Any]) -> None:
             ("image", f"{image.name} {image.image_version}"),
             ("size", f"{units.size(image.size_bytes)}, {units.size(image.mapped_bytes)} mapped"),
             ("content", f"{content.file}, {content.encoding}, {units.size(content.size_bytes)}"),
-            ("boot modes", ", ".join(image.boot_modes) or "none"),
-            ("root", f"partition {image.root_partition}" if image.root_partition else "unknown"),
+            *_found(image),
             ("descriptor SHA-256", done.descriptor_sha256),
         ],
         indent=2,
     )
+    _show_partitions(out, image)
+    _show_notes(out, image)
+
+
+def show_inspected(out: Output, result: Mapping[str, Any]) -> None:
+    """Print what looking into an image found, and why it cannot be described if that is so."""
+    found = Inspected.model_validate(result)
+    out.fields(
+        [
+            ("size", f"{units.size(found.size_bytes)} ({found.encoding})"),
+            *_found(found),
+        ],
+    )
+    _show_partitions(out, found)
+    _show_notes(out, found)
+    for problem in found.problems:
+        out.line(f"cannot be described: {units.printable(problem)}")
+
+
+def _found(image: Descriptor | Inspected) -> Sequence[tuple[str, str]]:
+    """Return the fields of what was found by looking into an image."""
+    fields = [
+        ("boot modes", ", ".join(image.boot_modes) or "none"),
+        ("architecture", image.architecture or "unknown"),
+        ("sectors", f"{image.sector_bytes} bytes" if image.sector_bytes else "unknown"),
+        ("root", _root(image)),
+    ]
+    root, system = image.root, image.system
+    if root is not None and root.because:
+        fields.append(("root because", root.because))
+    if root is not None and root.free_bytes is not None:
+        fields.append(("root free", units.size(root.free_bytes)))
+    if root is not None and root.features:
+        fields.append(("root features", " ".join(root.features)))
+    if system is not None:
+        fields += [
+            ("system", system.name or system.id or "unknown"),
+            ("kernels", ", ".join(system.kernels) or "none found"),
+            ("cloud-init", "yes" if system.cloud_init else "no"),
+            ("SELinux", system.selinux or "no"),
+            ("holdfast", system.holdfast or "not found"),
+        ]
+    return fields
+
+
+def _root(image: Descriptor | Inspected) -> str:
+    if image.root_partition is None:
+        return "unknown"
+    parts = [f"partition {image.root_partition}"]
+    root = image.root
+    if root is not None:
+        parts += [
+            f"{what} {value}"
+            for what, value in (
+                ("volume", root.volume),
+                ("subvolume", root.subvolume),
+                ("deployment", root.deployment),
+            )
+            if value
+        ]
+        parts += [root.file_system or "no known file system"]
+        parts += ["protected by verity"] if root.verity else []
+    return ", ".join(parts)
+
+
+def _show_notes(out: Output, image: Descriptor | Inspected) -> None:
+    for note in image.notes:
+        out.line(f"  note: {units.printable(note)}")
+
+
+def _show_partitions(out: Output, image: Descriptor | Inspected) -> None:
     if image.partition_table is None:
         out.line("  no partition table")
         return

@@ -10,7 +10,7 @@ from holdfast.node.devices import Sysfs
 from holdfast.node.machine import Machine
 from holdfast.node.models import BlockDevice, Disk
 from holdfast.node.mounts import Mount, mount_of
-from holdfast.node.superblocks import Superblock, read_superblock
+from holdfast.node.superblocks import Superblock, read_content, read_superblock
 from holdfast.node.swap import read_swaps
 from holdfast.node.topology import devices_below
 
@@ -200,14 +200,14 @@ def _of_target(
             refusals.append(f"{', '.join(holders)} lies on {machine.dev}/{name}, of the same disk.")
             continue
         try:
-            held = read_superblock(machine.dev / name)
+            content = read_content(machine.dev / name)
         except OSError as error:
             unknown.append(f"What is on {machine.dev}/{name} cannot be read: {error.strerror}.")
             continue
-        if held is not None and held.kind == "member":
-            refusals.append(
-                f"{machine.dev}/{name}, of the same disk, belongs to {_MEMBER_OF[held.type]}."
-            )
+        whole = name == disk.name
+        why = content.refused_as_disk if whole else content.refused_as_partition
+        if why is not None:
+            refusals.append(f"{why[0].upper()}{why[1:]}." if whole else f"{why}.")
     own = ("/ (", "/boot (", "/boot/", "/efi (")
     loses = [f"{use} lies on the same disk and is lost." for use in uses if not use.startswith(own)]
     return refusals, loses, unknown

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from holdfast._engine import apply_image_rules
 from holdfast.node.models import Disk
 from holdfast.privileged.boot import explain
 from holdfast.privileged.boot.models import BootReport, ExplainRequest, NetworkImage, StagedImage
@@ -66,26 +68,32 @@ def on_the_network(url: str) -> bool:
 def image_problems(image: ImageSummary, request: StageRequest, content: str) -> list[str]:
     """Say in sentences why an image cannot be written as asked, whatever the machine."""
     told = []
-    wants_file_system = bool(request.identity)
-    if wants_file_system and image.root_partition is None:
+    if image.facts is not None:
+        wishes = {"identity": bool(request.identity), "grow_root": request.grow_root}
+        question = {"image": json.loads(image.facts), "wishes": wishes}
+        told += json.loads(apply_image_rules(json.dumps(question)))["refusals"]
+    if not told and image.root_is_mounted is False and request.rollback == "automatic":
         told.append(
-            f"No root file system was found in {image.name}, so identity cannot be carried over; "
-            'describe an image with an ext4 or XFS root. With `"identity": []` it can be staged; '
-            "the new system then has no marker, and its state is `unknown` until it is confirmed "
-            "with `override`."
-        )
-    elif image.root_partition is None and request.rollback == "automatic":
-        told.append(
-            f"No root file system was found in {image.name}, so the new system has no marker by "
-            "which it could be recognised and put back; leave out `rollback`."
-        )
-    elif image.root_file_system not in (None, "ext2", "ext3", "ext4", "xfs"):
-        told.append(
-            f"The root of {image.name} is {image.root_file_system}, which the imager does not "
-            "mount; use an image with an ext4 or XFS root."
+            f"The imager can leave no marker in the root of {image.name} by which the new system "
+            "could be recognised and put back; leave out `rollback`."
         )
     if request.mode == "network" and not on_the_network(content):
         told.append(f"{content} cannot be fetched over the network; stage the image instead.")
+    return told
+
+
+def image_notes(image: ImageSummary) -> list[str]:
+    """Say in sentences what is not known of an image, or is missing in it, and blocks nothing."""
+    if image.facts is None:
+        return []
+    facts = json.loads(image.facts)
+    told: list[str] = json.loads(apply_image_rules(json.dumps({"image": facts})))["notes"]
+    if image.system is not None and image.holdfast is None:
+        told.append(
+            f"No holdfast was found in {image.name}: without it nobody checks the new system, and "
+            "nobody confirms it."
+        )
+    told += facts["notes"]
     return told
 
 
@@ -117,7 +125,9 @@ def steps(machine: Machine, image: ImageSummary | None, request: StageRequest) -
     where = "the disk of the running system" if machine.target is None else _text(machine.target)
     name = "the image" if image is None else f"{image.name} {image.image_version}"
     kept = ", ".join(request.identity) or "nothing"
-    recognised = image is None or image.root_partition is not None
+    recognised = image is None or (
+        image.root_partition is not None and image.root_is_mounted is not False
+    )
     return [
         f"stage: {STEPS[request.mode]}",
         "arm: Add a one-time entry to the boot loader; the present system stays the default.",
@@ -151,6 +161,8 @@ def _saving(request: StageRequest) -> list[str]:
 def _growing(image: ImageSummary | None, request: StageRequest) -> list[str]:
     if not request.grow_root or image is None:
         return []
+    if image.root_is_mounted is False and image.root_partition is not None:
+        return ["grow: The imager cannot mount the root, so nothing is extended."]
     if image.root_partition is None:
         return ["grow: No root partition was found in the image, so nothing is extended."]
     if not image.root_is_last:
@@ -189,6 +201,7 @@ def _request(
             "image_name": image.name if image else "NAME",
             "image_bytes": image.size_bytes if image else None,
             "boot_modes": modes if image else None,
+            "image": image.facts if image else None,
             "source": place,
             "allow_kexec": allow_kexec,
         }

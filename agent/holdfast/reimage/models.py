@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, PrivateAttr
 
 from holdfast.node.models import Disk
 from holdfast.operations.model import Timestamp
@@ -164,9 +164,48 @@ class ImageSummary(BaseModel, defer_build=True):
         description="File name, without `.pem`, of the trusted key that signed the descriptor; "
         "null where no signature was asked for.",
     )
+    architecture: str | None = Field(
+        default=None,
+        description="What it is for, as `uname -m` names it; null where that is not known.",
+    )
+    sector_bytes: int | None = Field(
+        default=None, description="Of the disk that its partition table is for."
+    )
+    system: str | None = Field(
+        default=None, description="The operating system in it, as its os-release names it."
+    )
+    kernels: list[str] = Field(
+        default_factory=list, description="Releases of kernels that it has modules for."
+    )
+    holdfast: str | None = Field(default=None, description="The version of holdfast in it.")
+    cloud_init: bool | None = Field(default=None, description="Whether it has cloud-init.")
+    selinux: str | None = Field(
+        default=None, description="`enforcing`, `permissive` or `disabled`, if it has SELinux."
+    )
+    root_free_bytes: Bytes | None = Field(
+        default=None, description="Free space of the root, before it is extended."
+    )
+    root_is_mounted: bool | None = Field(
+        default=None,
+        description="The imager can mount the root, to write identity and its marker to it.",
+    )
+    inspected: bool = Field(
+        default=False, description="Its maker looked into it; older descriptors guess."
+    )
     root_is_last: bool | None = Field(
         default=None, description="Nothing lies behind the root, so that it can be extended."
     )
+    _facts: str | None = PrivateAttr(default=None)
+
+    def with_facts(self, facts: str) -> ImageSummary:
+        """Attach all that the descriptor says but the digests, as JSON; it is shown to nobody."""
+        self._facts = facts
+        return self
+
+    @property
+    def facts(self) -> str | None:
+        """What the descriptor says, if this summary was just made from it."""
+        return self._facts
 
 
 class PreviousSystem(BaseModel, defer_build=True):

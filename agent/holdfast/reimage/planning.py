@@ -47,6 +47,7 @@ class Planner:
         `tell` is for callers who may learn the digest of what is there. Raises `CancelledError`.
         """
         image, source, blocked = None, None, list(problems)
+        notes = list(notes)
         space: list[SpaceReport] = []
         try:
             if request.manifest is not None:
@@ -63,6 +64,7 @@ class Planner:
             blocked.append(sentence(error))
         else:
             blocked += machine.image_problems(image, request, source)
+            notes += machine.image_notes(image)
             directory = self.store.image_directory(found.sha256)
             try:
                 # What was kept is linked, and not copied.

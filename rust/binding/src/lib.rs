@@ -167,6 +167,24 @@ mod _engine {
     }
 
     #[pyfunction]
+    fn inspect_image(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, image::describe::look_into)
+    }
+
+    #[pyfunction]
+    fn apply_image_rules(py: Python<'_>, question: &str) -> PyResult<String> {
+        let answer = py.detach(|| Ok(image::rules::apply(&request(question)?)));
+        let answer = answer.map_err(to_python)?;
+        Ok(serde_json::to_string(&answer).expect("an answer has only text for keys"))
+    }
+
+    #[pyfunction]
+    fn probe_device(py: Python<'_>, path: PathBuf) -> PyResult<String> {
+        let report = py.detach(|| image::device::look(&path)).map_err(to_python)?;
+        Ok(serde_json::to_string(&report).expect("a report has only text for keys"))
+    }
+
+    #[pyfunction]
     fn pack_image(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
         call(py, request, progress, image::pack::pack)
     }

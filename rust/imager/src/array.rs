@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 
 use crate::devices::{self, Device};
 use crate::disk::Disk;
-use crate::superblock::{self, Member};
+use holdfast_media::digits;
+use holdfast_media::superblock::Member;
+
+use crate::superblock;
 use crate::{Context as _, Fault, Result, job, say};
 
 /// `SET_ARRAY_INFO`: _IOW(9, 0x23, mdu_array_info_t), which has 72 bytes.
@@ -102,7 +105,7 @@ impl Drop for Running {
 /// A sentence about what is missing or what the kernel refused.
 pub fn assemble(wanted: &job::Array, target: &str, number: u32) -> Result<Running> {
     let deadline = Instant::now() + PATIENCE;
-    let uuid = superblock::digits(&wanted.uuid);
+    let uuid = digits(&wanted.uuid);
     let members = loop {
         let members = current(members(&uuid, target));
         // Redundant levels run with fewer, but not before all had time to appear.

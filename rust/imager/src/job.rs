@@ -217,6 +217,9 @@ pub struct DataDisk {
     pub serial: Option<String>,
     /// Its model, if it has one.
     pub model: Option<String>,
+    /// Its world-wide identifier, if it has one.
+    #[serde(default)]
+    pub wwid: Option<String>,
     /// Its size.
     pub size_bytes: Option<u64>,
 }

@@ -4,6 +4,8 @@
 use std::path::Path;
 
 use holdfast_engine::image::Descriptor;
+use holdfast_engine::image::descriptor::Partition;
+use holdfast_engine::image::rules::{Facts, carried_root, is_verified};
 
 use crate::disk::Disk;
 use crate::identity::place::Root;
@@ -14,49 +16,32 @@ use crate::status::{Phase, Status};
 use crate::table::Fitted;
 use crate::{Fault, Result, grow, mount, partition, say};
 
-/// Types of partitions with the hashes of a root, by which the kernel refuses a root that was changed
-/// (dm-verity): x86-64, x86, arm64, arm, riscv64, riscv32, ia64, loongarch64, ppc64-le, s390x. UAPI
-/// Group, Discoverable Partitions Specification.
-const ROOT_VERITY: [&str; 10] = [
-    "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5",
-    "d13c5d3b-b5d1-422a-b29f-9454fdc89d76",
-    "df3300ce-d69f-4c92-978c-9bfb0f38d820",
-    "7386cdf2-203c-47a9-a498-f2ecce45a2d6",
-    "b6ed5582-440b-4209-b8da-5ff7c419ea3d",
-    "ae0253be-1167-4007-ac68-43926c14c5de",
-    "86ed10d5-b607-45bb-8957-d350f23d0571",
-    "f3393b22-e9af-4613-a948-9d3bfbd0c535",
-    "906bd944-4589-4aae-a4e4-dd983917446a",
-    "b325bfbe-c7be-4ab8-8357-139e652d2f6b",
-];
-
 /// Check before the first write that the new system can be given what belongs to it.
 ///
 /// # Errors
 /// A sentence about why not.
 pub fn check(image: &Descriptor, identity: &Identity) -> Result<()> {
-    match image.root() {
-        _ if is_verified(image) && !identity.is_empty() => Err(Fault::new(
-            "the image's root is protected by verity and may not be changed, so nothing of the old \
-             system could be carried over",
-        )),
-        _ if is_verified(image) => Ok(()),
-        Some(root) => mount::check_root(root.file_system.as_deref().unwrap_or("no file system")),
-        None if identity.is_empty() => Ok(()),
-        None => Err(Fault::new(
-            "the image has no root partition that could be told, so nothing of the old system could \
-             be carried over",
-        )),
+    match root_of(image) {
+        Ok(root) => mount::check_root(root.file_system.as_deref().unwrap_or("no file system")),
+        Err(_) if identity.is_empty() && needs_no_root(image) => Ok(()),
+        Err(why) => Err(Fault(format!("{why} Nothing of the old system could be carried over."))),
     }
 }
 
-/// Whether the image has hashes of its root beside it.
-fn is_verified(image: &Descriptor) -> bool {
-    image
-        .partition_table
-        .iter()
-        .flat_map(|table| &table.partitions)
-        .any(|partition| ROOT_VERITY.iter().any(|guid| partition.kind.eq_ignore_ascii_case(guid)))
+/// The partition that is mounted; a sentence about why there is none.
+fn root_of(image: &Descriptor) -> std::result::Result<&Partition, String> {
+    carried_root(&Facts::from(image))?;
+    image.root().ok_or_else(|| "The root is no partition of the image.".to_owned())
+}
+
+/// Whether it is by intent that nothing can be mounted: whoever looked into the image saw this root.
+fn needs_no_root(image: &Descriptor) -> bool {
+    let Some(partition) = image.root() else { return true };
+    let seen = image.inspection.root.as_ref().is_some_and(|root| {
+        root.volume.is_some()
+            || root.file_system.is_some() && root.file_system == partition.file_system
+    });
+    seen || is_verified(&Facts::from(image))
 }
 
 /// The work on the new system.
@@ -83,15 +68,9 @@ impl NewSystem<'_> {
         for note in &table.notes {
             self.status.note(note);
         }
-        let root = match self.subject.image.root() {
-            _ if is_verified(self.subject.image) => {
-                return self.without(&Fault::new("the image's root is protected by verity"));
-            }
-            Some(root) => root,
-            None => {
-                return self
-                    .without(&Fault::new("the image has no root partition that could be told"));
-            }
+        let root = match root_of(self.subject.image) {
+            Ok(root) => root,
+            Err(why) => return self.without(&Fault(why)),
         };
         let kind = root.file_system.as_deref().unwrap_or("no file system");
         let length = table.extended_to.unwrap_or(root.size_bytes);

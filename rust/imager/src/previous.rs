@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 
@@ -188,9 +189,23 @@ fn write(disk: &Disk, file: File, names: Names, status: &Status) -> Result<Descr
         size_bytes: output.bytes,
         sha256: output.digest.digest(),
     };
-    let descriptor = describer.finish(disk.path(), names, content)?;
+    let again = Arc::new(disk.shared()?);
+    let read = move |offset: u64, to: &mut [u8]| read_any(&again, offset, to);
+    let descriptor = describer.finish(disk.path(), names, content, read)?;
     status.finish();
     Ok(descriptor)
+}
+
+/// Read from any place of a disk, which itself only reads whole sectors into aligned memory.
+fn read_any(disk: &Disk, offset: u64, to: &mut [u8]) -> io::Result<()> {
+    const ALIGNMENT: u64 = 4096;
+    let from = offset / ALIGNMENT * ALIGNMENT;
+    let end = (offset + to.len() as u64).next_multiple_of(ALIGNMENT).min(disk.size_bytes());
+    let mut buffer = Buffer::new((end - from) as usize);
+    disk.read_at(&mut buffer, from).map_err(|fault| io::Error::other(fault.to_string()))?;
+    let skip = (offset - from) as usize;
+    to.copy_from_slice(&buffer[skip..skip + to.len()]);
+    Ok(())
 }
 
 /// Read the whole disk, several chunks at once, and hand them over in order, each with its digest.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_engine::image::describe::Names;
+use holdfast_engine::image::rules::{Facts, carried_root};
 use holdfast_engine::image::{Descriptor, Sha256};
 use serde_json::json;
 
@@ -246,7 +247,9 @@ impl Work<'_> {
         previous: Option<&Sha256>,
         claimed: Arc<Disk>,
     ) -> Result<()> {
-        let grow = self.image.root_partition.filter(|_| self.job.options.grow_root);
+        // The table of a root that is not mounted, and so not grown, stays as it is.
+        let root = carried_root(&Facts::from(self.image)).ok();
+        let grow = root.filter(|_| self.job.options.grow_root);
         let disk = claimed.shared()?;
         let mut claimed = Some(claimed);
         let system = NewSystem {

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use holdfast_engine::image::rules::{Facts, Target, fit};
 use holdfast_engine::image::{Descriptor, Sha256};
+use holdfast_media::rules;
 
 use crate::devices::{self, Device};
 use crate::disk::{self, Buffer, Disk};
@@ -99,7 +101,10 @@ fn pinned(pin: &Pin, device: &Device) -> bool {
 }
 
 fn same(wanted: &DataDisk, device: &Device) -> bool {
-    wanted.serial.as_ref().is_none_or(|serial| device.serials.contains(serial))
+    // Namespaces of one controller have the same serial number, model and maybe size.
+    let other = |wwid: &String| device.wwid.as_ref().is_some_and(|own| own != wwid);
+    !wanted.wwid.as_ref().is_some_and(other)
+        && wanted.serial.as_ref().is_none_or(|serial| device.serials.contains(serial))
         && models_agree(&wanted.model, &device.model)
         && wanted.size_bytes.is_none_or(|size| size == device.size_bytes)
 }
@@ -129,20 +134,14 @@ fn examine(device: &Device, data: &[DataDisk]) -> Result<Disk> {
     }
     let disk = Disk::open_exclusively(&device.path)
         .context(format_args!("{what} cannot be opened for itself alone"))?;
-    if let Some(found) = superblock::look(&disk)?.describe() {
-        return Err(Fault(format!("the whole of {what} is {found}, and not a disk with a system")));
+    if let Some(why) = rules::whole_disk(&what, &superblock::look(&disk)?.all) {
+        return Err(Fault(why));
     }
     let mut members = Vec::new();
     for partition in devices::all() {
         if partition.disk.as_ref() == Some(&device.name) {
             let found = superblock::look(&Disk::open(&partition.path)?)?;
-            if found.member.is_some() || found.other.is_some_and(|other| !other.contains("swap")) {
-                members.push(format!(
-                    "{} is {}",
-                    partition.path.display(),
-                    found.describe().unwrap_or_default()
-                ));
-            }
+            members.extend(rules::partition(&partition.path.display().to_string(), &found.all));
         }
     }
     if members.is_empty() {
@@ -157,23 +156,13 @@ fn examine(device: &Device, data: &[DataDisk]) -> Result<Disk> {
 /// # Errors
 /// A sentence about why not.
 pub fn check_fit(image: &Descriptor, disk: &Disk) -> Result<()> {
-    if image.size_bytes > disk.size_bytes() {
-        return Err(Fault(format!(
-            "the image has {} bytes and {} only {}",
-            image.size_bytes,
-            disk.path().display(),
-            disk.size_bytes()
-        )));
-    }
-    let sector = disk.sector_bytes()?;
-    if sector == 512 {
-        Ok(())
-    } else {
-        Err(Fault(format!(
-            "{} has sectors of {sector} bytes, and images are of disks with sectors of 512",
-            disk.path().display()
-        )))
-    }
+    let target = Target {
+        path: disk.path().display().to_string(),
+        size_bytes: disk.size_bytes(),
+        sector_bytes: disk.sector_bytes()?.into(),
+    };
+    let reasons = fit(&Facts::from(image), &target);
+    if reasons.is_empty() { Ok(()) } else { Err(Fault(reasons.join(" "))) }
 }
 
 #[cfg(test)]
@@ -246,7 +235,25 @@ mod tests {
         let scsi = disk(&[("device/vpd_pg80", "\0\u{1}\0\u{4}ABCD ")]);
         assert!(pinned(&pin(Some("ABCD"), None, None), &scsi));
         assert!(!pinned(&pin(Some("ABCD"), None, None), &disk(&[])));
-        let data = DataDisk { serial: Some("ABCD".to_owned()), model: None, size_bytes: None };
+        let data =
+            DataDisk { serial: Some("ABCD".to_owned()), model: None, wwid: None, size_bytes: None };
         assert!(same(&data, &scsi) && !same(&data, &nvme));
+    }
+
+    #[test]
+    fn namespaces_of_one_controller_are_told_apart_by_their_identifiers() {
+        let files =
+            [("device/serial", "000001"), ("device/model", "MSFT NVMe"), ("wwid", "nvme.1")];
+        let namespace = disk(&files);
+        let data = |wwid: Option<&str>| DataDisk {
+            serial: Some("000001".to_owned()),
+            model: Some("MSFT NVMe".to_owned()),
+            wwid: wwid.map(str::to_owned),
+            size_bytes: Some(1 << 20),
+        };
+        assert!(same(&data(Some("nvme.1")), &namespace));
+        assert!(!same(&data(Some("nvme.2")), &namespace));
+        // An arming of an older holdfast does not know them.
+        assert!(same(&data(None), &namespace));
     }
 }

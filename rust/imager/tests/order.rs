@@ -278,6 +278,7 @@ fn image_with(directory: &Path, fill: impl FnOnce(&Path)) -> Descriptor {
         name: "system".to_owned(),
         image_version: "1".to_owned(),
         created: "2026-11-24T20:00:00Z".to_owned(),
+        root_partition: None,
     };
     describe_file(&request, &Progress::default()).unwrap()
 }

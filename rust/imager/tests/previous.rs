@@ -61,6 +61,7 @@ fn it_is_an_ordinary_image_that_makes_the_disk_what_it_was() {
         name: names().name,
         image_version: names().image_version,
         created: names().created,
+        root_partition: None,
     };
     let expected = describe(&request, &Progress::default()).unwrap();
     assert_eq!(descriptor.chunks, expected.chunks);

@@ -48,6 +48,7 @@ fn described(file: &Path) -> Descriptor {
         name: "test".to_owned(),
         image_version: "1".to_owned(),
         created: "2026-11-24T20:00:00Z".to_owned(),
+        root_partition: None,
     };
     describe(&request, &Progress::default()).unwrap()
 }

@@ -13,7 +13,7 @@ pub fn whole_disk(path: &str, signatures: &[Signature]) -> Option<String> {
     Some(format!(
         "the whole of {path} is {}, and not a disk with a system; if that is left over from an \
          earlier use, `{}` clears it",
-        first.kind.describe(),
+        described(first),
         clearing(path, first)
     ))
 }
@@ -21,18 +21,31 @@ pub fn whole_disk(path: &str, signatures: &[Signature]) -> Option<String> {
 /// Why a disk must not be written, by what is on its partition `path`; a sentence without a full
 /// stop.
 pub fn partition(path: &str, signatures: &[Signature]) -> Option<String> {
-    let first = signatures.iter().find(|one| is_part_of_something(one.kind))?;
+    let (first, owner) = signatures.iter().find_map(|one| Some((one, owner(one.kind)?)))?;
     Some(format!(
-        "{path} is {}; what it belongs to would lose it. If that is left over from an earlier \
-         use, `{}` clears it",
-        first.kind.describe(),
+        "{path} is {} and belongs to {owner}, which would lose it; if that is left over from an \
+         earlier use, `{}` clears it",
+        described(first),
         clearing(path, first)
     ))
 }
 
-/// Whether a device of this kind belongs to something larger, or needs a key.
-fn is_part_of_something(kind: Kind) -> bool {
-    matches!(kind, Kind::Md | Kind::Lvm | Kind::Luks | Kind::Zfs)
+/// What a device of this kind is a part of.
+fn owner(kind: Kind) -> Option<&'static str> {
+    match kind {
+        Kind::Md => Some("an md array"),
+        Kind::Lvm => Some("an LVM volume group"),
+        Kind::Luks => Some("an encrypted container"),
+        Kind::Zfs => Some("a ZFS pool"),
+        _ => None,
+    }
+}
+
+fn described(signature: &Signature) -> String {
+    match (&signature.kind, &signature.uuid) {
+        (Kind::Md, Some(uuid)) => format!("a member of the array {uuid}"),
+        (kind, _) => kind.describe().to_owned(),
+    }
 }
 
 /// The command that clears a signature.

@@ -23,6 +23,7 @@ from holdfast.privileged.boot.collecting import collect_all
 from holdfast.privileged.boot.durable import read_plain
 from holdfast.privileged.boot.evidence import identity_evidence
 from holdfast.privileged.boot.identity import collect
+from holdfast.privileged.boot.image_rules import image_refusals
 from holdfast.privileged.boot.loader import PAYLOAD, Armed, Loader
 from holdfast.privileged.boot.models import (
     OUTCOME_BYTES,
@@ -70,9 +71,7 @@ class Boot:
         refusals, unknown = list(disks.refusals), list(disks.unknown)
         if platform.machine() != "x86_64":
             refusals.append(f"This machine is {platform.machine()}; the imager is for x86_64.")
-        if request.boot_modes is not None and mode not in request.boot_modes:
-            modes = " and ".join(request.boot_modes) or "no mode at all"
-            refusals.append(f"This machine boots in mode {mode}, and the image in {modes}.")
+        refusals += image_refusals(machine, request, disks.target, mode)
         chosen = choose(machine, allow_kexec=request.allow_kexec)
         loader, entry = chosen.loader, None
         refusals += chosen.reasons
@@ -124,6 +123,7 @@ class Boot:
                 image_name=descriptor.name,
                 image_bytes=descriptor.size_bytes,
                 boot_modes=descriptor.boot_modes,
+                image=descriptor.model_dump_json(),
                 source=request.source,
                 allow_kexec=policy.allow_kexec,
             )

@@ -28,6 +28,8 @@ MAX_DESCRIPTOR = 64 << 20
 
 
 class _Partition(BaseModel, defer_build=True):
+    model_config = ConfigDict(extra="allow")
+
     number: int
     file_system: str | None = None
 
@@ -49,6 +51,10 @@ class Descriptor(BaseModel, defer_build=True):
     boot_modes: list[BootMode] = []
     partition_table: _PartitionTable | None = None
     root_partition: int | None = None
+    inspected: bool = False
+    sector_bytes: int | None = None
+    architecture: str | None = None
+    root: dict[str, Any] | None = None
 
     @property
     def root_file_system(self) -> str | None:
@@ -124,7 +130,12 @@ class Job:
             },
             "outcome": {"offset_bytes": self.outcome_offset, "length_bytes": OUTCOME_BYTES},
             "data_disks": [
-                {"serial": disk.serial, "model": disk.model, "size_bytes": disk.size_bytes}
+                {
+                    "serial": disk.serial,
+                    "model": disk.model,
+                    "wwid": disk.wwid,
+                    "size_bytes": disk.size_bytes,
+                }
                 for disk in self.data_disks
             ],
             "modules": list(self.modules),

@@ -140,6 +140,8 @@ class ExplainRequest(_Request):
     """Size of the image on the disk."""
     boot_modes: list[BootMode] | None = None
     """In which the image can be booted."""
+    image: str | None = None
+    """What the image's descriptor says of it, as JSON; the digests of chunks may be left out."""
     source: ImageSource | None = None
     allow_kexec: bool = False
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from holdfast._engine import Progress, describe_image, verify_image
+from holdfast._engine import Progress, describe_image, inspect_image, verify_image
 from holdfast.durable import write_output
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import Slug, format_time
@@ -16,6 +16,8 @@ from holdfast.reimage.images.models import (
     Described,
     DescribeParams,
     Descriptor,
+    Inspected,
+    InspectParams,
     Verified,
     VerifyParams,
 )
@@ -51,6 +53,7 @@ def _written(params: DescribeParams, file: Path, output: Path, progress: Progres
         "name": params.name,
         "image_version": params.image_version,
         "created": format_time(params.created),
+        "root_partition": params.root_partition,
     }
     text = describe_image(json.dumps(request), progress).encode() + b"\n"
     write_output(output, [text], 0o644)
@@ -59,6 +62,18 @@ def _written(params: DescribeParams, file: Path, output: Path, progress: Progres
         descriptor_sha256=hashlib.sha256(text).hexdigest(),
         image=Descriptor.parse(text),
     )
+
+
+def inspect(params: InspectParams, progress: Progress) -> Inspected:
+    """Look into an image, without digests. Raises what the engine raises, and `OSError`."""
+    if qcow2.is_one(params.file):
+        raise failed(
+            Slug.BAD_RECORD,
+            f"{params.file} is a qcow2 file: convert it with `holdfast image describe`, or with "
+            "`qemu-img convert -O raw`, and inspect the result.",
+        )
+    request = {"file": str(params.file), "root_partition": params.root_partition}
+    return Inspected.model_validate(call(inspect_image, request, progress))
 
 
 def verify(params: VerifyParams, progress: Progress) -> Verified:
@@ -105,5 +120,10 @@ def _verify(context: Context[VerifyParams]) -> Verified:
     return verify(context.params, context.progress)
 
 
+def _inspect(context: Context[InspectParams]) -> Inspected:
+    return inspect(context.params, context.progress)
+
+
+INSPECT = Kind("image.inspect", InspectParams, Inspected, _inspect)
 DESCRIBE = Kind("image.describe", DescribeParams, Described, _describe)
 VERIFY = Kind("image.verify", VerifyParams, Verified, _verify)

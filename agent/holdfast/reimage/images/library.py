@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast import space
-from holdfast._engine import Progress, RecordError
+from holdfast._engine import Progress, RecordError, apply_image_rules
 from holdfast.durable import make_directory, replace_file
 from holdfast.node.beneath import read_file
 from holdfast.operations.model import RequestError, Slug
@@ -193,6 +194,9 @@ class ImageLibrary:
         image = Descriptor.parse(found.data)
         partitions = image.partition_table.partitions if image.partition_table else []
         root = next((one for one in partitions if one.number == image.root_partition), None)
+        facts = image.model_dump_json()
+        rules = json.loads(apply_image_rules(json.dumps({"image": json.loads(facts)})))
+        system = image.system
         return ImageSummary(
             name=image.name,
             image_version=image.image_version,
@@ -206,8 +210,18 @@ class ImageLibrary:
             root_file_system=root.file_system if root else None,
             root_is_last=root is not None
             and all(one.start_bytes <= root.start_bytes for one in partitions),
+            root_is_mounted=rules["carried_root"] is not None,
+            root_free_bytes=image.root.free_bytes if image.root else None,
             signed_by=found.signed_by,
-        )
+            inspected=image.inspected,
+            architecture=image.architecture,
+            sector_bytes=image.sector_bytes,
+            system=system.name if system else None,
+            kernels=system.kernels if system else [],
+            holdfast=system.holdfast if system else None,
+            cloud_init=system.cloud_init if system else None,
+            selinux=system.selinux if system else None,
+        ).with_facts(facts)
 
     def file_systems(self, directory: Path) -> list[str]:
         """Return the UUIDs of file systems that a system of a staged image can run from.
@@ -219,11 +233,10 @@ class ImageLibrary:
         except (OSError, RecordError):
             return []
         partitions = image.partition_table.partitions if image.partition_table else []
-        return [
-            one.uuid
-            for one in partitions
-            if one.uuid is not None and one.file_system not in (None, "vfat", "swap")
-        ]
+        # A root on a logical volume is no partition's.
+        found = {image.root.uuid} if image.root is not None else set()
+        found |= {one.uuid for one in partitions if one.file_system not in (None, "vfat", "swap")}
+        return sorted(one for one in found if one is not None)
 
     def content_url(self, request: StageRequest, found: Obtained) -> str:
         """Return where the image is: where the request says, or beside its descriptor.

@@ -41,6 +41,8 @@ class Partition(BaseModel, defer_build=True):
     file_system: str | None
     uuid: str | None
     label: str | None
+    part_uuid: str | None = None
+    """What `PARTUUID=` of a kernel's command line names."""
 
 
 class PartitionTable(BaseModel, defer_build=True):
@@ -51,7 +53,58 @@ class PartitionTable(BaseModel, defer_build=True):
     partitions: list[Partition]
 
 
-class Descriptor(BaseModel, defer_build=True):
+class Root(BaseModel, defer_build=True):
+    """Where an image's root is, found by looking into it."""
+
+    partition: Count
+    volume: str | None = None
+    """The logical volume: group, `/`, volume."""
+    subvolume: str | None = None
+    """Of a btrfs, where it is not the one mounted by default."""
+    deployment: str | None = None
+    """The path of a deployment of OSTree."""
+    verity: bool = False
+    """Whether dm-verity protects it."""
+    file_system: str | None = None
+    uuid: str | None = None
+    label: str | None = None
+    free_bytes: Bytes | None = None
+    features: list[str] = []
+    os_release: bool | None = None
+    because: str = ""
+    """How it was found, as the end of "because"."""
+
+
+class System(BaseModel, defer_build=True):
+    """The operating system in an image."""
+
+    name: str | None = None
+    id: str | None = None
+    version: str | None = None
+    kernels: list[str] = []
+    """Releases that it has modules for."""
+    cloud_init: bool = False
+    selinux: str | None = None
+    """`enforcing`, `permissive` or `disabled`, if it has SELinux."""
+    holdfast: str | None = None
+    """The version of holdfast in it."""
+
+
+class Inspection(BaseModel, defer_build=True):
+    """What was found by looking into an image; absent from descriptors of older versions."""
+
+    inspected: bool = False
+    sector_bytes: int | None = None
+    """Of the disk that its partition table is for."""
+    architecture: str | None = None
+    """As `uname -m` names it."""
+    root: Root | None = None
+    system: System | None = None
+    notes: list[str] = []
+    """Sentences: what is odd, and what could not be found out."""
+
+
+class Descriptor(Inspection, defer_build=True):
     """What a descriptor says about its image, without the digests of chunks."""
 
     model_config = ConfigDict(frozen=True)
@@ -84,6 +137,30 @@ class Params(BaseModel, defer_build=True):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Inspected(OperationResult):
+    """What looking into an image found, without digests."""
+
+    size_bytes: Bytes
+    encoding: Literal["identity", "zstd", "gzip", "xz"]
+    boot_modes: list[Literal["bios", "uefi"]]
+    partition_table: PartitionTable | None
+    root_partition: int | None
+    sector_bytes: int | None
+    architecture: str | None
+    root: Root | None
+    system: System | None
+    notes: list[str]
+    problems: list[str]
+    """Clauses: why it cannot be described."""
+
+
+class InspectParams(Params):
+    """An image to look into."""
+
+    file: Path
+    root_partition: Annotated[int, Field(ge=1)] | None = None
+
+
 class DescribeParams(Params):
     """An image to describe."""
 
@@ -95,6 +172,8 @@ class DescribeParams(Params):
     name: Name
     image_version: Name
     created: datetime
+    root_partition: Annotated[int, Field(ge=1)] | None = None
+    """The number of the partition that has the root, if that is known better than by looking."""
 
 
 class Described(OperationResult):

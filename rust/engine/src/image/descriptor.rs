@@ -25,6 +25,9 @@ const PARTITIONS: usize = 1024;
 /// The longest text a descriptor may have in a member, in bytes.
 const TEXT: usize = 255;
 
+/// The most texts of what was found by looking.
+const ITEMS: usize = 256;
+
 /// Nothing, or a sentence about what is wrong.
 type Checked = std::result::Result<(), String>;
 
@@ -114,6 +117,9 @@ pub struct Partition {
     /// The file system's label.
     #[serde(default)]
     pub label: Option<String>,
+    /// What `PARTUUID=` names.
+    #[serde(default)]
+    pub part_uuid: Option<String>,
 }
 
 /// A disk's partitions.
@@ -125,6 +131,96 @@ pub struct PartitionTable {
     pub id: String,
     /// In the order of the table.
     pub partitions: Vec<Partition>,
+}
+
+/// Where the root is, and what it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// The number of its partition: of the first one, for a volume on several.
+    pub partition: u32,
+    /// The logical volume, as group, `/`, volume.
+    #[serde(default)]
+    pub volume: Option<String>,
+    /// The subvolume of a btrfs, where it is not the one mounted by default.
+    #[serde(default)]
+    pub subvolume: Option<String>,
+    /// The path of the deployment of an OSTree.
+    #[serde(default)]
+    pub deployment: Option<String>,
+    /// Whether dm-verity protects it, so that not a byte of it may change.
+    #[serde(default)]
+    pub verity: bool,
+    /// Its file system, as `blkid` names it; of what cannot be read, what is on the partition.
+    #[serde(default)]
+    pub file_system: Option<String>,
+    /// The file system's UUID.
+    #[serde(default)]
+    pub uuid: Option<String>,
+    /// The file system's label.
+    #[serde(default)]
+    pub label: Option<String>,
+    /// Bytes that root may still write.
+    #[serde(default)]
+    pub free_bytes: Option<u64>,
+    /// Features of the file system, as its tools name them.
+    #[serde(default)]
+    pub features: Vec<String>,
+    /// Whether it has an os-release, by which the imager recognises a system; null where it cannot be
+    /// read.
+    #[serde(default)]
+    pub os_release: Option<bool>,
+    /// How it was found, as the end of "because".
+    #[serde(default)]
+    pub because: String,
+}
+
+/// The operating system in the root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct System {
+    /// `PRETTY_NAME` of its os-release.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Its `ID`.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// Its `VERSION_ID`.
+    #[serde(default)]
+    pub version: Option<String>,
+    /// Releases of kernels that it has modules for.
+    #[serde(default)]
+    pub kernels: Vec<String>,
+    /// Whether it has cloud-init.
+    #[serde(default)]
+    pub cloud_init: bool,
+    /// `enforcing`, `permissive` or `disabled`, if it has SELinux.
+    #[serde(default)]
+    pub selinux: Option<String>,
+    /// The version of holdfast in it.
+    #[serde(default)]
+    pub holdfast: Option<String>,
+}
+
+/// What was found by looking into an image; all of it is absent from older descriptors.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inspection {
+    /// Whether the image was looked into.
+    #[serde(default)]
+    pub inspected: bool,
+    /// Bytes of a sector of the disk that its partition table is for.
+    #[serde(default)]
+    pub sector_bytes: Option<u64>,
+    /// What its loader, kernel and programs are for, as `uname -m` names it.
+    #[serde(default)]
+    pub architecture: Option<String>,
+    /// The root.
+    #[serde(default)]
+    pub root: Option<Root>,
+    /// The operating system.
+    #[serde(default)]
+    pub system: Option<System>,
+    /// Sentences for people: what is odd, and what could not be found out.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// A descriptor that holds together.
@@ -155,8 +251,11 @@ pub struct Descriptor {
     pub boot_modes: Vec<BootMode>,
     /// Its partitions, if it has any.
     pub partition_table: Option<PartitionTable>,
-    /// The number of the partition that holds the root file system, if one could be told.
+    /// The number of the partition that holds the root file system, if one was found.
     pub root_partition: Option<u32>,
+    /// What else was found by looking into it.
+    #[serde(flatten)]
+    pub inspection: Inspection,
 }
 
 /// What a descriptor says about one chunk of its image.
@@ -191,6 +290,8 @@ pub struct Summary {
     boot_modes: Vec<BootMode>,
     partition_table: Option<PartitionTable>,
     root_partition: Option<u32>,
+    #[serde(flatten)]
+    inspection: Inspection,
 }
 
 /// What tells whether the rest can be understood.
@@ -247,6 +348,7 @@ impl Descriptor {
             boot_modes: self.boot_modes.clone(),
             partition_table: self.partition_table.clone(),
             root_partition: self.root_partition,
+            inspection: self.inspection.clone(),
         }
     }
 
@@ -388,6 +490,44 @@ impl Descriptor {
         }
         if self.root_partition.is_some() && self.root().is_none() {
             return Err("root_partition names no partition of the table".to_owned());
+        }
+        self.check_inspection()
+    }
+
+    fn check_inspection(&self) -> Checked {
+        let Inspection { architecture, root, system, notes, .. } = &self.inspection;
+        let mut texts: Vec<&str> = Vec::new();
+        texts.extend(architecture.as_deref());
+        if let Some(root) = root {
+            if Some(root.partition) != self.root_partition {
+                return Err("root.partition is not root_partition".to_owned());
+            }
+            let optional = [
+                &root.volume,
+                &root.subvolume,
+                &root.deployment,
+                &root.file_system,
+                &root.uuid,
+                &root.label,
+            ];
+            texts.extend(optional.into_iter().filter_map(Option::as_deref));
+            texts.extend(root.features.iter().map(String::as_str));
+            texts.push(&root.because);
+        }
+        if let Some(system) = system {
+            let optional =
+                [&system.name, &system.id, &system.version, &system.selinux, &system.holdfast];
+            texts.extend(optional.into_iter().filter_map(Option::as_deref));
+            texts.extend(system.kernels.iter().map(String::as_str));
+        }
+        if texts.len() > ITEMS || notes.len() > ITEMS {
+            return Err("what was found by looking has too many parts".to_owned());
+        }
+        for text in texts {
+            check_text("what was found by looking", text, true)?;
+        }
+        if notes.iter().any(|note| note.len() > 1024 || note.chars().any(char::is_control)) {
+            return Err("a note is too long, or has control characters".to_owned());
         }
         Ok(())
     }

@@ -3,12 +3,13 @@
 pub mod chunks;
 pub mod describe;
 pub mod descriptor;
-mod filesystem;
-mod layout;
+pub mod device;
+mod inspect;
 pub mod pack;
+pub mod rules;
 mod scan;
 pub mod sha256;
-mod table;
+mod spool;
 pub mod verify;
 
 pub use chunks::Chunks;

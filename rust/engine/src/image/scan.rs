@@ -48,12 +48,12 @@ pub(super) struct Scanned {
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::Cancelled`]; [`Error::Record`] if it cannot be unpacked, is not of the
-/// planned size, or changes meanwhile.
+/// planned size, or changes meanwhile; those of `see`.
 pub(super) fn scan(
     path: &Path,
     plan: &Plan,
     progress: &Progress,
-    mut see: impl FnMut(u64, &[u8]),
+    mut see: impl FnMut(u64, &[u8]) -> Result<()>,
 ) -> Result<Scanned> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let before = Identity::of(&file, path)?;
@@ -82,7 +82,7 @@ pub(super) fn scan(
             if read.hole {
                 lock(&free).push(buffer);
             } else {
-                see(index as u64 * plan.chunk_bytes, &buffer[..read.length]);
+                see(index as u64 * plan.chunk_bytes, &buffer[..read.length])?;
                 queue.push((index, read.length, buffer));
             }
         }

@@ -115,7 +115,7 @@ pub fn verify(request: &Request, progress: &Progress) -> Result<Outcome> {
         different_chunks: 0,
         differences: Vec::new(),
     };
-    let scanned = match scan(path, &plan, progress, |_, _| ()) {
+    let scanned = match scan(path, &plan, progress, |_, _| Ok(())) {
         Ok(scanned) => scanned,
         Err(Error::Record { reason, .. }) => {
             outcome.problem = Some(reason);

@@ -4,6 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use holdfast_media::digits;
+
 use crate::devices::{self, Device};
 use crate::disk::Disk;
 use crate::mount::{self, Mounted};
@@ -47,19 +49,12 @@ impl Volume {
         let array = array.map(|wanted| array::assemble(wanted, target, number)).transpose()?;
         let device = find_file_system(kind, uuid, target)?;
         let place = Path::new("/").join(format!("data{number}"));
-        Ok(Self {
-            kind: kind.to_owned(),
-            uuid: superblock::digits(uuid),
-            device,
-            place,
-            mounted: None,
-            array,
-        })
+        Ok(Self { kind: kind.to_owned(), uuid: digits(uuid), device, place, mounted: None, array })
     }
 
     /// Whether it is the file system of this UUID.
     pub fn is(&self, uuid: &str) -> bool {
-        self.uuid == superblock::digits(uuid)
+        self.uuid == digits(uuid)
     }
 
     /// Where it is mounted, if it is.
@@ -128,7 +123,7 @@ impl Volume {
 
 fn find_file_system(kind: &str, uuid: &str, target: &str) -> Result<Device> {
     let deadline = Instant::now() + PATIENCE;
-    let wanted = superblock::digits(uuid);
+    let wanted = digits(uuid);
     loop {
         let mut found = Vec::new();
         for device in devices::all() {
@@ -140,9 +135,8 @@ fn find_file_system(kind: &str, uuid: &str, target: &str) -> Result<Device> {
             else {
                 continue;
             };
-            // The file system of a RAID1's member looks like that of the array.
-            let ours = signatures.file_system.is_some_and(|found| found.uuid == wanted);
-            if ours && signatures.member.is_none() {
+            // The file system of a RAID1's member looks like that of the array, and is not the first.
+            if signatures.file_system().is_some_and(|found| found == wanted) {
                 found.push(device);
             }
         }

@@ -71,6 +71,7 @@ pub fn describe(
         boot_modes: Vec::new(),
         partition_table: None,
         root_partition: None,
+        inspection: Default::default(),
     };
     Descriptor::parse(Path::new("test"), descriptor.to_json().as_bytes()).unwrap()
 }

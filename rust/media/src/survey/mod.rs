@@ -3,6 +3,8 @@
 
 mod search;
 
+pub use search::ROOT_VERITY;
+
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -10,6 +12,7 @@ use crate::loader::{self, CommandLine};
 use crate::lvm::{self, Volume};
 use crate::superblock::probe;
 use crate::survey::search::{Search, type_architecture};
+
 use crate::system::{Evidence, System};
 use crate::table::{self, Table};
 use crate::tree::{Btrfs, FileSystem, Space, Tree};
@@ -41,6 +44,8 @@ pub struct Root {
     pub space: Option<Space>,
     /// Names of its features.
     pub features: Vec<String>,
+    /// Whether it has an os-release; `None` where it cannot be read.
+    pub os_release: Option<bool>,
     /// How it was found, as the end of "because".
     pub because: String,
 }

@@ -16,9 +16,21 @@ const ROOT_TYPES: [(&str, &str); 3] = [
     ("b921b045-1df0-41c3-af44-4c6f280d3fae", "aarch64"),
     ("44479540-f297-41b2-9af7-d131d5f0458a", "i686"),
 ];
-/// Partition types of dm-verity's hashes of a root.
-const VERITY_TYPES: [&str; 2] =
-    ["2c7357ed-ebd2-46d9-aec1-23d437ec2bf5", "df3300ce-d69f-4c92-978c-9bfb0f38d820"];
+/// Types of partitions with the hashes of a root, by which the kernel refuses a root that was changed
+/// (dm-verity): x86-64, x86, arm64, arm, riscv64, riscv32, ia64, loongarch64, ppc64-le, s390x. UAPI
+/// Group, Discoverable Partitions Specification.
+pub const ROOT_VERITY: [&str; 10] = [
+    "2c7357ed-ebd2-46d9-aec1-23d437ec2bf5",
+    "d13c5d3b-b5d1-422a-b29f-9454fdc89d76",
+    "df3300ce-d69f-4c92-978c-9bfb0f38d820",
+    "7386cdf2-203c-47a9-a498-f2ecce45a2d6",
+    "b6ed5582-440b-4209-b8da-5ff7c419ea3d",
+    "ae0253be-1167-4007-ac68-43926c14c5de",
+    "86ed10d5-b607-45bb-8957-d350f23d0571",
+    "f3393b22-e9af-4613-a948-9d3bfbd0c535",
+    "906bd944-4589-4aae-a4e4-dd983917446a",
+    "b325bfbe-c7be-4ab8-8357-139e652d2f6b",
+];
 /// The same of a `/usr`.
 const USR_VERITY_TYPES: [&str; 2] =
     ["77ff5f63-e7b6-4633-acf4-1565b864c0e6", "6e11a4e7-fbca-4ded-b9e9-e1a512bb664e"];
@@ -169,6 +181,7 @@ impl<'a> Search<'a> {
             label: one.system.label.clone(),
             space: one.system.space,
             features: one.system.features.clone(),
+            os_release: Some(one.evidence.certain()),
             because: because.to_owned(),
         }
     }
@@ -187,6 +200,7 @@ impl<'a> Search<'a> {
             label: content.and_then(|one| one.signature.label.clone()),
             space: None,
             features: Vec::new(),
+            os_release: None,
             because: because.to_owned(),
         }
     }
@@ -197,7 +211,7 @@ impl<'a> Search<'a> {
             |all: &[&str]| self.table.partitions.iter().any(|one| all.contains(&one.kind.as_str()));
         let hashes = self.contents.iter().any(|one| one.signature.kind == Kind::Verity);
         self.lines.iter().any(|line| line.verity)
-            || types(&VERITY_TYPES)
+            || types(&ROOT_VERITY)
             || hashes && !types(&USR_VERITY_TYPES)
     }
 

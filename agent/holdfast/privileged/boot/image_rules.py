@@ -1,0 +1,76 @@
+"""Why an image cannot be written to this machine: the engine's list, which the imager shares."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from holdfast._engine import apply_image_rules
+from holdfast.node.copies import Identifier, copies, identifiers_of
+from holdfast.node.disks import Place, place_of
+from holdfast.node.machine import Machine
+from holdfast.node.models import Disk
+from holdfast.node.superblocks import read_superblock
+from holdfast.privileged.boot.models import BootMode, ExplainRequest
+
+
+def image_refusals(
+    machine: Machine, request: ExplainRequest, target: Disk | None, mode: BootMode
+) -> Sequence[str]:
+    """Return sentences about an image on the target disk, and about copies of either on others.
+
+    Members of the request that are not known are not judged.
+    """
+    image = json.loads(request.image) if request.image is not None else None
+    refusals: list[str] = []
+    question: dict[str, Any] = {"image": image or {"name": "", "size_bytes": 0}}
+    if image is not None or request.boot_modes is not None:
+        known = image or {"name": request.image_name, "size_bytes": 0}
+        question["image"] = {**known, "boot_modes": request.boot_modes or []}
+        question["machine"] = {"architecture": platform.machine(), "boot_mode": mode}
+    if target is not None:
+        device = machine.sysfs().describe(target.name)
+        sector = device.logical_block_size if device is not None else None
+        question["target"] = {
+            "path": target.path,
+            "size_bytes": target.size_bytes,
+            "sector_bytes": sector or 512,
+        }
+    refusals += json.loads(apply_image_rules(json.dumps(question)))["refusals"]
+    if target is not None:
+        identifiers = [*_of_system(machine), *_of_image(image or {})]
+        refusals += copies(machine, target.name, identifiers)
+    return refusals
+
+
+def _of_system(machine: Machine) -> Sequence[Identifier]:
+    """Return the identifiers of the running system's file systems."""
+    found: list[Identifier] = []
+    for directory in ("/", "/boot"):
+        place = place_of(machine, directory)
+        if not isinstance(place, Place):
+            continue
+        try:
+            content = read_superblock(machine.dev / place.partition.name)
+        except OSError:
+            continue  # the arming has the rights, and says it elsewhere if it cannot either
+        found += identifiers_of(content, f"the file system of {directory}")
+    return list({(one.kind, one.value): one for one in reversed(found)}.values())
+
+
+def _of_image(image: Mapping[str, Any]) -> Sequence[Identifier]:
+    """Return the identifiers of an image: the UUIDs of its file systems, and its root's label."""
+    partitions = (image.get("partition_table") or {}).get("partitions", [])
+    found = [
+        Identifier("UUID", one["uuid"], f"partition {one['number']} of the image")
+        for one in partitions
+        if one.get("uuid") and one.get("file_system")
+    ]
+    root: Mapping[str, Any] = next(
+        (one for one in partitions if one["number"] == image.get("root_partition")), {}
+    )
+    if root.get("label"):
+        found.append(Identifier("label", root["label"], "the root of the image"))
+    return found
