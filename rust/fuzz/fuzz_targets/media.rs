@@ -1,0 +1,25 @@
+//! Any bytes as a disk: reading it ends within its budget, and what is found lies on it.
+#![no_main]
+
+use std::rc::Rc;
+
+use holdfast_media::survey::survey;
+use holdfast_media::{Guard, Source, lvm, probe};
+use libfuzzer_sys::fuzz_target;
+
+const BUDGET: u64 = 16 << 20;
+
+fuzz_target!(|data: &[u8]| {
+    let bytes = data.to_vec();
+    let size = bytes.len() as u64;
+    let source: Source = Rc::new(Guard::new(size, BUDGET, move |at, to: &mut [u8]| {
+        to.copy_from_slice(&bytes[at as usize..][..to.len()]);
+        Ok(())
+    }));
+    let _ = probe(&*source);
+    let _ = lvm::volumes(&[(1, Rc::clone(&source))]);
+    let found = survey(&source, None);
+    if let (Some(table), []) = (&found.table, &*found.problems) {
+        assert!(table.partitions.iter().all(|one| one.end_bytes() <= size));
+    }
+});
