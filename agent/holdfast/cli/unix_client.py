@@ -40,6 +40,9 @@ class UnixClient:
             _put(connection, request)
             with _explained():
                 response = connection.getresponse()
+            if response.length is None and not response.chunked:
+                # The daemon always says where an answer ends: this head was cut off.
+                raise BrokenError("the other end closed it before the answer was whole")
             yield UnixAnswer(response, f"http://holdfast{request.path}")
         finally:
             connection.close()
