@@ -326,7 +326,7 @@ def test_a_full_root_and_what_it_has_are_seen(disk_dir: Path, tree: MakeTree) ->
     assert (system["kernels"], system["holdfast"]) == (["6.1.0-40-amd64"], "0.1.0")
 
 
-def test_xfs_and_subvolumes_are_looked_into(disk_dir: Path, tree: MakeTree) -> None:
+def test_an_xfs_root_is_looked_into(disk_dir: Path, tree: MakeTree) -> None:
     release = tree(SYSTEM) / "etc/os-release"
     prototype = disk_dir / "prototype"
     prototype.write_text(
