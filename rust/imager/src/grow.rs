@@ -13,6 +13,16 @@ const EXT4_RESIZE: u32 = 0x4008_6610;
 const XFS_GEOMETRY: u32 = 0x8070_5864;
 const XFS_GROW: u32 = 0x4010_586e;
 
+// include/uapi/linux/btrfs.h: BTRFS_IOC_RESIZE, _IOW(0x94, 3, struct btrfs_ioctl_vol_args).
+const BTRFS_RESIZE: u32 = 0x5000_9403;
+
+/// `struct btrfs_ioctl_vol_args`; the name is the size.
+#[repr(C)]
+struct Volume {
+    fd: i64,
+    name: [u8; 4088],
+}
+
 /// The beginning of `xfs_fsop_geom_v1`, and room for the rest.
 #[repr(C)]
 #[derive(Default)]
@@ -51,6 +61,11 @@ pub fn grow(mounted: &Path, kind: &str, bytes: u64) -> Result<u64> {
                 let grow = Grow { blocks, inodes_percent: geometry.inodes_percent };
                 request(&root, XFS_GROW, &raw const grow)?;
             }
+        }
+        "btrfs" => {
+            let mut volume = Volume { fd: 0, name: [0; 4088] };
+            volume.name[..3].copy_from_slice(b"max");
+            request(&root, BTRFS_RESIZE, &raw const volume)?;
         }
         _ => return Err(Fault(format!("{kind} cannot be grown here"))),
     }

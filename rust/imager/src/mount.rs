@@ -98,8 +98,30 @@ fn root_options(kind: &str) -> Result<(&'static str, &'static str)> {
 /// # Errors
 /// The system's, or that this kind is not known.
 pub fn root(device: &Path, kind: &str, at: &Path) -> Result<Mounted> {
+    root_of(device, kind, None, at, MountFlags::empty())
+}
+
+/// Mount the new system's root: of a btrfs a subvolume, or the one that is mounted by default. With the
+/// flag `RDONLY` it is mounted as it was unmounted, which leaves no journal to replay.
+///
+/// # Errors
+/// The system's, or that this kind is not known.
+pub fn root_of(
+    device: &Path,
+    kind: &str,
+    subvolume: Option<&str>,
+    at: &Path,
+    flags: MountFlags,
+) -> Result<Mounted> {
     let (kind, options) = root_options(kind)?;
-    attach(device, kind, MountFlags::empty(), options, at)
+    match subvolume {
+        // A comma would begin another option.
+        Some(path) if kind == "btrfs" && path.contains([',', '\0']) => {
+            Err(Fault(format!("the subvolume {path} has a name that cannot be mounted")))
+        }
+        Some(path) if kind == "btrfs" => attach(device, kind, flags, &format!("subvol={path}"), at),
+        _ => attach(device, kind, flags, options, at),
+    }
 }
 
 fn attach(

@@ -6,12 +6,14 @@ use std::path::Path;
 use holdfast_engine::image::Descriptor;
 use holdfast_engine::image::descriptor::Partition;
 use holdfast_engine::image::rules::{Facts, carried_root, is_verified};
+use rustix::mount::MountFlags;
 
 use crate::disk::Disk;
 use crate::identity::place::Root;
 use crate::identity::system_root::{self, SystemRoot};
 use crate::identity::{Identity, Report};
 use crate::marker::{self, Subject};
+use crate::mount::Mounted;
 use crate::status::{Phase, Status};
 use crate::table::Fitted;
 use crate::{Fault, Result, grow, mount, partition, say};
@@ -78,7 +80,7 @@ impl NewSystem<'_> {
             Ok(node) => node,
             Err(fault) => return self.without(&fault),
         };
-        let mounted = match mount::root(&node, kind, at) {
+        let mounted = match self.mount(&node, kind, at, MountFlags::empty()) {
             Ok(mounted) => mounted,
             Err(fault) => return self.without(&fault),
         };
@@ -89,7 +91,7 @@ impl NewSystem<'_> {
         mounted.unmount()?;
         self.settle(disk, &node)?;
         if let Some(left) = left {
-            let mounted = mount::data(&node, kind, at)?;
+            let mounted = self.mount(&node, kind, at, MountFlags::RDONLY)?;
             let same = left.check(mounted.path());
             mounted.unmount()?;
             same?;
@@ -99,6 +101,12 @@ impl NewSystem<'_> {
             say!("{fault}");
         }
         Ok(())
+    }
+
+    fn mount(&self, node: &Path, kind: &str, at: &Path, flags: MountFlags) -> Result<Mounted> {
+        let root = self.subject.image.inspection.root.as_ref();
+        let subvolume = root.and_then(|root| root.subvolume.as_deref());
+        mount::root_of(node, kind, subvolume, at, flags)
     }
 
     fn without(&self, fault: &Fault) -> Result<()> {

@@ -12,6 +12,7 @@ use std::sync::Mutex;
 use common::{Loop, MIB, describe, directory, is_root, noise, run};
 use holdfast_engine::Progress;
 use holdfast_engine::image::describe::{Request, describe as describe_file};
+use holdfast_engine::image::descriptor::Inspection;
 use holdfast_engine::image::{Descriptor, Encoding, Sha256};
 use holdfast_imager::disk::{Buffer, Disk};
 use holdfast_imager::identity::Identity;
@@ -264,12 +265,23 @@ fn system_image(directory: &Path) -> Descriptor {
 
 /// The same, with a root that is filled by a function.
 fn image_with(directory: &Path, fill: impl FnOnce(&Path)) -> Descriptor {
+    image_on("ext4", &["-m", "0"], directory, fill)
+}
+
+/// The same, with a root of this kind.
+fn image_on(
+    kind: &str,
+    options: &[&str],
+    directory: &Path,
+    fill: impl FnOnce(&Path),
+) -> Descriptor {
     let file = directory.join("system");
     table(&file, 24 * MIB);
     let part = Loop::of(&file, &["--offset", "1048576", "--sizelimit", "16777216"]);
-    run("mkfs.ext4", &["-q", "-F", "-m", "0", part.path.to_str().unwrap(), "16m"], "");
-    let root =
-        holdfast_imager::mount::root(&part.path, "ext4", &directory.join("filling")).unwrap();
+    let force = if kind == "btrfs" { "-f" } else { "-F" };
+    let device = part.path.to_str().unwrap();
+    run(&format!("mkfs.{kind}"), &[&["-q", force], options, &[device]].concat(), "");
+    let root = holdfast_imager::mount::root(&part.path, kind, &directory.join("filling")).unwrap();
     fill(root.path());
     root.unmount().unwrap();
     drop(part);
@@ -374,6 +386,8 @@ fn what_can_be_known_before_the_first_write_is_refused_before_it() {
     if is_root() {
         let directory = directory();
         let mut descriptor = system_image(directory.path());
+        // As an older holdfast made it, which took what was on the partition for the root.
+        descriptor.inspection = Inspection::default();
         for kind in [Some("zfs".to_owned()), None] {
             descriptor.partition_table.as_mut().unwrap().partitions[0].file_system = kind;
             check(&descriptor, &Identity::default()).unwrap_err();
@@ -470,6 +484,66 @@ fn identity_goes_into_the_deployment_that_is_booted() {
         let marker: serde_json::Value = serde_json::from_slice(&marker).unwrap();
         assert_eq!(marker["identity"]["deployment"], "/ostree/deploy/os/deploy/abc.0");
     });
+}
+
+#[test]
+fn identity_goes_into_the_subvolume_that_is_the_root() {
+    if !is_root() || !has_btrfs() {
+        return;
+    }
+    let directory = directory();
+    let mixed = ["-M", "-m", "single", "-d", "single"];
+    let descriptor = image_on("btrfs", &mixed, directory.path(), |top| {
+        let root = top.join("root");
+        run("btrfs", &["-q", "subvolume", "create", root.to_str().unwrap()], "");
+        run("btrfs", &["-q", "subvolume", "create", top.join("home").to_str().unwrap()], "");
+        fs::create_dir(root.join("etc")).unwrap();
+        fs::write(root.join("etc/os-release"), "ID=test\n").unwrap();
+    });
+    let found = descriptor.inspection.root.as_ref().unwrap();
+    assert_eq!(found.subvolume.as_deref(), Some("root"));
+    check(&descriptor, &identity()).unwrap();
+    let (status, device) = replaced_by(&descriptor, directory.path(), &identity(), None);
+    assert_eq!(status.to_json()["problems"], json!([]));
+    let part = Loop::of(&device.file, &["--offset", "1048576"]);
+    let at = directory.path().join("seen");
+    let mounted = holdfast_imager::mount::root(&part.path, "btrfs", &at).unwrap();
+    assert!(!at.join("etc").exists());
+    assert_eq!(fs::read(at.join("root/etc/hostname")).unwrap(), b"node-7\n");
+    assert!(at.join("root/etc/holdfast/reimaged.json").exists());
+    mounted.unmount().unwrap();
+}
+
+/// The kernel does not make a btrfs of less than 256 MiB any larger.
+#[test]
+fn btrfs_is_grown_to_its_partition() {
+    if !is_root() || !has_btrfs() {
+        return;
+    }
+    let directory = directory();
+    let device = Loop::empty(directory.path(), 512 << 20);
+    run("mkfs.btrfs", &["-q", "-b", "256m", device.path.to_str().unwrap()], "");
+    let at = directory.path().join("mounted");
+    let mounted = holdfast_imager::mount::root(&device.path, "btrfs", &at).unwrap();
+    let bytes = holdfast_imager::grow::grow(&at, "btrfs", 512 << 20).unwrap();
+    assert_eq!(bytes, 512 << 20);
+    mounted.unmount().unwrap();
+}
+
+fn has_btrfs() -> bool {
+    let kernel = fs::read_to_string("/proc/filesystems").unwrap();
+    let found = kernel.contains("btrfs") && which("btrfs").is_some();
+    if !found {
+        eprintln!("not tested: it needs btrfs");
+    }
+    found
+}
+
+fn which(program: &str) -> Option<std::path::PathBuf> {
+    ["/usr/sbin", "/usr/bin", "/sbin", "/bin"]
+        .iter()
+        .map(|directory| Path::new(directory).join(program))
+        .find(|path| path.exists())
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::descriptor::{BootMode, Descriptor, Inspection};
 
 /// File systems that the imager mounts to write to them.
-const MOUNTED: [&str; 4] = ["ext2", "ext3", "ext4", "xfs"];
+const MOUNTED: [&str; 5] = ["ext2", "ext3", "ext4", "xfs", "btrfs"];
 /// What carrying identity over and the marker take at most, in bytes.
 const CARRIED: u64 = 1 << 20;
 /// The only size of sectors that tables are made to fit for.
@@ -175,22 +175,15 @@ pub fn carried_root(image: &Facts) -> Result<u32, String> {
     if is_verified(image) {
         return refused("is protected by verity and may not be changed");
     }
-    if let Some(root) = &image.inspection.root {
-        if let Some(volume) = &root.volume {
-            return refused(&format!(
-                "is the logical volume {volume} (LVM), which the imager does not mount"
-            ));
-        }
-        if let Some(path) = &root.subvolume {
-            return refused(&format!(
-                "is the subvolume {path} of a btrfs, which the imager does not mount"
-            ));
-        }
+    if let Some(volume) = image.inspection.root.as_ref().and_then(|root| root.volume.as_ref()) {
+        return refused(&format!(
+            "is the logical volume {volume} (LVM), which the imager does not mount"
+        ));
     }
     match partition.file_system.as_deref() {
         Some(kind) if MOUNTED.contains(&kind) => Ok(partition.number),
         Some(kind) => refused(&format!(
-            "is on {kind}, which the imager does not mount; use an image with an ext4 or XFS root"
+            "is on {kind}, which the imager does not mount; use an image with an ext4, XFS or btrfs root"
         )),
         None => refused("has no file system that is known"),
     }
