@@ -32,7 +32,8 @@ class IdentityCheck:
         """Compare now. What cannot be read has failed."""
         if not self.job.request.identity:
             return Check(name=_NAME, passed=True, detail="Nothing was to be carried over.")
-        problems = list(self.job.identity_problems)
+        # The imager's sentences have no full stop.
+        problems = [f"{problem.rstrip('.')}." for problem in self.job.identity_problems]
         try:
             evidence = self.privileged.identity_evidence(compare=True)
         except (OSError, Refused) as error:
