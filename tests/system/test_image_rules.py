@@ -74,6 +74,7 @@ def test_what_is_asked_for_counts() -> None:
     assert refusals() == []
     assert refusals(root(deployment="ostree/deploy/a/deploy/b.0")) == []
     assert refusals(on("btrfs")) == []
+    assert refusals(root(subvolume="@")) == []
     nothing = {"identity": False, "grow_root": False}
     assert refusals(on("f2fs"), wishes=nothing) == []
     assert refusals(root(free_bytes=0), wishes={"identity": True, "grow_root": True}) == []
