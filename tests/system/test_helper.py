@@ -291,7 +291,8 @@ _ALLOWED = re.compile(
     r"|/dev/null"
     r"|/\S*/journal(/lock|/\.?(state|pending)\.json(\.partial)?)?"
 )
-_PROGRAMS = {"tc", "ip", "systemctl", "udevadm"}
+# Python finds libudev with ldconfig, when a device is first identified.
+_PROGRAMS = {"tc", "ip", "systemctl", "udevadm", "ldconfig"}
 _CHANGES = (
     "open,openat,openat2,creat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,"
     "link,linkat,symlink,symlinkat,mknod,mknodat,truncate,chmod,fchmodat,chown,lchown,fchownat"
