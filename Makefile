@@ -109,7 +109,7 @@ data:
 data-if-named: $(if $(DATA),data)
 
 .PHONY: test
-test: lint-toolchain packages-or-skip lint deb-or-skip ## Run lint, the engine's tests, unit and system tests, and one re-imaging (40 minutes)
+test: lint-toolchain packages-or-skip lint deb-or-skip ## Run lint, the engine's tests, unit and system tests, and two re-imagings (1 hour)
 	cargo test --locked --quiet --workspace --exclude holdfast-binding
 	$(parallel) $(PYTEST_ARGS)
 

@@ -36,7 +36,7 @@ fn root_of(image: &Descriptor) -> std::result::Result<&Partition, String> {
     image.root().ok_or_else(|| "The root is no partition of the image.".to_owned())
 }
 
-/// Whether it is by intent that nothing can be mounted: whoever looked into the image saw this root.
+/// Whether nothing can be mounted by intent: the inspection of the image saw this root.
 fn needs_no_root(image: &Descriptor) -> bool {
     let Some(partition) = image.root() else { return true };
     let seen = image.inspection.root.as_ref().is_some_and(|root| {
