@@ -12,7 +12,7 @@ import typer
 
 from holdfast import __version__
 from holdfast.cli.app import app
-from holdfast.cli.session import Common
+from holdfast.cli.run.session import Common
 
 HEAD = """.TH HOLDFAST 1 "" "holdfast {version}" "User Commands"
 .SH NAME

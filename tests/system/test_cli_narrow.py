@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from holdfast.cli import reimage_views, tune_views
-from holdfast.cli.output import Output
-from holdfast.cli.progress import live_parts
+from holdfast.cli.commands.reimage import views as reimage_views
+from holdfast.cli.commands.tune import views as tune_views
+from holdfast.cli.terminal.output import Output
+from holdfast.cli.terminal.progress import live_parts
 from holdfast.operations.ids import new_id
 from holdfast.operations.model import Operation
 from holdfast.reimage.models import ReimageStatus
@@ -251,7 +252,9 @@ def test_what_needs_another_machine_to_be_seen(
     shown = []
     state, write, status = drift(), applied(), reimaging()
     for width in (None, columns):
-        monkeypatch.setattr("holdfast.cli.output.terminal_width", lambda _stream, w=width: w)
+        monkeypatch.setattr(
+            "holdfast.cli.terminal.output.terminal_width", lambda _stream, w=width: w
+        )
         out = Output(as_json=False, quiet=True)
         tune_views.show_state(out, state)
         tune_views.show_applied(out, write)
@@ -343,7 +346,7 @@ def test_a_terminal_that_cannot_draw_gets_lines(cold: Daemon) -> None:
 
 
 def test_a_path_goes_on_after_a_slash(tmp_path: Path) -> None:
-    from holdfast.cli.tables import wrap
+    from holdfast.cli.terminal.tables import wrap
 
     path = str(tmp_path / "a-directory-with-a-name" / "another-directory" / "file.db")
     lines = wrap(f"no tokens in {path}, and so on", 40, hang=2)

@@ -76,7 +76,7 @@ def test_every_option_says_what_it_is_for() -> None:
 
 
 def test_lists_of_commands_show_the_beginning_of_their_help() -> None:
-    """A group has it without making the command; see `holdfast.cli.groups`."""
+    """A group has it without making the command; see `holdfast.cli.registration.groups`."""
     lists = 0
     for _, command in ALL:
         for name, entry in getattr(command, "entries", {}).items():
@@ -115,6 +115,6 @@ def test_a_client_of_the_socket_imports_neither_httpx_nor_models(tmp_path: Path)
     """Also where no daemon answers, which is said by the same modules."""
     socket = ["--socket", str(tmp_path / "none")]
     modules = modules_after("op", "list", "--json", *socket, code=1)
-    assert "holdfast.cli.unix_client" in modules
+    assert "holdfast.cli.run.unix_client" in modules
     assert not {"httpx", "pydantic", "rich"} & modules
     assert "httpx" in modules_after("op", "list", "--url", "http://127.0.0.1:1", code=1)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.cli import units
+from holdfast.cli.terminal import units
 
 
 @pytest.mark.parametrize(

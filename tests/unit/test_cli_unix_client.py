@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.cli.client import Api, ConnectionLostError, ProblemError, Target
+from holdfast.cli.run.client import Api, ConnectionLostError, ProblemError, Target
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 TRUNCATED = {

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from holdfast.cli.errors import CliError, ExitCode, UsageError
+from holdfast.cli.terminal.errors import CliError, ExitCode, UsageError
 
 __all__ = ["main", "run"]
 
@@ -34,7 +34,7 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line and answer its exit code; what went wrong is said in one line."""
-    from holdfast.cli.output import prepare_streams  # noqa: PLC0415 - quick to import main alone
+    from holdfast.cli.terminal.output import prepare_streams  # noqa: PLC0415 - quick to import main alone
 
     prepare_streams()
     as_json = "--json" in arguments[: _end_of_options(arguments)]
@@ -99,7 +99,7 @@ def _usage(message: str, error: Exception) -> str:
 
 def _complain(error: CliError, *, as_json: bool) -> int:
     """Print what is wrong on standard error: a sentence, or a problem document on one line."""
-    from holdfast.cli.output import print_error  # noqa: PLC0415
+    from holdfast.cli.terminal.output import print_error  # noqa: PLC0415
 
     if as_json:
         import json  # noqa: PLC0415

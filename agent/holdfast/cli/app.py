@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 import typer.main
 
-from holdfast.cli.command import CONTEXT_SETTINGS, examples, main_options
-from holdfast.cli.groups import CommandGroup
+from holdfast.cli.registration.command import CONTEXT_SETTINGS, examples, main_options
+from holdfast.cli.registration.groups import CommandGroup
 
 _ABOUT = {
     "serve": "Run the daemon in the foreground, until SIGTERM or Ctrl-C.",
@@ -32,22 +32,31 @@ _ABOUT = {
 }
 """The first paragraph of the help of each command and group, whose module is imported for more."""
 _MODULES = {
-    "help": "help_command",
-    "pagecache": "pagecache_content",
-    "manifest": "manifest_content",
-    "image": "image_signing",
-    "op": "operations",
+    "serve": ["admin.serve"],
+    "node": ["node.commands"],
+    "status": ["status.commands"],
+    "help": ["admin.help"],
+    "helper": ["admin.helper"],
+    "prepare": ["admin.prepare"],
+    "pagecache": ["pagecache.commands", "pagecache.transfer"],
+    "manifest": ["manifest.commands", "manifest.transfer"],
+    "tune": ["tune.commands"],
+    "reimage": ["reimage.commands"],
+    "image": ["image.commands", "image.signing"],
+    "op": ["op.commands"],
+    "config": ["admin.config"],
+    "token": ["admin.token"],
 }
-"""The module of a command or group that is not called as it is."""
+"""The modules of each command or group; the first has the group, and the others add to it."""
 
 
 def _load(name: str) -> Any:
-    """Import the module of a command or group, and make it."""
-    module = import_module(f"holdfast.cli.{_MODULES.get(name, name)}")
-    if hasattr(module, "app"):
-        return typer.main.get_group(module.app)
+    """Import the modules of a command or group, and make it."""
+    modules = [import_module(f"holdfast.cli.commands.{module}") for module in _MODULES[name]]
+    if hasattr(modules[0], "app"):
+        return typer.main.get_group(modules[0].app)
     holder = CommandGroup()
-    module.register(holder)
+    modules[0].register(holder)
     return holder.entries[name].make()
 
 

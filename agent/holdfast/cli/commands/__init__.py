@@ -1,0 +1,1 @@
+"""The commands, a folder for each group; what a command prints is in its `views`."""

@@ -1,0 +1,1 @@
+"""Commands for who installs and runs the daemon: serve, prepare, helper, config, token, help."""

@@ -1,0 +1,341 @@
+"""`holdfast pagecache`: see, dump, load and evict what is in the page cache."""
+# Modules that are only needed once a command runs are imported there: `--help` should be instant.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from holdfast.cli.registration.arguments import Wait, absolute, segment, share_of, size_of, span_of
+from holdfast.cli.registration.command import command, group
+from holdfast.cli.registration.completion import dump_ids
+from holdfast.cli.run.session import Session
+from holdfast.cli.terminal.errors import UsageError
+
+app = group(
+    "pagecache",
+    "See, dump, load and evict what the page cache holds of the roots' files.",
+    lines=[
+        "holdfast pagecache show",
+        "holdfast pagecache dump",
+        "holdfast pagecache load",
+    ],
+)
+
+_LOOK_SECONDS = 600.0  # the kernel is asked about every file, of which there may be millions
+
+
+class Policy(StrEnum):
+    """Which files still count as those dumped."""
+
+    STRICT = "strict"
+    CLAMP = "clamp"
+    ANY = "any"
+
+
+class Report(StrEnum):
+    """Which files the result of a load names one by one."""
+
+    INCOMPLETE = "incomplete"
+    ALL = "all"
+
+
+class OnDenied(StrEnum):
+    """What to do about files that may not be probed."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+DumpId = Annotated[
+    str,
+    typer.Argument(metavar="DUMP", help="A dump's id, or `latest`.", autocompletion=dump_ids),
+]
+
+
+@command(
+    app,
+    "show",
+    local=True,
+    lines=[
+        "holdfast pagecache show",
+        "holdfast pagecache show /mnt/data/sstables --depth 2 --top 20",
+        "holdfast pagecache show --json | jq '.reports[].total.resident'",
+    ],
+)
+def show(
+    session: Session,
+    *,
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            readable=False, help="A root, or a file or directory in one.", show_default="every root"
+        ),
+    ] = None,
+    depth: Annotated[
+        int, typer.Option(min=0, max=64, help="Levels of directories to break it down to.")
+    ] = 1,
+    top: Annotated[
+        int, typer.Option(min=0, max=10_000, help="Files to name, those with most in memory.")
+    ] = 10,
+) -> None:
+    """Show how much of each root is in memory, by directory and by file."""
+    named = None if path is None else absolute(path)
+    if session.local:
+        state = session.work.state(path=named, depth=depth, top=top)
+    else:
+        state = session.api.get(
+            "/v1/pagecache", seconds=_LOOK_SECONDS, path=named, depth=depth, top=top
+        )
+    if session.out.as_json:
+        session.out.json(state)
+        return
+    from holdfast.cli.commands.pagecache.views import show_state
+
+    show_state(session.out, state)
+
+
+@command(
+    app,
+    "dump",
+    local=True,
+    lines=[
+        "holdfast pagecache dump",
+        "holdfast pagecache dump /mnt/data/sstables --no-wait",
+        "sudo holdfast pagecache dump --hotness --json",
+    ],
+)
+def dump(
+    session: Session,
+    *,
+    path: Annotated[
+        Path | None,
+        typer.Argument(
+            readable=False,
+            help="Only this root, or file or directory in one.",
+            show_default="every root",
+        ),
+    ] = None,
+    hotness: Annotated[
+        bool, typer.Option("--hotness", help="Also record how hot each page is. Needs root.")
+    ] = False,
+    on_denied: Annotated[
+        OnDenied,
+        typer.Option(help="When the kernel hides which pages of a file are resident."),
+    ] = OnDenied.FAIL,
+    unless_loading: Annotated[
+        bool,
+        typer.Option(
+            "--unless-loading",
+            help="Do nothing while the daemon loads a dump, of which a part would be missing.",
+        ),
+    ] = False,
+    wait: Wait = True,
+) -> None:
+    """Record which pages of the roots' files are in memory."""
+    from holdfast.cli.commands.pagecache.views import show_dumped
+    from holdfast.cli.run.outcome import perform
+
+    if unless_loading:
+        running = _running_load(session)
+        if running is not None:
+            session.out.note(f"no dump is made while operation {running} loads one")
+            return
+    body = {
+        "path": path and absolute(path),
+        "hotness": hotness or None,
+        "on_denied": None if on_denied is OnDenied.FAIL else on_denied.value,
+    }
+    perform(session, "/v1/pagecache/dumps", "pagecache.dump", body, show_dumped, wait=wait)
+
+
+@command(
+    app,
+    "load",
+    local=True,
+    lines=[
+        "holdfast pagecache load",
+        "holdfast pagecache load latest --budget 16GiB --rate 500MiB",
+        "holdfast pagecache load --until 90% --deadline 15m",
+        "holdfast pagecache load 01JDCB7X7V0Q1B5Y3F8M2R9T4K --into /mnt/data",
+    ],
+)
+def load(
+    session: Session,
+    *,
+    dump: DumpId = "latest",
+    into: Annotated[
+        Path | None,
+        typer.Option(
+            readable=False, metavar="ROOT", help="The root to load into, for a dump made elsewhere."
+        ),
+    ] = None,
+    policy: Annotated[
+        Policy,
+        typer.Option(
+            help="Files that count as those dumped: strict, same size and time; clamp, same name; "
+            "any, also a dump of another page size."
+        ),
+    ] = Policy.CLAMP,
+    budget: Annotated[
+        int | None,
+        typer.Option(parser=size_of, metavar="SIZE", help="Load at most this much, e.g. 16GiB."),
+    ] = None,
+    reserve: Annotated[
+        int | None,
+        typer.Option(
+            parser=size_of,
+            metavar="SIZE",
+            help="Leave this much memory free.",
+            show_default="as configured",
+        ),
+    ] = None,
+    rate: Annotated[
+        int | None,
+        typer.Option(parser=size_of, metavar="SIZE", help="Read at most this much a second."),
+    ] = None,
+    report: Annotated[
+        Report, typer.Option(help="Files that --json tells of one by one.")
+    ] = Report.INCOMPLETE,
+    until: Annotated[
+        float | None,
+        typer.Option(
+            parser=share_of,
+            metavar="SHARE",
+            help="Return once so much was loaded, e.g. 90%. The daemon loads on; --local ends.",
+        ),
+    ] = None,
+    deadline: Annotated[
+        float | None,
+        typer.Option(
+            parser=span_of, metavar="TIME", help="Return after so long at the latest, e.g. 15m."
+        ),
+    ] = None,
+    missing_ok: Annotated[
+        bool, typer.Option("--missing-ok", help="Succeed if there is no dump at all.")
+    ] = False,
+    wait: Wait = True,
+) -> None:
+    """Read the pages of a dump back into memory, and check with the kernel that they are there."""
+    from holdfast.cli.commands.pagecache.views import show_loaded
+    from holdfast.cli.run.outcome import Enough, perform
+
+    enough = None
+    if until is not None or deadline is not None:
+        if not wait:
+            raise UsageError("--until and --deadline say how long to wait, so not with --no-wait")
+        enough = Enough(
+            until,
+            deadline,
+        )
+    if missing_ok and not _stored_dumps(session)["dumps"]:
+        session.out.note("there is no dump to load")
+        return
+    body = {
+        "dump": dump,
+        "root": into and absolute(into),
+        "policy": None if policy is Policy.CLAMP else policy.value,
+        "budget_bytes": budget,
+        "reserve_bytes": reserve,
+        "bytes_per_second": rate,
+        "report": None if report is Report.INCOMPLETE else report.value,
+    }
+    perform(
+        session,
+        "/v1/pagecache/loads",
+        "pagecache.load",
+        body,
+        show_loaded,
+        wait=wait,
+        enough=enough,
+    )
+
+
+@command(
+    app,
+    "evict",
+    local=True,
+    lines=[
+        "holdfast pagecache evict /mnt/data/old-sstables",
+        "holdfast pagecache evict --sync /mnt/data",
+    ],
+)
+def evict(
+    session: Session,
+    *,
+    paths: Annotated[
+        list[Path],
+        typer.Argument(readable=False, help="Files, directories or roots; all must lie in a root."),
+    ],
+    sync: Annotated[
+        bool, typer.Option("--sync", help="Write dirty pages out first, so that they can go too.")
+    ] = False,
+    wait: Wait = True,
+) -> None:
+    """Drop the pages of files from memory. No data is lost: they are read again when needed."""
+    from holdfast.cli.commands.pagecache.views import show_evicted
+    from holdfast.cli.run.outcome import perform
+
+    body = {"paths": [absolute(path) for path in paths], "sync": sync or None}
+    perform(session, "/v1/pagecache/evictions", "pagecache.evict", body, show_evicted, wait=wait)
+
+
+@command(
+    app,
+    "list",
+    local=True,
+    lines=["holdfast pagecache list", "holdfast pagecache list --json | jq -r '.dumps[].id'"],
+)
+def list_dumps(session: Session) -> None:
+    """List the stored dumps, newest first."""
+    dumps = _stored_dumps(session)
+    if session.out.as_json:
+        session.out.json(dumps)
+        return
+    from holdfast.cli.commands.pagecache.views import show_dumps
+
+    show_dumps(session.out, dumps)
+
+
+@command(
+    app,
+    "delete",
+    local=True,
+    lines=["holdfast pagecache delete 01JDCB7X7V0Q1B5Y3F8M2R9T4K"],
+)
+def delete(
+    session: Session,
+    *,
+    dumps: Annotated[
+        list[str], typer.Argument(metavar="DUMP...", help="Ids of dumps.", autocompletion=dump_ids)
+    ],
+) -> None:
+    """Delete stored dumps."""
+    for dump_id in dumps:
+        if session.local:
+            session.work.delete(dump_id)
+        else:
+            session.api.delete(f"/v1/pagecache/dumps/{segment(dump_id)}")
+        if not session.out.as_json:
+            session.out.line(f"deleted dump {dump_id}")
+    if session.out.as_json:
+        session.out.json({"deleted": dumps})
+
+
+def _stored_dumps(session: Session) -> dict[str, Any]:
+    if session.local:
+        return session.work.dumps().model_dump(mode="json")
+    answer: dict[str, Any] = session.api.get("/v1/pagecache/dumps")
+    return answer
+
+
+def _running_load(session: Session) -> str | None:
+    """Answer the id of a load that the daemon is at; None with `--local`, where there is none."""
+    if session.local:
+        return None
+    answer = session.api.get("/v1/operations", kind="pagecache.load", state="running", limit=1)
+    return answer["operations"][0]["id"] if answer["operations"] else None

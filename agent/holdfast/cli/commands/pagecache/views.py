@@ -1,0 +1,276 @@
+"""Page-cache results as a person reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from holdfast.cli.terminal import units
+from holdfast.cli.terminal.output import Output
+from holdfast.cli.terminal.phrases import name_of, show_left_out, took_of, when_of
+from holdfast.cli.terminal.tables import Column
+from holdfast.pagecache.models import (
+    Dump,
+    DumpList,
+    DumpResult,
+    EvictResult,
+    LoadResult,
+    PageCacheState,
+    Residency,
+    ResidencyReport,
+)
+from holdfast.records.models import LeftOut, Located
+
+_BAR = 16
+_EXAMPLES = 5
+
+
+def show_state(out: Output, answer: Any) -> None:
+    """Print residency: a block for each root or for the path that was asked for."""
+    state = PageCacheState.model_validate(answer)
+    for number, report in enumerate(state.reports):
+        if number:
+            out.line()
+        _show_report(out, report)
+    for root in state.unavailable:
+        out.line(f"{units.printable(root.root)}: cannot be looked at: {root.detail}")
+
+
+def _show_report(out: Output, report: ResidencyReport) -> None:
+    total = report.total
+    out.line(units.printable(total.path), "bold")
+    resident = _resident(total)
+    bar = units.bar(resident, total.bytes, 2 * _BAR, unicode=out.unicode)
+    out.line(
+        f"{bar}  {units.size(resident)} of {units.size(total.bytes)} in memory, "
+        f"{units.percent(resident, total.bytes)}"
+    )
+    more = [units.counted(total.files, "file")]
+    for name, value in (
+        ("dirty", total.dirty),
+        ("being written", total.writeback),
+        ("recently evicted", total.recently_evicted),
+    ):
+        if value or (value is not None and name == "dirty"):
+            more.append(f"{units.size(value)} {name}")
+    out.line(", ".join(more))
+    _show_reasons(out, _without(report.skipped, report.left_out))
+    show_left_out(out, report.left_out)
+    if report.directories:
+        out.line()
+        _show_residency(out, "directory", report.directories, total)
+    if report.files:
+        out.line()
+        _show_residency(out, "file", report.files, total)
+
+
+def _show_residency(out: Output, what: str, entries: Sequence[Residency], total: Residency) -> None:
+    dirty = any(entry.dirty for entry in entries)
+    columns: list[Column | str] = [
+        Column("size", right=True, rank=1),
+        ">in memory",
+        Column("share", right=True, rank=3),
+        Column("", rank=4),
+        *([Column("dirty", right=True, rank=2)] if dirty else []),
+        f"~{what}",
+    ]
+    rows = []
+    for entry in entries:
+        row = [
+            units.size(entry.bytes),
+            units.size(_resident(entry)),
+            units.percent(_resident(entry), entry.bytes),
+            units.bar(_resident(entry), entry.bytes, _BAR, unicode=out.unicode),
+        ]
+        if dirty:
+            row.append(units.size(entry.dirty or 0))
+        row.append(_below(name_of(entry), name_of(total)))
+        rows.append(row)
+    out.table(columns, rows)
+
+
+def show_dumped(out: Output, operation: Mapping[str, Any]) -> None:
+    """Print what a dump recorded."""
+    result = DumpResult.model_validate(operation["result"])
+    took = took_of(operation)
+    out.line(
+        f"dumped {units.size(result.bytes)} resident in {units.counted(result.files, 'file')}, "
+        f"of {units.count(result.files_scanned)} looked at{took}"
+    )
+    out.line(f"dump {result.dump}, {units.size(result.record_bytes)} on disk")
+    _show_skipped(out, result)
+    if result.method == "mincore":
+        out.line(
+            "each file was probed the slow way, with mincore: this kernel has no cachestat (Linux "
+            "6.5), or a root is on a file system where cachestat does not see the pages"
+        )
+    out.hint(f"to bring it back: holdfast pagecache load {result.dump}")
+
+
+def show_loaded(out: Output, operation: Mapping[str, Any]) -> None:
+    """Print what a load brought back, and what it did not."""
+    result = LoadResult.model_validate(operation["result"])
+    took = took_of(operation, result.loaded)
+    out.line(
+        f"loaded {units.size(result.loaded)}{took}; "
+        f"{units.size(result.already_resident)} was there already"
+    )
+    there = result.loaded + result.already_resident
+    bar = units.bar(there, result.requested, 2 * _BAR, unicode=out.unicode)
+    out.line(
+        f"{bar}  {units.percent(there, result.requested)} of the {units.size(result.requested)} "
+        f"in dump {result.dump}, {units.count(result.files_complete)} of "
+        f"{units.counted(result.files, 'file')} complete"
+    )
+    if result.missing:
+        out.line(f"missing {units.size(result.missing)}, also after reading it again")
+    if result.stopped is not None:
+        out.line(
+            f"stopped early for {units.plain_words(result.stopped)}: "
+            f"{units.size(result.budget)} was allowed by {units.plain_words(result.budget_limit)}"
+        )
+    if result.skipped_bytes:
+        out.line(f"not asked for: {units.size(result.skipped_bytes)}")
+    _show_reasons(out, _without(result.skipped, result.left_out))
+    show_left_out(out, result.left_out)
+    short = [file for file in result.reported if file.reason is not None or file.missing]
+    for file in short[:_EXAMPLES]:
+        what = units.plain_words(file.reason) if file.reason else ""
+        if file.missing:
+            what = f"missing {units.size(file.missing)}"
+        _show_example(out, file, what, file.detail)
+    if len(short) > _EXAMPLES:
+        out.line(f"  and {units.count(len(short) - _EXAMPLES)} more, which --json names")
+
+
+def show_evicted(out: Output, operation: Mapping[str, Any]) -> None:
+    """Print what an eviction dropped and what stayed."""
+    result = EvictResult.model_validate(operation["result"])
+    out.line(
+        f"evicted {units.size(result.evicted)} of {units.size(result.resident_before)} in "
+        f"{units.counted(result.files, 'file')}{took_of(operation)}"
+    )
+    if result.retained:
+        out.line(f"stayed in memory: {units.size(result.retained)}")
+        out.table(
+            [">stayed", Column("dirty", right=True, rank=1), "~why", "~file"],
+            [
+                (
+                    units.size(entry.retained),
+                    "" if entry.dirty is None else units.size(entry.dirty),
+                    ", ".join(entry.reasons),
+                    units.printable(name_of(entry)),
+                )
+                for entry in result.retained_files
+            ],
+            indent=2,
+        )
+    _show_skipped(out, result)
+
+
+def show_dumps(out: Output, answer: Any) -> None:
+    """Print the stored dumps as a table."""
+    stored = DumpList.model_validate(answer)
+    if not stored.dumps:
+        out.line("no dumps yet")
+        out.hint("to make one: holdfast pagecache dump")
+    else:
+        _show_dump_table(out, stored.dumps)
+    for damaged in stored.damaged:
+        out.line(f"{damaged.id} cannot be used: {units.printable(damaged.detail)}")
+
+
+def _show_dump_table(out: Output, dumps: Sequence[Dump]) -> None:
+    out.table(
+        [
+            "dump",
+            "made",
+            ">in memory",
+            Column("files", right=True, rank=2),
+            Column("on disk", right=True, rank=3),
+            Column("host", rank=4),
+            Column("roots", rank=1),
+            "",
+        ],
+        [
+            (
+                dump.id,
+                units.age(dump.created_at),
+                units.size(dump.bytes),
+                units.count(dump.files),
+                units.size(dump.record_bytes),
+                units.printable(dump.host),
+                ", ".join(units.printable(root) for root in dump.roots),
+                _marks(dump),
+            )
+            for dump in dumps
+        ],
+    )
+
+
+def show_stored(out: Output, answer: Any) -> None:
+    """Print a dump that was put into the store."""
+    dump = Dump.model_validate(answer)
+    out.line(f"stored as dump {dump.id}")
+    out.fields(
+        [
+            ("made", f"{when_of(dump.created_at)} on {units.printable(dump.host)}"),
+            ("of", ", ".join(units.printable(root) for root in dump.roots)),
+            ("in memory", f"{units.size(dump.bytes)} of {units.counted(dump.files, 'file')}"),
+        ],
+        indent=2,
+    )
+    out.hint(f"to load it: holdfast pagecache load {dump.id}")
+
+
+def _marks(dump: Dump) -> str:
+    marks = (
+        ("latest", dump.latest),
+        ("uploaded", dump.uploaded),
+        ("hotness", dump.hotness),
+    )
+    return ", ".join(name for name, holds in marks if holds)
+
+
+def _show_skipped(out: Output, result: DumpResult | EvictResult) -> None:
+    _show_reasons(out, _without(result.skipped, result.left_out))
+    others = [each for each in result.examples if each.reason not in result.left_out]
+    for example in others[:_EXAMPLES]:
+        _show_example(out, example, units.plain_words(example.reason), example.detail)
+    show_left_out(out, result.left_out)
+
+
+def _without(skipped: Mapping[str, int], left_out: Mapping[str, LeftOut]) -> Mapping[str, int]:
+    """Return the reasons that are not named as left out."""
+    return {reason: number for reason, number in skipped.items() if reason not in left_out}
+
+
+def _show_reasons(out: Output, skipped: Mapping[str, int]) -> None:
+    if skipped:
+        out.line(f"skipped: {_reasons(skipped)}")
+
+
+def _show_example(out: Output, file: Located, what: str, detail: str | None) -> None:
+    more = f" ({units.printable(detail)})" if detail else ""
+    out.line(f"  {units.printable(name_of(file))}: {what}{more}")
+
+
+def _reasons(skipped: Mapping[str, int]) -> str:
+    return ", ".join(
+        f"{units.count(number)} {units.plain_words(reason)}"
+        for reason, number in sorted(skipped.items(), key=lambda item: -item[1])
+    )
+
+
+def _resident(entry: Residency) -> int:
+    """Answer what is in memory without the rest of each last page, which is beyond the file."""
+    return min(entry.resident, entry.bytes)
+
+
+def _below(path: str, top: str) -> str:
+    """Shorten a path to what lies below `top`."""
+    pure = PurePath(path)
+    if pure != PurePath(top) and pure.is_relative_to(top):
+        return units.printable(str(pure.relative_to(top)))
+    return units.printable(path)

@@ -1,0 +1,263 @@
+"""Plans, settings and profiles as a person reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from holdfast.cli.terminal import units
+from holdfast.cli.terminal.output import Output
+from holdfast.cli.terminal.phrases import when_of
+from holdfast.cli.terminal.tables import Column
+from holdfast.tuning.models import (
+    Applied,
+    LeftSetting,
+    Plan,
+    ProfileDetails,
+    ProfileList,
+    RolledBack,
+    Setting,
+    TuningState,
+)
+
+_SIGNS = {"set": "~", "restore": "<", "none": "=", "skip": "-", "impossible": "!"}
+_STYLES = {"~": "yellow", "<": "cyan", "!": "bold red", "-": "dim"}
+_TOLD = ("set", "restore", "impossible")
+_EVENTS = 5
+_SOURCE = 30  # cells that the text of a source needs to be readable
+
+
+def show_plan(out: Output, plan: Plan, *, everything: bool) -> None:
+    """Print what would change, a line each under its device or subsystem."""
+    wanted = len(plan.settings)
+    shown = [
+        one for one in plan.settings if everything or one.action in ("set", "restore", "impossible")
+    ]
+    _show_settings(out, shown)
+    for note in plan.notes:
+        out.note(f"note: {units.printable(note)}", "dim")
+    impossible = sum(one.action == "impossible" for one in plan.settings)
+    if impossible:
+        out.line(
+            f"profile {plan.profile} CANNOT BE APPLIED: {units.counted(impossible, 'setting')} "
+            "cannot be set here (marked !)",
+            "bold red",
+        )
+    elif plan.changes:
+        out.line(
+            f"profile {plan.profile} would change {plan.changes} of "
+            f"{units.counted(wanted, 'setting')}",
+            "bold",
+        )
+    else:
+        out.line(f"profile {plan.profile}: all {units.counted(wanted, 'setting')} right", "green")
+
+
+def show_applied(out: Output, answer: Mapping[str, Any]) -> None:
+    """Print what was written."""
+    applied = Applied.model_validate(answer)
+    _show_settings(out, [one for one in applied.settings if one.action in ("set", "restore")])
+    total = units.counted(len(applied.settings), "setting")
+    if applied.written:
+        out.line(
+            f"profile {applied.profile} applied: {applied.written} of {total} written, all read "
+            "back",
+            "green",
+        )
+    else:
+        out.line(f"profile {applied.profile} applied: all {total} were right already", "green")
+    _show_left(out, applied.left)
+    out.hint("to go back: holdfast tune rollback")
+
+
+def show_rolled_back(out: Output, answer: Mapping[str, Any]) -> None:
+    """Print what was brought back."""
+    result = RolledBack.model_validate(answer)
+    _show_settings(out, [one for one in result.settings if one.action == "restore"], was=False)
+    for note in result.notes:
+        out.note(f"note: {units.printable(note)}")
+    now = f"profile {result.profile} is in force" if result.profile else "no profile is in force"
+    style = "bold red" if result.left else "green"
+    out.line(f"rolled back, {units.counted(result.written, 'setting')} written; {now}", style)
+    _show_left(out, result.left)
+
+
+def _show_left(out: Output, left: Sequence[LeftSetting]) -> None:
+    """Name what could not be taken back."""
+    for one in left:
+        what = " ".join(part for part in (one.target, one.name) if part)
+        out.line(
+            units.printable(f"NOT taken back: {what} should be {one.before}: it {one.reason}"),
+            "bold red",
+        )
+
+
+def show_state(out: Output, state: TuningState) -> None:
+    """Print what is in force and what has drifted."""
+    if state.problem is not None:
+        out.line(f"PROBLEM: {units.printable(state.problem)}", "bold red")
+    if state.profile is None:
+        out.line("no profile is applied")
+        out.hint("to see what one would do: holdfast tune plan PROFILE")
+        return
+    settings = ", ".join(f"{count} {name}" for name, count in state.settings.items())
+    changed = (
+        "its file has changed since: see `holdfast tune plan`" if state.profile_changed else ""
+    )
+    out.fields(
+        [
+            ("profile", f"{state.profile} (policy: {state.policy})"),
+            ("applied", when_of(state.applied_at) if state.applied_at else ""),
+            ("", changed if state.profile_changed else ""),
+            ("at boot", "set by files as well" if state.persist else ""),
+            ("settings", settings or "none on this machine"),
+            ("history", f"{units.counted(len(state.history), 'apply', 'applies')} to roll back"),
+        ]
+    )
+    if state.drifted:
+        out.heading("Drifted")
+        out.table(
+            (
+                Column("subsystem", rank=3),
+                Column("target", rank=2),
+                "name",
+                "~desired",
+                "~observed",
+                Column("since", rank=1),
+                "~note",
+            ),
+            [
+                (
+                    one.subsystem,
+                    units.printable(one.target),
+                    one.name,
+                    units.printable(one.desired),
+                    "-" if one.observed is None else units.printable(one.observed),
+                    units.age(one.since),
+                    "contested: somebody keeps changing it" if one.contested else one.note or "",
+                )
+                for one in state.drifted
+            ],
+            indent=2,
+        )
+    if state.events:
+        out.heading("Lately")
+        out.table(
+            (">when", "~what"),
+            [
+                (units.age(event.time), f"{event.kind}: {units.printable(event.message)}")
+                for event in state.events[:_EVENTS]
+            ],
+            indent=2,
+            header=False,
+        )
+    out.line()
+    total = sum(state.settings.values())
+    if state.drifted:
+        out.line(f"{len(state.drifted)} of {total} settings DRIFTED", "bold red")
+        out.hint(f"to write them back: holdfast tune apply {state.profile}")
+    else:
+        out.line(f"all {units.counted(total, 'setting')} as applied", "green")
+
+
+def show_profiles(out: Output, profiles: ProfileList) -> None:
+    """Print the profiles, and which is applied."""
+    out.table(
+        ("", "profile", Column("from", rank=1), "~what"),
+        [
+            (
+                "*" if one.applied else "",
+                one.name,
+                "holdfast" if one.builtin else "here",
+                one.description if one.error is None else f"UNUSABLE: {units.printable(one.error)}",
+            )
+            for one in profiles.profiles
+        ],
+    )
+
+
+def show_profile(out: Output, profile: ProfileDetails) -> None:
+    """Print what a profile sets, with the source of each value."""
+    out.fields(
+        [
+            ("profile", profile.name),
+            ("what", profile.description),
+            ("consists of", " + ".join(profile.lineage)),
+            ("policy", profile.policy or ""),
+        ]
+    )
+    out.line()
+    out.table(
+        (
+            "setting",
+            "~for",
+            "~value",
+            Column("set at", rank=1),
+            Column("source", text=True, least=_SOURCE),
+        ),
+        [
+            (
+                f"{one.subsystem} {one.name}",
+                _selection(one.select) or one.target,
+                "(taken away)" if one.value is None else _value(one.value),
+                one.defined_at,
+                one.source or "",
+            )
+            for one in profile.values
+        ],
+    )
+
+
+def _show_settings(out: Output, settings: Iterable[Setting], *, was: bool = True) -> None:
+    for (subsystem, target), some in groupby(settings, lambda one: (one.subsystem, one.target)):
+        rows = list(some)
+        out.line(f"{subsystem} {units.printable(target)}".rstrip(), "bold")
+        out.table(
+            ("", "name", "change", Column("source", text=True, least=_SOURCE)),
+            [(_SIGNS[one.action], one.name, _change(one, was=was), _source(one)) for one in rows],
+            indent=2,
+            header=False,
+            styles=_STYLES,
+            notes=[
+                [
+                    units.printable(text)
+                    for text in (one.note, *(f"conflict: {who}" for who in one.conflicts))
+                    if text
+                ]
+                for one in rows
+            ],
+        )
+
+
+def _change(one: Setting, *, was: bool) -> str:
+    desired = "-" if one.desired is None else one.desired
+    observed = one.previous or ("-" if one.observed is None else one.observed)
+    if one.action == "none" or not was or observed == desired:
+        text = desired
+    elif one.action in ("set", "restore"):
+        text = f"{observed} -> {desired}"
+    else:
+        text = f"{desired} wanted"
+    return units.printable(text)
+
+
+def _source(one: Setting) -> str:
+    return f"# {units.printable(one.source)}" if one.source and one.action != "none" else ""
+
+
+def _selection(select: Mapping[str, list[str] | bool] | None) -> str:
+    if not select:
+        return ""
+    return " ".join(
+        f"{name}={'|'.join(value) if isinstance(value, list) else str(value).lower()}"
+        for name, value in select.items()
+    )
+
+
+def _value(value: str | int | bool | dict[str, str | int | bool]) -> str:
+    if isinstance(value, dict):
+        return " ".join(
+            str(one) if name == "kind" else f"{name} {one}" for name, one in value.items()
+        )
+    return str(value)

@@ -1,0 +1,1 @@
+"""How commands are declared: options, examples, completion; made when they are used."""

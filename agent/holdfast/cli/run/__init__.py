@@ -1,0 +1,1 @@
+"""How commands get work done: by a daemon over HTTP, or in this process with `--local`."""
