@@ -23,10 +23,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from holdfast import __version__, journal, slow_callbacks, space
+from holdfast.api.http.tls import ListenError
+from holdfast.api.http.tokens import TokenError, list_tokens
 from holdfast.api.server import HttpServer
 from holdfast.api.services import Services
-from holdfast.api.tls import ListenError
-from holdfast.api.tokens import TokenError, list_tokens
 from holdfast.config import Settings, StateDirError
 from holdfast.config.exposure import state_dir_exposed
 from holdfast.config.load import check_machine

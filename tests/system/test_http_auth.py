@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from holdfast.api.failures import BURST, FailureLimit
-from holdfast.api.tokens import Scope, create, revoke
+from holdfast.api.http.failures import BURST, FailureLimit
+from holdfast.api.http.tokens import Scope, create, revoke
 from tests.system.harness import Daemon
 from tests.system.test_http_contract import NOTHING, ask, check_problem, operations_of
 from tests.waiting import until

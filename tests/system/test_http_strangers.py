@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from holdfast.api.tokens import Scope, create, revoke
+from holdfast.api.http.tokens import Scope, create, revoke
 from tests.disk import write_file
 from tests.residency import resident_pages
 from tests.system.harness import Daemon, Tokens

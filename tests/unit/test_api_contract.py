@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.api.contract import KINDS
+from holdfast.api.contract.kinds import KINDS
 from tests.unit.api_support import served
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from fastapi.routing import APIRoute
 
 from holdfast.api.app import ROUTERS
-from holdfast.api.routing import StrictRoute, spec_of
+from holdfast.api.contract.routing import StrictRoute, spec_of
 from holdfast.operations.ids import new_id
 from holdfast.operations.model import Slug
 

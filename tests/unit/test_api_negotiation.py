@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.api.negotiation import choose, media_type_of
+from holdfast.api.http.negotiation import choose, media_type_of
 
 EVENTS = ("text/event-stream", "application/x-ndjson", "text/plain")
 

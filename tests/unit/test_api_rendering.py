@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from holdfast.api.rendering import duration, one_line, printable, progress_line, size, to_json
+from holdfast.api.http.rendering import duration, one_line, printable, progress_line, size, to_json
 from holdfast.operations.model import Operation, Problem, ProgressReport, Slug, State
 
 MOMENT = datetime(2026, 11, 23, 12, 0, 1, tzinfo=UTC)

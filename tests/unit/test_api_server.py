@@ -18,11 +18,11 @@ import httpx
 import pytest
 
 from holdfast._engine import Progress
-from holdfast.api.connections import Connection, Connections
+from holdfast.api.http.connections import Connection, Connections
+from holdfast.api.http.tls import ListenError
+from holdfast.api.http.transport import Protocol
+from holdfast.api.http.work import THREADS, Pool
 from holdfast.api.server import HttpServer
-from holdfast.api.tls import ListenError
-from holdfast.api.transport import Protocol
-from holdfast.api.work import THREADS, Pool
 from holdfast.descriptors import ConnectionLimits
 from holdfast.pagecache.service import PageCache
 from tests.unit.api_support import Served, replace, served

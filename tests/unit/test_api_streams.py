@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from holdfast.api import streams
+from holdfast.api.http import streams
 from holdfast.operations.model import Operation
 from tests.unit.api_support import WAIT_SECONDS, Served, served
 from tests.unit.operations_support import Params, Work, directed, kind_of

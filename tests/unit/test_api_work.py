@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from holdfast._engine import Progress
-from holdfast.api import reimage as routes
-from holdfast.api.problems import ProblemError
-from holdfast.api.work import Pace, Turns
+from holdfast.api.http.problems import ProblemError
+from holdfast.api.http.work import Pace, Turns
+from holdfast.api.routes import reimage as routes
 from holdfast.operations.ids import new_id
 from holdfast.reimage.service import Reimage
 from tests.records import lone_manifest

@@ -7,25 +7,25 @@ import asyncio
 from fastapi import FastAPI
 
 from holdfast import __version__
-from holdfast.api import (
+from holdfast.api.http import problems
+from holdfast.api.http.audit import AuditLog
+from holdfast.api.http.auth import AuthMiddleware
+from holdfast.api.http.edge import EdgeMiddleware
+from holdfast.api.http.limits import BodyLimitMiddleware, BodyTooLarge, too_large
+from holdfast.api.http.tokens import TokenStore
+from holdfast.api.http.work import Work
+from holdfast.api.routes import (
     health,
     manifests,
     node,
     openapi,
     operations,
     pagecache,
-    problems,
     reimage,
     root,
     tuning,
 )
-from holdfast.api.audit import AuditLog
-from holdfast.api.auth import AuthMiddleware
-from holdfast.api.edge import EdgeMiddleware
-from holdfast.api.limits import BodyLimitMiddleware, BodyTooLarge, too_large
 from holdfast.api.services import Services
-from holdfast.api.tokens import TokenStore
-from holdfast.api.work import Work
 
 ROUTERS = (
     root.router,

@@ -20,11 +20,11 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from holdfast.api.app import create_app
-from holdfast.api.connections import Connection, Connections
-from holdfast.api.listener import Listener, Security
+from holdfast.api.http.connections import Connection, Connections
+from holdfast.api.http.listener import Listener, Security
+from holdfast.api.http.tls import Certificates, ListenError
+from holdfast.api.http.transport import Protocol
 from holdfast.api.services import Services
-from holdfast.api.tls import Certificates, ListenError
-from holdfast.api.transport import Protocol
 from holdfast.descriptors import connection_limits
 
 log = logging.getLogger(__name__)

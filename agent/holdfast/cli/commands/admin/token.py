@@ -84,7 +84,7 @@ def create(
 
     A running daemon accepts it at once.
     """
-    from holdfast.api import tokens
+    from holdfast.api.http import tokens
 
     file = _file(session, tokens_file)
     until = None if expires is None else _moment(expires)
@@ -115,7 +115,7 @@ def create(
 @command(app, "list", lines=["holdfast token list"])
 def list_tokens(session: Session, *, tokens_file: TokensFile = None) -> None:
     """List the tokens by name, without the tokens themselves."""
-    from holdfast.api import tokens
+    from holdfast.api.http import tokens
 
     file = _file(session, tokens_file)
     with _refusals():
@@ -145,7 +145,7 @@ def list_tokens(session: Session, *, tokens_file: TokensFile = None) -> None:
 @command(app, "revoke", lines=["holdfast token revoke deploy"])
 def revoke(session: Session, name: Name, *, tokens_file: TokensFile = None) -> None:
     """Revoke a token; a running daemon refuses it from then on."""
-    from holdfast.api import tokens
+    from holdfast.api.http import tokens
 
     with _refusals():
         gone = tokens.revoke(_file(session, tokens_file), name)
@@ -207,7 +207,7 @@ def _new_file(path: Path | None) -> Iterator[TextIO | None]:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    from holdfast.api.tokens import TokenError
+    from holdfast.api.http.tokens import TokenError
 
     try:
         yield

@@ -19,7 +19,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from holdfast.api.rendering import printable
+from holdfast.api.http.rendering import printable
 from holdfast.durable import flush_directory
 
 log = logging.getLogger("holdfast.audit")

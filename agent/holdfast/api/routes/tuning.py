@@ -10,16 +10,23 @@ from typing import Annotated, Any
 from fastapi import Body, Path, Request
 from starlette.responses import Response
 
-from holdfast.api.documents import accepted, events, problems_of
-from holdfast.api.operations import IdempotencyKey, start_operation
-from holdfast.api.operations import answer as answer_operation
-from holdfast.api.problems import problem_response
-from holdfast.api.rendering import JsonResponse, to_json
-from holdfast.api.routing import CallerDep, MediaType, ServicesDep, make_router, spec
+from holdfast.api.contract.documents import accepted, events, problems_of
+from holdfast.api.contract.routing import CallerDep, MediaType, ServicesDep, make_router, spec
+from holdfast.api.http.problems import problem_response
+from holdfast.api.http.rendering import JsonResponse, to_json
+from holdfast.api.http.streams import (
+    EVENT_STREAM,
+    EVENT_TYPES,
+    NDJSON,
+    TEXT,
+    EventStream,
+    while_wanted,
+)
+from holdfast.api.http.tokens import Scope
+from holdfast.api.http.work import Pool, act
+from holdfast.api.routes.operations import IdempotencyKey, start_operation
+from holdfast.api.routes.operations import answer as answer_operation
 from holdfast.api.services import Services
-from holdfast.api.streams import EVENT_STREAM, EVENT_TYPES, NDJSON, TEXT, EventStream, while_wanted
-from holdfast.api.tokens import Scope
-from holdfast.api.work import Pool, act
 from holdfast.operations.model import Operation, State
 from holdfast.tuning.models import (
     Applied,

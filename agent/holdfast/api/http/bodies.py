@@ -16,7 +16,7 @@ import anyio.to_thread
 from fastapi import Request
 from pydantic import TypeAdapter, ValidationError
 
-from holdfast.api.problems import ProblemError, bad_json, invalid, refuse
+from holdfast.api.http.problems import ProblemError, bad_json, invalid, refuse
 from holdfast.operations.model import Slug
 
 SMALL_BYTES = 4 << 10

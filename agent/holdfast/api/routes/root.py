@@ -14,12 +14,12 @@ from fastapi import Request
 from starlette.responses import Response
 
 from holdfast import __version__
-from holdfast.api.auth import peer_in
-from holdfast.api.documents import problems_of
-from holdfast.api.rendering import one_line, printable, progress_line
-from holdfast.api.routing import MediaType, ServicesDep, make_router, spec
+from holdfast.api.contract.documents import problems_of
+from holdfast.api.contract.routing import MediaType, ServicesDep, make_router, spec
+from holdfast.api.http.auth import peer_in
+from holdfast.api.http.rendering import one_line, printable, progress_line
+from holdfast.api.http.tokens import Scope
 from holdfast.api.services import Services
-from holdfast.api.tokens import Scope
 from holdfast.operations.model import OperationSummary
 
 router = make_router(tags=["monitoring"])
@@ -57,7 +57,7 @@ _CALLS = (
     ("GET", "/healthz  /readyz  /metrics", "monitoring"),
     ("GET", "/openapi.json", "all of this, for programs"),
 )
-_PAGE = files("holdfast.api").joinpath("page.html").read_text(encoding="utf-8")
+_PAGE = files("holdfast.api.routes").joinpath("page.html").read_text(encoding="utf-8")
 
 
 def _policy(page: str) -> str:

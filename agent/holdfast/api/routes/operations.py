@@ -14,11 +14,8 @@ from fastapi import Header, Path, Query, Request
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from starlette.responses import Response, StreamingResponse
 
-from holdfast.api.auth import Caller, require
-from holdfast.api.documents import accepted, events, problems_of
-from holdfast.api.problems import refuse
-from holdfast.api.rendering import JSON, large_json, to_json
-from holdfast.api.routing import (
+from holdfast.api.contract.documents import accepted, events, problems_of
+from holdfast.api.contract.routing import (
     CallerDep,
     MediaType,
     ServicesDep,
@@ -26,10 +23,13 @@ from holdfast.api.routing import (
     make_router,
     spec,
 )
+from holdfast.api.http.auth import Caller, require
+from holdfast.api.http.problems import refuse
+from holdfast.api.http.rendering import JSON, large_json, to_json
+from holdfast.api.http.streams import EVENT_STREAM, EVENT_TYPES, EventStream, while_wanted
+from holdfast.api.http.tokens import Scope
+from holdfast.api.http.work import Pool, act
 from holdfast.api.services import Services
-from holdfast.api.streams import EVENT_STREAM, EVENT_TYPES, EventStream, while_wanted
-from holdfast.api.tokens import Scope
-from holdfast.api.work import Pool, act
 from holdfast.operations.model import Operation, OperationSummary, Slug, State
 from holdfast.operations.results import Outcome
 from holdfast.operations.store import Selection

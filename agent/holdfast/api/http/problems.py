@@ -14,8 +14,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from holdfast._engine import EngineError
-from holdfast.api.paths import no_such_path
-from holdfast.api.rendering import PROBLEM_JSON, JsonResponse, one_line, printable
+from holdfast.api.http.paths import no_such_path
+from holdfast.api.http.rendering import PROBLEM_JSON, JsonResponse, one_line, printable
 from holdfast.operations.ids import new_id
 from holdfast.operations.model import (
     Conflict,

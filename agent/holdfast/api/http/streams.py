@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Send
 
-from holdfast.api.rendering import progress_line, to_json
-from holdfast.api.work import gone
+from holdfast.api.http.rendering import progress_line, to_json
+from holdfast.api.http.work import gone
 from holdfast.operations.model import Operation
 
 EVENT_STREAM = "text/event-stream"

@@ -9,11 +9,11 @@ from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from holdfast.api.auth import OPEN_ON_LOOPBACK
-from holdfast.api.documents import problems_of
-from holdfast.api.rendering import PROBLEM_JSON, large_json
-from holdfast.api.routing import make_router, spec, spec_of
-from holdfast.api.tokens import Scope
+from holdfast.api.contract.documents import problems_of
+from holdfast.api.contract.routing import make_router, spec, spec_of
+from holdfast.api.http.auth import OPEN_ON_LOOPBACK
+from holdfast.api.http.rendering import PROBLEM_JSON, large_json
+from holdfast.api.http.tokens import Scope
 from holdfast.operations.model import FieldError, Problem
 
 SUMMARY = "An agent on a stateful server: everything may be replaced except its state."
@@ -84,7 +84,7 @@ def _build(app: FastAPI) -> dict[str, Any]:
     from fastapi.openapi.utils import get_openapi  # noqa: PLC0415
 
     from holdfast.api.app import ROUTERS  # noqa: PLC0415 - it imports this module
-    from holdfast.api.contract import name_apart, type_operations  # noqa: PLC0415
+    from holdfast.api.contract.kinds import name_apart, type_operations  # noqa: PLC0415
 
     routes = [route for router_ in ROUTERS for route in router_.routes]
     document = get_openapi(

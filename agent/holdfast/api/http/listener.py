@@ -17,8 +17,8 @@ from asyncio import sslproto
 from collections.abc import Callable
 from functools import partial
 
-from holdfast.api.connections import Connection, Connections
-from holdfast.api.failures import network_of
+from holdfast.api.http.connections import Connection, Connections
+from holdfast.api.http.failures import network_of
 
 log = logging.getLogger(__name__)
 

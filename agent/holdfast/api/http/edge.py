@@ -12,13 +12,13 @@ import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from holdfast.api.audit import AuditLog, summary
-from holdfast.api.auth import caller_in, peer_in
-from holdfast.api.browsers import SAFE_METHODS
-from holdfast.api.failures import log_limit
-from holdfast.api.problems import CLIENT_CLOSED, internal_problem, problem_response
-from holdfast.api.rendering import one_line
-from holdfast.api.tokens import Scope as Permission
+from holdfast.api.http.audit import AuditLog, summary
+from holdfast.api.http.auth import caller_in, peer_in
+from holdfast.api.http.browsers import SAFE_METHODS
+from holdfast.api.http.failures import log_limit
+from holdfast.api.http.problems import CLIENT_CLOSED, internal_problem, problem_response
+from holdfast.api.http.rendering import one_line
+from holdfast.api.http.tokens import Scope as Permission
 from holdfast.metrics import Metrics
 from holdfast.operations.model import Slug, format_time, now
 

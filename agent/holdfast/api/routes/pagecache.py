@@ -9,10 +9,10 @@ from fastapi import Body, Path, Query, Request
 from starlette.responses import Response
 
 from holdfast._engine import Progress
-from holdfast.api.conversions import ConversionResponse, convert
-from holdfast.api.documents import problems_of, started, upload
-from holdfast.api.operations import IdempotencyKey, start
-from holdfast.api.records import (
+from holdfast.api.contract.documents import problems_of, started, upload
+from holdfast.api.contract.routing import CallerDep, ServicesDep, audited, make_router, spec
+from holdfast.api.http.conversions import ConversionResponse, convert
+from holdfast.api.http.records import (
     BYTES,
     GZIP,
     ZSTD,
@@ -23,10 +23,10 @@ from holdfast.api.records import (
     representation,
     tag_of,
 )
-from holdfast.api.rendering import JsonResponse, large_json
-from holdfast.api.routing import CallerDep, ServicesDep, audited, make_router, spec
-from holdfast.api.tokens import Scope
-from holdfast.api.work import Pool, act, run
+from holdfast.api.http.rendering import JsonResponse, large_json
+from holdfast.api.http.tokens import Scope
+from holdfast.api.http.work import Pool, act, run
+from holdfast.api.routes.operations import IdempotencyKey, start
 from holdfast.operations.model import Operation
 from holdfast.pagecache.models import (
     Dump,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from holdfast.api.records import BYTES
-from holdfast.api.rendering import PROBLEM_JSON
-from holdfast.api.streams import EVENT_STREAM, EVENT_TYPES
+from holdfast.api.http.records import BYTES
+from holdfast.api.http.rendering import PROBLEM_JSON
+from holdfast.api.http.streams import EVENT_STREAM, EVENT_TYPES
 
 Responses = dict[int | str, dict[str, Any]]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from fastapi import Request
 from starlette.responses import Response
 
-from holdfast.api.documents import problems_of
-from holdfast.api.rendering import JsonResponse
-from holdfast.api.routing import ServicesDep, make_router, spec
-from holdfast.api.tokens import Scope
-from holdfast.api.work import Pool, act
+from holdfast.api.contract.documents import problems_of
+from holdfast.api.contract.routing import ServicesDep, make_router, spec
+from holdfast.api.http.rendering import JsonResponse
+from holdfast.api.http.tokens import Scope
+from holdfast.api.http.work import Pool, act
 from holdfast.node.models import NodeReport
 
 router = make_router(prefix="/v1", tags=["node"])

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 
-from holdfast.api.problems import refuse
+from holdfast.api.http.problems import refuse
 from holdfast.operations.model import Slug
 
 CLI_HOST = "holdfast"

@@ -18,10 +18,10 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Send
 
-from holdfast.api.auth import Caller, peer_in
-from holdfast.api.negotiation import choose
-from holdfast.api.problems import refuse
-from holdfast.api.work import Pace, Pool, act, run, work_of
+from holdfast.api.http.auth import Caller, peer_in
+from holdfast.api.http.negotiation import choose
+from holdfast.api.http.problems import refuse
+from holdfast.api.http.work import Pace, Pool, act, run, work_of
 from holdfast.operations.model import Slug
 from holdfast.records.store import Stored
 from holdfast.records.uploads import Upload

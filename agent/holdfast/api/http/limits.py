@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from holdfast.api.problems import problem_response
+from holdfast.api.http.problems import problem_response
 from holdfast.operations.model import Problem, Slug
 
 _KEY = "holdfast.body_limit"

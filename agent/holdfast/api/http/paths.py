@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from fastapi import Request
 
-from holdfast.api.rendering import one_line
+from holdfast.api.http.rendering import one_line
 
 _VERSION = "/v1"
 _MOST_GUESSED = 64

@@ -10,12 +10,12 @@ from fastapi import Body, Request
 from starlette.responses import Response
 
 from holdfast._engine import Progress
-from holdfast.api.documents import accepted, problems_of, started
-from holdfast.api.operations import IdempotencyKey, NoParameters, start
-from holdfast.api.rendering import JsonResponse
-from holdfast.api.routing import CallerDep, ServicesDep, audited, make_router, spec
-from holdfast.api.tokens import Scope
-from holdfast.api.work import Pool, act, run, work_of
+from holdfast.api.contract.documents import accepted, problems_of, started
+from holdfast.api.contract.routing import CallerDep, ServicesDep, audited, make_router, spec
+from holdfast.api.http.rendering import JsonResponse
+from holdfast.api.http.tokens import Scope
+from holdfast.api.http.work import Pool, act, run, work_of
+from holdfast.api.routes.operations import IdempotencyKey, NoParameters, start
 from holdfast.operations.model import Operation
 from holdfast.reimage.course import KIND, RECHECK
 from holdfast.reimage.models import (

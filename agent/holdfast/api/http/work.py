@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from holdfast._engine import Progress
-from holdfast.api.problems import refuse
+from holdfast.api.http.problems import refuse
 from holdfast.operations.model import Slug
 
 T = TypeVar("T")

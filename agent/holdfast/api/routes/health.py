@@ -10,11 +10,11 @@ from fastapi import Request
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from holdfast.api.documents import problems_of
-from holdfast.api.problems import ProblemError
-from holdfast.api.rendering import JsonResponse
-from holdfast.api.routing import ServicesDep, make_router, spec
-from holdfast.api.tokens import Scope
+from holdfast.api.contract.documents import problems_of
+from holdfast.api.contract.routing import ServicesDep, make_router, spec
+from holdfast.api.http.problems import ProblemError
+from holdfast.api.http.rendering import JsonResponse
+from holdfast.api.http.tokens import Scope
 from holdfast.operations.model import Problem, Slug
 
 router = make_router(tags=["monitoring"])

@@ -1,0 +1,1 @@
+"""HTTP below the routes: connections, TLS, callers, bounds, problems and representations."""
