@@ -136,6 +136,10 @@ format: .venv/stamp ## Format the Python and Rust sources, and fix what can be f
 	$(bin)/ruff format .
 	cargo fmt --all
 
+.PHONY: figures
+figures: .venv/stamp ## Draw docs/img/*.svg from their scripts
+	$(bin)/python docs/img/figures.py
+
 .PHONY: bench
 bench: packages deb ## Run the benchmarks beside their peers; results for docs/benchmarks.md
 	$(bin)/python -m tests.bench
