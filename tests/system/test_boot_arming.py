@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.privileged.boot.freeze import settle
+from holdfast.privileged.boot.disk.freeze import settle
 from holdfast.privileged.boot.models import OUTCOME_BYTES, StagedImage, StatusServer
 from holdfast.privileged.client import Helper
 from holdfast.privileged.writes import Refused

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from holdfast.node.disks import place_of
-from holdfast.privileged.boot.efi_variables import GLOBAL, LOADER, efi_text
-from holdfast.privileged.boot.esp import Esp
-from holdfast.privileged.boot.gpt import ESP, GptPartition
-from holdfast.privileged.boot.loader import Armed
+from holdfast.privileged.boot.disk.gpt import ESP, GptPartition
+from holdfast.privileged.boot.disk.storage import Storage
+from holdfast.privileged.boot.loaders.efi_variables import GLOBAL, LOADER, efi_text
+from holdfast.privileged.boot.loaders.esp import Esp
+from holdfast.privileged.boot.loaders.loader import Armed
+from holdfast.privileged.boot.loaders.systemd_boot import SystemdBoot
 from holdfast.privileged.boot.models import BootReport, ExplainRequest
-from holdfast.privileged.boot.storage import Storage
-from holdfast.privileged.boot.systemd_boot import SystemdBoot
 from holdfast.privileged.writes import Refused
 from tests.system.bootdisk import DESCRIPTOR, KERNEL, NONCE, BootDisk, boot_disk, run, ubuntu_config
 

@@ -15,7 +15,7 @@ import pytest
 
 from holdfast.node.machine import Machine
 from holdfast.privileged.boot import Boot
-from holdfast.privileged.boot.extents import extents_of, single_place
+from holdfast.privileged.boot.disk.extents import extents_of, single_place
 from holdfast.privileged.boot.models import ExplainRequest, StagedImage
 from holdfast.privileged.writes import Refused
 from tests.loops import MIB, loop

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.node.machine import Machine
-from holdfast.privileged.boot import fat
-from holdfast.privileged.boot.boot_next import LoadOption, device_path
-from holdfast.privileged.boot.efi_variables import GLOBAL, LOADER, EfiVariables, efi_text
-from holdfast.privileged.boot.gpt import ESP, GptPartition, partition_at
+from holdfast.privileged.boot.disk import fat
+from holdfast.privileged.boot.disk.gpt import ESP, GptPartition, partition_at
+from holdfast.privileged.boot.disk.read_back import digest_of_extents
 from holdfast.privileged.boot.kernel import Stub, stub_of
-from holdfast.privileged.boot.read_back import digest_of_extents
+from holdfast.privileged.boot.loaders.boot_next import LoadOption, device_path
+from holdfast.privileged.boot.loaders.efi_variables import GLOBAL, LOADER, EfiVariables, efi_text
 
 MIB = 1 << 20
 PARTITION = GptPartition(3, ESP, "a1b2c3d4-0001-0002-0003-0123456789ab", 4194304, 512000)

@@ -12,9 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from holdfast.node.machine import Machine
-from holdfast.privileged.boot import cpio, modules
-from holdfast.privileged.boot.cmdline import grub_quoted, imager_words, kernel_line, split
-from holdfast.privileged.boot.custom_cfg import (
+from holdfast.privileged.boot.loaders.cmdline import grub_quoted, imager_words, kernel_line, split
+from holdfast.privileged.boot.loaders.custom_cfg import (
     BEGIN,
     END,
     MarksError,
@@ -23,16 +22,17 @@ from holdfast.privileged.boot.custom_cfg import (
     with_block,
     without_block,
 )
-from holdfast.privileged.boot.grub_environment import (
+from holdfast.privileged.boot.loaders.grub_environment import (
     SIGNATURE,
     SIZE,
     EnvironmentBlockError,
     variables,
     with_variable,
 )
-from holdfast.privileged.boot.job import blank_outcome, parse_outcome
 from holdfast.privileged.boot.models import OUTCOME_BYTES
-from holdfast.privileged.boot.network import name_servers
+from holdfast.privileged.boot.payload.directory import cpio, modules
+from holdfast.privileged.boot.payload.job import blank_outcome, parse_outcome
+from holdfast.privileged.boot.payload.network import name_servers
 from holdfast.privileged.writes import Refused
 
 NEXT = b"next_entry"

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.node.models import BlockDevice
-from holdfast.privileged.boot import cpio, initramfs
-from holdfast.privileged.boot.job import Job
 from holdfast.privileged.boot.models import ArmRequest, NetworkImage, StagedImage, Target
+from holdfast.privileged.boot.payload.directory import cpio, initramfs
+from holdfast.privileged.boot.payload.job import Job
 from tests.vm.image import CHECKOUT
 from tests.vm.imager.images import MIB, NONCE, Image, outcome_offset
 from tests.vm.imager.kernel import Kernel

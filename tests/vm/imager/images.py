@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from holdfast.privileged.boot.job import blank_outcome
+from holdfast.privileged.boot.payload.job import blank_outcome
 from tests.images import FileSystem, make_disk
 
 MIB = 1 << 20

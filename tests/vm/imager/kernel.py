@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.node.machine import Machine
-from holdfast.privileged.boot.modules import Module, gather
+from holdfast.privileged.boot.payload.modules import Module, gather
 from tests.vm.image import base_image
 from tests.vm.reimage.disks import in_own_mounts
 

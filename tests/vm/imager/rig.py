@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from holdfast.privileged.boot.job import parse_outcome
 from holdfast.privileged.boot.models import OUTCOME_BYTES, OutcomeRecord
+from holdfast.privileged.boot.payload.job import parse_outcome
 from tests.vm.imager.arming import ROOT_SERIAL, Arming
 from tests.vm.imager.data import Data
 from tests.vm.imager.images import MIB, Image, outcome_offset

@@ -10,7 +10,7 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-from holdfast.privileged.boot.freeze import settle
+from holdfast.privileged.boot.disk.freeze import settle
 from tests.system.bootdisk import boot_disk, run, ubuntu_config
 from tests.system.harness import dying_with_parent
 from tests.waiting import until

@@ -17,14 +17,13 @@ from pathlib import Path
 from holdfast.node.disks import Place, place_of, survey
 from holdfast.node.files import read_text
 from holdfast.node.machine import Machine
-from holdfast.privileged.boot import job
-from holdfast.privileged.boot.cmdline import imager_words
-from holdfast.privileged.boot.collecting import collect_all
-from holdfast.privileged.boot.durable import read_plain
-from holdfast.privileged.boot.evidence import identity_evidence
-from holdfast.privileged.boot.identity import collect
+from holdfast.privileged.boot.after_boot.evidence import identity_evidence
+from holdfast.privileged.boot.after_boot.signs import entry_nonces, signs_of
+from holdfast.privileged.boot.disk.file_io import read_plain
 from holdfast.privileged.boot.image_rules import image_refusals
-from holdfast.privileged.boot.loader import PAYLOAD, Armed, Loader
+from holdfast.privileged.boot.loaders.cmdline import imager_words
+from holdfast.privileged.boot.loaders.loader import PAYLOAD, Armed, Loader
+from holdfast.privileged.boot.loaders.registry import choose, loaders
 from holdfast.privileged.boot.models import (
     OUTCOME_BYTES,
     ArmReport,
@@ -39,11 +38,11 @@ from holdfast.privileged.boot.models import (
     IdentityName,
     OutcomeReport,
 )
-from holdfast.privileged.boot.payload import Payload
+from holdfast.privileged.boot.payload.collecting import collect_all
+from holdfast.privileged.boot.payload.directory import Payload, job
+from holdfast.privileged.boot.payload.identity import collect
+from holdfast.privileged.boot.payload.source import Source, find_source
 from holdfast.privileged.boot.policy import FindPolicy, approve, no_policy
-from holdfast.privileged.boot.registry import choose, loaders
-from holdfast.privileged.boot.signs import entry_nonces, signs_of
-from holdfast.privileged.boot.source import Source, find_source
 from holdfast.privileged.writes import Refused
 
 IMAGER = Path("/usr/lib/holdfast/imager/holdfast-imager")

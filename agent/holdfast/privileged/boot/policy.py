@@ -22,9 +22,9 @@ from holdfast.node.beneath import (
 from holdfast.node.directories import DirectoryIdentity, identify_directory
 from holdfast.node.guarded import why_unguarded
 from holdfast.node.machine import Machine
-from holdfast.privileged.boot.evidence import MARKER
-from holdfast.privileged.boot.job import MAX_DESCRIPTOR, Descriptor, parse_descriptor
+from holdfast.privileged.boot.after_boot.evidence import MARKER
 from holdfast.privileged.boot.models import ArmRequest
+from holdfast.privileged.boot.payload.job import MAX_DESCRIPTOR, Descriptor, parse_descriptor
 from holdfast.privileged.writes import Refused
 from holdfast.signing.trust import TrustedKeys, UntrustedError
 

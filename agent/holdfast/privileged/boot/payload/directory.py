@@ -10,13 +10,13 @@ from pathlib import Path
 from holdfast.durable import flush_directory
 from holdfast.node.disks import Place
 from holdfast.node.machine import Machine
-from holdfast.privileged.boot import cpio, initramfs, job
-from holdfast.privileged.boot.collecting import Collected
-from holdfast.privileged.boot.durable import write_file
+from holdfast.privileged.boot.disk.file_io import write_file
+from holdfast.privileged.boot.disk.storage import Storage
 from holdfast.privileged.boot.kernel import kernel_of
 from holdfast.privileged.boot.models import OUTCOME_BYTES, ArmRequest, FileReport, Target
-from holdfast.privileged.boot.storage import Storage
-from holdfast.privileged.boot.target import pin
+from holdfast.privileged.boot.payload.collecting import Collected
+from holdfast.privileged.boot.payload.directory import cpio, initramfs, job
+from holdfast.privileged.boot.payload.target import pin
 from holdfast.privileged.writes import Refused
 
 OUTCOME, KERNEL, INITRAMFS, PREVIOUS = "outcome", "vmlinuz", "initramfs.img", "previous"

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from holdfast.node.machine import Machine
-from holdfast.privileged.boot.boot_next import BootNext
-from holdfast.privileged.boot.grub import DIRECTORIES, Grub
-from holdfast.privileged.boot.kexec import Kexec
-from holdfast.privileged.boot.loader import Loader
-from holdfast.privileged.boot.systemd_boot import SystemdBoot
+from holdfast.privileged.boot.loaders.boot_next import BootNext
+from holdfast.privileged.boot.loaders.grub import DIRECTORIES, Grub
+from holdfast.privileged.boot.loaders.kexec import Kexec
+from holdfast.privileged.boot.loaders.loader import Loader
+from holdfast.privileged.boot.loaders.systemd_boot import SystemdBoot
 
 
 @dataclass(frozen=True)

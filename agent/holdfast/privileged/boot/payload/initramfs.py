@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from holdfast.privileged.boot import cpio
-from holdfast.privileged.boot.modules import Module
+from holdfast.privileged.boot.payload.directory import cpio
+from holdfast.privileged.boot.payload.modules import Module
 
 _CONSOLE = (5, 1)  # Documentation/admin-guide/devices.txt
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from holdfast.privileged.boot.extents import Extent
+from holdfast.privileged.boot.disk.extents import Extent
 
 _ALIGNED = 4096
 _CHUNK = 1 << 20

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.privileged.boot.extents import Extent, append
-from holdfast.privileged.boot.read_back import raw, read_raw
+from holdfast.privileged.boot.disk.extents import Extent, append
+from holdfast.privileged.boot.disk.read_back import raw, read_raw
 
 _ENTRY = 32
 _LONG_NAME = 0x0F

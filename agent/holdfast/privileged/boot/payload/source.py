@@ -14,7 +14,7 @@ from holdfast.node.models import BlockDevice
 from holdfast.node.mounts import mount_of
 from holdfast.node.topology import devices_below
 from holdfast.privileged.boot.models import ImageSource, NetworkImage
-from holdfast.privileged.boot.modules import file_system_module, personality_module
+from holdfast.privileged.boot.payload.modules import file_system_module, personality_module
 from holdfast.privileged.writes import Refused
 
 _READABLE = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs"})

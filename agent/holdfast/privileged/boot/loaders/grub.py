@@ -18,27 +18,33 @@ from typing import Literal
 from holdfast.durable import clear_partial, flush_directory
 from holdfast.node.disks import Place, place_of, superblock_of
 from holdfast.node.machine import Machine
-from holdfast.privileged.boot.cmdline import grub_quoted, kernel_line
-from holdfast.privileged.boot.custom_cfg import (
+from holdfast.privileged.boot.disk.file_io import overwrite, read_plain, write_file
+from holdfast.privileged.boot.disk.read_back import grub_digest
+from holdfast.privileged.boot.disk.storage import Storage
+from holdfast.privileged.boot.loaders.cmdline import grub_quoted, kernel_line
+from holdfast.privileged.boot.loaders.custom_cfg import (
     MarksError,
     block_of,
     has_block,
     with_block,
     without_block,
 )
-from holdfast.privileged.boot.durable import overwrite, read_plain, write_file
-from holdfast.privileged.boot.grub_checks import ENTRY_ID, MAX_CONFIG, NEXT, examine, unfit_place
-from holdfast.privileged.boot.grub_environment import (
+from holdfast.privileged.boot.loaders.grub_checks import (
+    ENTRY_ID,
+    MAX_CONFIG,
+    NEXT,
+    examine,
+    unfit_place,
+)
+from holdfast.privileged.boot.loaders.grub_environment import (
     SIZE,
     EnvironmentBlockError,
     variables,
     with_variable,
 )
-from holdfast.privileged.boot.loader import PAYLOAD, Armed, Findings, RebootVerb
+from holdfast.privileged.boot.loaders.loader import PAYLOAD, Armed, Findings, RebootVerb
+from holdfast.privileged.boot.loaders.previous import Before, Previous
 from holdfast.privileged.boot.models import DisarmReport, FileReport
-from holdfast.privileged.boot.previous import Before, Previous
-from holdfast.privileged.boot.read_back import grub_digest
-from holdfast.privileged.boot.storage import Storage
 from holdfast.privileged.writes import Refused
 
 _How = Literal["same", "restored", "edited"]

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 
 from holdfast.node.files import read_text
 from holdfast.node.machine import Machine
-from holdfast.privileged.boot.cmdline import kernel_line
-from holdfast.privileged.boot.durable import read_plain, write_file
-from holdfast.privileged.boot.efi_variables import EfiVariables
-from holdfast.privileged.boot.loader import PAYLOAD, Armed, Findings, RebootVerb
+from holdfast.privileged.boot.disk.file_io import read_plain, write_file
+from holdfast.privileged.boot.disk.storage import Storage
+from holdfast.privileged.boot.loaders.cmdline import kernel_line
+from holdfast.privileged.boot.loaders.efi_variables import EfiVariables
+from holdfast.privileged.boot.loaders.loader import PAYLOAD, Armed, Findings, RebootVerb
 from holdfast.privileged.boot.models import DisarmReport, FileReport
-from holdfast.privileged.boot.storage import Storage
 from holdfast.privileged.writes import Refused
 
 _PATH = "/usr/sbin:/sbin:/usr/bin:/bin"

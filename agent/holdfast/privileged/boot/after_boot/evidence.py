@@ -15,9 +15,9 @@ from holdfast.node.beneath import read_all, read_file
 from holdfast.node.files import read_text
 from holdfast.node.guarded import why_unguarded
 from holdfast.node.machine import Machine
-from holdfast.privileged.boot.blame import Logs
+from holdfast.privileged.boot.after_boot.blame import Logs
+from holdfast.privileged.boot.after_boot.progress import boot_progress
 from holdfast.privileged.boot.models import FileEvidence, IdentityEvidence, PlacedFile
-from holdfast.privileged.boot.progress import boot_progress
 
 MARKER = "/etc/holdfast/reimaged.json"
 """Left by the imager in the system that it wrote; root's."""

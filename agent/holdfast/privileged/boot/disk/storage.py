@@ -9,9 +9,9 @@ from pathlib import Path
 
 from holdfast.node.disks import Place, place_of
 from holdfast.node.machine import Machine
-from holdfast.privileged.boot import extents, fat
-from holdfast.privileged.boot.freeze import settle
-from holdfast.privileged.boot.read_back import digest_of_extents
+from holdfast.privileged.boot.disk import extents, fat
+from holdfast.privileged.boot.disk.freeze import settle
+from holdfast.privileged.boot.disk.read_back import digest_of_extents
 from holdfast.privileged.writes import Refused
 
 FAT = "vfat"

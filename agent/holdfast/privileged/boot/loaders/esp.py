@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from holdfast.node.disks import Place, place_of
 from holdfast.node.machine import Machine
-from holdfast.privileged.boot.gpt import ESP, XBOOTLDR, GptPartition, partition_at
-from holdfast.privileged.boot.storage import FAT, Storage
+from holdfast.privileged.boot.disk.gpt import ESP, XBOOTLDR, GptPartition, partition_at
+from holdfast.privileged.boot.disk.storage import FAT, Storage
 
 _POINTS = ("/efi", "/boot/efi", "/boot")
 

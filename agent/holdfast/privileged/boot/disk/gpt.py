@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.privileged.boot.read_back import raw, read_raw
+from holdfast.privileged.boot.disk.read_back import raw, read_raw
 
 SECTOR = 512
 ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"

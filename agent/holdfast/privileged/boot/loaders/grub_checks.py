@@ -9,19 +9,19 @@ from collections.abc import Mapping
 from holdfast.node.disks import Place, place_of
 from holdfast.node.files import read_text
 from holdfast.node.machine import Machine
-from holdfast.privileged.boot.custom_cfg import MarksError, has_block
-from holdfast.privileged.boot.durable import read_plain
-from holdfast.privileged.boot.efi_variables import EfiVariables
-from holdfast.privileged.boot.grub_environment import (
+from holdfast.privileged.boot.disk.file_io import read_plain
+from holdfast.privileged.boot.disk.read_back import raw, read_raw
+from holdfast.privileged.boot.disk.storage import Storage
+from holdfast.privileged.boot.kernel import kernel_of, stub_of
+from holdfast.privileged.boot.loaders.custom_cfg import MarksError, has_block
+from holdfast.privileged.boot.loaders.efi_variables import EfiVariables
+from holdfast.privileged.boot.loaders.grub_environment import (
     SIZE,
     EnvironmentBlockError,
     variables,
     with_variable,
 )
-from holdfast.privileged.boot.kernel import kernel_of, stub_of
-from holdfast.privileged.boot.loader import PAYLOAD, Findings
-from holdfast.privileged.boot.read_back import raw, read_raw
-from holdfast.privileged.boot.storage import Storage
+from holdfast.privileged.boot.loaders.loader import PAYLOAD, Findings
 
 ENTRY_ID = b"holdfast-imager"
 NEXT = b"next_entry"

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from holdfast.node.machine import Machine
-from holdfast.privileged.boot.cmdline import kernel_line
-from holdfast.privileged.boot.efi_variables import GLOBAL, EfiVariables, efi_text
-from holdfast.privileged.boot.esp import Esp, open_to_others, system_partitions
-from holdfast.privileged.boot.gpt import ESP, GptPartition
+from holdfast.privileged.boot.disk.gpt import ESP, GptPartition
 from holdfast.privileged.boot.kernel import kernel_of, stub_of
-from holdfast.privileged.boot.loader import PAYLOAD, Armed, Findings, RebootVerb
+from holdfast.privileged.boot.loaders.cmdline import kernel_line
+from holdfast.privileged.boot.loaders.efi_variables import GLOBAL, EfiVariables, efi_text
+from holdfast.privileged.boot.loaders.esp import Esp, open_to_others, system_partitions
+from holdfast.privileged.boot.loaders.loader import PAYLOAD, Armed, Findings, RebootVerb
 from holdfast.privileged.boot.models import DisarmReport, FileReport
 from holdfast.privileged.writes import Refused
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from holdfast.node.disks import Place
 from holdfast.node.machine import Machine
+from holdfast.privileged.boot.disk.read_back import raw, read_raw
 from holdfast.privileged.boot.models import Target
-from holdfast.privileged.boot.read_back import raw, read_raw
 
 _HEAD = 1 << 20
 

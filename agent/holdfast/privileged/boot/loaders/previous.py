@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.durable import flush_directory
-from holdfast.privileged.boot.durable import read_plain, write_file
-from holdfast.privileged.boot.grub_environment import SIZE
+from holdfast.privileged.boot.disk.file_io import read_plain, write_file
+from holdfast.privileged.boot.loaders.grub_environment import SIZE
 from holdfast.privileged.writes import Refused
 
 _MAX_STATE = 1 << 20

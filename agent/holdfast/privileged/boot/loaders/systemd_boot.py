@@ -12,11 +12,11 @@ from pathlib import Path
 
 from holdfast.durable import clear_partial, flush_directory
 from holdfast.node.machine import Machine
-from holdfast.privileged.boot.cmdline import kernel_line
-from holdfast.privileged.boot.durable import read_plain, write_file
-from holdfast.privileged.boot.efi_variables import LOADER, EfiVariables, efi_text
-from holdfast.privileged.boot.esp import Esp, open_to_others, system_partitions
-from holdfast.privileged.boot.loader import PAYLOAD, Armed, Findings, RebootVerb
+from holdfast.privileged.boot.disk.file_io import read_plain, write_file
+from holdfast.privileged.boot.loaders.cmdline import kernel_line
+from holdfast.privileged.boot.loaders.efi_variables import LOADER, EfiVariables, efi_text
+from holdfast.privileged.boot.loaders.esp import Esp, open_to_others, system_partitions
+from holdfast.privileged.boot.loaders.loader import PAYLOAD, Armed, Findings, RebootVerb
 from holdfast.privileged.boot.models import DisarmReport, FileReport
 from holdfast.privileged.writes import Refused
 
