@@ -22,7 +22,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from holdfast import __version__, journal, slow_callbacks, space
+from holdfast import __version__, logs, slow_callbacks, space
 from holdfast.api.http.tls import ListenError
 from holdfast.api.http.tokens import TokenError, list_tokens
 from holdfast.api.server import HttpServer
@@ -30,9 +30,11 @@ from holdfast.api.services import Services
 from holdfast.config import Settings, StateDirError
 from holdfast.config.exposure import state_dir_exposed
 from holdfast.config.load import check_machine
+from holdfast.config.state_volume import believing, lacking, open_state, open_store
 from holdfast.descriptors import raise_limit
 from holdfast.left_out import LeftOut
 from holdfast.manifests.service import Manifests
+from holdfast.manifests.verification import Verifications
 from holdfast.metrics import Metrics
 from holdfast.node.service import Node
 from holdfast.operations.kinds import Registry
@@ -40,17 +42,15 @@ from holdfast.operations.model import Conflict, OperationFailed, RequestError
 from holdfast.operations.service import Operations
 from holdfast.pagecache.service import PageCache
 from holdfast.privileged import privileged
-from holdfast.proof import Verifications
 from holdfast.readiness import STALE_SECONDS, Readiness
-from holdfast.reimage.checks import Examiner
+from holdfast.reimage.checks import PostBootChecks
 from holdfast.reimage.imager_status import imager_status
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.policy import policy_of
 from holdfast.reimage.service import Reimage
-from holdfast.state import believing, lacking, open_state, open_store
 from holdfast.tuning.models import ApplyRequest
 from holdfast.tuning.service import Tuning
-from holdfast.tuning.watcher import Watcher
+from holdfast.tuning.watch.watcher import Watcher
 from holdfast.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def serve(settings: Settings, *, on_ready: OnReady | None = None) -> int:
     0 after a signal, 1 when it could not start, 2 when the settings do not fit the machine.
     Ends the process itself if work that cannot be interrupted would keep it past `STOP_SECONDS`.
     """
-    journal.configure(settings.log_level)
+    logs.configure(settings.log_level)
     faulthandler.enable()
     raise_limit()
     try:
@@ -183,7 +183,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
             require_signature=settings.reimage.require_signature,
             sources=settings.reimage.sources,
         ),
-        examiner=Examiner(
+        examiner=PostBootChecks(
             roots=settings.roots,
             proof=proof,
             command=settings.reimage.check_command,
@@ -288,7 +288,7 @@ class _Daemon:
             await self._stop.wait()
             begun = time.monotonic()
             log.info("%s: stopping", self._signal.name if self._signal else "stop")
-            journal.notify("STOPPING=1")
+            logs.notify("STOPPING=1")
             # Streams hear how their operation ended before they are closed.
             await self._stop_work(loop)
         finally:
@@ -317,7 +317,7 @@ class _Daemon:
         gc.freeze()
         gc.set_threshold(*_COLLECT_AFTER)
         slow_callbacks.install()
-        journal.notify("READY=1")
+        logs.notify("READY=1")
         if self._on_ready is not None:
             self._on_ready(server.addresses)
 

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 
-from holdfast import journal
+from holdfast import logs
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Watchdog:
     @classmethod
     def start(cls, loop: asyncio.AbstractEventLoop) -> Watchdog | None:
         """Start one if systemd wants to be notified, else return None."""
-        seconds = journal.watchdog_seconds()
+        seconds = logs.watchdog_seconds()
         if seconds is None:
             return None
         watchdog = cls(loop, seconds)
@@ -52,7 +52,7 @@ class Watchdog:
             seconds = time.monotonic() - asked
             if seconds > _LATE_SECONDS:
                 log.warning("the event loop answered after %.1f s", seconds)
-            journal.notify("WATCHDOG=1")
+            logs.notify("WATCHDOG=1")
             self._stop.wait(max(0.0, self._seconds / _ASKED_PER_BEAT - seconds))
 
     def _answers(self) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot import Boot, Policy
 from holdfast.privileged.boot.models import ArmRequest, NetworkImage
 from tests.loops import MIB, attach
@@ -62,7 +62,7 @@ def run(*command: str | Path, **options: str) -> str:
 class BootDisk:
     """A disk with a partition for `/`, and another for `/boot` if there is to be one."""
 
-    machine: Machine
+    machine: MachineFiles
     image: Path
     """The file that the disk is: what GRUB would see."""
     device: str
@@ -88,13 +88,13 @@ class BootDisk:
         return self.boot / "grub"
 
     @property
-    def room(self) -> Boot:
+    def arming(self) -> Boot:
         """What arms it."""
         return Boot(self.machine, self.image.with_name("imager"), lambda: self.policy)
 
     def allowing(self, **changes: Any) -> Boot:
         """Return what arms it where root's settings are others."""
-        return replace(self.room, policy=lambda: replace(self.policy, **changes))
+        return replace(self.arming, policy=lambda: replace(self.policy, **changes))
 
     def with_firmware(self, **variables: bytes) -> BootDisk:
         """Return the same disk, of a machine that booted with UEFI and has these variables.
@@ -251,7 +251,7 @@ def boot_disk(
         (root / "boot/grub/grub.cfg").chmod(0o444)
         run("grub-editenv", root / "boot/grub/grubenv", "create")
         run("sync")
-        machine = Machine(
+        machine = MachineFiles(
             root=root,
             proc=directory / "proc",
             kernel=KERNEL,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from holdfast._engine import Progress
 from holdfast.operations.kinds import Context
-from holdfast.privileged.room import InProcess
+from holdfast.privileged.executor import LocalExecutor
 from holdfast.tuning.models import RollbackRequest
 from holdfast.tuning.service import Tuning
 
@@ -25,7 +25,7 @@ def main() -> None:
             roots=[root],
             state_dir=root / ".holdfast",
             profiles_dir=profiles,
-            privileged=InProcess(),
+            privileged=LocalExecutor(),
             journal_dir=journal,
         )
         tuning.prepare()

@@ -52,13 +52,13 @@ def unpacked(disk: BootDisk, directory: Path) -> Path:
 
 def test_a_dry_run_tells_what_arming_writes_and_writes_nothing(disk: BootDisk) -> None:
     before = disk.state()
-    planned = disk.room.arm(disk.request(dry_run=True))
+    planned = disk.arming.arm(disk.request(dry_run=True))
     assert disk.state() == before
-    assert not disk.room.outcome().armed
+    assert not disk.arming.outcome().armed
     with pytest.raises(Refused, match="arm it first"):
-        disk.room.reboot(NONCE, dry_run=True)
+        disk.arming.reboot(NONCE, dry_run=True)
 
-    done = disk.room.arm(disk.request())
+    done = disk.arming.arm(disk.request())
 
     assert planned.entry == done.entry
     assert [one.path for one in planned.files] == [one.path for one in done.files]
@@ -75,7 +75,7 @@ def test_a_dry_run_tells_what_arming_writes_and_writes_nothing(disk: BootDisk) -
         done.notes,
     )
     with pytest.raises(Refused, match="not run by systemd"):
-        disk.room.reboot(NONCE, dry_run=True)
+        disk.arming.reboot(NONCE, dry_run=True)
 
 
 def test_it_is_on_the_disk_as_grub_sees_it_and_undone_byte_for_byte(
@@ -86,7 +86,7 @@ def test_it_is_on_the_disk_as_grub_sees_it_and_undone_byte_for_byte(
     custom.chmod(0o640)
     os.chown(custom, 7, 9)
     before = disk.state()
-    report = disk.room.arm(disk.request())
+    report = disk.arming.arm(disk.request())
 
     assert report.seen_by_grub is True
     for file in report.files:
@@ -96,27 +96,27 @@ def test_it_is_on_the_disk_as_grub_sees_it_and_undone_byte_for_byte(
     assert "next_entry=holdfast-imager" in listed
     assert custom.read_text().startswith("# mine, without an end of line\n### BEGIN holdfast")
     assert stat.S_IMODE((disk.boot / "holdfast").stat().st_mode) == 0o700
-    found = disk.room.outcome()
+    found = disk.arming.outcome()
     assert (found.armed, found.entry, found.problem) == (True, True, None)
     assert found.record is not None
     assert (found.record.nonce, found.record.state) == (NONCE, "armed")
 
-    undone = disk.room.disarm()
+    undone = disk.arming.disarm()
 
     assert sorted(undone.restored) == ["/boot/grub/custom.cfg", "/boot/grub/grubenv"]
     assert disk.state() == before
     assert disk.seen_by_grub("/boot/grub/custom.cfg") == custom.read_bytes()
     assert disk.seen_by_grub("/boot/holdfast/vmlinuz") is None
-    again = disk.room.disarm()
+    again = disk.arming.disarm()
     assert (again.restored, again.edited, again.removed) == ([], [], [])
-    assert disk.room.outcome().record is None
+    assert disk.arming.outcome().record is None
 
 
 def test_without_a_custom_cfg_there_is_none_again(simple: BootDisk) -> None:
     before = simple.state()
-    simple.room.arm(simple.request())
+    simple.arming.arm(simple.request())
     assert (simple.grub / "custom.cfg").exists()
-    simple.room.disarm()
+    simple.arming.disarm()
     assert simple.state() == before
 
 
@@ -144,8 +144,8 @@ def test_what_is_in_the_initramfs(simple: BootDisk, disk_dir: Path) -> None:
     status = StatusServer(
         listen="0.0.0.0:9918", certificate="/c.pem", key="/k.pem", tokens="/t.json"
     )
-    room = simple.allowing(files=frozenset({"/c.pem", "/k.pem", "/t.json", "/ca.pem"}))
-    report = room.arm(simple.request(status=status, ca="/ca.pem"))
+    boot = simple.allowing(files=frozenset({"/c.pem", "/k.pem", "/t.json", "/ca.pem"}))
+    report = boot.arm(simple.request(status=status, ca="/ca.pem"))
     tree = unpacked(simple, disk_dir / "unpacked")
 
     job = json.loads((tree / "holdfast/job.json").read_text())
@@ -186,7 +186,7 @@ def test_identity_is_collected_and_links_are_not_followed(simple: BootDisk, disk
     (simple.root / "etc/holdfast/link").symlink_to("/etc/shadow")
     (simple.root / "etc/holdfast/dir").symlink_to("/etc")
     os.mkfifo(simple.root / "etc/holdfast/pipe")
-    report = simple.room.arm(simple.request())
+    report = simple.arming.arm(simple.request())
     tree = unpacked(simple, disk_dir / "unpacked")
     text = (tree / "holdfast/identity.json").read_text()
     identity = json.loads(text)
@@ -214,11 +214,11 @@ def test_identity_is_collected_and_links_are_not_followed(simple: BootDisk, disk
 def test_what_somebody_else_changed_meanwhile_stays(simple: BootDisk) -> None:
     custom = simple.grub / "custom.cfg"
     custom.write_text("# before\n")
-    simple.room.arm(simple.request())
+    simple.arming.arm(simple.request())
     with custom.open("a") as file:
         file.write("# after\n")
     run("grub-editenv", simple.grub / "grubenv", "set", "saved_entry=other")
-    undone = simple.room.disarm()
+    undone = simple.arming.disarm()
     assert sorted(undone.edited) == ["/boot/grub/custom.cfg", "/boot/grub/grubenv"]
     assert custom.read_text() == "# before\n# after\n"
     assert run("grub-editenv", simple.grub / "grubenv", "list") == "saved_entry=other\n"
@@ -226,27 +226,27 @@ def test_what_somebody_else_changed_meanwhile_stays(simple: BootDisk) -> None:
 
 def test_after_grub_has_booted_it_the_environment_is_as_before(simple: BootDisk) -> None:
     before = (simple.grub / "grubenv").read_bytes()
-    simple.room.arm(simple.request())
+    simple.arming.arm(simple.request())
     # As GRUB's save_env leaves it.
     run("grub-editenv", simple.grub / "grubenv", "set", "next_entry=")
-    assert not simple.room.outcome().armed
+    assert not simple.arming.outcome().armed
     with pytest.raises(Refused, match="next boot is not the imager's"):
-        simple.room.reboot(NONCE)
-    simple.room.disarm()
+        simple.arming.reboot(NONCE)
+    simple.arming.disarm()
     assert (simple.grub / "grubenv").read_bytes() == before
 
 
 def test_a_reboot_needs_the_nonce_and_what_was_written(simple: BootDisk) -> None:
     with pytest.raises(Refused, match="arm it first"):
-        simple.room.reboot(NONCE)
-    simple.room.arm(simple.request())
+        simple.arming.reboot(NONCE)
+    simple.arming.arm(simple.request())
     with pytest.raises(Refused, match="arm it first"):
-        simple.room.reboot("0" * 32)
+        simple.arming.reboot("0" * 32)
     with pytest.raises(Refused, match="not run by systemd"):
-        simple.room.reboot(NONCE)
+        simple.arming.reboot(NONCE)
     (simple.boot / "holdfast/vmlinuz").unlink()
     with pytest.raises(OSError, match="vmlinuz"):
-        simple.room.reboot(NONCE)
+        simple.arming.reboot(NONCE)
 
 
 @pytest.mark.parametrize("level", [None, "raid0"])
@@ -270,7 +270,7 @@ def test_a_staged_image_is_found_by_its_file_system_and_array(
             (data / "images").mkdir()
             (data / "images/image").write_bytes(b"x")
             shutil.copy(simple.descriptor, data)
-            room = simple.allowing(state_dir="/mnt/data")
+            boot = simple.allowing(state_dir="/mnt/data")
             source = StagedImage(path="/mnt/data/images/image")
             place = f"previous/{NONCE}"
             wishes = {
@@ -278,7 +278,7 @@ def test_a_staged_image_is_found_by_its_file_system_and_array(
                 "grow_root": True,
                 "save_previous": f"/mnt/data/{place}",
             }
-            report = room.arm(simple.request(source=source, **wishes))
+            report = boot.arm(simple.request(source=source, **wishes))
             job = json.loads((unpacked(simple, disk_dir / "un") / "holdfast/job.json").read_text())
             expected = run("blkid", "-p", "-o", "value", "-s", "UUID", top).strip()
             assert job["source"]["uuid"] == expected
@@ -311,21 +311,21 @@ def test_a_staged_image_is_found_by_its_file_system_and_array(
 SERVE = """
 import sys
 from pathlib import Path
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot import Boot
 from tests.system.bootdisk import POLICY
 from holdfast.privileged.helper import HelperServer, listen
-from holdfast.privileged.room import InProcess
-from holdfast.tuning.ledger import Ledger
+from holdfast.privileged.executor import LocalExecutor
+from holdfast.tuning.changes.ledger import Ledger
 from holdfast.tuning.profile.named import allow_list
 root, proc, kernel, imager, socket = sys.argv[1:]
-machine = Machine(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
-room = InProcess(Boot(machine, Path(imager), lambda: POLICY))
+machine = MachineFiles(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
+executor = LocalExecutor(Boot(machine, Path(imager), lambda: POLICY))
 with listen(Path(socket), "nobody") as listener:
     allowed = allow_list(Path("/nowhere"), {0})
-    ledger = Ledger(Path(socket).with_name("journal"), room, allowed)
+    ledger = Ledger(Path(socket).with_name("journal"), executor, allowed)
     users = frozenset({0})
-    HelperServer(listener, users, 0, room=room, changes=ledger, allowed=allowed).run()
+    HelperServer(listener, users, 0, executor=executor, changes=ledger, allowed=allowed).run()
 """
 
 
@@ -334,7 +334,7 @@ def test_the_helper_does_it_for_a_daemon(simple: BootDisk, disk_dir: Path) -> No
     before = simple.state()
     machine = simple.machine
     command = [sys.executable, "-c", SERVE, str(machine.root), str(machine.proc), machine.kernel]
-    command += [str(simple.room.imager), str(socket)]
+    command += [str(simple.arming.imager), str(socket)]
     with subprocess.Popen(dying_with_parent(command)) as server:
         until(lambda: socket.exists() and socket.stat().st_mode & 0o777 == 0o600, what="the socket")
         helper = Helper(socket)
@@ -354,12 +354,12 @@ def test_the_helper_does_it_for_a_daemon(simple: BootDisk, disk_dir: Path) -> No
 ARM = """
 import json, sys
 from pathlib import Path
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot import Boot
 from holdfast.privileged.boot.models import ArmRequest
 from tests.system.bootdisk import POLICY
 root, proc, kernel, imager, request = sys.argv[1:]
-machine = Machine(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
+machine = MachineFiles(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
 Boot(machine, Path(imager), lambda: POLICY).arm(ArmRequest.model_validate_json(request))
 """
 
@@ -393,7 +393,7 @@ def test_killed_at_any_step_the_old_system_boots_and_all_can_be_undone(
                 assert on_disk == (simple.boot / name).read_bytes(), (name, number)
         # Not frozen: this would wait for ever.
         run("timeout", "30", "touch", simple.root / "thawed")
-        simple.room.disarm()
+        simple.arming.disarm()
         assert simple.state() == before, f"{call} {number}"
         if done.returncode == 0:
             break

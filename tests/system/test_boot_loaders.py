@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.node.disks import place_of
+from holdfast.node.disks import position_of
 from holdfast.privileged.boot.disk.gpt import ESP, GptPartition
 from holdfast.privileged.boot.disk.storage import Storage
 from holdfast.privileged.boot.loaders.efi_variables import GLOBAL, LOADER, efi_text
@@ -38,7 +38,7 @@ def for_uefi(disk: BootDisk) -> BootDisk:
 
 
 def explained(disk: BootDisk, **more: object) -> BootReport:
-    return disk.room.explain(ExplainRequest.model_validate({"roots": ["/mnt/data"]} | more))
+    return disk.arming.explain(ExplainRequest.model_validate({"roots": ["/mnt/data"]} | more))
 
 
 def kernel(disk: BootDisk, *, signed: bool) -> None:
@@ -117,12 +117,12 @@ class TestGrubOnUefi:
     def test_it_is_armed_and_undone_byte_for_byte(self, disk: BootDisk) -> None:
         disk = for_uefi(disk.with_firmware())
         before = disk.state()
-        report = disk.room.arm(disk.request())
+        report = disk.arming.arm(disk.request())
         assert (report.loader, report.seen_by_grub) == ("grub2-uefi", True)
         assert "next_entry=holdfast-imager" in run("grub-editenv", disk.grub / "grubenv", "list")
-        found = disk.room.outcome()
+        found = disk.arming.outcome()
         assert (found.armed, found.entry) == (True, True)
-        disk.room.disarm()
+        disk.arming.disarm()
         assert disk.state() == before
 
     def test_the_boot_sector_is_nothing_to_it(self, disk: BootDisk) -> None:
@@ -143,12 +143,12 @@ class TestGrubOnUefi:
         disk = for_uefi(disk.with_firmware(**{_SECURE_BOOT: b"\1"}))
         sentence = "Secure Boot is on, and the kernel that runs the imager.* has no signature"
         with pytest.raises(Refused, match=sentence):
-            disk.room.arm(disk.request())
+            disk.arming.arm(disk.request())
         kernel(disk, signed=False)
         with pytest.raises(Refused, match=sentence):
-            disk.room.arm(disk.request())
+            disk.arming.arm(disk.request())
         kernel(disk, signed=True)
-        report = disk.room.arm(disk.request())
+        report = disk.arming.arm(disk.request())
         # What shim looks at is the kernel, so it has to be the same.
         copy = (disk.boot / "holdfast/vmlinuz").read_bytes()
         assert copy == (disk.boot / f"vmlinuz-{KERNEL}").read_bytes()
@@ -175,7 +175,7 @@ class TestGrubOnUefi:
             assert "No EFI system partition on the disk of the root is mounted" in told
             assert "There is no GRUB 2" not in told
             with pytest.raises(Refused, match="lies on btrfs"):
-                mine.room.arm(mine.request())
+                mine.arming.arm(mine.request())
 
 
 class TestGrubOfOtherDistributions:
@@ -187,13 +187,13 @@ class TestGrubOfOtherDistributions:
         (disk.grub / "grub.cfg").write_text(config)
         run("grub-editenv", disk.grub / "grubenv", "set", "recordfail=1")
         before = disk.state()
-        report = disk.room.arm(disk.request())
+        report = disk.arming.arm(disk.request())
         # custom.cfg comes after the header, and what it says of the time counts.
         assert config.index("set timeout=-1") < config.index("custom.cfg")
         assert "  set timeout=3\n" in report.entry
         assert 'if [ "${default}" = "holdfast-imager" ]' in report.entry
         assert "recordfail=1" in run("grub-editenv", disk.grub / "grubenv", "list")
-        disk.room.disarm()
+        disk.arming.disarm()
         assert disk.state() == before
 
     @pytest.mark.parametrize("firmware", ["bios", "uefi"])
@@ -206,7 +206,7 @@ class TestGrubOfOtherDistributions:
         if firmware == "uefi":
             disk = for_uefi(disk.with_firmware())
         before = disk.state()
-        report = disk.room.arm(disk.request())
+        report = disk.arming.arm(disk.request())
         assert report.loader == f"grub2-{firmware}"
         assert report.seen_by_grub
         assert "/boot/grub2/custom.cfg" in [one.path for one in report.files]
@@ -217,7 +217,7 @@ class TestGrubOfOtherDistributions:
         assert report.entry.index("\n      boot\n") < report.entry.index("\n  reboot\n}\n")
         # Nothing among the entries that the menu is made of: the imager's is never the newest.
         assert list(entries.iterdir()) == [entries / f"{name}.conf"]
-        undone = disk.room.disarm()
+        undone = disk.arming.disarm()
         assert sorted(undone.restored) == ["/boot/grub2/custom.cfg", "/boot/grub2/grubenv"]
         assert disk.state() == before
 
@@ -226,11 +226,11 @@ class TestGrubOfOtherDistributions:
         name = with_entries_of_its_own(disk)
         environment = disk.boot / "grub2/grubenv"
         custom = disk.boot / "grub2/custom.cfg"
-        disk.room.arm(disk.request())
+        disk.arming.arm(disk.request())
         # As its save_env leaves it: the imager was booted, and then the old system.
         run("grub-editenv", environment, "set", "next_entry=", "boot_success=0")
         run("grub-editenv", environment, "set", "boot_indeterminate=0")
-        undone = disk.room.disarm()
+        undone = disk.arming.disarm()
         assert (undone.restored, undone.edited) == (
             ["/boot/grub2/custom.cfg"],
             ["/boot/grub2/grubenv"],
@@ -238,7 +238,7 @@ class TestGrubOfOtherDistributions:
         assert not custom.exists()
         listed = run("grub-editenv", environment, "list").splitlines()
         assert listed == [f"saved_entry={name}", "boot_success=0", "boot_indeterminate=0"]
-        again = disk.room.disarm()
+        again = disk.arming.disarm()
         assert (again.restored, again.edited, again.removed) == ([], [], [])
 
     def test_an_environment_on_the_system_partition(self, disk: BootDisk) -> None:
@@ -278,7 +278,7 @@ class TestSystemdBootsEntries:
             for path in ("loader/entries", "EFI/Linux"):
                 (disk.root / "efi" / path).mkdir(parents=True)
             (disk.root / "efi").chmod(0o700)
-            place = place_of(disk.machine, "/")
+            place = position_of(disk.machine, "/")
             assert not isinstance(place, str)
             partition = GptPartition(1, ESP, "0" * 8, 2048, 2048)
             yield disk, Esp("/efi", Storage(disk.machine, place), partition)
@@ -372,7 +372,7 @@ class TestKexec:
     def test_only_where_it_is_allowed(self, without_grub: BootDisk) -> None:
         assert explained(without_grub).loader is None
         with pytest.raises(Refused, match="There is no GRUB 2 here"):
-            without_grub.room.arm(without_grub.request())
+            without_grub.arming.arm(without_grub.request())
         assert explained(without_grub, allow_kexec=True).loader == "kexec"
 
     def test_a_boot_loader_comes_first(self, disk: BootDisk) -> None:
@@ -386,12 +386,12 @@ class TestKexec:
         assert report.loader == "kexec"
         assert f"holdfast.nonce={NONCE}" in report.entry
         assert {one.path.rpartition("/")[0] for one in report.files} == {"/boot/holdfast"}
-        assert disk.room.outcome().armed
+        assert disk.arming.outcome().armed
         with pytest.raises(Refused, match="not run by systemd"):
-            disk.room.reboot(NONCE)
-        disk.room.disarm()
+            disk.arming.reboot(NONCE)
+        disk.arming.disarm()
         assert disk.state() == before
-        assert not disk.room.outcome().armed
+        assert not disk.arming.outcome().armed
 
     def test_it_does_not_outlive_the_boot(self, without_grub: BootDisk, tmp_path: Path) -> None:
         disk = without_grub
@@ -405,7 +405,7 @@ class TestKexec:
                 (proc / entry.name).symlink_to(entry)
         (proc / "sys/kernel/random").mkdir(parents=True)
         (proc / "sys/kernel/random/boot_id").write_text("another\n")
-        later = replace(disk.room, machine=replace(disk.machine, proc=proc))
+        later = replace(disk.arming, machine=replace(disk.machine, proc=proc))
         found = later.outcome()
         assert (found.armed, found.entry) == (False, True)
         assert found.record is not None

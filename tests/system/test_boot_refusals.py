@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot import Boot
 from holdfast.privileged.boot.disk.extents import extents_of, single_place
 from holdfast.privileged.boot.models import ExplainRequest, StagedImage
@@ -44,11 +44,11 @@ def as_before(disk: BootDisk) -> Iterator[None]:
         (disk.grub / name).unlink(missing_ok=True)
 
 
-def refused(disk: BootDisk, sentence: str, room: Boot | None = None, **changes: Any) -> None:
+def refused(disk: BootDisk, sentence: str, boot: Boot | None = None, **changes: Any) -> None:
     """Arming is refused with this sentence, and changes nothing."""
     before = disk.state()
     with pytest.raises(Refused, match=sentence):
-        (room or disk.room).arm(disk.request(**changes))
+        (boot or disk.arming).arm(disk.request(**changes))
     assert disk.state() == before
 
 
@@ -125,10 +125,10 @@ class TestGrubsFiles:
         refused(disk, sentence)
 
     def test_an_entry_of_an_earlier_arming(self, disk: BootDisk) -> None:
-        room = disk.room
-        room.arm(disk.request())
+        boot = disk.arming
+        boot.arm(disk.request())
         refused(disk, "still has an entry of an earlier arming; disarm first")
-        room.disarm()
+        boot.disarm()
 
     def test_half_an_entry(self, disk: BootDisk) -> None:
         (disk.grub / "custom.cfg").write_bytes(
@@ -136,7 +136,7 @@ class TestGrubsFiles:
         )
         refused(disk, "damaged marks")
         with pytest.raises(Refused, match="take them out by hand"):
-            disk.room.disarm()
+            disk.arming.disarm()
 
 
 def test_a_file_in_two_pieces_is_told_from_one_in_one(disk: BootDisk) -> None:
@@ -157,20 +157,20 @@ def test_a_file_in_two_pieces_is_told_from_one_in_one(disk: BootDisk) -> None:
 
 class TestTheMachine:
     def test_loop_devices_are_no_disks(self, disk: BootDisk) -> None:
-        room = replace(disk.room, machine=replace(disk.machine, loop_disks=False))
-        refused(disk, "/ lies on a partition of /dev/loop[0-9]+, which is not a disk", room)
+        boot = replace(disk.arming, machine=replace(disk.machine, loop_disks=False))
+        refused(disk, "/ lies on a partition of /dev/loop[0-9]+, which is not a disk", boot)
 
     def test_this_machines_own_root(self) -> None:
         """Whatever it lies on here, no loop device is taken for a disk; nothing is written."""
-        report = Boot(Machine()).explain(ExplainRequest(roots=["/"]))
+        report = Boot(MachineFiles()).explain(ExplainRequest(roots=["/"]))
         assert report.refusals
 
     def test_a_root_on_no_partition(self, disk: BootDisk, disk_dir: Path) -> None:
         with loop(disk_dir / "whole", 64 * MIB) as found:
             run("mkfs.ext4", "-q", "-F", found.device)
             with mounted(disk_dir / "root", found.device) as root:
-                room = Boot(replace(disk.machine, root=root))
-                report = room.explain(ExplainRequest(roots=["/mnt/data"]))
+                boot = Boot(replace(disk.machine, root=root))
+                report = boot.explain(ExplainRequest(roots=["/mnt/data"]))
                 assert any("as a whole, which is not a partition" in one for one in report.refusals)
 
     def test_a_root_on_tmpfs_or_overlay(self, disk: BootDisk, disk_dir: Path) -> None:
@@ -179,8 +179,8 @@ class TestTheMachine:
             ("overlay", ("-o", "lowerdir=/etc:/usr")),
         ):
             with mounted(disk_dir / kind, "-t", kind, *options, "none") as root:
-                room = Boot(replace(disk.machine, root=root))
-                report = room.explain(ExplainRequest(roots=["/mnt/data"]))
+                boot = Boot(replace(disk.machine, root=root))
+                report = boot.explain(ExplainRequest(roots=["/mnt/data"]))
                 wanted = f"/ lies on {kind} (none), which is no partition"
                 assert any(one.startswith(wanted) for one in report.refusals)
 
@@ -188,17 +188,17 @@ class TestTheMachine:
         (disk.root / "mnt/data").mkdir(parents=True, exist_ok=True)
         refused(disk, "The root /mnt/data lies on /dev/loop[0-9]+, the disk that would be written")
         staged = StagedImage(path="/mnt/data/image")
-        report = disk.room.explain(ExplainRequest(roots=["/mnt/data"], source=staged))
+        report = disk.arming.explain(ExplainRequest(roots=["/mnt/data"], source=staged))
         assert any("staged image lies on the disk" in one for one in report.refusals)
         (disk.root / "mnt/data").rmdir()
 
     def test_a_kernel_that_is_not_there_any_more(self, disk: BootDisk) -> None:
-        room = replace(disk.room, machine=replace(disk.machine, kernel="5.0.0-gone"))
-        refused(disk, r"There is no /boot/vmlinuz-5\.0\.0-gone, the kernel that runs now", room)
+        boot = replace(disk.arming, machine=replace(disk.machine, kernel="5.0.0-gone"))
+        refused(disk, r"There is no /boot/vmlinuz-5\.0\.0-gone, the kernel that runs now", boot)
 
     def test_no_imager(self, disk: BootDisk) -> None:
-        room = replace(disk.room, imager=Path("/nowhere"))
-        refused(disk, "There is no imager at /nowhere", room)
+        boot = replace(disk.arming, imager=Path("/nowhere"))
+        refused(disk, "There is no imager at /nowhere", boot)
 
     def test_boot_is_full(self, disk: BootDisk) -> None:
         space = os.statvfs(disk.boot)
@@ -211,7 +211,7 @@ class TestTheMachine:
     def test_boot_is_read_only(self, disk: BootDisk) -> None:
         run("mount", "-o", "remount,ro", disk.root)
         try:
-            report = disk.room.explain(ExplainRequest(roots=["/mnt/data"]))
+            report = disk.arming.explain(ExplainRequest(roots=["/mnt/data"]))
             assert any("is mounted read-only" in one for one in report.refusals)
         finally:
             run("mount", "-o", "remount,rw", disk.root)
@@ -261,11 +261,11 @@ class TestTheImage:
     def test_status_files_that_are_something_else(self, disk: BootDisk) -> None:
         (disk.root / "etc/shadow").write_text("root:x")
         (disk.root / "etc/tls.pem").write_text("-----BEGIN CERTIFICATE-----\n")
-        room = disk.allowing(files=frozenset({"/etc/shadow", "/etc/tls.pem"}))
+        boot = disk.allowing(files=frozenset({"/etc/shadow", "/etc/tls.pem"}))
         pair = {"certificate": "/etc/tls.pem", "key": "/etc/tls.pem"}
         for name in ("certificate", "key", "tokens"):
             status = {"listen": "127.0.0.1:9918", **pair, name: "/etc/shadow"}
-            refused(disk, "/etc/shadow is not the file", room, status=status)
+            refused(disk, "/etc/shadow is not the file", boot, status=status)
 
 
 def test_partitions_that_belong_to_something_are_not_written_over(disk_dir: Path) -> None:
@@ -278,7 +278,7 @@ def test_partitions_that_belong_to_something_are_not_written_over(disk_dir: Path
             file.write(0xA92B4EFC.to_bytes(4, "little") + (1).to_bytes(4, "little") + bytes(248))
             file.flush()
             os.fsync(file.fileno())
-        report = disk.room.explain(ExplainRequest(roots=["/mnt/data"]))
+        report = disk.arming.explain(ExplainRequest(roots=["/mnt/data"]))
         assert any("belongs to an md array" in one for one in report.refusals)
         run("mkfs.ext2", "-q", "-F", f"{disk.device}p2")
         run("mount", f"{disk.device}p2", disk.boot)

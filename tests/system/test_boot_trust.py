@@ -36,21 +36,21 @@ trusted_keys_dir = "{keys}"
 SERVE = """
 import sys
 from pathlib import Path
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot import Boot
 from holdfast.privileged.helper import HelperServer, listen
-from holdfast.privileged.room import InProcess
-from holdfast.tuning.ledger import Ledger
+from holdfast.privileged.executor import LocalExecutor
+from holdfast.tuning.changes.ledger import Ledger
 from holdfast.tuning.profile.named import allow_list
 from holdfast.reimage.policy import policy_of_root
 root, proc, kernel, imager, socket, config = sys.argv[1:]
-machine = Machine(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
-room = InProcess(Boot(machine, Path(imager), lambda: policy_of_root(Path(config))))
+machine = MachineFiles(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
+executor = LocalExecutor(Boot(machine, Path(imager), lambda: policy_of_root(Path(config))))
 with listen(Path(socket), "nobody") as listener:
     allowed = allow_list(Path("/nowhere"), {0})
-    ledger = Ledger(Path(socket).with_name("journal"), room, allowed)
+    ledger = Ledger(Path(socket).with_name("journal"), executor, allowed)
     users = frozenset({0})
-    HelperServer(listener, users, 0, room=room, changes=ledger, allowed=allowed).run()
+    HelperServer(listener, users, 0, executor=executor, changes=ledger, allowed=allowed).run()
 """
 
 
@@ -100,7 +100,7 @@ class Hostile:
         answer = self.ask(content, signatures, **changes)
         assert why in answer.get("refused", answer.get("reason", "")), answer
         assert self.disk.state() == before
-        assert not self.disk.room.outcome().armed
+        assert not self.disk.arming.outcome().armed
         return json.dumps(answer)
 
     def armed(self, content: bytes, signatures: bytes = b"", **changes: object) -> None:
@@ -124,7 +124,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hostile]:
         socket = directory / "socket"
         machine = disk.machine
         command = [sys.executable, "-c", SERVE, str(machine.root), str(machine.proc)]
-        command += [machine.kernel, str(disk.room.imager), str(socket), str(config)]
+        command += [machine.kernel, str(disk.arming.imager), str(socket), str(config)]
         with subprocess.Popen(dying_with_parent(command)) as server:
             until(
                 lambda: socket.exists() and socket.stat().st_mode & 0o777 == 0o600,

@@ -96,7 +96,7 @@ def explained(disk: BootDisk, image: dict[str, Any] | None = None) -> Sequence[s
         boot_modes=None if image is None else image["boot_modes"],
         image=None if image is None else json.dumps(image),
     )
-    return disk.room.explain(request).refusals
+    return disk.arming.explain(request).refusals
 
 
 @contextmanager

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from holdfast._engine import Progress
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot import Boot
 from holdfast.privileged.boot.models import IdentityEvidence
-from holdfast.privileged.room import InProcess
+from holdfast.privileged.executor import LocalExecutor
 from holdfast.reimage import identity_check
-from holdfast.reimage.checks import Examiner
+from holdfast.reimage.checks import PostBootChecks
 from holdfast.reimage.models import Check
 from holdfast.reimage.store import Job
 from tests.system.test_reimage_attempts import UNCONFIRMED
@@ -83,7 +83,7 @@ class NewSystem:
     def check(self) -> Check:
         system = self
 
-        class Room(InProcess):
+        class Room(LocalExecutor):
             def identity_evidence(self, *, compare: bool = True) -> IdentityEvidence:
                 found = super().identity_evidence(compare=compare)
                 if not compare and system.meanwhile is not None:
@@ -93,9 +93,9 @@ class NewSystem:
                     found = found.model_copy(update={"boot": busy})
                 return found
 
-        examiner = Examiner(roots=[], proof=Unproven(), command=(), command_seconds=1)
-        room = Room(Boot(Machine(root=self.root)))
-        checks = examiner.examine(self.job, Progress(), room, attempt="first")
+        examiner = PostBootChecks(roots=[], proof=Unproven(), command=(), command_seconds=1)
+        boot = Room(Boot(MachineFiles(root=self.root)))
+        checks = examiner.examine(self.job, Progress(), boot, attempt="first")
         return next(one for one in checks if one.name == "identity")
 
 

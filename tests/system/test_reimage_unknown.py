@@ -16,9 +16,9 @@ from holdfast.operations.kinds import Context
 from holdfast.operations.model import Operation, State, now
 from holdfast.operations.store import Store
 from holdfast.privileged.boot.models import OutcomeReport
-from holdfast.privileged.room import InProcess
-from holdfast.reimage import aftermath
-from holdfast.reimage.checks import Examiner
+from holdfast.privileged.executor import LocalExecutor
+from holdfast.reimage import boot_outcome
+from holdfast.reimage.checks import PostBootChecks
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.images.kinds import describe
 from holdfast.reimage.images.models import DescribeParams
@@ -170,9 +170,9 @@ class Armed:
     job: Job
     marker: Path
 
-    def look(self) -> aftermath.Found:
-        room = InProcess(self.disk.room)
-        return aftermath.look(self.job, "another-boot", room, lambda _: None)
+    def look(self) -> boot_outcome.Found:
+        executor = LocalExecutor(self.disk.arming)
+        return boot_outcome.look(self.job, "another-boot", executor, lambda _: None)
 
     def leave_marker(self, **changes: Any) -> None:
         self.marker.write_text(json.dumps(_MARKER | changes))
@@ -181,12 +181,12 @@ class Armed:
 @pytest.fixture
 def armed(disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Armed]:
     marker = disk_dir / "reimaged.json"
-    monkeypatch.setattr(aftermath, "read_marker", lambda: read_marker(marker))
+    monkeypatch.setattr(boot_outcome, "read_marker", lambda: read_marker(marker))
     with boot_disk(disk_dir) as disk:
-        signs = disk.room.outcome().system
+        signs = disk.arming.outcome().system
         assert signs is not None
         assert signs.root_uuid, "the root's file system has a UUID"
-        disk.room.arm(disk.request(secret=SECRET))
+        disk.arming.arm(disk.request(secret=SECRET))
         job = Job.model_validate(
             UNCONFIRMED
             | {"nonce": NONCE, "secret": SECRET, "state": "rebooting", "boot_id": signs.boot_id}
@@ -196,17 +196,17 @@ def armed(disk_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Armed]:
 
 
 def test_the_old_system_is_known_by_all_its_signs_and_disarmed(armed: Armed) -> None:
-    assert armed.disk.room.outcome().armed
+    assert armed.disk.arming.outcome().armed
     found = armed.look()
-    assert isinstance(found, aftermath.Returned), found
+    assert isinstance(found, boot_outcome.Returned), found
     assert "left no word" in found.why
-    assert not armed.disk.room.outcome().entry
+    assert not armed.disk.arming.outcome().entry
     assert not (armed.disk.boot / "holdfast").exists()
 
 
 def test_the_new_system_is_known_by_the_secret_in_its_marker(armed: Armed) -> None:
     armed.leave_marker()
-    assert isinstance(armed.look(), aftermath.Arrived)
+    assert isinstance(armed.look(), boot_outcome.Arrived)
 
 
 def _another_root(armed: Armed) -> None:
@@ -222,12 +222,12 @@ def _another_machine_id(armed: Armed) -> None:
 
 def _nothing_in_boot(armed: Armed) -> None:
     """As in an image with the old root's UUID, into which the machine-id was carried over."""
-    armed.disk.room.disarm()
+    armed.disk.arming.disarm()
 
 
 def _armed_by_another(armed: Armed) -> None:
-    armed.disk.room.disarm()
-    armed.disk.room.arm(armed.disk.request(nonce="77" * 16))
+    armed.disk.arming.disarm()
+    armed.disk.arming.arm(armed.disk.request(nonce="77" * 16))
 
 
 def _marker_without_proof(armed: Armed) -> None:
@@ -263,16 +263,16 @@ def _no_signs(armed: Armed) -> None:
 )
 def test_neither_is_left_alone(armed: Armed, change: Callable[[Armed], None]) -> None:
     change(armed)
-    before = (armed.disk.state(), armed.disk.room.outcome())
+    before = (armed.disk.state(), armed.disk.arming.outcome())
     found = armed.look()
-    assert isinstance(found, aftermath.Unknown), found
-    assert (armed.disk.state(), armed.disk.room.outcome()) == before
+    assert isinstance(found, boot_outcome.Unknown), found
+    assert (armed.disk.state(), armed.disk.arming.outcome()) == before
 
 
 def _of_the_image(armed: Armed) -> None:
     """The root's UUID is the image's, and the old system had another one."""
     assert armed.job.old_system is not None
-    system = armed.disk.room.outcome().system
+    system = armed.disk.arming.outcome().system
     assert system is not None
     assert system.root_uuid is not None
     signs = armed.job.old_system.model_copy(update={"root_uuid": "another"})
@@ -285,17 +285,17 @@ def test_without_its_marker_the_new_system_is_known_by_the_images_root(
     armed: Armed, marker: str | None
 ) -> None:
     _of_the_image(armed)
-    armed.disk.room.disarm()
+    armed.disk.arming.disarm()
     if marker is not None:
         armed.leave_marker(nonce=marker)
     found = armed.look()
-    assert isinstance(found, aftermath.Recognised), found
+    assert isinstance(found, boot_outcome.Recognised), found
     assert "instead of the old system's another" in found.why
 
 
 def _also_the_old_systems(armed: Armed) -> None:
     """As where the image was built from the same one: the UUID proves nothing."""
-    armed.disk.room.disarm()
+    armed.disk.arming.disarm()
     _of_the_image(armed)
     assert armed.job.old_system is not None
     root = armed.job.image_file_systems[0]
@@ -309,14 +309,14 @@ def test_the_images_root_with_a_sign_of_the_old_system_is_unknown(
 ) -> None:
     change(armed)
     found = armed.look()
-    assert isinstance(found, aftermath.Unknown), found
+    assert isinstance(found, boot_outcome.Unknown), found
 
 
 def test_a_system_without_a_marker_is_confirmed_by_the_root_of_its_descriptor(
     armed: Armed, tmp_path: Path
 ) -> None:
     """Nothing was to be carried over; the descriptor that was staged has the root's UUID."""
-    armed.disk.room.disarm()
+    armed.disk.arming.disarm()
     _of_the_image(armed)
     [root] = armed.job.image_file_systems
     made = ("mkfs.ext4", "-q", "-F", "-U", root)
@@ -332,11 +332,11 @@ def test_a_system_without_a_marker_is_confirmed_by_the_root_of_its_descriptor(
     reimage = Reimage(
         roots=[],
         state_dir=state,
-        privileged=InProcess(armed.disk.room),
+        privileged=LocalExecutor(armed.disk.arming),
         imager=tmp_path,
         ca_file=None,
         images=ImageLibrary([], state, trusted_keys=tmp_path),
-        examiner=Examiner(roots=[], proof=Unproven(), command=(), command_seconds=1),
+        examiner=PostBootChecks(roots=[], proof=Unproven(), command=(), command_seconds=1),
         status_server=None,
         degraded=tuple,
     )
@@ -353,30 +353,32 @@ def test_a_system_without_a_marker_is_confirmed_by_the_root_of_its_descriptor(
 
 
 def test_without_the_helper_it_is_unknown(armed: Armed, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Silent(InProcess):
+    class Silent(LocalExecutor):
         def boot_outcome(self) -> OutcomeReport:
             raise OSError(111, "the privileged helper cannot be asked")
 
-    monkeypatch.setattr(aftermath, "_HELPER_SECONDS", 0.0)
-    room = Silent(armed.disk.room)
-    found = aftermath.look(armed.job, "another-boot", room, lambda _: None)
-    assert isinstance(found, aftermath.Unknown)
-    assert armed.disk.room.outcome().armed
+    monkeypatch.setattr(boot_outcome, "_HELPER_SECONDS", 0.0)
+    executor = Silent(armed.disk.arming)
+    found = boot_outcome.look(armed.job, "another-boot", executor, lambda _: None)
+    assert isinstance(found, boot_outcome.Unknown)
+    assert armed.disk.arming.outcome().armed
 
 
 def test_a_boot_loader_that_cannot_be_put_back_is_told_with_the_old_system(armed: Armed) -> None:
-    class Stuck(InProcess):
+    class Stuck(LocalExecutor):
         def disarm(self) -> Any:
             raise OSError(5, "Input/output error")
 
-    room = Stuck(armed.disk.room)
-    found = aftermath.look(armed.job, "another-boot", room, lambda _: None)
-    assert isinstance(found, aftermath.Returned)
+    executor = Stuck(armed.disk.arming)
+    found = boot_outcome.look(armed.job, "another-boot", executor, lambda _: None)
+    assert isinstance(found, boot_outcome.Returned)
     assert found.armed_still == "Input/output error."
 
 
 def test_in_the_same_boot_nothing_is_concluded(armed: Armed) -> None:
     assert armed.job.boot_id is not None
-    found = aftermath.look(armed.job, armed.job.boot_id, InProcess(armed.disk.room), lambda _: None)
-    assert isinstance(found, aftermath.Untouched)
-    assert armed.disk.room.outcome().armed
+    found = boot_outcome.look(
+        armed.job, armed.job.boot_id, LocalExecutor(armed.disk.arming), lambda _: None
+    )
+    assert isinstance(found, boot_outcome.Untouched)
+    assert armed.disk.arming.outcome().armed

@@ -17,14 +17,14 @@ from holdfast.api.server import HttpServer
 from holdfast.api.services import Services
 from holdfast.config import load_settings
 from holdfast.manifests.service import Manifests
+from holdfast.manifests.verification import Verifications
 from holdfast.metrics import Metrics
 from holdfast.node.service import Node
 from holdfast.operations.kinds import Kind
 from holdfast.operations.service import Operations
 from holdfast.pagecache.service import PageCache
-from holdfast.privileged.room import InProcess
-from holdfast.proof import Verifications
-from holdfast.reimage.checks import Examiner
+from holdfast.privileged.executor import LocalExecutor
+from holdfast.reimage.checks import PostBootChecks
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.service import Reimage
 from holdfast.tuning.service import Tuning
@@ -119,18 +119,18 @@ def served(
         roots=settings.roots,
         state_dir=base / "state",
         profiles_dir=settings.tuning.profiles_dir,
-        privileged=InProcess(),
+        privileged=LocalExecutor(),
         journal_dir=base / "journal",
     )
     proof = Verifications(manifests)
     reimage = Reimage(
         roots=settings.roots,
         state_dir=base / "state",
-        privileged=InProcess(),
+        privileged=LocalExecutor(),
         imager=settings.reimage.imager,
         ca_file=None,
         images=ImageLibrary(settings.roots, base / "state", trusted_keys=base / "keys"),
-        examiner=Examiner(roots=settings.roots, proof=proof, command=(), command_seconds=1),
+        examiner=PostBootChecks(roots=settings.roots, proof=proof, command=(), command_seconds=1),
         status_server=None,
         degraded=lambda: degraded,
     )

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.disk import fat
 from holdfast.privileged.boot.disk.gpt import ESP, GptPartition, partition_at
 from holdfast.privileged.boot.disk.read_back import digest_of_extents
@@ -102,7 +102,7 @@ class TestVariables:
     @pytest.fixture
     def variables(self, tmp_path: Path) -> EfiVariables:
         (tmp_path / "firmware/efi/efivars").mkdir(parents=True)
-        return EfiVariables(Machine(sys=tmp_path))
+        return EfiVariables(MachineFiles(sys=tmp_path))
 
     def test_they_last_and_can_be_deleted(self, variables: EfiVariables, tmp_path: Path) -> None:
         variables.write("LoaderEntryOneShot", LOADER, efi_text("a.conf"))

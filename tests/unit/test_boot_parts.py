@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.loaders.cmdline import grub_quoted, imager_words, kernel_line, split
 from holdfast.privileged.boot.loaders.custom_cfg import (
     BEGIN,
@@ -30,7 +30,7 @@ from holdfast.privileged.boot.loaders.grub_environment import (
     with_variable,
 )
 from holdfast.privileged.boot.models import OUTCOME_BYTES
-from holdfast.privileged.boot.payload.directory import cpio, modules
+from holdfast.privileged.boot.payload import cpio, modules
 from holdfast.privileged.boot.payload.job import blank_outcome, parse_outcome
 from holdfast.privileged.boot.payload.network import name_servers
 from holdfast.privileged.writes import Refused
@@ -189,7 +189,7 @@ class TestTheOutcomeRecord:
 
 class TestModules:
     @pytest.fixture
-    def machine(self, tmp_path: Path) -> Machine:
+    def machine(self, tmp_path: Path) -> MachineFiles:
         """A tree of modules, real ones to depmod: one needs another, and another first."""
         where = tmp_path / "lib/modules/1.0/kernel"
         where.mkdir(parents=True)
@@ -207,11 +207,11 @@ class TestModules:
         for name in ("modules.order", "modules.builtin"):
             (tmp_path / "lib/modules/1.0" / name).touch()
         (tmp_path / "lib/modules/1.0/modules.builtin").write_text("kernel/fs/ext4.ko\n")
-        return Machine(tmp_path, kernel="1.0")
+        return MachineFiles(tmp_path, kernel="1.0")
 
     @pytest.mark.parametrize("packer", [None, "xz", "zstd"])
     def test_what_a_module_needs_comes_before_it_and_is_unpacked(
-        self, machine: Machine, packer: str | None
+        self, machine: MachineFiles, packer: str | None
     ) -> None:
         where = machine.path("/lib/modules/1.0/kernel")
         plain = {path.name: path.read_bytes() for path in where.glob("*.ko")}
@@ -225,7 +225,7 @@ class TestModules:
         assert names[-1] == "high.ko"
         assert {one.name: one.content for one in found} == plain
 
-    def test_one_that_is_not_there(self, machine: Machine) -> None:
+    def test_one_that_is_not_there(self, machine: MachineFiles) -> None:
         subprocess.run(["depmod", "--basedir", machine.root, "1.0"], check=True)
         with pytest.raises(Refused, match=r"kernel module nosuch of 1\.0 cannot be found"):
             modules.gather(machine, ["nosuch"])
@@ -256,7 +256,7 @@ class TestModules:
         links.mkdir(parents=True)
         (links / "vda").symlink_to(virtio)
         (links / "nvme0n1").symlink_to(subsystem / "nvme0n1")
-        machine = Machine(sys=sys)
+        machine = MachineFiles(sys=sys)
         assert modules.drivers_of(machine, links / "vda") == ["virtio_pci", "virtio_blk"]
         assert modules.drivers_of(machine, links / "nvme0n1") == ["nvme"]
 
@@ -265,7 +265,7 @@ def test_name_servers_behind_a_stub(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     (tmp_path / "run/systemd/resolve").mkdir(parents=True)
     (tmp_path / "etc/resolv.conf").write_text("nameserver 127.0.0.53\noptions x\n")
-    machine = Machine(tmp_path)
+    machine = MachineFiles(tmp_path)
     assert list(name_servers(machine)) == []
     (tmp_path / "run/systemd/resolve/resolv.conf").write_text(
         "nameserver 10.0.0.2\nnameserver fe80::1%eth0\n"

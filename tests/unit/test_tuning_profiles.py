@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from holdfast.operations.model import RequestError
-from holdfast.tuning.machine import Machine
+from holdfast.tuning.inventory import Inventory
 from holdfast.tuning.profile.expressions import ExpressionError, evaluate, fill
 from holdfast.tuning.profile.layers import Layer, ProfileError
 from holdfast.tuning.profile.library import Library
@@ -285,7 +285,7 @@ def write(directory: Path, name: str, text: str) -> None:
 
 def resolved(directory: Path, name: str) -> Resolved:
     lineage = Library(directory).lineage(name)
-    return resolve(lineage, Machine([Path("/")]), all_subsystems())
+    return resolve(lineage, Inventory([Path("/")]), all_subsystems())
 
 
 class TestInheritance:

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from holdfast import journal
+from holdfast import logs
 from holdfast.watchdog import Watchdog
 
 
 @pytest.fixture
 def beats(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     moments: list[float] = []
-    monkeypatch.setattr(journal, "notify", lambda _: moments.append(time.monotonic()))
-    monkeypatch.setattr(journal, "watchdog_seconds", lambda: 0.2)
+    monkeypatch.setattr(logs, "notify", lambda _: moments.append(time.monotonic()))
+    monkeypatch.setattr(logs, "watchdog_seconds", lambda: 0.2)
     return moments
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from holdfast.atomic_files import replace_file
 from holdfast.config.settings import Settings
 from holdfast.config.statedir import (
     MARKER,
@@ -25,7 +26,6 @@ from holdfast.config.statedir import (
     explain_failure,
     locate_state_dir,
 )
-from holdfast.durable import replace_file
 from holdfast.node.beneath import (
     open_directory_beneath,
     read_file,
@@ -33,7 +33,7 @@ from holdfast.node.beneath import (
 )
 from holdfast.node.directories import DirectoryIdentity, identify_directory
 from holdfast.node.guarded import why_unguarded
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 
 RECORD = Path("/var/lib/holdfast-helper/handed-over.json")
 """Made by root: for which re-imaging the directory was given away already."""
@@ -142,7 +142,7 @@ def _prove(directory: int, path: Path, marker: Path, record: Path) -> str:
         noted = None
     if noted is None or not isinstance(nonce, str) or not _NONCE.fullmatch(nonce):
         raise _NotProvenError(f"{marker} does not say which directory was the state.")
-    found = identify_directory(directory, path, Machine())
+    found = identify_directory(directory, path, MachineFiles())
     if not found.same_place(noted):
         raise _NotProvenError(f"It is another directory than the one that {marker} names.")
     if found.uid != noted.uid:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from holdfast import _engine, space
 from holdfast._engine import Progress
-from holdfast.durable import make_directory
+from holdfast.atomic_files import make_directory
 from holdfast.left_out import LeftOut
 from holdfast.manifests.models import (
     BuildRequest,
@@ -29,10 +29,10 @@ from holdfast.manifests.pressure import pressure_file
 from holdfast.manifests.store import ManifestStore, ReportStore
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import RequestError, Slug
-from holdfast.places import Place, Places
 from holdfast.records.calls import call, provenance
 from holdfast.records.conversions import Write
 from holdfast.records.uploads import Upload
+from holdfast.roots import RootPath, Roots
 
 BUILD, VERIFY, COMPARE = "manifest.build", "manifest.verify", "manifest.compare"
 
@@ -56,7 +56,7 @@ class Manifests:
         left_out: LeftOut | None = None,
     ) -> None:
         self._left_out = left_out or LeftOut()
-        self._places = Places(roots, state_dir)
+        self._places = Roots(roots, state_dir)
         self._exclude = [str(state_dir)]
         self._state_dir = state_dir
         self._reader = reader
@@ -310,7 +310,7 @@ class Manifests:
             )
         return CompareResult(left=left.id, right=right.id, **outcome)
 
-    def _note(self, place: Place, outcome: Mapping[str, Any]) -> None:
+    def _note(self, place: RootPath, outcome: Mapping[str, Any]) -> None:
         """Keep for the metrics what a call over a whole root left out."""
         if not place.path:
             counts = {reason: left["count"] for reason, left in outcome["left_out"].items()}
@@ -318,10 +318,10 @@ class Manifests:
 
     # What requests mean.
 
-    def _build_place(self, params: BuildRequest) -> Place:
+    def _build_place(self, params: BuildRequest) -> RootPath:
         if params.path is not None:
             place = self._places.find(params.path, "path")
-            if params.root is not None and self._places.root(params.root, "root") != Place(
+            if params.root is not None and self._places.root(params.root, "root") != RootPath(
                 place.root
             ):
                 raise RequestError(
@@ -339,7 +339,9 @@ class Manifests:
             )
         return self._places.root(str(self._places.roots[0]), "root")
 
-    def _verify_place(self, params: VerifyParams, manifest: ManifestDetails | None = None) -> Place:
+    def _verify_place(
+        self, params: VerifyParams, manifest: ManifestDetails | None = None
+    ) -> RootPath:
         """Where the files are that a manifest is to be true of."""
         if manifest is None:
             manifest = self._store.get(params.manifest)
@@ -399,7 +401,7 @@ class Manifests:
         call(_engine.export_manifest, request, progress)
 
 
-def _directory(place: Place, field: str) -> Place:
+def _directory(place: RootPath, field: str) -> RootPath:
     whole = place.root / place.path
     if whole.is_dir():
         return place

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 
 from holdfast import _engine
 from holdfast._engine import Progress
-from holdfast.durable import make_directory
+from holdfast.atomic_files import make_directory
 from holdfast.manifests.models import (
     Algorithm,
     FileProblem,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.node.superblocks import Superblock, read_superblock
 
 
@@ -31,7 +31,7 @@ def identifiers_of(content: Superblock | None, owner: str) -> Sequence[Identifie
     return [Identifier("UUID", content.uuid, owner)]
 
 
-def copies(machine: Machine, target: str, wanted: Iterable[Identifier]) -> Sequence[str]:
+def copies(machine: MachineFiles, target: str, wanted: Iterable[Identifier]) -> Sequence[str]:
     """Return sentences about devices on other disks than `target` that have such an identifier.
 
     Devices that this process may not read are left to the arming, which has the rights.
@@ -59,7 +59,7 @@ def copies(machine: Machine, target: str, wanted: Iterable[Identifier]) -> Seque
     return told
 
 
-def _others(machine: Machine, target: str) -> Iterable[tuple[str, str]]:
+def _others(machine: MachineFiles, target: str) -> Iterable[tuple[str, str]]:
     """Yield names and paths of disks and partitions that are neither the target nor on it."""
     sysfs = machine.sysfs()
     for disk in sysfs.names():

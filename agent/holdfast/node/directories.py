@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from holdfast.node.disks import superblock_of
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.node.mounts import mount_of
 from holdfast.node.topology import devices_below
 
@@ -37,7 +37,7 @@ class DirectoryIdentity(BaseModel, defer_build=True):
         return self.dev == other.dev
 
 
-def identify_directory(directory: int, path: Path, machine: Machine) -> DirectoryIdentity:
+def identify_directory(directory: int, path: Path, machine: MachineFiles) -> DirectoryIdentity:
     """Identify an open directory; `path` is where the machine has it. Raises `OSError`."""
     status = os.fstat(directory)
     return DirectoryIdentity(
@@ -48,7 +48,7 @@ def identify_directory(directory: int, path: Path, machine: Machine) -> Director
     )
 
 
-def file_system_uuid(path: Path, machine: Machine) -> str | None:
+def file_system_uuid(path: Path, machine: MachineFiles) -> str | None:
     """Return the UUID of the file system that a path of the machine is on; None for none."""
     real = Path(machine.inside(machine.path(str(path)).resolve()))
     mount = mount_of(real, machine.mounts())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.node.devices import Sysfs
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.node.models import BlockDevice, Disk
 from holdfast.node.mounts import Mount, mount_of
 from holdfast.node.superblocks import Superblock, read_content, read_superblock
@@ -18,7 +18,7 @@ _MEMBER_OF = {"md": "an md array", "lvm": "an LVM volume group", "luks": "an enc
 
 
 @dataclass(frozen=True)
-class Place:
+class DiskPosition:
     """A directory of the machine, on a plain partition of a whole disk."""
 
     mount: Mount
@@ -45,7 +45,7 @@ class Disks:
         return next((disk for disk in self.all if disk.target), None)
 
 
-def place_of(machine: Machine, directory: str) -> Place | str:  # noqa: PLR0911 - a reason each
+def position_of(machine: MachineFiles, directory: str) -> DiskPosition | str:  # noqa: PLR0911 - a reason each
     """Find the partition and the disk that a directory lies on.
 
     Answers a sentence where it is not a plain partition of one whole disk. Raises `OSError`.
@@ -76,20 +76,20 @@ def place_of(machine: Machine, directory: str) -> Place | str:  # noqa: PLR0911 
     partition, disk = found
     if disk.type != "disk" and not (machine.loop_disks and disk.type == "loop"):
         return f"{directory} lies on a partition of {disk.path}, which is not a disk."
-    return Place(mount, partition, disk, sysfs.start_bytes(partition.name))
+    return DiskPosition(mount, partition, disk, sysfs.start_bytes(partition.name))
 
 
-def survey(machine: Machine, roots: Sequence[str], image_bytes: int | None = None) -> Disks:
+def survey(machine: MachineFiles, roots: Sequence[str], image_bytes: int | None = None) -> Disks:
     """Look at all disks; `roots` are the directories of state. Raises `OSError` without /proc."""
     sysfs = machine.sysfs()
     mounts = machine.mounts()
     refusals: list[str] = []
     unknown: list[str] = []
-    system = place_of(machine, "/")
-    boot = place_of(machine, "/boot")
+    system = position_of(machine, "/")
+    boot = position_of(machine, "/boot")
     refusals += dict.fromkeys(one for one in (system, boot) if isinstance(one, str))
-    target = system.disk.name if isinstance(system, Place) else None
-    if isinstance(boot, Place) and target not in (None, boot.disk.name):
+    target = system.disk.name if isinstance(system, DiskPosition) else None
+    if isinstance(boot, DiskPosition) and target not in (None, boot.disk.name):
         refusals.append(
             f"/boot lies on another disk ({boot.disk.path}) than / (/dev/{target}): which of them "
             "the firmware boots from is not known."
@@ -142,7 +142,7 @@ def survey(machine: Machine, roots: Sequence[str], image_bytes: int | None = Non
     return Disks(shown, loses, refusals, unknown)
 
 
-def _is_disk(device: BlockDevice, machine: Machine, target: str | None) -> bool:
+def _is_disk(device: BlockDevice, machine: MachineFiles, target: str | None) -> bool:
     if device.name == target:
         return True
     if device.type == "loop":
@@ -155,7 +155,7 @@ def _is_disk(device: BlockDevice, machine: Machine, target: str | None) -> bool:
 
 
 def _data_disks(
-    machine: Machine, roots: Sequence[str], mounts: Sequence[Mount], sysfs: Sysfs
+    machine: MachineFiles, roots: Sequence[str], mounts: Sequence[Mount], sysfs: Sysfs
 ) -> Mapping[str, list[str]]:
     """Return the roots that lie on each disk, by the disk's name."""
     found: dict[str, list[str]] = {}
@@ -171,7 +171,7 @@ def _data_disks(
     return found
 
 
-def _uses(machine: Machine, mounts: Sequence[Mount], sysfs: Sysfs) -> Mapping[str, list[str]]:
+def _uses(machine: MachineFiles, mounts: Sequence[Mount], sysfs: Sysfs) -> Mapping[str, list[str]]:
     """Return clauses about what a disk is in use for, by its name."""
     found: dict[str, list[str]] = {}
     for mount in mounts:
@@ -190,7 +190,7 @@ def _uses(machine: Machine, mounts: Sequence[Mount], sysfs: Sysfs) -> Mapping[st
 
 
 def _of_target(
-    disk: BlockDevice, uses: Sequence[str], sysfs: Sysfs, machine: Machine
+    disk: BlockDevice, uses: Sequence[str], sysfs: Sysfs, machine: MachineFiles
 ) -> tuple[list[str], list[str], list[str]]:
     """Answer refusals, what else is lost, and what cannot be known about the system's disk."""
     refusals, unknown = [], []
@@ -217,7 +217,7 @@ def _why_not(
     disk: BlockDevice,
     uses: Sequence[str],
     sysfs: Sysfs,
-    machine: Machine,
+    machine: MachineFiles,
     image_bytes: int | None,
 ) -> list[str]:
     reasons = [f"It is in use: {use}." for use in uses]
@@ -240,7 +240,7 @@ def _why_not(
     return reasons
 
 
-def superblock_of(machine: Machine, name: str) -> Superblock | None:
+def superblock_of(machine: MachineFiles, name: str) -> Superblock | None:
     """Look at a device's superblock; at what udev knows of it where that may not be read."""
     try:
         return read_superblock(machine.dev / name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from holdfast import journal
+from holdfast import logs
 from holdfast.operations.large import INLINE_BYTES, LargeTexts
 
 SCHEMA_VERSION = 3
@@ -83,7 +83,7 @@ def _move_apart(connection: sqlite3.Connection, large: LargeTexts) -> None:
     ).fetchall()
     for row in too_large:
         # There may be gigabytes of it, and the service manager waits only so long for each step.
-        journal.notify(f"EXTEND_TIMEOUT_USEC={_MOST_SECONDS * 1_000_000}")
+        logs.notify(f"EXTEND_TIMEOUT_USEC={_MOST_SECONDS * 1_000_000}")
         (text,) = connection.execute("SELECT result FROM operations WHERE id = ?", row).fetchone()
         large.put(row[0], "result", text)
         connection.execute(

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from holdfast import _engine, space
 from holdfast._engine import Progress
-from holdfast.durable import make_directory
+from holdfast.atomic_files import make_directory
 from holdfast.left_out import LeftOut
 from holdfast.node.volumes import missing
 from holdfast.operations.kinds import Context, Kind
@@ -32,9 +32,9 @@ from holdfast.pagecache.models import (
     ResidencyReport,
     UnavailableRoot,
 )
-from holdfast.places import Place, Places
 from holdfast.records.calls import call, provenance
 from holdfast.records.conversions import Write
+from holdfast.roots import RootPath, Roots
 
 DUMP, LOAD, EVICT = "pagecache.dump", "pagecache.load", "pagecache.evict"
 
@@ -56,7 +56,7 @@ class PageCache:
         left_out: LeftOut | None = None,
     ) -> None:
         self._left_out = left_out or LeftOut()
-        self._places = Places(roots, state_dir)
+        self._places = Roots(roots, state_dir)
         self._exclude = [str(state_dir)]
         self._state_dir = state_dir
         self._reserve_bytes = reserve_bytes
@@ -271,7 +271,7 @@ class PageCache:
             file["reasons"] = reasons or ["in use, by whom cannot be seen"]
         return EvictResult(**outcome)
 
-    def _note(self, places: Sequence[Place], outcome: dict[str, Any]) -> None:
+    def _note(self, places: Sequence[RootPath], outcome: dict[str, Any]) -> None:
         """Keep for the metrics what a call over whole roots left out."""
         for place, counts in zip(places, outcome.pop("left_out_of"), strict=True):
             if not place.path:
@@ -279,17 +279,19 @@ class PageCache:
 
     # What requests mean.
 
-    def _shown(self, path: str | None) -> tuple[list[Place], list[UnavailableRoot]]:
+    def _shown(self, path: str | None) -> tuple[list[RootPath], list[UnavailableRoot]]:
         if path is not None:
             return [self._places.find(path, "path")], []
         reasons = {root: missing(root) for root in self._places.roots}
-        return [Place(root) for root, reason in reasons.items() if reason is None], [
+        return [RootPath(root) for root, reason in reasons.items() if reason is None], [
             UnavailableRoot(root=str(root), detail=f"It {reason}; mount the data volume.")
             for root, reason in reasons.items()
             if reason is not None
         ]
 
-    def _residency(self, place: Place, depth: int, top: int, progress: Progress) -> ResidencyReport:
+    def _residency(
+        self, place: RootPath, depth: int, top: int, progress: Progress
+    ) -> ResidencyReport:
         outcome = call(
             _engine.residency,
             {"place": place.request(), "exclude": self._exclude, "depth": depth, "top": top},
@@ -303,7 +305,7 @@ class PageCache:
             outcome[name] = [item | {"kind": each} for item in outcome[name]]
         return ResidencyReport(root=str(place.root), total=total, **outcome)
 
-    def _dump_places(self, params: DumpRequest) -> list[Place]:
+    def _dump_places(self, params: DumpRequest) -> list[RootPath]:
         if params.path is not None:
             place = self._places.find(params.path, "path")
             if (
@@ -339,7 +341,7 @@ class PageCache:
             )
         return [self._places.root(params.root, "root").root]
 
-    def _evict_places(self, params: EvictRequest) -> list[Place]:
+    def _evict_places(self, params: EvictRequest) -> list[RootPath]:
         return [self._places.find(path, f"paths.{nth}") for nth, path in enumerate(params.paths)]
 
 

@@ -1,7 +1,7 @@
-"""The only room that writes to /proc/sys, /sys, /etc, /boot, network interfaces and swap.
+"""The only package that writes to /proc/sys, /sys, /etc, /boot, network interfaces and swap.
 
 What can be written is a closed list of typed requests (`writes.py`), each checked here again
-whatever its sender has checked. `room.py` performs them, one at a time, in this process; where
+whatever its sender has checked. `executor.py` performs them, one at a time, in this process; where
 holdfast is installed as a service, `client.py` has them performed by a small process with more
 rights than the daemon (`helper.py`), over a unix socket (`wire.py`). Neither reads settings back:
 whoever asks for a write looks at the outcome, as the kernel may have made something else of it.
@@ -13,7 +13,7 @@ from pathlib import Path
 from holdfast.privileged.boot.arming import IMAGER, Boot
 from holdfast.privileged.boot.policy import FindPolicy, no_policy
 from holdfast.privileged.client import Helper
-from holdfast.privileged.room import InProcess, Privileged
+from holdfast.privileged.executor import LocalExecutor, Privileged
 from holdfast.privileged.writes import Refused, Write
 
 __all__ = ["IMAGER", "Privileged", "Refused", "Write", "privileged"]
@@ -27,4 +27,4 @@ def privileged(
     `imager` is the program for re-imaging and `policy` what root allows of it, both for this
     process; the helper has its own.
     """
-    return InProcess(Boot(imager=imager, policy=policy)) if helper is None else Helper(helper)
+    return LocalExecutor(Boot(imager=imager, policy=policy)) if helper is None else Helper(helper)

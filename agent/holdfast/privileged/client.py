@@ -31,7 +31,7 @@ from holdfast.privileged.wire import (
     receive_line,
 )
 from holdfast.privileged.writes import Refused, Write
-from holdfast.tuning.requests import TuneReport, TuneRequest
+from holdfast.tuning.changes.requests import TuneReport, TuneRequest
 from holdfast.wording import first
 
 _Report = TypeVar("_Report")

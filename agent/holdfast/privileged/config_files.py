@@ -10,7 +10,7 @@ import stat
 import subprocess
 from pathlib import Path
 
-from holdfast.durable import flush_directory, replace_file
+from holdfast.atomic_files import flush_directory, replace_file
 from holdfast.privileged.rendering import ForeignFileError, parse, render
 from holdfast.privileged.writes import LimitsFileWrite, OwnFileWrite, Refused
 

@@ -2,7 +2,8 @@
 
 Each connection has a thread and a deadline, so that none keeps another waiting; changes are made
 one at a time. It ends when there was no request for a while (systemd starts it again with the next
-one), and keeps nothing from one request to the next but the record of settings (`tuning/store.py`).
+one), and keeps nothing from one request to the next but the record of settings
+(`tuning/changes/store.py`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from holdfast.privileged.boot.models import (
     OutcomeRequest,
     RebootRequest,
 )
-from holdfast.privileged.room import Privileged
+from holdfast.privileged.executor import Privileged
 from holdfast.privileged.wire import (
     Answer,
     AnyRequest,
@@ -43,8 +44,8 @@ from holdfast.privileged.wire import (
     request_adapter,
 )
 from holdfast.privileged.writes import Refused
-from holdfast.tuning.ledger import Changes
-from holdfast.tuning.requests import TuneChange, TuneEnforce, TuneRecover, TuneRollback
+from holdfast.tuning.changes.ledger import Changes
+from holdfast.tuning.changes.requests import TuneChange, TuneEnforce, TuneRecover, TuneRollback
 from holdfast.wording import first
 
 log = logging.getLogger(__name__)
@@ -104,14 +105,14 @@ class HelperServer:
         uids: frozenset[int],
         idle_seconds: float,
         *,
-        room: Privileged,
+        executor: Privileged,
         changes: Changes,
         allowed: AllowList,
     ) -> None:
         self._listener = listener
         self._uids = uids
         self._idle_seconds = idle_seconds
-        self._room = room
+        self._executor = executor
         self._changes = changes
         self._allowed = allowed
         self._settings = threading.Lock()
@@ -228,7 +229,7 @@ class HelperServer:
             case PerformRequest():
                 self._allowed.check(request.write)
                 with self._settings:
-                    self._room.perform(request.write)
+                    self._executor.perform(request.write)
                 log.info("written: %s", request.write.model_dump_json())
                 return Answer()
             case TuneChange() | TuneRollback() | TuneRecover() | TuneEnforce():
@@ -239,7 +240,7 @@ class HelperServer:
             case OpenFilesRequest():
                 return Answer(open_files=dict(self._count(request.mount_point)))
             case IdentityRequest():
-                return Answer(evidence=self._room.identity_evidence(compare=request.compare))
+                return Answer(evidence=self._executor.identity_evidence(compare=request.compare))
         with self._boot:
             return self._do_boot(request)
 
@@ -248,18 +249,18 @@ class HelperServer:
     ) -> Answer:
         match request:
             case ArmRequest():
-                armed = self._room.arm(request)
+                armed = self._executor.arm(request)
                 if not request.dry_run:
                     log.warning("armed: %s, next boot writes to %s", armed.nonce, armed.target.path)
                 return Answer(arm=armed)
             case DisarmRequest():
-                disarmed = self._room.disarm()
+                disarmed = self._executor.disarm()
                 log.info("disarmed: %s", disarmed.model_dump_json())
                 return Answer(disarm=disarmed)
             case OutcomeRequest():
-                return Answer(outcome=self._room.boot_outcome())
+                return Answer(outcome=self._executor.boot_outcome())
             case RebootRequest():
-                self._room.reboot(request.nonce, dry_run=request.dry_run)
+                self._executor.reboot(request.nonce, dry_run=request.dry_run)
                 if not request.dry_run:
                     log.warning("rebooting into the imager: %s", request.nonce)
                 return Answer()
@@ -272,7 +273,7 @@ class HelperServer:
 
         def count() -> None:
             try:
-                outcome.append(self._room.open_files(mount_point))
+                outcome.append(self._executor.open_files(mount_point))
             except (OSError, ValueError) as error:
                 outcome.append(error)
             finally:

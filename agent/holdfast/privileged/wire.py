@@ -21,7 +21,7 @@ from holdfast.privileged.boot.models import (
     RebootRequest,
 )
 from holdfast.privileged.writes import Write
-from holdfast.tuning.requests import (
+from holdfast.tuning.changes.requests import (
     TuneChange,
     TuneEnforce,
     TuneRecover,

@@ -1,4 +1,4 @@
-"""What the privileged room can be asked to do, as plain data."""
+"""The writes that can be asked for, as plain data."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ EVERY = 0
 
 
 class Refused(ValueError):  # noqa: N818 - it is refused, whoever is at fault
-    """A request that this room does not do; the message is a sentence."""
+    """A request that was refused; the message is a sentence."""
 
 
 class _Request(BaseModel, defer_build=True):

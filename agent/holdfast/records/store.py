@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from holdfast import _engine
 from holdfast._engine import Progress
-from holdfast.durable import flush_directory, make_directory
+from holdfast.atomic_files import flush_directory, make_directory
 from holdfast.operations.ids import ambiguous, new_id, seconds_of
 from holdfast.operations.model import RequestError, Slug
 

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from holdfast import _engine, space
 from holdfast._engine import Progress
-from holdfast.durable import flush_directory, make_directory
+from holdfast.atomic_files import flush_directory, make_directory
 from holdfast.operations.ids import new_id
 from holdfast.operations.model import RequestError, Slug
 from holdfast.records.store import RecordStore, Stored, temporary

@@ -42,7 +42,7 @@ class Proof(Protocol):
 
 
 @dataclass(frozen=True)
-class Examiner:
+class PostBootChecks:
     """Runs the checks."""
 
     roots: Sequence[Path]

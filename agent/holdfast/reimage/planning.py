@@ -8,9 +8,9 @@ from pathlib import Path
 
 from holdfast._engine import Progress
 from holdfast.operations.model import OperationFailed, RequestError
-from holdfast.reimage import machine
+from holdfast.reimage import preflight
 from holdfast.reimage.attempt import sentence
-from holdfast.reimage.checks import Examiner
+from holdfast.reimage.checks import PostBootChecks
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.models import (
     ImageSummary,
@@ -29,7 +29,7 @@ class Planner:
 
     images: ImageLibrary
     store: JobStore
-    examiner: Examiner
+    examiner: PostBootChecks
     state_dir: Path
     describe: Callable[[ImageSummary | None, str | None], Machine]
 
@@ -63,8 +63,8 @@ class Planner:
         except (RequestError, OperationFailed, OSError) as error:
             blocked.append(sentence(error))
         else:
-            blocked += machine.image_problems(image, request, source)
-            notes += machine.image_notes(image)
+            blocked += preflight.image_problems(image, request, source)
+            notes += preflight.image_notes(image)
             directory = self.store.image_directory(found.sha256)
             try:
                 # What was kept is linked, and not copied.
@@ -72,10 +72,10 @@ class Planner:
                 space = self._space(request, image, present)
             except OSError as error:
                 blocked.append(f"Free space cannot be looked at: {sentence(error)}")
-            blocked += machine.space_problems(space)
+            blocked += preflight.space_problems(space)
             if request.mode == "staged":
                 source = str(directory / "image")
-            elif not machine.on_the_network(source):
+            elif not preflight.on_the_network(source):
                 source = None
         seen = self.describe(image, source)
         blocked += seen.blocked
@@ -87,7 +87,7 @@ class Planner:
             image=image,
             mode=request.mode,
             identity=request.identity,
-            steps=machine.steps(seen, image, request),
+            steps=preflight.steps(seen, image, request),
             notes=list(notes),
         )
 
@@ -95,7 +95,7 @@ class Planner:
         """Say what staging takes, and keeping the old system. Raises `OSError`."""
         staging = None
         if request.mode == "staged":
-            staging = machine.staging_space(image, self.state_dir, present)
+            staging = preflight.staging_space(image, self.state_dir, present)
         found = [] if staging is None else [staging]
         if request.save_previous:
             found.append(saving_space(self.state_dir, staging))

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from holdfast._engine import RecordError
-from holdfast.durable import flush_directory, make_directory
+from holdfast.atomic_files import flush_directory, make_directory
 from holdfast.operations.model import RequestError, Slug
 from holdfast.reimage.images.library import Obtained
 from holdfast.reimage.images.models import Descriptor

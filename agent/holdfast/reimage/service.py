@@ -1,6 +1,6 @@
 """Re-imaging as the API sees it: one attempt at a time, from staging to the new system.
 
-The calls here look, plan, and bring about the next state; `course.py` is the operation that goes on
+The calls here look, plan, and bring about the next state; `operation.py` is the operation that goes on
 meanwhile, and `attempt.py` what both of them remember. docs/reimage.md has the states.
 """
 
@@ -24,11 +24,10 @@ from holdfast.privileged.boot.models import (
 )
 from holdfast.privileged.writes import Refused
 from holdfast.records.store import LATEST
-from holdfast.reimage import machine
+from holdfast.reimage import preflight
 from holdfast.reimage.attempt import Attempt, sentence
-from holdfast.reimage.checks import Examiner
+from holdfast.reimage.checks import PostBootChecks
 from holdfast.reimage.confirmation_clock import ConfirmationClock, waits
-from holdfast.reimage.course import KIND, Course
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.layout import layout_of
 from holdfast.reimage.models import (
@@ -43,6 +42,7 @@ from holdfast.reimage.models import (
     StageRequest,
     StepRequest,
 )
+from holdfast.reimage.operation import KIND, ReimageOperation
 from holdfast.reimage.planning import Planner
 from holdfast.reimage.rollback import STALLED_SECONDS, RollbackWatch, Running
 from holdfast.reimage.store import Job
@@ -63,7 +63,7 @@ class Reimage:
         imager: Path,
         ca_file: Path | None,
         images: ImageLibrary,
-        examiner: Examiner,
+        examiner: PostBootChecks,
         status_server: StatusServer | None,
         degraded: Callable[[], Sequence[str]],
         notes: Callable[[], Sequence[str]] = tuple,
@@ -84,7 +84,7 @@ class Reimage:
         self._clock = ConfirmationClock(self._attempt.boot_id)
         self._acting = threading.Lock()
         """Held by whoever changes the boot loader, so that there is one at a time."""
-        self._course = Course(
+        self._course = ReimageOperation(
             attempt=self._attempt,
             acting=self._acting,
             privileged=privileged,
@@ -396,7 +396,7 @@ class Reimage:
         )
 
     def _describe(self, image: ImageSummary | None = None, source: str | None = None) -> Machine:
-        return machine.describe(
+        return preflight.describe(
             self._roots,
             self._imager,
             image=image,

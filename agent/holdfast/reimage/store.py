@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from holdfast.durable import make_directory, replace_file
+from holdfast.atomic_files import make_directory, replace_file
 from holdfast.operations.model import RequestError, Slug, Timestamp
 from holdfast.privileged.boot.models import ArmReport, SystemSigns
 from holdfast.reimage.layout import RootLayout

@@ -42,7 +42,7 @@ class Observed:
 
 
 class Subsystem(Protocol):
-    """One kind of setting. Nothing here writes: that is the privileged room's."""
+    """One kind of setting. Nothing here writes: `privileged/` does."""
 
     name: str
 

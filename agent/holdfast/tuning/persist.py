@@ -15,8 +15,8 @@ from holdfast.privileged.writes import (
     UdevFileWrite,
     UdevRule,
 )
+from holdfast.tuning.inventory import Device, Inventory
 from holdfast.tuning.knobs import Knob
-from holdfast.tuning.machine import Device, Machine
 from holdfast.tuning.resolve import Wanted
 from holdfast.tuning.subsystems.persistence import ABSENT, PLACES, knob_of, value_of
 
@@ -25,7 +25,7 @@ _Model = TypeVar("_Model", SysctlFileWrite, UdevFileWrite, TmpfilesFileWrite)
 
 
 def files_for(
-    profile: str, wanted: Sequence[Wanted], machine: Machine
+    profile: str, wanted: Sequence[Wanted], machine: Inventory
 ) -> tuple[dict[Knob, str], list[str]]:
     """Return what each file should say, empty for none, and notes on what no file can restore."""
     notes: list[str] = []

@@ -11,18 +11,18 @@ from pathlib import Path
 from holdfast.privileged.allowed import AllowList
 from holdfast.tuning import openfiles
 from holdfast.tuning import persist as files
-from holdfast.tuning.baseline import unwanted
+from holdfast.tuning.changes.baseline import unwanted
+from holdfast.tuning.changes.store import InForce, State, Valued
+from holdfast.tuning.changes.transaction import Panel
+from holdfast.tuning.inventory import Inventory
 from holdfast.tuning.knobs import Knob, Observed, Subsystem
-from holdfast.tuning.machine import Machine
 from holdfast.tuning.models import Action, Need, Plan, Setting
 from holdfast.tuning.owners import Owners
 from holdfast.tuning.profile.layers import Mistake
 from holdfast.tuning.profile.library import Library
 from holdfast.tuning.resolve import Resolved, Wanted, is_file, resolve
-from holdfast.tuning.store import InForce, State, Valued
 from holdfast.tuning.subsystems.limits import running_limits
 from holdfast.tuning.subsystems.persistence import summary_of
-from holdfast.tuning.transaction import Panel
 
 _SHOWN = 120  # characters of a file's content
 
@@ -63,12 +63,12 @@ class Planner:
         self._subsystems = subsystems
         self._panel = panel
 
-    def resolve(self, profile: str) -> tuple[Resolved, Machine]:
+    def resolve(self, profile: str) -> tuple[Resolved, Inventory]:
         """Work out what a profile means on this machine now.
 
         Raises `RequestError` and `ProfileError`.
         """
-        machine = Machine(self._roots)
+        machine = Inventory(self._roots)
         return resolve(self._library.lineage(profile), machine, self._subsystems), machine
 
     def draft(self, profile: str, state: State, *, persist: bool) -> Draft:
@@ -203,7 +203,7 @@ class Planner:
         *,
         action: Action,
         owners: Owners | None,
-        machine: Machine,
+        machine: Inventory,
     ) -> Setting:
         note, needs = self._needs(knob, value, observed, action, machine)
         rounded = self._panel.rounded(knob, value)
@@ -229,7 +229,7 @@ class Planner:
         )
 
     def _needs(
-        self, knob: Knob, value: str, observed: Observed, action: Action, machine: Machine
+        self, knob: Knob, value: str, observed: Observed, action: Action, machine: Inventory
     ) -> tuple[str | None, Need | None]:
         note = "was so before; this profile does not set it" if action == "restore" else None
         if knob.subsystem == "limits":

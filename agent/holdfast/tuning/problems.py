@@ -6,8 +6,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from holdfast.operations.model import FieldError, OperationFailed, Problem, Slug
+from holdfast.tuning.changes.transaction import ChangeFailed
 from holdfast.tuning.profile.layers import ProfileError
-from holdfast.tuning.transaction import ChangeFailed
 
 
 class blamed(AbstractContextManager[None]):  # noqa: N801 - reads as a function

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from holdfast.tuning.couplings import EXCLUSIONS
+from holdfast.tuning.inventory import Inventory
 from holdfast.tuning.knobs import Knob, Subsystem
-from holdfast.tuning.machine import Machine
 from holdfast.tuning.profile.expressions import ExpressionError, Number, evaluate, fill
 from holdfast.tuning.profile.layers import (
     Entry,
@@ -59,7 +59,7 @@ class _Candidate:
     text: str | None
 
 
-def resolve(lineage: Lineage, machine: Machine, subsystems: Mapping[str, Subsystem]) -> Resolved:
+def resolve(lineage: Lineage, machine: Inventory, subsystems: Mapping[str, Subsystem]) -> Resolved:
     """Work out what a profile means here. Raises `ProfileError`."""
     return _Resolver(lineage, machine, subsystems).resolve()
 
@@ -74,7 +74,7 @@ def digest_of(lineage: Lineage) -> str:
 
 class _Resolver:
     def __init__(
-        self, lineage: Lineage, machine: Machine, subsystems: Mapping[str, Subsystem]
+        self, lineage: Lineage, machine: Inventory, subsystems: Mapping[str, Subsystem]
     ) -> None:
         self._lineage = lineage
         self._machine = machine

@@ -24,13 +24,16 @@ from holdfast.privileged import Privileged
 from holdfast.privileged.client import Helper
 from holdfast.scopes import Scope
 from holdfast.tuning.catalog import Catalog
-from holdfast.tuning.change_requests import ChangeRequests, knobs_of
-from holdfast.tuning.drift import Drift, counts
+from holdfast.tuning.changes.change_requests import ChangeRequests, knobs_of
+from holdfast.tuning.changes.ledger import Changes, Ledger
+from holdfast.tuning.changes.left import left_settings, problem_of_left
+from holdfast.tuning.changes.rebase import rebase, renamed
+from holdfast.tuning.changes.requests import TuneChange, TuneRollback
+from holdfast.tuning.changes.store import Active, State, Store
+from holdfast.tuning.changes.transaction import Panel
+from holdfast.tuning.changes.traveller import Traveller
 from holdfast.tuning.events import Events
-from holdfast.tuning.hotplug import Hotplug
 from holdfast.tuning.knobs import Knob
-from holdfast.tuning.ledger import Changes, Ledger
-from holdfast.tuning.left import left_settings, problem_of_left
 from holdfast.tuning.models import (
     Applied,
     AppliedEntry,
@@ -51,12 +54,9 @@ from holdfast.tuning.problems import blamed
 from holdfast.tuning.profile.layers import ProfileError
 from holdfast.tuning.profile.library import Library
 from holdfast.tuning.profile.named import allow_list
-from holdfast.tuning.rebase import rebase, renamed
-from holdfast.tuning.requests import TuneChange, TuneRollback
-from holdfast.tuning.store import Active, State, Store
 from holdfast.tuning.subsystems import all_subsystems
-from holdfast.tuning.transaction import Panel
-from holdfast.tuning.traveller import Traveller
+from holdfast.tuning.watch.drift import Drift, counts
+from holdfast.tuning.watch.hotplug import Hotplug
 
 log = logging.getLogger(__name__)
 

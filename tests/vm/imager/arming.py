@@ -11,7 +11,7 @@ from typing import Any
 
 from holdfast.node.models import BlockDevice
 from holdfast.privileged.boot.models import ArmRequest, NetworkImage, StagedImage, Target
-from holdfast.privileged.boot.payload.directory import cpio, initramfs
+from holdfast.privileged.boot.payload import cpio, initramfs
 from holdfast.privileged.boot.payload.job import Job
 from tests.vm.image import CHECKOUT
 from tests.vm.imager.images import MIB, NONCE, Image, outcome_offset

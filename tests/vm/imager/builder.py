@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from holdfast.privileged.boot.payload.directory import cpio
+from holdfast.privileged.boot.payload import cpio
 from tests.vm.imager.kernel import Kernel
 from tests.vm.imager.machine import Drive, running
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.payload.modules import Module, gather
 from tests.vm.image import base_image
 from tests.vm.reimage.disks import in_own_mounts
@@ -51,4 +51,4 @@ def kernel() -> Kernel:
         in_own_mounts(_TAKE_MODULES, base.root, partial)
         partial.rename(tree)
     release = next((tree / "lib/modules").iterdir()).name
-    return Kernel(base.kernel, gather(Machine(root=tree, kernel=release), NAMES))
+    return Kernel(base.kernel, gather(MachineFiles(root=tree, kernel=release), NAMES))

@@ -43,7 +43,7 @@ def test_ubuntus_menu_after_a_failed_boot_does_not_hold_it_up(disk_dir: Path) ->
         (disk.grub / "grub.cfg").chmod(0o644)
         (disk.grub / "grub.cfg").write_text(ubuntu_config("serial"))
         run("grub-editenv", disk.grub / "grubenv", "set", "recordfail=1")
-        disk.room.arm(disk.request())
+        disk.arming.arm(disk.request())
         image = disk_dir / "copy.img"
         run("cp", "--sparse=always", disk.image, image)
         printed = _boot(image, disk_dir / "console", "it is old")
@@ -61,7 +61,7 @@ def test_one_like_fedoras_reboots_into_the_old_system(disk_dir: Path) -> None:
         (disk.grub / "grub.cfg").chmod(0o644)
         (disk.grub / "grub.cfg").write_text(ubuntu_config("serial"))
         elsewhere = disk.grub.rename(disk.boot / "grub2")
-        disk.room.arm(disk.request())
+        disk.arming.arm(disk.request())
         elsewhere.rename(disk.grub)
         settle(disk.boot)
         image = disk_dir / "copy.img"

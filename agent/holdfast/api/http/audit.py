@@ -20,7 +20,7 @@ import anyio
 import anyio.to_thread
 
 from holdfast.api.http.rendering import printable
-from holdfast.durable import flush_directory
+from holdfast.atomic_files import flush_directory
 
 log = logging.getLogger("holdfast.audit")
 errors = logging.getLogger(__name__)

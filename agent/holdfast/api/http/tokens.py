@@ -21,7 +21,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from holdfast.durable import linked_file
+from holdfast.atomic_files import linked_file
 from holdfast.scopes import Scope as Scope  # noqa: PLC0414 - it is a token's scope
 from holdfast.wording import first
 

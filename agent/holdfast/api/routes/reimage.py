@@ -17,7 +17,6 @@ from holdfast.api.http.tokens import Scope
 from holdfast.api.http.work import Pool, act, run, work_of
 from holdfast.api.routes.operations import IdempotencyKey, NoParameters, start
 from holdfast.operations.model import Operation
-from holdfast.reimage.course import KIND, RECHECK
 from holdfast.reimage.models import (
     ConfirmRequest,
     ReimagePlan,
@@ -26,6 +25,7 @@ from holdfast.reimage.models import (
     StageRequest,
     StepRequest,
 )
+from holdfast.reimage.operation import KIND, RECHECK
 
 router = make_router(prefix="/v1/reimage", tags=["re-imaging"])
 

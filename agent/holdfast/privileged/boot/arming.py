@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from holdfast.node.disks import Place, place_of, survey
+from holdfast.node.disks import DiskPosition, position_of, survey
 from holdfast.node.files import read_text
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.after_boot.evidence import identity_evidence
 from holdfast.privileged.boot.after_boot.signs import entry_nonces, signs_of
 from holdfast.privileged.boot.disk.file_io import read_plain
@@ -38,8 +38,9 @@ from holdfast.privileged.boot.models import (
     IdentityName,
     OutcomeReport,
 )
+from holdfast.privileged.boot.payload import job
 from holdfast.privileged.boot.payload.collecting import collect_all
-from holdfast.privileged.boot.payload.directory import Payload, job
+from holdfast.privileged.boot.payload.directory import Payload
 from holdfast.privileged.boot.payload.identity import collect
 from holdfast.privileged.boot.payload.source import Source, find_source
 from holdfast.privileged.boot.policy import FindPolicy, approve, no_policy
@@ -54,7 +55,7 @@ _SECONDS = 60.0
 class Boot:
     """The boot of a machine."""
 
-    machine: Machine = field(default_factory=Machine)
+    machine: MachineFiles = field(default_factory=MachineFiles)
     imager: Path = IMAGER
     policy: FindPolicy = no_policy
     """What root allows; asked anew at each arming."""
@@ -129,7 +130,7 @@ class Boot:
         )
         reasons = report.refusals + report.unknown
         loader = choose(machine, allow_kexec=policy.allow_kexec).loader
-        system = place_of(machine, "/")
+        system = position_of(machine, "/")
         if reasons or loader is None or isinstance(system, str):
             raise Refused(" ".join(reasons) or "There is no boot loader that is known here.")
         collected = collect_all(machine, request, approved, report.disks)
@@ -247,8 +248,10 @@ class Boot:
         return [Payload(self.machine, place, self.imager) for place in places]
 
     def _source_refusals(self, source: Source) -> Sequence[str]:
-        system = place_of(self.machine, "/")
-        if isinstance(system, Place) and system.disk.name in [one.name for one in source.disks]:
+        system = position_of(self.machine, "/")
+        if isinstance(system, DiskPosition) and system.disk.name in [
+            one.name for one in source.disks
+        ]:
             return ["The staged image lies on the disk that would be written over."]
         return []
 

@@ -9,15 +9,15 @@ from typing import Any
 
 from holdfast._engine import apply_image_rules
 from holdfast.node.copies import Identifier, copies, identifiers_of
-from holdfast.node.disks import Place, place_of
-from holdfast.node.machine import Machine
+from holdfast.node.disks import DiskPosition, position_of
+from holdfast.node.machine_files import MachineFiles
 from holdfast.node.models import Disk
 from holdfast.node.superblocks import read_superblock
 from holdfast.privileged.boot.models import BootMode, ExplainRequest
 
 
 def image_refusals(
-    machine: Machine, request: ExplainRequest, target: Disk | None, mode: BootMode
+    machine: MachineFiles, request: ExplainRequest, target: Disk | None, mode: BootMode
 ) -> Sequence[str]:
     """Return sentences about an image on the target disk, and about copies of either on others.
 
@@ -45,12 +45,12 @@ def image_refusals(
     return refusals
 
 
-def _of_system(machine: Machine) -> Sequence[Identifier]:
+def _of_system(machine: MachineFiles) -> Sequence[Identifier]:
     """Return the identifiers of the running system's file systems."""
     found: list[Identifier] = []
     for directory in ("/", "/boot"):
-        place = place_of(machine, directory)
-        if not isinstance(place, Place):
+        place = position_of(machine, directory)
+        if not isinstance(place, DiskPosition):
             continue
         try:
             content = read_superblock(machine.dev / place.partition.name)

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 
 _HEAD = 4096
 _PE32_PLUS = 0x20B
@@ -21,7 +21,7 @@ class Stub:
     """There is a signature; whether anybody trusts it, only the firmware knows."""
 
 
-def kernel_of(machine: Machine) -> Path:
+def kernel_of(machine: MachineFiles) -> Path:
     """Return the file of the kernel that runs; the first place for one if there is none."""
     release = machine.kernel
     places = [

@@ -1,4 +1,4 @@
-"""What the boot part of the privileged room can be asked, and what it answers, as plain data."""
+"""What can be asked of arming and disarming, and what is answered, as plain data."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from holdfast.node.beneath import (
 )
 from holdfast.node.directories import DirectoryIdentity, identify_directory
 from holdfast.node.guarded import why_unguarded
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.after_boot.evidence import MARKER
 from holdfast.privileged.boot.models import ArmRequest
 from holdfast.privileged.boot.payload.job import MAX_DESCRIPTOR, Descriptor, parse_descriptor
@@ -70,7 +70,7 @@ class Approved:
     """By which the imager and the new system know the state directory again."""
 
 
-def approve(machine: Machine, policy: Policy, request: ArmRequest) -> Approved:
+def approve(machine: MachineFiles, policy: Policy, request: ArmRequest) -> Approved:
     """Check what a request names against what root allows. Raises `Refused`, `OSError`."""
     _check_files(policy, request)
     if request.save_previous is not None:
@@ -150,7 +150,7 @@ def _below(policy: Policy, path: str, what: str) -> str:
     return relative
 
 
-def _previous_sha256(machine: Machine) -> str | None:
+def _previous_sha256(machine: MachineFiles) -> str | None:
     """Return what root's own file says of the system that was kept; None if it says nothing.
 
     Only the imager writes it, into the system that it puts in place. Raises `Refused` if others

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from holdfast._engine import Progress, describe_image, inspect_image, verify_image
-from holdfast.durable import write_output
+from holdfast.atomic_files import write_output
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import Slug, format_time
 from holdfast.records.calls import call

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from holdfast import space
 from holdfast._engine import Progress, RecordError, apply_image_rules
-from holdfast.durable import make_directory, replace_file
+from holdfast.atomic_files import make_directory, replace_file
 from holdfast.node.beneath import read_file
 from holdfast.operations.model import RequestError, Slug
-from holdfast.places import Places
 from holdfast.reimage.images import fetch as fetching
 from holdfast.reimage.images.documents import fetch_descriptor, fetch_signatures
 from holdfast.reimage.images.models import Descriptor
@@ -29,6 +28,7 @@ from holdfast.reimage.images.sources import (
     source_of,
 )
 from holdfast.reimage.models import ImageSummary, StageRequest
+from holdfast.roots import Roots
 from holdfast.signing.trust import SIGNATURES_LIMIT, TrustedKeys, UntrustedError
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class ImageLibrary:
     ) -> None:
         """Fetch from URLs with one of the prefixes `sources`; from anywhere if there are none."""
         self._allowed = AllowedSources(sources)
-        places = Places(roots, state_dir)
+        places = Roots(roots, state_dir)
         self._reach = Reach(places, ca_file, self._allowed, guarded=bool(self._allowed))
         self._planning = Reach(places, ca_file, self._allowed, guarded=True)
         self._keys = TrustedKeys(trusted_keys, guarded=True)

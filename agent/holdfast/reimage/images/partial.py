@@ -16,7 +16,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ValidationError
 
 from holdfast import space
-from holdfast.durable import flush_directory, replace_file
+from holdfast.atomic_files import flush_directory, replace_file
 from holdfast.records.models import Bytes
 from holdfast.reimage.images.models import Sha256
 

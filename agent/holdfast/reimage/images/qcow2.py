@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from holdfast._engine import CancelledError, Progress, pack_image
-from holdfast.durable import flush_directory, linked_file
+from holdfast.atomic_files import flush_directory, linked_file
 from holdfast.operations.model import Slug
 from holdfast.reimage.images.retries import check, failed
 

@@ -89,38 +89,40 @@ def helper(
     """
     import pwd
 
-    from holdfast import journal
+    from holdfast import logs
     from holdfast.config.journaldir import journal_dir_of
     from holdfast.privileged import IMAGER, privileged
     from holdfast.privileged.boot import Policy
     from holdfast.privileged.helper import HelperError, HelperServer, listen, listener_of_systemd
-    from holdfast.tuning.ledger import Ledger
+    from holdfast.tuning.changes.ledger import Ledger
+    from holdfast.tuning.changes.root_settings import tuning_of_root
     from holdfast.tuning.profile.named import allow_list
-    from holdfast.tuning.roots import tuning_of_root
 
     def policy() -> Policy:
         from holdfast.reimage.policy import policy_of_root
 
         return policy_of_root(config)
 
-    journal.configure("info")
+    logs.configure("info")
     try:
         listener = listener_of_systemd()
         path = socket if listener is None else Path(os.fsdecode(listener.getsockname()))
         if path is None or (listener is None and user is None):
             raise UsageError("nothing is handed over by systemd: name --socket and --user")
-        room = privileged(None, imager or IMAGER, policy)
+        executor = privileged(None, imager or IMAGER, policy)
         tuning = tuning_of_root(config)
         may_write = allow_list(profiles_dir or tuning.profiles_dir, {0})
         journal_dir = journal_dir or tuning.journal_dir or journal_dir_of(path, path)
-        ledger = Ledger(journal_dir, room, may_write)
+        ledger = Ledger(journal_dir, executor, may_write)
         # Last, so that a client that finds the socket is answered at once.
         with listener or listen(path, user or "") as listener:
             # Its owner is whom systemd or `listen` made it for.
             owner = path.stat().st_uid
             allowed = pwd.getpwnam(user).pw_uid if user is not None else owner
             users = frozenset({0, allowed})
-            HelperServer(listener, users, idle, room=room, changes=ledger, allowed=may_write).run()
+            HelperServer(
+                listener, users, idle, executor=executor, changes=ledger, allowed=may_write
+            ).run()
     except KeyError:
         raise UsageError(f"there is no user {user!r}") from None
     except HelperError as error:

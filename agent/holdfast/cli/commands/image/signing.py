@@ -70,7 +70,7 @@ def sign(
 ) -> None:
     """Sign a descriptor, so that nodes take it that trust the key."""
     from holdfast._engine import RecordError
-    from holdfast.durable import write_output
+    from holdfast.atomic_files import write_output
     from holdfast.reimage.images.models import Descriptor
     from holdfast.signing.keys import KeyFileError, read_private
     from holdfast.signing.trust import sign as make_signature

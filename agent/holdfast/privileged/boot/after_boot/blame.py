@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator
 
 from holdfast.node.files import read_text
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 
 _CLOUD_INIT_LOG = "/var/log/cloud-init.log"
 _LOG_BYTES = 4 << 20
@@ -34,7 +34,7 @@ _LONGEST = 160
 class Logs:
     """What programs logged in this boot; read once, when it is first needed."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: MachineFiles) -> None:
         self._machine = machine
         self._entries: list[tuple[str, str]] | None = None
 
@@ -50,7 +50,7 @@ class Logs:
         return None
 
 
-def _cloud_init(machine: Machine) -> Iterator[tuple[str, str]]:
+def _cloud_init(machine: MachineFiles) -> Iterator[tuple[str, str]]:
     """Yield what cloud-init logged in this boot, the last line first."""
     log = machine.path(_CLOUD_INIT_LOG)
     try:
@@ -69,7 +69,7 @@ def _cloud_init(machine: Machine) -> Iterator[tuple[str, str]]:
             yield "cloud-init", f"{found['module']}: {found['message']}"
 
 
-def _journal(machine: Machine) -> Iterator[tuple[str, str]]:
+def _journal(machine: MachineFiles) -> Iterator[tuple[str, str]]:
     """Yield what is in the systemd journal of this boot, the last entry first."""
     program = shutil.which("journalctl", path="/usr/bin:/bin")
     if program is None or not machine.path("/run/systemd/system").exists():
@@ -97,7 +97,7 @@ def _journal(machine: Machine) -> Iterator[tuple[str, str]]:
             yield name, message
 
 
-def _booted(machine: Machine) -> float:
+def _booted(machine: MachineFiles) -> float:
     """Return when the kernel was booted, in seconds since the epoch; 0 where it does not say."""
     for line in (read_text(machine.proc / "stat") or "").splitlines():
         if line.startswith("btime "):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from holdfast.node.beneath import read_all, read_file
 from holdfast.node.files import read_text
 from holdfast.node.guarded import why_unguarded
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.after_boot.blame import Logs
 from holdfast.privileged.boot.after_boot.progress import boot_progress
 from holdfast.privileged.boot.models import FileEvidence, IdentityEvidence, PlacedFile
@@ -37,7 +37,7 @@ class _Marker(BaseModel, defer_build=True):
     identity: _Identity
 
 
-def identity_evidence(machine: Machine, *, compare: bool) -> IdentityEvidence:
+def identity_evidence(machine: MachineFiles, *, compare: bool) -> IdentityEvidence:
     """Compare each carried file with the marker, and the kernel's hostname with its file.
 
     Without `compare` only how far the boot is. What cannot be read is in `problem`. Raises
@@ -65,7 +65,7 @@ def identity_evidence(machine: Machine, *, compare: bool) -> IdentityEvidence:
     return IdentityEvidence(boot=progress, nonce=marker.nonce, files=files, hostname=hostname)
 
 
-def _marker(machine: Machine) -> _Marker:
+def _marker(machine: MachineFiles) -> _Marker:
     """Read the marker, which only root can have written. Raises `OSError`, `ValueError`."""
     path = machine.path(MARKER)
     try:
@@ -83,7 +83,7 @@ def _marker(machine: Machine) -> _Marker:
         raise ValueError(f"{MARKER} cannot be understood: {where}: {first['msg']}.") from None
 
 
-def _file_evidence(machine: Machine, placed: PlacedFile, logs: Logs) -> FileEvidence:
+def _file_evidence(machine: MachineFiles, placed: PlacedFile, logs: Logs) -> FileEvidence:
     """Compare a file with what was written. Raises `OSError` where it cannot be read."""
     try:
         differences = _differences(machine.path(placed.path), placed)
@@ -135,7 +135,9 @@ def _label(file: int) -> str | None:
         return None
 
 
-def _hostname(machine: Machine, files: Sequence[FileEvidence], logs: Logs) -> FileEvidence | None:
+def _hostname(
+    machine: MachineFiles, files: Sequence[FileEvidence], logs: Logs
+) -> FileEvidence | None:
     """Compare the kernel's hostname with the carried one; None if none was carried over."""
     carried = next((one for one in files if one.path == _HOSTNAME), None)
     if carried is None:

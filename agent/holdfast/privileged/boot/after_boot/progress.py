@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.models import BootProgress, CloudInit
 
 _SECONDS = 15.0
 
 
-def boot_progress(machine: Machine) -> BootProgress:
+def boot_progress(machine: MachineFiles) -> BootProgress:
     """Ask systemd and cloud-init, as far as this machine has them.
 
     `systemd` is what `systemctl is-system-running` says; cloud-init is over once it has left its

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from holdfast.node.directories import file_system_uuid
 from holdfast.node.files import read_text
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.models import SystemSigns
 
 _ENTRY_NONCE = re.compile(r"holdfast\.nonce=([0-9a-f]{32})")
 
 
-def signs_of(machine: Machine) -> SystemSigns:
+def signs_of(machine: MachineFiles) -> SystemSigns:
     """Return the signs of the running system. Raises `OSError` without /proc."""
     return SystemSigns(
         root_uuid=file_system_uuid(Path("/"), machine),

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from holdfast.durable import replace_with
+from holdfast.atomic_files import replace_with
 from holdfast.node.beneath import read_file
 from holdfast.privileged.boot.models import FileReport
 

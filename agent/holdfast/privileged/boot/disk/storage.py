@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.node.disks import Place, place_of
-from holdfast.node.machine import Machine
+from holdfast.node.disks import DiskPosition, position_of
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.disk import extents, fat
 from holdfast.privileged.boot.disk.freeze import settle
 from holdfast.privileged.boot.disk.read_back import digest_of_extents
@@ -20,14 +20,14 @@ FAT = "vfat"
 class Storage:
     """The file system that a directory of the machine lies on: a plain partition of a disk."""
 
-    def __init__(self, machine: Machine, place: Place) -> None:
+    def __init__(self, machine: MachineFiles, place: DiskPosition) -> None:
         self._machine = machine
         self.place = place
 
     @classmethod
-    def of(cls, machine: Machine, directory: str) -> Storage:
+    def of(cls, machine: MachineFiles, directory: str) -> Storage:
         """Return the one of a directory. Raises `Refused` where it is on no plain partition."""
-        place = place_of(machine, directory)
+        place = position_of(machine, directory)
         if isinstance(place, str):
             raise Refused(place)
         return cls(machine, place)

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.gpt import ESP, GptPartition
 from holdfast.privileged.boot.kernel import kernel_of, stub_of
 from holdfast.privileged.boot.loaders.cmdline import kernel_line
@@ -72,13 +72,13 @@ class BootNext:
 
     name = "efi-bootnext"
 
-    def __init__(self, machine: Machine, esp: Esp | None) -> None:
+    def __init__(self, machine: MachineFiles, esp: Esp | None) -> None:
         self._machine = machine
         self._esp = esp
         self._variables = EfiVariables(machine)
 
     @classmethod
-    def detect(cls, machine: Machine) -> BootNext | None:
+    def detect(cls, machine: MachineFiles) -> BootNext | None:
         """Return it on a machine that boots with EFI. Raises `OSError`."""
         if not machine.boots_with_efi:
             return None

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 
 GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 """The firmware's own: SecureBoot, BootNext, Boot0000."""
@@ -26,7 +26,7 @@ _NUMBERED = re.compile(r"Boot([0-9A-F]{4})")
 class EfiVariables:
     """The variables of a machine; none where it does not boot with EFI."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: MachineFiles) -> None:
         self._directory = machine.sys / "firmware/efi/efivars"
 
     def read(self, name: str, vendor: str) -> bytes | None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from holdfast.node.disks import Place, place_of
-from holdfast.node.machine import Machine
+from holdfast.node.disks import DiskPosition, position_of
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.gpt import ESP, XBOOTLDR, GptPartition, partition_at
 from holdfast.privileged.boot.disk.storage import FAT, Storage
 
@@ -29,9 +29,9 @@ class Esp:
         return f"{self.point}/holdfast".replace("//", "/")
 
 
-def system_partitions(machine: Machine) -> Sequence[Esp]:
+def system_partitions(machine: MachineFiles) -> Sequence[Esp]:
     """Return those on the disk of the root, `/efi` first. Raises `OSError`."""
-    system = place_of(machine, "/")
+    system = position_of(machine, "/")
     if isinstance(system, str):
         return []
     for point in _POINTS:
@@ -42,8 +42,8 @@ def system_partitions(machine: Machine) -> Sequence[Esp]:
     for mount in machine.mounts():
         if mount.file_system != FAT or mount.root != "/":
             continue
-        place = place_of(machine, mount.point)
-        if isinstance(place, Place) and place.disk.name == system.disk.name:
+        place = position_of(machine, mount.point)
+        if isinstance(place, DiskPosition) and place.disk.name == system.disk.name:
             entry = _entry(machine, place)
             if entry is not None and entry.type in (ESP, XBOOTLDR):
                 found.append(Esp(mount.point, Storage(machine, place), entry))
@@ -52,7 +52,7 @@ def system_partitions(machine: Machine) -> Sequence[Esp]:
     return list({one.partition.uuid: one for one in reversed(found)}.values())[::-1]
 
 
-def _entry(machine: Machine, place: Place) -> GptPartition | None:
+def _entry(machine: MachineFiles, place: DiskPosition) -> GptPartition | None:
     """Read the table's entry; what udev knows of it where the disk cannot be read."""
     try:
         return partition_at(machine.dev / place.disk.name, place.start_bytes)
@@ -72,7 +72,7 @@ def _entry(machine: Machine, place: Place) -> GptPartition | None:
         return None
 
 
-def open_to_others(machine: Machine, esp: Esp) -> str | None:
+def open_to_others(machine: MachineFiles, esp: Esp) -> str | None:
     """Say why secrets cannot lie on it: FAT keeps no modes, the mount gives all files the same."""
     mode = stat.S_IMODE(machine.path(esp.point).stat().st_mode)
     if mode & 0o077 == 0:

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from holdfast.durable import clear_partial, flush_directory
-from holdfast.node.disks import Place, place_of, superblock_of
-from holdfast.node.machine import Machine
+from holdfast.atomic_files import clear_partial, flush_directory
+from holdfast.node.disks import DiskPosition, position_of, superblock_of
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.file_io import overwrite, read_plain, write_file
 from holdfast.privileged.boot.disk.read_back import grub_digest
 from holdfast.privileged.boot.disk.storage import Storage
@@ -56,7 +56,7 @@ DIRECTORIES = ("/boot/grub", "/boot/grub2")
 class Grub:
     """The GRUB of a machine whose configuration is in `directory`."""
 
-    def __init__(self, machine: Machine, directory: str, place: Place) -> None:
+    def __init__(self, machine: MachineFiles, directory: str, place: DiskPosition) -> None:
         self._machine = machine
         self._directory = directory
         self._storage = Storage(machine, place)
@@ -67,11 +67,11 @@ class Grub:
         self.payload = PAYLOAD
 
     @classmethod
-    def detect(cls, machine: Machine) -> Grub | None:
+    def detect(cls, machine: MachineFiles) -> Grub | None:
         """Return the GRUB of this machine; None if there is none."""
         for directory in DIRECTORIES:
             if (machine.path(directory) / "grub.cfg").exists():
-                place = place_of(machine, directory)
+                place = position_of(machine, directory)
                 # Where it is nothing that is known, the disks' refusals say why.
                 return None if isinstance(place, str) else cls(machine, directory, place)
         return None

@@ -6,9 +6,9 @@ import re
 import stat
 from collections.abc import Mapping
 
-from holdfast.node.disks import Place, place_of
+from holdfast.node.disks import DiskPosition, position_of
 from holdfast.node.files import read_text
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.file_io import read_plain
 from holdfast.privileged.boot.disk.read_back import raw, read_raw
 from holdfast.privileged.boot.disk.storage import Storage
@@ -50,7 +50,7 @@ def unfit_place(storage: Storage, directory: str) -> str | None:
     )
 
 
-def examine(machine: Machine, directory: str, storage: Storage) -> Findings:
+def examine(machine: MachineFiles, directory: str, storage: Storage) -> Findings:
     """Look at everything that it depends on; writes nothing."""
     checks = _Checks(machine, directory, storage)
     checks.place()
@@ -65,7 +65,7 @@ def examine(machine: Machine, directory: str, storage: Storage) -> Findings:
 
 
 class _Checks:
-    def __init__(self, machine: Machine, directory: str, storage: Storage) -> None:
+    def __init__(self, machine: MachineFiles, directory: str, storage: Storage) -> None:
         self._machine = machine
         self._directory = directory
         self._storage = storage
@@ -73,8 +73,11 @@ class _Checks:
         self.found = Findings()
 
     def place(self) -> None:
-        boot = place_of(self._machine, PAYLOAD if self._payload_exists else "/boot")
-        if isinstance(boot, Place) and boot.partition.name != self._storage.place.partition.name:
+        boot = position_of(self._machine, PAYLOAD if self._payload_exists else "/boot")
+        if (
+            isinstance(boot, DiskPosition)
+            and boot.partition.name != self._storage.place.partition.name
+        ):
             self._refuse(f"{self._directory} and /boot are on different partitions.")
         unfit = unfit_place(self._storage, self._directory)
         if unfit is not None:

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Sequence
 
 from holdfast.node.files import read_text
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.file_io import read_plain, write_file
 from holdfast.privileged.boot.disk.storage import Storage
 from holdfast.privileged.boot.loaders.cmdline import kernel_line
@@ -32,7 +32,7 @@ class Kexec:
     name = "kexec"
     payload = PAYLOAD
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: MachineFiles) -> None:
         self._machine = machine
         self._record = machine.path(PAYLOAD) / "kexec.json"
 

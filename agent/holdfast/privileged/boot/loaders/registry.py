@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.loaders.boot_next import BootNext
 from holdfast.privileged.boot.loaders.grub import DIRECTORIES, Grub
 from holdfast.privileged.boot.loaders.kexec import Kexec
@@ -21,7 +21,7 @@ class Choice:
     reasons: Sequence[str]
 
 
-def loaders(machine: Machine) -> Sequence[Loader]:
+def loaders(machine: MachineFiles) -> Sequence[Loader]:
     """Return every one that this machine has, the first choice first. Raises `OSError`.
 
     To disarm all of them is to disarm whatever was armed.
@@ -35,7 +35,7 @@ def loaders(machine: Machine) -> Sequence[Loader]:
     return [one for one in found if one is not None]
 
 
-def choose(machine: Machine, *, allow_kexec: bool) -> Choice:
+def choose(machine: MachineFiles, *, allow_kexec: bool) -> Choice:
     """Choose the one that boots this machine, or its firmware, or at last no firmware at all.
 
     Raises `OSError`.
@@ -50,7 +50,7 @@ def choose(machine: Machine, *, allow_kexec: bool) -> Choice:
     return Choice(None, reasons)
 
 
-def _no_grub(machine: Machine) -> str:
+def _no_grub(machine: MachineFiles) -> str:
     if machine.path("/boot/grub/menu.lst").exists():
         return (
             "This machine boots by /boot/grub/menu.lst, as GRUB 0.97 and the pv-grub of Xen do, "

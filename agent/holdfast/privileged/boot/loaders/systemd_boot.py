@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.durable import clear_partial, flush_directory
-from holdfast.node.machine import Machine
+from holdfast.atomic_files import clear_partial, flush_directory
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.file_io import read_plain, write_file
 from holdfast.privileged.boot.loaders.cmdline import kernel_line
 from holdfast.privileged.boot.loaders.efi_variables import LOADER, EfiVariables, efi_text
@@ -31,13 +31,13 @@ class SystemdBoot:
 
     name = "systemd-boot"
 
-    def __init__(self, machine: Machine, esp: Esp | None) -> None:
+    def __init__(self, machine: MachineFiles, esp: Esp | None) -> None:
         self._machine = machine
         self._esp = esp
         self._variables = EfiVariables(machine)
 
     @classmethod
-    def detect(cls, machine: Machine) -> SystemdBoot | None:
+    def detect(cls, machine: MachineFiles) -> SystemdBoot | None:
         """Return it if it booted this machine, else None. Raises `OSError`."""
         variables = EfiVariables(machine)
         if not (variables.text("LoaderInfo", LOADER) or "").startswith("systemd-boot "):

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.node.directories import DirectoryIdentity
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.node.models import BlockDevice, Disk
 from holdfast.privileged.boot.disk.file_io import read_plain
 from holdfast.privileged.boot.models import ArmRequest, StagedImage
-from holdfast.privileged.boot.payload.directory import modules
+from holdfast.privileged.boot.payload import modules
 from holdfast.privileged.boot.payload.identity import Identity, collect
 from holdfast.privileged.boot.payload.network import describe_network
 from holdfast.privileged.boot.payload.source import Source, find_source
@@ -40,7 +40,7 @@ class Collected:
 
 
 def collect_all(
-    machine: Machine, request: ArmRequest, approved: Approved, disks: Sequence[Disk]
+    machine: MachineFiles, request: ArmRequest, approved: Approved, disks: Sequence[Disk]
 ) -> Collected:
     """Collect everything that is written, before anything is. Raises `Refused`, `OSError`."""
     notes: list[str] = []
@@ -89,7 +89,7 @@ def collect_all(
     )
 
 
-def _previous(machine: Machine, request: ArmRequest, disks: Sequence[Disk]) -> Source | None:
+def _previous(machine: MachineFiles, request: ArmRequest, disks: Sequence[Disk]) -> Source | None:
     """Find the file system on which the old disk is kept. Raises `Refused`."""
     if request.save_previous is None:
         return None
@@ -100,7 +100,7 @@ def _previous(machine: Machine, request: ArmRequest, disks: Sequence[Disk]) -> S
     return found
 
 
-def _files(machine: Machine, request: ArmRequest) -> Mapping[str, bytes]:
+def _files(machine: MachineFiles, request: ArmRequest) -> Mapping[str, bytes]:
     """Read the other files that go into the initramfs. Raises `Refused`, `OSError`."""
     system = next((path for path in _CERTIFICATES if machine.path(path).is_file()), None)
     trusted = [read_plain(machine.path(path).resolve(), _MAX_PEM) for path in (system,) if path]
@@ -123,7 +123,7 @@ def _files(machine: Machine, request: ArmRequest) -> Mapping[str, bytes]:
     return found
 
 
-def _checked(machine: Machine, given: str, mark: bytes) -> bytes:
+def _checked(machine: MachineFiles, given: str, mark: bytes) -> bytes:
     """Read a file that is named by whoever asks: only if it is of the kind that it should be."""
     content = read_plain(machine.path(given).resolve(), _MAX_PEM)
     if mark not in content:

@@ -7,15 +7,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.durable import flush_directory
-from holdfast.node.disks import Place
-from holdfast.node.machine import Machine
+from holdfast.atomic_files import flush_directory
+from holdfast.node.disks import DiskPosition
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.file_io import write_file
 from holdfast.privileged.boot.disk.storage import Storage
 from holdfast.privileged.boot.kernel import kernel_of
 from holdfast.privileged.boot.models import OUTCOME_BYTES, ArmRequest, FileReport, Target
+from holdfast.privileged.boot.payload import cpio, initramfs, job
 from holdfast.privileged.boot.payload.collecting import Collected
-from holdfast.privileged.boot.payload.directory import cpio, initramfs, job
 from holdfast.privileged.boot.payload.target import pin
 from holdfast.privileged.writes import Refused
 
@@ -27,7 +27,7 @@ _CHUNK = 1 << 20
 class Payload:
     """The directory at a path of the machine, whether or not it is there."""
 
-    def __init__(self, machine: Machine, directory: str, imager: Path) -> None:
+    def __init__(self, machine: MachineFiles, directory: str, imager: Path) -> None:
         self._machine = machine
         self.directory = directory
         self._path = machine.path(directory)
@@ -70,7 +70,7 @@ class Payload:
         return found
 
     def rehearse(
-        self, request: ArmRequest, collected: Collected, system: Place, descriptor: bytes
+        self, request: ArmRequest, collected: Collected, system: DiskPosition, descriptor: bytes
     ) -> tuple[list[FileReport], Target]:
         """Return what `write` would write, and to which disk. Raises `Refused`, `OSError`.
 
@@ -88,7 +88,7 @@ class Payload:
         return files, target
 
     def write(
-        self, request: ArmRequest, collected: Collected, system: Place, descriptor: bytes
+        self, request: ArmRequest, collected: Collected, system: DiskPosition, descriptor: bytes
     ) -> tuple[list[FileReport], Target]:
         """Write all of it and read it back from the disk. Raises `Refused`, `OSError`."""
         storage = Storage.of(self._machine, self._parent)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from holdfast.node.beneath import open_directory_beneath, read_file_beneath
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.models import CarriedItem, IdentityName
 
 MAX_FILE = 1 << 20
@@ -44,7 +44,9 @@ class Identity:
         return {"files": self.files, "directories": self.directories, "remove": self.remove}
 
 
-def collect(machine: Machine, names: Sequence[IdentityName], *, contents: bool = True) -> Identity:
+def collect(
+    machine: MachineFiles, names: Sequence[IdentityName], *, contents: bool = True
+) -> Identity:
     """Collect the files of these items; without `contents` only which they are.
 
     Nothing is followed out of the places named: symbolic links and special files are left out,
@@ -65,7 +67,7 @@ def collect(machine: Machine, names: Sequence[IdentityName], *, contents: bool =
 
 
 def _collect_item(
-    machine: Machine,
+    machine: MachineFiles,
     found: Identity,
     item: CarriedItem,
     place: str,
@@ -144,7 +146,7 @@ def _walk(
                 os.close(inner)
 
 
-def _open_directory(machine: Machine, place: str) -> int:
+def _open_directory(machine: MachineFiles, place: str) -> int:
     """Open a directory without following a link anywhere below the machine's root."""
     top = os.open(machine.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

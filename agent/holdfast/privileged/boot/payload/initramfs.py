@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from holdfast.privileged.boot.payload.directory import cpio
+from holdfast.privileged.boot.payload import cpio
 from holdfast.privileged.boot.payload.modules import Module
 
 _CONSOLE = (5, 1)  # Documentation/admin-guide/devices.txt

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast import _engine
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.writes import Refused
 
 _PATH = "/usr/sbin:/sbin:/usr/bin:/bin"
@@ -31,7 +31,7 @@ class Module:
     """Unpacked."""
 
 
-def drivers_of(machine: Machine, entry: Path) -> Sequence[str]:
+def drivers_of(machine: MachineFiles, entry: Path) -> Sequence[str]:
     """Return the modules that drive a device and everything it hangs on, from the bus down.
 
     `entry` is its directory or link in sysfs, `class/block/sda` or `class/net/eth0`.
@@ -62,7 +62,7 @@ def personality_module(level: str) -> str:
     return _PERSONALITIES.get(level, level)
 
 
-def gather(machine: Machine, names: Iterable[str]) -> Sequence[Module]:
+def gather(machine: MachineFiles, names: Iterable[str]) -> Sequence[Module]:
     """Read modules and all they need, in the order in which to load them; built-in ones fall out.
 
     Raises `Refused` for one that is not there, and `OSError`.
@@ -75,7 +75,7 @@ def gather(machine: Machine, names: Iterable[str]) -> Sequence[Module]:
     return [Module(_plain_name(path), _unpacked(path)) for path in paths]
 
 
-def _needed(machine: Machine, name: str, *, required: bool) -> Sequence[Path]:
+def _needed(machine: MachineFiles, name: str, *, required: bool) -> Sequence[Path]:
     program = shutil.which("modprobe", path=_PATH)
     if program is None:
         raise Refused("modprobe is not installed (package kmod), so no modules can be found.")

@@ -9,12 +9,12 @@ from typing import Any
 
 from holdfast.node.files import read_text
 from holdfast.node.links import LinkError, read_links, run_tool
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 
 _RESOLVED = "/run/systemd/resolve/resolv.conf"
 
 
-def describe_network(machine: Machine) -> dict[str, Any] | str:
+def describe_network(machine: MachineFiles) -> dict[str, Any] | str:
     """Return the job's `network`, or a sentence that says why there is none. Raises `OSError`."""
     routes = _json("ip", "-j", "-4", "route", "show", "default")
     if not routes:
@@ -49,7 +49,7 @@ def describe_network(machine: Machine) -> dict[str, Any] | str:
     }
 
 
-def name_servers(machine: Machine) -> Sequence[str]:
+def name_servers(machine: MachineFiles) -> Sequence[str]:
     """Return the name servers of this machine, those behind a local resolver's stub."""
     for path in ("/etc/resolv.conf", _RESOLVED):
         text = read_text(machine.path(path)) or ""

@@ -9,7 +9,7 @@ from typing import Any
 
 from holdfast.node.disks import superblock_of
 from holdfast.node.files import read_int, read_text
-from holdfast.node.machine import Machine
+from holdfast.node.machine_files import MachineFiles
 from holdfast.node.models import BlockDevice
 from holdfast.node.mounts import mount_of
 from holdfast.node.topology import devices_below
@@ -30,7 +30,7 @@ class Source:
     modules: Sequence[str]
 
 
-def find_source(machine: Machine, source: ImageSource) -> Source:
+def find_source(machine: MachineFiles, source: ImageSource) -> Source:
     """Find the devices below a staged image. Raises `Refused` where the imager cannot use them."""
     if isinstance(source, NetworkImage):
         return Source({"kind": "network", "url": source.url}, (), ())
@@ -76,7 +76,7 @@ def find_source(machine: Machine, source: ImageSource) -> Source:
     )
 
 
-def _array(machine: Machine, device: BlockDevice) -> dict[str, Any]:
+def _array(machine: MachineFiles, device: BlockDevice) -> dict[str, Any]:
     level = device.detail or ""
     if level not in _LEVELS:
         raise Refused(

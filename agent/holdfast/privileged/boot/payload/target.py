@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from holdfast.node.disks import Place
-from holdfast.node.machine import Machine
+from holdfast.node.disks import DiskPosition
+from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.read_back import raw, read_raw
 from holdfast.privileged.boot.models import Target
 
 _HEAD = 1 << 20
 
 
-def pin(machine: Machine, system: Place) -> Target:
+def pin(machine: MachineFiles, system: DiskPosition) -> Target:
     """Read the disk's identity and its first bytes. Raises `OSError`."""
     disk = system.disk
     # Only what does not change as long as the system runs: not the beginning of a file system.

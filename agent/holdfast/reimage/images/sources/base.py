@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from holdfast.operations.model import Slug
-from holdfast.places import Places
+from holdfast.roots import Roots
 
 if TYPE_CHECKING:
     from holdfast.reimage.images.sources.allowed import AllowedSources
@@ -37,7 +37,7 @@ class SourceTroubleError(SourceError):
 class Reach:
     """What sources may use of this node."""
 
-    places: Places | None = None
+    places: Roots | None = None
     """Where `file://` may lead; nowhere if there is none."""
     ca_file: Path | None = None
     """Certificate authorities to trust in place of the system's."""

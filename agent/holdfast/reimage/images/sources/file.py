@@ -9,8 +9,8 @@ from pathlib import PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from holdfast.operations.model import RequestError, Slug
-from holdfast.places import Place
 from holdfast.reimage.images.sources.base import Reach, SourceError, SourceTroubleError
+from holdfast.roots import RootPath
 
 _CHUNK = 1 << 20
 
@@ -74,7 +74,7 @@ class OpenedFile:
         self._file.close()
 
 
-def _open_beneath(place: Place) -> int:
+def _open_beneath(place: RootPath) -> int:
     """Open a file in a root through no symbolic link, also when somebody swaps names meanwhile."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     here = os.open(place.root, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from holdfast.privileged import Privileged, Refused
+from holdfast.tuning.changes.store import StoredKnob, Valued
 from holdfast.tuning.knobs import Knob, Observed, Subsystem
-from holdfast.tuning.store import StoredKnob, Valued
 from holdfast.wording import plain
 
 log = logging.getLogger(__name__)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from holdfast.operations.model import now
+from holdfast.tuning.changes.store import Active, InForce, StoredKnob
+from holdfast.tuning.changes.transaction import Failure, Panel
 from holdfast.tuning.events import Events
 from holdfast.tuning.knobs import Knob, Observed
 from holdfast.tuning.models import DriftedSetting
-from holdfast.tuning.store import Active, InForce, StoredKnob
-from holdfast.tuning.transaction import Failure, Panel
 
 ENFORCE_LIMIT = 3
 """A setting is written back at most so many times..."""

@@ -6,15 +6,15 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from holdfast.operations.model import now
+from holdfast.tuning.changes.store import Change, Left, Pending, State, Store, StoredKnob, Valued
+from holdfast.tuning.changes.transaction import ChangeFailed, Effects, Failure, Panel, shown
 from holdfast.tuning.knobs import Knob
 from holdfast.tuning.resolve import is_file
-from holdfast.tuning.store import Change, Left, Pending, State, Store, StoredKnob, Valued
-from holdfast.tuning.transaction import ChangeFailed, Effects, Failure, Panel, shown
 
 log = logging.getLogger(__name__)
 
 
-class Journal:
+class UndoLog:
     """Makes changes and records them. Call with the store locked."""
 
     def __init__(self, store: Store, panel: Panel, boot_id: str) -> None:

@@ -12,7 +12,7 @@ from holdfast.node.mounts import Mount, read_mounts
 
 
 @dataclass(frozen=True)
-class Machine:
+class MachineFiles:
     """A machine: this one, or one whose root directory is mounted below this one's."""
 
     root: Path = Path("/")

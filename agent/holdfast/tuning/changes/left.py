@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from holdfast.tuning.changes.store import State
+from holdfast.tuning.changes.transaction import Panel
 from holdfast.tuning.models import LeftSetting
-from holdfast.tuning.store import State
-from holdfast.tuning.transaction import Panel
 
 _MOST_NAMED = 5
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.journal import notify
+from holdfast.logs import notify
 
 PROGRAM = """
 import logging
-from holdfast.journal import configure
+from holdfast.logs import configure
 configure("info")
 log = logging.getLogger("holdfast.test")
 log.debug("nothing")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from holdfast.tuning.changes.store import Change, State, StoredKnob
+from holdfast.tuning.changes.transaction import Panel
 from holdfast.tuning.knobs import Knob
 from holdfast.tuning.resolve import is_file
-from holdfast.tuning.store import Change, State, StoredKnob
-from holdfast.tuning.transaction import Panel
 
 
 def rebase(state: State, boot_id: str, panel: Panel) -> State:

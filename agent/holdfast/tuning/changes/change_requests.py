@@ -9,12 +9,9 @@ from typing import Any
 from holdfast.operations.kinds import Context
 from holdfast.operations.model import OperationFailed, Problem, Slug
 from holdfast.privileged import Refused
-from holdfast.tuning.events import Events
-from holdfast.tuning.knobs import Knob
-from holdfast.tuning.ledger import Changes
-from holdfast.tuning.problems import problem_of
-from holdfast.tuning.rebase import renamed
-from holdfast.tuning.requests import (
+from holdfast.tuning.changes.ledger import Changes
+from holdfast.tuning.changes.rebase import renamed
+from holdfast.tuning.changes.requests import (
     FailedKnob,
     TuneChange,
     TuneEnforce,
@@ -23,8 +20,11 @@ from holdfast.tuning.requests import (
     TuneRequest,
     TuneRollback,
 )
-from holdfast.tuning.store import InForce, Store, StoredKnob
-from holdfast.tuning.transaction import ChangeFailed, Failure, Panel
+from holdfast.tuning.changes.store import InForce, Store, StoredKnob
+from holdfast.tuning.changes.transaction import ChangeFailed, Failure, Panel
+from holdfast.tuning.events import Events
+from holdfast.tuning.knobs import Knob
+from holdfast.tuning.problems import problem_of
 
 _CUT_SHORT = (
     "A change of settings was cut short. It is finished or taken back at the next start, apply, "

@@ -17,12 +17,9 @@ from holdfast.node.files import read_text
 from holdfast.operations.model import now
 from holdfast.privileged import Privileged, Refused, Write
 from holdfast.privileged.allowed import AllowList
-from holdfast.tuning.baseline import Baseline, before, unwanted
-from holdfast.tuning.journal import Journal
-from holdfast.tuning.knobs import Knob, Subsystem
-from holdfast.tuning.profile.schema import NAMES
-from holdfast.tuning.rebase import rebase, renamed
-from holdfast.tuning.requests import (
+from holdfast.tuning.changes.baseline import Baseline, before, unwanted
+from holdfast.tuning.changes.rebase import rebase, renamed
+from holdfast.tuning.changes.requests import (
     FailedKnob,
     Recovered,
     Restored,
@@ -33,9 +30,12 @@ from holdfast.tuning.requests import (
     TuneRequest,
     TuneRollback,
 )
-from holdfast.tuning.store import Active, Change, Entry, State, Store, StoredKnob, Valued
+from holdfast.tuning.changes.store import Active, Change, Entry, State, Store, StoredKnob, Valued
+from holdfast.tuning.changes.transaction import ChangeFailed, Failure, Panel
+from holdfast.tuning.changes.undo_log import UndoLog
+from holdfast.tuning.knobs import Knob, Subsystem
+from holdfast.tuning.profile.schema import NAMES
 from holdfast.tuning.subsystems import all_subsystems
-from holdfast.tuning.transaction import ChangeFailed, Failure, Panel
 from holdfast.wording import plain
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Ledger:
         self._store = Store(directory)
         self._panel = Panel(self._subsystems, privileged)
         self._boot_id = read_text(Path("/proc/sys/kernel/random/boot_id")) or ""
-        self._journal = Journal(self._store, self._panel, self._boot_id)
+        self._journal = UndoLog(self._store, self._panel, self._boot_id)
 
     def tune(self, request: TuneRequest) -> TuneReport:
         """Do it. Raises `Refused` or `RequestError` with a sentence, and `OSError`."""

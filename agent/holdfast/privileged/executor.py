@@ -71,7 +71,7 @@ class Privileged(Protocol):
         """
 
 
-class InProcess:
+class LocalExecutor:
     """Does it with the rights of this process."""
 
     def __init__(self, boot: Boot | None = None) -> None:

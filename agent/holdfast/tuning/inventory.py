@@ -39,7 +39,7 @@ class Device:
         return link.resolve().name.partition("-")[0] if link.exists() else ""
 
 
-class Machine:
+class Inventory:
     """A look at the machine, taken once: make another one to look again."""
 
     def __init__(self, roots: Sequence[Path]) -> None:

@@ -15,7 +15,7 @@ from holdfast.operations.model import RequestError, Slug
 
 
 @dataclass(frozen=True)
-class Place:
+class RootPath:
     """A root, and what in it is meant: `path` is relative to it and empty for all of it."""
 
     root: Path
@@ -26,7 +26,7 @@ class Place:
         return {"root": str(self.root), "path": self.path}
 
 
-class Places:
+class Roots:
     """Finds the place of a path.
 
     What is checked here is what a client can be told at once. That a path stays within its root
@@ -38,9 +38,9 @@ class Places:
         self.roots = tuple(roots)
         self._state_dir = state_dir
 
-    def all(self) -> list[Place]:
+    def all(self) -> list[RootPath]:
         """Every root that is there. Raises `RequestError` if there is none."""
-        places = [Place(root) for root in self.roots if missing(root) is None]
+        places = [RootPath(root) for root in self.roots if missing(root) is None]
         if not places:
             reasons = "; ".join(f"{root} {missing(root)}" for root in self.roots)
             raise RequestError(
@@ -48,7 +48,7 @@ class Places:
             )
         return places
 
-    def root(self, text: str, field: str) -> Place:
+    def root(self, text: str, field: str) -> RootPath:
         """Find a root by its path.
 
         Raises `RequestError` if it is not a configured root, or not there.
@@ -62,9 +62,9 @@ class Places:
                 Slug.OUTSIDE_ROOTS, f"{text} is not a configured root; those are {names}.", field
             )
         self._check_there(root, field)
-        return Place(root)
+        return RootPath(root)
 
-    def find(self, text: str, field: str) -> Place:
+    def find(self, text: str, field: str) -> RootPath:
         """Find the place of an absolute path of an existing file or directory.
 
         Raises `RequestError` if it is malformed, not in a root, or not there, or the root is not.
@@ -107,7 +107,7 @@ class Places:
                 field,
             )
         self._check_kind(path, root, field)
-        return Place(root, "" if relative == Path() else str(relative))
+        return RootPath(root, "" if relative == Path() else str(relative))
 
     @staticmethod
     def _check_there(root: Path, field: str) -> None:

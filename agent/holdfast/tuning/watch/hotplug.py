@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from holdfast.operations.ids import new_id
+from holdfast.tuning.changes.requests import TuneChange
+from holdfast.tuning.changes.store import Active, InForce, State, Valued
+from holdfast.tuning.changes.transaction import ChangeFailed, Panel
 from holdfast.tuning.events import Events
 from holdfast.tuning.knobs import Knob
 from holdfast.tuning.planner import Planner
-from holdfast.tuning.requests import TuneChange
 from holdfast.tuning.resolve import Wanted
-from holdfast.tuning.store import Active, InForce, State, Valued
-from holdfast.tuning.transaction import ChangeFailed, Panel
 
 _DEVICES = frozenset({"block", "network"})
 _APPEAR = _DEVICES | {"sysctl", "modules"}

@@ -11,12 +11,12 @@ from holdfast.manifests.service import Manifests
 from holdfast.operations.model import RequestError
 from holdfast.pagecache.models import DumpRequest
 from holdfast.pagecache.service import PageCache
-from holdfast.places import Place, Places
+from holdfast.roots import RootPath, Roots
 
 
 @pytest.mark.parametrize("text", ["/", "//", "///"])
 def test_the_top_of_all_can_be_named(tmp_path: Path, text: str) -> None:
-    assert Places([Path("/")], tmp_path).root(text, "root") == Place(Path("/"))
+    assert Roots([Path("/")], tmp_path).root(text, "root") == RootPath(Path("/"))
 
 
 def test_requests_that_name_the_top_of_all_are_accepted(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_requests_that_name_the_top_of_all_are_accepted(tmp_path: Path) -> None:
 
 
 def test_a_slash_at_the_end_changes_nothing(tmp_path: Path) -> None:
-    places = Places([tmp_path], tmp_path / ".holdfast")
-    assert places.root(f"{tmp_path}/", "root") == Place(tmp_path)
+    places = Roots([tmp_path], tmp_path / ".holdfast")
+    assert places.root(f"{tmp_path}/", "root") == RootPath(tmp_path)
     with pytest.raises(RequestError, match="is not a configured root"):
         places.root("/", "root")

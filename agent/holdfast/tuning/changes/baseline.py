@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from holdfast.tuning.changes.store import Change, Entry, State, Valued
+from holdfast.tuning.changes.transaction import Panel
 from holdfast.tuning.couplings import excluded_by
 from holdfast.tuning.knobs import Knob
 from holdfast.tuning.resolve import is_file
-from holdfast.tuning.store import Change, Entry, State, Valued
-from holdfast.tuning.transaction import Panel
 
 
 @dataclass

@@ -18,9 +18,9 @@ from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import OperationFailed, Problem, RequestError, Slug, now
 from holdfast.privileged import Privileged
 from holdfast.privileged.writes import Refused
-from holdfast.reimage import aftermath, machine
+from holdfast.reimage import boot_outcome, preflight
 from holdfast.reimage.attempt import Attempt, sentence
-from holdfast.reimage.checks import Examiner
+from holdfast.reimage.checks import PostBootChecks
 from holdfast.reimage.confirmation_clock import ConfirmationClock
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.images.library import Obtained
@@ -47,7 +47,7 @@ _RESOURCE = frozenset({"reimage"})
 _S = ReimageState
 
 
-class Course:
+class ReimageOperation:
     """Runs the one attempt. `acting` is held by whoever changes the boot loader."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Course:
         acting: threading.Lock,
         privileged: Privileged,
         images: ImageLibrary,
-        examiner: Examiner,
+        examiner: PostBootChecks,
         describe: Callable[[ImageSummary | None, str | None], Machine],
         usable: Callable[[], None],
         state_dir: Path,
@@ -151,14 +151,14 @@ class Course:
             _check(context)
 
         match self._look(job, pause):
-            case aftermath.Arrived(marker, took_back):
+            case boot_outcome.Arrived(marker, took_back):
                 report = ImagerReport(**marker.model_dump(include=set(ImagerReport.model_fields)))
                 self._attempt.update(imager=report, identity_problems=marker.identity.problems)
                 self._arrived(job, _arrival(job, took_back=took_back))
-            case aftermath.Recognised(why):
+            case boot_outcome.Recognised(why):
                 self._attempt.update(recognised=why)
                 self._arrived(job, f"The new system runs, without the marker of the imager: {why}")
-            case aftermath.Returned(why, armed_still):
+            case boot_outcome.Returned(why, armed_still):
                 self._attempt.store.previous.withdraw(job.nonce)
                 if armed_still is not None:
                     why += (
@@ -167,14 +167,14 @@ class Course:
                     )
                 self._attempt.fail(why)
                 raise OperationFailed(Problem.of(Slug.NOT_REIMAGED, why))
-            case aftermath.Unknown(why):
+            case boot_outcome.Unknown(why):
                 self._attempt.unknown(why)
                 raise OperationFailed(
                     Problem.of(
                         Slug.NOT_CONFIRMED, f"It cannot be told which system runs. {why}{_WAYS_OUT}"
                     )
                 )
-            case aftermath.Untouched():
+            case boot_outcome.Untouched():
                 self._settle(job)
 
     def _arrived(self, job: Job, why: str) -> None:
@@ -182,13 +182,13 @@ class Course:
         self._attempt.store.previous.arrived(job.nonce)
         self._attempt.move(_S.BOOTED, why)
 
-    def _look(self, job: Job, pause: Callable[[float], None]) -> aftermath.Found:
+    def _look(self, job: Job, pause: Callable[[float], None]) -> boot_outcome.Found:
         if job.image is not None and not job.image_file_systems:
             directory = self._attempt.image_directory(job)
             found = self._images.file_systems(directory)
             job = job.model_copy(update={"image_file_systems": found})
         with _boot_loader_in_doubt():
-            return aftermath.look(job, self._attempt.boot_id, self._privileged, pause)
+            return boot_outcome.look(job, self._attempt.boot_id, self._privileged, pause)
 
     def _settle(self, job: Job) -> None:
         """Go on where the daemon, but not the machine, was restarted."""
@@ -209,7 +209,7 @@ class Course:
         image = self._images.summary(found)
         content = self._images.content_url(request, found)
         self._attempt.clear_images(keep=found.sha256)
-        problems = machine.image_problems(image, request, content)
+        problems = preflight.image_problems(image, request, content)
         directory = self._attempt.store.image_directory(found.sha256)
         source = content if request.mode == "network" else str(directory / "image")
         problems += self._describe(image, source).blocked
@@ -253,8 +253,8 @@ class Course:
         staging = None
         if request.mode == "staged":
             present = self._images.present_bytes(directory)
-            staging = machine.staging_space(image, self._state_dir, present)
-        return machine.space_problems([saving_space(self._state_dir, staging)])
+            staging = preflight.staging_space(image, self._state_dir, present)
+        return preflight.space_problems([saving_space(self._state_dir, staging)])
 
     def _judge(self, context: Context[Any], attempt: str) -> None:
         """Check the new system. Raises `OperationFailed` unless all is well."""

@@ -1,0 +1,1 @@
+"""Settings over time: drift, and devices that come and go."""
