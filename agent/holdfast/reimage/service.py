@@ -1,6 +1,6 @@
 """Re-imaging as the API sees it: one attempt at a time, from staging to the new system.
 
-The calls here look, plan, and bring about the next state; `operation.py` is the operation that goes on
+The calls here plan and bring about the next state; `operation.py` is the operation that runs
 meanwhile, and `attempt.py` what both of them remember. docs/reimage.md has the states.
 """
 
