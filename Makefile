@@ -93,8 +93,8 @@ deb-or-skip: wheel imager
 	@packaging/build-deb --or-skip
 
 .PHONY: demo
-demo: data-if-named build ## Show the page cache and manifests through a running daemon (DATA=/path: your own files)
-	@$(bin)/python -m tests.demo $(if $(DATA),--data '$(DATA)')
+demo: data-if-named build ## Show page cache, manifests and a tuning plan through a running daemon (DATA=/path: your own files)
+	@$(bin)/python -m demo $(if $(DATA),--data '$(DATA)')
 
 .PHONY: run
 run: data build ## Run the daemon in the foreground on DATA=/path, with curl lines to paste

@@ -31,7 +31,7 @@ def data(disk_dir: Path) -> Path:
 
 def demo(data: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "tests.demo", "--data", data],
+        [sys.executable, "-m", "demo", "--data", data],
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
@@ -53,6 +53,7 @@ def test_the_demo_on_data_of_ones_own(data: Path) -> None:
         "holdfast pagecache load",
         "holdfast manifest build",
         "holdfast manifest verify",
+        "holdfast tune plan",
         "curl -fsS --unix-socket",
         "/metrics",
     ):
@@ -81,7 +82,7 @@ def test_the_demo_fails_when_there_is_nothing_to_show(data: Path) -> None:
 @pytest.mark.slow
 def test_the_demo_on_its_own_sample(disk_dir: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.demo"],
+        [sys.executable, "-m", "demo"],
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
@@ -93,7 +94,7 @@ def test_the_demo_on_its_own_sample(disk_dir: Path) -> None:
     assert written is not None
     assert float(written[1]) >= 1
     flipped = "! tables/large-1.db  (other content, bytes 67108864-134217728)"
-    verdict = re.compile("^(ok|NOT OK): |^exit code 3", re.MULTILINE)
+    verdict = re.compile("^(ok|NOT OK): |^exit code 3: files", re.MULTILINE)
     assert flipped in done.stdout
     assert verdict.findall(done.stdout) == ["ok", "NOT OK", "", "ok"]
     assert list(disk_dir.iterdir()) == []

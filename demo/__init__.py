@@ -1,0 +1,1 @@
+"""What holdfast does, to watch: `make demo` and `make demo-machine`."""
