@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
-from tests.system.harness import dying_with_parent, free_port
-from tests.waiting import until
+from tests.support.harness import dying_with_parent, free_port
+from tests.support.waiting import until
 
 
 class FellShortError(Exception):

@@ -6,7 +6,7 @@ import shlex
 
 from demo.sample import CHUNK, FLIPPED, FLIPPED_AT, SAMPLE
 from demo.shell import Demo
-from tests.waiting import until
+from tests.support.waiting import until
 
 DIFFERENCES = 3
 """The exit code of a check that found some, and of a plan that would change something."""

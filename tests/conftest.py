@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import ground
-from tests.disk import real_directory
+from tests.support import ground
+from tests.support.disk import real_directory
 
 ground.extend_path()
 # What a shell starts in the background has it ignored, and so would all that tests start.

@@ -26,7 +26,7 @@ from tests.bench.residency import (
     evict,
 )
 from tests.bench.tree import PAGE
-from tests.system.harness import HOLDFAST, Daemon, clean_environment
+from tests.support.harness import HOLDFAST, Daemon, clean_environment
 
 TIMES_HAPPYCACHE = 3.0
 TIMES_VMTOUCH = 1.0

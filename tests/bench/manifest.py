@@ -27,7 +27,7 @@ from tests.bench.peers import Timed
 from tests.bench.residency import evict, resident
 from tests.bench.skewed import skewed_sizes
 from tests.bench.tree import GIB, MIB, Tree, make, small_sizes
-from tests.disk import file_system
+from tests.support.disk import file_system
 
 SHARE_OF_CEILING = 0.95
 TIMES_XXH64SUM = 2.5

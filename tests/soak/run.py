@@ -15,9 +15,9 @@ from pathlib import Path
 
 from tests.soak.echo import Echo
 from tests.soak.honest import Honest
-from tests.system.harness import Daemon, create_tokens, daemons
-from tests.system.test_http_tls import Authority
-from tests.waiting import until
+from tests.support.certificates import Authority
+from tests.support.harness import Daemon, create_tokens, daemons
+from tests.support.waiting import until
 
 MOST_WAIT_SECONDS = 0.1
 BUSY_SECONDS = 0.01

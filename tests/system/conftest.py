@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.disk import real_directory
-from tests.system.harness import Daemon, Tokens, create_tokens, daemons
+from tests.support.disk import real_directory
+from tests.support.harness import Daemon, Tokens, create_tokens, daemons
 
 
 @pytest.fixture(scope="session")

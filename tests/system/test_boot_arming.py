@@ -19,11 +19,12 @@ from holdfast.privileged.boot.disk.freeze import settle
 from holdfast.privileged.boot.models import OUTCOME_BYTES, StagedImage, StatusServer
 from holdfast.privileged.client import Helper
 from holdfast.privileged.writes import Refused
-from tests.loops import MIB, attach
-from tests.mounts import mounted
-from tests.system.bootdisk import NONCE, BootDisk, boot_disk, run
-from tests.system.harness import dying_with_parent
-from tests.waiting import until
+from tests.support.bootdisk import NONCE, BootDisk, boot_disk, run
+from tests.support.harness import dying_with_parent
+from tests.support.initramfs import unpacked
+from tests.support.loops import MIB, attach
+from tests.support.mounts import mounted
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
@@ -40,14 +41,6 @@ def disk(request: pytest.FixtureRequest, disk_dir: Path) -> Iterator[BootDisk]:
 def simple(disk_dir: Path) -> Iterator[BootDisk]:
     with boot_disk(disk_dir) as found:
         yield found
-
-
-def unpacked(disk: BootDisk, directory: Path) -> Path:
-    """Unpack the initramfs with cpio, as judge of the format."""
-    directory.mkdir()
-    with (disk.boot / "holdfast/initramfs.img").open("rb") as archive:
-        subprocess.run(["cpio", "-idm", "--quiet"], stdin=archive, cwd=directory, check=True)
-    return directory
 
 
 def test_a_dry_run_tells_what_arming_writes_and_writes_nothing(disk: BootDisk) -> None:
@@ -313,7 +306,7 @@ import sys
 from pathlib import Path
 from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot import Boot
-from tests.system.bootdisk import POLICY
+from tests.support.bootdisk import POLICY
 from holdfast.privileged.helper import HelperServer, listen
 from holdfast.privileged.executor import LocalExecutor
 from holdfast.tuning.changes.ledger import Ledger
@@ -357,7 +350,7 @@ from pathlib import Path
 from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot import Boot
 from holdfast.privileged.boot.models import ArmRequest
-from tests.system.bootdisk import POLICY
+from tests.support.bootdisk import POLICY
 root, proc, kernel, imager, request = sys.argv[1:]
 machine = MachineFiles(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
 Boot(machine, Path(imager), lambda: POLICY).arm(ArmRequest.model_validate_json(request))

@@ -21,7 +21,15 @@ from holdfast.privileged.boot.loaders.loader import Armed
 from holdfast.privileged.boot.loaders.systemd_boot import SystemdBoot
 from holdfast.privileged.boot.models import BootReport, ExplainRequest
 from holdfast.privileged.writes import Refused
-from tests.system.bootdisk import DESCRIPTOR, KERNEL, NONCE, BootDisk, boot_disk, run, ubuntu_config
+from tests.support.bootdisk import (
+    DESCRIPTOR,
+    KERNEL,
+    NONCE,
+    BootDisk,
+    boot_disk,
+    run,
+    ubuntu_config,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 

@@ -18,11 +18,11 @@ import pytest
 
 from holdfast.signing.keys import read_private
 from holdfast.signing.trust import sign
-from tests.system.bootdisk import DESCRIPTOR, STATE, BootDisk, boot_disk
-from tests.system.harness import dying_with_parent, run_cli
-from tests.system.test_boot_arming import unpacked
-from tests.system.test_helper import Helper
-from tests.waiting import until
+from tests.support.bootdisk import DESCRIPTOR, STATE, BootDisk, boot_disk
+from tests.support.harness import dying_with_parent, run_cli
+from tests.support.helper import Helper
+from tests.support.initramfs import unpacked
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 

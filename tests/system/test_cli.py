@@ -9,31 +9,16 @@ import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.disk import drop, read_all, write_file
-from tests.residency import pinned
-from tests.system.harness import HOLDFAST, Daemon, clean_environment, run_cli
-from tests.waiting import until
+from tests.oracles.residency import pinned
+from tests.support.cli import as_json, one_line, running, start_cli
+from tests.support.disk import drop, read_all, write_file
+from tests.support.harness import HOLDFAST, Daemon, clean_environment, run_cli
+from tests.support.waiting import until
 
 MIB = 1 << 20
-
-
-def as_json(done: subprocess.CompletedProcess[str]) -> Any:
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def one_line(done: subprocess.CompletedProcess[str], code: int = 1) -> str:
-    """Answer the sentence of a command that failed: one line, no traceback, nothing on stdout."""
-    assert done.returncode == code, (done.stdout, done.stderr)
-    lines = done.stderr.splitlines()
-    assert len(lines) == 1, done.stderr
-    assert lines[0].startswith("holdfast: ")
-    assert done.stdout == ""
-    return lines[0].removeprefix("holdfast: ")
 
 
 @pytest.fixture
@@ -171,22 +156,6 @@ def slow_load(daemon: Daemon) -> None:
             pins.enter_context(pinned(write_file(daemon.root / f"{number}.db", 4 * MIB)))
         assert daemon.cli("pagecache", "dump").returncode == 0
     assert daemon.cli("pagecache", "evict", daemon.root).returncode == 0
-
-
-def start_cli(daemon: Daemon, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [*HOLDFAST, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=clean_environment(HOLDFAST_SOCKET=str(daemon.socket)),
-    )
-
-
-def running(daemon: Daemon) -> Any:
-    answer = daemon.http.get("/v1/operations", params={"state": "running"}).json()
-    return answer["operations"][0] if answer["operations"] else None
 
 
 def test_progress_is_plain_lines_and_cancel_ends_it(daemon: Daemon) -> None:

@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from tests.disk import write_file
-from tests.system.building import digest
-from tests.system.harness import HOLDFAST, Daemon, clean_environment, run_cli
-from tests.system.terminal import INTERRUPT, Terminal
-from tests.system.test_cli import as_json, one_line, running, start_cli
-from tests.system.test_manifests_http import CHUNK, flip, manifest_record
-from tests.system.test_manifests_http import file as file_line
-from tests.system.test_manifests_http import head as header
-from tests.waiting import until
+from tests.support.building import digest
+from tests.support.cli import as_json, one_line, running, start_cli
+from tests.support.disk import write_file
+from tests.support.harness import HOLDFAST, Daemon, clean_environment, run_cli
+from tests.support.manifests import CHUNK, flip, manifest_record
+from tests.support.manifests import file as file_line
+from tests.support.manifests import head as header
+from tests.support.terminal import INTERRUPT, Terminal
+from tests.support.waiting import until
 
 MIB = 1 << 20
 DIFFERENT = 3

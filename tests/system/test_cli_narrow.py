@@ -22,11 +22,11 @@ from holdfast.operations.ids import new_id
 from holdfast.operations.model import Operation
 from holdfast.reimage.models import ReimageStatus
 from holdfast.tuning.models import Applied, TuningState
-from tests.disk import write_file
-from tests.residency import pinned
-from tests.system.harness import HOLDFAST, Daemon, clean_environment
-from tests.system.terminal import Terminal
-from tests.system.test_manifests_http import flip
+from tests.oracles.residency import pinned
+from tests.support.disk import write_file
+from tests.support.harness import HOLDFAST, Daemon, clean_environment
+from tests.support.manifests import flip
+from tests.support.terminal import Terminal
 
 MIB = 1 << 20
 WIDTHS = (80, 40)

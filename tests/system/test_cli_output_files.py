@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.disk import write_file
-from tests.residency import PAGE
-from tests.system.building import build
-from tests.system.harness import HOLDFAST, Daemon, clean_environment, run_cli
-from tests.system.terminal import Terminal
+from tests.oracles.residency import PAGE
+from tests.support.building import build
+from tests.support.disk import write_file
+from tests.support.harness import HOLDFAST, Daemon, clean_environment, run_cli
+from tests.support.terminal import Terminal
 
 
 @pytest.fixture

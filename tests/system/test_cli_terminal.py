@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from tests.disk import read_all, write_file
-from tests.residency import pinned
-from tests.system.harness import HOLDFAST, Daemon, clean_environment
-from tests.system.terminal import INTERRUPT, Terminal
-from tests.waiting import until
+from tests.oracles.residency import pinned
+from tests.support.disk import read_all, write_file
+from tests.support.harness import HOLDFAST, Daemon, clean_environment
+from tests.support.terminal import INTERRUPT, Terminal
+from tests.support.waiting import until
 
 MIB = 1 << 20
 QUESTION = "[c]ancel, [l]eave it running, [w]atch on? "

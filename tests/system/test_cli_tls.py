@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.system.harness import Daemon, run_cli
-from tests.system.test_cli import as_json, one_line
-from tests.system.test_http_tls import Authority
+from tests.support.certificates import Authority
+from tests.support.cli import as_json, one_line
+from tests.support.harness import Daemon, run_cli
 
 
 def test_over_tls_with_a_client_certificate(

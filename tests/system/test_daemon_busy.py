@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from tests.disk import read_all, write_file
-from tests.system.harness import Daemon
+from tests.support.disk import read_all, write_file
+from tests.support.harness import Daemon
 
 pytestmark = pytest.mark.alone
 

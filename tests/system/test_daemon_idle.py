@@ -8,7 +8,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from tests.system.harness import Daemon
+from tests.support.harness import Daemon
 
 pytestmark = pytest.mark.alone
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.system.harness import Daemon
+from tests.support.harness import Daemon
 
 Starter = Callable[..., Daemon]
 

@@ -14,13 +14,13 @@ import pytest
 
 from holdfast.operations.ids import new_id
 from holdfast.space import parse_floor
-from tests.disk import write_file
-from tests.mounts import ext4
-from tests.records import encode, header, line
-from tests.residency import PAGE
-from tests.system.building import build
-from tests.system.harness import Daemon, run_cli
-from tests.system.pagecache import DUMPS, upload
+from tests.oracles.records import encode, header, line
+from tests.oracles.residency import PAGE
+from tests.support.building import build
+from tests.support.disk import write_file
+from tests.support.harness import Daemon, run_cli
+from tests.support.mounts import ext4
+from tests.support.pagecache import DUMPS, upload
 
 MIB = 1 << 20
 GIB = 1 << 30

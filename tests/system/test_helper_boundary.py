@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.namespaces import Namespaces, own_namespaces
-from tests.system.harness import Daemon
-from tests.system.helper_requests import own_files
-from tests.system.test_helper import NOBODY, SOMEONE_ELSE, Helper, helping, write
-from tests.system.tuning import SYSCTLS, profile_text, row_of, tuned
-from tests.waiting import until
+from tests.support.harness import Daemon
+from tests.support.helper import NOBODY, SOMEONE_ELSE, Helper, helping, write
+from tests.support.helper_requests import own_files
+from tests.support.namespaces import Namespaces, own_namespaces
+from tests.support.tuning import SYSCTLS, profile_text, row_of, tuned
+from tests.support.waiting import until
 
 PLACES = {
     "sysctl.d": "etc/sysctl.d/90-holdfast.conf",

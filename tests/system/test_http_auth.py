@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from datetime import UTC, datetime, timedelta
@@ -13,18 +12,14 @@ import pytest
 
 from holdfast.api.http.failures import BURST, FailureLimit
 from holdfast.api.http.tokens import Scope, create, revoke
-from tests.system.harness import Daemon
-from tests.system.test_http_contract import NOTHING, ask, check_problem, operations_of
-from tests.waiting import until
+from tests.support.audit import audit
+from tests.support.contract import NOTHING, ask, check_problem, operations_of
+from tests.support.harness import Daemon
+from tests.support.waiting import until
 
 
 def challenge(response: httpx.Response) -> str:
     return response.headers["www-authenticate"]
-
-
-def audit(daemon: Daemon) -> list[dict[str, Any]]:
-    text = (daemon.state_dir / "audit.log").read_text()
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def test_without_a_token_only_monitoring_answers(shared_daemon: Daemon) -> None:

@@ -7,9 +7,9 @@ import socket
 
 import pytest
 
-from tests.system.harness import Daemon
-from tests.system.test_http_auth import audit
-from tests.system.test_http_contract import check_problem
+from tests.support.audit import audit
+from tests.support.contract import check_problem
+from tests.support.harness import Daemon
 
 EVIL = "https://evil.example"
 FOREIGN = (

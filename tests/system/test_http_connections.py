@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.harness import Daemon
-from tests.system.test_http_tls import Authority, Issued, secure_client
-from tests.waiting import until
+from tests.support.certificates import Authority, Issued, secure_client
+from tests.support.harness import Daemon
+from tests.support.waiting import until
 
 LIMIT = 192
 """Open files that the daemon may have here."""

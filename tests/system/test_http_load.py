@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.system.harness import Daemon
+from tests.support.harness import Daemon
 
 pytestmark = pytest.mark.alone
 

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from holdfast.operations.ids import new_id
-from tests.disk import drop, read_all, write_file
-from tests.system.harness import Daemon
-from tests.system.test_http_contract import NOTHING, check_problem
+from tests.support.contract import NOTHING, check_problem
+from tests.support.disk import drop, read_all, write_file
+from tests.support.harness import Daemon
 
 DUMPS, LOADS, EVICTIONS = (f"/v1/pagecache/{one}" for one in ("dumps", "loads", "evictions"))
 SIZE = 4 << 20

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from holdfast.slow_callbacks import VARIABLE
-from tests.disk import write_file
-from tests.system.harness import Daemon, clean_environment
-from tests.system.tuning import SYSCTLS, tuned
+from tests.support.disk import write_file
+from tests.support.harness import Daemon, clean_environment
+from tests.support.tuning import SYSCTLS, tuned
 
-HOOKS = Path(__file__).with_name("api_hooks.py")
+HOOKS = Path(__file__).parents[1] / "support" / "api_hooks.py"
 ENDLESS = "/v1/tuning/events"
 """A stream that ends only with the daemon; `test_http_contract.py` looks at its beginning."""
 OPTIONS = (

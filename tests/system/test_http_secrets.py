@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.system.harness import (
+from tests.support.harness import (
     HOLDFAST,
     Daemon,
     Tokens,

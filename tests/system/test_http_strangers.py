@@ -13,10 +13,10 @@ import httpx
 import pytest
 
 from holdfast.api.http.tokens import Scope, create, revoke
-from tests.disk import write_file
-from tests.residency import resident_pages
-from tests.system.harness import Daemon, Tokens
-from tests.system.test_http_contract import ask, check_problem, operations_of
+from tests.oracles.residency import resident_pages
+from tests.support.contract import ask, check_problem, operations_of
+from tests.support.disk import write_file
+from tests.support.harness import Daemon, Tokens
 
 OPEN = ("/healthz", "/readyz", "/metrics")
 """What needs no token on loopback; a token that is wrong is refused there all the same."""

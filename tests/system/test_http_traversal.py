@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.disk import write_file
-from tests.residency import PAGE, evict, resident_pages
-from tests.system.harness import Daemon
-from tests.system.pagecache import DUMPS, dump
-from tests.system.test_http_contract import PROBLEM, operations_of
+from tests.oracles.residency import PAGE, evict, resident_pages
+from tests.support.contract import PROBLEM, operations_of
+from tests.support.disk import write_file
+from tests.support.harness import Daemon
+from tests.support.pagecache import DUMPS, dump
 
 HOSTILE = (
     "..", "%2e%2e", "%2e%2e%2f%2e%2e%2fetc%2fpasswd", "..%2f..%2ftokens.json", "..%5c..%5cetc",

@@ -19,10 +19,10 @@ import pytest
 
 from holdfast.reimage.images.sources import AllowedSources, SourceError
 from holdfast.reimage.images.sources.network import Connections
-from tests.fileserver import Behaviour, serving
-from tests.namespaces import own_namespaces
-from tests.system.harness import Daemon
-from tests.waiting import until
+from tests.support.fileserver import Behaviour, serving
+from tests.support.harness import Daemon
+from tests.support.namespaces import own_namespaces
+from tests.support.waiting import until
 
 SHA256 = "0" * 64
 PLAN = "/v1/reimage/plan"

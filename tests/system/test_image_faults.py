@@ -19,8 +19,8 @@ from holdfast.reimage.images.fetch import fetch
 from holdfast.reimage.images.models import Descriptor
 from holdfast.reimage.images.retries import Patience
 from holdfast.reimage.images.sources import Reach
-from tests.fileserver import Behaviour, serving
-from tests.system.harness import run_cli
+from tests.support.fileserver import Behaviour, serving
+from tests.support.harness import run_cli
 from tests.vm.reimage.authority import make_certificates
 
 MIB = 1 << 20

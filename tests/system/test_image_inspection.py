@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.images import MIB, FileSystem, make_disk, run
-from tests.system.harness import run_cli
+from tests.support.harness import run_cli
+from tests.support.images import MIB, FileSystem, make_disk, run
 
 ROOT = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
 ROOT_ARM = "b921b045-1df0-41c3-af44-4c6f280d3fae"

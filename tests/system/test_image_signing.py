@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.images import run
-from tests.system.harness import run_cli
+from tests.support.harness import run_cli
+from tests.support.images import run
 
 PREFIX = b"holdfast image descriptor v1\n"
 

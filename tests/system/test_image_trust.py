@@ -15,9 +15,9 @@ from holdfast.operations.model import now
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.models import ReimageState, StageRequest
 from holdfast.reimage.store import Job, JobStore
-from tests.fileserver import Behaviour, serving
-from tests.images import make_disk
-from tests.system.harness import Daemon, Tokens, run_cli, start_daemon
+from tests.support.fileserver import Behaviour, serving
+from tests.support.harness import Daemon, Tokens, run_cli, start_daemon
+from tests.support.images import make_disk
 
 
 @dataclass

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.disk import drop, read_all, write_file
-from tests.ground import program
-from tests.system.harness import clean_environment, dying_with_parent, free_port
+from tests.support.disk import drop, read_all, write_file
+from tests.support.ground import program
+from tests.support.harness import clean_environment, dying_with_parent, free_port
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20

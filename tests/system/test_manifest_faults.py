@@ -14,9 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.disk import write_file
-from tests.faults import failing_device
-from tests.system.building import (
+from tests.support.building import (
     BUILDS,
     MIB,
     READERS,
@@ -28,7 +26,9 @@ from tests.system.building import (
     reached,
     verify,
 )
-from tests.system.harness import Daemon
+from tests.support.disk import write_file
+from tests.support.faults import failing_device
+from tests.support.harness import Daemon
 
 Starter = Callable[..., Daemon]
 SLOW = 8 * MIB

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.disk import write_file
-from tests.system.building import BUILDS, MIB, Line, build, built, reached
-from tests.system.harness import FINAL, Daemon
-from tests.waiting import until
+from tests.support.building import BUILDS, MIB, Line, build, built, reached
+from tests.support.disk import write_file
+from tests.support.harness import FINAL, Daemon
+from tests.support.waiting import until
 
 KILLS = int(os.environ.get("HOLDFAST_TEST_KILLS", "12"))
 CHUNK = 64 * MIB

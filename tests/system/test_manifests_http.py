@@ -16,15 +16,15 @@ import pytest
 import xxhash
 
 from holdfast.operations.ids import new_id
-from tests.disk import write_file
-from tests.records import compress, decompress, plain_record
-from tests.system.building import BUILDS, MIB, build, digest, lines_of, verify
-from tests.system.harness import Daemon
-from tests.system.test_http_contract import NOTHING, check_problem
-from tests.waiting import until
+from tests.oracles.records import compress, decompress
+from tests.support.building import BUILDS, MIB, build, digest, lines_of, verify
+from tests.support.contract import NOTHING, check_problem
+from tests.support.disk import write_file
+from tests.support.harness import Daemon
+from tests.support.manifests import CHUNK, file, flip, head, manifest_record
+from tests.support.waiting import until
 
 COMPARISONS = f"{BUILDS}/comparisons"
-CHUNK = 64 * MIB
 Starter = Callable[..., Daemon]
 
 
@@ -60,14 +60,6 @@ def content(daemon: Daemon, manifest: str, **params: str) -> bytes:
     answer = daemon.http.get(f"{BUILDS}/{manifest}/content", params=params)
     assert answer.status_code == 200, answer.text
     return answer.content
-
-
-def flip(path: Path, offset: int) -> None:
-    with path.open("r+b") as file:
-        file.seek(offset)
-        (byte,) = file.read(1)
-        file.seek(offset)
-        file.write(bytes([byte ^ 1]))
 
 
 class TestBuild:
@@ -407,26 +399,6 @@ class TestExport:
         content(daemon, manifest, format="jsonl")
         files = daemon.state_dir / "manifests"
         until(lambda: len(list(files.iterdir())) == 1, what="the end of the export")
-
-
-def manifest_record(head: dict[str, Any], lines: list[dict[str, Any]], **trailer: Any) -> bytes:
-    """Write a manifest; `trailer` replaces members of the right one."""
-    files = [line for line in lines if line.get("type") == "file" and "hardlink_of" not in line]
-    sums: dict[str, Any] = {
-        "files": len(lines),
-        "bytes": sum(line.get("size", 0) for line in files),
-    }
-    return compress(plain_record(head | {"page_size": 4096}, lines, **(sums | trailer)))
-
-
-def head(**other: Any) -> dict[str, Any]:
-    known = {"format": "holdfast-manifest", "version": 1, "algorithm": "xxh64", "root": "/r"}
-    return known | {"path": "", "include": [], "exclude": [], "scan_started_ns": 0} | other
-
-
-def file(path: str, size: int = 5, **other: Any) -> dict[str, Any]:
-    line = {"path": path, "type": "file", "size": size, "status": "ok", "xxh64": "0" * 16}
-    return {key: value for key, value in (line | other).items() if value is not None}
 
 
 GOOD = [file("a"), file("b")]

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from holdfast.operations.ids import new_id
-from tests.disk import write_file
-from tests.mounts import pressure_group
-from tests.system.building import BUILDS, MIB, build, built, progress_of, reached
-from tests.system.harness import Daemon
-from tests.system.test_manifest_readers import device_under_load
+from tests.support.building import BUILDS, MIB, build, built, progress_of, reached
+from tests.support.disk import write_file
+from tests.support.harness import Daemon
+from tests.support.load import device_under_load
+from tests.support.mounts import pressure_group
 
 pytestmark = pytest.mark.alone
 

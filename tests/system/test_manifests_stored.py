@@ -11,11 +11,11 @@ import httpx
 import pytest
 
 from holdfast.operations.ids import new_id
-from tests.disk import write_file
-from tests.system.building import BUILDS, MIB, build, reached, verify
-from tests.system.harness import Daemon
-from tests.system.test_http_contract import NOTHING, check_problem
-from tests.waiting import until
+from tests.support.building import BUILDS, MIB, build, reached, verify
+from tests.support.contract import NOTHING, check_problem
+from tests.support.disk import write_file
+from tests.support.harness import Daemon
+from tests.support.waiting import until
 
 COMPARISONS = f"{BUILDS}/comparisons"
 FORMS = {

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.disk import write_file
-from tests.system.harness import Daemon, run_cli
-from tests.system.test_cli import one_line
+from tests.support.cli import one_line
+from tests.support.disk import write_file
+from tests.support.harness import Daemon, run_cli
 
 MIB = 1 << 20
 

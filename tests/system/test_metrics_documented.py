@@ -7,9 +7,9 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.disk import write_file
-from tests.system.harness import Daemon
-from tests.waiting import until
+from tests.support.disk import write_file
+from tests.support.harness import Daemon
+from tests.support.waiting import until
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `(?P<name>\w+)` \| (?P<type>\w+) \|(?P<labels>[^|]*)\|", re.MULTILINE)

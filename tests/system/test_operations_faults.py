@@ -20,9 +20,9 @@ import psutil
 import pytest
 
 from holdfast.operations.ids import encode
-from tests.disk import drop, read_all, write_file
-from tests.system.harness import Daemon
-from tests.waiting import until
+from tests.support.disk import drop, read_all, write_file
+from tests.support.harness import Daemon
+from tests.support.waiting import until
 
 MIB = 1 << 20
 SIZE = 12 * MIB

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import combinations
 
-from tests.disk import drop, write_file
-from tests.system.harness import Daemon
+from tests.support.disk import drop, write_file
+from tests.support.harness import Daemon
 
 MIB = 1 << 20
 LIMIT = 16

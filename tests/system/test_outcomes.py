@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.disk import drop, write_file
-from tests.residency import pinned
-from tests.system.harness import Daemon, run_cli
-from tests.system.test_manifests_http import flip
+from tests.oracles.residency import pinned
+from tests.support.disk import drop, write_file
+from tests.support.harness import Daemon, run_cli
+from tests.support.manifests import flip
 
 MIB = 1 << 20
 DIFFERENT = 3

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.disk import drop, write_file
-from tests.system.browser import Browser, Page, running_browser
-from tests.system.harness import Daemon
-from tests.system.test_manifests_http import flip
-from tests.system.tuning import SYSCTLS, tuned
+from tests.support.browser import Browser, Page, running_browser
+from tests.support.disk import drop, write_file
+from tests.support.harness import Daemon
+from tests.support.manifests import flip
+from tests.support.tuning import SYSCTLS, tuned
 
 MIB = 1 << 20
 NAME = "net.core.somaxconn"

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.disk import read_all, write_file
-from tests.mounts import tmpfs
-from tests.residency import PAGE, evict, make_resident, pinned
-from tests.system.harness import Daemon, run_cli
-from tests.system.pagecache import DUMPS, dump, failure, relative
-from tests.waiting import until
+from tests.oracles.residency import PAGE, evict, make_resident, pinned
+from tests.support.disk import read_all, write_file
+from tests.support.harness import Daemon, run_cli
+from tests.support.mounts import tmpfs
+from tests.support.pagecache import DUMPS, dump, failure, relative
+from tests.support.waiting import until
 
 PAGES = 2600  # more than a large folio, more than fits one small window
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.disk import read_all, write_file
-from tests.residency import PAGE, pinned, resident_pages
-from tests.system.harness import Daemon
-from tests.system.pagecache import EVICTIONS
+from tests.oracles.residency import PAGE, pinned, resident_pages
+from tests.support.disk import read_all, write_file
+from tests.support.harness import Daemon
+from tests.support.pagecache import EVICTIONS
 
 
 def evict(daemon: Daemon, *paths: Path, **body: Any) -> dict[str, Any]:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.disk import write_file
-from tests.records import decode, encode, from_happycache, header, page_line
-from tests.residency import PAGE, evict, pinned, resident_pages
-from tests.system.harness import Daemon
-from tests.system.pagecache import DUMPS, dump, load, upload
-from tests.waiting import until
+from tests.oracles.records import decode, encode, from_happycache, header, page_line
+from tests.oracles.residency import PAGE, evict, pinned, resident_pages
+from tests.support.disk import write_file
+from tests.support.harness import Daemon
+from tests.support.pagecache import DUMPS, dump, load, upload
+from tests.support.waiting import until
 
 PROGRAM = os.environ.get("HAPPYCACHE") or shutil.which("happycache")
 RECORD = ".happycache.gz"

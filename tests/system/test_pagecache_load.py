@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.disk import write_file
-from tests.mounts import memory_group
-from tests.records import encode, header, line, page_line
-from tests.residency import PAGE, evict, pinned, resident_pages
-from tests.system.harness import Daemon
-from tests.system.pagecache import DUMPS, LOADS, dump, load, upload, uploaded
-from tests.waiting import until
+from tests.oracles.records import encode, header, line, page_line
+from tests.oracles.residency import PAGE, evict, pinned, resident_pages
+from tests.support.disk import write_file
+from tests.support.harness import Daemon
+from tests.support.mounts import memory_group
+from tests.support.pagecache import DUMPS, LOADS, dump, load, upload, uploaded
+from tests.support.waiting import until
 
 PAGES = 1500
 

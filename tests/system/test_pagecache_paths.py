@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.disk import write_file
-from tests.mounts import ext4, mounted, tmpfs
-from tests.records import encode, header, line
-from tests.residency import PAGE, evict, resident_pages
-from tests.system.harness import Daemon
-from tests.system.pagecache import DUMPS, EVICTIONS, SHOW, load, upload
+from tests.oracles.records import encode, header, line
+from tests.oracles.residency import PAGE, evict, resident_pages
+from tests.support.disk import write_file
+from tests.support.harness import Daemon
+from tests.support.mounts import ext4, mounted, tmpfs
+from tests.support.pagecache import DUMPS, EVICTIONS, SHOW, load, upload
 
 
 def refused(daemon: Daemon, path: str) -> set[str]:

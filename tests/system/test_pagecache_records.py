@@ -14,11 +14,19 @@ import pytest
 import xxhash
 
 from holdfast.operations.ids import new_id
-from tests.disk import write_file
-from tests.records import compress, encode, from_happycache, happycache, header, line, page_line
-from tests.residency import PAGE, evict, pinned, resident_pages
-from tests.system.harness import Daemon
-from tests.system.pagecache import DUMPS, dump, load, upload
+from tests.oracles.records import (
+    compress,
+    encode,
+    from_happycache,
+    happycache,
+    header,
+    line,
+    page_line,
+)
+from tests.oracles.residency import PAGE, evict, pinned, resident_pages
+from tests.support.disk import write_file
+from tests.support.harness import Daemon
+from tests.support.pagecache import DUMPS, dump, load, upload
 
 
 def refused(daemon: Daemon, content: bytes) -> str:

@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tests.disk import write_file
-from tests.residency import PAGE, evict, make_resident, pinned
-from tests.system.harness import Daemon
-from tests.system.pagecache import SHOW
+from tests.oracles.residency import PAGE, evict, make_resident, pinned
+from tests.support.disk import write_file
+from tests.support.harness import Daemon
+from tests.support.pagecache import SHOW
 
 
 def show(daemon: Daemon, **query: Any) -> dict[str, Any]:

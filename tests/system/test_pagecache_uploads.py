@@ -14,11 +14,11 @@ import httpx
 import pytest
 
 from holdfast.operations.ids import new_id
-from tests.mounts import tmpfs
-from tests.records import encode, header, line
-from tests.residency import PAGE
-from tests.system.harness import Daemon
-from tests.system.pagecache import DUMPS, load, upload
+from tests.oracles.records import encode, header, line
+from tests.oracles.residency import PAGE
+from tests.support.harness import Daemon
+from tests.support.mounts import tmpfs
+from tests.support.pagecache import DUMPS, load, upload
 
 
 def put(daemon: Daemon, content: bytes, dump_id: str | None = None) -> httpx.Response:

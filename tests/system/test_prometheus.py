@@ -13,11 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.disk import write_file
-from tests.ground import program
-from tests.residency import pinned
-from tests.system.harness import Daemon, free_port
-from tests.waiting import until
+from tests.oracles.residency import pinned
+from tests.support.disk import write_file
+from tests.support.ground import program
+from tests.support.harness import Daemon, free_port
+from tests.support.waiting import until
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 RULES = PACKAGING / "prometheus"

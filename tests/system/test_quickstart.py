@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.disk import read_all, write_file
-from tests.ground import CHECKOUT, program
-from tests.system.documented_session import Step, matches, run_session, steps_of
-from tests.system.harness import Daemon, clean_environment, free_port
+from tests.support.disk import read_all, write_file
+from tests.support.documented_session import Step, matches, run_session, steps_of
+from tests.support.ground import CHECKOUT, program
+from tests.support.harness import Daemon, clean_environment, free_port
 
 README = (CHECKOUT / "README.md").read_text()
 MIB = 1 << 20

@@ -8,36 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.system.harness import Daemon
-
-SHA256 = "00" * 32
-IMAGE = {
-    "name": "abc",
-    "image_version": "2",
-    "size_bytes": 2 << 30,
-    "mapped_bytes": 1 << 30,
-    "content_bytes": 1 << 28,
-    "encoding": "zstd",
-    "descriptor_sha256": SHA256,
-    "boot_modes": ["bios"],
-    "root_partition": 1,
-    "root_file_system": "ext4",
-}
-UNCONFIRMED = {
-    "version": 1,
-    "operation": "01K0",
-    "nonce": "ab" * 16,
-    "request": {"descriptor": "http://192.0.2.1/abc.json", "descriptor_sha256": SHA256},
-    "state": "unconfirmed",
-    "reason": "command: /bin/false ended with 1.",
-    "image": IMAGE,
-    "rebooted_at": "2026-01-01T00:00:00Z",
-    "booted_at": "2026-01-01T00:01:00Z",
-    "checks": [
-        {"name": "data", "passed": True, "detail": "/mnt/data: mounted, on the same disks."},
-        {"name": "command", "passed": False, "detail": "/bin/false ended with 1."},
-    ],
-}
+from tests.support.harness import Daemon
+from tests.support.reimage import SHA256, UNCONFIRMED
 
 
 def _remember(daemon: Daemon, text: str) -> Path:

@@ -21,7 +21,7 @@ from holdfast.reimage import identity_check
 from holdfast.reimage.checks import PostBootChecks
 from holdfast.reimage.models import Check
 from holdfast.reimage.store import Job
-from tests.system.test_reimage_attempts import UNCONFIRMED
+from tests.support.reimage import UNCONFIRMED, Unproven
 
 NONCE = "ab" * 16
 KEY, HOSTNAME = "/etc/ssh/ssh_host_ed25519_key", "/etc/hostname"
@@ -34,16 +34,6 @@ _LOG = """\
 2026-01-01 00:00:06,000 - util.py[DEBUG]: Attempting to remove /etc/ssh/ssh_host_ed25519_key
 2026-01-01 00:00:07,000 - util.py[DEBUG]: Reading from /etc/hostname (quiet=False)
 """
-
-
-class Unproven:
-    """Data that no manifest is named for."""
-
-    def exists(self, manifest: str) -> str:
-        raise AssertionError(manifest)
-
-    def verify(self, *_: object) -> tuple[bool, str]:
-        raise AssertionError("there is no manifest to verify")
 
 
 @dataclass

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.system.harness import Daemon, run_cli
-from tests.system.test_reimage_attempts import SHA256, UNCONFIRMED
-from tests.waiting import until
-
-BODY = {"descriptor": "http://192.0.2.1/x.json", "descriptor_sha256": SHA256}
-
-
-def keep(state_dir: Path) -> Path:
-    """Put a system where the imager keeps it."""
-    place = state_dir / "previous" / ("cd" * 16)
-    place.mkdir(parents=True)
-    (place / "image").write_bytes(b"an old system".ljust(1 << 20, b"\0"))
-    names = ("--name", "previous-node-7", "--image-version", "01K0")
-    output = ("--output", place / "descriptor.json")
-    done = run_cli("image", "describe", place / "image", *names, *output)
-    assert done.returncode == 0, done.stderr
-    return place
+from tests.support.harness import Daemon
+from tests.support.reimage import BODY, UNCONFIRMED, keep
+from tests.support.waiting import until
 
 
 def _reimage(daemon: Daemon) -> dict[str, Any]:

@@ -26,13 +26,11 @@ from holdfast.reimage.marker import read_marker
 from holdfast.reimage.models import StageRequest
 from holdfast.reimage.service import Reimage
 from holdfast.reimage.store import Job, JobStore
-from tests.images import FileSystem, make_disk
-from tests.system.bootdisk import NONCE, BootDisk, boot_disk
-from tests.system.harness import Daemon
-from tests.system.test_reimage_attempts import UNCONFIRMED
-from tests.system.test_reimage_identity import Unproven
-from tests.system.test_reimage_previous import BODY, keep
-from tests.waiting import until
+from tests.support.bootdisk import NONCE, BootDisk, boot_disk
+from tests.support.harness import Daemon
+from tests.support.images import FileSystem, make_disk
+from tests.support.reimage import BODY, UNCONFIRMED, Unproven, keep
+from tests.support.waiting import until
 
 SECRET = "5e" * 32
 _MARKER = {

@@ -14,14 +14,14 @@ import httpx
 import pytest
 
 from holdfast.operations.ids import encode, new_id
-from tests.disk import write_file
-from tests.records import compress, decompress, header, line, lone_manifest, plain_record
-from tests.records import encode as record
-from tests.residency import PAGE
-from tests.system.building import build
-from tests.system.harness import Daemon
-from tests.system.pagecache import DUMPS, upload
-from tests.waiting import until
+from tests.oracles.records import compress, decompress, header, line, lone_manifest, plain_record
+from tests.oracles.records import encode as record
+from tests.oracles.residency import PAGE
+from tests.support.building import build
+from tests.support.disk import write_file
+from tests.support.harness import Daemon
+from tests.support.pagecache import DUMPS, upload
+from tests.support.waiting import until
 
 BUILDS = "/v1/manifests"
 MANY = 1 << 30

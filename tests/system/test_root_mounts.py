@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from tests.disk import write_file
-from tests.fuse import fuse
-from tests.mounts import btrfs, ext4, mounted, overlay, subvolume, tmpfs
-from tests.residency import PAGE, evict, page_count, pinned, resident_pages
-from tests.system.building import BUILDS, build, digest, verify
-from tests.system.harness import Daemon
-from tests.system.pagecache import DUMPS, EVICTIONS, LOADS, SHOW, dump
-from tests.system.test_manifests_http import flip
+from tests.oracles.residency import PAGE, evict, page_count, pinned, resident_pages
+from tests.support.building import BUILDS, build, digest, verify
+from tests.support.disk import write_file
+from tests.support.fuse import fuse
+from tests.support.harness import Daemon
+from tests.support.manifests import flip
+from tests.support.mounts import btrfs, ext4, mounted, overlay, subvolume, tmpfs
+from tests.support.pagecache import DUMPS, EVICTIONS, LOADS, SHOW, dump
 
 Mounter = Callable[[Path, Path, ExitStack], None]
 SIZE = 4 * PAGE + 100

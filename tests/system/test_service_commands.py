@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.disk import write_file
-from tests.residency import pinned
-from tests.system.harness import Daemon, clean_environment, run_cli
-from tests.waiting import until
+from tests.oracles.residency import pinned
+from tests.support.disk import write_file
+from tests.support.harness import Daemon, clean_environment, run_cli
+from tests.support.waiting import until
 
 NOBODY = 65534
 

@@ -6,10 +6,10 @@ import json
 import re
 from pathlib import Path
 
-from tests.disk import write_file
-from tests.system.harness import HOLDFAST, Daemon, clean_environment, run_cli
-from tests.system.terminal import Terminal
-from tests.system.test_manifests_http import flip
+from tests.support.disk import write_file
+from tests.support.harness import HOLDFAST, Daemon, clean_environment, run_cli
+from tests.support.manifests import flip
+from tests.support.terminal import Terminal
 
 MIB = 1 << 20
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.harness import Daemon
-from tests.system.test_http_contract import check_problem
-from tests.system.tuning import SYSCTLS, Tuned, row_of, tuned
+from tests.support.contract import check_problem
+from tests.support.harness import Daemon
+from tests.support.tuning import SYSCTLS, Tuned, row_of, tuned
 
 
 @pytest.fixture

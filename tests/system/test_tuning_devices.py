@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.loops import MIB, Loop, loop
-from tests.system.harness import Daemon
-from tests.system.test_http_contract import check_problem
-from tests.system.tuning import Tuned, row_of, tuned
-from tests.waiting import until
+from tests.support.contract import check_problem
+from tests.support.harness import Daemon
+from tests.support.loops import MIB, Loop, loop
+from tests.support.tuning import Tuned, row_of, tuned
+from tests.support.waiting import until
 
 APPEAR_SECONDS = 2.0
 

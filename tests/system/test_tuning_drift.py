@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.namespaces import own_namespaces
-from tests.system.harness import Daemon, run_cli
-from tests.system.tuning import SYSCTLS, Tuned, row_of, start_in, tuned
-from tests.waiting import until
+from tests.support.harness import Daemon, run_cli
+from tests.support.namespaces import own_namespaces
+from tests.support.tuning import SYSCTLS, Tuned, row_of, start_in, tuned
+from tests.support.waiting import until
 
 NAME = "net.core.somaxconn"
 

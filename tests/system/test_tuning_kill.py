@@ -19,11 +19,11 @@ from typing import Any
 
 import pytest
 
-from tests.namespaces import Namespaces, own_namespaces
-from tests.system import settle as settler_program
-from tests.system.harness import HOLDFAST, Daemon, clean_environment
-from tests.system.tuning import start_in
-from tests.waiting import until
+from tests.support import settle as settler_program
+from tests.support.harness import HOLDFAST, Daemon, clean_environment
+from tests.support.namespaces import Namespaces, own_namespaces
+from tests.support.tuning import start_in
+from tests.support.waiting import until
 
 WANTED = {
     "net.core.somaxconn": "4321",

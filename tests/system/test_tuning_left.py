@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.harness import Daemon
-from tests.system.tuning import Tuned, tuned
-from tests.waiting import until
+from tests.support.harness import Daemon
+from tests.support.tuning import Tuned, tuned
+from tests.support.waiting import until
 
 SOMAXCONN = "net.core.somaxconn"
 FIN = "net.ipv4.tcp_fin_timeout"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.harness import Daemon
-from tests.system.tuning import Tuned, row_of, tuned
-from tests.waiting import until
+from tests.support.harness import Daemon
+from tests.support.tuning import Tuned, row_of, tuned
+from tests.support.waiting import until
 
 APPEAR_SECONDS = 5.0
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.system.harness import clean_environment, dying_with_parent, run_cli
-from tests.waiting import until
+from tests.support.harness import clean_environment, dying_with_parent, run_cli
+from tests.support.waiting import until
 
 CHECKOUT = Path(__file__).parents[2]
 SYSTEMD = CHECKOUT / "systemd"

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.disk import write_file
-from tests.filesystems import new_file_system
-from tests.system.building import BUILDS, build, digest, verify
-from tests.system.harness import Daemon
-from tests.system.pagecache import EVICTIONS, dump, load
+from tests.support.building import BUILDS, build, digest, verify
+from tests.support.disk import write_file
+from tests.support.filesystems import new_file_system
+from tests.support.harness import Daemon
+from tests.support.pagecache import EVICTIONS, dump, load
 
 Starter = Callable[..., Daemon]
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from holdfast.api.contract.kinds import KINDS
-from tests.unit.api_support import served
+from tests.support.api import served
 
 
 @pytest.fixture(scope="module")

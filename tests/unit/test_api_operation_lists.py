@@ -13,9 +13,9 @@ from pydantic import BaseModel
 
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import State
-from tests.unit.api_support import Served, served
-from tests.unit.operations_support import Params, kind_of
-from tests.waiting import until
+from tests.support.api import Served, served
+from tests.support.operations import Params, kind_of
+from tests.support.waiting import until
 
 MIB = 1 << 20
 KIND = "test.work"

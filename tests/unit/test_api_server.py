@@ -25,9 +25,9 @@ from holdfast.api.http.work import THREADS, Pool
 from holdfast.api.server import HttpServer
 from holdfast.descriptors import ConnectionLimits
 from holdfast.pagecache.service import PageCache
-from tests.unit.api_support import Served, replace, served
-from tests.unit.operations_support import Params, Work, kind_of
-from tests.waiting import until
+from tests.support.api import Served, replace, served
+from tests.support.operations import Params, Work, kind_of
+from tests.support.waiting import until
 
 
 @pytest.fixture

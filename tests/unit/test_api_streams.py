@@ -12,9 +12,9 @@ import pytest
 
 from holdfast.api.http import streams
 from holdfast.operations.model import Operation
-from tests.unit.api_support import WAIT_SECONDS, Served, served
-from tests.unit.operations_support import Params, Work, directed, kind_of
-from tests.waiting import until
+from tests.support.api import WAIT_SECONDS, Served, served
+from tests.support.operations import Params, Work, directed, kind_of
+from tests.support.waiting import until
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from holdfast.api.http.work import Pace, Turns
 from holdfast.api.routes import reimage as routes
 from holdfast.operations.ids import new_id
 from holdfast.reimage.service import Reimage
-from tests.records import lone_manifest
-from tests.unit.api_support import Served, served
-from tests.waiting import until
+from tests.oracles.records import lone_manifest
+from tests.support.api import Served, served
+from tests.support.waiting import until
 
 DUMPS, BUILDS = "/v1/pagecache/dumps", "/v1/manifests"
 

@@ -14,9 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from holdfast import __version__
 from holdfast.metrics import Metrics, ResidencySampler
 from holdfast.operations.model import State
-from tests.ground import program
-from tests.unit.operations_support import Params, Work, directed, kind_of, operations
-from tests.waiting import until
+from tests.support.ground import program
+from tests.support.operations import Params, Work, directed, kind_of, operations
+from tests.support.waiting import until
 
 NAMES = frozenset(
     {

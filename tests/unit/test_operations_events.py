@@ -14,8 +14,8 @@ import pytest
 from holdfast.operations.events import Listener
 from holdfast.operations.model import Operation, State, UnknownOperation
 from holdfast.operations.service import Operations
-from tests.unit.operations_support import Params, Work, directed, kind_of, operations
-from tests.waiting import until
+from tests.support.operations import Params, Work, directed, kind_of, operations
+from tests.support.waiting import until
 
 
 def start(service: Operations) -> Operation:

@@ -28,7 +28,7 @@ from holdfast.operations.model import (
 )
 from holdfast.operations.service import MAX_CRASHES, Operations
 from holdfast.operations.store import Store
-from tests.unit.operations_support import (
+from tests.support.operations import (
     Params,
     Result,
     Work,
@@ -36,7 +36,7 @@ from tests.unit.operations_support import (
     kind_of,
     operations,
 )
-from tests.waiting import until
+from tests.support.waiting import until
 
 
 def start(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from tests.support.waiting import until
 from tests.vm.guest import Guest
 from tests.vm.pace import patience
-from tests.waiting import until
 
 FILE_MIB = 64
 """The datastore's file, of which half is hot."""

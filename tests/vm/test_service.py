@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from tests.support.waiting import until
 from tests.vm.conftest import Installed, Start
 from tests.vm.guest import Guest
 from tests.vm.machine import Machine
@@ -18,7 +19,6 @@ from tests.vm.service import (
     readiness,
     started_at,
 )
-from tests.waiting import until
 
 HOLDFAST = "/usr/bin/holdfast"
 LATER = "2037-01-01T00:00:00"

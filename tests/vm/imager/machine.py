@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.system.harness import dying_with_parent
+from tests.support.harness import dying_with_parent
+from tests.support.waiting import until
 from tests.vm.imager.images import NONCE
 from tests.vm.pace import patience
 from tests.vm.reimage.qmp import Qmp
-from tests.waiting import until
 
 SECONDS = 240.0
 """Far above what it takes: the machine is emulated, and may share its cores."""

@@ -6,40 +6,23 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.fileserver import Behaviour, serving
-from tests.namespaces import own_namespaces
-from tests.system.harness import dying_with_parent
+from tests.support.fileserver import Behaviour
+from tests.support.harness import dying_with_parent
+from tests.support.namespaces import own_namespaces
 from tests.vm.imager.arming import DHCP, FIXED
 from tests.vm.imager.conftest import MakeData, NewRig
 from tests.vm.imager.images import Image
 from tests.vm.imager.machine import ALONE, COMMAND_LINE, HOST, HURRIED, PROCESSORS, USER, Running
 from tests.vm.imager.rig import Rig
+from tests.vm.imager.serving import behaviour, served
 from tests.vm.reimage.authority import make_certificates
 
 _TOO_FEW_THREADS = 52
 """The kernel itself has some 45 by then."""
-
-
-def behaviour(image: Image, **how: Any) -> Behaviour:
-    """A server of an image that does something wrong."""
-    return Behaviour({"/image": image.content.read_bytes()}, {"/image": '"1"'}, **how)
-
-
-@contextmanager
-def served(
-    machine: Rig, does: Behaviour, tls: ssl.SSLContext | None = None
-) -> Iterator[dict[str, Any]]:
-    """Serve the image; give what a machine is armed with."""
-    with serving(does, tls=tls) as url:
-        seen = url.replace("127.0.0.1", HOST)
-        yield {"source": {"kind": "network", "url": f"{seen}/image"}, "network": DHCP}
 
 
 def begun_at(does: Behaviour) -> list[int]:

@@ -14,7 +14,7 @@ import pytest
 from tests.vm.imager.conftest import MakeData, NewRig
 from tests.vm.imager.images import MIB, root_image
 from tests.vm.imager.machine import USER
-from tests.vm.imager.test_network import behaviour, served
+from tests.vm.imager.serving import behaviour, served
 from tests.vm.reimage.disks import in_own_mounts
 from tests.vm.reimage.telling import tell
 

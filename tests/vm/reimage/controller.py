@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import httpx
 
+from tests.support.waiting import until
 from tests.vm.pace import patience
-from tests.waiting import until
 
 T = TypeVar("T")
 FINAL = ("succeeded", "failed", "cancelled", "interrupted")

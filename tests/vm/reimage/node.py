@@ -15,7 +15,8 @@ from pathlib import Path
 
 import xxhash
 
-from tests.system.harness import dying_with_parent
+from tests.support.harness import dying_with_parent
+from tests.support.waiting import until
 from tests.vm import pace
 from tests.vm.guest import Guest, GuestError
 from tests.vm.image import overlay
@@ -23,7 +24,6 @@ from tests.vm.reimage.controller import Controller
 from tests.vm.reimage.firmware import Firmware
 from tests.vm.reimage.images import Systems
 from tests.vm.reimage.qmp import Qmp
-from tests.waiting import until
 
 BOOT_SECONDS = 480.0
 MEMORY_MIB = 1280

@@ -9,11 +9,11 @@ from typing import Any
 
 import httpx
 
+from tests.support.waiting import until
 from tests.vm.pace import patience
 from tests.vm.reimage.controller import Controller, boot_id
 from tests.vm.reimage.node import BOOT_SECONDS, Node
 from tests.vm.reimage.telling import tell
-from tests.waiting import until
 
 STARTED = "holdfast-imager:"
 """What each line of the imager on the console begins with."""

@@ -11,9 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from holdfast.privileged.boot.disk.freeze import settle
-from tests.system.bootdisk import boot_disk, run, ubuntu_config
-from tests.system.harness import dying_with_parent
-from tests.waiting import until
+from tests.support.bootdisk import boot_disk, run, ubuntu_config
+from tests.support.harness import dying_with_parent
+from tests.support.waiting import until
 
 _SECONDS = 120.0
 

@@ -6,6 +6,7 @@ import random
 import shutil
 from dataclasses import replace
 
+from tests.support.waiting import until
 from tests.vm.image import CACHE
 from tests.vm.reimage import powercut
 from tests.vm.reimage.conftest import Start
@@ -14,7 +15,6 @@ from tests.vm.reimage.node import BOOT_SECONDS, Disks, Node
 from tests.vm.reimage.published import Published
 from tests.vm.reimage.story import STARTED, arm, stage
 from tests.vm.reimage.telling import tell
-from tests.waiting import until
 
 CUTS_WITHIN = 2
 SEED = 20261124

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.waiting import until
 from tests.vm.image import CACHE
 from tests.vm.reimage.conftest import Start
 from tests.vm.reimage.images import OLD_IMAGE, Systems
@@ -20,7 +21,6 @@ from tests.vm.reimage.node import BOOT_SECONDS, Disks, Node, running
 from tests.vm.reimage.published import Published
 from tests.vm.reimage.story import STARTED, arm, back_in_the_old_system, boot_files, stage
 from tests.vm.reimage.telling import tell
-from tests.waiting import until
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounts import mounted
+from tests.support.mounts import mounted
 
 MIB = 1 << 20
 _XFS_LEAST = 300 * MIB

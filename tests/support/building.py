@@ -10,9 +10,9 @@ from typing import Any
 
 import xxhash
 
-from tests.records import path_of
-from tests.system.harness import Daemon
-from tests.waiting import until
+from tests.oracles.records import path_of
+from tests.support.harness import Daemon
+from tests.support.waiting import until
 
 BUILDS = "/v1/manifests"
 READERS = ("io_uring", "pread", "buffered")

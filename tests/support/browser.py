@@ -19,9 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.ground import program
-from tests.system.harness import clean_environment, dying_with_parent
-from tests.waiting import until
+from tests.support.ground import program
+from tests.support.harness import clean_environment, dying_with_parent
+from tests.support.waiting import until
 
 SECONDS = 60.0
 _FLAGS = (

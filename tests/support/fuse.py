@@ -1,6 +1,6 @@
 """A FUSE file system of a test's own: one directory of files, served from another one.
 
-`python -m tests.fuse DIRECTORY SOURCE MODE` mounts it and serves until it is unmounted. The modes
+`python -m tests.support.fuse DIRECTORY SOURCE MODE` mounts it and serves until unmounted. Modes
 are those in which a server lets the kernel keep pages: `cached`, in the kernel's pages of the FUSE
 inode; `direct`, nowhere; `passthrough`, in the pages of the source's file (Linux 6.9).
 """
@@ -141,8 +141,8 @@ def main(directory: str, source: str, mode: str) -> None:
 @contextmanager
 def fuse(directory: Path, source: Path, mode: str) -> Iterator[Path]:
     """Mount the files of `source` on a directory; skips the test where that cannot be."""
-    command = [sys.executable, "-m", "tests.fuse", str(directory), str(source), mode]
-    top = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-m", "tests.support.fuse", str(directory), str(source), mode]
+    top = Path(__file__).resolve().parents[2]
     with subprocess.Popen(
         command, cwd=top, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

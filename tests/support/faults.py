@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mounts import mounted
+from tests.support.mounts import mounted
 
 MIB = 1 << 20
 _BLOCK = 4096

@@ -16,7 +16,7 @@ from typing import Any
 
 import xxhash
 
-from tests.residency import PAGE, runs
+from tests.oracles.residency import PAGE, runs
 
 Pages = Mapping[bytes, Iterable[int]]
 _STRETCH = 1 << 20

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.disk import real_directory
+from tests.support.disk import real_directory
 
-CHECKOUT = Path(__file__).resolve().parents[1]
+CHECKOUT = Path(__file__).resolve().parents[2]
 LOCK = Path(tempfile.gettempdir(), f"holdfast-tests-{os.geteuid()}.lock")
 """Locked by each test, and by one that runs alone for itself: the machine is what they share."""
 _SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.mounts import mounted, tmpfs
+from tests.support.mounts import mounted, tmpfs
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 CACHE = CHECKOUT / "target" / "debian"

@@ -1,6 +1,6 @@
 """Runs a command to which the kernel refuses system calls, as a container's seccomp profile does.
 
-`python tests/without.py NUMBER[,NUMBER…] COMMAND…`: each of the calls fails with EPERM, for the
+`python tests/support/without.py NUMBER[,NUMBER…] COMMAND…`: each of them fails with EPERM, for the
 command and everything that it starts. Needs no privilege, and cannot be undone.
 """
 

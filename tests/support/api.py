@@ -28,7 +28,7 @@ from holdfast.reimage.checks import PostBootChecks
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.service import Reimage
 from holdfast.tuning.service import Tuning
-from tests.unit.operations_support import operations
+from tests.support.operations import operations
 
 STOP_SECONDS = 1.0
 WAIT_SECONDS = 20.0

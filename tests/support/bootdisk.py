@@ -18,9 +18,9 @@ import pytest
 from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot import Boot, Policy
 from holdfast.privileged.boot.models import ArmRequest, NetworkImage
-from tests.loops import MIB, attach
-from tests.mounts import mounted
-from tests.waiting import until
+from tests.support.loops import MIB, attach
+from tests.support.mounts import mounted
+from tests.support.waiting import until
 
 KERNEL = "6.0.0-test"
 STATE = "/var/lib/holdfast"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.harness import dying_with_parent
+from tests.support.harness import dying_with_parent
 
 _SETUP = """
 set -e

@@ -38,7 +38,7 @@ def real_directory() -> Path:
     `HOLDFAST_TEST_DIR` comes first, then the usual temporary directories, then the checkout's own
     `target/`. Raises `RuntimeError` where none of them is on a disk.
     """
-    checkout = Path(__file__).resolve().parent.parent / "target"
+    checkout = Path(__file__).resolve().parents[2] / "target"
     named = os.environ.get("HOLDFAST_TEST_DIR")
     candidates = [Path(named)] if named else [Path(tempfile.gettempdir()), Path("/var/tmp")]
     for candidate in [*candidates, checkout]:

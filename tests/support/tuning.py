@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 
-from tests.namespaces import Namespaces, own_namespaces
-from tests.system.harness import Daemon
+from tests.support.harness import Daemon
+from tests.support.namespaces import Namespaces, own_namespaces
 
 # Settings of the test's own network namespace, none as the kernel makes them.
 SYSCTLS = {

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.operations.ids import new_id
-from tests.records import Record, decode
-from tests.system.harness import Daemon
+from tests.oracles.records import Record, decode
+from tests.support.harness import Daemon
 
 SHOW = "/v1/pagecache"
 DUMPS, LOADS, EVICTIONS = (f"{SHOW}/{one}" for one in ("dumps", "loads", "evictions"))

@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from tests.waiting import until
+from tests.support.waiting import until
 
 HOLDFAST = (sys.executable, "-m", "holdfast")
 READY_SECONDS = 90.0  # far above the required 1.5 s: other tests measure, these only wait

@@ -1,0 +1,1 @@
+"""What tests share: daemons, disks, file systems, servers, terminals and waiting."""
