@@ -3,13 +3,13 @@
 pub mod build;
 pub mod compare;
 pub mod export;
-mod hashing;
+pub mod hashing;
 pub mod inspect;
 mod journal;
 pub mod record;
 pub mod report;
 mod reuse;
-mod stamps;
-mod survey;
+pub mod stamps;
+pub mod survey;
 pub mod totals;
 pub mod verify;

@@ -406,7 +406,7 @@ fn text_of(path: &[u8]) -> (Cow<'_, str>, Option<String>) {
 }
 
 /// Whether a path is one of plain names below a directory.
-pub(crate) fn is_plain(path: &[u8]) -> bool {
+pub fn is_plain(path: &[u8]) -> bool {
     let plain = |name: &[u8]| !matches!(name, b"" | b"." | b"..") && !name.contains(&0);
     path.len() <= MOST_PATH && path.split(|&byte| byte == b'/').all(plain)
 }

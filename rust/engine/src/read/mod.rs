@@ -8,7 +8,7 @@
 //! still have work: one huge file alone gets the whole queue.
 
 mod access;
-mod buffers;
+pub mod buffers;
 mod device;
 mod extents;
 mod queue;
@@ -39,6 +39,8 @@ use queue::Queue;
 pub const BLOCK: u64 = 1 << 20;
 /// And in buffers altogether, whatever the number of reads in flight.
 const MEMORY: u64 = 32 << 20;
+/// What holes have, for streams.
+pub static ZEROS: [u8; 1 << 18] = [0; 1 << 18];
 /// More threads than this gain nothing: one hashes more than most devices read.
 const THREADS: usize = 8;
 
@@ -70,6 +72,20 @@ pub trait Stream {
     /// # Errors
     /// Whatever must end the whole work.
     fn data(&mut self, bytes: &[u8]) -> Result<()>;
+
+    /// Bytes of a hole: zeros, unless the stream has a use for knowing better.
+    ///
+    /// # Errors
+    /// Whatever must end the whole work.
+    fn hole(&mut self, length: u64) -> Result<()> {
+        let mut left = length;
+        while left > 0 {
+            let portion = left.min(ZEROS.len() as u64);
+            self.data(&ZEROS[..portion as usize])?;
+            left -= portion;
+        }
+        Ok(())
+    }
 
     /// All is delivered, or no more can be.
     ///

@@ -22,8 +22,6 @@ use crate::{Error, Result};
 const TICK: Duration = Duration::from_millis(100);
 /// Zeros of a hole that are handed on before the thread looks after its queue again.
 const ZEROS: u64 = 16 << 20;
-/// Zeros, for streams.
-static ZERO: [u8; 1 << 18] = [0; 1 << 18];
 
 /// A file of which this thread reads.
 struct Active<S> {
@@ -354,12 +352,7 @@ impl<S: Source> Worker<'_, '_, S> {
                 let portion = (*left).min(ZEROS);
                 *left -= portion;
                 let gone = *left == 0;
-                let mut zeros = portion;
-                while zeros > 0 {
-                    let length = zeros.min(ZERO.len() as u64);
-                    active.stream.data(&ZERO[..length as usize])?;
-                    zeros -= length;
-                }
+                active.stream.hole(portion)?;
                 self.shared.hole_bytes.fetch_add(portion, Ordering::Relaxed);
                 progress.add_bytes(portion);
                 if gone {

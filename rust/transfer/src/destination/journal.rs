@@ -1,0 +1,339 @@
+//! What the destination has, in an order that survives kills and power cuts.
+//!
+//! A file of frames, each with its length and digest; a frame that a crash cut short is dropped with
+//! all behind it. A record of data is appended only after the data were flushed, and a record that
+//! takes data back is flushed before the data are touched.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use holdfast_engine::space;
+use holdfast_engine::xxh64::xxh64;
+use serde::{Deserialize, Serialize};
+
+use crate::message::{Stamp, Table, decode, encode};
+use crate::ticket::random;
+use crate::{Error, Result, Secret};
+
+/// The version of this format.
+const VERSION: u32 = 1;
+/// The largest frame.
+const FRAME: usize = 64 << 20;
+/// Before a frame: its length and the digest of what follows, little endian.
+const HEAD: usize = 16;
+/// Records in one frame when the journal is written anew.
+const BATCH: usize = 4096;
+
+/// A file that was made whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// What it was on the source.
+    pub source: Stamp,
+    /// XXH64 of all of it.
+    pub digest: u64,
+    /// Its chunks, if it has more than one.
+    pub table: Option<Box<Table>>,
+    /// Its inode here.
+    pub ino: u64,
+    /// Its modification time here, in nanoseconds since the epoch.
+    pub mtime_ns: i64,
+    /// Its change time here; 0 if it was placed, but a crash came before this was known.
+    pub ctime_ns: i64,
+}
+
+/// Something that a transfer made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Item {
+    /// A file.
+    File(Held),
+    /// A directory that was not there before.
+    Directory,
+    /// A symbolic link, or another name of a file.
+    Link,
+}
+
+/// A file that is being put together in the staging directory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Staged {
+    /// Its name there.
+    pub name: u64,
+    /// What it is on the source.
+    pub stamp: Stamp,
+    /// Whether it began as an older version.
+    pub based: bool,
+    /// Chunks that are flushed: digest, and state behind it.
+    pub chunks: BTreeMap<u32, (u64, Option<[u64; 4]>)>,
+}
+
+/// One record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Record {
+    /// The first one.
+    Begin {
+        /// [`VERSION`].
+        version: u32,
+        /// The seed of the destination's key.
+        puller: [u8; 32],
+    },
+    /// Something is about to be made, or a file is flushed and about to be placed.
+    Made(Box<[u8]>, Item),
+    /// A file was placed, and has this change time.
+    Placed(Box<[u8]>, i64),
+    /// Something was removed.
+    Removed(Box<[u8]>),
+    /// A file is being put together.
+    Staged(Box<[u8]>, Staged),
+    /// A chunk of it is flushed.
+    Chunk(Box<[u8]>, u32, u64, Option<[u64; 4]>),
+    /// Chunks of it are about to be overwritten.
+    Spoiled(Box<[u8]>, Vec<u32>),
+    /// The final pass is done.
+    Complete,
+}
+
+/// What the journal has.
+#[derive(Debug, Default)]
+pub struct State {
+    /// Everything that was made.
+    pub items: HashMap<Box<[u8]>, Item>,
+    /// Everything that is being put together.
+    pub staged: HashMap<Box<[u8]>, Staged>,
+    /// Whether the final pass is done.
+    pub complete: bool,
+}
+
+impl State {
+    /// Take a record in.
+    pub fn apply(&mut self, record: Record) {
+        match record {
+            Record::Begin { .. } => {}
+            Record::Made(path, item) => _ = self.items.insert(path, item),
+            Record::Placed(path, ctime_ns) => {
+                self.staged.remove(&path);
+                if let Some(Item::File(held)) = self.items.get_mut(&path) {
+                    held.ctime_ns = ctime_ns;
+                }
+            }
+            Record::Removed(path) => {
+                self.items.remove(&path);
+                self.staged.remove(&path);
+            }
+            Record::Staged(path, staged) => {
+                // What was there became the base of it, or is replaced by it later.
+                if staged.based {
+                    self.items.remove(&path);
+                }
+                self.staged.insert(path, staged);
+            }
+            Record::Chunk(path, index, digest, state) => {
+                if let Some(staged) = self.staged.get_mut(&path) {
+                    staged.chunks.insert(index, (digest, state));
+                }
+            }
+            Record::Spoiled(path, indices) => {
+                if let Some(staged) = self.staged.get_mut(&path) {
+                    indices.iter().for_each(|index| _ = staged.chunks.remove(index));
+                }
+            }
+            Record::Complete => self.complete = true,
+        }
+    }
+}
+
+/// The journal of one destination directory.
+#[derive(Debug)]
+pub struct Journal {
+    file: File,
+    path: PathBuf,
+    /// Whether records are flushed to the device.
+    durable: bool,
+}
+
+impl Journal {
+    /// Open the journal in a directory, or make it. It is locked until it is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if another process has it, [`Error::Engine`].
+    pub fn open(directory: &Path, durable: bool, of: &Path) -> Result<(Self, State, Secret)> {
+        let path = directory.join("journal");
+        let failed = |error| Error::io(&path, error);
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = options.open(&path).map_err(failed)?;
+        if file.try_lock().is_err() {
+            return Err(Error::Busy { path: of.to_string_lossy().into_owned() });
+        }
+        let (state, puller, whole, records) = read(&mut file).map_err(failed)?;
+        file.set_len(whole).map_err(failed)?;
+        file.seek(SeekFrom::Start(whole)).map_err(failed)?;
+        let puller = match puller {
+            Some(puller) => puller,
+            None => random()?,
+        };
+        let mut journal = Self { file, path, durable };
+        let live = state.items.len() + state.staged.len();
+        if whole == 0 {
+            journal.append(&[Record::Begin { version: VERSION, puller }], true)?;
+        } else if records > 1000 + 3 * live {
+            journal = journal.rewrite(directory, &state, puller)?;
+        }
+        let secret = Secret::from_seed(puller);
+        Ok((journal, state, secret))
+    }
+
+    /// Replace the file by one that has only what counts.
+    fn rewrite(self, directory: &Path, state: &State, puller: [u8; 32]) -> Result<Self> {
+        let temporary = directory.join("journal.partial");
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        let file = options.open(&temporary).map_err(|e| Error::io(&temporary, e))?;
+        file.lock().map_err(|e| Error::io(&temporary, e))?;
+        let mut new = Self { file, path: self.path.clone(), durable: true };
+        let complete = state.complete.then_some(Record::Complete);
+        let items = state.items.iter().map(|(path, item)| Record::Made(path.clone(), item.clone()));
+        let staged = state.staged.iter().map(|(path, s)| Record::Staged(path.clone(), s.clone()));
+        let begin = Record::Begin { version: VERSION, puller };
+        let mut batch = Vec::new();
+        for record in std::iter::once(begin).chain(items).chain(staged).chain(complete) {
+            batch.push(record);
+            if batch.len() == BATCH {
+                new.append(&batch, false)?;
+                batch.clear();
+            }
+        }
+        new.append(&batch, true)?;
+        let place = || {
+            std::fs::rename(&temporary, &self.path)?;
+            File::open(directory)?.sync_all()
+        };
+        place().map_err(|e| Error::io(&self.path, e))?;
+        new.durable = self.durable;
+        Ok(new)
+    }
+
+    /// Append records as one frame; `sync` makes it durable, unless nothing is.
+    ///
+    /// # Errors
+    /// [`Error::Engine`], also below the floor of free space.
+    pub fn append(&mut self, records: &[Record], sync: bool) -> Result<()> {
+        if !records.is_empty() {
+            let body = encode(&records);
+            let mut frame = Vec::with_capacity(HEAD + body.len());
+            frame.extend((body.len() as u64).to_le_bytes());
+            frame.extend(xxh64(&body).to_le_bytes());
+            frame.extend(body);
+            space::check_file(&self.file, &self.path, frame.len() as u64)?;
+            self.file.write_all(&frame).map_err(|e| Error::io(&self.path, e))?;
+        }
+        if sync && self.durable {
+            self.file.sync_data().map_err(|e| Error::io(&self.path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Make everything durable, whatever the level of proof.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub fn sync(&mut self) -> Result<()> {
+        self.file.sync_all().map_err(|e| Error::io(&self.path, e))
+    }
+}
+
+/// Read all whole frames: the state, the key, where they end, and how many records they have.
+fn read(file: &mut File) -> std::io::Result<(State, Option<[u8; 32]>, u64, usize)> {
+    let mut state = State::default();
+    let (mut puller, mut whole, mut count) = (None, 0, 0);
+    let mut input = std::io::BufReader::with_capacity(1 << 20, file);
+    loop {
+        let mut head = [0; HEAD];
+        let mut body = Vec::new();
+        let length = match input.read_exact(&mut head) {
+            Ok(()) => u64::from_le_bytes([
+                head[0], head[1], head[2], head[3], head[4], head[5], head[6], head[7],
+            ]),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => break,
+            Err(error) => return Err(error),
+        };
+        if length > FRAME as u64 {
+            break;
+        }
+        input.by_ref().take(length).read_to_end(&mut body)?;
+        if body.len() as u64 != length || xxh64(&body).to_le_bytes() != head[8..] {
+            break;
+        }
+        let Some(records) = decode::<Vec<Record>>(&body) else { break };
+        for record in records {
+            if let Record::Begin { puller: seed, .. } = &record {
+                puller = Some(*seed);
+            }
+            count += 1;
+            state.apply(record);
+        }
+        whole += HEAD as u64 + length;
+    }
+    Ok((state, puller, if puller.is_some() { whole } else { 0 }, count))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Held, Item, Journal, Record, Staged};
+    use crate::message::Stamp;
+
+    fn held(digest: u64) -> Item {
+        let source = Stamp::default();
+        Item::File(Held { source, digest, table: None, ino: 1, mtime_ns: 2, ctime_ns: 0 })
+    }
+
+    fn path(text: &str) -> Box<[u8]> {
+        text.as_bytes().into()
+    }
+
+    #[test]
+    fn a_frame_cut_short_at_any_byte_is_dropped_and_the_rest_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Journal::open(directory.path(), false, Path::new("/d")).unwrap();
+        let (mut journal, _, secret) = open();
+        journal.append(&[Record::Made(path("a"), held(1))], true).unwrap();
+        let kept = std::fs::metadata(directory.path().join("journal")).unwrap().len();
+        journal.append(&[Record::Made(path("b"), held(2))], true).unwrap();
+        drop(journal);
+        let whole = std::fs::read(directory.path().join("journal")).unwrap();
+        for length in kept as usize..whole.len() {
+            std::fs::write(directory.path().join("journal"), &whole[..length]).unwrap();
+            let (_, state, again) = open();
+            assert_eq!(again, secret);
+            assert_eq!(state.items.len(), 1, "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn what_is_spoiled_is_not_believed_and_a_rewritten_journal_has_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Journal::open(directory.path(), false, Path::new("/d")).unwrap();
+        let (mut journal, _, _) = open();
+        let staged = Staged { name: 7, stamp: Stamp::default(), based: true, chunks: [].into() };
+        journal.append(&[Record::Made(path("a"), held(1))], true).unwrap();
+        journal.append(&[Record::Staged(path("a"), staged)], true).unwrap();
+        for _ in 0..2000 {
+            journal.append(&[Record::Chunk(path("a"), 0, 9, None)], false).unwrap();
+        }
+        journal.append(&[Record::Chunk(path("a"), 1, 8, Some([1; 4]))], true).unwrap();
+        journal.append(&[Record::Spoiled(path("a"), vec![0])], true).unwrap();
+        assert!(Journal::open(directory.path(), false, Path::new("/d")).is_err());
+        drop(journal);
+        for _ in 0..2 {
+            let (_, state, _) = open();
+            assert!(state.items.is_empty());
+            let chunks = &state.staged[&path("a")].chunks;
+            assert_eq!(chunks.iter().collect::<Vec<_>>(), [(&1, &(8, Some([1; 4])))]);
+        }
+        let size = std::fs::metadata(directory.path().join("journal")).unwrap().len();
+        assert!(size < 1000, "{size}");
+    }
+}

@@ -1,0 +1,300 @@
+//! The destination: fetches in passes, writes, flushes, proves, completes once.
+
+mod connect;
+mod finish;
+mod flush;
+#[cfg(test)]
+mod hostile;
+mod journal;
+mod limited;
+pub mod manifest;
+mod media;
+mod pass;
+mod plan;
+mod receive;
+mod staging;
+mod target;
+
+pub use limited::Limited;
+pub use staging::{STAGING, split};
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use holdfast_engine::Progress;
+use holdfast_engine::pagecache::Place;
+use holdfast_engine::record::PathText;
+use serde::{Deserialize, Serialize};
+
+use crate::message::Loss;
+use crate::{Error, Result, Ticket};
+use flush::{Ledger, lock};
+use journal::{Journal, Record};
+use pass::Fetching;
+use staging::Staging;
+
+/// The longest pause between two attempts.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// How far a transfer proves what it wrote.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Proof {
+    /// Each byte arrived as it was sent.
+    Wire,
+    /// And is flushed to the device.
+    #[default]
+    Flushed,
+    /// And was read back from it.
+    Media,
+}
+
+/// What to fetch, and how.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    /// The source's ticket.
+    pub ticket: Ticket,
+    /// The destination: a directory below a root, which is made if only its last name is missing.
+    pub place: Place,
+    /// A directory for what is known of this transfer, private to it; it exists.
+    pub state: PathBuf,
+    /// Data connections, 1 to 32.
+    #[serde(default = "connections")]
+    pub connections: u8,
+    /// How far to prove.
+    #[serde(default)]
+    pub proof: Proof,
+    /// At most this many bytes each second.
+    #[serde(default)]
+    pub bytes_per_second: Option<u64>,
+    /// Passes at most.
+    #[serde(default = "passes")]
+    pub passes: u32,
+    /// Stop after a pass that fetched at most this many bytes.
+    #[serde(default)]
+    pub until_remaining: u64,
+    /// Whether the last pass completes the transfer: the source is at rest.
+    #[serde(default)]
+    pub complete: bool,
+    /// The manifest to make when it is complete.
+    #[serde(default)]
+    pub manifest: Option<manifest::Request>,
+    /// Give up after this many seconds without progress.
+    #[serde(default = "patience")]
+    pub patience_seconds: u64,
+}
+
+fn connections() -> u8 {
+    8
+}
+
+fn passes() -> u32 {
+    1
+}
+
+fn patience() -> u64 {
+    600
+}
+
+/// What one pass did.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Pass {
+    /// Files on the source, each once.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Files that were fetched, whole or in part.
+    pub fetched_files: u64,
+    /// Bytes of files that crossed the wire, those of attempts that failed included.
+    pub sent_bytes: u64,
+    /// Files that were here already.
+    pub unchanged_files: u64,
+    /// Names that were removed, since the source has them no more.
+    pub removed: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// What limited the attempt that succeeded; nothing if there was nothing to fetch.
+    pub limited_by: Option<Limited>,
+    /// Connections that failed and were made again.
+    pub reconnects: u64,
+    /// Files that were read back and differed, and were fetched again: the destination's device.
+    pub differed_on_media: u64,
+    /// Blocks that arrived damaged although the channel proved them: memory of either end.
+    pub damaged_blocks: u64,
+    /// Files that could not be fetched whole.
+    pub unfinished_files: u64,
+    /// Some of them by name, with the reason.
+    pub unfinished: Vec<Unfinished>,
+    /// FIFOs, sockets and devices, which are not made, by type.
+    pub specials: BTreeMap<String, u64>,
+    /// Some of them by name.
+    pub special_names: Vec<PathText>,
+    /// Names that the source left out, by reason.
+    pub left_out: BTreeMap<String, u64>,
+    /// Files of which the owner or extended attributes could not be set.
+    pub unset: BTreeMap<String, u64>,
+}
+
+/// A file that could not be fetched whole.
+#[derive(Debug, Clone, Serialize)]
+pub struct Unfinished {
+    /// Its path.
+    #[serde(flatten)]
+    pub path: PathText,
+    /// Why.
+    pub reason: String,
+}
+
+/// What a call did.
+#[derive(Debug, Clone, Serialize)]
+pub struct Outcome {
+    /// Each pass.
+    pub passes: Vec<Pass>,
+    /// How far it is proven.
+    pub proof: Proof,
+    /// Whether the transfer is complete, and cannot be written again.
+    pub complete: bool,
+    /// Bytes fetched by the last pass.
+    pub remaining_bytes: u64,
+    /// The manifest, if one was made.
+    pub manifest: Option<holdfast_engine::manifest::build::Outcome>,
+}
+
+/// Fetch what a ticket offers.
+///
+/// A call that fails or is killed leaves what it has proven; the next one with the same `state`
+/// continues. Nothing in the destination that no transfer made is changed.
+///
+/// # Errors
+/// [`Error::Complete`], [`Error::Busy`], [`Error::Occupied`], [`Error::Refused`],
+/// [`Error::Protocol`], [`Error::Unfinished`] from a pass that was to complete; [`Error::Wire`] and
+/// [`Error::Damaged`] if attempts failed for as long as `patience_seconds`; [`Error::Engine`].
+pub fn pull(request: &Request, progress: &Progress) -> Result<Outcome> {
+    let invalid = |reason: &str| holdfast_engine::Error::Invalid(reason.to_owned());
+    if !(1..=32).contains(&request.connections) {
+        return Err(invalid("connections are 1 to 32").into());
+    }
+    if request.passes == 0 {
+        return Err(invalid("a transfer has one pass at least").into());
+    }
+    progress.enter("opening");
+    let shown = request.place.root.join(&request.place.path);
+    let durable = request.proof != Proof::Wire;
+    let (journal, state, puller) = Journal::open(&request.state, durable, &shown)?;
+    if state.complete {
+        return Err(Error::Complete { path: shown.to_string_lossy().into_owned() });
+    }
+    let staging = Staging::open(&request.place)?;
+    let (journal, state) = (Mutex::new(journal), Mutex::new(state));
+    let ledger = Ledger {
+        staging: &staging,
+        journal: &journal,
+        state: &state,
+        proof: request.proof,
+        progress,
+    };
+    let fetching = Fetching { request, puller: &puller, ledger: &ledger };
+    fetching.settle()?;
+    let mut passes = Vec::new();
+    loop {
+        let last = passes.len() as u32 + 1 == request.passes;
+        let (pass, plan) = attempt(&fetching, progress)?;
+        let remaining = pass.sent_bytes;
+        let done = last || remaining <= request.until_remaining;
+        let unfinished = unfinished(&pass, &staging);
+        passes.push(pass);
+        if !done {
+            continue;
+        }
+        let mut manifest = None;
+        if request.complete {
+            if let Some(error) = unfinished {
+                return Err(error);
+            }
+            manifest = complete(&ledger, request, &plan)?;
+        }
+        let complete = request.complete;
+        let proof = request.proof;
+        return Ok(Outcome { passes, proof, complete, remaining_bytes: remaining, manifest });
+    }
+}
+
+/// Return the error of a pass that was to complete and did not fetch everything.
+fn unfinished(pass: &Pass, staging: &Staging) -> Option<Error> {
+    let count = pass.unfinished_files;
+    let named = pass.unfinished.first().map(|file| {
+        let path = file.path.clone().into_bytes().unwrap_or_default();
+        (staging.shown(&path).to_string_lossy().into_owned(), file.reason.clone())
+    });
+    let other = || ("another name of a file".to_owned(), words(&Loss::Vanished));
+    let (path, reason) = named.unwrap_or_else(other);
+    (count > 0).then_some(Error::Unfinished { count, path, reason })
+}
+
+/// Run a pass until it succeeds, or nothing has moved for too long.
+fn attempt(fetching: &Fetching<'_>, progress: &Progress) -> Result<(Pass, plan::Plan)> {
+    let begin = Instant::now();
+    let patience = Duration::from_secs(fetching.request.patience_seconds);
+    let mut pass = Pass::default();
+    let (mut moved, mut pause) = (Instant::now(), PAUSE / 32);
+    loop {
+        let before = pass.sent_bytes;
+        match fetching.pass(&mut pass) {
+            Ok(plan) => {
+                pass.seconds = begin.elapsed().as_secs_f64();
+                return Ok((pass, plan));
+            }
+            Err(error) if error.is_transient() && !progress.cancelled() => {
+                pass.reconnects += 1;
+                pass.damaged_blocks += u64::from(matches!(error, Error::Damaged { .. }));
+                if pass.sent_bytes > before {
+                    (moved, pause) = (Instant::now(), PAUSE / 32);
+                }
+                if moved.elapsed() >= patience {
+                    return Err(error);
+                }
+                progress.enter("reconnecting");
+                let until = Instant::now() + pause;
+                while Instant::now() < until {
+                    progress.check()?;
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                pause = (pause * 2).min(PAUSE);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Make the destination final: flushed, without the staging directory, and never written again.
+fn complete(
+    ledger: &Ledger<'_>,
+    request: &Request,
+    plan: &plan::Plan,
+) -> Result<Option<holdfast_engine::manifest::build::Outcome>> {
+    let staging = ledger.staging;
+    let root = staging.root();
+    staging.remove()?;
+    finish::finish_top(staging, plan)?;
+    rustix::fs::syncfs(root.fd()).map_err(|errno| Error::io(root.path(), errno))?;
+    let manifest = match &request.manifest {
+        None => None,
+        Some(manifest) => Some(manifest::make(ledger, &request.place, manifest)?),
+    };
+    let mut journal = lock(ledger.journal);
+    journal.append(&[Record::Complete], true)?;
+    journal.sync()?;
+    Ok(manifest)
+}
+
+/// Return the words for a loss.
+fn words(loss: &Loss) -> String {
+    match loss {
+        Loss::Changed => "it kept changing while it was read".to_owned(),
+        Loss::Vanished => "it is gone".to_owned(),
+        Loss::Error(words) => format!("the source could not read it: {words}"),
+    }
+}

@@ -1,0 +1,23 @@
+//! Moving a tree of files to another node: the protocol and its two ends.
+//!
+//! A [`Server`] on the source offers directories. [`pull`] on the destination fetches one, in
+//! passes, proves every byte, survives kills and cuts, and completes once. What may be fetched by
+//! whom, and when a transfer is final, is decided by the caller. The protocol, the order in which
+//! things become durable and the threat model are in `docs/design/transfer.md`.
+
+mod channel;
+mod clock;
+mod destination;
+mod error;
+pub mod message;
+mod metadata;
+mod ranges;
+mod source;
+mod ticket;
+mod tls;
+
+pub use destination::manifest::Request as ManifestRequest;
+pub use destination::{Limited, Outcome, Pass, Proof, Request, Unfinished, pull};
+pub use error::{Error, Result};
+pub use source::{Bound, Events, Limits, Offer, Server, Status};
+pub use ticket::{Certificate, Secret, Ticket};

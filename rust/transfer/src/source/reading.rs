@@ -1,0 +1,489 @@
+//! Reading what a destination wants: once, past the page cache, into digests and the queue.
+
+use std::collections::VecDeque;
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use holdfast_engine::confine::{OpenFile, Refusal, open_file, stat};
+use holdfast_engine::digest::{Algorithm, Digest};
+use holdfast_engine::manifest::hashing::FileHasher;
+use holdfast_engine::manifest::record::{Chunks, Identity, chunk_size};
+use holdfast_engine::manifest::stamps::{now_ns, size_error, wait_for_trace, write_back};
+use holdfast_engine::manifest::survey::identity_of;
+use holdfast_engine::read::{End as Whence, Opened, Outcome, Source, Stream, ZEROS};
+use holdfast_engine::skips::Reason;
+use holdfast_engine::xxh64::Xxh64;
+use holdfast_engine::{Progress, Result, Root};
+
+use super::lock;
+use super::packer::Packer;
+use super::queue::{Item, Queue};
+use crate::message::{BLOCK, End, Have, Loss, Reply, SMALL, Stamp, Table, Want, fits};
+use crate::metadata;
+
+/// Attempts to open a file when no writer is within the grain of its times.
+const QUIET_ATTEMPTS: u32 = 3;
+
+/// One round of reading.
+pub struct Reading<'a> {
+    base: &'a Root,
+    wants: &'a [Want],
+    is_listed: &'a (dyn Fn(&[u8]) -> bool + Sync),
+    queue: &'a Queue,
+    progress: &'a Progress,
+    packer: Packer,
+    tasks: Mutex<Tasks>,
+}
+
+#[derive(Default)]
+struct Tasks {
+    /// Numbers of wants, the largest file first.
+    whole: VecDeque<u32>,
+    /// Chunks that the destination turned out to lack.
+    parts: Vec<(Arc<Compared>, u32)>,
+}
+
+/// A file whose chunks were compared with what the destination has.
+pub struct Compared {
+    want: u32,
+    file: Arc<OpenFile>,
+    identity: Identity,
+    digest: u64,
+    table: Table,
+    left: AtomicU32,
+    changed: AtomicBool,
+}
+
+impl<'a> Reading<'a> {
+    /// Plan a round.
+    pub fn new(
+        base: &'a Root,
+        wants: &'a [Want],
+        is_listed: &'a (dyn Fn(&[u8]) -> bool + Sync),
+        queue: &'a Queue,
+        progress: &'a Progress,
+    ) -> Self {
+        let mut whole: Vec<u32> = (0..wants.len() as u32).collect();
+        whole.sort_by_key(|&want| std::cmp::Reverse(wants[want as usize].stamp.size));
+        let tasks = Mutex::new(Tasks { whole: whole.into(), parts: Vec::new() });
+        Self { base, wants, is_listed, queue, progress, packer: Packer::default(), tasks }
+    }
+
+    /// Queue what waits for a full frame.
+    ///
+    /// # Errors
+    /// As [`Queue::push`].
+    pub fn finish(&self) -> Result<()> {
+        self.packer.finish(self.queue)
+    }
+
+    fn say(&self, message: Reply) -> Result<()> {
+        self.queue.push(Item::Message(message))
+    }
+
+    fn lose(&self, want: u32, loss: Loss) -> Result<()> {
+        self.say(Reply::Lost(want, loss))
+    }
+
+    /// Open a file at a moment from which on every write to it changes its identity.
+    fn open_quiet(&self, path: &[u8]) -> Result<std::result::Result<Arc<OpenFile>, Loss>> {
+        for _ in 0..QUIET_ATTEMPTS {
+            let now = now_ns()?;
+            let file = match open_file(self.base.fd(), path, self.progress) {
+                Ok(file) => Arc::new(file),
+                Err(refusal) => {
+                    self.progress.check()?;
+                    return Ok(Err(loss_of(&refusal)));
+                }
+            };
+            let Some(wait) = wait_for_trace(&identity_of(&file.stat), now) else {
+                return Ok(Ok(file));
+            };
+            std::thread::sleep(wait);
+        }
+        Ok(Err(Loss::Changed))
+    }
+
+    fn begin(&'a self, number: u32) -> Result<Option<Opened<Sent<'a>>>> {
+        let want = &self.wants[number as usize];
+        if !(self.is_listed)(&want.path) {
+            self.lose(number, Loss::Error("it was not listed".to_owned()))?;
+            return Ok(None);
+        }
+        let file = match self.open_quiet(&want.path)? {
+            Ok(file) => file,
+            Err(loss) => {
+                self.lose(number, loss)?;
+                return Ok(None);
+            }
+        };
+        let identity = identity_of(&file.stat);
+        let size = identity.size;
+        let stamp = Stamp::from(&identity);
+        let same = stamp == want.stamp;
+        if size != want.stamp.size || (!same && matches!(want.have, Have::Prefix(_))) {
+            self.lose(number, Loss::Changed)?;
+            return Ok(None);
+        }
+        let written = write_back(*self.base.filesystem(), &file.fd, size, self.progress);
+        if let Err(errno) = written {
+            self.progress.check()?;
+            let error = std::io::Error::from(errno);
+            let words = format!("writing its dirty pages back failed: {error}");
+            self.lose(number, Loss::Error(words))?;
+            return Ok(None);
+        }
+        let (hasher, known) = match &want.have {
+            Have::Prefix(table) if fits(table, size, false) => {
+                let digests = table.digests.iter().map(|&digest| Digest::Xxh64(digest)).collect();
+                let chunks =
+                    Chunks { size: chunk_size(size), digests, states: table.states.clone() };
+                (FileHasher::resume(Algorithm::Xxh64, size, chunks), None)
+            }
+            Have::Chunks(known) => (FileHasher::new(Algorithm::Xxh64, size), Some(known)),
+            _ => (FileHasher::new(Algorithm::Xxh64, size), None),
+        };
+        let position = hasher.position();
+        // Fewer blocks than the size needs: some of it is a hole.
+        let sparse = file.stat.stx_blocks.saturating_mul(512) < size;
+        let manner = match known {
+            Some(known) => Manner::Compare(known),
+            None if size <= SMALL => Manner::Small(Vec::with_capacity(size as usize)),
+            None => Manner::Send(Block::new(self, number, position, sparse)),
+        };
+        let stream = Sending {
+            reading: self,
+            want: number,
+            file: Arc::clone(&file),
+            identity,
+            hasher,
+            manner,
+        };
+        let name = String::from_utf8_lossy(&want.path).into_owned().into();
+        let stream = Sent::Whole(Box::new(stream));
+        Ok(Some(Opened { file, range: position..size, stream, name }))
+    }
+
+    fn part(&'a self, compared: Arc<Compared>, index: u32) -> Opened<Sent<'a>> {
+        let size = compared.identity.size;
+        let chunk = chunk_size(size);
+        let start = chunk * u64::from(index);
+        let range = start..(start + chunk).min(size);
+        let name = String::from_utf8_lossy(&self.wants[compared.want as usize].path);
+        let name = name.into_owned().into();
+        let block = Block::new(self, compared.want, start, true);
+        let file = Arc::clone(&compared.file);
+        let hash = Xxh64::default();
+        let stream = Sent::Part { reading: self, compared, index, hash, block };
+        Opened { file, range, stream, name }
+    }
+}
+
+fn loss_of(refusal: &Refusal) -> Loss {
+    match refusal.reason {
+        Reason::Vanished => Loss::Vanished,
+        Reason::NotAFile | Reason::Symlink | Reason::Special | Reason::OtherFilesystem => {
+            Loss::Changed
+        }
+        _ => Loss::Error(refusal.words()),
+    }
+}
+
+impl<'a> Source for &'a Reading<'a> {
+    type Stream = Sent<'a>;
+
+    fn next(&self, end: Whence) -> Result<Option<Opened<Sent<'a>>>> {
+        let reading = *self;
+        loop {
+            reading.progress.check()?;
+            let next = {
+                let mut tasks = lock(&reading.tasks);
+                if let Some((compared, index)) = tasks.parts.pop() {
+                    return Ok(Some(reading.part(compared, index)));
+                }
+                match end {
+                    Whence::Largest => tasks.whole.pop_front(),
+                    Whence::Smallest => tasks.whole.pop_back(),
+                }
+            };
+            let Some(number) = next else { return Ok(None) };
+            if let Some(opened) = reading.begin(number)? {
+                return Ok(Some(opened));
+            }
+        }
+    }
+}
+
+/// Bytes of a file on their way into blocks.
+pub struct Block<'a> {
+    reading: &'a Reading<'a>,
+    want: u32,
+    sparse: bool,
+    /// Where the next byte belongs.
+    position: u64,
+    data: Vec<u8>,
+}
+
+impl<'a> Block<'a> {
+    fn new(reading: &'a Reading<'a>, want: u32, position: u64, sparse: bool) -> Self {
+        Self { reading, want, sparse, position, data: Vec::new() }
+    }
+
+    fn add(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            if self.data.capacity() == 0 {
+                self.data = self.reading.queue.buffer();
+            }
+            // Blocks end where the next one begins that is aligned.
+            let room = BLOCK - (self.position % BLOCK as u64) as usize;
+            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            self.data.extend_from_slice(now);
+            self.position += now.len() as u64;
+            bytes = later;
+            if self.position.is_multiple_of(BLOCK as u64) {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn skip(&mut self, length: u64) -> Result<()> {
+        self.flush()?;
+        let (want, offset) = (self.want, self.position);
+        self.position += length;
+        // Chunk by chunk, as they are accounted for.
+        self.reading.say(Reply::Hole { want, offset, length })
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.data.is_empty() {
+            return Ok(());
+        }
+        let data = std::mem::take(&mut self.data);
+        let offset = self.position - data.len() as u64;
+        let (want, sparse) = (self.want, self.sparse);
+        self.reading.queue.push(Item::Block { want, offset, sparse, data })
+    }
+}
+
+/// What becomes of a file's bytes.
+enum Manner<'a> {
+    /// They are compared with the digests of what the destination has.
+    Compare(&'a [Option<u64>]),
+    /// They are collected for a pack.
+    Small(Vec<u8>),
+    /// They are sent.
+    Send(Block<'a>),
+}
+
+/// A file that is read from its beginning, or from where the destination has it.
+pub struct Sending<'a> {
+    reading: &'a Reading<'a>,
+    want: u32,
+    file: Arc<OpenFile>,
+    identity: Identity,
+    hasher: FileHasher,
+    manner: Manner<'a>,
+}
+
+/// What is read.
+pub enum Sent<'a> {
+    /// A file.
+    Whole(Box<Sending<'a>>),
+    /// One chunk of a file that was compared.
+    Part {
+        /// The round.
+        reading: &'a Reading<'a>,
+        /// The file.
+        compared: Arc<Compared>,
+        /// Which chunk.
+        index: u32,
+        /// Of the chunk by itself.
+        hash: Xxh64,
+        /// What is sent.
+        block: Block<'a>,
+    },
+}
+
+impl Stream for Sent<'_> {
+    fn data(&mut self, bytes: &[u8]) -> Result<()> {
+        match self {
+            Self::Whole(sending) => sending.data(bytes),
+            Self::Part { hash, block, .. } => {
+                hash.update(bytes);
+                block.add(bytes)
+            }
+        }
+    }
+
+    fn hole(&mut self, length: u64) -> Result<()> {
+        match self {
+            Self::Whole(sending) => sending.hole(length),
+            Self::Part { hash, block, .. } => {
+                zeros(length, |zeros| hash.update(zeros));
+                block.skip(length)
+            }
+        }
+    }
+
+    fn finish(self, end: Outcome) -> Result<()> {
+        match self {
+            Self::Whole(sending) => sending.finish(end),
+            Self::Part { reading, compared, index, hash, mut block } => {
+                block.flush()?;
+                let expected = compared.table.digests[index as usize];
+                if end != Outcome::Complete || hash.digest() != expected {
+                    compared.changed.store(true, Ordering::Relaxed);
+                }
+                if compared.left.fetch_sub(1, Ordering::AcqRel) > 1 {
+                    return Ok(());
+                }
+                if compared.changed.load(Ordering::Relaxed) {
+                    return reading.lose(compared.want, Loss::Changed);
+                }
+                reading.end(compared.want, &compared.file, compared.identity, compared.digest)
+            }
+        }
+    }
+}
+
+fn zeros(length: u64, mut each: impl FnMut(&[u8])) {
+    let mut left = length;
+    while left > 0 {
+        let portion = left.min(ZEROS.len() as u64);
+        each(&ZEROS[..portion as usize]);
+        left -= portion;
+    }
+}
+
+impl Sending<'_> {
+    fn hash(&mut self, bytes: &[u8]) -> Result<()> {
+        let (reading, want) = (self.reading, self.want);
+        let silent = !matches!(self.manner, Manner::Send(_));
+        let mut said = Ok(());
+        self.hasher.update(bytes, |chunk| {
+            let Digest::Xxh64(digest) = chunk.digest else { return };
+            if said.is_ok() && !silent {
+                let (index, state) = (chunk.index as u32, chunk.state);
+                said = reading.say(Reply::Chunk { want, index, digest, state });
+            }
+        });
+        said
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> Result<()> {
+        match &mut self.manner {
+            Manner::Compare(_) => {}
+            Manner::Small(content) => content.extend_from_slice(bytes),
+            Manner::Send(block) => block.add(bytes)?,
+        }
+        self.hash(bytes)
+    }
+
+    fn hole(&mut self, length: u64) -> Result<()> {
+        match &mut self.manner {
+            Manner::Compare(_) => {}
+            Manner::Small(content) => content.resize(content.len() + length as usize, 0),
+            Manner::Send(block) => block.skip(length)?,
+        }
+        let mut hashed = Ok(());
+        zeros(length, |zeros| {
+            if hashed.is_ok() {
+                hashed = self.hash(zeros);
+            }
+        });
+        hashed
+    }
+
+    fn finish(self, outcome: Outcome) -> Result<()> {
+        let Self { reading, want, file, identity, hasher, manner } = self;
+        match outcome {
+            Outcome::Complete => {}
+            Outcome::Short => return reading.lose(want, Loss::Changed),
+            Outcome::Failed { offset, length, errno } => {
+                let error = std::io::Error::from(errno);
+                let words = format!("reading {length} bytes at {offset} failed: {error}");
+                return reading.lose(want, Loss::Error(words));
+            }
+        }
+        let (digest, chunks) = hasher.finish();
+        let Digest::Xxh64(digest) = digest else { return Ok(()) };
+        match manner {
+            Manner::Send(mut block) => {
+                block.flush()?;
+                reading.end(want, &file, identity, digest)
+            }
+            Manner::Small(content) => match reading.check(&file, identity, digest, want) {
+                Ok(end) => reading.packer.add(reading.queue, end, &content),
+                Err(loss) => reading.lose(want, loss),
+            },
+            Manner::Compare(known) => {
+                let table = match chunks {
+                    None => Table { digests: vec![digest], states: Vec::new() },
+                    Some(chunks) => Table {
+                        digests: chunks.digests.iter().filter_map(number).collect(),
+                        states: chunks.states,
+                    },
+                };
+                let differs = |index: &u32| {
+                    let index = *index as usize;
+                    known.get(index).copied().flatten() != Some(table.digests[index])
+                };
+                let differing: Vec<u32> = (0..table.digests.len() as u32).filter(differs).collect();
+                let parts = differing.clone();
+                reading.say(Reply::Compared { want, table: table.clone(), differing })?;
+                if parts.is_empty() {
+                    return reading.end(want, &file, identity, digest);
+                }
+                let left = AtomicU32::new(parts.len() as u32);
+                let changed = AtomicBool::new(false);
+                let compared =
+                    Arc::new(Compared { want, file, identity, digest, table, left, changed });
+                let mut tasks = lock(&reading.tasks);
+                for part in parts.into_iter().rev() {
+                    tasks.parts.push((Arc::clone(&compared), part));
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn number(digest: &Digest) -> Option<u64> {
+    match digest {
+        Digest::Xxh64(digest) => Some(*digest),
+        _ => None,
+    }
+}
+
+impl Reading<'_> {
+    /// Say that a file was sent whole, unless it changed meanwhile.
+    fn end(&self, want: u32, file: &OpenFile, identity: Identity, digest: u64) -> Result<()> {
+        match self.check(file, identity, digest, want) {
+            Ok(end) => self.say(Reply::End(end)),
+            Err(loss) => self.lose(want, loss),
+        }
+    }
+
+    fn check(
+        &self,
+        file: &OpenFile,
+        identity: Identity,
+        digest: u64,
+        want: u32,
+    ) -> std::result::Result<End, Loss> {
+        let words = |errno| Loss::Error(std::io::Error::from(errno).to_string());
+        // The metadata first: a change of it after this is seen in the identity.
+        let before = stat(&file.fd).map_err(words)?;
+        let metadata = metadata::read(file.fd.as_fd(), &before).map_err(words)?;
+        let after = stat(&file.fd).map_err(words)?;
+        if identity_of(&before) != identity || identity_of(&after) != identity {
+            return Err(Loss::Changed);
+        }
+        if let Some(detail) = size_error(self.base.filesystem(), &file.fd, identity.size) {
+            return Err(Loss::Error(detail));
+        }
+        Ok(End { want, digest, stamp: Stamp::from(&identity), metadata })
+    }
+}

@@ -1,0 +1,274 @@
+//! Kills, cuts and damage: a transfer continues with what it has proven.
+
+mod support;
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use holdfast_engine::Progress;
+use holdfast_transfer::{Error, Ticket, pull};
+use support::{MIB, Pair, noise};
+
+const REQUEST: &str = "HOLDFAST_TEST_PULL";
+
+/// Runs in a process of its own, to be killed.
+#[test]
+#[ignore = "started by other tests"]
+fn child() {
+    let Ok(text) = std::env::var(REQUEST) else { return };
+    pull(&serde_json::from_str(&text).unwrap(), &Progress::default()).unwrap();
+}
+
+fn start_child(pair: &Pair) -> Child {
+    let ticket: Ticket = pair.ticket();
+    let request = serde_json::json!({
+        "ticket": ticket,
+        "place": {"root": pair.directory.path(), "path": "destination"},
+        "state": pair.directory.path().join("state"),
+        "connections": 3,
+    });
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--ignored"])
+        .env(REQUEST, request.to_string())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+fn fill(pair: &Pair) -> u64 {
+    let mut bytes = 0;
+    for (name, length) in [("large", 140 * MIB + 3), ("middle", 5 * MIB), ("other", 66 * MIB)] {
+        pair.write(name, &noise(length as u64, length));
+        bytes += length as u64;
+    }
+    for number in 0..200 {
+        pair.write(&format!("small/{number}"), &noise(number, 3000));
+        bytes += 3000;
+    }
+    bytes
+}
+
+fn sent(pair: &Pair) -> u64 {
+    pair.server.status()[0].sent_bytes
+}
+
+#[test]
+fn a_destination_that_is_killed_continues_and_sends_little_again() {
+    let pair = Pair::new();
+    let bytes = fill(&pair);
+    let kills = [5_u64, 90, 150];
+    for threshold in kills {
+        let mut child = start_child(&pair);
+        let begin = Instant::now();
+        let wanted = sent(&pair) + threshold * MIB as u64 / 2;
+        while sent(&pair) < wanted && child.try_wait().unwrap().is_none() {
+            assert!(begin.elapsed() < Duration::from_secs(60));
+            std::thread::yield_now();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    pair.pull();
+    pair.assert_equal();
+    let again = sent(&pair).saturating_sub(bytes);
+    assert!(again < (kills.len() as u64) * 3 * (64 << 20), "{again} bytes were sent again");
+    assert_eq!(pair.pull().passes[0].sent_bytes, 0);
+}
+
+/// Forwards connections, and disturbs them.
+struct Disturber {
+    address: SocketAddr,
+    budget: Arc<AtomicI64>,
+    cuts: Arc<AtomicU64>,
+    flip: Arc<AtomicBool>,
+}
+
+impl Disturber {
+    fn new(to: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let budget = Arc::new(AtomicI64::new(i64::MAX));
+        let (cuts, flip) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let disturber = Self { address, budget, cuts, flip };
+        let (budget, cuts, flip) =
+            (disturber.budget.clone(), disturber.cuts.clone(), disturber.flip.clone());
+        std::thread::spawn(move || {
+            for socket in listener.incoming().flatten() {
+                let Ok(server) = TcpStream::connect(to) else { continue };
+                for (from, into) in [(&socket, &server), (&server, &socket)] {
+                    let (from, into) = (from.try_clone().unwrap(), into.try_clone().unwrap());
+                    let (budget, cuts, flip) = (budget.clone(), cuts.clone(), flip.clone());
+                    std::thread::spawn(move || forward(from, into, &budget, &cuts, &flip));
+                }
+            }
+        });
+        disturber
+    }
+}
+
+fn forward(
+    mut from: TcpStream,
+    mut into: TcpStream,
+    budget: &AtomicI64,
+    cuts: &AtomicU64,
+    flip: &AtomicBool,
+) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(mut length) = from.read(&mut buffer) {
+        if length == 0 {
+            break;
+        }
+        let left = budget.fetch_sub(length as i64, Ordering::Relaxed);
+        let over = left > 0 && left <= length as i64;
+        if over && flip.load(Ordering::Relaxed) {
+            buffer[left as usize - 1] ^= 0x10;
+        } else if over {
+            length = left as usize - 1;
+        }
+        if into.write_all(&buffer[..length]).is_err() {
+            break;
+        }
+        if over && !flip.load(Ordering::Relaxed) {
+            cuts.fetch_add(1, Ordering::Relaxed);
+            break;
+        }
+    }
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = into.shutdown(Shutdown::Both);
+}
+
+#[test]
+fn connections_that_are_cut_at_any_byte_are_made_again() {
+    let pair = Pair::new();
+    for number in 0..150 {
+        pair.write(&format!("small/{number}"), &noise(number, 2000));
+    }
+    pair.write("large", &noise(7, 66 * MIB));
+    let disturber = Disturber::new(pair.server.address());
+    let stop = Arc::new(AtomicBool::new(false));
+    let (budget, stopped) = (disturber.budget.clone(), stop.clone());
+    // From the first bytes of a handshake to the last ones of the data.
+    let places = [1, 1500, 9000, 70_000, 400_000, 3_000_000, 50_000_000];
+    let cuts = disturber.cuts.clone();
+    let chopper = std::thread::spawn(move || {
+        for (nth, place) in places.into_iter().enumerate() {
+            budget.store(place, Ordering::Relaxed);
+            while cuts.load(Ordering::Relaxed) <= nth as u64 && !stopped.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+    let ticket = pair.ticket_at(disturber.address);
+    let outcome = pair.try_pull(|request| request.ticket = ticket).unwrap();
+    stop.store(true, Ordering::Relaxed);
+    chopper.join().unwrap();
+    assert!(outcome.passes[0].reconnects >= 5, "{outcome:?}");
+    pair.assert_equal();
+}
+
+#[test]
+fn a_bit_that_flips_on_the_wire_is_found_there() {
+    let pair = Pair::new();
+    pair.write("large", &noise(7, 9 * MIB));
+    let disturber = Disturber::new(pair.server.address());
+    disturber.flip.store(true, Ordering::Relaxed);
+    disturber.budget.store(4 << 20, Ordering::Relaxed);
+    let ticket = pair.ticket_at(disturber.address);
+    let outcome = pair.try_pull(|request| request.ticket = ticket.clone()).unwrap();
+    assert_eq!(outcome.passes[0].reconnects, 1);
+    pair.assert_equal();
+    // Where it is not to be made up for, the error names the wire.
+    pair.write("more", &noise(8, 9 * MIB));
+    disturber.budget.store(4 << 20, Ordering::Relaxed);
+    let error = pair
+        .try_pull(|request| {
+            request.ticket = ticket;
+            request.patience_seconds = 0;
+        })
+        .unwrap_err();
+    assert!(
+        matches!(&error, Error::Wire { source, .. } if source.to_string().contains("damaged on the wire")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_source_that_restarts_is_continued_with() {
+    let mut pair = Pair::new();
+    let bytes = fill(&pair);
+    let disturber = Disturber::new(pair.server.address());
+    disturber.budget.store(100 << 20, Ordering::Relaxed);
+    let ticket = pair.ticket_at(disturber.address);
+    let error = pair.try_pull(|request| {
+        request.ticket = ticket;
+        request.patience_seconds = 0;
+    });
+    assert!(error.is_err_and(|error| error.is_transient()));
+    let before = sent(&pair);
+    pair.restart();
+    pair.pull();
+    pair.assert_equal();
+    assert!(before + sent(&pair) < bytes + 4 * (64 << 20));
+}
+
+#[test]
+fn a_file_that_changes_all_the_time_is_never_delivered_torn() {
+    let pair = Pair::new();
+    let path = pair.source().join("busy");
+    std::fs::write(&path, vec![0; 8 * MIB]).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let (stopped, writing) = (stop.clone(), path.clone());
+    let writer = std::thread::spawn(move || {
+        use std::os::unix::fs::FileExt as _;
+        let file = std::fs::File::options().write(true).open(writing).unwrap();
+        let mut value = 0;
+        while !stopped.load(Ordering::Relaxed) {
+            value += 1;
+            file.write_all_at(&vec![value; 8 * MIB], 0).unwrap();
+        }
+    });
+    let pass = pair.try_pull(|request| request.complete = true);
+    assert!(matches!(pass, Err(Error::Unfinished { count: 1, .. })), "{pass:?}");
+    assert!(!pair.destination().join("busy").exists());
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    pair.pull();
+    pair.assert_equal();
+}
+
+#[test]
+fn a_bit_that_flips_on_the_destinations_device_is_found_there_and_made_good() {
+    let pair = Pair::new();
+    pair.write("large", &noise(7, 70 * MIB));
+    let flipped = Arc::new(AtomicBool::new(false));
+    let (done, path) = (flipped.clone(), pair.destination().join("large"));
+    // Flips a bit as soon as the file is in place, before it is read back.
+    let flipper = std::thread::spawn(move || {
+        use std::os::unix::fs::FileExt as _;
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_secs(60) {
+            let Ok(file) = std::fs::File::options().read(true).write(true).open(&path) else {
+                std::thread::yield_now();
+                continue;
+            };
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, 65 << 20).unwrap();
+            file.write_all_at(&[byte[0] ^ 1], 65 << 20).unwrap();
+            file.sync_data().unwrap();
+            done.store(true, Ordering::Relaxed);
+            return;
+        }
+    });
+    let outcome = pair.try_pull(|request| request.proof = holdfast_transfer::Proof::Media).unwrap();
+    flipper.join().unwrap();
+    assert!(flipped.load(Ordering::Relaxed));
+    // It may have come after the file was read; then the next pass finds another time.
+    if outcome.passes[0].differed_on_media == 0 {
+        assert!(pair.pull().passes[0].sent_bytes > 0);
+    }
+    pair.assert_equal();
+}
