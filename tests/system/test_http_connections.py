@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import socket
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 
 from tests.support.certificates import Authority, Issued, secure_client
 from tests.support.harness import Daemon
+from tests.support.promptness import promptly
 from tests.support.waiting import until
 
 LIMIT = 192
@@ -57,12 +57,11 @@ def test_connections_without_a_handshake_take_nothing_from_others(
     with ExitStack() as stack:
         for number in range(600):
             connect(stack, cramped, f"127.0.2.{1 + number % addresses}", data)
-        begin = time.monotonic()
-        assert cramped.http.get("/healthz").status_code == 200
-        assert cramped.http.post("/v1/manifests").status_code == 202
-        with secure_client(cramped, authority) as http:
-            assert http.get("/v1/node").status_code == 200
-        assert time.monotonic() - begin < 10
+        with promptly(10):
+            assert cramped.http.get("/healthz").status_code == 200
+            assert cramped.http.post("/v1/manifests").status_code == 202
+            with secure_client(cramped, authority) as http:
+                assert http.get("/v1/node").status_code == 200
         assert descriptors(cramped) < LIMIT - 64
         dump = cramped.start("/v1/pagecache/dumps", {})
         assert cramped.finish(dump)["state"] == "succeeded"
@@ -75,8 +74,7 @@ def test_a_handshake_that_does_not_end_is_given_up(
 ) -> None:
     server = authority.issue("server")
     daemon = start_daemon(tls={"certificate": str(server.certificate), "key": str(server.key)})
-    with ExitStack() as stack:
-        begin = time.monotonic()
+    with ExitStack() as stack, promptly(22):
         waiting = [
             connect(stack, daemon, "127.0.0.1", data)
             for data in (b"", bytes.fromhex("1603010200010001fc0303"))
@@ -85,7 +83,6 @@ def test_a_handshake_that_does_not_end_is_given_up(
             sock.settimeout(25)
             with suppress(ConnectionError):
                 assert sock.recv(1) == b""
-        assert time.monotonic() - begin < 22
 
 
 def test_strangers_are_let_go_after_their_answer(daemon: Daemon) -> None:
@@ -100,14 +97,13 @@ def test_strangers_are_let_go_after_their_answer(daemon: Daemon) -> None:
     for more, answered in ((b"", 2), (b"Content-Length: 100000\r\n", 1)):
         with socket.create_connection(("127.0.0.1", daemon.port), 10) as sock:
             request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n" + more + b"\r\n"
-            begin = time.monotonic()
-            sock.sendall(request * 2)
-            answer = b""
-            with suppress(ConnectionError):
-                while chunk := sock.recv(65536):
-                    answer += chunk
-            assert answer.count(b"HTTP/1.1 200 ") == answered
-            assert time.monotonic() - begin < 9
+            with promptly(9):
+                sock.sendall(request * 2)
+                answer = b""
+                with suppress(ConnectionError):
+                    while chunk := sock.recv(65536):
+                        answer += chunk
+                assert answer.count(b"HTTP/1.1 200 ") == answered
 
 
 def test_five_hundred_silent_ones_lock_nobody_out(daemon: Daemon) -> None:

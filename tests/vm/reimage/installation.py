@@ -10,12 +10,15 @@ from pathlib import Path
 
 from tests.vm.image import CACHE, built_package
 from tests.vm.reimage.images import NEW_IMAGE, Systems, systems
-from tests.vm.reimage.node import Disks, new_disks, running
+from tests.vm.reimage.node import BOOT_SECONDS, Disks, new_disks, running
 from tests.vm.reimage.telling import tell
 from tests.vm.service import FILE_MIB
 
+# The boot waits for the array, which is made here: its mount is stopped, and done once there is a
+# file system.
 _INSTALL = f"""
 set -e
+systemctl stop mnt-data.mount
 by_id=/dev/disk/by-id/nvme-QEMU_NVMe_Ctrl_data-000
 mdadm --create /dev/md/data --run --quiet --homehost=any --name=data --level=0 --raid-devices=2 \
     --uuid=5ca1ab1e:0ddba11a:cafef00d:10c0ffee "$by_id"0 "$by_id"1
@@ -47,8 +50,9 @@ def installed_disks(made: Systems) -> Disks:
         began = time.monotonic()
         partial = made.directory / "partial"
         with running(made, new_disks(made, partial), CACHE / "run-install") as node:
-            node.settled()
+            node.guest.wait(BOOT_SECONDS)
             node.guest.sh(_INSTALL, seconds=300)
+            node.settled()
             node.power_off()
         partial.rename(directory)
         tell(f"installed the machine in {time.monotonic() - began:.0f} s")

@@ -1,0 +1,19 @@
+"""What a test takes for prompt."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.support.promptness import promptly
+
+
+def test_what_takes_too_long_fails() -> None:
+    with pytest.raises(AssertionError, match="were allowed"), promptly(0.05):
+        time.sleep(1)
+
+
+def test_what_is_done_in_time_passes() -> None:
+    with promptly(1):
+        time.sleep(0.05)
