@@ -31,7 +31,8 @@ from holdfast.operations.model import State
 from holdfast.operations.results import Outcome
 from holdfast.operations.service import Operations
 from holdfast.operations.statistics import KindFigures
-from holdfast.reimage.models import ImagerReport, ReimageState
+from holdfast.reimage.models import ImagerReport
+from holdfast.reimage.states import ReimageState
 
 log = logging.getLogger(__name__)
 

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import node
+import reimage_states
 
 _HERE = Path(__file__).parent
-_FIGURES = {"node": node.draw}
+_FIGURES = {"node": node.draw, "reimage-states": reimage_states.draw}
 
 
 def main() -> int:

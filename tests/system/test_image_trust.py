@@ -13,7 +13,8 @@ import pytest
 
 from holdfast.operations.model import now
 from holdfast.reimage.images import ImageLibrary
-from holdfast.reimage.models import ReimageState, StageRequest
+from holdfast.reimage.models import StageRequest
+from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job, JobStore
 from tests.support.fileserver import Behaviour, serving
 from tests.support.harness import Daemon, Tokens, run_cli, start_daemon

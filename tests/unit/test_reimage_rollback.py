@@ -27,8 +27,9 @@ from holdfast.reimage.attempt import Attempt
 from holdfast.reimage.confirmation_clock import ConfirmationClock, waits
 from holdfast.reimage.images.kinds import describe
 from holdfast.reimage.images.models import DescribeParams
-from holdfast.reimage.models import Check, ReimageState, RollbackRequest, StageRequest
+from holdfast.reimage.models import Check, RollbackRequest, StageRequest
 from holdfast.reimage.rollback import RollbackWatch
+from holdfast.reimage.states import ReimageState
 
 FIRST, SECOND = "1" * 32, "2" * 32
 _S = ReimageState
@@ -215,7 +216,7 @@ def case(tmp_path: Path, state: ReimageState, *, age: int = 61, **more: Any) -> 
     keep(tmp_path, attempt.require().nonce, "old")
     clocks = Clocks()
     attempt.update(booted_at=clocks.wall, waiting=clocks.clock().begin())
-    attempt.move(state, "So it is.")
+    attempt.update(state=state)
     clocks.passes(age)
     machine = Machine(attempt)
     return Case(attempt, machine, clocks, _watch(attempt, machine, clocks))

@@ -14,7 +14,8 @@ from typing import Any
 
 from holdfast.node.files import read_text
 from holdfast.operations.model import RequestError, Slug, now
-from holdfast.reimage.models import ReimageState, StageRequest, Transition
+from holdfast.reimage.models import StageRequest, Transition
+from holdfast.reimage.states import ReimageState, check_transition
 from holdfast.reimage.store import Job, JobStore
 
 log = logging.getLogger(__name__)
@@ -106,35 +107,37 @@ class Attempt:
                     ": the new one was not confirmed in time." if automatic else ", as asked for."
                 )
             self._set(job)
-            self._note(_S.IDLE, _S.STAGING, why)
+            self._move(_S.IDLE, _S.STAGING, why)
 
     def update(self, **members: Any) -> None:
         """Change members of the job."""
         with self.lock:
             self._set(self.require().model_copy(update=members))
 
-    def move(self, state: ReimageState, why: str) -> None:
-        """Go to another state; `why` is a sentence for people."""
+    def move(self, state: ReimageState, why: str, **members: Any) -> None:
+        """Go to another state, and change members of the job, in one write.
+
+        `why` is a sentence for people. Raises `TransitionError` unless `states.py` allows it.
+        """
         with self.lock:
-            self._note(self.require().state, state, why)
+            self._move(self.require().state, state, why, **members)
 
     def confirmed(self, why: str) -> None:
-        """Take the new system for good."""
-        self.update(confirmed_at=now(), reason=None)
-        self.move(_S.CONFIRMED, why)
+        """Keep the new system for good."""
+        self.move(_S.CONFIRMED, why, confirmed_at=now(), reason=None)
         self.clear_images()
 
     def unconfirmed(self, why: str) -> None:
-        """Say loudly that the new system runs and is not known to be good."""
-        self.update(reason=why)
-        self.move(_S.UNCONFIRMED, why)
+        """Report loudly that the new system runs and is not known to be good."""
+        self.move(_S.UNCONFIRMED, why, reason=why)
         log.error("re-imaging: the new system is NOT CONFIRMED: %s", why)
 
     def unknown(self, why: str) -> None:
-        """Say loudly that nothing proves which system runs; deletes nothing."""
-        self.update(reason=why)
-        if self.state is not _S.UNKNOWN:
-            self.move(_S.UNKNOWN, why)
+        """Report loudly that nothing proves which system runs; deletes nothing."""
+        if self.state is _S.UNKNOWN:
+            self.update(reason=why)
+        else:
+            self.move(_S.UNKNOWN, why, reason=why)
         log.error("re-imaging: UNKNOWN which system runs: %s", why)
 
     @property
@@ -146,8 +149,7 @@ class Attempt:
 
     def fail(self, why: str) -> None:
         """End it in the old system, which has to be proven to run."""
-        self.update(reason=why, armed=None)
-        self.move(_S.FAILED, why)
+        self.move(_S.FAILED, why, reason=why, armed=None)
         log.error("re-imaging: FAILED: %s", why)
 
     def clear_images(self, keep: str | None = None) -> None:
@@ -167,10 +169,12 @@ class Attempt:
         self.job = job
         self.lock.notify_all()
 
-    def _note(self, previous: ReimageState, state: ReimageState, why: str) -> None:
+    def _move(self, previous: ReimageState, state: ReimageState, why: str, **members: Any) -> None:
+        check_transition(previous, state)
         job = self.require()
         entry = Transition(at=now(), previous=previous, state=state, why=why)
-        self._set(job.model_copy(update={"state": state, "history": [*job.history, entry]}))
+        members |= {"state": state, "history": [*job.history, entry]}
+        self._set(job.model_copy(update=members))
         log.info("re-imaging %s: %s -> %s: %s", job.operation, previous, state, why)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.operations.model import now
-from holdfast.reimage.models import ReimageState
+from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job, Waiting
 
 _SYNCHRONISED = Path("/run/systemd/timesync/synchronized")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr
@@ -12,39 +11,11 @@ from holdfast.operations.model import Timestamp
 from holdfast.operations.results import OperationResult, Outcome
 from holdfast.privileged.boot.models import BootMode, CarriedItem, FileReport, IdentityName
 from holdfast.records.models import Bytes, Request
+from holdfast.reimage.states import ReimageState
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Url = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[a-z][a-z0-9+.-]*:")]
 ALL_IDENTITY: tuple[IdentityName, ...] = ("ssh_host_keys", "machine_id", "hostname", "holdfast")
-
-
-class ReimageState(StrEnum):
-    """Where this machine is on its way to another image. Each has a line in docs/reimage.md."""
-
-    IDLE = "idle"
-    STAGING = "staging"
-    STAGED = "staged"
-    ARMED = "armed"
-    REBOOTING = "rebooting"
-    IMAGING = "imaging"
-    """Only the imager says so, from a machine that has no other system at the time."""
-    BOOTED = "booted"
-    CONFIRMED = "confirmed"
-    UNCONFIRMED = "unconfirmed"
-    UNKNOWN = "unknown"
-    """After a boot nothing proves which system runs; so nothing is deleted."""
-    FAILED = "failed"
-
-    @property
-    def under_way(self) -> bool:
-        """Whether there is an operation that has not ended."""
-        return self not in (
-            ReimageState.IDLE,
-            ReimageState.CONFIRMED,
-            ReimageState.UNCONFIRMED,
-            ReimageState.UNKNOWN,
-            ReimageState.FAILED,
-        )
 
 
 class StageRequest(Request):

@@ -30,10 +30,10 @@ from holdfast.reimage.models import (
     ImageSummary,
     Machine,
     ReimageResult,
-    ReimageState,
     StageRequest,
 )
 from holdfast.reimage.previous import saving_space
+from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
 from holdfast.scopes import Scope
 
@@ -310,10 +310,12 @@ class ReimageOperation:
         )
 
     def _withdraw(self) -> None:
-        """Take back what an attempt did that was cancelled."""
+        """Undo what a cancelled attempt did."""
         with self._acting:
             job = self._attempt.require()
-            if job.state in (_S.BOOTED, _S.CONFIRMED, _S.UNCONFIRMED):
+            if job.state is _S.CONFIRMED:
+                return  # by a person, just before it was cancelled
+            if job.state in (_S.BOOTED, _S.UNCONFIRMED):
                 late = f"Not confirmed within {job.request.confirm_seconds} s."
                 self._attempt.unconfirmed(
                     late if self._clock.overdue(job) else "Cancelled before it was confirmed."
@@ -332,8 +334,9 @@ class ReimageOperation:
                 )
                 raise
             self._attempt.clear_images()
-            self._attempt.update(armed=None, boot_id=None)
-            self._attempt.move(_S.IDLE, "Cancelled; the boot loader is as it was.")
+            self._attempt.move(
+                _S.IDLE, "Cancelled; the boot loader is as it was.", armed=None, boot_id=None
+            )
 
     def _wait(self, context: Context[Any], *states: ReimageState) -> None:
         """Wait for a state that is none of these. Raises `CancelledError`."""

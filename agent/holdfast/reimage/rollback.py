@@ -18,7 +18,8 @@ from holdfast.operations.model import (
 )
 from holdfast.reimage.attempt import Attempt, sentence
 from holdfast.reimage.confirmation_clock import ConfirmationClock, waits
-from holdfast.reimage.models import ReimageState, ReimageStatus, RollbackRequest, StageRequest
+from holdfast.reimage.models import ReimageStatus, RollbackRequest, StageRequest
+from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
 
 log = logging.getLogger(__name__)

@@ -36,7 +36,6 @@ from holdfast.reimage.models import (
     ImageSummary,
     Machine,
     ReimagePlan,
-    ReimageState,
     ReimageStatus,
     RollbackRequest,
     StageRequest,
@@ -45,6 +44,7 @@ from holdfast.reimage.models import (
 from holdfast.reimage.operation import KIND, ReimageOperation
 from holdfast.reimage.planning import Planner
 from holdfast.reimage.rollback import STALLED_SECONDS, RollbackWatch, Running
+from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
 
 _S = ReimageState
@@ -248,8 +248,9 @@ class Reimage:
                     self._privileged_call(self._privileged.disarm)
                     self._attempt.update(boot_id=None)
                     raise
-                self._attempt.update(armed=report)
-                self._attempt.move(_S.ARMED, f"{report.loader} boots the imager once, next time.")
+                self._attempt.move(
+                    _S.ARMED, f"{report.loader} boots the imager once, next time.", armed=report
+                )
         return self.status()
 
     def disarm(self) -> ReimageStatus:
@@ -264,8 +265,13 @@ class Reimage:
                 self._attempt.update(armed=None)
             if job.state is _S.ARMED:
                 self._privileged_call(self._privileged.disarm)
-                self._attempt.update(armed=None, boot_id=None, automatic=False)
-                self._attempt.move(_S.STAGED, "Disarmed: the boot loader is as it was.")
+                self._attempt.move(
+                    _S.STAGED,
+                    "Disarmed: the boot loader is as it was.",
+                    armed=None,
+                    boot_id=None,
+                    automatic=False,
+                )
         return self.status()
 
     def reboot(self, request: StepRequest = _NOW) -> ReimageStatus:
@@ -275,8 +281,7 @@ class Reimage:
             if request.dry_run:
                 self._privileged_call(lambda: self._privileged.reboot(job.nonce, dry_run=True))
                 return self.status()
-            self._attempt.update(rebooted_at=now())
-            self._attempt.move(_S.REBOOTING, "The reboot was ordered.")
+            self._attempt.move(_S.REBOOTING, "The reboot was ordered.", rebooted_at=now())
             try:
                 self._privileged_call(lambda: self._privileged.reboot(job.nonce))
             except RequestError as error:

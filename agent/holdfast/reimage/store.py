@@ -11,15 +11,9 @@ from holdfast.atomic_files import make_directory, replace_file
 from holdfast.operations.model import RequestError, Slug, Timestamp
 from holdfast.privileged.boot.models import ArmReport, SystemSigns
 from holdfast.reimage.layout import RootLayout
-from holdfast.reimage.models import (
-    Check,
-    ImagerReport,
-    ImageSummary,
-    ReimageState,
-    StageRequest,
-    Transition,
-)
+from holdfast.reimage.models import Check, ImagerReport, ImageSummary, StageRequest, Transition
 from holdfast.reimage.previous import PreviousStore
+from holdfast.reimage.states import ReimageState
 from holdfast.wording import first
 
 

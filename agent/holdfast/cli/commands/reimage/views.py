@@ -15,9 +15,9 @@ from holdfast.reimage.models import (
     Machine,
     ReimagePlan,
     ReimageResult,
-    ReimageState,
     ReimageStatus,
 )
+from holdfast.reimage.states import ReimageState
 
 _STYLES = {
     ReimageState.FAILED: "bold red",
