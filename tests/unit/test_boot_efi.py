@@ -6,6 +6,7 @@ import hashlib
 import os
 import struct
 import subprocess
+import uuid
 from pathlib import Path
 
 import pytest
@@ -160,8 +161,24 @@ def test_a_partition_is_found_by_where_it_begins(tmp_path: Path) -> None:
     found = partition_at(disk, 9 * MIB)
     assert found == GptPartition(2, ESP, PARTITION.uuid, 9 * 2048, 8 * 2048)
     assert partition_at(disk, 10 * MIB) is None
+    assert partition_at(disk, 9 * MIB, 4096) is None
     disk.write_bytes(bytes(4 * MIB))
     assert partition_at(disk, MIB) is None
+
+
+def test_a_partition_is_counted_in_the_sectors_of_its_disk(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.touch()
+    os.truncate(disk, 64 * MIB)
+    entry = uuid.UUID(ESP).bytes_le + uuid.UUID(PARTITION.uuid).bytes_le
+    with disk.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"EFI PART".ljust(72, b"\0") + struct.pack("<QII", 2, 128, 128))
+        file.seek(2 * 4096 + 128)
+        file.write(entry + struct.pack("<QQ", 9 * 256, 17 * 256 - 1))
+    found = partition_at(disk, 9 * MIB, 4096)
+    assert found == GptPartition(2, ESP, PARTITION.uuid, 9 * 256, 8 * 256)
+    assert partition_at(disk, 9 * MIB) is None
 
 
 def _program(directories: int, certificates: int) -> bytes:

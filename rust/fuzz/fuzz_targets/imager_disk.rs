@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
             let mut ends = Ends::new(IMAGE, disk);
             let length = data.len().min(ends.head.len());
             ends.head[..length].copy_from_slice(&data[..length]);
-            let fitted = table::fit(&mut ends, IMAGE, disk, Some(1));
+            let fitted = table::fit(&mut ends, IMAGE, disk, 512, Some(1));
             assert!(fitted.extended_to.is_none_or(|bytes| bytes <= disk));
             assert_eq!(ends.tail_at + ends.tail.len() as u64, disk);
         }

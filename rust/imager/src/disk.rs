@@ -73,6 +73,7 @@ pub struct Disk {
     file: File,
     path: PathBuf,
     size_bytes: u64,
+    sector_bytes: u64,
     is_block_device: bool,
 }
 
@@ -107,7 +108,8 @@ impl Disk {
                 unsafe { libc::ioctl(file.as_raw_fd(), BLKGETSIZE64 as _, &raw mut size_bytes) };
             check(done).context(path.display())?;
         }
-        Ok(Self { file, path: path.to_owned(), size_bytes, is_block_device })
+        let sector_bytes = if is_block_device { sector_bytes(&file, path)? } else { 512 };
+        Ok(Self { file, path: path.to_owned(), size_bytes, sector_bytes, is_block_device })
     }
 
     /// Open the same disk again without keeping others from it: a partition of a disk that is held
@@ -133,19 +135,9 @@ impl Disk {
         self.size_bytes
     }
 
-    /// Bytes in the smallest unit it reads and writes.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn sector_bytes(&self) -> Result<u32> {
-        let mut bytes: libc::c_int = 512;
-        if self.is_block_device {
-            // SAFETY: the request writes one int to where it is pointed.
-            let done =
-                unsafe { libc::ioctl(self.file.as_raw_fd(), BLKSSZGET as _, &raw mut bytes) };
-            check(done).context(self.path.display())?;
-        }
-        u32::try_from(bytes).context(self.path.display())
+    /// Bytes in the smallest unit that it reads and writes; 512 of a file.
+    pub fn sector_bytes(&self) -> u64 {
+        self.sector_bytes
     }
 
     /// Fill the buffer from a place. Buffer, place and length must be multiples of the sector's size.
@@ -228,6 +220,14 @@ pub fn set_read_only(path: &Path, refuse: bool) -> io::Result<()> {
     let refuse = libc::c_int::from(refuse);
     // SAFETY: the request reads one int from where it is pointed.
     check(unsafe { libc::ioctl(file.as_raw_fd(), BLKROSET as _, &raw const refuse) })
+}
+
+fn sector_bytes(file: &File, path: &Path) -> Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one int to where it is pointed.
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), BLKSSZGET as _, &raw mut bytes) };
+    check(done).context(path.display())?;
+    u64::try_from(bytes).context(path.display())
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

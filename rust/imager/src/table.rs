@@ -6,9 +6,8 @@
 
 use crate::pipeline::ends::Ends;
 
-const SECTOR: u64 = 512;
-/// Partitions are extended to a multiple of this many sectors: 4 KiB, the block of most file systems.
-const ALIGNMENT: u64 = 8;
+/// Partitions are extended to a multiple of this many bytes, the block of most file systems.
+const ALIGNMENT: u64 = 4096;
 const MBR_ENTRIES: usize = 446;
 /// The type of the entry that keeps programs away which do not know GPT.
 const PROTECTIVE: u8 = 0xee;
@@ -24,17 +23,26 @@ pub struct Fitted {
     pub extended_to: Option<u64>,
 }
 
-/// Make the table at a disk's beginning fit a disk of `disk_bytes`, of which the image has
-/// `image_bytes`; `grow` is the number of the partition to extend, if any.
-pub fn fit(ends: &mut Ends, image_bytes: u64, disk_bytes: u64, grow: Option<u32>) -> Fitted {
+/// Make the table at a disk's beginning fit a disk of `disk_bytes` in sectors of `sector` bytes (512 or
+/// 4096), of which the image has `image_bytes`; `grow` is the number of the partition to extend, if any.
+pub fn fit(
+    ends: &mut Ends,
+    image_bytes: u64,
+    disk_bytes: u64,
+    sector: u64,
+    grow: Option<u32>,
+) -> Fitted {
     let mut fitted = Fitted::default();
     if disk_bytes <= image_bytes && grow.is_none() {
         return fitted;
     }
-    let done = if ends.head.get(512..520) == Some(b"EFI PART") {
-        fit_gpt(ends, disk_bytes, grow, &mut fitted)
+    let header = ends.head.get(sector as usize..).unwrap_or_default();
+    let done = if header.starts_with(b"EFI PART") {
+        fit_gpt(ends, disk_bytes, sector, grow, &mut fitted)
     } else {
-        grow.map_or(Ok(()), |number| extend_mbr(&mut ends.head, disk_bytes, number, &mut fitted))
+        grow.map_or(Ok(()), |number| {
+            extend_mbr(&mut ends.head, disk_bytes, sector, number, &mut fitted)
+        })
     };
     if let Err(why) = done {
         fitted.notes.push(why);
@@ -45,15 +53,16 @@ pub fn fit(ends: &mut Ends, image_bytes: u64, disk_bytes: u64, grow: Option<u32>
 fn fit_gpt(
     ends: &mut Ends,
     disk_bytes: u64,
+    sector: u64,
     grow: Option<u32>,
     fitted: &mut Fitted,
 ) -> Result<(), String> {
     let left = |why: &str| format!("the image's GPT is left as it is: {why}");
-    let mut gpt = Gpt::read(&ends.head).map_err(left)?;
-    let last = disk_bytes / SECTOR - 1;
+    let mut gpt = Gpt::read(&ends.head, sector).map_err(left)?;
+    let last = disk_bytes / sector - 1;
     let backup_at = last
         .checked_sub(gpt.entries_sectors())
-        .filter(|at| at * SECTOR >= ends.tail_at)
+        .filter(|at| at * sector >= ends.tail_at)
         .ok_or_else(|| left("its entries have no room in the disk's last mebibyte"))?;
     let last_usable = backup_at - 1;
     if gpt.partitions().any(|(_, _, end)| end > last_usable) {
@@ -61,7 +70,7 @@ fn fit_gpt(
     }
     if let Some(number) = grow {
         match gpt.extend(number, last_usable) {
-            Ok(sectors) => fitted.extended_to = Some(sectors * SECTOR),
+            Ok(sectors) => fitted.extended_to = Some(sectors * sector),
             Err(why) => fitted.notes.push(why),
         }
     }
@@ -82,6 +91,7 @@ fn fit_gpt(
 
 /// The header and the entries of a GPT that is whole.
 struct Gpt {
+    sector: u64,
     header: Vec<u8>,
     header_bytes: usize,
     entries: Vec<u8>,
@@ -90,17 +100,24 @@ struct Gpt {
 }
 
 impl Gpt {
-    fn read(head: &[u8]) -> Result<Self, &'static str> {
-        let header = head.get(512..1024).ok_or("the image is too small")?.to_vec();
-        let mut gpt =
-            Self { header, header_bytes: 0, entries: Vec::new(), entry_bytes: 0, entries_at: 0 };
+    fn read(head: &[u8], sector: u64) -> Result<Self, &'static str> {
+        let length = sector as usize;
+        let header = head.get(length..2 * length).ok_or("the image is too small")?.to_vec();
+        let mut gpt = Self {
+            sector,
+            header,
+            header_bytes: 0,
+            entries: Vec::new(),
+            entry_bytes: 0,
+            entries_at: 0,
+        };
         gpt.header_bytes = gpt.u32_at(12) as usize;
         if !(92..=512).contains(&gpt.header_bytes) || gpt.header_checksum() != gpt.u32_at(16) {
             return Err("its header is damaged");
         }
         gpt.entry_bytes = gpt.u32_at(84) as usize;
         let all = (gpt.u32_at(80) as usize).checked_mul(gpt.entry_bytes);
-        let place = usize::try_from(gpt.u64_at(72)).ok().and_then(|lba| lba.checked_mul(512));
+        let place = usize::try_from(gpt.u64_at(72)).ok().and_then(|lba| lba.checked_mul(length));
         let entries = place
             .zip(all)
             .and_then(|(from, length)| head.get(from..from.checked_add(length)?))
@@ -130,7 +147,8 @@ impl Gpt {
         if self.partitions().any(|(one, _, end)| one != number && end > first) {
             return Err(not_last(number));
         }
-        let sectors = (last_usable + 1).saturating_sub(first) / ALIGNMENT * ALIGNMENT;
+        let step = ALIGNMENT / self.sector;
+        let sectors = (last_usable + 1).saturating_sub(first) / step * step;
         let end = (first + sectors).saturating_sub(1);
         if end <= old_end {
             return Err(no_room(number));
@@ -145,21 +163,21 @@ impl Gpt {
         let checksum = crc32fast::hash(&self.entries);
         self.put_u32(88, checksum);
         self.seal();
-        ends.head[512..1024].copy_from_slice(&self.header);
+        ends.head[self.header.len()..][..self.header.len()].copy_from_slice(&self.header);
         ends.head[self.entries_at..][..self.entries.len()].copy_from_slice(&self.entries);
         self.put_u64(24, last);
         self.put_u64(32, 1);
         self.put_u64(72, backup_at);
         self.seal();
-        let place = |lba: u64| (lba * SECTOR - ends.tail_at) as usize;
+        let place = |lba: u64| (lba * self.sector - ends.tail_at) as usize;
         let (header_at, entries_at) = (place(last), place(backup_at));
         ends.tail[entries_at..header_at].fill(0);
         ends.tail[entries_at..][..self.entries.len()].copy_from_slice(&self.entries);
-        ends.tail[header_at..][..512].copy_from_slice(&self.header);
+        ends.tail[header_at..][..self.header.len()].copy_from_slice(&self.header);
     }
 
     fn entries_sectors(&self) -> u64 {
-        (self.entries.len() as u64).div_ceil(SECTOR)
+        (self.entries.len() as u64).div_ceil(self.sector)
     }
 
     fn header_checksum(&self) -> u32 {
@@ -212,6 +230,7 @@ fn protect(head: &mut [u8], last: u64) -> bool {
 fn extend_mbr(
     head: &mut [u8],
     disk_bytes: u64,
+    sector: u64,
     number: u32,
     fitted: &mut Fitted,
 ) -> Result<(), String> {
@@ -235,15 +254,16 @@ fn extend_mbr(
         return Err(not_last(number));
     }
     // A sector further than this has no number in such a table.
-    let end = (disk_bytes / SECTOR).min(u64::from(u32::MAX));
-    let sectors = end.saturating_sub(first) / ALIGNMENT * ALIGNMENT;
+    let end = (disk_bytes / sector).min(u64::from(u32::MAX));
+    let step = ALIGNMENT / sector;
+    let sectors = end.saturating_sub(first) / step * step;
     if sectors <= old {
         return Err(no_room(number));
     }
     let count = u32::try_from(sectors).map_err(|_| no_room(number))?;
     head[at + 5..at + 8].copy_from_slice(&FAR);
     head[at + 12..at + 16].copy_from_slice(&count.to_le_bytes());
-    fitted.extended_to = Some(sectors * SECTOR);
+    fitted.extended_to = Some(sectors * sector);
     Ok(())
 }
 
@@ -282,16 +302,19 @@ mod tests {
             grow in prop::option::of(0_u32..200),
             image in 1_u64..5000,
             more in 0_u64..5000,
+            large: bool,
         ) {
-            let (image, disk) = (image * 512, (image + more) * 512);
+            let sector = if large { 4096 } else { 512 };
+            let (image, disk) = (image * sector, (image + more) * sector);
             let mut ends = Ends::new(image.min(1 << 20), disk);
             let length = start.len().min(ends.head.len());
             ends.head[..length].copy_from_slice(&start[..length]);
-            if magic && ends.head.len() >= 1024 {
-                ends.head[512..520].copy_from_slice(b"EFI PART");
+            let header = sector as usize;
+            if magic && ends.head.len() >= 2 * header {
+                ends.head[header..header + 8].copy_from_slice(b"EFI PART");
                 ends.head[510..512].copy_from_slice(&[0x55, 0xaa]);
             }
-            let _ = fit(&mut ends, image, disk, grow);
+            let _ = fit(&mut ends, image, disk, sector, grow);
         }
     }
 }

@@ -159,7 +159,7 @@ pub fn check_fit(image: &Descriptor, disk: &Disk) -> Result<()> {
     let target = Target {
         path: disk.path().display().to_string(),
         size_bytes: disk.size_bytes(),
-        sector_bytes: disk.sector_bytes()?.into(),
+        sector_bytes: disk.sector_bytes(),
     };
     let reasons = fit(&Facts::from(image), &target);
     if reasons.is_empty() { Ok(()) } else { Err(Fault(reasons.join(" "))) }

@@ -15,7 +15,7 @@ use holdfast_imager::pipeline::{read_back::read_back, verify::verify, write};
 use holdfast_imager::source::staged::Staged;
 use holdfast_imager::status::Status;
 use holdfast_imager::table::Fitted;
-use holdfast_imager::{Fault, grow};
+use holdfast_imager::{Fault, grow, target};
 
 const ROOT_AT: u64 = 2 << 20;
 const GPT: &str = "label: gpt
@@ -150,6 +150,77 @@ fn only_the_last_partition_is_extended() {
         let fitted = put(&file, &disk, Some(7));
         assert_eq!(fitted.extended_to, None, "{:?}", fitted.notes);
     }
+}
+
+/// Number, first byte and length of the partitions of a disk with sectors of 4096 bytes.
+fn large_sectors(disk: &Path) -> Vec<(u64, u64)> {
+    let dump = run("sfdisk", &["--dump", disk.to_str().unwrap()], "");
+    assert!(dump.contains("sector-size: 4096"), "{dump}");
+    let lines = dump.lines().filter(|line| line.contains("start=")).count();
+    (1..=lines).map(|number| partition(disk, number)).map(|(a, b)| (a * 4096, b * 4096)).collect()
+}
+
+#[test]
+fn an_image_of_large_sectors_is_written_to_a_disk_of_them_and_grown() {
+    if !is_root() {
+        return;
+    }
+    let directory = directory();
+    for table in [GPT, MBR] {
+        let file = directory.path().join("large.raw");
+        fs::File::create(&file).unwrap().set_len(64 << 20).unwrap();
+        {
+            let whole = Loop::of(&file, &["--sector-size", "4096"]);
+            run("sfdisk", &["--quiet", whole.path.to_str().unwrap()], table);
+            let (at, size) = large_sectors(&whole.path)[1];
+            let (at, size) = (at.to_string(), size.to_string());
+            let options = ["--sector-size", "4096", "--offset", &at, "--sizelimit", &size];
+            let root = Loop::of(&file, &options);
+            run("mkfs.ext4", &["-q", root.path.to_str().unwrap()], "");
+        }
+        let image = described(&file);
+        assert_eq!(image.inspection.sector_bytes, Some(4096), "{table}");
+        let empty = directory.path().join("target.raw");
+        fs::write(&empty, vec![0xa5; 128 << 20]).unwrap();
+        let disk = Loop::of(&empty, &["--sector-size", "4096"]);
+        target::check_fit(&image, &Disk::open(&disk.path).unwrap()).unwrap();
+        let fitted = put(&file, &disk, Some(2));
+        let parts = large_sectors(&disk.path);
+        assert_eq!(fitted.extended_to, Some(parts[1].1), "{:?}", fitted.notes);
+        assert!(parts[1].0 + parts[1].1 > (128 << 20) - (1 << 20), "{parts:?}");
+        verified(&disk.path);
+        let at = parts[1].0.to_string();
+        let limit = parts[1].1.to_string();
+        let options = ["--sector-size", "4096", "--offset", &at, "--sizelimit", &limit];
+        let root = Loop::of(&disk.path, &options);
+        let mounted = mount::root(&root.path, "ext4", &directory.path().join("root")).unwrap();
+        match grow::grow(mounted.path(), "ext4", parts[1].1) {
+            Ok(grown) => assert!(grown > 100 << 20, "{grown}"),
+            Err(Fault(why)) => assert!(why.contains("not permitted"), "{why}"),
+        }
+        mounted.unmount().unwrap();
+        run("e2fsck", &["-f", "-n", root.path.to_str().unwrap()], "");
+    }
+}
+
+#[test]
+fn a_disk_with_other_sectors_than_the_image_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let directory = directory();
+    let file = image(directory.path(), 64, GPT, &["mkfs.ext4", "-q"]);
+    let small = described(&file);
+    let empty = directory.path().join("target.raw");
+    fs::File::create(&empty).unwrap().set_len(128 << 20).unwrap();
+    let disk = Loop::of(&empty, &["--sector-size", "4096"]);
+    let why = |image: &Descriptor| {
+        target::check_fit(image, &Disk::open(&disk.path).unwrap()).unwrap_err().0
+    };
+    assert!(why(&small).contains("Build it for sectors of 4096 bytes"), "{}", why(&small));
+    let mut older = small.clone();
+    older.inspection = Default::default();
+    assert!(why(&older).contains("does not say for which sectors"), "{}", why(&older));
 }
 
 #[test]

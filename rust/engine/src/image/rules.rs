@@ -10,8 +10,8 @@ use super::descriptor::{BootMode, Descriptor, Inspection};
 const MOUNTED: [&str; 5] = ["ext2", "ext3", "ext4", "xfs", "btrfs"];
 /// What carrying identity over and the marker take at most, in bytes.
 const CARRIED: u64 = 1 << 20;
-/// The only size of sectors that tables are made to fit for.
-const SECTOR: u64 = 512;
+/// Sectors of the disks that are written, in bytes.
+const SECTORS: [u64; 2] = [512, 4096];
 
 /// What of a descriptor the rules are about. Members that are absent are not known.
 #[derive(Debug, Clone, Deserialize)]
@@ -113,18 +113,40 @@ pub fn fit(image: &Facts, target: &Target) -> Vec<String> {
             target.size_bytes, image.size_bytes
         ));
     }
-    if target.sector_bytes != SECTOR {
-        reasons.push(format!(
-            "{path} has sectors of {} bytes, and only disks with sectors of {SECTOR} are written.",
-            target.sector_bytes
-        ));
-    } else if let Some(sector) = image.inspection.sector_bytes.filter(|size| *size != SECTOR) {
-        reasons.push(format!(
-            "The image is of a disk with sectors of {sector} bytes, and {path} has sectors of \
-             {SECTOR}: its partitions would not be found. Build it for sectors of {SECTOR} bytes."
+    reasons.extend(sectors(image, path, target.sector_bytes));
+    reasons
+}
+
+/// Why an image cannot be on a disk with sectors of this size. Nothing is known of an image without a
+/// size.
+fn sectors(image: &Facts, path: &str, unit: u64) -> Option<String> {
+    if !SECTORS.contains(&unit) {
+        return Some(format!(
+            "{path} has sectors of {unit} bytes, and only disks with sectors of 512 or 4096 bytes \
+             are written."
         ));
     }
-    reasons
+    if image.size_bytes == 0 {
+        return None;
+    }
+    match image.inspection.sector_bytes {
+        Some(sector) if sector != unit => Some(format!(
+            "The image is of a disk with sectors of {sector} bytes, and {path} has sectors of {unit} \
+             bytes: its partitions would not be found. Build it for sectors of {unit} bytes."
+        )),
+        None if unit != SECTORS[0] => Some(format!(
+            "{path} has sectors of {unit} bytes, and the descriptor of {} does not say for which \
+             sectors its partition table is; describe an image that was built for sectors of {unit} \
+             bytes.",
+            image.name
+        )),
+        _ if !image.size_bytes.is_multiple_of(unit) => Some(format!(
+            "{path} has sectors of {unit} bytes, and the image has {} bytes, which are not whole \
+             sectors.",
+            image.size_bytes
+        )),
+        _ => None,
+    }
 }
 
 /// Why a machine does not boot an image.

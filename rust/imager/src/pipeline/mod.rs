@@ -41,6 +41,11 @@ pub trait Blocks: Sync {
     /// Its size.
     fn size_bytes(&self) -> u64;
 
+    /// Bytes of a sector, 512 or 4096.
+    fn sector_bytes(&self) -> u64 {
+        SECTOR
+    }
+
     /// Fill the buffer from a place.
     ///
     /// # Errors
@@ -73,6 +78,10 @@ impl Blocks for Disk {
 
     fn size_bytes(&self) -> u64 {
         Self::size_bytes(self)
+    }
+
+    fn sector_bytes(&self) -> u64 {
+        Self::sector_bytes(self)
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> Result<()> {

@@ -2,7 +2,6 @@
 
 use std::sync::Mutex;
 
-use holdfast_engine::image::descriptor::SECTOR;
 use holdfast_engine::image::{Descriptor, is_zero};
 use holdfast_engine::xxh64::xxh64;
 
@@ -56,7 +55,8 @@ pub fn write(
     let ends = Ends::new(head_bytes(image), disk.size_bytes());
     clear(disk, 0, HEAD_BYTES.min(image.size_bytes), BEGINNING)?;
     if !ends.tail.is_empty() {
-        clear(disk, disk.size_bytes() - SECTOR, SECTOR, END)?;
+        let sector = disk.sector_bytes();
+        clear(disk, disk.size_bytes() - sector, sector, END)?;
     }
     for (from, length) in image.zero_ranges() {
         let middle = ends.between(from, length);
@@ -88,8 +88,9 @@ pub fn write(
     })?;
     let image_ends = ends.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut ends = image_ends.clone();
-    let table = table::fit(&mut ends, image.size_bytes, disk.size_bytes(), grow);
-    let backup = take_backup(&mut ends.tail);
+    let sector = disk.sector_bytes();
+    let table = table::fit(&mut ends, image.size_bytes, disk.size_bytes(), sector, grow);
+    let backup = take_backup(&mut ends.tail, sector as usize);
     if is_zero(&ends.tail) {
         disk.zero(ends.tail_at, ends.tail.len() as u64)?;
     } else {
@@ -107,7 +108,7 @@ pub fn write(
 /// The disk's, or that it reads back differently.
 pub fn complete(written: &Written, disk: &dyn Blocks, status: &Status) -> Result<()> {
     if let Some(backup) = &written.backup {
-        put(disk, backup, disk.size_bytes() - SECTOR, END, status)?;
+        put(disk, backup, disk.size_bytes() - disk.sector_bytes(), END, status)?;
     }
     put(disk, &written.disk.head, 0, BEGINNING, status)
 }
@@ -135,13 +136,13 @@ fn differs(what: &str) -> Fault {
 }
 
 /// Take a backup header of a GPT out of the disk's last sector.
-fn take_backup(tail: &mut Buffer) -> Option<Buffer> {
-    let at = tail.len().checked_sub(SECTOR as usize)?;
+fn take_backup(tail: &mut Buffer, sector: usize) -> Option<Buffer> {
+    let at = tail.len().checked_sub(sector)?;
     let last = &mut tail[at..];
     if !last.starts_with(b"EFI PART") {
         return None;
     }
-    let mut backup = Buffer::new(SECTOR as usize);
+    let mut backup = Buffer::new(sector);
     backup.copy_from_slice(last);
     last.fill(0);
     Some(backup)

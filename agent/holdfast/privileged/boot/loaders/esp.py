@@ -12,6 +12,8 @@ from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.gpt import ESP, XBOOTLDR, GptPartition, partition_at
 from holdfast.privileged.boot.disk.storage import FAT, Storage
 
+_UDEV_UNIT = 512
+"""Bytes; udev counts in these whatever the disk's sectors are."""
 _POINTS = ("/efi", "/boot/efi", "/boot")
 
 
@@ -54,8 +56,10 @@ def system_partitions(machine: MachineFiles) -> Sequence[Esp]:
 
 def _entry(machine: MachineFiles, place: DiskPosition) -> GptPartition | None:
     """Read the table's entry; what udev knows of it where the disk cannot be read."""
+    device = machine.sysfs(udev=False).describe(place.disk.name)
+    sector_bytes = (device.logical_block_size if device is not None else None) or _UDEV_UNIT
     try:
-        return partition_at(machine.dev / place.disk.name, place.start_bytes)
+        return partition_at(machine.dev / place.disk.name, place.start_bytes, sector_bytes)
     except (PermissionError, FileNotFoundError):  # a service may have no devices at all
         known = machine.sysfs().udev_properties(place.partition.name)
     if known.get("ID_PART_ENTRY_SCHEME") != "gpt":
@@ -65,8 +69,8 @@ def _entry(machine: MachineFiles, place: DiskPosition) -> GptPartition | None:
             number=int(known["ID_PART_ENTRY_NUMBER"]),
             type=known["ID_PART_ENTRY_TYPE"],
             uuid=known["ID_PART_ENTRY_UUID"],
-            start=int(known["ID_PART_ENTRY_OFFSET"]),
-            sectors=int(known["ID_PART_ENTRY_SIZE"]),
+            start=int(known["ID_PART_ENTRY_OFFSET"]) * _UDEV_UNIT // sector_bytes,
+            sectors=int(known["ID_PART_ENTRY_SIZE"]) * _UDEV_UNIT // sector_bytes,
         )
     except (KeyError, ValueError):
         return None
