@@ -29,6 +29,8 @@ IMAGE: dict[str, Any] = {
 }
 MACHINE = {"architecture": "x86_64", "boot_mode": "bios"}
 TARGET = {"path": "/dev/vda", "size_bytes": 1 << 30, "sector_bytes": 512}
+RANGE = {"start_bytes": 2 * MIB, "size_bytes": 32 * MIB}
+LARGE = TARGET | {"sector_bytes": 4096}
 WISHES = {"identity": True, "grow_root": False}
 
 
@@ -57,6 +59,11 @@ def on(kind: str | None) -> dict[str, Any]:
         (on("crypto_LUKS"), "is on crypto_LUKS, which the imager does not mount"),
         (on(None), "has no file system that is known"),
         (root(volume="rl/root"), "is the logical volume rl/root"),
+        (
+            root(volume="rl/root", volume_problem="is a volume of type raid1"),
+            "rl/root (LVM), which is a volume of type raid1; the imager writes to linear volumes",
+        ),
+        (root(volume="rl/root", volume_range=RANGE, file_system="f2fs"), "is on f2fs"),
         (root(verity=True), "is protected by verity"),
         (root(os_release=False), "has no os-release"),
         (root(free_bytes=24576), "24576 bytes free"),
@@ -75,11 +82,36 @@ def test_what_is_asked_for_counts() -> None:
     assert refusals(root(deployment="ostree/deploy/a/deploy/b.0")) == []
     assert refusals(on("btrfs")) == []
     assert refusals(root(subvolume="@")) == []
+    on_lvm = on("LVM2_member") | {"root": IMAGE["root"] | {"volume": "rl/root"}}
+    on_lvm["root"]["volume_range"] = RANGE
+    assert refusals(on_lvm) == []
     nothing = {"identity": False, "grow_root": False}
     assert refusals(on("f2fs"), wishes=nothing) == []
     assert refusals(root(free_bytes=0), wishes={"identity": True, "grow_root": True}) == []
-    [found] = refusals(target=TARGET | {"sector_bytes": 4096})
-    assert "/dev/vda has sectors of 4096 bytes" in found
+
+
+@pytest.mark.parametrize(
+    ("image", "target", "sentence"),
+    [
+        (IMAGE, LARGE, "/dev/vda has sectors of 4096 bytes: its partitions would not be found"),
+        (IMAGE | {"sector_bytes": 4096}, TARGET, "Build it for sectors of 512 bytes"),
+        (IMAGE | {"sector_bytes": None}, LARGE, "does not say for which sectors"),
+        (IMAGE | {"sector_bytes": 4096, "size_bytes": 64 * MIB + 512}, LARGE, "not whole sectors"),
+        (IMAGE, TARGET | {"sector_bytes": 8192}, "only disks with sectors of 512 or 4096 bytes"),
+    ],
+)
+def test_an_image_needs_a_disk_of_its_own_sectors(
+    image: dict[str, Any], target: dict[str, Any], sentence: str
+) -> None:
+    [found] = refusals(image, target=target)
+    assert sentence in found
+
+
+def test_a_disk_with_large_sectors_is_written() -> None:
+    assert refusals(IMAGE | {"sector_bytes": 4096}, target=LARGE) == []
+    # Of an image that is not known yet nothing is judged.
+    nothing = {"name": "", "size_bytes": 0, "boot_modes": ["bios"]}
+    assert refusals(nothing, target=LARGE, wishes=None) == []
 
 
 def test_a_descriptor_of_an_older_version_says_what_it_cannot() -> None:

@@ -130,6 +130,9 @@ class ImageSummary(BaseModel, defer_build=True):
     boot_modes: list[str]
     root_partition: int | None
     root_file_system: str | None
+    root_volume: str | None = Field(
+        default=None, description="The logical volume that it is on: group, `/`, volume."
+    )
     signed_by: str | None = Field(
         default=None,
         description="File name, without `.pem`, of the trusted key that signed the descriptor; "

@@ -169,6 +169,12 @@ def _growing(image: ImageSummary | None, request: StageRequest) -> list[str]:
         return [
             f"grow: Partition {image.root_partition} is not the last one, so it is left as it is."
         ]
+    if image.root_volume is not None:
+        return [
+            f"grow: Partition {image.root_partition} and the physical volume (LVM) on it are "
+            f"extended to the end of the disk; {image.root_volume} and its "
+            f"{image.root_file_system} as well, unless another volume is behind it."
+        ]
     return [
         f"grow: Partition {image.root_partition} and its {image.root_file_system} are extended to "
         "the end of the disk."

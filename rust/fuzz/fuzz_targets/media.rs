@@ -18,6 +18,9 @@ fuzz_target!(|data: &[u8]| {
     }));
     let _ = probe(&*source);
     let _ = lvm::volumes(&[(1, Rc::clone(&source))]);
+    if let Ok(done) = lvm::extend(&*source, size, "rl/root") {
+        assert!(done.writes.iter().all(|(at, bytes)| at + bytes.len() as u64 <= size));
+    }
     let found = survey(&source, None);
     if let (Some(table), []) = (&found.table, &*found.problems) {
         assert!(table.partitions.iter().all(|one| one.end_bytes() <= size));

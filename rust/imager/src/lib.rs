@@ -30,5 +30,6 @@ pub mod superblock;
 pub mod table;
 pub mod target;
 pub mod threads;
+pub mod volume_group;
 
 pub use error::{Context, Fault, Result};

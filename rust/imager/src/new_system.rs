@@ -4,8 +4,9 @@
 use std::path::Path;
 
 use holdfast_engine::image::Descriptor;
-use holdfast_engine::image::descriptor::Partition;
+use holdfast_engine::image::descriptor::{Partition, VolumeRange};
 use holdfast_engine::image::rules::{Facts, carried_root, is_verified};
+use holdfast_media::lvm::Extended;
 use rustix::mount::MountFlags;
 
 use crate::disk::Disk;
@@ -16,7 +17,7 @@ use crate::marker::{self, Subject};
 use crate::mount::Mounted;
 use crate::status::{Phase, Status};
 use crate::table::Fitted;
-use crate::{Fault, Result, grow, mount, partition, say};
+use crate::{Fault, Result, grow, mount, partition, say, volume_group};
 
 /// Check before the first write that the new system can be given what belongs to it.
 ///
@@ -24,16 +25,32 @@ use crate::{Fault, Result, grow, mount, partition, say};
 /// A sentence about why not.
 pub fn check(image: &Descriptor, identity: &Identity) -> Result<()> {
     match root_of(image) {
-        Ok(root) => mount::check_root(root.file_system.as_deref().unwrap_or("no file system")),
+        Ok(root) => mount::check_root(root.kind),
         Err(_) if identity.is_empty() && needs_no_root(image) => Ok(()),
         Err(why) => Err(Fault(format!("{why} Nothing of the old system could be carried over."))),
     }
 }
 
-/// The partition that is mounted; a sentence about why there is none.
-fn root_of(image: &Descriptor) -> std::result::Result<&Partition, String> {
+/// Where the file system of the root is.
+struct Place<'a> {
+    partition: &'a Partition,
+    /// The logical volume that it is on, and where on the disk that is.
+    volume: Option<(&'a str, VolumeRange)>,
+    kind: &'a str,
+}
+
+/// The file system that is mounted; a sentence about why there is none.
+fn root_of(image: &Descriptor) -> std::result::Result<Place<'_>, String> {
     carried_root(&Facts::from(image))?;
-    image.root().ok_or_else(|| "The root is no partition of the image.".to_owned())
+    let partition =
+        image.root().ok_or_else(|| "The root is no partition of the image.".to_owned())?;
+    let root = image.inspection.root.as_ref();
+    let volume = root.and_then(|root| Some((root.volume.as_deref()?, root.volume_range?)));
+    let kind = match volume {
+        Some(_) => root.and_then(|root| root.file_system.as_deref()),
+        None => partition.file_system.as_deref(),
+    };
+    Ok(Place { partition, volume, kind: kind.unwrap_or("no file system") })
 }
 
 /// Whether nothing can be mounted by intent: the inspection of the image saw this root.
@@ -74,9 +91,10 @@ impl NewSystem<'_> {
             Ok(root) => root,
             Err(why) => return self.without(&Fault(why)),
         };
-        let kind = root.file_system.as_deref().unwrap_or("no file system");
-        let length = table.extended_to.unwrap_or(root.size_bytes);
-        let node = match partition::expose(disk, root.number, root.start_bytes, length) {
+        let kind = root.kind;
+        let number = root.partition.number;
+        let (start, length, grown) = self.range(disk, &root, table.extended_to);
+        let node = match partition::expose(disk, number, start, length) {
             Ok(node) => node,
             Err(fault) => return self.without(&fault),
         };
@@ -84,8 +102,8 @@ impl NewSystem<'_> {
             Ok(mounted) => mounted,
             Err(fault) => return self.without(&fault),
         };
-        if let Some(bytes) = table.extended_to {
-            self.grow(mounted.path(), kind, bytes);
+        if grown {
+            self.grow(mounted.path(), kind, length);
         }
         let left = self.put(mounted.path());
         mounted.unmount()?;
@@ -97,10 +115,27 @@ impl NewSystem<'_> {
             same?;
         }
         // It stands in nobody's way if it stays.
-        if let Err(fault) = partition::forget(disk, root.number) {
+        if let Err(fault) = partition::forget(disk, number) {
             say!("{fault}");
         }
         Ok(())
+    }
+
+    /// Where on the disk the root's file system is, how long that is, and whether it became longer.
+    fn range(&self, disk: &Disk, root: &Place<'_>, extended_to: Option<u64>) -> (u64, u64, bool) {
+        let Some((name, range)) = root.volume else {
+            let length = extended_to.unwrap_or(root.partition.size_bytes);
+            return (root.partition.start_bytes, length, extended_to.is_some());
+        };
+        let mut length = range.size_bytes;
+        if let Some(bytes) = extended_to {
+            let done = volume_group::extend(disk, root.partition.start_bytes, bytes, name);
+            if let Ok(Extended { volume_bytes: Some(bytes), .. }) = done {
+                length = bytes;
+            }
+            self.status.note(volume_group::note(name, &done));
+        }
+        (range.start_bytes, length, length > range.size_bytes)
     }
 
     fn mount(&self, node: &Path, kind: &str, at: &Path, flags: MountFlags) -> Result<Mounted> {
@@ -124,8 +159,8 @@ impl NewSystem<'_> {
         self.status.note(match grow::grow(root, kind, bytes) {
             Ok(bytes) => format!("the root file system ({kind}) was grown to {bytes} bytes"),
             Err(fault) => format!(
-                "the root partition was extended to {bytes} bytes, and its file system ({kind}) was \
-                 not grown: {fault}"
+                "there are {bytes} bytes for the root now, and its file system ({kind}) was not \
+                 grown: {fault}"
             ),
         });
     }

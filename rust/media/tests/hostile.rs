@@ -69,6 +69,7 @@ fn read(bytes: Vec<u8>) -> holdfast_media::survey::Survey {
     }));
     let found = survey(&source, None);
     let _ = lvm::volumes(&[(1, Rc::clone(&source))]);
+    let _ = lvm::extend(&*source, source.size().saturating_mul(2), "rl/root");
     let _ = probe(&*source);
     found
 }

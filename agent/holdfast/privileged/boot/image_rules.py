@@ -61,7 +61,10 @@ def _of_system(machine: MachineFiles) -> Sequence[Identifier]:
 
 
 def _of_image(image: Mapping[str, Any]) -> Sequence[Identifier]:
-    """Return the identifiers of an image: the UUIDs of its file systems, and its root's label."""
+    """Return the identifiers of an image: the UUIDs of its file systems, and its root's label.
+
+    A root on a logical volume is no partition's file system.
+    """
     partitions = (image.get("partition_table") or {}).get("partitions", [])
     found = [
         Identifier("UUID", one["uuid"], f"partition {one['number']} of the image")
@@ -71,6 +74,11 @@ def _of_image(image: Mapping[str, Any]) -> Sequence[Identifier]:
     root: Mapping[str, Any] = next(
         (one for one in partitions if one["number"] == image.get("root_partition")), {}
     )
+    inside: Mapping[str, Any] = image.get("root") or {}
+    if inside.get("volume"):
+        root = inside
+        if root.get("uuid"):
+            found.append(Identifier("UUID", root["uuid"], f"{root['volume']} of the image"))
     if root.get("label"):
         found.append(Identifier("label", root["label"], "the root of the image"))
     return found

@@ -207,7 +207,8 @@ class ImageLibrary:
             encoding=image.content.encoding,
             boot_modes=list(image.boot_modes),
             root_partition=image.root_partition,
-            root_file_system=root.file_system if root else None,
+            root_file_system=image.root_file_system,
+            root_volume=image.root.volume if image.root else None,
             root_is_last=root is not None
             and all(one.start_bytes <= root.start_bytes for one in partitions),
             root_is_mounted=rules["carried_root"] is not None,

@@ -53,12 +53,23 @@ class PartitionTable(BaseModel, defer_build=True):
     partitions: list[Partition]
 
 
+class VolumeRange(BaseModel, defer_build=True):
+    """Where a logical volume is on the disk, in one piece."""
+
+    start_bytes: Bytes
+    size_bytes: Bytes
+
+
 class Root(BaseModel, defer_build=True):
     """Where an image's root is, found by looking into it."""
 
     partition: Count
     volume: str | None = None
     """The logical volume: group, `/`, volume."""
+    volume_range: VolumeRange | None = None
+    """Null where the volume may not be written."""
+    volume_problem: str | None = None
+    """A clause about why it may not."""
     subvolume: str | None = None
     """Of a btrfs, where it is not the one mounted by default."""
     deployment: str | None = None
@@ -121,6 +132,15 @@ class Descriptor(Inspection, defer_build=True):
     boot_modes: list[Literal["bios", "uefi"]]
     partition_table: PartitionTable | None
     root_partition: int | None
+
+    @property
+    def root_file_system(self) -> str | None:
+        """The file system of the root: of the logical volume where it is on one."""
+        if self.root is not None and self.root.volume is not None:
+            return self.root.file_system
+        partitions = self.partition_table.partitions if self.partition_table else []
+        found = (one.file_system for one in partitions if one.number == self.root_partition)
+        return next(found, None)
 
     @classmethod
     def parse(cls, data: bytes) -> Descriptor:

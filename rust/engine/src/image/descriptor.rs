@@ -133,6 +133,15 @@ pub struct PartitionTable {
     pub partitions: Vec<Partition>,
 }
 
+/// Where a logical volume is on the disk, in one piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeRange {
+    /// Where it begins on the disk.
+    pub start_bytes: u64,
+    /// How long it is.
+    pub size_bytes: u64,
+}
+
 /// Where the root is, and what it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Root {
@@ -141,6 +150,12 @@ pub struct Root {
     /// The logical volume, as group, `/`, volume.
     #[serde(default)]
     pub volume: Option<String>,
+    /// Where the volume is on the disk; null where it is in several pieces, or may not be written.
+    #[serde(default)]
+    pub volume_range: Option<VolumeRange>,
+    /// A clause about why the volume may not be written.
+    #[serde(default)]
+    pub volume_problem: Option<String>,
     /// The subvolume of a btrfs, where it is not the one mounted by default.
     #[serde(default)]
     pub subvolume: Option<String>,
@@ -494,6 +509,20 @@ impl Descriptor {
         self.check_inspection()
     }
 
+    fn check_range(&self, range: Option<VolumeRange>) -> Checked {
+        let (Some(range), Some(partition)) = (range, self.root()) else { return Ok(()) };
+        let VolumeRange { start_bytes, size_bytes } = range;
+        let end = start_bytes.checked_add(size_bytes);
+        let inside = start_bytes >= partition.start_bytes
+            && end.is_some_and(|end| end <= partition.start_bytes + partition.size_bytes);
+        let sectors = start_bytes.is_multiple_of(SECTOR) && size_bytes.is_multiple_of(SECTOR);
+        if inside && sectors && size_bytes > 0 {
+            Ok(())
+        } else {
+            Err("root.volume_range does not lie in its partition".to_owned())
+        }
+    }
+
     fn check_inspection(&self) -> Checked {
         let Inspection { architecture, root, system, notes, .. } = &self.inspection;
         let mut texts: Vec<&str> = Vec::new();
@@ -502,8 +531,10 @@ impl Descriptor {
             if Some(root.partition) != self.root_partition {
                 return Err("root.partition is not root_partition".to_owned());
             }
+            self.check_range(root.volume_range)?;
             let optional = [
                 &root.volume,
+                &root.volume_problem,
                 &root.subvolume,
                 &root.deployment,
                 &root.file_system,

@@ -9,7 +9,9 @@ use holdfast_media::survey::{self, Survey};
 use holdfast_media::table::TableKind as MediaTableKind;
 use holdfast_media::{Guard, Source, loader};
 
-use super::descriptor::{BootMode, Inspection, Partition, PartitionTable, Root, System, TableKind};
+use super::descriptor::{
+    BootMode, Inspection, Partition, PartitionTable, Root, System, TableKind, VolumeRange,
+};
 use crate::{Error, Result};
 
 /// The most bytes of an image that are read to find out what it is.
@@ -100,6 +102,10 @@ impl Found {
             root: survey.root.map(|root| Root {
                 partition: root.partition,
                 volume: root.volume.map(|name| printable(&name)),
+                volume_range: root
+                    .volume_range
+                    .map(|(start_bytes, size_bytes)| VolumeRange { start_bytes, size_bytes }),
+                volume_problem: root.volume_problem,
                 subvolume: root.subvolume.map(|path| printable(&path)),
                 deployment: root.deployment.map(|path| printable(&path)),
                 verity: root.verity,

@@ -4,7 +4,7 @@
 use holdfast_media::survey::ROOT_VERITY;
 use serde::{Deserialize, Serialize};
 
-use super::descriptor::{BootMode, Descriptor, Inspection};
+use super::descriptor::{BootMode, Descriptor, Inspection, Root};
 
 /// File systems that the imager mounts to write to them.
 const MOUNTED: [&str; 5] = ["ext2", "ext3", "ext4", "xfs", "btrfs"];
@@ -197,18 +197,37 @@ pub fn carried_root(image: &Facts) -> Result<u32, String> {
     if is_verified(image) {
         return refused("is protected by verity and may not be changed");
     }
-    if let Some(volume) = image.inspection.root.as_ref().and_then(|root| root.volume.as_ref()) {
-        return refused(&format!(
-            "is the logical volume {volume} (LVM), which the imager does not mount"
-        ));
+    let mut kind = partition.file_system.as_deref();
+    if let Some(root) = &image.inspection.root
+        && let Some(volume) = &root.volume
+    {
+        if root.volume_range.is_none() {
+            return refused(&format!("is the logical volume {volume} (LVM), {}", unplaced(root)));
+        }
+        kind = root.file_system.as_deref();
     }
-    match partition.file_system.as_deref() {
+    match kind {
         Some(kind) if MOUNTED.contains(&kind) => Ok(partition.number),
         Some(kind) => refused(&format!(
             "is on {kind}, which the imager does not mount; use an image with an ext4, XFS or btrfs root"
         )),
         None => refused("has no file system that is known"),
     }
+}
+
+/// Why a logical volume is not written, as the end of a sentence.
+fn unplaced(root: &Root) -> String {
+    root.volume_problem.as_ref().map_or_else(
+        || {
+            "and its descriptor does not say where on the disk that is; describe the image again"
+                .to_owned()
+        },
+        |why| {
+            format!(
+                "which {why}; the imager writes to linear volumes in one piece on one partition"
+            )
+        },
+    )
 }
 
 /// Why an image cannot get what it should.

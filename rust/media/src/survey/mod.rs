@@ -28,6 +28,10 @@ pub struct Root {
     pub partition: u32,
     /// The logical volume, as group, `/`, volume.
     pub volume: Option<String>,
+    /// Where on the disk the volume is, and how long, if it may be written there.
+    pub volume_range: Option<(u64, u64)>,
+    /// A clause about why it may not.
+    pub volume_problem: Option<String>,
     /// The subvolume of a btrfs that is not the one mounted by default.
     pub subvolume: Option<String>,
     /// The deployment of an OSTree.
@@ -134,6 +138,7 @@ pub fn survey(disk: &Source, wanted: Option<u32>) -> Survey {
     found.notes.append(&mut notes);
     let chosen = chosen.map(|(mut root, candidate)| {
         root.verity = search.verity();
+        search.place_volume(&mut root);
         (root, candidate)
     });
     let mut architectures = BTreeSet::new();

@@ -172,6 +172,8 @@ impl<'a> Search<'a> {
         Root {
             partition: one.partition,
             volume: one.volume.clone(),
+            volume_range: None,
+            volume_problem: None,
             // The one by default is mounted without its name.
             subvolume: one.subvolume.clone().filter(|_| !default),
             deployment: one.evidence.deployment.clone(),
@@ -192,6 +194,8 @@ impl<'a> Search<'a> {
         Root {
             partition: number,
             volume: None,
+            volume_range: None,
+            volume_problem: None,
             subvolume: None,
             deployment: None,
             verity: false,
@@ -203,6 +207,18 @@ impl<'a> Search<'a> {
             os_release: None,
             because: because.to_owned(),
         }
+    }
+
+    /// Say where on the disk the volume of a root is, or why it may not be written.
+    pub fn place_volume(&self, root: &mut Root) {
+        let Some(name) = &root.volume else { return };
+        let Some(volume) = self.volumes.iter().find(|one| one.name == *name) else { return };
+        root.volume_problem.clone_from(&volume.problem);
+        let start = self.partition(root.partition).map(|one| one.start_bytes);
+        root.volume_range = volume
+            .range
+            .zip(start)
+            .and_then(|((at, length), start)| Some((start.checked_add(at)?, length)));
     }
 
     /// Whether dm-verity protects the root.

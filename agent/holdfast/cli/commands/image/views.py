@@ -8,7 +8,7 @@ from typing import Any
 from holdfast.cli.terminal import units
 from holdfast.cli.terminal.output import Output
 from holdfast.cli.terminal.tables import Column
-from holdfast.reimage.images.models import Described, Descriptor, Inspected, Verified
+from holdfast.reimage.images.models import Described, Descriptor, Inspected, Root, Verified
 
 
 def show_described(out: Output, result: Mapping[str, Any]) -> None:
@@ -81,7 +81,7 @@ def _root(image: Descriptor | Inspected) -> str:
         parts += [
             f"{what} {value}"
             for what, value in (
-                ("volume", root.volume),
+                ("volume", _volume(root)),
                 ("subvolume", root.subvolume),
                 ("deployment", root.deployment),
             )
@@ -90,6 +90,12 @@ def _root(image: Descriptor | Inspected) -> str:
         parts += [root.file_system or "no known file system"]
         parts += ["protected by verity"] if root.verity else []
     return ", ".join(parts)
+
+
+def _volume(root: Root) -> str | None:
+    if root.volume is None or root.volume_problem is None:
+        return root.volume
+    return f"{root.volume} (not written, since it {root.volume_problem})"
 
 
 def _show_notes(out: Output, image: Descriptor | Inspected) -> None:

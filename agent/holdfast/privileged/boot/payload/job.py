@@ -59,6 +59,9 @@ class Descriptor(BaseModel, defer_build=True):
     @property
     def root_file_system(self) -> str | None:
         """The file system that the identity is written to."""
+        if self.root is not None and self.root.get("volume"):
+            kind = self.root.get("file_system")
+            return kind if isinstance(kind, str) else None
         if self.partition_table is None:
             return None
         for partition in self.partition_table.partitions:
