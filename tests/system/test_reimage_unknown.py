@@ -15,7 +15,7 @@ from holdfast._engine import Progress
 from holdfast.operations.kinds import Context
 from holdfast.operations.model import Operation, State, now
 from holdfast.operations.store import Store
-from holdfast.privileged.boot.models import OutcomeReport
+from holdfast.privileged.boot.models import OUTCOME_BYTES, OutcomeReport
 from holdfast.privileged.executor import LocalExecutor
 from holdfast.reimage import boot_outcome
 from holdfast.reimage.checks import PostBootChecks
@@ -33,6 +33,12 @@ from tests.support.reimage import BODY, UNCONFIRMED, Unproven, keep
 from tests.support.waiting import until
 
 SECRET = "5e" * 32
+_OLDER = (
+    *("version", "operation", "nonce", "request", "state", "reason", "image", "content_url"),
+    *("armed", "boot_id", "rebooted_at", "booted_at", "confirmed_at", "checks", "imager"),
+    "identity_problems",
+)
+"""What the first version remembered of an attempt."""
 _MARKER = {
     "format": "holdfast-reimaged",
     "version": 1,
@@ -289,6 +295,67 @@ def test_without_its_marker_the_new_system_is_known_by_the_images_root(
     found = armed.look()
     assert isinstance(found, boot_outcome.Recognised), found
     assert "instead of the old system's another" in found.why
+
+
+def test_without_its_marker_the_new_system_is_known_by_the_partition_of_the_images_root(
+    armed: Armed,
+) -> None:
+    """As where the image's file systems have the UUIDs of those of the old system."""
+    armed.disk.arming.disarm()
+    system = armed.disk.arming.outcome().system
+    assert system is not None
+    assert armed.job.old_system is not None
+    assert system.partition_uuid is not None
+    signs = armed.job.old_system.model_copy(update={"partition_uuid": "another"})
+    update = {"old_system": signs, "image_root_partition": system.partition_uuid}
+    armed.job = armed.job.model_copy(update=update)
+    found = armed.look()
+    assert isinstance(found, boot_outcome.Recognised), found
+    assert f"is on the partition {system.partition_uuid} of the image" in found.why
+    # Neither the image's nor the old system's.
+    armed.job = armed.job.model_copy(update={"image_root_partition": "a third"})
+    unknown = armed.look()
+    assert isinstance(unknown, boot_outcome.Unknown), unknown
+    assert f"on the partition {system.partition_uuid}, not another" in unknown.why
+
+
+def test_an_attempt_of_an_older_version_ends_in_a_clear_state(armed: Armed) -> None:
+    """Its record has no signs, and its marker no proof and no digests."""
+    older = {name: armed.job.model_dump(mode="json")[name] for name in _OLDER}
+    armed.job = Job.model_validate_json(json.dumps(older | {"layout": [], "history": []}))
+    found = armed.look()
+    assert isinstance(found, boot_outcome.Unknown), found
+    assert "no signs were noted" in found.why
+    assert armed.disk.arming.outcome().armed, "nothing was changed"
+    armed.leave_marker(secret=None)
+    arrived = armed.look()
+    assert isinstance(arrived, boot_outcome.Arrived), arrived
+    # Signs that were noted before there were those of the partition.
+    system = armed.disk.arming.outcome().system
+    assert system is not None
+    noted = system.model_dump()
+    del noted["partition_uuid"]
+    armed.marker.unlink()
+    armed.job = Job.model_validate_json(json.dumps(older | {"old_system": noted}))
+    returned = armed.look()
+    assert isinstance(returned, boot_outcome.Returned), returned
+
+
+def test_a_record_of_an_older_imager_is_read(armed: Armed) -> None:
+    outcome = armed.disk.boot / "holdfast/outcome"
+    record = {
+        "format": "holdfast-outcome",
+        "version": 1,
+        "nonce": NONCE,
+        "started": 1,
+        "state": "refused",
+        "phase": "verifying",
+        "reason": "The image is damaged.",
+    }
+    outcome.write_bytes(json.dumps(record).encode().ljust(OUTCOME_BYTES - 1) + b"\n")
+    found = armed.look()
+    assert isinstance(found, boot_outcome.Returned), found
+    assert found.why == "The imager changed nothing while verifying: The image is damaged."
 
 
 def _also_the_old_systems(armed: Armed) -> None:

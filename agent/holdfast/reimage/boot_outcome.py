@@ -1,7 +1,7 @@
 """After a boot: which system is this, and if it is the old one, why.
 
 The new system is recognised by the marker that the imager left in it, or by the UUID of the root
-of its image; the old one by the signs that were noted when it was armed. What has the signs of
+of its image or of that one's partition; the old one by the signs that were noted when it was armed. What has the signs of
 neither is left alone: what is deleted by a wrong guess may be the only way back.
 """
 
@@ -125,6 +125,10 @@ def missing_signs(job: Job, report: OutcomeReport) -> list[str]:
             f"its root has the UUID {found.root_uuid or 'none'} instead of "
             f"{noted.root_uuid or 'one that was noted'}"
         )
+    # Signs that an older version did not note say nothing.
+    partition = noted.partition_uuid
+    if None not in (partition, found.partition_uuid) and found.partition_uuid != partition:
+        missing.append(f"its root is on the partition {found.partition_uuid}, not {partition}")
     if found.machine_id != noted.machine_id:
         missing.append("its machine-id is another")
     record = report.record is not None and report.record.nonce == job.nonce
@@ -137,21 +141,26 @@ def missing_signs(job: Job, report: OutcomeReport) -> list[str]:
 def _image_sign(job: Job, report: OutcomeReport) -> str | None:
     """Return the sign that the image runs, as a sentence; None without one that proves it.
 
-    The UUID of the root proves it only where the old system had another one, and where nothing of
-    the arming is in /boot, which would have been written over.
+    The UUID of the root, or of its partition, proves it only where the old system had another one,
+    and where nothing of the arming is in /boot, which would have been written over.
     """
     noted, found = job.old_system, report.system
-    if noted is None or found is None or found.root_uuid is None or noted.root_uuid is None:
+    if noted is None or found is None:
         return None
     kept = report.record is not None and report.record.nonce == job.nonce
-    if kept or job.nonce in report.entry_nonces or found.root_uuid == noted.root_uuid:
+    if kept or job.nonce in report.entry_nonces:
         return None
-    if found.root_uuid not in job.image_file_systems:
-        return None
-    return (
-        f"its root has the UUID {found.root_uuid} of the image instead of the old system's "
-        f"{noted.root_uuid}, and nothing of the arming is in its /boot."
-    )
+    partition = [] if job.image_root_partition is None else [job.image_root_partition]
+    for what, here, before, of_image in (
+        ("has the UUID", found.root_uuid, noted.root_uuid, job.image_file_systems),
+        ("is on the partition", found.partition_uuid, noted.partition_uuid, partition),
+    ):
+        if here is not None and before not in (None, here) and here in of_image:
+            return (
+                f"its root {what} {here} of the image instead of the old system's {before}, and "
+                "nothing of the arming is in its /boot."
+            )
+    return None
 
 
 def _take_back(privileged: Privileged, pause: Callable[[float], None]) -> bool:

@@ -185,8 +185,11 @@ class ReimageOperation:
     def _look(self, job: Job, pause: Callable[[float], None]) -> boot_outcome.Found:
         if job.image is not None and not job.image_file_systems:
             directory = self._attempt.image_directory(job)
-            found = self._images.file_systems(directory)
-            job = job.model_copy(update={"image_file_systems": found})
+            found = {
+                "image_file_systems": self._images.file_systems(directory),
+                "image_root_partition": self._images.root_partition_uuid(directory),
+            }
+            job = job.model_copy(update=found)
         with _boot_loader_in_doubt():
             return boot_outcome.look(job, self._attempt.boot_id, self._privileged, pause)
 

@@ -64,6 +64,8 @@ class Job(BaseModel, defer_build=True):
     identity_problems: list[str] = Field(default_factory=list)
     image_file_systems: list[str] = Field(default_factory=list)
     """UUIDs of the file systems of the image that a system can run from."""
+    image_root_partition: str | None = None
+    """What `PARTUUID=` names of the partition of the image's root."""
     recognised: str | None = None
     """By which other sign than the marker the new system was recognised: a sentence."""
     restores: bool = False

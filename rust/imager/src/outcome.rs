@@ -1,6 +1,7 @@
 //! The outcome record: a file of the old system that the imager reads and writes in place, knowing
 //! where it lies on the disk, so that the old system learns what happened if it comes back.
 
+use holdfast_engine::image::Sha256;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{Buffer, Disk};
@@ -19,6 +20,9 @@ pub struct Outcome {
     pub version: u64,
     /// The arming it belongs to.
     pub nonce: String,
+    /// The digest of the descriptor of the image that was to be written.
+    #[serde(default)]
+    pub descriptor_sha256: Option<Sha256>,
     /// How many times the imager began with it.
     pub started: u64,
     /// How far it came.
@@ -124,7 +128,7 @@ impl Outcome {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{FORMAT, OUTCOME_BYTES, Outcome, State};
+    use super::{FORMAT, OUTCOME_BYTES, Outcome, Sha256, State};
     use crate::disk::Disk;
     use crate::job::Place;
 
@@ -133,6 +137,7 @@ mod tests {
             format: FORMAT.to_owned(),
             version: 1,
             nonce: "0".repeat(32),
+            descriptor_sha256: Some(Sha256::of(b"descriptor")),
             started: 1,
             state: State::Refused,
             phase: Some("verify".to_owned()),

@@ -53,7 +53,11 @@ pub fn leave_word(job: &Job, fault: &Fault) {
             if found.state != State::Armed {
                 return Ok(false);
             }
-            let begun = Outcome { started: found.started + 1, ..found };
+            let begun = Outcome {
+                started: found.started + 1,
+                descriptor_sha256: Some(job.descriptor_sha256),
+                ..found
+            };
             ended(begun, Phase::Waiting, &fault.to_string()).write(&disk, job.outcome)?;
             Ok(true)
         });

@@ -100,7 +100,12 @@ pub fn run(armed: &Armed) -> Result<Ended> {
     if outcome.started > 0 || outcome.state != State::Armed {
         return Ok(Ended::StartedBefore);
     }
-    let outcome = Outcome { started: outcome.started + 1, state: State::Started, ..outcome };
+    let outcome = Outcome {
+        started: outcome.started + 1,
+        state: State::Started,
+        descriptor_sha256: Some(job.descriptor_sha256),
+        ..outcome
+    };
     outcome.write(&disk, job.outcome)?;
     let status = Arc::new(Status::new());
     record::keep(&disk, job.outcome, outcome, &status);

@@ -169,6 +169,8 @@ class SystemSigns(_Report):
 
     root_uuid: str | None
     """UUID of the file system of `/`; None where it has none."""
+    partition_uuid: str | None = None
+    """What `PARTUUID=` names of the partition that `/` is on; None where it is not known."""
     machine_id: str | None
     boot_id: str
 
@@ -318,6 +320,8 @@ class OutcomeRecord(_Report):
     """What the imager wrote for the old system."""
 
     nonce: str
+    descriptor_sha256: Sha256 | None = None
+    """Of the image that the imager was to write; None in a record of an older imager."""
     started: int
     """How often the imager was started with this nonce."""
     state: str

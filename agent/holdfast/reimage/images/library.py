@@ -229,15 +229,23 @@ class ImageLibrary:
 
         None where its descriptor is not there any more, or cannot be read.
         """
-        try:
-            image = Descriptor.parse((directory / "descriptor.json").read_bytes())
-        except (OSError, RecordError):
+        image = _kept(directory)
+        if image is None:
             return []
         partitions = image.partition_table.partitions if image.partition_table else []
         # A root on a logical volume is no partition's.
         found = {image.root.uuid} if image.root is not None else set()
         found |= {one.uuid for one in partitions if one.file_system not in (None, "vfat", "swap")}
         return sorted(one for one in found if one is not None)
+
+    def root_partition_uuid(self, directory: Path) -> str | None:
+        """Return what `PARTUUID=` names of the root of a staged image; None as above."""
+        image = _kept(directory)
+        if image is None or image.partition_table is None:
+            return None
+        parts = image.partition_table.partitions
+        found = (one.part_uuid for one in parts if one.number == image.root_partition)
+        return next(found, None)
 
     def content_url(self, request: StageRequest, found: Obtained) -> str:
         """Return where the image is: where the request says, or beside its descriptor.
@@ -287,3 +295,11 @@ class ImageLibrary:
     def present_bytes(self, directory: Path) -> int:
         """Say how many bytes of an image are in its directory already. Raises `OSError`."""
         return present_bytes(directory)
+
+
+def _kept(directory: Path) -> Descriptor | None:
+    """Return the descriptor that was kept with an image; None where it cannot be read."""
+    try:
+        return Descriptor.parse((directory / "descriptor.json").read_bytes())
+    except (OSError, RecordError):
+        return None
