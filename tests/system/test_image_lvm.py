@@ -1,4 +1,4 @@
-"""Images whose root is on LVM, made by LVM's own tools: which are written, and why the others not."""
+"""Images with a root on LVM, made by its own tools: which are written, and why others are not."""
 
 from __future__ import annotations
 

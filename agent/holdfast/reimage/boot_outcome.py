@@ -1,8 +1,9 @@
 """After a boot: which system is this, and if it is the old one, why.
 
 The new system is recognised by the marker that the imager left in it, or by the UUID of the root
-of its image or of that one's partition; the old one by the signs that were noted when it was armed. What has the signs of
-neither is left alone: what is deleted by a wrong guess may be the only way back.
+of its image or of that one's partition; the old one by the signs that were noted when it was armed.
+What has the signs of neither is left alone: what is deleted by a wrong guess may be the only way
+back.
 """
 
 from __future__ import annotations

@@ -103,7 +103,10 @@ mod tests {
         assert_eq!(with(65536 + 64, b"_BHRfS_M"), Some((Kind::Btrfs, 65600)));
         // Code of a boot loader may have these two bytes there.
         assert_eq!(with(1024 + 56, &[0x53, 0xef]), None);
-        assert_eq!(with(512, b"LABELONE"), Some((Kind::Lvm, 512)));
+        let label = *b"LABELONE\x01\0\0\0\0\0\0\0\0\0\0\0\x20\0\0\0LVM2 001";
+        assert_eq!(with(512, &label), Some((Kind::Lvm, 512)));
+        // As wipefs leaves it.
+        assert_eq!(with(512, &label[..24]), None);
         assert_eq!(with(0, b"LUKS\xba\xbe"), Some((Kind::Luks, 0)));
         assert_eq!(with(4086, b"SWAPSPACE2"), Some((Kind::Swap, 4086)));
         let old = SIZE - 65536;

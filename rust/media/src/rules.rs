@@ -53,6 +53,8 @@ fn clearing(path: &str, signature: &Signature) -> String {
     match signature.kind {
         // It has copies of its label, and many uberblocks in each.
         Kind::Zfs => format!("wipefs --force --all --types zfs_member {path}"),
+        // wipefs looks for the type in the label, behind its own magic number.
+        Kind::Lvm => format!("wipefs --force --offset {:#x} {path}", signature.offset + 24),
         _ => format!("wipefs --force --offset {:#x} {path}", signature.offset),
     }
 }

@@ -138,7 +138,7 @@ fn any_other_volume_may_not_and_the_reason_is_given() {
         (1, volume("root", NORMAL, &[of_type("cache", "")]), "of type cache"),
         (1, volume("root", NORMAL, &[linear(0, 4, "pv9", 0)]), "not there"),
         (1, volume("root", NORMAL, &[linear(0, 400, "pv0", 0)]), "beyond the end"),
-        (1, volume("root", "\"READ\", \"VISIBLE\"", &[plain.clone()]), "read-only"),
+        (1, volume("root", "\"READ\", \"VISIBLE\"", std::slice::from_ref(&plain)), "read-only"),
         (
             1,
             volume("root", NORMAL, &[plain])

@@ -43,9 +43,11 @@ pub(super) fn lvm(head: &[u8]) -> Option<Signature> {
 
 /// Where LVM's label is.
 pub(crate) fn lvm_label(head: &[u8]) -> Option<usize> {
-    (0..4)
-        .map(|sector| sector * 512)
-        .find(|at| head.get(*at..).is_some_and(|rest| rest.starts_with(b"LABELONE")))
+    (0..4).map(|sector| sector * 512).find(|at| {
+        // wipefs clears the type, which LVM wants as well.
+        let label = head.get(*at..at + 32);
+        label.is_some_and(|label| label.starts_with(b"LABELONE") && label.ends_with(b"LVM2 001"))
+    })
 }
 
 /// A UUID as LVM prints it: 32 letters and digits in groups of 6, 4, 4, 4, 4, 4 and 6.
