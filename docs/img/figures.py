@@ -8,11 +8,22 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import layers
 import node
+import privileges
+import reader
 import reimage_states
+import request
 
 _HERE = Path(__file__).parent
-_FIGURES = {"node": node.draw, "reimage-states": reimage_states.draw}
+_FIGURES = {
+    "layers": layers.draw,
+    "node": node.draw,
+    "privileges": privileges.draw,
+    "reader": reader.draw,
+    "reimage-states": reimage_states.draw,
+    "request": request.draw,
+}
 
 
 def main() -> int:
