@@ -250,7 +250,6 @@ def _start_tuning(tuning: Tuning, operations: Operations, settings: Settings) ->
         if request is None and settings.tuning.profile and tuning.untouched():
             request = ApplyRequest(profile=settings.tuning.profile)
         if request is not None:
-            tuning.check(request)
             operations.start("tuning.apply", request, actor="start")
     except (RequestError, OperationFailed, Conflict, OSError) as error:
         tuning.not_started(str(error))

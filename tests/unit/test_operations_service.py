@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -195,17 +196,26 @@ def test_an_idempotency_key_answers_the_same_operation_also_after_a_restart(
         assert len(service.list()) == 1
 
 
-def test_a_request_can_be_recognised_before_it_is_checked(tmp_path: Path) -> None:
+def test_a_request_is_checked_unless_its_key_has_started_it(tmp_path: Path) -> None:
     work = Work()
     work.release_all()
-    with operations(tmp_path, kind_of(work)) as service:
-        assert service.replay("test.work", Params(), idempotency_key="k") is None
-        assert service.replay("test.work", Params(), idempotency_key=None) is None
+    gone = False
+
+    def check(_params: Params) -> None:
+        if gone:
+            raise RequestError(Slug.NOT_FOUND, "It is gone.")
+
+    with operations(tmp_path, replace(kind_of(work), check=check)) as service:
         first = service.start("test.work", Params(), actor="one", idempotency_key="k")[0]
         done = ended(service, first)
-        assert service.replay("test.work", Params(), idempotency_key="k") == done
+        gone = True
+        again = service.start("test.work", Params(), actor="one", idempotency_key="k")
+        assert again == (done, False)
         with pytest.raises(IdempotencyMismatch):
-            service.replay("test.work", Params(size=2), idempotency_key="k")
+            service.start("test.work", Params(size=2), actor="one", idempotency_key="k")
+        with pytest.raises(RequestError, match="It is gone"):
+            service.start("test.work", Params(), actor="one", idempotency_key="another")
+        assert len(service.list()) == 1
 
 
 def test_one_key_used_by_many_at_once_makes_one_operation(tmp_path: Path) -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from holdfast.manifests.models import BuildRequest
-from holdfast.manifests.service import Manifests
+from holdfast.manifests.service import BUILD, Manifests
+from holdfast.operations.kinds import Kind
 from holdfast.operations.model import RequestError
 from holdfast.pagecache.models import DumpRequest
-from holdfast.pagecache.service import PageCache
+from holdfast.pagecache.service import DUMP, PageCache
 from holdfast.roots import RootPath, Roots
+
+
+def by_name(capability: Manifests | PageCache, name: str) -> Kind[Any, Any]:
+    return next(kind for kind in capability.kinds() if kind.name == name)
 
 
 @pytest.mark.parametrize("text", ["/", "//", "///"])
@@ -24,11 +30,11 @@ def test_requests_that_name_the_top_of_all_are_accepted(tmp_path: Path) -> None:
     manifests = Manifests(
         roots=roots, state_dir=tmp_path, kept=1, reader="auto", max_record_bytes=1
     )
-    manifests.check(BuildRequest(root="/"))
+    by_name(manifests, BUILD).check(BuildRequest(root="/"))
     pagecache = PageCache(
         roots=roots, state_dir=tmp_path, dumps_kept=1, reserve_bytes=0, max_record_bytes=1
     )
-    pagecache.check(DumpRequest(root="/"))
+    by_name(pagecache, DUMP).check(DumpRequest(root="/"))
 
 
 def test_a_slash_at_the_end_changes_nothing(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import asyncio
 from fastapi import FastAPI
 
 from holdfast import __version__
+from holdfast.api.contract import openapi as document
 from holdfast.api.http import problems
 from holdfast.api.http.audit import AuditLog
 from holdfast.api.http.auth import AuthMiddleware
@@ -45,9 +46,9 @@ def create_app(services: Services) -> FastAPI:
     app = FastAPI(
         title="holdfast",
         version=__version__,
-        summary=openapi.SUMMARY,
-        description=openapi.DESCRIPTION,
-        openapi_tags=openapi.TAGS,
+        summary=document.SUMMARY,
+        description=document.DESCRIPTION,
+        openapi_tags=document.TAGS,
         # The interactive pages load their scripts from elsewhere, and the document is a route of
         # ours that asks for a permission like any other.
         docs_url=None,
@@ -77,5 +78,5 @@ def create_app(services: Services) -> FastAPI:
         socket=services.settings.socket,
     )
     app.add_middleware(EdgeMiddleware, metrics=services.metrics, audit=audit)
-    openapi.install(app)
+    document.install(app, ROUTERS)
     return app

@@ -81,6 +81,7 @@ class Manifests:
                 BuildRequest,
                 BuildResult,
                 self._build,
+                check=self._check,
                 # The journal says what is known already.
                 resumable=True,
                 resources=lambda params: self._reads(lambda: self._build_place(params)),
@@ -91,6 +92,7 @@ class Manifests:
                 VerifyParams,
                 VerifyResult,
                 self._verify,
+                check=self._check,
                 # From the start: what was read a while ago proves nothing about now.
                 resumable=True,
                 resources=lambda params: self._reads(lambda: self._verify_place(params)),
@@ -101,13 +103,14 @@ class Manifests:
                 CompareRequest,
                 CompareResult,
                 self._compare,
+                check=self._check,
                 resumable=True,
                 resources=self._pair,
                 rate="none",
             ),
         )
 
-    def check(self, params: Params) -> None:
+    def _check(self, params: Params) -> None:
         """Find out before an operation is started whether it can be.
 
         Raises `RequestError` if the request names what is not there or not allowed, `OSError` if

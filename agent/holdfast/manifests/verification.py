@@ -41,7 +41,6 @@ class Verifications:
         is cancelled.
         """
         params = VerifyParams(manifest=self.exists(manifest), sample_percent=sample_percent)
-        self._manifests.check(params)
         operation, _ = self.operations.start(VERIFY, params, actor=_ACTOR, idempotency_key=key)
         progress.expect(None)
         while not operation.state.final:

@@ -22,6 +22,10 @@ def _no_resources(_params: Any) -> frozenset[str]:
     return frozenset()
 
 
+def _any(_params: Any) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Context(Generic[P]):
     """What a run function is given."""
@@ -49,6 +53,8 @@ class Kind(Generic[P, R]):
     params: type[P]
     result: type[R]
     run: Callable[[Context[P]], R]
+    check: Callable[[P], None] = _any
+    """Raises for parameters that cannot be served now; called before an operation is recorded."""
     resumable: bool = False
     """After the end of the daemon: run again, with `resumed` true, instead of giving up."""
     resources: Callable[[P], frozenset[str]] = _no_resources

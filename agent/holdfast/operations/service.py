@@ -112,17 +112,22 @@ class Operations:
         actor: str,
         idempotency_key: str | None = None,
     ) -> tuple[Operation, bool]:
-        """Record a new operation and queue it; return it and whether it is new.
+        """Check a new operation, record and queue it; return it and whether it is new.
 
         With an `idempotency_key` that was used before for the same request, return that operation
-        as it is now. Raises `IdempotencyMismatch` if it was used for another request, `Conflict` if
-        an operation that is queued or running holds what this one needs, `QueueFullError` if too
-        many are waiting, `ShuttingDown`, `RequestError`, and `KeyError` for a kind that is not
-        registered.
+        as it is now, without a check: that a dump has been deleted since is no reason to forget
+        what was done with it. Raises `IdempotencyMismatch` if it was used for another request, what
+        the kind's check raises, `Conflict` if an operation that is queued or running holds what
+        this one needs, `QueueFullError` if too many are waiting, `ShuttingDown`, `RequestError`,
+        and `KeyError` for a kind that is not registered.
         """
         registered = self._registry.get(kind)
         _check_key(idempotency_key)
         digest = _digest(kind, params)
+        existing = self._started_with(idempotency_key, digest)
+        if existing is not None:
+            return existing, False
+        registered.check(params)
         with self._admission:
             existing = self._started_with(idempotency_key, digest)
             if existing is not None:
@@ -147,17 +152,6 @@ class Operations:
             log.info("operation %s (%s) accepted from %s", operation.id, kind, actor)
             self._runner.submit(live)
         return live.snapshot(), True
-
-    def replay(
-        self, kind: str, params: BaseModel, *, idempotency_key: str | None
-    ) -> Operation | None:
-        """Return the operation that this key has started for the same request; None if none.
-
-        For who wants to know before checking a request that may no longer be possible. Raises as
-        `start` does.
-        """
-        _check_key(idempotency_key)
-        return self._started_with(idempotency_key, _digest(kind, params))
 
     def get(self, operation_id: str) -> Operation:
         """Return an operation with its progress as of now. Raises `UnknownOperation`."""

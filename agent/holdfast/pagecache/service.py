@@ -77,6 +77,7 @@ class PageCache:
                 DumpRequest,
                 DumpResult,
                 self._dump,
+                check=self._check,
                 resources=lambda _: frozenset({DUMP}),
                 rate="none",
             ),
@@ -85,6 +86,7 @@ class PageCache:
                 LoadRequest,
                 LoadResult,
                 self._load,
+                check=self._check,
                 # What is in memory already is passed over, so running it again goes on.
                 resumable=True,
                 resources=lambda _: frozenset({LOAD}),
@@ -97,13 +99,14 @@ class PageCache:
                 EvictRequest,
                 EvictResult,
                 self._evict,
+                check=self._check,
                 # A load would bring back what is being dropped, or the other way round.
                 resources=lambda _: frozenset({EVICT, LOAD}),
                 rate="none",
             ),
         )
 
-    def check(self, params: Params) -> None:
+    def _check(self, params: Params) -> None:
         """Find out before an operation is started whether it can be.
 
         Raises `RequestError` if the request names what is not there or not allowed.

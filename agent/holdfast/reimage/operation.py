@@ -73,8 +73,11 @@ class ReimageOperation:
         self._state_dir = state_dir
         self._clock = clock
 
-    def kinds(self) -> Sequence[Kind[Any, Any]]:
-        """Return the kinds of operation: `reimage`, and `reimage.check` to check once more."""
+    def kinds(self, check: Callable[[Any], None]) -> Sequence[Kind[Any, Any]]:
+        """Return the kinds of operation: `reimage`, and `reimage.check` to check once more.
+
+        `check` raises for what cannot be started.
+        """
 
         def resources(_params: Any) -> frozenset[str]:
             return _RESOURCE
@@ -85,8 +88,9 @@ class ReimageOperation:
                 StageRequest,
                 ReimageResult,
                 self._run,
-                True,
-                resources,
+                check=check,
+                resumable=True,
+                resources=resources,
                 scope=Scope.ADMIN,
                 waits=True,
             ),
@@ -95,8 +99,9 @@ class ReimageOperation:
                 ConfirmRequest,
                 ReimageResult,
                 self._recheck,
-                True,
-                resources,
+                check=check,
+                resumable=True,
+                resources=resources,
                 scope=Scope.ADMIN,
             ),
         )

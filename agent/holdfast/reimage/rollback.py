@@ -37,9 +37,6 @@ class Calls(Protocol):
     def rollback(self, request: RollbackRequest) -> StageRequest:
         """Say what is to be staged. Raises `RequestError`."""
 
-    def check(self, params: StageRequest) -> None:
-        """Find out whether it can be. Raises `RequestError`."""
-
     def arm(self) -> ReimageStatus:
         """Arm. Raises `RequestError`."""
 
@@ -149,7 +146,6 @@ class RollbackWatch:
         )
         try:
             request = self._calls.rollback(RollbackRequest(manifest=job.request.manifest))
-            self._calls.check(request)
             self._running.start(self._kind, request, actor=ACTOR)
         except (Conflict, ShuttingDown):
             # Its checks are being made again, or this process ends; nothing was begun.

@@ -84,7 +84,7 @@ class Reimage:
         self._clock = ConfirmationClock(self._attempt.boot_id)
         self._acting = threading.Lock()
         """Held by whoever changes the boot loader, so that there is one at a time."""
-        self._course = ReimageOperation(
+        self._operation = ReimageOperation(
             attempt=self._attempt,
             acting=self._acting,
             privileged=privileged,
@@ -102,9 +102,9 @@ class Reimage:
 
     def kinds(self) -> Sequence[Kind[Any, Any]]:
         """Return the kinds of operation: `reimage`, and `reimage.check` to check once more."""
-        return self._course.kinds()
+        return self._operation.kinds(self._check)
 
-    def check(self, params: StageRequest | ConfirmRequest) -> None:
+    def _check(self, params: StageRequest | ConfirmRequest) -> None:
         """Find out before an operation is started whether it can be. Raises `RequestError`."""
         if isinstance(params, ConfirmRequest):
             if self._attempt.state not in (_S.UNCONFIRMED, _S.UNKNOWN):

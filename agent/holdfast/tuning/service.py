@@ -125,8 +125,9 @@ class Tuning:
                 ApplyRequest,
                 Applied,
                 self._apply,
-                True,
-                resources,
+                check=self._check,
+                resumable=True,
+                resources=resources,
                 scope=Scope.ADMIN,
             ),
             Kind(
@@ -134,13 +135,14 @@ class Tuning:
                 RollbackRequest,
                 RolledBack,
                 self._rollback,
-                True,
-                resources,
+                check=self._check,
+                resumable=True,
+                resources=resources,
                 scope=Scope.ADMIN,
             ),
         )
 
-    def check(self, params: ApplyRequest | RollbackRequest) -> None:
+    def _check(self, params: ApplyRequest | RollbackRequest) -> None:
         """Raise `RequestError` or `OperationFailed` for what cannot be done at all."""
         if isinstance(params, RollbackRequest):
             if not self._store.state().history:

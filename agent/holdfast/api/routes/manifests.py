@@ -89,22 +89,13 @@ def _files(description: str, *media_types: str) -> dict[int | str, dict[str, Any
 )
 @spec(Scope.OPERATE)
 async def create_manifest(
-    services: ServicesDep,
     request: Request,
     caller: CallerDep,
     params: Annotated[BuildRequest, Body()] = _WHOLE_ROOT,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Start an operation whose result names the manifest. A body is not needed for one root."""
-    return await start(
-        services,
-        request,
-        caller,
-        kind="manifest.build",
-        params=params,
-        check=services.manifests.check,
-        idempotency_key=idempotency_key,
-    )
+    return await start(request, caller, "manifest.build", params, idempotency_key)
 
 
 @router.get(
@@ -130,22 +121,13 @@ async def list_manifests(services: ServicesDep, request: Request) -> Response:
 )
 @spec(Scope.OPERATE)
 async def create_comparison(
-    services: ServicesDep,
     request: Request,
     caller: CallerDep,
     params: CompareRequest,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Start an operation that reads no file but the two records."""
-    return await start(
-        services,
-        request,
-        caller,
-        kind="manifest.compare",
-        params=params,
-        check=services.manifests.check,
-        idempotency_key=idempotency_key,
-    )
+    return await start(request, caller, "manifest.compare", params, idempotency_key)
 
 
 @router.get(
@@ -228,7 +210,6 @@ async def delete_manifest(
 @spec(Scope.OPERATE)
 async def create_verification(
     *,
-    services: ServicesDep,
     request: Request,
     caller: CallerDep,
     manifest_id: ManifestIdOrLatest,
@@ -237,13 +218,11 @@ async def create_verification(
 ) -> Response:
     """Start an operation that reads the files; it succeeds also if they differ: see `result.ok`."""
     return await start(
-        services,
         request,
         caller,
-        kind="manifest.verify",
-        params=VerifyParams(manifest=manifest_id, **dict(params)),
-        check=services.manifests.check,
-        idempotency_key=idempotency_key,
+        "manifest.verify",
+        VerifyParams(manifest=manifest_id, **dict(params)),
+        idempotency_key,
     )
 
 

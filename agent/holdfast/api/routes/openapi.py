@@ -2,49 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from anyio import CapacityLimiter, to_thread
-from fastapi import FastAPI, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from holdfast.api.contract.documents import problems_of
-from holdfast.api.contract.routing import make_router, spec, spec_of
-from holdfast.api.http.auth import OPEN_ON_LOOPBACK
-from holdfast.api.http.rendering import PROBLEM_JSON, large_json
+from holdfast.api.contract.routing import make_router, spec
+from holdfast.api.http.rendering import large_json
 from holdfast.api.http.tokens import Scope
-from holdfast.operations.model import FieldError, Problem
-
-SUMMARY = "An agent on a stateful server: everything may be replaced except its state."
-DESCRIPTION = """\
-Long work is an *operation*: the call that starts one answers 202 with its `Location`; look at it,
-wait for its end (`?wait=30`) or follow it (`/events`). What is wrong with a request is an HTTP
-error; what goes wrong later is the `error` of a failed operation.
-
-Every error is a problem of RFC 9457. Unknown fields and query parameters are refused. HEAD works
-wherever GET does.
-
-The unix socket is trusted through its file mode. TCP needs a bearer token with a scope: `read`,
-`operate` (which includes it), or `admin` (which includes both); each operation's `x-scope` says
-which. `/healthz`, `/readyz` and `/metrics` need none from the machine itself.
-"""
-TAGS = [
-    {"name": "page cache", "description": "See, dump, load and evict the page cache."},
-    {"name": "manifests", "description": "Prove that files are what they were."},
-    {"name": "tuning", "description": "Kernel settings by profile: plan, apply, watch, roll back."},
-    {"name": "re-imaging", "description": "Another system image, with the data left in place."},
-    {"name": "operations", "description": "Work under way and done."},
-    {"name": "node", "description": "What this machine is."},
-    {"name": "monitoring", "description": "For people and programs that watch."},
-]
-_SECURITY = {
-    "bearer": {
-        "type": "http",
-        "scheme": "bearer",
-        "description": "A token made by `holdfast token create`. Not needed on the unix socket.",
-    }
-}
 
 _BUILDING = CapacityLimiter(1)
 
@@ -64,70 +31,3 @@ async def get_openapi_document(request: Request) -> Response:
     # Made at the first request, which takes half a second; others wait without a thread.
     document = await to_thread.run_sync(request.app.openapi, limiter=_BUILDING)
     return await large_json(document)
-
-
-def install(app: FastAPI) -> None:
-    """Make `app.openapi()` answer the whole contract."""
-    document: dict[str, Any] | None = None
-
-    def openapi() -> dict[str, Any]:
-        nonlocal document
-        if document is None:
-            document = _build(app)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-def _build(app: FastAPI) -> dict[str, Any]:
-    # Slow to import, and the daemon starts without them.
-    from fastapi.openapi.utils import get_openapi  # noqa: PLC0415
-
-    from holdfast.api.app import ROUTERS  # noqa: PLC0415 - it imports this module
-    from holdfast.api.contract.kinds import name_apart, type_operations  # noqa: PLC0415
-
-    routes = [route for router_ in ROUTERS for route in router_.routes]
-    document = get_openapi(
-        title=app.title,
-        version=app.version,
-        summary=app.summary,
-        description=app.description,
-        routes=routes,
-        tags=app.openapi_tags,
-    )
-    components = document.setdefault("components", {})
-    schemas = components.setdefault("schemas", {})
-    for name in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(name, None)
-    for model in (FieldError, Problem):
-        schemas[model.__name__] = model.model_json_schema(
-            mode="serialization", ref_template="#/components/schemas/{model}"
-        )
-        schemas[model.__name__].pop("$defs", None)
-    type_operations(schemas)
-    components["securitySchemes"] = _SECURITY
-    endpoints = {route.operation_id: route.endpoint for route in routes}
-    for path, operation in _operations(document):
-        declared = spec_of(endpoints[operation["operationId"]])
-        operation["x-scope"] = declared.scope.value
-        operation["security"] = [{"bearer": []}]
-        if path in OPEN_ON_LOOPBACK:
-            operation["security"].append({})
-        _only_problems(operation)
-    return name_apart(document)
-
-
-def _operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for path, methods in document["paths"].items():
-        for operation in methods.values():
-            yield path, operation
-
-
-def _only_problems(operation: dict[str, Any]) -> None:
-    """Drop what the framework adds to errors of its own accord."""
-    for code, response in operation["responses"].items():
-        if code[0] in "45":
-            content = response["content"]
-            response["content"] = {PROBLEM_JSON: content[PROBLEM_JSON]}
-        elif code in ("204", "304"):
-            response.pop("content", None)

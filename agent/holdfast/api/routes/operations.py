@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, Any, BinaryIO, TypeVar
+from typing import Annotated, Any, BinaryIO
 
 from anyio import to_thread
 from fastapi import Header, Path, Query, Request
@@ -41,7 +41,6 @@ _MAX_PLACE_DIGITS = 18
 _DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt]")
 _CHUNK = 256 << 10
 
-ParamsT = TypeVar("ParamsT", bound=BaseModel)
 
 router = make_router(prefix="/v1/operations", tags=["operations"])
 
@@ -92,55 +91,30 @@ class OperationList(BaseModel, defer_build=True):
 
 
 async def start(
-    services: Services,
     request: Request,
     caller: Caller,
-    *,
     kind: str,
-    params: ParamsT,
-    check: Callable[[ParamsT], None],
-    idempotency_key: str | None,
+    params: BaseModel,
+    key: str | None,
 ) -> Response:
     """Start an operation and answer it: 202, or 200 for one that this key had started before."""
-    operation, created = await start_operation(
-        services,
-        request,
-        caller,
-        kind=kind,
-        params=params,
-        check=check,
-        idempotency_key=idempotency_key,
-    )
+    operation, created = await start_operation(request, caller, kind, params, key)
     return await answer(operation, 202 if created else 200)
 
 
 async def start_operation(
-    services: Services,
     request: Request,
     caller: Caller,
-    *,
     kind: str,
-    params: ParamsT,
-    check: Callable[[ParamsT], None],
-    idempotency_key: str | None,
+    params: BaseModel,
+    key: str | None,
 ) -> tuple[Operation, bool]:
-    """Start an operation; return it, and whether it is new to this idempotency key.
-
-    `check` raises for a request that cannot be served. It is not asked about one that was served
-    before: a dump that has been deleted since is no reason to forget what was done with it.
-    """
+    """Start an operation; return it, and whether it is new to this idempotency key."""
     audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
-    _check_key(request, idempotency_key)
-
-    def admit() -> tuple[Operation, bool]:
-        operations = services.operations
-        known = operations.replay(kind, params, idempotency_key=idempotency_key)
-        if known is not None:
-            return known, False
-        check(params)
-        return operations.start(kind, params, actor=caller.name, idempotency_key=idempotency_key)
-
-    operation, created = await act(request, admit, Pool.STARTS)
+    _check_key(request, key)
+    services: Services = request.app.state.services
+    call = partial(services.operations.start, kind, params, actor=caller.name, idempotency_key=key)
+    operation, created = await act(request, call, Pool.STARTS)
     audited(request, operation=operation.id)
     return operation, created
 

@@ -99,22 +99,13 @@ async def get_page_cache(
 )
 @spec(Scope.OPERATE)
 async def create_dump(
-    services: ServicesDep,
     request: Request,
     caller: CallerDep,
     params: Annotated[DumpRequest, Body()] = _WHOLE_DUMP,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Start an operation whose result names the dump. A body is not needed."""
-    return await start(
-        services,
-        request,
-        caller,
-        kind="pagecache.dump",
-        params=params,
-        check=services.pagecache.check,
-        idempotency_key=idempotency_key,
-    )
+    return await start(request, caller, "pagecache.dump", params, idempotency_key)
 
 
 @router.post(
@@ -127,22 +118,13 @@ async def create_dump(
 )
 @spec(Scope.OPERATE)
 async def create_load(
-    services: ServicesDep,
     request: Request,
     caller: CallerDep,
     params: Annotated[LoadRequest, Body()] = _LATEST,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Start an operation that reads pages and reports what the kernel then has in memory."""
-    return await start(
-        services,
-        request,
-        caller,
-        kind="pagecache.load",
-        params=params,
-        check=services.pagecache.check,
-        idempotency_key=idempotency_key,
-    )
+    return await start(request, caller, "pagecache.load", params, idempotency_key)
 
 
 @router.post(
@@ -155,22 +137,13 @@ async def create_load(
 )
 @spec(Scope.OPERATE)
 async def create_eviction(
-    services: ServicesDep,
     request: Request,
     caller: CallerDep,
     params: EvictRequest,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Start an operation that drops clean pages and reports what stayed, and why."""
-    return await start(
-        services,
-        request,
-        caller,
-        kind="pagecache.evict",
-        params=params,
-        check=services.pagecache.check,
-        idempotency_key=idempotency_key,
-    )
+    return await start(request, caller, "pagecache.evict", params, idempotency_key)
 
 
 @router.get(

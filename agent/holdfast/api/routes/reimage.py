@@ -86,7 +86,6 @@ async def plan_reimage(
 )
 @spec(Scope.ADMIN)
 async def stage_reimage(
-    services: ServicesDep,
     request: Request,
     caller: CallerDep,
     params: StageRequest,
@@ -96,15 +95,7 @@ async def stage_reimage(
 
     Its progress has the state as its phase. Cancelling it before the reboot takes all of it back.
     """
-    return await start(
-        services,
-        request,
-        caller,
-        kind=KIND,
-        params=params,
-        check=services.reimage.check,
-        idempotency_key=idempotency_key,
-    )
+    return await start(request, caller, KIND, params, idempotency_key)
 
 
 @router.post(
@@ -181,15 +172,7 @@ async def confirm_reimage(
     status = await act(request, partial(services.reimage.confirm, params))
     if status is not None:
         return JsonResponse(status)
-    return await start(
-        services,
-        request,
-        caller,
-        kind=RECHECK,
-        params=params,
-        check=services.reimage.check,
-        idempotency_key=idempotency_key,
-    )
+    return await start(request, caller, RECHECK, params, idempotency_key)
 
 
 @router.post(
@@ -213,15 +196,7 @@ async def rollback_reimage(
     From here on it is as after `stage`: arm, and reboot. Nothing is carried over from this system.
     """
     staged = await act(request, partial(services.reimage.rollback, params))
-    return await start(
-        services,
-        request,
-        caller,
-        kind=KIND,
-        params=staged,
-        check=services.reimage.check,
-        idempotency_key=idempotency_key,
-    )
+    return await start(request, caller, KIND, staged, idempotency_key)
 
 
 @router.post(

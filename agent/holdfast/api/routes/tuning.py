@@ -206,15 +206,7 @@ async def _perform(
     idempotency_key: str | None,
 ) -> Response:
     """Start an operation and answer its outcome as if it had been the request itself."""
-    operation, created = await start_operation(
-        services,
-        request,
-        caller,
-        kind=kind,
-        params=params,
-        check=services.tuning.check,
-        idempotency_key=idempotency_key,
-    )
+    operation, created = await start_operation(request, caller, kind, params, idempotency_key)
     if not operation.state.final:
         waiting = services.operations.wait(operation.id, WAIT_SECONDS)
         operation = await while_wanted(request, waiting) or operation

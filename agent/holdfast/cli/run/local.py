@@ -175,21 +175,12 @@ class LocalWork:
 
     def start(self, kind_name: str, body: Mapping[str, Any]) -> LocalRun:
         """Check parameters and start the work. Raises `CliError` for what a daemon would refuse."""
-        capabilities: tuple[PageCache | Manifests | Tuning, ...] = (
-            self.pagecache,
-            self.manifests,
-            self.tuning,
-        )
-        capability, kind = next(
-            (capability, kind)
-            for capability in capabilities
-            for kind in capability.kinds()
-            if kind.name == kind_name
-        )
+        kinds = (*self.pagecache.kinds(), *self.manifests.kinds(), *self.tuning.kinds())
+        kind = next(kind for kind in kinds if kind.name == kind_name)
         with _refusals():
             self._prepare()
             params: Any = kind.params.model_validate(body)
-            capability.check(params)
+            kind.check(params)
         return LocalRun(kind, params)
 
     def _prepare(self) -> None:
