@@ -34,13 +34,15 @@ maturin = RUSTFLAGS='$(strip $(RUSTFLAGS) $(anonymous))' $(bin)/maturin
 parallel = $(bin)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # What the extension is built from.
 sources := $(shell find rust -path rust/fuzz -prune -o -type f -print) $(wildcard Cargo.* rust-toolchain* .cargo/*)
+# What the package has besides.
+packed := $(shell find agent systemd packaging -name __pycache__ -prune -o -type f ! -name '*.so' -print)
 lists := $(addprefix packaging/,deb-packages.txt test-packages.txt vm-packages.txt)
 
 .PHONY: help
 help: ## Show this list
 	@printf 'holdfast: make TARGET [VARIABLE=value]\n\n'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
-		while IFS=$$'\t' read -r target text; do printf '  %-9s %s\n' "$$target" "$$text"; done
+		while IFS=$$'\t' read -r target text; do printf '  %-12s %s\n' "$$target" "$$text"; done
 	@printf '\nVariables: PYTHON (3.11 or later), DATA (a directory), LISTEN (address:port), MINUTES, WORKERS, PYTEST_ARGS\n'
 
 .PHONY: toolchain
@@ -95,6 +97,19 @@ deb-or-skip: wheel imager
 .PHONY: demo
 demo: data-if-named build ## Show page cache, manifests and a tuning plan through a running daemon (DATA=/path: your own files)
 	@$(bin)/python -m demo $(if $(DATA),--data '$(DATA)')
+
+.PHONY: demo-machine
+demo-machine: demo-tools .venv/packed ## Show a whole emulated machine becoming another image (as root)
+	@$(bin)/python -m demo.machine
+
+.PHONY: demo-tools
+demo-tools:
+	@$(PYTHON) demo/requirements.py
+
+# The package, if anything in it has changed since it was last built here.
+.venv/packed: .venv/built $(packed)
+	@$(MAKE) deb
+	@touch $@
 
 .PHONY: run
 run: data build ## Run the daemon in the foreground on DATA=/path, with curl lines to paste

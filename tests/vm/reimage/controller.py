@@ -29,9 +29,9 @@ class Controller:
             trust_env=False,
         )
 
-    def get(self, path: str) -> Any:
-        """Answer what a path says now. Raises `httpx.HTTPError`."""
-        answer = self._client.get(path)
+    def get(self, path: str, *, seconds: float = 180.0) -> Any:
+        """Return what a path answers within `seconds`. Raises `httpx.HTTPError`."""
+        answer = self._client.get(path, timeout=seconds)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
