@@ -78,6 +78,21 @@ impl Error {
         matches!(self, Self::Wire { .. } | Self::Damaged { .. })
     }
 
+    /// Return its kind in one word.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Engine(_) => "engine",
+            Self::Wire { .. } => "wire",
+            Self::Refused(_) => "refused",
+            Self::Protocol { .. } => "protocol",
+            Self::Damaged { .. } => "damaged",
+            Self::Occupied { .. } => "occupied",
+            Self::Complete { .. } => "complete",
+            Self::Busy { .. } => "busy",
+            Self::Unfinished { .. } => "unfinished",
+        }
+    }
+
     /// Build the error of a failed system call about `path`.
     pub(crate) fn io(path: impl AsRef<std::path::Path>, source: impl Into<io::Error>) -> Self {
         holdfast_engine::Error::io(path, source).into()

@@ -225,9 +225,9 @@ fn a_file_that_changes_all_the_time_is_never_delivered_torn() {
     let writer = std::thread::spawn(move || {
         use std::os::unix::fs::FileExt as _;
         let file = std::fs::File::options().write(true).open(writing).unwrap();
-        let mut value = 0;
+        let mut value = 0_u8;
         while !stopped.load(Ordering::Relaxed) {
-            value += 1;
+            value = value.wrapping_add(1);
             file.write_all_at(&vec![value; 8 * MIB], 0).unwrap();
         }
     });

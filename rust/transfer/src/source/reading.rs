@@ -16,10 +16,11 @@ use holdfast_engine::skips::Reason;
 use holdfast_engine::xxh64::Xxh64;
 use holdfast_engine::{Progress, Result, Root};
 
+use super::block::Block;
 use super::lock;
 use super::packer::Packer;
 use super::queue::{Item, Queue};
-use crate::message::{BLOCK, End, Have, Loss, Reply, SMALL, Stamp, Table, Want, fits};
+use crate::message::{End, Have, Loss, Reply, SMALL, Stamp, Table, Want, fits};
 use crate::metadata;
 
 /// Attempts to open a file when no writer is within the grain of its times.
@@ -150,7 +151,7 @@ impl<'a> Reading<'a> {
         let manner = match known {
             Some(known) => Manner::Compare(known),
             None if size <= SMALL => Manner::Small(Vec::with_capacity(size as usize)),
-            None => Manner::Send(Block::new(self, number, position, sparse)),
+            None => Manner::Send(Block::new(self.queue, number, position, sparse)),
         };
         let stream = Sending {
             reading: self,
@@ -172,7 +173,7 @@ impl<'a> Reading<'a> {
         let range = start..(start + chunk).min(size);
         let name = String::from_utf8_lossy(&self.wants[compared.want as usize].path);
         let name = name.into_owned().into();
-        let block = Block::new(self, compared.want, start, true);
+        let block = Block::new(self.queue, compared.want, start, true);
         let file = Arc::clone(&compared.file);
         let hash = Xxh64::default();
         let stream = Sent::Part { reading: self, compared, index, hash, block };
@@ -212,58 +213,6 @@ impl<'a> Source for &'a Reading<'a> {
                 return Ok(Some(opened));
             }
         }
-    }
-}
-
-/// Bytes of a file on their way into blocks.
-pub struct Block<'a> {
-    reading: &'a Reading<'a>,
-    want: u32,
-    sparse: bool,
-    /// Where the next byte belongs.
-    position: u64,
-    data: Vec<u8>,
-}
-
-impl<'a> Block<'a> {
-    fn new(reading: &'a Reading<'a>, want: u32, position: u64, sparse: bool) -> Self {
-        Self { reading, want, sparse, position, data: Vec::new() }
-    }
-
-    fn add(&mut self, mut bytes: &[u8]) -> Result<()> {
-        while !bytes.is_empty() {
-            if self.data.capacity() == 0 {
-                self.data = self.reading.queue.buffer();
-            }
-            // Blocks end where the next one begins that is aligned.
-            let room = BLOCK - (self.position % BLOCK as u64) as usize;
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.data.extend_from_slice(now);
-            self.position += now.len() as u64;
-            bytes = later;
-            if self.position.is_multiple_of(BLOCK as u64) {
-                self.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn skip(&mut self, length: u64) -> Result<()> {
-        self.flush()?;
-        let (want, offset) = (self.want, self.position);
-        self.position += length;
-        // Chunk by chunk, as they are accounted for.
-        self.reading.say(Reply::Hole { want, offset, length })
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        if self.data.is_empty() {
-            return Ok(());
-        }
-        let data = std::mem::take(&mut self.data);
-        let offset = self.position - data.len() as u64;
-        let (want, sparse) = (self.want, self.sparse);
-        self.reading.queue.push(Item::Block { want, offset, sparse, data })
     }
 }
 

@@ -1,0 +1,75 @@
+//! Both ends of a transfer as a program, for benchmarks.
+//!
+//! `transfer offer ADDRESS:PORT ROOT PATH > TICKET` serves until it is killed;
+//! `transfer pull TICKET ROOT PATH STATE [PROOF [CONNECTIONS]]` fetches and prints what it did.
+
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use holdfast_engine::Progress;
+use holdfast_transfer::{
+    Bound, Certificate, Events, Limits, Offer, Request, Secret, Server, Ticket, pull,
+};
+
+struct Anyone;
+
+impl Events for Anyone {
+    fn bind(&self, _: &str, _: &str) -> Bound {
+        Bound::Stored
+    }
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match arguments.as_slice() {
+        ["offer", listen, root, path] => offer(listen, root, path),
+        ["pull", ticket, root, path, state, more @ ..] => {
+            let request: Request = serde_json::from_value(serde_json::json!({
+                "ticket": serde_json::from_slice::<Ticket>(&std::fs::read(ticket)?)?,
+                "place": {"root": root, "path": path},
+                "state": state,
+                "proof": more.first().copied().unwrap_or("flushed"),
+                "connections": more.get(1).copied().unwrap_or("8").parse::<u8>()?,
+            }))?;
+            let outcome = pull(&request, &Progress::default())?;
+            println!("{}", serde_json::to_string(&outcome)?);
+            let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+            eprintln!("{}.{:03} processor seconds", used.tv_sec, used.tv_nsec / 1_000_000);
+            Ok(())
+        }
+        _ => Err("transfer offer ADDRESS:PORT ROOT PATH | pull TICKET ROOT PATH STATE".into()),
+    }
+}
+
+fn offer(listen: &str, root: &str, path: &str) -> Result<(), Box<dyn std::error::Error>> {
+    let certificate = Certificate::generate()?;
+    let secret = Secret::generate()?;
+    let listener = TcpListener::bind(listen)?;
+    let server = Server::start(listener, &certificate, Limits::default(), Arc::new(Anyone))?;
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let id = "0".repeat(32);
+    let offer: Offer = serde_json::from_value(serde_json::json!({
+        "id": id,
+        "verifier": hex(&secret.public()?),
+        "place": {"root": root, "path": path},
+        "expires_at": u64::MAX,
+    }))?;
+    server.offer(offer)?;
+    let ticket = Ticket {
+        version: 1,
+        offer: id,
+        addresses: vec![server.address().ip().to_string()],
+        port: server.address().port(),
+        fingerprint: certificate.fingerprint(),
+        key: secret.text(),
+        path: path.to_owned(),
+        expires_at: u64::MAX,
+    };
+    println!("{}", serde_json::to_string(&ticket)?);
+    std::io::stdout().flush()?;
+    loop {
+        std::thread::park();
+    }
+}
