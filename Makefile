@@ -35,7 +35,7 @@ parallel = $(bin)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --n
 # What the extension is built from.
 sources := $(shell find rust -path rust/fuzz -prune -o -type f -print) $(wildcard Cargo.* rust-toolchain* .cargo/*)
 # What the package has besides.
-packed := $(shell find agent systemd packaging -name __pycache__ -prune -o -type f ! -name '*.so' -print)
+packed := $(shell find $(wildcard agent systemd packaging) -name __pycache__ -prune -o -type f ! -name '*.so' -print)
 lists := $(addprefix packaging/,deb-packages.txt test-packages.txt vm-packages.txt)
 
 .PHONY: help
