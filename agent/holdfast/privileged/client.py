@@ -21,6 +21,8 @@ from holdfast.privileged.boot.models import (
     OutcomeReport,
     OutcomeRequest,
     RebootRequest,
+    TrialReport,
+    TryRequest,
 )
 from holdfast.privileged.wire import (
     Answer,
@@ -36,6 +38,7 @@ from holdfast.wording import first
 
 _Report = TypeVar("_Report")
 _SECONDS = 600.0  # turning a swap area off reads all of it back into memory
+_TRIAL_SECONDS = 4 * 3600.0  # a trial reads and unpacks all of an image
 
 
 class Helper:
@@ -67,7 +70,11 @@ class Helper:
 
         After an `OSError` about the helper's socket, ask `boot_outcome` whether it is armed.
         """
-        return self._told(self._ask(request).arm)
+        return self._told(self._ask(request, _TRIAL_SECONDS).arm)
+
+    def try_image(self, request: TryRequest) -> TrialReport:
+        """Have the new root tried on this machine. Raises `OSError` or `Refused`."""
+        return self._told(self._ask(request, _TRIAL_SECONDS).trial)
 
     def disarm(self) -> DisarmReport:
         """Have an arming taken back. Raises `OSError` or `Refused`."""
@@ -90,11 +97,11 @@ class Helper:
             raise self._error(errno.EPROTO, "the privileged helper answered something else")
         return report
 
-    def _ask(self, request: AnyRequest) -> Answer:
+    def _ask(self, request: AnyRequest, seconds: float = _SECONDS) -> Answer:
         line = request.model_dump_json().encode() + b"\n"
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                connection.settimeout(_SECONDS)
+                connection.settimeout(seconds)
                 connection.connect(os.fspath(self.path))
                 connection.sendall(line)
                 told = receive_line(connection, bytearray())

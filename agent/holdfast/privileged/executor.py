@@ -13,6 +13,8 @@ from holdfast.privileged.boot.models import (
     DisarmReport,
     IdentityEvidence,
     OutcomeReport,
+    TrialReport,
+    TryRequest,
 )
 from holdfast.privileged.writes import (
     BlockWrite,
@@ -47,6 +49,12 @@ class Privileged(Protocol):
 
         Raises `Refused` with a sentence where that is not safe, and `OSError`; after either,
         what was there before is there again, unless `boot_outcome` says otherwise.
+        """
+
+    def try_image(self, request: TryRequest) -> TrialReport:
+        """Try the new root on this machine, as arming does first; changes nothing.
+
+        Raises `Refused` for what may not be armed, and `OSError`.
         """
 
     def disarm(self) -> DisarmReport:
@@ -104,6 +112,10 @@ class LocalExecutor:
     def arm(self, request: ArmRequest) -> ArmReport:
         """Have the next boot, and only that one, write an image to the disk of the root."""
         return self._boot.arm(request)
+
+    def try_image(self, request: TryRequest) -> TrialReport:
+        """Try the new root on this machine, as arming does first; changes nothing."""
+        return self._boot.try_image(request)
 
     def disarm(self) -> DisarmReport:
         """Take an arming back, byte for byte; does nothing where there is none."""

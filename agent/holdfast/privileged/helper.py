@@ -32,6 +32,7 @@ from holdfast.privileged.boot.models import (
     IdentityRequest,
     OutcomeRequest,
     RebootRequest,
+    TryRequest,
 )
 from holdfast.privileged.executor import Privileged
 from holdfast.privileged.wire import (
@@ -117,6 +118,7 @@ class HelperServer:
         self._allowed = allowed
         self._settings = threading.Lock()
         self._boot = threading.Lock()
+        self._trial = threading.Lock()
         self._places = threading.BoundedSemaphore(_MOST_CONNECTIONS)
         self._counts = threading.BoundedSemaphore(_MOST_COUNTS)
         self._state = threading.Condition()
@@ -241,6 +243,10 @@ class HelperServer:
                 return Answer(open_files=dict(self._count(request.mount_point)))
             case IdentityRequest():
                 return Answer(evidence=self._executor.identity_evidence(compare=request.compare))
+            case TryRequest():
+                # It changes nothing, and may take long.
+                with self._trial:
+                    return Answer(trial=self._executor.try_image(request))
         with self._boot:
             return self._do_boot(request)
 

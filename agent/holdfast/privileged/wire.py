@@ -19,6 +19,8 @@ from holdfast.privileged.boot.models import (
     OutcomeReport,
     OutcomeRequest,
     RebootRequest,
+    TrialReport,
+    TryRequest,
 )
 from holdfast.privileged.writes import Write
 from holdfast.tuning.changes.requests import (
@@ -59,6 +61,7 @@ AnyRequest = (
     | TuneEnforce
     | OpenFilesRequest
     | ArmRequest
+    | TryRequest
     | DisarmRequest
     | OutcomeRequest
     | IdentityRequest
@@ -89,6 +92,7 @@ class Answer(BaseModel, defer_build=True):
     disarm: DisarmReport | None = None
     outcome: OutcomeReport | None = None
     evidence: IdentityEvidence | None = None
+    trial: TrialReport | None = None
 
 
 class LineError(Exception):

@@ -10,6 +10,7 @@ from holdfast.node.models import Disk
 from holdfast.operations.model import Timestamp
 from holdfast.operations.results import OperationResult, Outcome
 from holdfast.privileged.boot.models import BootMode, CarriedItem, FileReport, IdentityName
+from holdfast.privileged.trial.models import TrialRow
 from holdfast.records.models import Bytes, Request
 from holdfast.reimage.states import ReimageState
 
@@ -232,6 +233,10 @@ class ReimagePlan(Machine):
     mode: str
     identity: list[IdentityName]
     steps: list[str] = Field(description="What would happen, in order, for a person.")
+    trial: list[TrialRow] = Field(
+        default_factory=list,
+        description="What was tried of the new root on this machine, and what was not.",
+    )
     notes: list[str] = Field(
         default_factory=list, description="What is not as safe as it could be, and blocks nothing."
     )
@@ -289,6 +294,10 @@ class ReimageStatus(Machine):
     image_id: str | None = Field(description="Of the system that runs now.")
     carried: list[CarriedItem] = Field(description="Identity that the arming packed up.")
     notes: list[str] = Field(description="What the arming found to be less than perfect.")
+    trial: list[TrialRow] = Field(
+        default_factory=list,
+        description="What was tried of the new root once the image was staged, or by the arming.",
+    )
     checks: list[Check]
     imager: ImagerReport | None
     previous: PreviousSystem | None = Field(description="That can be rolled back to.")

@@ -17,6 +17,7 @@ from holdfast.node.identity import identify
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import OperationFailed, Problem, RequestError, Slug, now
 from holdfast.privileged import Privileged
+from holdfast.privileged.trial.models import failures
 from holdfast.privileged.writes import Refused
 from holdfast.reimage import boot_outcome, preflight
 from holdfast.reimage.attempt import Attempt, sentence
@@ -35,6 +36,7 @@ from holdfast.reimage.models import (
 from holdfast.reimage.previous import saving_space
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
+from holdfast.reimage.trials import Trials
 from holdfast.scopes import Scope
 
 KIND, RECHECK = "reimage", "reimage.check"
@@ -57,6 +59,7 @@ class ReimageOperation:
         acting: threading.Lock,
         privileged: Privileged,
         images: ImageLibrary,
+        trials: Trials,
         examiner: PostBootChecks,
         describe: Callable[[ImageSummary | None, str | None], Machine],
         usable: Callable[[], None],
@@ -67,6 +70,7 @@ class ReimageOperation:
         self._acting = acting
         self._privileged = privileged
         self._images = images
+        self._trials = trials
         self._examiner = examiner
         self._describe = describe
         self._usable = usable
@@ -222,12 +226,20 @@ class ReimageOperation:
         source = content if request.mode == "network" else str(directory / "image")
         problems += self._describe(image, source).blocked
         problems += self._saving_problems(request, image, directory)
+        trial = self._trials.network(image) if request.mode == "network" else []
+        problems += failures(trial)
         if problems:
             raise RequestError(Slug.CONFLICT, " ".join(problems))
-        self._attempt.update(image=image, content_url=content)
+        self._attempt.update(image=image, content_url=content, trial=trial)
         if request.mode == "staged":
             self._fetch(content, found, directory, context)
-            self._attempt.move(_S.STAGED, "The image is on the data volume, all of it verified.")
+            progress.enter("trying the new root")
+            trial = self._trials.staged(request, image)
+            self._attempt.update(trial=trial, tried_in=self._attempt.boot_id)
+            failed = " ".join(["", *failures(trial)])
+            self._attempt.move(
+                _S.STAGED, f"The image is on the data volume, all of it verified.{failed}"
+            )
         else:
             self._images.keep_descriptor(found, directory)
             self._attempt.move(_S.STAGED, "The descriptor is here; the imager fetches the image.")

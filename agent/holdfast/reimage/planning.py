@@ -8,6 +8,7 @@ from pathlib import Path
 
 from holdfast._engine import Progress
 from holdfast.operations.model import OperationFailed, RequestError
+from holdfast.privileged.trial.models import TrialRow, failures
 from holdfast.reimage import preflight
 from holdfast.reimage.attempt import sentence
 from holdfast.reimage.checks import PostBootChecks
@@ -21,6 +22,7 @@ from holdfast.reimage.models import (
 )
 from holdfast.reimage.previous import saving_space
 from holdfast.reimage.store import JobStore
+from holdfast.reimage.trials import Trials
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Planner:
     examiner: PostBootChecks
     state_dir: Path
     describe: Callable[[ImageSummary | None, str | None], Machine]
+    trials: Trials
 
     def plan(
         self,
@@ -49,6 +52,7 @@ class Planner:
         image, source, blocked = None, None, list(problems)
         notes = list(notes)
         space: list[SpaceReport] = []
+        trial: list[TrialRow] = []
         try:
             if request.manifest is not None:
                 self.examiner.proof.exists(request.manifest)
@@ -73,6 +77,8 @@ class Planner:
             except OSError as error:
                 blocked.append(f"Free space cannot be looked at: {sentence(error)}")
             blocked += preflight.space_problems(space)
+            trial = self.trials.planned(request, image)
+            blocked += failures(trial)
             if request.mode == "staged":
                 source = str(directory / "image")
             elif not preflight.on_the_network(source):
@@ -88,6 +94,7 @@ class Planner:
             mode=request.mode,
             identity=request.identity,
             steps=preflight.steps(seen, image, request),
+            trial=trial,
             notes=list(notes),
         )
 

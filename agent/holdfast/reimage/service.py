@@ -22,6 +22,7 @@ from holdfast.privileged.boot.models import (
     StagedImage,
     StatusServer,
 )
+from holdfast.privileged.trial.models import failures
 from holdfast.privileged.writes import Refused
 from holdfast.records.store import LATEST
 from holdfast.reimage import preflight
@@ -46,6 +47,7 @@ from holdfast.reimage.planning import Planner
 from holdfast.reimage.rollback import STALLED_SECONDS, RollbackWatch, Running
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
+from holdfast.reimage.trials import Trials
 
 _S = ReimageState
 _NOW = StepRequest()
@@ -84,7 +86,9 @@ class Reimage:
         self._clock = ConfirmationClock(self._attempt.boot_id)
         self._acting = threading.Lock()
         """Held by whoever changes the boot loader, so that there is one at a time."""
+        self._trials = Trials(self._attempt, images, privileged)
         self._operation = ReimageOperation(
+            trials=self._trials,
             attempt=self._attempt,
             acting=self._acting,
             privileged=privileged,
@@ -165,6 +169,8 @@ class Reimage:
         # Once armed, what is in the way of another arming is this one.
         armed = job is not None and job.armed is not None and job.state.under_way
         blocked = [*self._own_problems(), *(() if armed else found.blocked)]
+        trial = job.tried if job else []
+        blocked += failures(trial) if job is not None and job.state is _S.STAGED else []
         return ReimageStatus(
             **found.model_dump(exclude={"blocked"}),
             blocked=blocked,
@@ -177,6 +183,7 @@ class Reimage:
             image_id=identify().image_id,
             carried=list(job.armed.identity) if job and job.armed else [],
             notes=[*self._notes(), *(job.armed.notes if job and job.armed else ())],
+            trial=trial,
             checks=job.checks if job else [],
             imager=job.imager if job else None,
             previous=self._attempt.store.previous.found(),
@@ -210,6 +217,7 @@ class Reimage:
             examiner=self._examiner,
             state_dir=self._state_dir,
             describe=self._describe,
+            trials=self._trials,
         ).plan(
             request,
             self._own_problems(),
@@ -327,6 +335,7 @@ class Reimage:
                 "boot": boot,
                 "carried": report.identity,
                 "notes": report.notes,
+                "trial": report.trial,
                 "unknown": [],
             }
         )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError
 from holdfast.atomic_files import make_directory, replace_file
 from holdfast.operations.model import RequestError, Slug, Timestamp
 from holdfast.privileged.boot.models import ArmReport, SystemSigns
+from holdfast.privileged.trial.models import TrialRow
 from holdfast.reimage.layout import RootLayout
 from holdfast.reimage.models import Check, ImagerReport, ImageSummary, StageRequest, Transition
 from holdfast.reimage.previous import PreviousStore
@@ -45,6 +46,10 @@ class Job(BaseModel, defer_build=True):
     reason: str | None = None
     image: ImageSummary | None = None
     content_url: str | None = None
+    trial: list[TrialRow] = Field(default_factory=list)
+    """What was tried of the new root."""
+    tried_in: str | None = None
+    """The boot in which it was tried."""
     armed: ArmReport | None = None
     boot_id: str | None = None
     """Of the boot in which it was armed."""
@@ -79,6 +84,11 @@ class Job(BaseModel, defer_build=True):
     rollback_problem: str | None = None
     """Why it came to nothing."""
     history: list[Transition] = Field(default_factory=list)
+
+    @property
+    def tried(self) -> list[TrialRow]:
+        """What was tried of the new root, by the arming if there was one."""
+        return self.trial if self.armed is None else self.armed.trial
 
 
 class JobStore:

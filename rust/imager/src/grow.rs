@@ -18,9 +18,9 @@ const BTRFS_RESIZE: u32 = 0x5000_9403;
 
 /// `struct btrfs_ioctl_vol_args`; the name is the size.
 #[repr(C)]
-struct Volume {
-    fd: i64,
-    name: [u8; 4088],
+pub(crate) struct Volume {
+    pub(crate) fd: i64,
+    pub(crate) name: [u8; 4088],
 }
 
 /// The beginning of `xfs_fsop_geom_v1`, and room for the rest.
@@ -78,9 +78,9 @@ fn size(mounted: &Path) -> Result<u64> {
     Ok(statistics.f_blocks * statistics.f_frsize)
 }
 
-fn request<T>(file: &File, request: u32, argument: *const T) -> Result<()> {
+pub(crate) fn request<T>(file: &File, request: u32, argument: *const T) -> Result<()> {
     // SAFETY: the argument points to the structure that the request reads or fills, of its size.
     let done = unsafe { libc::ioctl(file.as_raw_fd(), request as _, argument) };
     if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
-        .context("the kernel does not grow it")
+        .context("the kernel refuses it")
 }

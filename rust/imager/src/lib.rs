@@ -30,6 +30,7 @@ pub mod superblock;
 pub mod table;
 pub mod target;
 pub mod threads;
+pub mod trial;
 pub mod volume_group;
 
 pub use error::{Context, Fault, Result};

@@ -1,10 +1,13 @@
-//! `/init` of the initramfs; as any other process it only tells its version.
+//! `/init` of the initramfs; as any other process it prints its version, or tries an image (`try`).
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
         holdfast_imager::init::run();
+    }
+    if std::env::args().nth(1).as_deref() == Some("try") {
+        return holdfast_imager::trial::run();
     }
     println!("holdfast-imager {}", env!("CARGO_PKG_VERSION"));
     if std::env::args().nth(1).as_deref() == Some("--version") {

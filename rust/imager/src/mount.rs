@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::{Context as _, Fault, Result, say};
@@ -44,19 +45,55 @@ impl Drop for Mounted {
 /// # Errors
 /// The system's, or that this kind cannot be mounted so.
 pub fn data(device: &Path, kind: &str, at: &Path) -> Result<Mounted> {
-    let options = match kind {
-        "xfs" => "norecovery,nouuid",
-        "ext2" | "ext3" | "ext4" => "noload",
-        "btrfs" => "rescue=nologreplay",
-        _ => {
-            return Err(Fault(format!(
-                "data on {kind} cannot be read here: it is not known how to do so without writing"
-            )));
-        }
-    };
-    let kind = if kind.starts_with("ext") { "ext4" } else { kind };
+    let (kind, options) = match kind {
+        "xfs" | "ext2" | "ext3" | "ext4" | "btrfs" => still_options(kind),
+        _ => None,
+    }
+    .ok_or_else(|| {
+        Fault(format!(
+            "data on {kind} cannot be read here: it is not known how to do so without writing"
+        ))
+    })?;
     // Access times are not written on what is read-only.
     attach(device, kind, MountFlags::RDONLY, options, at)
+}
+
+/// The kernel's name of a file system, and the options with which mounting it read-only replays no
+/// journal; `None` for kinds that are never mounted.
+pub fn still_options(kind: &str) -> Option<(&'static str, &'static str)> {
+    match kind {
+        "xfs" => Some(("xfs", "norecovery,nouuid")),
+        "ext2" | "ext3" | "ext4" => Some(("ext4", "noload")),
+        "btrfs" => Some(("btrfs", "rescue=nologreplay")),
+        "vfat" => Some(("vfat", "")),
+        "squashfs" => Some(("squashfs", "")),
+        "erofs" => Some(("erofs", "")),
+        _ => None,
+    }
+}
+
+/// Mount a file system of a root for a trial, read-only and without its journal, or as the imager mounts
+/// it: of a btrfs the subvolume that is named.
+///
+/// # Errors
+/// The system's; `EINVAL` also for a kind or a name that is never mounted.
+pub fn attempt(
+    device: &Path,
+    kind: &str,
+    subvolume: Option<&str>,
+    writable: bool,
+    at: &Path,
+) -> std::io::Result<Mounted> {
+    let known = if writable { root_options(kind).ok() } else { still_options(kind) };
+    let (kind, options) = known.ok_or(Errno::INVAL)?;
+    let options = match subvolume {
+        Some(path) if path.contains([',', '\0']) => return Err(Errno::INVAL.into()),
+        Some(path) if kind == "btrfs" && options.is_empty() => format!("subvol={path}"),
+        Some(path) if kind == "btrfs" => format!("{options},subvol={path}"),
+        _ => options.to_owned(),
+    };
+    let flags = if writable { MountFlags::empty() } else { MountFlags::RDONLY };
+    mount_at(device, kind, flags, &options, at)
 }
 
 /// Mount a file system of data so that it can be written to; its journal is replayed, if need be.
@@ -131,10 +168,20 @@ fn attach(
     options: &str,
     at: &Path,
 ) -> Result<Mounted> {
-    let what = || format!("mounting {} ({kind})", device.display());
-    fs::create_dir_all(at).context(what())?;
-    let options = CString::new(options).context(what())?;
+    mount_at(device, kind, flags, options, at)
+        .context(format_args!("mounting {} ({kind})", device.display()))
+}
+
+fn mount_at(
+    device: &Path,
+    kind: &str,
+    flags: MountFlags,
+    options: &str,
+    at: &Path,
+) -> std::io::Result<Mounted> {
+    fs::create_dir_all(at)?;
+    let options = CString::new(options)?;
     let flags = flags | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOEXEC;
-    mount(device, at, kind, flags, Some(options.as_c_str())).context(what())?;
+    mount(device, at, kind, flags, Some(options.as_c_str()))?;
     Ok(Mounted { path: at.to_owned() })
 }

@@ -37,6 +37,8 @@ from holdfast.privileged.boot.models import (
     IdentityEvidence,
     IdentityName,
     OutcomeReport,
+    TrialReport,
+    TryRequest,
 )
 from holdfast.privileged.boot.payload import job
 from holdfast.privileged.boot.payload.collecting import collect_all
@@ -44,6 +46,9 @@ from holdfast.privileged.boot.payload.directory import Payload
 from holdfast.privileged.boot.payload.identity import collect
 from holdfast.privileged.boot.payload.source import Source, find_source
 from holdfast.privileged.boot.policy import FindPolicy, approve, no_policy
+from holdfast.privileged.trial.image_trial import try_image
+from holdfast.privileged.trial.models import failures, untried
+from holdfast.privileged.trial.worker import SILENT_SECONDS
 from holdfast.privileged.writes import Refused
 
 IMAGER = Path("/usr/lib/holdfast/imager/holdfast-imager")
@@ -59,6 +64,8 @@ class Boot:
     imager: Path = IMAGER
     policy: FindPolicy = no_policy
     """What root allows; asked anew at each arming."""
+    trial_silent_seconds: float = SILENT_SECONDS
+    """How long a trial of the new root may do one thing."""
 
     def explain(self, request: ExplainRequest) -> BootReport:
         """Say what arming would do, and why it would be refused. Writes nothing.
@@ -134,9 +141,21 @@ class Boot:
         if reasons or loader is None or isinstance(system, str):
             raise Refused(" ".join(reasons) or "There is no boot loader that is known here.")
         collected = collect_all(machine, request, approved, report.disks)
+        trial = try_image(
+            machine,
+            self.imager,
+            request,
+            approved,
+            collected.identity,
+            floor=policy.free_space_floor,
+            target_bytes=None if report.target is None else report.target.size_bytes,
+            silent_seconds=self.trial_silent_seconds,
+        )
+        if failures(trial):
+            raise Refused(" ".join(failures(trial)))
         words = imager_words(read_text(machine.proc / "cmdline") or "", request.nonce)
         entry = loader.entry(descriptor.name, words)
-        notes = [*collected.notes, *loader.examine().notes]
+        notes = [*collected.notes, *loader.examine().notes, *untried(trial)]
         payload, seen = self._payload(loader), None
         if request.dry_run:
             files, target = payload.rehearse(request, collected, system, approved.content)
@@ -164,7 +183,26 @@ class Boot:
             ),
             notes=notes,
             seen_by_grub=seen,
+            trial=trial,
         )
+
+    def try_image(self, request: TryRequest) -> TrialReport:
+        """Try the new root as arming does, and change nothing. Raises `Refused`, `OSError`."""
+        machine, policy, arming = self.machine, self.policy(), request.arming
+        approved = approve(machine, policy, arming)
+        disks = survey(machine, list(policy.roots), approved.descriptor.size_bytes)
+        rows = try_image(
+            machine,
+            self.imager,
+            arming,
+            approved,
+            collect(machine, arming.identity),
+            floor=policy.free_space_floor,
+            target_bytes=None if disks.target is None else disks.target.size_bytes,
+            seconds=request.seconds,
+            silent_seconds=self.trial_silent_seconds,
+        )
+        return TrialReport(rows=rows)
 
     def disarm(self) -> DisarmReport:
         """Make everything as it was before the arming; does nothing where there was none."""

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from holdfast.node.models import Disk
+from holdfast.privileged.trial.models import TrialRow
 
 IdentityName = Literal["ssh_host_keys", "machine_id", "hostname", "holdfast"]
 """What of a node's identity can be carried over to its new system."""
@@ -100,6 +101,15 @@ class ArmRequest(_Request):
     """The directory, not there yet, in which the imager keeps the old disk as an image."""
     dry_run: bool = False
     """Look at everything that arming would look at, and write nothing."""
+
+
+class TryRequest(_Request):
+    """Try the new root of an arming that is not made: mount a copy of it, and change nothing."""
+
+    do: Literal["try"] = "try"
+    arming: ArmRequest
+    seconds: Annotated[float, Field(gt=0, le=86400)] | None = None
+    """How long it may take in all; what takes longer is not tried."""
 
 
 class DisarmRequest(_Request):
@@ -303,6 +313,14 @@ class ArmReport(_Report):
     """Sentences: what is not as good as it could be."""
     seen_by_grub: bool | None
     """Whether GRUB's own code finds all of it; None where grub-fstest is not installed."""
+    trial: list[TrialRow] = []
+    """What was tried of the new root before anything was written."""
+
+
+class TrialReport(_Report):
+    """What was tried of a new root."""
+
+    rows: list[TrialRow]
 
 
 class DisarmReport(_Report):
@@ -347,4 +365,6 @@ class OutcomeReport(_Report):
     """Signs of the system that runs now."""
 
 
-BootRequest = ArmRequest | DisarmRequest | OutcomeRequest | IdentityRequest | RebootRequest
+BootRequest = (
+    ArmRequest | TryRequest | DisarmRequest | OutcomeRequest | IdentityRequest | RebootRequest
+)

@@ -27,6 +27,7 @@ from holdfast.privileged.boot.models import ArmRequest
 from holdfast.privileged.boot.payload.job import MAX_DESCRIPTOR, Descriptor, parse_descriptor
 from holdfast.privileged.writes import Refused
 from holdfast.signing.trust import TrustedKeys, UntrustedError
+from holdfast.space import AUTO
 
 _MARKER_BYTES = 1 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -43,6 +44,8 @@ class Policy:
     trusted_keys: Path = Path("/etc/holdfast/trusted-keys.d")
     require_signature: bool = False
     allow_kexec: bool = False
+    free_space_floor: str = AUTO
+    """What stays free on the data volume."""
     """Start the imager by kexec where no boot loader can."""
     files: frozenset[str] = field(default_factory=frozenset)
     """Certificates, keys and tokens that may be packed for the imager."""

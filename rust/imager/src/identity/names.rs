@@ -27,6 +27,16 @@ impl Names {
         Self { users: table("passwd"), groups: table("group") }
     }
 
+    /// Whether the new system has this user.
+    pub fn has_user(&self, name: &str) -> bool {
+        self.users.contains_key(name)
+    }
+
+    /// Whether the new system has this group.
+    pub fn has_group(&self, name: &str) -> bool {
+        self.groups.contains_key(name)
+    }
+
     /// The owner by name where the new system knows it, else by number.
     pub fn owner(&self, uid: u32, gid: u32, user: Option<&str>, group: Option<&str>) -> Owner {
         let find = |table: &HashMap<String, u32>, name: Option<&str>| {

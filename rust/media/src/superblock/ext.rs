@@ -79,6 +79,8 @@ pub struct Ext {
     pub free_inodes: u32,
     /// Names of its features.
     pub features: Vec<&'static str>,
+    /// Bits of incompatible features, and of those that forbid writing, that have no name here.
+    pub unknown: (u32, u32),
 }
 
 impl Ext {
@@ -121,6 +123,7 @@ impl Ext {
             free_blocks: wide(word(12)?, 0x158)?,
             free_inodes: word(16)?,
             features,
+            unknown: (unnamed(&INCOMPATIBLE, incompatible), unnamed(&READ_ONLY, read_only)),
         })
     }
 
@@ -129,6 +132,10 @@ impl Ext {
             .uuid(Some(self.uuid.clone()))
             .label(self.label.clone())
     }
+}
+
+fn unnamed(names: &[(u32, &str)], features: u32) -> u32 {
+    features & !names.iter().fold(0, |bits, (bit, _)| bits | bit)
 }
 
 fn named(

@@ -46,6 +46,8 @@ pub struct Xfs {
     pub features: Vec<&'static str>,
     /// Bits of incompatible features that have no name here.
     pub unknown_incompatible: u32,
+    /// Bits of features that forbid writing that have no name here.
+    pub unknown_read_only: u32,
     /// Whether entries of directories have a type.
     pub(crate) file_types: bool,
     /// The number of the root directory's inode.
@@ -90,7 +92,8 @@ impl Xfs {
         if version == 5 {
             features.insert(0, "crc");
         }
-        let known = INCOMPATIBLE.iter().fold(0, |bits, (bit, _)| bits | bit);
+        let known =
+            |all: &[(u32, &str)]| -> u32 { all.iter().fold(0, |bits, (bit, _)| bits | bit) };
         let byte = |at: usize| head.get(at).copied();
         Some(Self {
             version,
@@ -101,7 +104,8 @@ impl Xfs {
             free_blocks: u64_be(head, 144)?,
             checksum_ok: version == 4 || checksum(head.get(..sector.into())?)?,
             features,
-            unknown_incompatible: incompatible & !known,
+            unknown_incompatible: incompatible & !known(&INCOMPATIBLE),
+            unknown_read_only: read_only & !known(&READ_ONLY),
             file_types: if version == 5 {
                 incompatible & FILE_TYPE_V5 != 0
             } else {

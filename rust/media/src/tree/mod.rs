@@ -113,6 +113,7 @@ impl FileSystem {
                     block_bytes: superblock.block_bytes,
                 });
                 found.features = names(&superblock.features);
+                found.features.extend(unnamed(superblock.unknown));
                 match ext::open(device) {
                     Ok(tree) => found.tree = Some(tree),
                     Err(why) => found.problem = Some(why),
@@ -127,8 +128,9 @@ impl FileSystem {
                 found.features = names(&superblock.features);
                 if !superblock.checksum_ok {
                     found.problem = Some("the checksum of its superblock is wrong".to_owned());
-                } else if superblock.unknown_incompatible != 0 {
-                    found.features.push(format!("{:#x}", superblock.unknown_incompatible));
+                } else {
+                    let unknown = (superblock.unknown_incompatible, superblock.unknown_read_only);
+                    found.features.extend(unnamed(unknown));
                 }
                 found.tree = Some(Box::new(xfs::Files::new(device, superblock)));
             }
@@ -145,6 +147,12 @@ impl FileSystem {
         }
         Some(found)
     }
+}
+
+/// Names for features without one: incompatible ones, and those that only forbid writing.
+fn unnamed((incompatible, read_only): (u32, u32)) -> impl Iterator<Item = String> {
+    let one = |bits: u32, before: &str| (bits != 0).then(|| format!("{before}{bits:#x}"));
+    one(incompatible, "").into_iter().chain(one(read_only, "ro_compat:"))
 }
 
 impl std::fmt::Debug for FileSystem {

@@ -9,6 +9,7 @@ from holdfast.cli.terminal import units
 from holdfast.cli.terminal.output import Output
 from holdfast.cli.terminal.phrases import when_of
 from holdfast.cli.terminal.tables import Column
+from holdfast.privileged.trial.models import TrialOutcome, TrialRow
 from holdfast.reimage.models import (
     Check,
     ImageSummary,
@@ -19,6 +20,12 @@ from holdfast.reimage.models import (
 )
 from holdfast.reimage.states import ReimageState
 
+_RESULTS: Mapping[TrialOutcome, str] = {
+    "passed": "passed",
+    "warning": "warning",
+    "failed": "FAILED",
+    "not_tried": "not tried",
+}
 _STYLES = {
     ReimageState.FAILED: "bold red",
     ReimageState.UNCONFIRMED: "bold red",
@@ -33,6 +40,7 @@ def show_plan(out: Output, plan: ReimagePlan) -> None:
     """Print the image, every disk and what becomes of it, the boot entry, and the steps."""
     _image(out, plan.image)
     _machine(out, plan, entry=True)
+    _trial(out, plan.trial)
     out.heading("Steps")
     for number, step in enumerate(plan.steps, 1):
         out.line(f"  {number}. {units.printable(step)}")
@@ -64,6 +72,7 @@ def show_status(out: Output, status: ReimageStatus) -> None:
         _checks(out, status.checks)
     if status.state in (ReimageState.IDLE, ReimageState.STAGED, ReimageState.ARMED):
         _machine(out, status, entry=status.state is ReimageState.ARMED)
+        _trial(out, status.trial)
     for note in (*status.notes, *(status.imager.notes if status.imager else ())):
         out.note(f"note: {units.printable(note)}", "dim")
     if status.history:
@@ -90,6 +99,7 @@ def show_rehearsal(out: Output, status: ReimageStatus) -> None:
     """Print what a step would write, in the state that it does not change."""
     _image(out, status.image)
     _machine(out, status, entry=True)
+    _trial(out, status.trial)
     if status.boot is not None and status.state is ReimageState.STAGED:
         out.heading("Writes")
         for one in status.boot.files:
@@ -159,6 +169,30 @@ def _machine(out: Output, machine: Machine, *, entry: bool) -> None:
         out.line(f"  space for {one.what}: {needed} of {free} free")
     for unknown in machine.unknown:
         out.note(f"note: {units.printable(unknown)}", "dim")
+
+
+def _trial(out: Output, rows: Sequence[TrialRow]) -> None:
+    if not rows:
+        return
+    out.heading("Trial of the new root")
+    out.table(
+        ("tried", "result", "~what was found, and what to do"),
+        [
+            (
+                one.check.replace("_", " "),
+                _RESULTS[one.outcome],
+                units.printable(f"{one.detail} {one.advice or ''}".rstrip()),
+            )
+            for one in rows
+        ],
+        indent=2,
+        styles={
+            "passed": "green",
+            "warning": "yellow",
+            "FAILED": "bold red",
+            "not tried": "yellow",
+        },
+    )
 
 
 def _checks(out: Output, checks: Sequence[Check]) -> None:

@@ -1,0 +1,98 @@
+"""What is tried of an image on this machine, and what is not."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from holdfast import space
+from holdfast.node.machine_files import MachineFiles
+from holdfast.privileged.boot.models import ArmRequest
+from holdfast.privileged.boot.payload.identity import Identity
+from holdfast.privileged.boot.policy import Approved
+from holdfast.privileged.trial.features import features_row
+from holdfast.privileged.trial.models import TrialRow
+from holdfast.privileged.trial.worker import SILENT_SECONDS, SOCKET, run_trial
+
+_PUBLIC = frozenset({"/etc/hostname"})
+"""Files whose content a trial depends on; of all others only the size is given away."""
+
+
+def try_image(
+    machine: MachineFiles,
+    imager: Path,
+    request: ArmRequest,
+    approved: Approved,
+    identity: Identity,
+    *,
+    floor: str,
+    target_bytes: int | None,
+    seconds: float | None = None,
+    silent_seconds: float = SILENT_SECONDS,
+) -> list[TrialRow]:
+    """Mount a copy of a staged image's root, and carry identity into that.
+
+    Of an image that the imager fetches, only what its descriptor says is judged. `floor` is the
+    setting of the space that stays free. Raises `OSError` where the volume cannot be looked at.
+    """
+    if request.source.kind != "staged":
+        return untried_rows(json.loads(approved.content), machine.kernel, "network", machine.sys)
+    image = machine.path(request.source.path)
+    space.keep_free(floor)
+    document = {
+        "descriptor": approved.content.decode(),
+        "image": str(image),
+        "scratch": str(image.parent),
+        "floor_bytes": space.floor_of(image.parent),
+        "identity": _without_secrets(identity),
+        "grow_to_bytes": target_bytes if request.grow_root else None,
+    }
+    rows = run_trial(
+        imager,
+        machine.path(SOCKET),
+        json.dumps(document).encode(),
+        seconds=seconds,
+        silent_seconds=silent_seconds,
+    )
+    if any(row.check == "mount" and row.outcome != "not_tried" for row in rows):
+        return rows
+    judged = features_row(json.loads(approved.content), machine.kernel, machine.sys, decides=False)
+    return rows if judged is None else [judged, *rows]
+
+
+def untried_rows(
+    image: Mapping[str, Any], kernel: str, mode: str, sys: Path = Path("/sys")
+) -> list[TrialRow]:
+    """Say what the descriptor tells of an image that is not here, and what is not known."""
+    network = mode == "network"
+    judged = features_row(image, kernel, sys, decides=network)
+    if network:
+        detail = (
+            "The imager fetches this image, so its root is mounted for the first time once the "
+            "disk is written. Whether identity can be carried into it, its users, labels, free "
+            "space and inodes are not known before."
+        )
+        advice = "Stage the image (mode `staged`) to have it tried."
+    else:
+        detail = (
+            "The image is not staged yet. Once it is, its root is mounted, and identity is carried "
+            "into a copy of it."
+        )
+        advice = "Stage it, and ask for the plan again."
+    row = TrialRow(check="mount", outcome="not_tried", detail=detail, advice=advice)
+    return [row] if judged is None else [judged, row]
+
+
+def _without_secrets(identity: Identity) -> dict[str, Any]:
+    """Return identity.json with other bytes, as many, in place of keys and tokens."""
+    document = identity.document()
+    files = []
+    for file in document["files"]:
+        content = file["content"]
+        if file["path"] not in _PUBLIC:
+            content = base64.b64encode(bytes(len(base64.b64decode(content)))).decode()
+        files.append({**file, "content": content})
+    return {**document, "files": files}
