@@ -5,6 +5,7 @@ Every call that can be long releases the GIL, reports to a `Progress`, and stops
 Failures of the operating system are raised as `OSError` with `errno` and `filename` set.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, final
 
@@ -15,6 +16,8 @@ __all__ = [
     "NotPermittedError",
     "Progress",
     "RecordError",
+    "TransferError",
+    "TransferServer",
     "__version__",
     "apply_image_rules",
     "build_manifest",
@@ -42,8 +45,11 @@ __all__ = [
     "pack_image",
     "page_size",
     "probe_device",
+    "pull_transfer",
     "residency",
     "set_free_space_floor",
+    "transfer_certificate",
+    "transfer_secret",
     "verify_image",
     "verify_manifest",
 ]
@@ -207,3 +213,50 @@ def decompress(data: bytes, encoding: str, max_bytes: int) -> bytes:
     Raises `RecordError` if it is damaged, or has more than `max_bytes` bytes when unpacked;
     `ValueError` for another encoding.
     """
+
+class TransferError(EngineError):
+    """A transfer failed.
+
+    Its arguments are a sentence and the kind: `wire`, `refused`, `protocol`, `damaged`, `occupied`,
+    `complete`, `busy` or `unfinished`.
+    """
+
+@final
+class TransferServer:
+    """Serves offers of directories on one listening socket, in threads of its own."""
+
+    def __new__(
+        cls,
+        listener: int,
+        certificate: bytes,
+        key: bytes,
+        limits: str,
+        bind: Callable[[str, str], bool],
+    ) -> TransferServer:
+        """Start to serve. The descriptor of the socket is owned, and closed, by the server.
+
+        `limits` is a JSON object, which may be empty. `bind` is called from a thread with the id of
+        an offer and the public key of the destination that uses its ticket first; it stores both
+        and returns True, or the destination is refused. Raises `ValueError`, `OSError`.
+        """
+
+    def offer(self, offer: str) -> None:
+        """Add an offer, or replace the one with its id. Raises `ValueError`."""
+
+    def revoke(self, offer: str) -> bool:
+        """Withdraw an offer by its id and cut its connections. Return False if there is none."""
+
+    def status(self) -> str:
+        """Return id, destination, open connections and bytes sent of each offer."""
+
+    def close(self) -> None:
+        """Stop to serve, and cut all connections."""
+
+def transfer_certificate() -> tuple[bytes, bytes, str]:
+    """Return a new certificate and its key, DER, and the fingerprint that tickets have."""
+
+def transfer_secret() -> tuple[str, str]:
+    """Return a new key for a ticket, and the public key that its offer stores."""
+
+def pull_transfer(request: str, progress: Progress) -> str:
+    """Fetch what a ticket offers, in passes. Raises `TransferError`, `OSError`, `ValueError`."""

@@ -5,6 +5,7 @@
 
 mod errors;
 mod progress;
+mod transfer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -58,6 +59,8 @@ mod _engine {
     use crate::errors::{CancelledError, EngineError, NotPermittedError, RecordError};
     #[pymodule_export]
     use crate::progress::Progress;
+    #[pymodule_export]
+    use crate::transfer::{TransferError, TransferServer};
 
     #[pymodule_export]
     #[expect(non_upper_case_globals, reason = "Python's name for it")]
@@ -220,6 +223,23 @@ mod _engine {
     #[pyfunction]
     fn ed25519_verify(public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
         signature::verify(public_key, message, signature)
+    }
+
+    #[pyfunction]
+    fn transfer_certificate(
+        py: Python<'_>,
+    ) -> PyResult<(Bound<'_, PyBytes>, Bound<'_, PyBytes>, String)> {
+        transfer::certificate(py)
+    }
+
+    #[pyfunction]
+    fn transfer_secret(py: Python<'_>) -> PyResult<(String, String)> {
+        transfer::secret(py)
+    }
+
+    #[pyfunction]
+    fn pull_transfer(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        transfer::fetch(py, request, progress)
     }
 
     #[pyfunction]
