@@ -27,13 +27,13 @@ from holdfast.api.http.tls import ListenError
 from holdfast.api.http.tokens import TokenError, list_tokens
 from holdfast.api.server import HttpServer
 from holdfast.api.services import Services
+from holdfast.capabilities import capabilities_of
 from holdfast.config import Settings, StateDirError
 from holdfast.config.exposure import state_dir_exposed
 from holdfast.config.load import check_machine
 from holdfast.config.state_volume import believing, lacking, open_state, open_store
 from holdfast.descriptors import raise_limit
 from holdfast.left_out import LeftOut
-from holdfast.manifests.service import Manifests
 from holdfast.manifests.verification import Verifications
 from holdfast.metrics import Metrics
 from holdfast.node.service import Node
@@ -130,29 +130,8 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
     stack.callback(state.release)
     store, no_room = open_store(settings, state, stack)
     left_out = LeftOut()
-    pagecache = PageCache(
-        left_out=left_out,
-        roots=settings.roots,
-        state_dir=state.path,
-        dumps_kept=settings.pagecache.dumps_kept,
-        reserve_bytes=settings.pagecache.reserve_bytes,
-        max_record_bytes=settings.max_record_bytes,
-    )
-    manifests = Manifests(
-        left_out=left_out,
-        roots=settings.roots,
-        state_dir=state.path,
-        kept=settings.manifests.kept,
-        reader=settings.manifests.reader,
-        max_record_bytes=settings.max_record_bytes,
-    )
-    tuning = Tuning(
-        roots=settings.roots,
-        state_dir=state.path,
-        profiles_dir=settings.tuning.profiles_dir,
-        journal_dir=settings.tuning.journal_dir,
-        privileged=privileged(settings.helper),
-    )
+    made = capabilities_of(settings, state.path, left_out)
+    pagecache, manifests, tuning = made.pagecache, made.manifests, made.tuning
 
     def degraded() -> Sequence[str]:
         return [*lacking(settings, state), *no_room]

@@ -13,13 +13,14 @@ from pydantic import BaseModel, ValidationError
 
 from holdfast import space
 from holdfast._engine import CancelledError, EngineError, Progress
+from holdfast.capabilities import capabilities_of
 from holdfast.cli.run.follow import Terminated
 from holdfast.cli.run.runs import LOCAL_ACTOR
 from holdfast.cli.terminal.errors import CliError, UsageError
 from holdfast.config import Settings
 from holdfast.config.statedir import locate_state_dir
 from holdfast.manifests.models import ManifestDetails, ManifestList
-from holdfast.manifests.service import Form, Manifests
+from holdfast.manifests.service import Form
 from holdfast.operations.ids import new_id
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import (
@@ -35,13 +36,10 @@ from holdfast.operations.outcome import problem_of
 from holdfast.operations.progress import Meter
 from holdfast.operations.results import outcome_of
 from holdfast.pagecache.models import Dump, DumpList, PageCacheState
-from holdfast.pagecache.service import PageCache
-from holdfast.privileged import privileged
 from holdfast.records.conversions import converted
 from holdfast.records.store import Stored
 from holdfast.records.uploads import Upload
 from holdfast.tuning.models import Plan, PlanRequest, ProfileDetails, ProfileList, TuningState
-from holdfast.tuning.service import Tuning
 from holdfast.wording import sentence
 
 R = TypeVar("R", bound=Stored)
@@ -59,27 +57,8 @@ class LocalWork:
         if degraded is not None:
             raise CliError(degraded.rstrip(".").replace("restart holdfast", "try again"))
         self._state_dir = state_dir
-        self.pagecache = PageCache(
-            roots=settings.roots,
-            state_dir=state_dir,
-            dumps_kept=settings.pagecache.dumps_kept,
-            reserve_bytes=settings.pagecache.reserve_bytes,
-            max_record_bytes=settings.max_record_bytes,
-        )
-        self.tuning = Tuning(
-            roots=settings.roots,
-            state_dir=state_dir,
-            profiles_dir=settings.tuning.profiles_dir,
-            journal_dir=settings.tuning.journal_dir,
-            privileged=privileged(settings.helper),
-        )
-        self.manifests = Manifests(
-            roots=settings.roots,
-            state_dir=state_dir,
-            kept=settings.manifests.kept,
-            reader=settings.manifests.reader,
-            max_record_bytes=settings.max_record_bytes,
-        )
+        made = capabilities_of(settings, state_dir)
+        self.pagecache, self.manifests, self.tuning = made.pagecache, made.manifests, made.tuning
 
     def state(self, *, path: str | None, depth: int, top: int) -> PageCacheState:
         """Look at what is in memory."""
