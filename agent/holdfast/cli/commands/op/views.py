@@ -14,16 +14,14 @@ from holdfast.cli.terminal.tables import Column
 from holdfast.operations.model import Operation, OperationSummary, now
 
 _RESULTS = {
-    "pagecache.dump": ("pagecache_views", "show_dumped"),
-    "pagecache.load": ("pagecache_views", "show_loaded"),
-    "pagecache.evict": ("pagecache_views", "show_evicted"),
-    "manifest.build": ("manifest_views", "show_built"),
-    "manifest.verify": ("manifest_views", "show_verified"),
-    "manifest.compare": ("manifest_views", "show_compared"),
+    "pagecache.dump": ("pagecache", "show_dumped"),
+    "pagecache.load": ("pagecache", "show_loaded"),
+    "pagecache.evict": ("pagecache", "show_evicted"),
+    "manifest.build": ("manifest", "show_built"),
+    "manifest.verify": ("manifest", "show_verified"),
+    "manifest.compare": ("manifest", "show_compared"),
 }
-"""The function that shows the result of a kind, in a module that brings the models of its own."""
-
-
+"""The function that shows the result of a kind, in the views of the group that starts it."""
 _WIDE = 110  # cells of a terminal on which all columns have room
 STYLES = {
     "differs": "red",
@@ -107,9 +105,9 @@ def show_outcome(out: Output, answer: Mapping[str, Any]) -> None:
     """Print the result of an operation that succeeded, as its own command would."""
     known = _RESULTS.get(answer["kind"])
     if known is not None:
-        module, name = known
+        group, name = known
         render: Callable[[Output, Mapping[str, Any]], None] = getattr(
-            import_module(f"holdfast.cli.{module}"), name
+            import_module(f"holdfast.cli.commands.{group}.views"), name
         )
         render(out, answer)
     else:
