@@ -218,7 +218,7 @@ def applied() -> dict[str, Any]:
 
 def reimaging() -> ReimageStatus:
     now = datetime.now(UTC).isoformat()
-    lists = ("disks", "loses", "unknown", "space", "blocked", "carried", "notes")
+    lists = ("disks", "loses", "unknown", "space", "blocked", "carried", "notes", "trial")
     return ReimageStatus.model_validate(
         {
             **dict.fromkeys(ReimageStatus.model_fields),

@@ -6,6 +6,7 @@ it keeps the file mapped until it is told to end. Runs in the machine, with noth
 
 import json
 import mmap
+import os
 import resource
 import signal
 import sys
@@ -44,8 +45,10 @@ def main() -> None:
         "major_faults": resource.getrusage(resource.RUSAGE_SELF).ru_majflt - faults,
         "touched": touched,
     }
-    with open(result, "w") as file:  # noqa: PTH123
+    # There once it is whole: others look at any time.
+    with open(f"{result}.new", "w") as file:  # noqa: PTH123
         json.dump(told, file)
+    os.rename(f"{result}.new", result)  # noqa: PTH104
     signal.sigwait({signal.SIGTERM})
 
 
