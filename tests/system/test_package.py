@@ -88,7 +88,7 @@ def test_what_is_in_the_package(package: Path, unpacked: Path) -> None:
 
     # Nothing in places that belong to others, and nothing that belongs to somebody.
     ours = re.compile(
-        r"\./(usr/bin/holdfast|usr/lib/holdfast/.+|lib/systemd/system/holdfast[\w.-]+"
+        r"\./(usr/bin/holdfast|usr/lib/holdfast/.+|lib/systemd/system/holdfast[\w.@-]+"
         r"|etc/default/holdfast|etc/holdfast/.+|usr/share/(holdfast|doc/holdfast)/.+"
         r"|usr/share/.+/_?holdfast(\.\w+)*|usr/lib/sysusers\.d/holdfast\.conf)"
     )
