@@ -12,7 +12,7 @@ T = TypeVar("T")
 def until(
     condition: Callable[[], T | bool | None],
     *,
-    seconds: float = 10.0,
+    seconds: float = 30.0,
     what: str = "the condition",
     interval: float = 0.01,
 ) -> T:
