@@ -411,7 +411,8 @@ def test_nothing_is_left_of_a_trial_that_is_killed(node: Node) -> None:
 
         def in_the_middle() -> bool:
             process.send_signal(signal.SIGSTOP)
-            if " ext4 /dev/loop" in Path(f"/proc/{process.pid}/mountinfo").read_text():
+            mounts = Path(f"/proc/{process.pid}/mountinfo").read_text()
+            if any(f" ext4 {device} " in mounts for device in loops(node.image.parent)):
                 return True
             process.send_signal(signal.SIGCONT)
             assert process.poll() is None
