@@ -22,7 +22,6 @@ from holdfast.privileged.boot import Boot, Policy
 from holdfast.privileged.boot.models import ArmRequest, StagedImage, TryRequest
 from holdfast.privileged.trial.models import TrialRow
 from tests.support.images import MIB, FileSystem, make_disk, run
-from tests.support.mounts import mounted
 from tests.support.waiting import until
 
 IMAGER = Path(__file__).parents[2] / "target/imager/holdfast-imager"
@@ -219,9 +218,11 @@ def test_an_xfs_and_a_subvolume_of_btrfs_pass(node: Node) -> None:
     with part.open("wb") as file:
         file.truncate(130 * MIB)
     run("mkfs.btrfs", "-q", part)
-    with mounted(node.directory / "mnt", "-o", "loop", part) as top:
-        run("btrfs", "subvolume", "create", top / "@")
-        make_tree(top / "@", SYSTEM)
+    tree, top = make_tree(node.directory / "system", SYSTEM), node.directory / "mnt"
+    top.mkdir()
+    # In a namespace of its own, so that no other one holds the mount.
+    fill = 'mount -o loop "$1" "$2" && btrfs -q subvolume create "$2/@" && cp -a "$3/." "$2/@"'
+    run("unshare", "--mount", "sh", "-ec", f'{fill} && umount "$2"', "sh", part, top, tree)
     table = "label: gpt\nstart=1MiB, size=130MiB, type=linux\n"
     disk = make_disk(node.directory / "b.raw", 140, table, [])
     run("dd", f"if={part}", f"of={disk}", "bs=1M", "seek=1", "conv=notrunc,sparse", "status=none")
@@ -309,10 +310,9 @@ def test_what_is_not_the_root_of_a_system_fails(node: Node) -> None:
 
 def test_a_file_that_cannot_be_replaced_fails(node: Node) -> None:
     disk = ext4_disk(node.directory)
-    with mounted(
-        node.directory / "mnt", "-o", f"loop,offset={MIB},sizelimit={60 * MIB}", disk
-    ) as top:
-        run("chattr", "+i", top / "etc/hostname")
+    # Extents, and immutable. Not by a mount: where another namespace holds it, it writes later.
+    immutable = "set_inode_field /etc/hostname flags 0x80010"
+    run("debugfs", "-w", "-R", immutable, f"{disk}?offset={MIB}")
     node.stage(disk)
     row = node.rows()["identity"]
     assert row.outcome == "failed"
