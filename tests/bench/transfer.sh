@@ -29,21 +29,21 @@ ip addr add 10.99.0.1/24 dev source; ip link set source up
 there ip addr add 10.99.0.2/24 dev destination; there ip link set destination up
 
 # One file of 80 % of the bytes, files of 4 MiB, and small ones.
-mkdir -p "$top/root/tree/small" "$top/root/tree/middle"
-head -c $((size * 8 / 10))M /dev/urandom > "$top/root/tree/large"
-for n in $(seq $((size / 40))); do head -c 4M /dev/urandom > "$top/root/tree/middle/$n"; done
-split --bytes 16K --suffix-length 6 <(head -c $((size / 10))M /dev/urandom) "$top/root/tree/small/"
-bytes=$(du -sb "$top/root/tree" | cut -f1)
+mkdir -p "$top/source/tree/small" "$top/source/tree/middle"
+head -c $((size * 8 / 10))M /dev/urandom > "$top/source/tree/large"
+for n in $(seq $((size / 40))); do head -c 4M /dev/urandom > "$top/source/tree/middle/$n"; done
+split --bytes 16K --suffix-length 6 <(head -c $((size / 10))M /dev/urandom) "$top/source/tree/small/"
+bytes=$(du -sb "$top/source/tree" | cut -f1)
 sync -f "$top"
 
-printf '[tree]\npath = %s\nuse chroot = no\nuid = 0\ngid = 0\n' "$top/root/tree" > "$top/rsyncd.conf"
+printf '[tree]\npath = %s\nuse chroot = no\nuid = 0\ngid = 0\n' "$top/source/tree" > "$top/rsyncd.conf"
 rsync --daemon --no-detach --address 10.99.0.1 --port 8730 --config "$top/rsyncd.conf" & servers+=($!)
-"$program" offer 10.99.0.1:8731 "$top/root" tree > "$top/ticket" & offering=$!; servers+=($offering)
+"$program" offer 10.99.0.1:8731 "$top/source" tree > "$top/ticket" & offering=$!; servers+=($offering)
 iperf3 --server --bind 10.99.0.1 > /dev/null & servers+=($!)
 
 fresh() {
     rm -rf "$top/destination" "$top/state"; mkdir "$top/destination" "$top/state"; sync -f "$top"
-    find "$top/root" -type f -exec python3 -c 'import os, sys
+    find "$top/source" -type f -exec python3 -c 'import os, sys
 for name in sys.argv[1:]:
     with open(name) as file: os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)' {} +
 }
@@ -60,7 +60,7 @@ holdfast() {
     # A ticket is of one destination: each run has its own offer.
     kill "$offering"; wait "$offering" 2>/dev/null || true
     rm -f "$top/ticket"
-    "$program" offer 10.99.0.1:8731 "$top/root" tree > "$top/ticket" & offering=$!; servers+=($offering)
+    "$program" offer 10.99.0.1:8731 "$top/source" tree > "$top/ticket" & offering=$!; servers+=($offering)
     until [[ -s $top/ticket ]]; do :; done
     there "$program" pull "$top/ticket" "$top" destination "$top/state" "$1" "${CONNECTIONS:-8}"
 }
@@ -70,7 +70,7 @@ rsync_proven() {
     [[ -z $(there rsync -anci rsync://10.99.0.1:8730/tree/ "$top/destination/") ]]
 }
 tar_nc() {
-    tar -C "$top/root/tree" -cf - . | nc -l -N 10.99.0.1 8732 & local sending=$!
+    tar -C "$top/source/tree" -cf - . | nc -l -N 10.99.0.1 8732 & local sending=$!
     until there nc 10.99.0.1 8732 < /dev/null | tar -C "$top/destination" -xf - 2>/dev/null; do :; done
     wait "$sending"
 }

@@ -9,7 +9,6 @@ import os
 import signal
 import struct
 import subprocess
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ from holdfast.privileged.boot import Boot, Policy
 from holdfast.privileged.boot.models import ArmRequest, StagedImage, TryRequest
 from holdfast.privileged.trial.models import TrialRow
 from tests.support.images import MIB, FileSystem, make_disk, run
+from tests.support.promptness import promptly
 from tests.support.waiting import until
 
 IMAGER = Path(__file__).parents[2] / "target/imager/holdfast-imager"
@@ -87,11 +87,11 @@ class Node:
         )
         descriptor.write_text(found)
         content.replace(self.image)
-        told: dict[str, object] = json.loads(found)
-        return told
+        document: dict[str, object] = json.loads(found)
+        return document
 
     def redescribe(self, descriptor: Mapping[str, object]) -> None:
-        """Replace the descriptor, as whoever made it may have."""
+        """Replace the descriptor, as its maker may have."""
         self.image.with_name("descriptor.json").write_text(json.dumps(descriptor))
 
     def arming(self, **changes: object) -> ArmRequest:
@@ -452,9 +452,8 @@ def test_a_trial_that_hangs_or_fails_is_bounded(
 ) -> None:
     node.stage(ext4_disk(node.directory))
     boot = program(node, script)
-    begun = time.monotonic()
-    [*_, row] = boot.try_image(TryRequest(arming=node.arming())).rows
-    assert time.monotonic() - begun < 20
+    with promptly(20):
+        [*_, row] = boot.try_image(TryRequest(arming=node.arming())).rows
     assert (row.check, row.outcome, detail in row.detail) == (check, outcome, True), row
     pid = int((node.directory / "imager.pid").read_text())
     until(lambda: not Path(f"/proc/{pid}/cwd").exists(), what="the end of the trial's process")

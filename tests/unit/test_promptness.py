@@ -19,3 +19,8 @@ def test_what_takes_too_long_fails(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_done_in_time_passes() -> None:
     with promptly(1):
         time.sleep(0.05)
+
+
+def test_what_goes_wrong_inside_is_raised_as_it_is() -> None:
+    with pytest.raises(ValueError, match="inside"), promptly(1):
+        raise ValueError("inside")

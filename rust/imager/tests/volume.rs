@@ -45,9 +45,9 @@ fn lvm(device: &Path, directory: &Path, command: &str, arguments: &[&str]) -> St
     lvm.env("PATH", path).env("LVM_SUPPRESS_FD_WARNINGS", "1");
     lvm.args([command, "--driverloaded", "n", "--config", &config(device, directory)]);
     let done = lvm.args(arguments).output().unwrap();
-    let told = [&done.stdout[..], &done.stderr].concat();
-    let told = String::from_utf8_lossy(&told).into_owned();
-    assert!(done.status.success(), "lvm {command} {arguments:?}: {told}");
+    let output = [&done.stdout[..], &done.stderr].concat();
+    let output = String::from_utf8_lossy(&output).into_owned();
+    assert!(done.status.success(), "lvm {command} {arguments:?}: {output}");
     String::from_utf8_lossy(&done.stdout).into_owned()
 }
 

@@ -36,7 +36,7 @@ def try_image(
     """Mount a copy of a staged image's root, and carry identity into that.
 
     Of an image that the imager fetches, only what its descriptor says is judged. `floor` is the
-    setting of the space that stays free. Raises `OSError` where the volume cannot be looked at.
+    setting of the space that stays free. Raises `OSError` where the volume cannot be inspected.
     """
     if request.source.kind != "staged":
         return untried_rows(json.loads(approved.content), machine.kernel, "network", machine.sys)
@@ -66,7 +66,7 @@ def try_image(
 def untried_rows(
     image: Mapping[str, Any], kernel: str, mode: str, sys: Path = Path("/sys")
 ) -> list[TrialRow]:
-    """Say what the descriptor tells of an image that is not here, and what is not known."""
+    """Say what the descriptor has about an image that is not here, and what is not known."""
     network = mode == "network"
     judged = features_row(image, kernel, sys, decides=network)
     if network:

@@ -129,16 +129,16 @@ def _started(imager: Path, service: Path, document: bytes) -> Iterator[_Running]
 
 def _followed(running: _Running, seconds: float | None, silent_seconds: float) -> list[TrialRow]:
     """Read what it says until it has an outcome, or takes too long."""
-    begun = time.monotonic()
+    begin = time.monotonic()
     pending, total, step = b"", 0, "start"
     poll = select.poll()
     poll.register(running.output, select.POLLIN)
     while True:
         wait = silent_seconds
         if seconds is not None:
-            wait = min(wait, begun + seconds - time.monotonic())
+            wait = min(wait, begin + seconds - time.monotonic())
         if wait <= 0 or not poll.poll(wait * 1000):
-            return [_too_long(running, step, seconds, time.monotonic() - begun)]
+            return [_too_long(running, step, seconds, time.monotonic() - begin)]
         chunk = os.read(running.output, 1 << 16)
         total += len(chunk)
         if not chunk or total > _MOST_OUTPUT:
@@ -147,12 +147,12 @@ def _followed(running: _Running, seconds: float | None, silent_seconds: float) -
         *lines, pending = (pending + chunk).split(b"\n")
         for line in lines:
             try:
-                told = _Line.model_validate(json.loads(line))
+                message = _Line.model_validate(json.loads(line))
             except (ValidationError, ValueError):
                 return [_not_tried("The trial answered something that is not known here.")]
-            if told.rows is not None:
-                return told.rows
-            step = told.step
+            if message.rows is not None:
+                return message.rows
+            step = message.step
 
 
 def _too_long(running: _Running, step: str, seconds: float | None, took: float) -> TrialRow:

@@ -21,7 +21,7 @@ use crate::status::lock;
 
 /// What file systems take besides for the file itself, in bytes.
 const OVERHEAD: u64 = 16 << 20;
-/// Bytes after which free space is looked at again, and progress reported.
+/// Bytes after which free space is checked again, and progress reported.
 const STEP: u64 = 8 << 20;
 /// The name of the file for a moment, where the file system knows none without.
 const NAME: &str = ".holdfast-trial";
@@ -36,7 +36,7 @@ pub enum Missing {
 }
 
 /// Read all of an image, check each chunk, and keep those of the `parts` (ranges of its bytes) in a file
-/// below `directory`, at their own places. At least `floor_bytes` of the file system stay free. `tell`
+/// below `directory`, at their own places. At least `floor_bytes` of the file system stay free. `report`
 /// is called with the number of bytes that were read, every few MiB.
 ///
 /// # Errors
@@ -47,7 +47,7 @@ pub fn copy(
     parts: &[Range<u64>],
     directory: &Path,
     floor_bytes: u64,
-    tell: &(dyn Fn(u64) + Sync),
+    report: &(dyn Fn(u64) + Sync),
 ) -> Result<File, Missing> {
     let what = |error: &dyn std::fmt::Display| {
         Missing::NoSpace(format!("{}: {error}", directory.display()))
@@ -97,7 +97,7 @@ pub fn copy(
         }
         let before = done.fetch_add(piece.length, Ordering::Relaxed);
         if before / STEP != (before + piece.length) / STEP {
-            tell(before + piece.length);
+            report(before + piece.length);
             if let Err(why) = enough(&place, 0, floor_bytes) {
                 return give_up(why);
             }

@@ -83,7 +83,7 @@ pub fn run() -> ExitCode {
         Ok((request, image)) => {
             let mut rows = Rows::default();
             attempt(&request, &image, &mut rows);
-            told(&json!({ "rows": rows.rows }));
+            send(&json!({ "rows": rows.rows }));
             ExitCode::SUCCESS
         }
         Err(fault) => {
@@ -93,8 +93,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Say something to whoever asked; if nobody listens any more, end.
-fn told(value: &serde_json::Value) {
+/// Write a line for the caller; end if nobody listens any more.
+fn send(value: &serde_json::Value) {
     let mut output = std::io::stdout().lock();
     let line = format!("{value}\n");
     if output.write_all(line.as_bytes()).and_then(|()| output.flush()).is_err() {
@@ -112,7 +112,7 @@ fn end_unheard() {
 
 /// Say what is being done.
 fn step(name: &str) {
-    told(&json!({ "step": name }));
+    send(&json!({ "step": name }));
 }
 
 fn attempt(request: &Request, image: &Descriptor, rows: &mut Rows) {
@@ -142,8 +142,8 @@ fn attempt(request: &Request, image: &Descriptor, rows: &mut Rows) {
     threads::in_background("the listener", end_unheard);
     step("copy");
     let supply = Staged::at(request.image.clone());
-    let tell = |bytes: u64| told(&json!({ "step": "copy", "bytes": bytes }));
-    let copied = copy::copy(image, &supply, &parts, &request.scratch, request.floor_bytes, &tell);
+    let report = |bytes: u64| send(&json!({ "step": "copy", "bytes": bytes }));
+    let copied = copy::copy(image, &supply, &parts, &request.scratch, request.floor_bytes, &report);
     let file = match copied {
         Ok(file) => file,
         Err(Missing::NoSpace(why)) => {

@@ -248,7 +248,7 @@ impl RootTrial<'_> {
         root.release(marker::PATH);
         let marker = vec![b' '; MARKER + 512 * self.identity.files.len()];
         let written = root.put_file(marker::PATH, &marker, 0o600, SUPERUSER);
-        self.told(&root, &report, rows);
+        self.add_findings(&root, &report, rows);
         match written {
             Ok(_) => {
                 rows.add("marker", Outcome::Passed, "The marker of the new system can be written.")
@@ -264,7 +264,7 @@ impl RootTrial<'_> {
     }
 
     /// The rows about what became of the identity.
-    fn told(&self, root: &Root, report: &Report, rows: &mut Rows) {
+    fn add_findings(&self, root: &Root, report: &Report, rows: &mut Rows) {
         let (carried, all) = (report.carried.len(), self.identity.files.len());
         let problems: Vec<_> = report.problems.iter().map(|problem| sentence(problem)).collect();
         let detail = if self.identity.is_empty() {
