@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,7 +42,7 @@ from tests.support.waiting import until
 
 
 def start(
-    service: Operations, kind: str = "test.work", name: str = "one", **more: str
+    service: Operations, kind: str = "test.work", name: str = "one", **more: Any
 ) -> Operation:
     return service.start(kind, Params(name=name), actor="tester", **more)[0]
 

@@ -252,11 +252,19 @@ class Operation(OperationSummary):
 class RequestError(Exception):
     """A request that cannot be served, found out before any operation was started."""
 
-    def __init__(self, slug: Slug, detail: str, field: str | None = None) -> None:
+    def __init__(self, slug: Slug, detail: str, field: str | None = None, **members: Any) -> None:
+        """`members` become extension members of the problem."""
         super().__init__(detail)
         self.slug = slug
         self.detail = detail
         self.field = field
+        self.members = members
+
+    @property
+    def problem(self) -> Problem:
+        """What a client receives."""
+        errors = [FieldError(field=self.field, message=self.detail)] if self.field else None
+        return Problem.of(self.slug, self.detail, errors=errors, **self.members)
 
 
 class OperationFailed(Exception):  # noqa: N818  # these names are the words used everywhere

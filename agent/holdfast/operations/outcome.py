@@ -8,7 +8,7 @@ import logging
 from pydantic import ValidationError
 
 from holdfast._engine import NotPermittedError, RecordError
-from holdfast.operations.model import FieldError, OperationFailed, Problem, RequestError, Slug
+from holdfast.operations.model import OperationFailed, Problem, RequestError, Slug
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,7 @@ def problem_of(error: BaseException, operation_id: str) -> Problem:
     if isinstance(error, OperationFailed):
         return error.problem
     if isinstance(error, RequestError):
-        errors = [FieldError(field=error.field, message=error.detail)] if error.field else None
-        return Problem.of(error.slug, error.detail, errors=errors)
+        return error.problem
     if isinstance(error, OSError):
         return _os_problem(error)
     # A model that does not fit what the engine answered is a bug, not a bad request.

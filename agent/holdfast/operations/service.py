@@ -6,8 +6,6 @@ What a stop of the daemon does to operations is told in `runner.py`.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 import re
 import threading
@@ -18,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from holdfast._engine import Progress
 from holdfast.operations.events import Listener
+from holdfast.operations.idempotency import check_key, digest_of
 from holdfast.operations.ids import LENGTH as ID_LENGTH
 from holdfast.operations.ids import ambiguous, new_id
 from holdfast.operations.kinds import Registry
@@ -51,7 +50,6 @@ log = logging.getLogger(__name__)
 
 MAX_CRASHES = 10
 """An operation during which the daemon ended this often without warning is not resumed again."""
-MAX_KEY_LENGTH = 255
 LATEST = "latest"
 _BEGINNING = re.compile(r"[0-9A-Za-z]{4,25}")
 """Of an id: shorter ones would soon be those of several."""
@@ -111,8 +109,12 @@ class Operations:
         *,
         actor: str,
         idempotency_key: str | None = None,
+        asked: BaseModel | None = None,
     ) -> tuple[Operation, bool]:
         """Check a new operation, record and queue it; return it and whether it is new.
+
+        `asked` is the caller's request where `params` were made from it: an `idempotency_key` goes
+        with that.
 
         With an `idempotency_key` that was used before for the same request, return that operation
         as it is now, without a check: that a dump has been deleted since is no reason to forget
@@ -122,8 +124,8 @@ class Operations:
         and `KeyError` for a kind that is not registered.
         """
         registered = self._registry.get(kind)
-        _check_key(idempotency_key)
-        digest = _digest(kind, params)
+        check_key(idempotency_key)
+        digest = digest_of(kind, params if asked is None else asked)
         existing = self._started_with(idempotency_key, digest)
         if existing is not None:
             return existing, False
@@ -152,6 +154,14 @@ class Operations:
             log.info("operation %s (%s) accepted from %s", operation.id, kind, actor)
             self._runner.submit(live)
         return live.snapshot(), True
+
+    def started_with(self, key: str | None, kind: str, asked: BaseModel) -> Operation | None:
+        """Return the operation that this request started under this key, None without one.
+
+        Raises `IdempotencyMismatch` if the key was used for another request.
+        """
+        check_key(key)
+        return self._started_with(key, digest_of(kind, asked))
 
     def get(self, operation_id: str) -> Operation:
         """Return an operation with its progress as of now. Raises `UnknownOperation`."""
@@ -370,20 +380,3 @@ class Operations:
         else:
             if forgotten:
                 log.debug("forgot %d old operations", forgotten)
-
-
-def _check_key(key: str | None) -> None:
-    if key is not None and not (0 < len(key) <= MAX_KEY_LENGTH and key.isprintable()):
-        raise RequestError(
-            Slug.INVALID_REQUEST,
-            f"An idempotency key is 1 to {MAX_KEY_LENGTH} printable characters.",
-            "Idempotency-Key",
-        )
-
-
-def _digest(kind: str, params: BaseModel) -> str:
-    """Identify a request. Leaves defaults out, so that an added parameter changes nothing."""
-    canonical = json.dumps(
-        params.model_dump(mode="json", exclude_defaults=True), sort_keys=True, separators=(",", ":")
-    )
-    return hashlib.sha256(f"{kind}\n{canonical}".encode()).hexdigest()

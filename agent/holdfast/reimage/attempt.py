@@ -90,6 +90,7 @@ class Attempt:
                 nonce=secrets.token_hex(16),
                 secret=secrets.token_hex(32),
                 request=request,
+                calls=[] if self.job is None else self.job.calls,
             )
             why = "Asked for."
             if self.store.previous.of(request.descriptor_sha256) is not None:

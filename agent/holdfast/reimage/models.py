@@ -86,7 +86,19 @@ class StageRequest(Request):
     )
 
 
-class StepRequest(Request):
+class AttemptRequest(Request):
+    """Of which attempt a call is."""
+
+    operation: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=64,
+        description="The whole id of the operation `reimage` that the caller means. Refused with "
+        "409, and what is there instead, if the attempt here is of another one.",
+    )
+
+
+class StepRequest(AttemptRequest):
     """Take the next step."""
 
     dry_run: bool = Field(
@@ -95,7 +107,7 @@ class StepRequest(Request):
     )
 
 
-class RollbackRequest(Request):
+class RollbackRequest(AttemptRequest):
     """Go back to the system that was kept."""
 
     manifest: str | None = Field(
@@ -110,7 +122,7 @@ class RollbackRequest(Request):
     )
 
 
-class ConfirmRequest(Request):
+class ConfirmRequest(AttemptRequest):
     """Take the new system for good."""
 
     override: bool = Field(

@@ -14,24 +14,19 @@ from typing import Any
 from holdfast._engine import Progress
 from holdfast.node.identity import identify
 from holdfast.operations.kinds import Kind
-from holdfast.operations.model import RequestError, Slug, now
+from holdfast.operations.model import RequestError, Slug
 from holdfast.privileged import Privileged
-from holdfast.privileged.boot.models import (
-    ArmRequest,
-    NetworkImage,
-    StagedImage,
-    StatusServer,
-)
+from holdfast.privileged.boot.models import ArmReport, StatusServer
 from holdfast.privileged.trial.models import failures
-from holdfast.privileged.writes import Refused
 from holdfast.records.store import LATEST
 from holdfast.reimage import preflight
 from holdfast.reimage.attempt import Attempt, sentence
+from holdfast.reimage.calls import Call, key_used
 from holdfast.reimage.checks import PostBootChecks
 from holdfast.reimage.confirmation_clock import ConfirmationClock, waits
 from holdfast.reimage.images import ImageLibrary
-from holdfast.reimage.layout import layout_of
 from holdfast.reimage.models import (
+    AttemptRequest,
     ConfirmRequest,
     ImagerReport,
     ImageSummary,
@@ -46,11 +41,13 @@ from holdfast.reimage.operation import KIND, ReimageOperation
 from holdfast.reimage.planning import Planner
 from holdfast.reimage.rollback import STALLED_SECONDS, RollbackWatch, Running
 from holdfast.reimage.states import ReimageState
+from holdfast.reimage.steps import Steps
 from holdfast.reimage.store import Job
 from holdfast.reimage.trials import Trials
 
 _S = ReimageState
 _NOW = StepRequest()
+_ANY = AttemptRequest()
 
 
 class Reimage:
@@ -73,12 +70,9 @@ class Reimage:
     ) -> None:
         self._roots = tuple(roots)
         self._state_dir = state_dir
-        self._privileged = privileged
         self._imager = imager
-        self._ca_file = ca_file
         self._images = images
         self._examiner = examiner
-        self._status_server = status_server
         self._degraded = degraded
         self._notes = notes
         self._allow_kexec = allow_kexec
@@ -86,6 +80,15 @@ class Reimage:
         self._clock = ConfirmationClock(self._attempt.boot_id)
         self._acting = threading.Lock()
         """Held by whoever changes the boot loader, so that there is one at a time."""
+        self._steps = Steps(
+            attempt=self._attempt,
+            acting=self._acting,
+            privileged=privileged,
+            images=images,
+            roots=self._roots,
+            status_server=status_server,
+            ca_file=ca_file,
+        )
         self._trials = Trials(self._attempt, images, privileged)
         self._operation = ReimageOperation(
             trials=self._trials,
@@ -111,6 +114,7 @@ class Reimage:
     def _check(self, params: StageRequest | ConfirmRequest) -> None:
         """Find out before an operation is started whether it can be. Raises `RequestError`."""
         if isinstance(params, ConfirmRequest):
+            Call("confirm", params).expect(self._attempt.job)
             if self._attempt.state not in (_S.UNCONFIRMED, _S.UNKNOWN):
                 raise RequestError(
                     Slug.CONFLICT,
@@ -226,105 +230,57 @@ class Reimage:
             tell=admin,
         )
 
-    def arm(self, request: StepRequest = _NOW) -> ReimageStatus:
+    # The steps. `key` is the caller's idempotency key: a call is done once for one key.
+
+    def arm(self, request: StepRequest = _NOW, key: str | None = None) -> ReimageStatus:
         """Have the next boot, and only that one, be the imager's. Idempotent.
 
         Raises `RequestError`, also with the reason why it was not done; then nothing is armed. A
         dry run answers a state that has what would be written, and what would be carried over.
         """
-        with self._acting:
-            job = self._attempt.in_state(_S.STAGED, _S.ARMED)
-            if job.state is _S.STAGED:
-                if not job.restores:  # that one is this machine's own, and has no signature
-                    self._check_again(job)
-                if request.dry_run:
-                    return self._rehearsed(job)
-                if job.request.save_previous:
-                    self._attempt.store.previous.prepare()
-                signs = self._privileged_call(self._privileged.boot_outcome).system
-                # On the disk first: if this process ends meanwhile, its successor takes it back.
-                self._attempt.update(
-                    layout=layout_of(self._roots),
-                    boot_id=self._attempt.boot_id,
-                    old_system=signs,
-                )
-                try:
-                    report = self._privileged_call(lambda: self._privileged.arm(self._arming(job)))
-                except RequestError:
-                    # The answer may be what got lost. Unless this succeeds too, `boot_id` stays:
-                    # cancelling, or the daemon's next start, takes back what may be armed.
-                    self._privileged_call(self._privileged.disarm)
-                    self._attempt.update(boot_id=None)
-                    raise
-                self._attempt.move(
-                    _S.ARMED, f"{report.loader} boots the imager once, next time.", armed=report
-                )
-        return self.status()
+        self._check_memory(request, key)
+        rehearsal = self._steps.arm(request, key)
+        return self.status() if rehearsal is None else self._rehearsed(rehearsal)
 
-    def disarm(self) -> ReimageStatus:
+    def disarm(self, request: AttemptRequest = _ANY, key: str | None = None) -> ReimageStatus:
         """Take the arming back, byte for byte; what was staged stays. Idempotent.
 
         In state `unknown`, what may be left of it, on the word of the caller; the state stays.
         """
-        with self._acting:
-            job = self._attempt.in_state(_S.STAGED, _S.ARMED, _S.UNKNOWN)
-            if job.state is _S.UNKNOWN:
-                self._privileged_call(self._privileged.disarm)
-                self._attempt.update(armed=None)
-            if job.state is _S.ARMED:
-                self._privileged_call(self._privileged.disarm)
-                self._attempt.move(
-                    _S.STAGED,
-                    "Disarmed: the boot loader is as it was.",
-                    armed=None,
-                    boot_id=None,
-                    automatic=False,
-                )
+        self._check_memory(request, key)
+        self._steps.disarm(request, key)
         return self.status()
 
-    def reboot(self, request: StepRequest = _NOW) -> ReimageStatus:
+    def reboot(self, request: StepRequest = _NOW, key: str | None = None) -> ReimageStatus:
         """Reboot into the imager. Raises `RequestError` unless it is armed."""
-        with self._acting:
-            job = self._attempt.in_state(_S.ARMED)
-            if request.dry_run:
-                self._privileged_call(lambda: self._privileged.reboot(job.nonce, dry_run=True))
-                return self.status()
-            self._attempt.move(_S.REBOOTING, "The reboot was ordered.", rebooted_at=now())
-            try:
-                self._privileged_call(lambda: self._privileged.reboot(job.nonce))
-            except RequestError as error:
-                self._attempt.move(_S.ARMED, f"The machine was not rebooted: {error.detail}")
-                raise
+        self._check_memory(request, key)
+        self._steps.reboot(request, key)
         return self.status()
 
-    def confirm(self, request: ConfirmRequest) -> ReimageStatus | None:
+    def confirm(self, request: ConfirmRequest, key: str | None = None) -> ReimageStatus | None:
         """Take the new system for good; None if its checks have to be made again first.
 
         Raises `RequestError` if there is no new system, or its first checks are not over.
         """
-        with self._acting, self._attempt.lock:
-            job = self._attempt.in_state(_S.BOOTED, _S.UNCONFIRMED, _S.UNKNOWN, _S.CONFIRMED)
-            if job.state is _S.BOOTED and not job.checks:
-                raise RequestError(
-                    Slug.CONFLICT, "The new system is still being checked; confirm it afterwards."
-                )
-            if job.rollback_begun is not None and job.rollback_problem is None:
-                raise RequestError(
-                    Slug.CONFLICT, "The old system is being put back already; it is too late."
-                )
-            if job.state in (_S.UNCONFIRMED, _S.UNKNOWN) and not request.override:
-                return None
-            if job.state is not _S.CONFIRMED:
-                failed = [one.name for one in job.checks if not one.passed]
-                told = f", although these checks failed: {', '.join(failed)}" if failed else ""
-                if job.state is _S.UNKNOWN:
-                    told = ", although nothing proved that the new system runs"
-                self._attempt.confirmed(f"Confirmed on request{told}.")
-        return self.status()
+        self._check_memory(request, key)
+        return self.status() if self._steps.confirm(request, key) else None
 
-    def _rehearsed(self, job: Job) -> ReimageStatus:
-        request = self._arming(job).model_copy(update={"dry_run": True})
-        report = self._privileged_call(lambda: self._privileged.arm(request))
+    def check_unused(self, key: str | None) -> None:
+        """Raise `RequestError` if a step was called with this key."""
+        job = self._attempt.job
+        for call in job.calls if job is not None and key is not None else ():
+            if call.key == key:
+                raise key_used(call)
+
+    def _check_memory(self, request: AttemptRequest, key: str | None) -> None:
+        """Raise `RequestError` where an attempt is meant that is only on a volume that is missing.
+
+        Without the volume it is not known what was done, and the caller may ask again.
+        """
+        if self._attempt.job is None and (key is not None or request.operation is not None):
+            self._usable()
+
+    def _rehearsed(self, report: ArmReport) -> ReimageStatus:
         status = self.status()
         boot = status.boot and status.boot.model_copy(
             update={"loader": report.loader, "entry": report.entry, "files": report.files}
@@ -340,18 +296,13 @@ class Reimage:
             }
         )
 
-    def _check_again(self, job: Job) -> None:
-        """Refuse to arm if the key that signed is not trusted any more. Raises `RequestError`."""
-        try:
-            self._images.check_again(job.request, self._attempt.image_directory(job))
-        except OSError as error:
-            raise RequestError(Slug.IO_ERROR, sentence(error)) from error
-
     def rollback(self, request: RollbackRequest) -> StageRequest:
         """Say what has to be staged to go back to the system that was kept.
 
-        Raises `RequestError` if none was.
+        Raises `RequestError` if none was, or if the caller means another attempt.
         """
+        self._check_memory(request, None)
+        Call("rollback", request).expect(self._attempt.job)
         kept = self._attempt.store.previous.require()
         return StageRequest(
             descriptor=(Path(kept.path) / "descriptor.json").as_uri(),
@@ -381,34 +332,6 @@ class Reimage:
             except OSError as error:
                 raise RequestError(Slug.IO_ERROR, sentence(error)) from error
 
-    def _arming(self, job: Job) -> ArmRequest:
-        directory = self._attempt.image_directory(job)
-        try:
-            signatures = self._images.signatures(directory)
-        except OSError as error:
-            raise RequestError(Slug.IO_ERROR, sentence(error)) from error
-        source: StagedImage | NetworkImage
-        if job.request.mode == "staged":
-            source = StagedImage(path=str(directory / "image"))
-        else:
-            source = NetworkImage(url=job.content_url or "")
-        return ArmRequest(
-            nonce=job.nonce,
-            secret=job.secret,
-            operation=job.operation,
-            descriptor_path=str(directory / "descriptor.json"),
-            descriptor_sha256=directory.name,
-            signatures=signatures.hex(),
-            source=source,
-            identity=job.request.identity,
-            grow_root=job.request.grow_root,
-            save_previous=str(self._attempt.store.previous.place(job.nonce))
-            if job.request.save_previous
-            else None,
-            status=self._status_server,
-            ca=None if self._ca_file is None else str(self._ca_file),
-        )
-
     def _describe(self, image: ImageSummary | None = None, source: str | None = None) -> Machine:
         return preflight.describe(
             self._roots,
@@ -434,14 +357,6 @@ class Reimage:
         problems = self._own_problems()
         if problems:
             raise RequestError(Slug.UNAVAILABLE, " ".join(problems))
-
-    def _privileged_call(self, call: Callable[[], Any]) -> Any:
-        try:
-            return call()
-        except Refused as error:
-            raise RequestError(Slug.CONFLICT, str(error)) from error
-        except OSError as error:
-            raise RequestError(Slug.IO_ERROR, sentence(error)) from error
 
 
 def _check_sense(request: StageRequest) -> None:

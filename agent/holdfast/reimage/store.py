@@ -32,6 +32,20 @@ class Waiting(BaseModel, defer_build=True):
     """Whether there was a boot since."""
 
 
+class StepCall(BaseModel, defer_build=True):
+    """A call of a step that came with an idempotency key, and was done."""
+
+    step: str
+    key: str
+    digest: str
+    """Of what was asked."""
+    operation: str
+    """Of the attempt."""
+    boot_id: str
+    """In which it was done."""
+    at: Timestamp
+
+
 class Job(BaseModel, defer_build=True):
     """One attempt to become another image."""
 
@@ -83,6 +97,8 @@ class Job(BaseModel, defer_build=True):
     """When the automatic rollback of this attempt was begun: there is one, and no other."""
     rollback_problem: str | None = None
     """Why it came to nothing."""
+    calls: list[StepCall] = Field(default_factory=list)
+    """Calls with a key, oldest first; those of earlier attempts are remembered too."""
     history: list[Transition] = Field(default_factory=list)
 
     @property

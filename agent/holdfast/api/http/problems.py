@@ -123,10 +123,9 @@ async def _problem_error(_request: Request, error: ProblemError) -> Response:
 
 
 async def _request_error(_request: Request, error: RequestError) -> Response:
-    errors = [FieldError(field=error.field, message=error.detail)] if error.field else None
     after = _RETRY_AFTER.get(error.slug)
     headers = None if after is None else {"Retry-After": after}
-    return problem_response(Problem.of(error.slug, error.detail, errors=errors), headers)
+    return problem_response(error.problem, headers)
 
 
 async def _unknown_operation(_request: Request, error: UnknownOperation) -> Response:

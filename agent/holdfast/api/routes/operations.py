@@ -56,9 +56,10 @@ IdempotencyKey = Annotated[
     str | None,
     Header(
         description=(
-            "Makes it safe to send the request again: the same key and body answer the same "
-            "operation (200 instead of 202), also after a restart; the same key with another "
-            "body is refused with 409. 1 to 255 visible ASCII characters."
+            "Makes it safe to send the request again: what was done under the same key with the "
+            "same body is not done again, also after a restart or a boot. An operation is answered "
+            "with 200 instead of 202. The same key with another body is refused with 409. 1 to 255 "
+            "visible ASCII characters."
         ),
     ),
 ]
@@ -96,9 +97,14 @@ async def start(
     kind: str,
     params: BaseModel,
     key: str | None,
+    *,
+    asked: BaseModel | None = None,
 ) -> Response:
-    """Start an operation and answer it: 202, or 200 for one that this key had started before."""
-    operation, created = await start_operation(request, caller, kind, params, key)
+    """Start an operation and answer it: 202, or 200 for one that this key had started before.
+
+    `asked` is the caller's request where `params` were made from it.
+    """
+    operation, created = await start_operation(request, caller, kind, params, key, asked=asked)
     return await answer(operation, 202 if created else 200)
 
 
@@ -108,12 +114,22 @@ async def start_operation(
     kind: str,
     params: BaseModel,
     key: str | None,
+    *,
+    asked: BaseModel | None = None,
 ) -> tuple[Operation, bool]:
     """Start an operation; return it, and whether it is new to this idempotency key."""
     audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
-    _check_key(request, key)
+    check_key(request, key)
     services: Services = request.app.state.services
-    call = partial(services.operations.start, kind, params, actor=caller.name, idempotency_key=key)
+    services.reimage.check_unused(key)
+    call = partial(
+        services.operations.start,
+        kind,
+        params,
+        actor=caller.name,
+        idempotency_key=key,
+        asked=asked,
+    )
     operation, created = await act(request, call, Pool.STARTS)
     audited(request, operation=operation.id)
     return operation, created
@@ -264,11 +280,13 @@ async def cancel_operation(
     caller: CallerDep,
     operation_id: OperationName,
     _nothing: NoParameters = _NOTHING,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Ask an operation to end; it does within a second. Harmless for one that has ended.
 
     Needs the scope that starting it needs: `admin` for settings and re-imaging.
     """
+    check_key(request, idempotency_key)
     operations = services.operations
     operation_id = await act(request, partial(operations.resolve, operation_id))
     audited(request, operation=operation_id)
@@ -322,7 +340,8 @@ def _saw_the_end(last_event_id: str | None) -> bool:
     return state in {one.value for one in State if one.final}
 
 
-def _check_key(request: Request, key: str | None) -> None:
+def check_key(request: Request, key: str | None) -> None:
+    """Raise a problem unless the request has one idempotency key of a valid form, or none."""
     if key is None:
         return
     given = request.headers.getlist("idempotency-key")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Body, Request
 from starlette.responses import Response
@@ -15,9 +15,11 @@ from holdfast.api.contract.routing import CallerDep, ServicesDep, audited, make_
 from holdfast.api.http.rendering import JsonResponse
 from holdfast.api.http.tokens import Scope
 from holdfast.api.http.work import Pool, act, run, work_of
-from holdfast.api.routes.operations import IdempotencyKey, NoParameters, start
+from holdfast.api.routes.operations import IdempotencyKey, answer, check_key, start
+from holdfast.api.services import Services
 from holdfast.operations.model import Operation
 from holdfast.reimage.models import (
+    AttemptRequest,
     ConfirmRequest,
     ReimagePlan,
     ReimageStatus,
@@ -31,12 +33,14 @@ router = make_router(prefix="/v1/reimage", tags=["re-imaging"])
 
 _PLAN_SECONDS = 60.0
 """How long a plan may take, with all that it waits for."""
-_NOTHING = NoParameters()
+_ANY = AttemptRequest()
 _NOW = StepRequest()
 _PLAIN = ConfirmRequest()
 _BACK = RollbackRequest()
 _ACT = problems_of(409, 413, 415, 507)
-NoBody = Annotated[NoParameters, Body()]
+_STEP = "reimage.step"
+"""Of no operation: what has started one under a key was another request."""
+_Params = TypeVar("_Params", bound=AttemptRequest)
 
 
 @router.get(
@@ -61,12 +65,17 @@ async def get_reimage(services: ServicesDep, request: Request) -> Response:
 )
 @spec(Scope.OPERATE)
 async def plan_reimage(
-    services: ServicesDep, request: Request, caller: CallerDep, params: StageRequest
+    services: ServicesDep,
+    request: Request,
+    caller: CallerDep,
+    params: StageRequest,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Fetch the image's descriptor and compare it with the machine. Changes nothing.
 
     Needs the scope `admin` unless `reimage.sources` lists where images are fetched from.
     """
+    check_key(request, idempotency_key)
     admin = caller.permission is Scope.ADMIN
 
     def plan(progress: Progress) -> ReimagePlan:
@@ -107,14 +116,16 @@ async def stage_reimage(
 )
 @spec(Scope.ADMIN)
 async def arm_reimage(
-    services: ServicesDep, request: Request, params: Annotated[StepRequest, Body()] = _NOW
+    services: ServicesDep,
+    request: Request,
+    params: Annotated[StepRequest, Body()] = _NOW,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Write the one-time boot entry, bring it to the disk and read it back. Idempotent.
 
     With `dry_run` the state is as before, and `boot`, `carried` and `notes` say what would be.
     """
-    audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
-    return await _act(request, lambda: services.reimage.arm(params))
+    return await _step(services, request, services.reimage.arm, params, idempotency_key)
 
 
 @router.post(
@@ -126,10 +137,13 @@ async def arm_reimage(
 )
 @spec(Scope.ADMIN)
 async def disarm_reimage(
-    services: ServicesDep, request: Request, _nothing: NoBody = _NOTHING
+    services: ServicesDep,
+    request: Request,
+    params: Annotated[AttemptRequest, Body()] = _ANY,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Restore the boot loader's files byte for byte; the image stays staged. Idempotent."""
-    return await _act(request, services.reimage.disarm)
+    return await _step(services, request, services.reimage.disarm, params, idempotency_key)
 
 
 @router.post(
@@ -141,11 +155,13 @@ async def disarm_reimage(
 )
 @spec(Scope.ADMIN)
 async def reboot_reimage(
-    services: ServicesDep, request: Request, params: Annotated[StepRequest, Body()] = _NOW
+    services: ServicesDep,
+    request: Request,
+    params: Annotated[StepRequest, Body()] = _NOW,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Shut the machine down in order and boot the imager; refused unless it is armed."""
-    audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
-    return await _act(request, lambda: services.reimage.reboot(params))
+    return await _step(services, request, services.reimage.reboot, params, idempotency_key)
 
 
 @router.post(
@@ -169,8 +185,13 @@ async def confirm_reimage(
     which confirms it if they pass now.
     """
     audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
-    status = await act(request, partial(services.reimage.confirm, params))
+    known = await _known(services, request, RECHECK, params, idempotency_key)
+    if known is not None:
+        return await answer(known, 200)
+    confirm = partial(services.reimage.confirm, params, idempotency_key)
+    status = await act(request, confirm)
     if status is not None:
+        audited(request, operation=status.operation)
         return JsonResponse(status)
     return await start(request, caller, RECHECK, params, idempotency_key)
 
@@ -195,8 +216,12 @@ async def rollback_reimage(
 
     From here on it is as after `stage`: arm, and reboot. Nothing is carried over from this system.
     """
+    audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
+    known = await _known(services, request, KIND, params, idempotency_key)
+    if known is not None:
+        return await answer(known, 200)
     staged = await act(request, partial(services.reimage.rollback, params))
-    return await start(request, caller, KIND, staged, idempotency_key)
+    return await start(request, caller, KIND, staged, idempotency_key, asked=params)
 
 
 @router.post(
@@ -212,10 +237,11 @@ async def plan_rollback(
     request: Request,
     caller: CallerDep,
     params: Annotated[RollbackRequest, Body()] = _BACK,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Compare what was kept with the machine. Changes nothing."""
     staged = await act(request, partial(services.reimage.rollback, params), Pool.READS)
-    return await plan_reimage(services, request, caller, staged)
+    return await plan_reimage(services, request, caller, staged, idempotency_key)
 
 
 @router.delete(
@@ -233,8 +259,32 @@ async def forget_previous(services: ServicesDep, request: Request) -> Response:
     return Response(status_code=204)
 
 
-async def _act(request: Request, call: Callable[[], ReimageStatus]) -> Response:
-    """Do something that takes seconds, and answer the state it led to."""
-    status = await act(request, call)
+async def _step(
+    services: Services,
+    request: Request,
+    step: Callable[[_Params, str | None], ReimageStatus],
+    params: _Params,
+    key: str | None,
+) -> Response:
+    """Take a step, which takes seconds, and answer the state it led to."""
+    audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
+    await _known(services, request, _STEP, params, key)
+    status = await act(request, lambda: step(params, key))
     audited(request, operation=status.operation)
     return JsonResponse(status)
+
+
+async def _known(
+    services: Services, request: Request, kind: str, params: AttemptRequest, key: str | None
+) -> Operation | None:
+    """Return the operation of this kind that the request started under its key before.
+
+    Raises `IdempotencyMismatch` if the key started another one.
+    """
+    check_key(request, key)
+    if key is None:
+        return None
+    known = await act(request, partial(services.operations.started_with, key, kind, params))
+    if known is not None:
+        audited(request, operation=known.id)
+    return known

@@ -24,7 +24,7 @@ from holdfast.api.http.streams import (
 )
 from holdfast.api.http.tokens import Scope
 from holdfast.api.http.work import Pool, act
-from holdfast.api.routes.operations import IdempotencyKey, start_operation
+from holdfast.api.routes.operations import IdempotencyKey, check_key, start_operation
 from holdfast.api.routes.operations import answer as answer_operation
 from holdfast.api.services import Services
 from holdfast.operations.model import Operation, State
@@ -124,9 +124,13 @@ async def watch_tuning(services: ServicesDep, request: Request, media_type: Medi
 )
 @spec(Scope.READ)
 async def plan_tuning(
-    services: ServicesDep, request: Request, params: Annotated[PlanRequest, Body()] = _CURRENT
+    services: ServicesDep,
+    request: Request,
+    params: Annotated[PlanRequest, Body()] = _CURRENT,
+    idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Compare a profile with the machine. Changes nothing."""
+    check_key(request, idempotency_key)
     plan = partial(services.tuning.plan, params)
     return JsonResponse(await act(request, plan, Pool.READS))
 

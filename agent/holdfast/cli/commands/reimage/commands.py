@@ -48,6 +48,12 @@ DryRun = Annotated[
 ]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is here.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Attempt = Annotated[
+    str | None,
+    typer.Option(
+        "--operation", metavar="ID", help="Refuse if the attempt here is not of this operation."
+    ),
+]
 
 
 @command(
@@ -163,6 +169,7 @@ def arm(
             metavar="NAME|SERIAL", help="The disk that will be written; asked for if not given."
         ),
     ] = None,
+    operation: Attempt = None,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
@@ -171,28 +178,33 @@ def arm(
     The disk has to be named, so that nobody writes over another than they think of.
     """
     status = session.api.get("/v1/reimage", seconds=_SECONDS)
-    if status["state"] == "armed":
+    if status["state"] == "armed" and operation in (None, status["operation"]):
         _show(session, status)
         return
     if dry_run:
-        _rehearse(session, "/v1/reimage/arm")
+        _rehearse(session, "/v1/reimage/arm", operation)
         return
-    _confirm_disk(session, status, disk, yes=yes)
-    _show(session, session.api.post("/v1/reimage/arm", {}, seconds=_SECONDS))
+    if operation in (None, status["operation"]):
+        _confirm_disk(session, status, disk, yes=yes)
+    # What was shown is what is armed, whatever another caller stages meanwhile.
+    meant = _meant(operation or status["operation"])
+    _show(session, session.api.post("/v1/reimage/arm", meant, seconds=_SECONDS))
     session.out.hint("next: holdfast reimage reboot; to take it back: holdfast reimage disarm")
 
 
 @command(app, "disarm", lines=["holdfast reimage disarm"])
-def disarm(session: Session) -> None:
+def disarm(session: Session, *, operation: Attempt = None) -> None:
     """Put the boot loader's files back as they were; the image stays staged."""
-    _show(session, session.api.post("/v1/reimage/disarm", {}, seconds=_SECONDS))
+    _show(session, session.api.post("/v1/reimage/disarm", _meant(operation), seconds=_SECONDS))
 
 
 @command(app, "reboot", lines=["holdfast reimage reboot", "holdfast reimage reboot --yes"])
-def reboot(session: Session, *, dry_run: DryRun = False, yes: Yes = False) -> None:
+def reboot(
+    session: Session, *, operation: Attempt = None, dry_run: DryRun = False, yes: Yes = False
+) -> None:
     """Reboot this machine into the imager, now."""
     if dry_run:
-        _rehearse(session, "/v1/reimage/reboot")
+        _rehearse(session, "/v1/reimage/reboot", operation)
         return
     status = session.api.get("/v1/reimage", seconds=_SECONDS)
     if not yes:
@@ -201,7 +213,8 @@ def reboot(session: Session, *, dry_run: DryRun = False, yes: Yes = False) -> No
         name = (status.get("image") or {}).get("name", "the image")
         disk = (status.get("target") or {}).get("path", "the system's disk")
         typer.confirm(f"Reboot now, and write {name} over {disk}?", abort=True, err=True)
-    _show(session, session.api.post("/v1/reimage/reboot", {}, seconds=_SECONDS))
+    meant = _meant(operation or status["operation"])
+    _show(session, session.api.post("/v1/reimage/reboot", meant, seconds=_SECONDS))
     session.out.hint("to follow it: GET /v1/reimage, on the same port, also from the imager")
 
 
@@ -212,12 +225,14 @@ def confirm(
     override: Annotated[
         bool, typer.Option("--override", help="Although checks failed; they stay on record.")
     ] = False,
+    operation: Attempt = None,
 ) -> None:
     """Take the new system for good. Checks that failed are made again first."""
     from holdfast.cli.run.outcome import finish
     from holdfast.cli.run.runs import RemoteRun
 
-    answer = session.api.post("/v1/reimage/confirm", {"override": override}, seconds=_SECONDS)
+    body = {"override": override, **_meant(operation)}
+    answer = session.api.post("/v1/reimage/confirm", body, seconds=_SECONDS)
     if "kind" in answer:  # checks take long, so this is the operation
         finish(session, RemoteRun(session.api, answer), _ended)
         return
@@ -234,6 +249,7 @@ def rollback(
     *,
     manifest: Manifest = None,
     manual: Manual = False,
+    operation: Attempt = None,
     dry_run: DryRun = False,
     no_wait: NoWait = False,
 ) -> None:
@@ -241,7 +257,11 @@ def rollback(
 
     Nothing is carried over from the present system: it becomes what it was, byte for byte.
     """
-    body = {"manifest": manifest, "confirm": "manual" if manual else "auto"}
+    body = {
+        "manifest": manifest,
+        "confirm": "manual" if manual else "auto",
+        **_meant(operation),
+    }
     if dry_run:
         _plan(session, "/v1/reimage/rollback/plan", body)
         return
@@ -277,12 +297,17 @@ def _plan(session: Session, path: str, body: Mapping[str, Any]) -> None:
         raise typer.Exit(ExitCode.DIFFERENCES)
 
 
-def _rehearse(session: Session, path: str) -> None:
+def _meant(operation: str | None) -> dict[str, str]:
+    """Return the member of a request that names the attempt, if one is named."""
+    return {} if operation is None else {"operation": operation}
+
+
+def _rehearse(session: Session, path: str, operation: str | None) -> None:
     """Print what a step would write."""
     from holdfast.cli.commands.reimage.views import show_rehearsal
     from holdfast.reimage.models import ReimageStatus
 
-    found = session.api.post(path, {"dry_run": True}, seconds=_SECONDS)
+    found = session.api.post(path, {"dry_run": True, **_meant(operation)}, seconds=_SECONDS)
     if session.out.as_json:
         session.out.json(found)
     else:
