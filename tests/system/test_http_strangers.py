@@ -18,7 +18,7 @@ from tests.support.contract import ask, check_problem, operations_of
 from tests.support.disk import write_file
 from tests.support.harness import Daemon, Tokens
 
-OPEN = ("/healthz", "/readyz", "/metrics")
+OPEN = ("/healthz", "/readyz", "/metrics", "/v1/version")
 """What needs no token on loopback; a token that is wrong is refused there all the same."""
 
 

@@ -15,6 +15,7 @@ from holdfast.cli.registration.groups import CommandGroup
 _ABOUT = {
     "serve": "Run the daemon in the foreground, until SIGTERM or Ctrl-C.",
     "node": "Show the machine: identity, kernel, memory, and the disks below each root.",
+    "version": "Show the version of the daemon, its API level, and what it can do.",
     "status": "Show on one screen whether all is well: ready, roots, records, drift, what runs.",
     "help": "Show the help of a command, or of all.",
     "helper": "Write settings for a daemon that runs without the right to; for systemd to start.",
@@ -34,6 +35,7 @@ _ABOUT = {
 _MODULES = {
     "serve": ["admin.serve"],
     "node": ["node.commands"],
+    "version": ["node.version"],
     "status": ["status.commands"],
     "help": ["admin.help"],
     "helper": ["admin.helper"],

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from holdfast.api.contract.routing import Router, spec_of
-from holdfast.api.http.auth import OPEN_ON_LOOPBACK
+from holdfast.api.http.auth import OPEN, OPEN_ON_LOOPBACK
 from holdfast.api.http.rendering import PROBLEM_JSON
 from holdfast.operations.model import FieldError, Problem
 
@@ -23,7 +23,8 @@ wherever GET does.
 
 The unix socket is trusted through its file mode. TCP needs a bearer token with a scope: `read`,
 `operate` (which includes it), or `admin` (which includes both); each operation's `x-scope` says
-which. `/healthz`, `/readyz` and `/metrics` need none from the machine itself.
+which. `/healthz`, `/readyz` and `/metrics` need none from the machine itself, and `/v1/version`
+needs none from anywhere. Ignore members of answers that you do not know.
 """
 TAGS = [
     {"name": "page cache", "description": "See, dump, load and evict the page cache."},
@@ -87,7 +88,7 @@ def _build(app: FastAPI, routers: Sequence[Router]) -> dict[str, Any]:
         declared = spec_of(endpoints[operation["operationId"]])
         operation["x-scope"] = declared.scope.value
         operation["security"] = [{"bearer": []}]
-        if path in OPEN_ON_LOOPBACK:
+        if path in OPEN_ON_LOOPBACK or (path in OPEN and declared.open_types):
             operation["security"].append({})
         _only_problems(operation)
     return name_apart(document)

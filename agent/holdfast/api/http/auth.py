@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # GET and HEAD of these need no permission: from anywhere, and from this machine; `None` below.
 # What is open of the first, its route says.
-OPEN = frozenset({"/"})
+OPEN = frozenset({"/", "/v1/version"})
 OPEN_ON_LOOPBACK = frozenset({"/healthz", "/readyz", "/metrics"})
 _OPEN_METHODS = ("GET", "HEAD")
 _COUNTED = frozenset({Slug.UNAUTHENTICATED.status, Slug.METHOD_NOT_ALLOWED.status})

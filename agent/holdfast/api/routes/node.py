@@ -1,18 +1,48 @@
-"""The route that tells what this machine is."""
+"""Routes that show what this machine is, and what its holdfast can do."""
 
 from __future__ import annotations
 
 from fastapi import Request
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
+from holdfast import __version__
 from holdfast.api.contract.documents import problems_of
+from holdfast.api.contract.level import API_LEVEL, FEATURES
 from holdfast.api.contract.routing import ServicesDep, make_router, spec
-from holdfast.api.http.rendering import JsonResponse
+from holdfast.api.http.rendering import JSON, JsonResponse
 from holdfast.api.http.tokens import Scope
 from holdfast.api.http.work import Pool, act
 from holdfast.node.models import NodeReport
 
 router = make_router(prefix="/v1", tags=["node"])
+
+
+class Version(BaseModel, defer_build=True):
+    """What this holdfast can do."""
+
+    version: str = Field(description="Of the program.")
+    api_level: int = Field(
+        description="Grows by one with each release that adds to this contract; a client may ask "
+        "for a lowest one."
+    )
+    features: list[str] = Field(
+        description="What was added since the first release, by names that stay; sorted."
+    )
+
+
+@router.get(
+    "/version",
+    operation_id="getVersion",
+    summary="Show what this holdfast can do",
+    response_model=Version,
+    responses=problems_of(),
+)
+@spec(Scope.READ, open_types=(JSON,))
+async def get_version() -> Response:
+    """Answer version, API level and features. No token is needed."""
+    found = Version(version=__version__, api_level=API_LEVEL, features=list(FEATURES))
+    return JsonResponse(found)
 
 
 @router.get(

@@ -54,6 +54,7 @@ _CALLS = (
     ("GET", "/v1/operations", "work done and under way"),
     ("GET", "/v1/operations/ID/events", "follow one; Accept: text/plain for a person"),
     ("POST", "/v1/operations/ID/cancel", "stop one"),
+    ("GET", "/v1/version", "version, API level, features"),
     ("GET", "/healthz  /readyz  /metrics", "monitoring"),
     ("GET", "/openapi.json", "all of this, for programs"),
 )
