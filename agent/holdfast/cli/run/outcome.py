@@ -20,7 +20,6 @@ Render = Callable[[Output, dict[str, Any]], None]
 
 def perform(
     session: Session,
-    path: str,
     kind: str,
     body: dict[str, Any],
     render: Render,
@@ -35,16 +34,14 @@ def perform(
     `enough` ends the wait early.
     """
     given = {key: value for key, value in body.items() if value is not None}
-    if session.local:
-        return finish(session, session.work.start(kind, given), render, enough)
-    operation = session.api.post(path, given)
-    if wait:
-        return finish(session, RemoteRun(session.api, operation), render, enough)
+    run = session.backend.start(kind, given)
+    if wait or not isinstance(run, RemoteRun):
+        return finish(session, run, render, enough)
     if session.out.as_json:
-        session.out.json(operation)
+        session.out.json(run.operation)
     else:
-        session.out.line(operation["id"])
-        session.out.hint(f"to see how it goes: holdfast op watch {operation['id']}")
+        session.out.line(run.id)
+        session.out.hint(f"to see how it goes: holdfast op watch {run.id}")
     return None
 
 

@@ -46,18 +46,19 @@ class RemoteRun:
 
     def __init__(self, api: Api, operation: dict[str, Any]) -> None:
         self._api = api
-        self._last = operation
+        self.operation = operation
+        """As the daemon described it last."""
         self.id: str = operation["id"]
 
     def updates(self) -> Iterator[dict[str, Any]]:
         """Follow the event stream, and find the daemon again when it was restarted."""
-        yield self._last
+        yield self.operation
         lost_since: float | None = None
-        while self._last["state"] not in FINAL_STATES:
+        while self.operation["state"] not in FINAL_STATES:
             try:
                 for update in self._events():
                     lost_since = None
-                    self._last = update
+                    self.operation = update
                     yield update
             except ConnectionLostError as error:
                 lost_since = lost_since or time.monotonic()

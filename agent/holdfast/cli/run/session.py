@@ -18,8 +18,8 @@ from holdfast.cli.terminal.errors import CliError, UsageError
 from holdfast.cli.terminal.output import Output
 
 if TYPE_CHECKING:
+    from holdfast.cli.run.backend import Backend
     from holdfast.cli.run.client import Api
-    from holdfast.cli.run.local import LocalWork
     from holdfast.config import Settings
 
 DEFAULT_CONFIG = Path("/etc/holdfast/holdfast.toml")
@@ -171,11 +171,6 @@ class Session:
                 if value:
                     raise UsageError(f"{flag} goes with --local: a daemon has its own settings")
 
-    @property
-    def local(self) -> bool:
-        """Whether this process does the work."""
-        return self._local.local
-
     @cached_property
     def api(self) -> Api:
         """The daemon."""
@@ -195,19 +190,20 @@ class Session:
         )
 
     @cached_property
-    def settings(self) -> Settings:
-        """The settings in force for `--local`. Raises `CliError` where they are wrong."""
-        return self.load_settings(
-            roots=[str(root.absolute()) for root in self._local.root or ()] or None,
-            state_dir=self._local.state_dir and str(self._local.state_dir.absolute()),
+    def backend(self) -> Backend:
+        """Whatever does the work: the daemon, or with `--local` this process."""
+        if not self._local.local:
+            from holdfast.cli.run.remote import RemoteBackend
+
+            return RemoteBackend(self.api)
+        from holdfast.cli.run.local import LocalBackend
+
+        return LocalBackend(
+            self.load_settings(
+                roots=[str(root.absolute()) for root in self._local.root or ()] or None,
+                state_dir=self._local.state_dir and str(self._local.state_dir.absolute()),
+            )
         )
-
-    @cached_property
-    def work(self) -> LocalWork:
-        """What can be done with this machine in this process."""
-        from holdfast.cli.run.local import LocalWork
-
-        return LocalWork(self.settings)
 
     def load_settings(self, **overrides: Any) -> Settings:
         """Read the settings file and the environment. Raises `CliError` where they are wrong."""

@@ -197,7 +197,7 @@ def _run(session: Session, kind: Any, body: Mapping[str, Any], render: Any) -> M
     from pydantic import ValidationError
 
     from holdfast.cli.run.follow import follow
-    from holdfast.cli.run.local import LocalRun
+    from holdfast.cli.run.local_run import LocalRun
     from holdfast.cli.run.outcome import why
     from holdfast.cli.terminal.errors import CliError, UsageError
     from holdfast.wording import first

@@ -4,14 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli.registration.arguments import Wait, absolute, segment, size_of
+from holdfast.cli.registration.arguments import Wait, absolute, size_of
 from holdfast.cli.registration.command import command, group
 from holdfast.cli.registration.completion import manifest_ids, operation_ids
 from holdfast.cli.run.session import Session
@@ -19,8 +19,6 @@ from holdfast.cli.terminal.errors import UsageError
 
 if TYPE_CHECKING:
     from holdfast.cli.terminal.output import Output
-
-_LOOK_SECONDS = 600.0  # a record of a million files is read as a whole when it is first asked for
 
 app = group(
     "manifest",
@@ -124,7 +122,7 @@ def build(
         "full": full or None,
         **_limits(rate, pressure, pressure_cgroup),
     }
-    perform(session, "/v1/manifests", "manifest.build", body, show_built, wait=wait)
+    perform(session, "manifest.build", body, show_built, wait=wait)
 
 
 @command(
@@ -170,16 +168,14 @@ def verify(
     from holdfast.cli.commands.manifest.views import show_verified
     from holdfast.cli.run.outcome import judge, perform
 
-    body: dict[str, Any] = {
+    body = {
+        "manifest": manifest,
         "path": path and absolute(path),
         "sample_percent": sample,
         "seed": seed,
         **_limits(rate, pressure, pressure_cgroup),
     }
-    if session.local:
-        body["manifest"] = manifest
-    where = f"/v1/manifests/{segment(manifest)}/verifications"
-    judge(perform(session, where, "manifest.verify", body, show_verified, wait=wait))
+    judge(perform(session, "manifest.verify", body, show_verified, wait=wait))
 
 
 @command(
@@ -208,12 +204,12 @@ def diff(
         from holdfast.cli.commands.manifest.views import comparison, finding_lines, findings_of
         from holdfast.manifests.models import CompareResult
 
-        for line in finding_lines(findings_of(_report(session, operation["id"]))):
+        for line in finding_lines(findings_of(session.backend.report(operation["id"]))):
             out.line(line)
         out.note(comparison(CompareResult.model_validate(operation["result"])))
 
     body = {"left": left, "right": right, "identical": identical or None}
-    judge(perform(session, "/v1/manifests/comparisons", "manifest.compare", body, show, wait=True))
+    judge(perform(session, "manifest.compare", body, show, wait=True))
 
 
 @command(
@@ -238,7 +234,7 @@ def report(
     """Print every finding of a verification or comparison; with --json a document on each line."""
     from holdfast.cli.commands.manifest.views import finding_lines, findings_of
 
-    findings = findings_of(_report(session, operation))
+    findings = findings_of(session.backend.report(operation))
     if session.out.as_json:
         for finding in findings:
             session.out.json_line(finding, at_once=False)
@@ -255,10 +251,7 @@ def report(
 )
 def show_manifest(session: Session, *, manifest: ManifestId = "latest") -> None:
     """Show what a manifest has: totals, the largest files, those without a digest."""
-    if session.local:
-        found: Any = session.work.manifest(manifest)
-    else:
-        found = session.api.get(f"/v1/manifests/{segment(manifest)}", seconds=_LOOK_SECONDS)
+    found = session.backend.manifests.show(manifest)
     if session.out.as_json:
         session.out.json(found)
         return
@@ -275,10 +268,7 @@ def show_manifest(session: Session, *, manifest: ManifestId = "latest") -> None:
 )
 def list_manifests(session: Session) -> None:
     """List the stored manifests, newest first."""
-    if session.local:
-        found: Any = session.work.manifest_list()
-    else:
-        found = session.api.get("/v1/manifests", seconds=_LOOK_SECONDS)
+    found = session.backend.manifests.list()
     if session.out.as_json:
         session.out.json(found)
         return
@@ -305,10 +295,7 @@ def delete(
 ) -> None:
     """Delete stored manifests."""
     for manifest in manifests:
-        if session.local:
-            session.work.delete_manifest(manifest)
-        else:
-            session.api.delete(f"/v1/manifests/{segment(manifest)}")
+        session.backend.manifests.delete(manifest)
         if not session.out.as_json:
             session.out.line(f"deleted manifest {manifest}")
     if session.out.as_json:
@@ -320,15 +307,3 @@ def _limits(rate: int | None, percent: float | None, cgroup: str | None) -> dict
         raise UsageError("--pressure-cgroup needs --pressure PERCENT")
     limit = None if percent is None else {"threshold_percent": percent, "cgroup": cgroup}
     return {"bytes_per_second": rate, "pressure": limit}
-
-
-def _report(session: Session, operation: str) -> Iterator[bytes]:
-    if session.local:
-        yield from session.work.report(operation)
-        return
-    path = f"/v1/manifests/reports/{segment(operation)}"
-    with session.api.stream(path, accept="application/jsonl", read_timeout=600) as response:
-        rest = b""
-        for chunk in response.pieces():
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from lines

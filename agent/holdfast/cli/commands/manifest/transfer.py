@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from holdfast.cli.commands.manifest.commands import ManifestId, app
-from holdfast.cli.registration.arguments import segment
 from holdfast.cli.registration.command import command
 from holdfast.cli.run.session import Session
 from holdfast.cli.terminal.errors import UsageError
@@ -66,7 +64,7 @@ def export(
         raise UsageError("--json needs --output here: without it the manifest goes to stdout")
     if output is None and form is Format.NATIVE and sys.stdout.isatty():
         raise UsageError("a record is not text: name a file with --output, or use a pipe")
-    chunks = _content(session, manifest, form)
+    chunks = session.backend.manifests.content(manifest, form.value.replace("-", "_"))
     emit(session.out, "manifest", manifest, chunks, output)
 
 
@@ -88,29 +86,10 @@ def import_(
 ) -> None:
     """Store a manifest that was made elsewhere; it is checked in full first."""
     with pieces(file) as chunks:
-        stored: Any = (
-            session.work.receive_manifest(chunks) if session.local else _upload(session, chunks)
-        )
+        stored = session.backend.manifests.store(chunks)
     if session.out.as_json:
         session.out.json(stored)
         return
     from holdfast.cli.commands.manifest.views import show_stored
 
     show_stored(session.out, stored)
-
-
-def _upload(session: Session, chunks: Iterator[bytes]) -> Any:
-    from holdfast.operations.ids import new_id
-
-    path = f"/v1/manifests/{new_id()}/content"
-    return session.api.put_stream(path, chunks, "application/octet-stream")
-
-
-def _content(session: Session, manifest: str, form: Format) -> Iterator[bytes]:
-    named: Any = form.value.replace("-", "_")
-    if session.local:
-        yield from session.work.manifest_content(manifest, named)
-        return
-    path = f"/v1/manifests/{segment(manifest)}/content"
-    with session.api.stream(path, accept="*/*", read_timeout=600, format=named) as response:
-        yield from response.pieces()

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from holdfast.cli.registration.arguments import Wait, absolute, segment, share_of, size_of, span_of
+from holdfast.cli.registration.arguments import Wait, absolute, share_of, size_of, span_of
 from holdfast.cli.registration.command import command, group
 from holdfast.cli.registration.completion import dump_ids
 from holdfast.cli.run.session import Session
@@ -25,8 +25,6 @@ app = group(
         "holdfast pagecache load",
     ],
 )
-
-_LOOK_SECONDS = 600.0  # the kernel is asked about every file, of which there may be millions
 
 
 class Policy(StrEnum):
@@ -85,12 +83,7 @@ def show(
 ) -> None:
     """Show how much of each root is in memory, by directory and by file."""
     named = None if path is None else absolute(path)
-    if session.local:
-        state = session.work.state(path=named, depth=depth, top=top)
-    else:
-        state = session.api.get(
-            "/v1/pagecache", seconds=_LOOK_SECONDS, path=named, depth=depth, top=top
-        )
+    state = session.backend.residency(path=named, depth=depth, top=top)
     if session.out.as_json:
         session.out.json(state)
         return
@@ -141,7 +134,7 @@ def dump(
     from holdfast.cli.run.outcome import perform
 
     if unless_loading:
-        running = _running_load(session)
+        running = session.backend.running("pagecache.load")
         if running is not None:
             session.out.note(f"no dump is made while operation {running} loads one")
             return
@@ -150,7 +143,7 @@ def dump(
         "hotness": hotness or None,
         "on_denied": None if on_denied is OnDenied.FAIL else on_denied.value,
     }
-    perform(session, "/v1/pagecache/dumps", "pagecache.dump", body, show_dumped, wait=wait)
+    perform(session, "pagecache.dump", body, show_dumped, wait=wait)
 
 
 @command(
@@ -232,7 +225,7 @@ def load(
             until,
             deadline,
         )
-    if missing_ok and not _stored_dumps(session)["dumps"]:
+    if missing_ok and not session.backend.dumps.list()["dumps"]:
         session.out.note("there is no dump to load")
         return
     body = {
@@ -246,7 +239,6 @@ def load(
     }
     perform(
         session,
-        "/v1/pagecache/loads",
         "pagecache.load",
         body,
         show_loaded,
@@ -281,7 +273,7 @@ def evict(
     from holdfast.cli.run.outcome import perform
 
     body = {"paths": [absolute(path) for path in paths], "sync": sync or None}
-    perform(session, "/v1/pagecache/evictions", "pagecache.evict", body, show_evicted, wait=wait)
+    perform(session, "pagecache.evict", body, show_evicted, wait=wait)
 
 
 @command(
@@ -292,7 +284,7 @@ def evict(
 )
 def list_dumps(session: Session) -> None:
     """List the stored dumps, newest first."""
-    dumps = _stored_dumps(session)
+    dumps = session.backend.dumps.list()
     if session.out.as_json:
         session.out.json(dumps)
         return
@@ -316,26 +308,8 @@ def delete(
 ) -> None:
     """Delete stored dumps."""
     for dump_id in dumps:
-        if session.local:
-            session.work.delete(dump_id)
-        else:
-            session.api.delete(f"/v1/pagecache/dumps/{segment(dump_id)}")
+        session.backend.dumps.delete(dump_id)
         if not session.out.as_json:
             session.out.line(f"deleted dump {dump_id}")
     if session.out.as_json:
         session.out.json({"deleted": dumps})
-
-
-def _stored_dumps(session: Session) -> dict[str, Any]:
-    if session.local:
-        return session.work.dumps().model_dump(mode="json")
-    answer: dict[str, Any] = session.api.get("/v1/pagecache/dumps")
-    return answer
-
-
-def _running_load(session: Session) -> str | None:
-    """Answer the id of a load that the daemon is at; None with `--local`, where there is none."""
-    if session.local:
-        return None
-    answer = session.api.get("/v1/operations", kind="pagecache.load", state="running", limit=1)
-    return answer["operations"][0]["id"] if answer["operations"] else None

@@ -4,15 +4,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from holdfast.cli.commands.pagecache.commands import DumpId, app
-from holdfast.cli.registration.arguments import segment
 from holdfast.cli.registration.command import command
 from holdfast.cli.run.session import Session
 from holdfast.cli.terminal.errors import UsageError
@@ -60,7 +58,7 @@ def export(
         raise UsageError("--json needs --output here: without it the dump goes to standard output")
     if output is None and sys.stdout.isatty():
         raise UsageError("a dump is not text: name a file with --output, or use a pipe")
-    chunks = _content(session, dump, form)
+    chunks = session.backend.dumps.content(dump, form.value)
     emit(session.out, "dump", dump, chunks, output)
 
 
@@ -86,26 +84,10 @@ def import_(
 ) -> None:
     """Store a dump that was made elsewhere; it is checked in full first."""
     with pieces(file) as chunks:
-        stored: Any = session.work.receive(chunks) if session.local else _upload(session, chunks)
+        stored = session.backend.dumps.store(chunks)
     if session.out.as_json:
         session.out.json(stored)
         return
     from holdfast.cli.commands.pagecache.views import show_stored
 
     show_stored(session.out, stored)
-
-
-def _upload(session: Session, chunks: Iterator[bytes]) -> Any:
-    from holdfast.operations.ids import new_id
-
-    path = f"/v1/pagecache/dumps/{new_id()}/content"
-    return session.api.put_stream(path, chunks, "application/octet-stream")
-
-
-def _content(session: Session, dump: str, form: Format) -> Iterator[bytes]:
-    if session.local:
-        yield from session.work.content(dump, form.value)
-        return
-    path = f"/v1/pagecache/dumps/{segment(dump)}/content"
-    with session.api.stream(path, accept="*/*", format=form.value) as response:
-        yield from response.pieces()

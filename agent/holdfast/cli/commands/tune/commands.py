@@ -4,17 +4,17 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli.registration.arguments import segment
 from holdfast.cli.registration.command import command, group
 from holdfast.cli.registration.completion import profile_names
 from holdfast.cli.run.session import Session
 from holdfast.cli.terminal.errors import CliError, ExitCode
 
-_SECONDS = 60.0
+if TYPE_CHECKING:
+    from holdfast.tuning.models import Plan
 
 app = group(
     "tune",
@@ -61,14 +61,9 @@ All = Annotated[bool, typer.Option("--all", help="Also what is right already.")]
 )
 def show(session: Session) -> None:
     """Show the profile that is applied and what has drifted from it. Exits with 3 on drift."""
-    found: Any
-    if session.local:
-        found = session.work.tuning_state()
-    else:
-        found = session.api.get("/v1/tuning", seconds=_SECONDS)
     from holdfast.tuning.models import TuningState
 
-    state = TuningState.model_validate(found if isinstance(found, dict) else dict(found))
+    state = TuningState.model_validate(session.backend.profiles.state())
     if session.out.as_json:
         session.out.json(state)
     else:
@@ -186,13 +181,8 @@ def profiles(
     from holdfast.cli.commands.tune import views as tune_views
     from holdfast.tuning.models import ProfileDetails, ProfileList
 
-    found: Any
-    if session.local:
-        work = session.work
-        found = work.profiles() if profile is None else work.profile(profile)
-    else:
-        where = "" if profile is None else f"/{segment(profile)}"
-        found = session.api.get(f"/v1/tuning/profiles{where}", seconds=_SECONDS)
+    stored = session.backend.profiles
+    found = stored.list() if profile is None else stored.show(profile)
     if session.out.as_json:
         session.out.json(found)
     elif profile is None:
@@ -216,28 +206,22 @@ def watch(session: Session) -> None:
         return
 
 
-def _plan(session: Session, profile: str | None, *, persist: bool) -> Any:
+def _plan(session: Session, profile: str | None, *, persist: bool) -> Plan:
     from holdfast.tuning.models import Plan
 
     body = {"profile": profile, "persist": persist}
     given = {key: value for key, value in body.items() if value}
-    if session.local:
-        return session.work.tuning_plan(given)
-    return Plan.model_validate(session.api.post("/v1/tuning/plan", given))
+    return Plan.model_validate(session.backend.profiles.plan(given))
 
 
 def _perform(session: Session, what: str, body: dict[str, Any], render: Any) -> dict[str, Any]:
     """Do it, print the outcome and return the result. Raises `CliError` if it failed."""
     from holdfast.cli.run.outcome import finish
-    from holdfast.cli.run.runs import RemoteRun
 
     given = {key: value for key, value in body.items() if value is not None}
-    if session.local:
-        run = session.work.start(f"tuning.{what}", given)
-        return _result(finish(session, run, _of_operation(render)))
-    answer: dict[str, Any] = session.api.post(f"/v1/tuning/{what}", given)
-    if "state" in answer:  # it takes long, so this is the operation
-        return _result(finish(session, RemoteRun(session.api, answer), _of_operation(render)))
+    answer = session.backend.profiles.change(f"tuning.{what}", given)
+    if not isinstance(answer, dict):
+        return _result(finish(session, answer, _of_operation(render)))
     if session.out.as_json:
         session.out.json(answer)
     else:
