@@ -1,15 +1,11 @@
 """Prometheus metrics: what is counted here, and what is read from operations at each scrape.
 
 A scrape only reads memory. Residency of the page cache takes seconds to find out on a big tree, so
-it is sampled in the background (`ResidencySampler`), and a scrape answers the last sample.
+it is sampled in the background (`pagecache/sampling.py`), and a scrape shows the last sample.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import threading
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import (
@@ -31,16 +27,12 @@ from holdfast.operations.model import State
 from holdfast.operations.results import Outcome
 from holdfast.operations.service import Operations
 from holdfast.operations.statistics import KindFigures
+from holdfast.pagecache.sampling import ResidencySampler
 from holdfast.reimage.models import ImagerReport
 from holdfast.reimage.states import ReimageState
 
-log = logging.getLogger(__name__)
-
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-SAMPLE_SECONDS = 60.0
-SAMPLE_SHARE = 20
-"""A sample that took t seconds is not taken again for this many times t: 5 % of a core at most."""
 
 Verified = Mapping[tuple[str, bool], int]
 """Verifications by root and whether all was well."""
@@ -50,57 +42,6 @@ TuningFigures = tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
 """Settings in force, those that drifted and those that could not be reverted, by subsystem."""
 ReimageFigures = tuple[ReimageState, int, ImagerReport | None]
 """The state, the checks of the new system that failed, and what the imager reported."""
-
-
-class ResidencySampler:
-    """Finds out how many bytes of each root are resident, in the background, while scraped.
-
-    Nothing is sampled unless somebody asks. Asking starts a sample if the last one is old, or
-    older than an operation that moved pages, and answers the last one.
-    """
-
-    def __init__(self, measure: Callable[[], Mapping[str, int]]) -> None:
-        self._measure = measure
-        self._lock = threading.Lock()
-        self._sample: Mapping[str, int] = {}
-        self._taken_at: float | None = None
-        self._next = self._soonest = 0.0
-        self._pages_moved = 0
-        self._running = False
-
-    def latest(self, pages_moved: int) -> tuple[Mapping[str, int], float | None]:
-        """Return resident bytes by root and the Unix time of the sample; None before the first.
-
-        `pages_moved` is any number that changes when an operation moved pages.
-        """
-        with self._lock:
-            moved = pages_moved != self._pages_moved
-            due = time.monotonic() >= (self._soonest if moved else self._next)
-            if due and not self._running:
-                self._running = True
-                self._pages_moved = pages_moved
-                threading.Thread(target=self._take, name="residency-sample", daemon=True).start()
-            return self._sample, self._taken_at
-
-    def _take(self) -> None:
-        # This thread only; the work matters less than anything else on the machine.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
-        begin = time.monotonic()
-        sample: Mapping[str, int] = {}
-        taken_at = None
-        try:
-            sample = self._measure()
-            taken_at = time.time()
-        except Exception:
-            # No figures are better than old ones that look fresh.
-            log.exception("residency could not be sampled for the metrics")
-        finally:
-            end = time.monotonic()
-            with self._lock:
-                self._sample, self._taken_at = sample, taken_at
-                self._soonest = end + SAMPLE_SHARE * (end - begin)
-                self._next = max(self._soonest, end + SAMPLE_SECONDS)
-                self._running = False
 
 
 class Metrics:

@@ -12,8 +12,9 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from holdfast import __version__
-from holdfast.metrics import Metrics, ResidencySampler
+from holdfast.metrics import Metrics
 from holdfast.operations.model import State
+from holdfast.pagecache.sampling import ResidencySampler
 from tests.support.ground import program
 from tests.support.operations import Params, Work, directed, kind_of, operations
 from tests.support.waiting import until
