@@ -32,11 +32,14 @@ from holdfast.config import Settings, StateDirError
 from holdfast.config.exposure import state_dir_exposed
 from holdfast.config.load import check_machine
 from holdfast.config.state_volume import believing, lacking, open_state, open_store
+from holdfast.config.statedir import StateDir
 from holdfast.descriptors import raise_limit
 from holdfast.left_out import LeftOut
 from holdfast.manifests.verification import Verifications
 from holdfast.metrics import Metrics
-from holdfast.node.service import Node
+from holdfast.node.instance_metadata import InstanceWatch, address_of
+from holdfast.node.node_id import NodeIdError, read_node_id
+from holdfast.node.service import Node, Place
 from holdfast.operations.kinds import Registry
 from holdfast.operations.model import Conflict, OperationFailed, RequestError
 from holdfast.operations.service import Operations
@@ -145,6 +148,10 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         exposed = state_dir_exposed(settings)
         return [] if exposed is None else [exposed]
 
+    node = Node(roots=settings.roots, place=_place(settings, state))
+    instance = InstanceWatch(address_of(settings.node.metadata), node.learn)
+    instance.start()
+    stack.callback(instance.stop)
     proof = Verifications(manifests)
     reimage = Reimage(
         roots=settings.roots,
@@ -194,7 +201,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         manifests=manifests,
         tuning=tuning,
         reimage=reimage,
-        node=Node(roots=settings.roots),
+        node=node,
         metrics=Metrics(
             operations,
             residency=lambda: _resident_bytes(pagecache),
@@ -205,6 +212,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
             observed_age=readiness.age,
             reimage=reimage.figures,
             space=space.SpaceFigures(state.path).latest,
+            node=node.info,
         ),
         degraded=readiness.reasons,
         refresh=readiness.refresh,
@@ -220,6 +228,16 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
     rollback.start()
     stack.callback(rollback.stop, _ANSWER_SECONDS)
     return _run_loop(_Daemon(services, on_ready).run())
+
+
+def _place(settings: Settings, state: StateDir) -> Place:
+    """Return where this node belongs; without its data it has no id."""
+    node_id = None
+    try:
+        node_id = None if state.degraded else read_node_id(state.path)
+    except NodeIdError as error:
+        log.error("%s", error)
+    return Place(node_id, settings.node.cluster, settings.node.group, settings.node.labels)
 
 
 def _start_tuning(tuning: Tuning, operations: Operations, settings: Settings) -> None:

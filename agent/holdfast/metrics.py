@@ -59,6 +59,7 @@ class Metrics:
         observed_age: Callable[[], float] | None = None,
         reimage: Callable[[], ReimageFigures] | None = None,
         space: Callable[[], tuple[int, int] | None] | None = None,
+        node: Callable[[], Mapping[str, str]] | None = None,
     ) -> None:
         """`residency` returns resident bytes by root and may take long; the others are quick."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -76,6 +77,8 @@ class Metrics:
             self._registry.register(_Settings(tuning))
         if reimage is not None:
             self._registry.register(_Reimage(reimage))
+        if node is not None:
+            self._registry.register(_Node(node))
         if space is not None:
             self._registry.register(_Space(space))
         if degraded is not None:
@@ -278,6 +281,29 @@ class _Reimage(Collector):
         for phase in report.phases:
             seconds.add_metric((phase.phase,), phase.seconds)
         yield seconds
+
+
+class _Node(Collector):
+    """Shows which node this is."""
+
+    def __init__(self, info: Callable[[], Mapping[str, str]]) -> None:
+        self._info = info
+
+    def describe(self) -> Iterable[Metric]:
+        """Name nothing in advance, so that registering does not collect."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the family."""
+        info = self._info()
+        family = GaugeMetricFamily(
+            "holdfast_node_info",
+            "Which node this is, and which image runs on it; always 1. Labels of the settings have "
+            "the prefix label_.",
+            labels=tuple(info),
+        )
+        family.add_metric(tuple(info.values()), 1)
+        yield family
 
 
 class _Space(Collector):

@@ -172,6 +172,34 @@ class TuningSettings(Section):
     )
 
 
+LabelName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,62}$")]
+LabelText = Annotated[str, Field(pattern=r"^[\x20-\x7e]{0,128}$")]
+
+
+class NodeSettings(Section):
+    """What this node is to its operator."""
+
+    cluster: LabelText = Field(default="", description="The cluster that it belongs to.")
+    group: LabelText = Field(
+        default="", description="Its part of the cluster: one of which few go down at a time."
+    )
+    labels: Annotated[dict[LabelName, LabelText], Field(max_length=16)] = Field(
+        default={}, description="Names and values of your own, for metrics and `GET /v1/node`."
+    )
+    metadata: str = Field(
+        default="auto",
+        description="Where EC2's metadata service is; `auto`: at its usual address, if the "
+        "firmware says that this is EC2; empty: ask nobody.",
+    )
+
+    @field_validator("metadata")
+    @classmethod
+    def _plain_address(cls, value: str) -> str:
+        if value not in ("", "auto") and not re.fullmatch(r"http://[0-9A-Za-z.:\[\]-]+", value):
+            raise ValueError(f"should be `auto`, empty, or http://ADDRESS[:PORT], not {value!r}")
+        return value
+
+
 class ReimageSettings(Section):
     """Re-imaging in place."""
 
@@ -295,6 +323,7 @@ class Settings(BaseSettings):
     max_record_bytes: Annotated[Size, Field(ge=1024, le=1 << 40)] = Field(
         default=ByteSize(1 << 30), description="The largest record file accepted as an upload."
     )
+    node: NodeSettings = Field(default_factory=NodeSettings)
     data: DataSettings = Field(default_factory=DataSettings)
     operations: OperationSettings = Field(default_factory=OperationSettings)
     pagecache: PageCacheSettings = Field(default_factory=PageCacheSettings)

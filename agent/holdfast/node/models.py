@@ -26,6 +26,18 @@ class Identity(BaseModel, defer_build=True):
     holdfast_version: str
 
 
+class Instance(BaseModel, defer_build=True):
+    """The instance of EC2 that this machine is, as its metadata service says; for people."""
+
+    id: str | None
+    type: str | None
+    zone: str | None
+    launch_image: str | None = Field(
+        description="The AMI that the instance was launched from. What runs now is `image_id` of "
+        "the node: re-imaging changes that one and leaves this one."
+    )
+
+
 class CgroupMemory(BaseModel, defer_build=True):
     """Memory of one cgroup that this process is in; null for a limit that is not set."""
 
@@ -116,5 +128,16 @@ class RootTopology(BaseModel, defer_build=True):
 class NodeReport(Identity):
     """Everything that is told of this machine."""
 
+    node_id: str | None = Field(
+        default=None,
+        description="This node's own, which stays with its data: 32 hexadecimal digits. Null "
+        "while the data volume is missing.",
+    )
+    cluster: str = Field(default="", description="Of the settings, as are `group` and `labels`.")
+    group: str = ""
+    labels: dict[str, str] = Field(default_factory=dict)
+    instance: Instance | None = Field(
+        default=None, description="Null elsewhere than in EC2, and until its service has answered."
+    )
     memory: Memory
     roots: list[RootTopology]

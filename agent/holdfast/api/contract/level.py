@@ -11,5 +11,6 @@ API_LEVEL = 1
 FEATURES = (
     "attempt-precondition",
     "idempotency-key",
+    "node-id",
 )
 """Names that stay; sorted."""

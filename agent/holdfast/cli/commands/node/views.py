@@ -19,6 +19,9 @@ def show_node(out: Output, answer: Any) -> None:
     out.line(units.printable(node.hostname), "bold")
     out.fields(
         [
+            ("node id", node.node_id or "none: the data volume is missing"),
+            ("place", _place(node)),
+            ("instance", _instance(node)),
             ("image", node.image_id or "no id"),
             ("system", f"{node.os_name or 'unknown'}, Linux {node.kernel}, {node.architecture}"),
             ("booted", f"{units.moment(node.booted_at)} ({units.age(node.booted_at)})"),
@@ -34,6 +37,19 @@ def show_node(out: Output, answer: Any) -> None:
     )
     for root in node.roots:
         _show_root(out, root)
+
+
+def _place(node: NodeReport) -> str:
+    known = {"cluster": node.cluster, "group": node.group, **node.labels}
+    return ", ".join(f"{name} {units.printable(value)}" for name, value in known.items() if value)
+
+
+def _instance(node: NodeReport) -> str:
+    instance = node.instance
+    if instance is None:
+        return ""
+    launched = f"launched from {instance.launch_image}" if instance.launch_image else None
+    return ", ".join(filter(None, (instance.id, instance.type, instance.zone, launched)))
 
 
 def _memory(memory: Memory) -> str:
