@@ -7,6 +7,8 @@
 mod copy;
 mod kernel_log;
 mod loop_device;
+mod mounting;
+mod place;
 mod root;
 mod rows;
 
@@ -28,6 +30,7 @@ use crate::identity::Identity;
 use crate::source::staged::Staged;
 use crate::{Context as _, Fault, Result, threads};
 use copy::Missing;
+use place::Place;
 use root::RootTrial;
 use rows::{Outcome, Rows};
 
@@ -120,9 +123,16 @@ fn attempt(request: &Request, image: &Descriptor, rows: &mut Rows) {
         rows.add("mount", Outcome::NotTried, "No root is known in the image, so none is mounted.");
         return;
     };
+    let place = match Place::of(image, partition) {
+        Ok(place) => place,
+        Err(why) => {
+            rows.add("mount", Outcome::NotTried, why);
+            return;
+        }
+    };
     let root = RootTrial {
         image,
-        partition,
+        place,
         identity: &request.identity,
         extended_to: request.grow_to_bytes.and_then(|disk| extended(image, partition, disk)),
     };
@@ -161,7 +171,7 @@ fn attempt(request: &Request, image: &Descriptor, rows: &mut Rows) {
         }
     };
     rows.add("copy", Outcome::Passed, "The staged image is what its descriptor says.");
-    let at = match place() {
+    let at = match mount_point() {
         Ok(at) => at,
         Err(fault) => {
             rows.add("mount", Outcome::NotTried, format!("Nothing can be mounted here: {fault}."));
@@ -206,7 +216,7 @@ fn separate() -> Result<()> {
 }
 
 /// A directory to mount at that no other process sees.
-fn place() -> Result<PathBuf> {
+fn mount_point() -> Result<PathBuf> {
     let place = PLACES
         .iter()
         .find(|place| Path::new(place).is_dir())

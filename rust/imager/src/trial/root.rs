@@ -2,22 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io;
 use std::path::Path;
 
 use holdfast_engine::image::Descriptor;
 use holdfast_engine::image::descriptor::Partition;
 use holdfast_engine::image::rules::{Facts, carried_root, is_verified};
 
-use super::kernel_log::KernelLog;
 use super::loop_device::LoopDevice;
+use super::mounting::{Unmounted, attach, attempt, forget};
+use super::place::{Place, Unextended};
 use super::rows::{Outcome, Rows};
 use super::step;
 use crate::identity::names::Names;
 use crate::identity::place::Root;
 use crate::identity::system_root::{self, SystemRoot};
 use crate::identity::{Identity, Report, SUPERUSER, cloud_init};
-use crate::mount::{self, Mounted};
+use crate::mount;
 use crate::{Result, grow, marker};
 
 /// What the marker takes at most beside what it says of each file, in bytes.
@@ -29,23 +29,17 @@ const POLICY: &str = "/sys/fs/selinux/enforce";
 pub struct RootTrial<'a> {
     /// The image.
     pub image: &'a Descriptor,
-    /// The partition with the root.
-    pub partition: &'a Partition,
+    /// Where the root's file system is.
+    pub place: Place<'a>,
     /// What is carried over.
     pub identity: &'a Identity,
     /// The size of the partition once it is extended.
     pub extended_to: Option<u64>,
 }
 
-/// A file system that could not be mounted.
-struct Unmounted {
-    outcome: Outcome,
-    why: String,
-}
-
 impl RootTrial<'_> {
     fn kind(&self) -> &str {
-        self.partition.file_system.as_deref().unwrap_or("no file system")
+        self.place.kind
     }
 
     /// How bad it is that the root cannot be written to: without a marker, and with nothing to carry
@@ -60,14 +54,10 @@ impl RootTrial<'_> {
 
     /// Why the root is not mounted at all, as a sentence.
     pub fn hindrance(&self) -> Option<String> {
-        let root = self.image.inspection.root.as_ref();
-        if let Some(volume) = root.and_then(|root| root.volume.as_deref()) {
-            return Some(format!("The root is the logical volume {volume}, which is not tried."));
-        }
         if mount::still_options(self.kind()).is_none() {
             return Some(format!("The root is on {}, which is not mounted.", self.kind()));
         }
-        let uuid = self.partition.uuid.as_deref().unwrap_or("");
+        let uuid = self.place.uuid;
         // The kernel would take the copy for another device of the same file system.
         (self.kind() == "btrfs" && Path::new("/sys/fs/btrfs").join(uuid).is_dir()).then(|| {
             format!(
@@ -80,8 +70,8 @@ impl RootTrial<'_> {
     /// Try everything; the copy of the image is mounted at `at`.
     pub fn run(&self, file: &File, at: &Path, rows: &mut Rows) {
         step("mount");
-        let size = self.partition.size_bytes;
-        match attach(file, self.partition, size, false)
+        let (start, size) = (self.place.start, self.place.length);
+        match attach(file, start, size, false)
             .and_then(|device| self.mounted(&device, false, at, |root| self.look(root, rows)))
         {
             Ok(()) => {}
@@ -94,17 +84,24 @@ impl RootTrial<'_> {
             return;
         }
         step("write");
-        let size = self.extended_to.unwrap_or(size);
-        let longer = || -> io::Result<()> {
-            let end = self.partition.start_bytes + size;
-            if file.metadata()?.len() < end { file.set_len(end) } else { Ok(()) }
+        let size = match self.extended_to.map(|bytes| self.place.extend(file, bytes)) {
+            None => size,
+            Some(Ok(size)) => size,
+            Some(Err(Unextended::Copy(error))) => {
+                let why = format!("The copy cannot be extended: {error}.");
+                rows.add("write", Outcome::NotTried, why);
+                return;
+            }
+            Some(Err(Unextended::Volume(note))) => {
+                let advice = "Make the root's volume the last one on its physical volume.";
+                rows.advise("grow", Outcome::Warning, sentence(&note), advice);
+                size
+            }
         };
-        if let Err(error) = longer() {
-            rows.add("write", Outcome::NotTried, format!("The copy cannot be extended: {error}."));
-            return;
-        }
-        let report = attach(file, self.partition, size, true).and_then(|device| {
-            let put = self.mounted(&device, true, at, |root| self.put(root, rows))?;
+        let grown = size > self.place.length;
+        let report = attach(file, start, size, true).and_then(|device| {
+            let put = self
+                .mounted(&device, true, at, |root| self.put(root, grown.then_some(size), rows))?;
             let Some(report) = put else { return Ok(()) };
             step("check");
             self.mounted(&device, false, at, |root| check(root, &report, rows))
@@ -222,14 +219,14 @@ impl RootTrial<'_> {
     }
 
     /// Do to the copy what the imager will do; what was put in place, if it was.
-    fn put(&self, top: &Path, rows: &mut Rows) -> Option<Report> {
+    fn put(&self, top: &Path, extended_to: Option<u64>, rows: &mut Rows) -> Option<Report> {
         let kind = self.kind();
         rows.add(
             "write",
             Outcome::Passed,
             format!("This kernel mounts a copy of the root ({kind}) for writing."),
         );
-        if let Some(bytes) = self.extended_to {
+        if let Some(bytes) = extended_to {
             match grow::grow(top, kind, bytes) {
                 Ok(_) => rows.add("grow", Outcome::Passed, "The copy's file system was extended."),
                 Err(fault) => rows.advise(
@@ -336,11 +333,12 @@ pub fn boot(file: &File, partition: &Partition, at: &Path, rows: &mut Rows) {
     if mount::still_options(kind).is_none() {
         return;
     }
-    let tried = attach(file, partition, partition.size_bytes, false).and_then(|device| {
-        let mounted = attempt(&device, kind, None, false, at)?;
-        let done = mounted.unmount();
-        done.map_err(|fault| Unmounted { outcome: Outcome::Failed, why: format!("{fault}.") })
-    });
+    let tried =
+        attach(file, partition.start_bytes, partition.size_bytes, false).and_then(|device| {
+            let mounted = attempt(&device, kind, None, false, at)?;
+            let done = mounted.unmount();
+            done.map_err(|fault| Unmounted { outcome: Outcome::Failed, why: format!("{fault}.") })
+        });
     match tried {
         Ok(()) => {
             rows.add(
@@ -354,48 +352,6 @@ pub fn boot(file: &File, partition: &Partition, at: &Path, rows: &mut Rows) {
             rows.add("boot", outcome, format!("Partition {number}: {why}"));
         }
     }
-}
-
-fn attach(
-    file: &File,
-    partition: &Partition,
-    length: u64,
-    writable: bool,
-) -> std::result::Result<LoopDevice, Unmounted> {
-    LoopDevice::attach(file, partition.start_bytes, length, writable).map_err(|fault| Unmounted {
-        outcome: Outcome::NotTried,
-        why: format!("There is no loop device to mount a copy from: {fault}."),
-    })
-}
-
-fn attempt(
-    device: &LoopDevice,
-    kind: &str,
-    subvolume: Option<&str>,
-    writable: bool,
-    at: &Path,
-) -> std::result::Result<Mounted, Unmounted> {
-    let mut log = KernelLog::from_now();
-    mount::attempt(device.path(), kind, subvolume, writable, at).map_err(|error| {
-        let outcome = match error.raw_os_error() {
-            // This process may not, or the machine cannot at the moment: no fault of the image.
-            Some(libc::EPERM | libc::EACCES | libc::ENOMEM | libc::EBUSY) => Outcome::NotTried,
-            _ => Outcome::Failed,
-        };
-        let how = if writable { "for writing" } else { "read-only" };
-        let said = log.about(&device.name().to_string_lossy());
-        let said = if said.is_empty() {
-            String::new()
-        } else {
-            format!(" The kernel says: {}.", said.join("; "))
-        };
-        let why = if error.raw_os_error() == Some(libc::ENODEV) {
-            format!("This kernel has no file system {kind}.{said}")
-        } else {
-            format!("This kernel does not mount the {kind} {how}: {error}.{said}")
-        };
-        Unmounted { outcome, why }
-    })
 }
 
 /// How much space there is, before anything is written.
@@ -445,18 +401,6 @@ fn check(top: &Path, report: &Report, rows: &mut Rows) {
             "Check the file system of the image, and build it again.",
         );
     }
-}
-
-/// Have the kernel forget a device with a btrfs, which it remembers after it is unmounted.
-fn forget(device: &Path) {
-    // include/uapi/linux/btrfs.h: BTRFS_IOC_FORGET_DEV, _IOW(0x94, 5, struct btrfs_ioctl_vol_args).
-    const FORGET: u32 = 0x5000_9405;
-    let Ok(control) = File::open("/dev/btrfs-control") else { return };
-    let name = device.as_os_str().as_encoded_bytes();
-    let mut volume = grow::Volume { fd: 0, name: [0; 4088] };
-    volume.name[..name.len()].copy_from_slice(name);
-    // Kernels before 5.4 cannot; what they remember is replaced when a device of that number comes.
-    let _ = grow::request(&control, FORGET, &raw const volume);
 }
 
 /// A clause as a sentence.
