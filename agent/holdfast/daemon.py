@@ -30,6 +30,7 @@ from holdfast.api.services import Services
 from holdfast.capabilities import capabilities_of
 from holdfast.config import Settings, StateDirError
 from holdfast.config.exposure import state_dir_exposed
+from holdfast.config.journaldir import journal_dir_of
 from holdfast.config.load import check_machine
 from holdfast.config.state_volume import believing, lacking, open_state, open_store
 from holdfast.config.statedir import StateDir
@@ -157,7 +158,10 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         roots=settings.roots,
         state_dir=state.path,
         privileged=privileged(
-            settings.helper, settings.reimage.imager, lambda: policy_of(settings)
+            settings.helper,
+            settings.reimage.imager,
+            lambda: policy_of(settings),
+            settings.tuning.journal_dir or journal_dir_of(state.path, settings.helper),
         ),
         imager=settings.reimage.imager,
         ca_file=settings.reimage.ca_file,

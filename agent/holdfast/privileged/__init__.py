@@ -14,17 +14,24 @@ from holdfast.privileged.boot.arming import IMAGER, Boot
 from holdfast.privileged.boot.policy import FindPolicy, no_policy
 from holdfast.privileged.client import Helper
 from holdfast.privileged.executor import LocalExecutor, Privileged
+from holdfast.privileged.trial.kept import NAME, KeptTrials
 from holdfast.privileged.writes import Refused, Write
 
 __all__ = ["IMAGER", "Privileged", "Refused", "Write", "privileged"]
 
 
 def privileged(
-    helper: Path | None, imager: Path = IMAGER, policy: FindPolicy = no_policy
+    helper: Path | None,
+    imager: Path = IMAGER,
+    policy: FindPolicy = no_policy,
+    records: Path | None = None,
 ) -> Privileged:
     """Answer who writes: the helper behind this socket, or without one this process.
 
-    `imager` is the program for re-imaging and `policy` what root allows of it, both for this
-    process; the helper has its own.
+    `imager` is the program for re-imaging, `policy` what root allows of it, and `records` root's
+    directory in which outcomes of trials are kept; all for this process, the helper has its own.
     """
-    return LocalExecutor(Boot(imager=imager, policy=policy)) if helper is None else Helper(helper)
+    if helper is not None:
+        return Helper(helper)
+    kept = None if records is None else KeptTrials(records / NAME)
+    return LocalExecutor(Boot(imager=imager, policy=policy, kept_trials=kept))

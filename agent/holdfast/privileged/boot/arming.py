@@ -47,6 +47,7 @@ from holdfast.privileged.boot.payload.identity import collect
 from holdfast.privileged.boot.payload.source import Source, find_source
 from holdfast.privileged.boot.policy import FindPolicy, approve, no_policy
 from holdfast.privileged.trial.image_trial import try_image
+from holdfast.privileged.trial.kept import KeptTrials
 from holdfast.privileged.trial.models import failures, untried
 from holdfast.privileged.trial.worker import SILENT_SECONDS
 from holdfast.privileged.writes import Refused
@@ -66,6 +67,8 @@ class Boot:
     """What root allows; asked anew at each arming."""
     trial_silent_seconds: float = SILENT_SECONDS
     """How long a trial of the new root may do one thing."""
+    kept_trials: KeptTrials | None = None
+    """Where outcomes of trials are kept."""
 
     def explain(self, request: ExplainRequest) -> BootReport:
         """Say what arming would do, and why it would be refused. Writes nothing.
@@ -150,6 +153,7 @@ class Boot:
             floor=policy.free_space_floor,
             target_bytes=None if report.target is None else report.target.size_bytes,
             silent_seconds=self.trial_silent_seconds,
+            kept=self.kept_trials,
         )
         if failures(trial):
             raise Refused(" ".join(failures(trial)))
@@ -201,6 +205,7 @@ class Boot:
             target_bytes=None if disks.target is None else disks.target.size_bytes,
             seconds=request.seconds,
             silent_seconds=self.trial_silent_seconds,
+            kept=self.kept_trials,
         )
         return TrialReport(rows=rows)
 

@@ -14,6 +14,7 @@ from holdfast.privileged.boot.models import ArmRequest
 from holdfast.privileged.boot.payload.identity import Identity
 from holdfast.privileged.boot.policy import Approved
 from holdfast.privileged.trial.features import features_row
+from holdfast.privileged.trial.kept import KeptTrials, before_trial, key_of, lasts
 from holdfast.privileged.trial.models import TrialRow
 from holdfast.privileged.trial.worker import SILENT_SECONDS, SOCKET, run_trial
 
@@ -32,11 +33,13 @@ def try_image(
     target_bytes: int | None,
     seconds: float | None = None,
     silent_seconds: float = SILENT_SECONDS,
+    kept: KeptTrials | None = None,
 ) -> list[TrialRow]:
     """Mount a copy of a staged image's root, and carry identity into that.
 
     Of an image that the imager fetches, only what its descriptor says is judged. `floor` is the
-    setting of the space that stays free. Raises `OSError` where the volume cannot be inspected.
+    setting of the space that stays free, and `kept` has outcomes of earlier trials. Raises
+    `OSError` where the volume cannot be inspected.
     """
     if request.source.kind != "staged":
         return untried_rows(json.loads(approved.content), machine.kernel, "network", machine.sys)
@@ -50,6 +53,12 @@ def try_image(
         "identity": _without_secrets(identity),
         "grow_to_bytes": target_bytes if request.grow_root else None,
     }
+    key = None if kept is None else key_of(machine, imager, document)
+    if kept is not None and key is not None:
+        known = kept.find(key, image)
+        if known is not None:
+            return known
+    file = before_trial(image)
     rows = run_trial(
         imager,
         machine.path(SOCKET),
@@ -57,6 +66,8 @@ def try_image(
         seconds=seconds,
         silent_seconds=silent_seconds,
     )
+    if kept is not None and key is not None and file is not None and lasts(rows, file, image):
+        kept.keep(key, file, rows)
     if any(row.check == "mount" and row.outcome != "not_tried" for row in rows):
         return rows
     judged = features_row(json.loads(approved.content), machine.kernel, machine.sys, decides=False)

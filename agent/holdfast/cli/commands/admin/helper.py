@@ -109,10 +109,10 @@ def helper(
         path = socket if listener is None else Path(os.fsdecode(listener.getsockname()))
         if path is None or (listener is None and user is None):
             raise UsageError("nothing is handed over by systemd: name --socket and --user")
-        executor = privileged(None, imager or IMAGER, policy)
         tuning = tuning_of_root(config)
         may_write = allow_list(profiles_dir or tuning.profiles_dir, {0})
         journal_dir = journal_dir or tuning.journal_dir or journal_dir_of(path, path)
+        executor = privileged(None, imager or IMAGER, policy, journal_dir)
         ledger = Ledger(journal_dir, executor, may_write)
         # Last, so that a client that finds the socket is answered at once.
         with listener or listen(path, user or "") as listener:
