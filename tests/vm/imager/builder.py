@@ -52,7 +52,7 @@ def build(
         cpio.file("image", image),
         cpio.file("modules/order", "\n".join(one.name for one in kernel.modules).encode()),
         *(cpio.file(f"modules/{one.name}", one.content) for one in kernel.modules),
-        *_tools(),
+        *programs(_TOOLS),
     ]
     initrd = directory / "builder.img"
     with initrd.open("wb") as file:
@@ -65,10 +65,10 @@ def build(
     return dict(re.findall(r"build: (\w+)=(\S+)\r*$", machine.console, re.MULTILINE))
 
 
-def _tools() -> Sequence[cpio.Entry]:
-    """Programs of this machine, with the libraries that they need."""
+def programs(names: Sequence[str]) -> Sequence[cpio.Entry]:
+    """Return programs of this machine, with the libraries that they need."""
     files: dict[str, Path] = {}
-    for name in _TOOLS:
+    for name in names:
         found = shutil.which(name, path=_PATH)
         assert found is not None, f"{name} is missing: run these tests with `make test-vm`"
         files[found] = Path(found).resolve()

@@ -45,6 +45,14 @@ def old(room: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def old_of_4096(room: Path) -> Path:
+    """The same on a disk with sectors of 4096 bytes, whose file system has no smaller blocks."""
+    directory = room / "old-4096"
+    directory.mkdir()
+    return images.old_disk(directory, "-b", "4096")
+
+
+@pytest.fixture(scope="session")
 def bare(room: Path) -> Image:
     """An image of which the disk has exactly the bytes afterwards."""
     return images.bare_image(room / "bare")

@@ -80,13 +80,16 @@ def root_image(directory: Path, kind: str) -> Image:
     return _packed(_disk(directory / f"{kind}.raw", LARGE_BYTES, make))
 
 
-def old_disk(directory: Path) -> Path:
-    """Make the target: a system with the record that arming leaves in its /boot."""
+def old_disk(directory: Path, *options: str) -> Path:
+    """Make the target: a system with the record that arming leaves in its /boot.
+
+    `options` are those of mkfs.ext4.
+    """
     tree = directory / "old-tree"
     (tree / "boot/holdfast").mkdir(parents=True)
     (tree / "boot/holdfast/outcome").write_bytes(blank_outcome(NONCE))
     (tree / "boot/vmlinuz").write_bytes(random.Random(3).randbytes(8 * MIB))
-    return _system_disk(directory / "old.raw", TARGET_BYTES, tree)
+    return _system_disk(directory / "old.raw", TARGET_BYTES, tree, *options)
 
 
 def outcome_offset(disk: Path) -> int:
@@ -102,8 +105,8 @@ def file_of(disk: Path, path: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
-def _system_disk(path: Path, size: int, tree: Path) -> Path:
-    return _disk(path, size, ("mkfs.ext4", "-q", "-F", "-d", str(tree)))
+def _system_disk(path: Path, size: int, tree: Path, *options: str) -> Path:
+    return _disk(path, size, ("mkfs.ext4", "-q", "-F", *options, "-d", str(tree)))
 
 
 def _disk(path: Path, size: int, make: Sequence[str]) -> Path:

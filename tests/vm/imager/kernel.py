@@ -41,8 +41,11 @@ class Kernel:
     modules: Sequence[Module]
 
 
-def kernel() -> Kernel:
-    """Take it from the Debian that other tests boot; its modules are unpacked once."""
+def kernel(more: Sequence[str] = ()) -> Kernel:
+    """Return that of the Debian that other tests boot; its modules are unpacked once.
+
+    `more` names modules besides those that every machine of these tests needs.
+    """
     base = base_image()
     tree = base.root.parent / "modules"
     if not tree.exists():
@@ -51,4 +54,4 @@ def kernel() -> Kernel:
         in_own_mounts(_TAKE_MODULES, base.root, partial)
         partial.rename(tree)
     release = next((tree / "lib/modules").iterdir()).name
-    return Kernel(base.kernel, gather(MachineFiles(root=tree, kernel=release), NAMES))
+    return Kernel(base.kernel, gather(MachineFiles(root=tree, kernel=release), (*NAMES, *more)))

@@ -41,6 +41,7 @@ class Drive:
     nvme: bool = False
     node: Sequence[str] = ()
     """QEMU's options instead of those for the file; the node must be called `{name}`."""
+    sector_bytes: int = 512
 
 
 class Running:
@@ -128,7 +129,9 @@ def running(
             f"driver=raw,node-name={name},file.driver=file,file.filename={drive.path}",
         ]
         model = "nvme" if drive.nvme else "virtio-blk-pci"
-        command += ["-device", f"{model},drive={name},serial={drive.serial}"]
+        size = drive.sector_bytes
+        sectors = f"logical_block_size={size},physical_block_size={size}"
+        command += ["-device", f"{model},drive={name},serial={drive.serial},{sectors}"]
     with (directory / "qemu.log").open("wb") as log:
         process = subprocess.Popen(
             dying_with_parent([*wrapper, *command]),

@@ -28,8 +28,12 @@ class Rig:
         self.image = image
         self.directory = directory
         self.target = directory / "target.raw"
-        subprocess.run(("cp", "--sparse=always", old, self.target), check=True)
         self.data: Data | None = None
+        self.replace_target(old)
+
+    def replace_target(self, old: Path) -> None:
+        """Let the target begin as this disk."""
+        subprocess.run(("cp", "--sparse=always", old, self.target), check=True)
         self.record_offset = outcome_offset(old)
 
     def put_data(self, data: Data) -> Data:
