@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from holdfast.manifests.service import Manifests
 from holdfast.pagecache.service import PageCache
 from holdfast.privileged import privileged
+from holdfast.transfer.service import Transfers
 from holdfast.tuning.service import Tuning
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class Capabilities:
     pagecache: PageCache
     manifests: Manifests
     tuning: Tuning
+    transfer: Transfers
 
 
 def capabilities_of(
@@ -32,6 +34,15 @@ def capabilities_of(
 
     `left_out` counts for metrics what belongs to no root.
     """
+    manifests = Manifests(
+        left_out=left_out,
+        roots=settings.roots,
+        state_dir=state_dir,
+        kept=settings.manifests.kept,
+        reader=settings.manifests.reader,
+        max_record_bytes=settings.max_record_bytes,
+    )
+    writer = privileged(settings.helper)
     return Capabilities(
         pagecache=PageCache(
             left_out=left_out,
@@ -41,19 +52,21 @@ def capabilities_of(
             reserve_bytes=settings.pagecache.reserve_bytes,
             max_record_bytes=settings.max_record_bytes,
         ),
-        manifests=Manifests(
-            left_out=left_out,
-            roots=settings.roots,
-            state_dir=state_dir,
-            kept=settings.manifests.kept,
-            reader=settings.manifests.reader,
-            max_record_bytes=settings.max_record_bytes,
-        ),
+        manifests=manifests,
         tuning=Tuning(
             roots=settings.roots,
             state_dir=state_dir,
             profiles_dir=settings.tuning.profiles_dir,
             journal_dir=settings.tuning.journal_dir,
-            privileged=privileged(settings.helper),
+            privileged=writer,
+        ),
+        transfer=Transfers(
+            roots=settings.roots,
+            state_dir=state_dir,
+            listen=settings.transfer.address,
+            addresses=settings.transfer.addresses,
+            connections=settings.transfer.connections,
+            manifests=manifests,
+            writers=writer.writers,
         ),
     )

@@ -136,6 +136,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
     left_out = LeftOut()
     made = capabilities_of(settings, state.path, left_out)
     pagecache, manifests, tuning = made.pagecache, made.manifests, made.tuning
+    transfer = made.transfer
 
     def degraded() -> Sequence[str]:
         return [*lacking(settings, state), *no_room]
@@ -185,7 +186,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         allow_kexec=settings.reimage.allow_kexec,
     )
     registry = Registry()
-    for capability in (pagecache, manifests, tuning, reimage):
+    for capability in (pagecache, manifests, tuning, reimage, transfer):
         capability.prepare()
         for kind in capability.kinds():
             registry.register(believing(state, kind))
@@ -206,6 +207,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         tuning=tuning,
         reimage=reimage,
         node=node,
+        transfer=transfer,
         metrics=Metrics(
             operations,
             residency=lambda: _resident_bytes(pagecache),
@@ -215,6 +217,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
             degraded=readiness.reasons,
             observed_age=readiness.age,
             reimage=reimage.figures,
+            transfer=transfer.figures,
             space=space.SpaceFigures(state.path).latest,
             node=node.info,
         ),
@@ -224,6 +227,8 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
     )
     operations.recover()
     stack.callback(operations.shutdown, _WORK_SECONDS)
+    transfer.listen()
+    stack.callback(transfer.close)
     _start_tuning(tuning, operations, settings)
     watcher = Watcher(tuning.watch, settings.tuning.check_seconds)
     watcher.start()
@@ -356,7 +361,12 @@ def _end_with_threads(code: int) -> None:
     interpreter would wait for it.
     """
     deadline = time.monotonic() + _THREAD_SECONDS
-    others = [one for one in threading.enumerate() if one is not threading.current_thread()]
+    # Threads of the engine that called back have an entry as well; the engine ends its own.
+    others = [
+        one
+        for one in threading.enumerate()
+        if one is not threading.current_thread() and not isinstance(one, threading._DummyThread)
+    ]
     for thread in others:
         thread.join(max(0.0, deadline - time.monotonic()))
     left = [thread.name for thread in others if thread.is_alive()]

@@ -30,6 +30,7 @@ from holdfast.operations.statistics import KindFigures
 from holdfast.pagecache.sampling import ResidencySampler
 from holdfast.reimage.models import ImagerReport
 from holdfast.reimage.states import ReimageState
+from holdfast.transfer.figures import TransferCollector, TransferFigures
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -60,6 +61,7 @@ class Metrics:
         reimage: Callable[[], ReimageFigures] | None = None,
         space: Callable[[], tuple[int, int] | None] | None = None,
         node: Callable[[], Mapping[str, str]] | None = None,
+        transfer: Callable[[], TransferFigures] | None = None,
     ) -> None:
         """`residency` returns resident bytes by root and may take long; the others are quick."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -81,6 +83,8 @@ class Metrics:
             self._registry.register(_Node(node))
         if space is not None:
             self._registry.register(_Space(space))
+        if transfer is not None:
+            self._registry.register(TransferCollector(transfer))
         if degraded is not None:
             ready = Gauge(
                 "holdfast_ready",

@@ -27,6 +27,7 @@ from holdfast.privileged.executor import LocalExecutor
 from holdfast.reimage.checks import PostBootChecks
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.service import Reimage
+from holdfast.transfer.service import Transfers
 from holdfast.tuning.service import Tuning
 from tests.support.operations import operations
 
@@ -134,7 +135,23 @@ def served(
         status_server=None,
         degraded=lambda: degraded,
     )
-    registered = (*kinds, *pagecache.kinds(), *manifests.kinds(), *tuning.kinds(), *reimage.kinds())
+    transfer = Transfers(
+        roots=settings.roots,
+        state_dir=base / "state",
+        listen=None,
+        addresses=(),
+        connections=8,
+        manifests=manifests,
+        writers=LocalExecutor().writers,
+    )
+    registered = (
+        *kinds,
+        *pagecache.kinds(),
+        *manifests.kinds(),
+        *tuning.kinds(),
+        *reimage.kinds(),
+        *transfer.kinds(),
+    )
     with operations(base / "state", *registered) as service:
         services = change(
             Services(
@@ -145,6 +162,7 @@ def served(
                 manifests=manifests,
                 tuning=tuning,
                 reimage=reimage,
+                transfer=transfer,
                 node=Node(roots=settings.roots),
                 metrics=Metrics(service),
                 degraded=lambda: degraded,

@@ -14,6 +14,7 @@ from tests.support.harness import Daemon
 
 AT_ONCE = {
     "/v1/tuning/plan",
+    "/v1/transfers/offers",
     *(f"/v1/reimage/{what}" for what in ("plan", "arm", "disarm", "reboot", "rollback/plan")),
 }
 """Posts that start no operation."""
@@ -76,6 +77,14 @@ class TestDocument:
             ("/v1/manifests/{manifest_id}/verifications", "POST"),
             ("/v1/manifests/comparisons", "POST"),
             ("/v1/manifests/reports/{operation_id}", "GET"),
+            ("/v1/transfers", "GET"),
+            ("/v1/transfers", "POST"),
+            ("/v1/transfers/{transfer_id}", "GET"),
+            ("/v1/transfers/{transfer_id}", "DELETE"),
+            ("/v1/transfers/offers", "GET"),
+            ("/v1/transfers/offers", "POST"),
+            ("/v1/transfers/offers/{offer_id}", "GET"),
+            ("/v1/transfers/offers/{offer_id}", "DELETE"),
             ("/v1/reimage", "GET"),
             ("/v1/reimage/plan", "POST"),
             ("/v1/reimage/stage", "POST"),

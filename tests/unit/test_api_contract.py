@@ -118,6 +118,7 @@ def test_its_kinds_are_those_that_the_daemon_runs(tmp_path: Path) -> None:
                 services.manifests,
                 services.tuning,
                 services.reimage,
+                services.transfer,
             )
             for kind in capability.kinds()
         }

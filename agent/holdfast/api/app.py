@@ -24,6 +24,7 @@ from holdfast.api.routes import (
     pagecache,
     reimage,
     root,
+    transfer,
     tuning,
 )
 from holdfast.api.services import Services
@@ -38,6 +39,7 @@ ROUTERS = (
     manifests.router,
     tuning.router,
     reimage.router,
+    transfer.router,
 )
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from holdfast.operations.service import Operations
     from holdfast.pagecache.service import PageCache
     from holdfast.reimage.service import Reimage
+    from holdfast.transfer.service import Transfers
     from holdfast.tuning.service import Tuning
 
 
@@ -42,6 +43,7 @@ class Services:
     manifests: Manifests
     tuning: Tuning
     reimage: Reimage
+    transfer: Transfers
     node: Node
     metrics: Metrics
     degraded: Callable[[], Sequence[str]] = _nothing_wrong

@@ -23,6 +23,7 @@ _ABOUT = {
     "pagecache": "See, dump, load and evict what the page cache holds of the roots' files.",
     "manifest": "Record files with their digests; verify and compare them, to prove that a copy is "
     "faithful.",
+    "transfer": "Offer a directory to another node, and fetch what one offers: proven, in passes.",
     "tune": "Kernel settings by profile: see what would change, apply all or nothing, watch, roll "
     "back.",
     "reimage": "Replace the system image of this machine in place; its data are not touched.",
@@ -42,6 +43,7 @@ _MODULES = {
     "prepare": ["admin.prepare"],
     "pagecache": ["pagecache.commands", "pagecache.transfer"],
     "manifest": ["manifest.commands", "manifest.transfer"],
+    "transfer": ["transfer.commands", "transfer.offers"],
     "tune": ["tune.commands"],
     "reimage": ["reimage.commands"],
     "image": ["image.commands", "image.signing"],

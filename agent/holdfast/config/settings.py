@@ -200,6 +200,37 @@ class NodeSettings(Section):
         return value
 
 
+class TransferSettings(Section):
+    """State transfer from node to node."""
+
+    listen: str = Field(
+        default="",
+        description="Where destinations fetch what this node offers: ADDRESS:PORT, with TLS "
+        "always; empty: nothing is offered.",
+    )
+    addresses: list[Annotated[str, Field(min_length=1, max_length=253)]] = Field(
+        default=[],
+        max_length=16,
+        description="Addresses or names of this node for tickets; empty: that of "
+        "`transfer.listen`, or if it is a wildcard those of the interfaces.",
+    )
+    connections: Annotated[Number, Field(ge=1, le=32)] = Field(
+        default=8, description="Data connections of a pull."
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _parse_listen(cls, value: str) -> str:
+        if value and split_address(value)[1] == 0:
+            raise ValueError(f"should have a port that stays, as tickets name it, not {value!r}")
+        return value
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host and port of the data listener, or None when it is off."""
+        return split_address(self.listen) if self.listen else None
+
+
 class ReimageSettings(Section):
     """Re-imaging in place."""
 
@@ -330,6 +361,7 @@ class Settings(BaseSettings):
     manifests: ManifestSettings = Field(default_factory=ManifestSettings)
     tuning: TuningSettings = Field(default_factory=TuningSettings)
     reimage: ReimageSettings = Field(default_factory=ReimageSettings)
+    transfer: TransferSettings = Field(default_factory=TransferSettings)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)

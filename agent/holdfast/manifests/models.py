@@ -13,13 +13,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from holdfast.operations.results import OperationResult, Outcome
+from holdfast.pressure import PressureLimit
 from holdfast.records.models import (
     AbsolutePath,
     Bytes,
     Count,
     LeftOutByReason,
     Located,
-    PathText,
     Request,
 )
 from holdfast.records.store import DamagedRecord, Stored
@@ -30,23 +30,6 @@ Patterns = Annotated[list[Pattern], Field(max_length=1000)]
 ManifestId = Annotated[str, Field(min_length=1, max_length=64)]
 Range = tuple[Bytes, Bytes]
 Type = Literal["file", "directory", "symlink", "fifo", "socket", "block", "char"]
-
-
-class PressureLimit(Request):
-    """Give way while others wait for the device (pressure stall information, Linux 4.20)."""
-
-    cgroup: PathText | None = Field(
-        default=None,
-        description="A control group below /sys/fs/cgroup, such as "
-        "`system.slice/cassandra.service`; the whole system when left out.",
-    )
-    threshold_percent: float = Field(
-        default=10.0,
-        gt=0,
-        le=100,
-        description="Nothing more is read while some task waits for I/O during more than this "
-        "share of the time.",
-    )
 
 
 class ReadLimits(Request):

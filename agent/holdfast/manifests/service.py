@@ -25,10 +25,10 @@ from holdfast.manifests.models import (
     VerifyParams,
     VerifyResult,
 )
-from holdfast.manifests.pressure import pressure_file
 from holdfast.manifests.store import ManifestStore, ReportStore
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import RequestError, Slug
+from holdfast.pressure import engine_limit
 from holdfast.records.calls import call, provenance
 from holdfast.records.conversions import Write
 from holdfast.records.uploads import Upload
@@ -216,6 +216,28 @@ class Manifests:
             self._store.check_chosen(manifest_id)
         return Upload(self._store, max_bytes=self._max_record_bytes)
 
+    # Manifests that the engine makes with other work: the target of a transfer.
+
+    def reserve(self, record_id: str, *, replace: bool) -> dict[str, Any]:
+        """Return `destination`, `journal` and `max_bytes` of a manifest that the engine will make.
+
+        Raises `RequestError` if the id is taken and may not be replaced, `OSError`.
+        """
+        make_directory(self._store.directory)
+        return {
+            "destination": str(self._store.destination(record_id, replace=replace)),
+            "journal": str(self._store.journal(record_id)),
+            "max_bytes": self._store.max_bytes,
+        }
+
+    def stored(self, record_id: str) -> bool:
+        """Whether there is a manifest of this id."""
+        return any(path.name.startswith(record_id) for path in self._store.made_here())
+
+    def added(self, record_id: str) -> None:
+        """Keep a manifest that the engine made, and remove the oldest beyond the limit."""
+        self._store.retain(record_id)
+
     # Operations, each in a thread of its own.
 
     def _build(self, context: Context[BuildRequest]) -> BuildResult:
@@ -383,14 +405,9 @@ class Manifests:
         return frozenset({f"{COMPARE}:{':'.join(sorted(ids))}"})
 
     def _limits(self, params: ReadLimits) -> dict[str, Any]:
-        limit = params.pressure
-        pressure = limit and {
-            "file": str(pressure_file(limit)),
-            "threshold_percent": limit.threshold_percent,
-        }
         return {
             "bytes_per_second": params.bytes_per_second,
-            "pressure": pressure,
+            "pressure": engine_limit(params.pressure),
             "reader": self._reader,
         }
 

@@ -24,12 +24,14 @@ from holdfast.privileged.boot.models import (
     TrialReport,
     TryRequest,
 )
+from holdfast.privileged.open_files import Writers
 from holdfast.privileged.wire import (
     Answer,
     AnyRequest,
     LineError,
     OpenFilesRequest,
     PerformRequest,
+    WritersRequest,
     receive_line,
 )
 from holdfast.privileged.writes import Refused, Write
@@ -64,6 +66,10 @@ class Helper:
     def open_files(self, mount_point: str) -> Mapping[str, int]:
         """Have regular files counted that are open on a file system. Raises `OSError`."""
         return self._ask(OpenFilesRequest(mount_point=mount_point)).open_files or {}
+
+    def writers(self, directory: str) -> Writers:
+        """Have the files found that processes may write to. Raises `OSError`."""
+        return self._told(self._ask(WritersRequest(directory=directory)).writers)
 
     def arm(self, request: ArmRequest) -> ArmReport:
         """Have the next boot write an image. Raises `OSError` or `Refused`.

@@ -16,6 +16,7 @@ from holdfast.privileged.boot.models import (
     TrialReport,
     TryRequest,
 )
+from holdfast.privileged.open_files import Writers
 from holdfast.privileged.writes import (
     BlockWrite,
     HugePagesWrite,
@@ -40,6 +41,12 @@ class Privileged(Protocol):
 
     def open_files(self, mount_point: str) -> Mapping[str, int]:
         """Count regular files open on the file system mounted there, by `name (pid)`.
+
+        Raises `OSError`.
+        """
+
+    def writers(self, directory: str) -> Writers:
+        """Find the files that processes may write to, on the file system of a directory.
 
         Raises `OSError`.
         """
@@ -108,6 +115,10 @@ class LocalExecutor:
     def open_files(self, mount_point: str) -> Mapping[str, int]:
         """Count regular files open on a file system, as far as this process may see them."""
         return open_files.count_open_files(mount_point)
+
+    def writers(self, directory: str) -> Writers:
+        """Find the files that processes may write to, as far as this process may see them."""
+        return open_files.find_writers(directory)
 
     def arm(self, request: ArmRequest) -> ArmReport:
         """Have the next boot, and only that one, write an image to the disk of the root."""

@@ -19,8 +19,10 @@ import socket
 import stat
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -41,6 +43,7 @@ from holdfast.privileged.wire import (
     LineError,
     OpenFilesRequest,
     PerformRequest,
+    WritersRequest,
     receive_line,
     request_adapter,
 )
@@ -50,6 +53,8 @@ from holdfast.tuning.changes.requests import TuneChange, TuneEnforce, TuneRecove
 from holdfast.wording import first
 
 log = logging.getLogger(__name__)
+
+_Found = TypeVar("_Found")
 
 _LISTEN_FDS_START = 3  # SD_LISTEN_FDS_START of sd_listen_fds(3)
 _REQUEST_SECONDS = 10.0
@@ -239,8 +244,8 @@ class HelperServer:
                     report = self._changes.tune(request)
                 log.info("%s: %d settings written", request.do, len(report.written))
                 return Answer(tune=report)
-            case OpenFilesRequest():
-                return Answer(open_files=dict(self._count(request.mount_point)))
+            case OpenFilesRequest() | WritersRequest():
+                return self._open_files(request)
             case IdentityRequest():
                 return Answer(evidence=self._executor.identity_evidence(compare=request.compare))
             case TryRequest():
@@ -271,25 +276,32 @@ class HelperServer:
                     log.warning("rebooting into the imager: %s", request.nonce)
                 return Answer()
 
-    def _count(self, mount_point: str) -> Mapping[str, int]:
-        """Count open files, for so long: a file system may have ceased to answer."""
+    def _open_files(self, request: OpenFilesRequest | WritersRequest) -> Answer:
+        if isinstance(request, WritersRequest):
+            find = partial(self._executor.writers, request.directory)
+            return Answer(writers=self._looked(find, request.directory))
+        count = partial(self._executor.open_files, request.mount_point)
+        return Answer(open_files=dict(self._looked(count, request.mount_point)))
+
+    def _looked(self, look: Callable[[], _Found], place: str) -> _Found:
+        """Inspect open files, for so long: a file system may have ceased to answer."""
         if not self._counts.acquire(blocking=False):
             raise OSError(errno.EBUSY, "earlier counts of open files have not come to an end")
-        outcome: list[Mapping[str, int] | OSError | ValueError] = []
+        outcome: list[_Found | OSError | ValueError] = []
 
-        def count() -> None:
+        def inspect() -> None:
             try:
-                outcome.append(self._executor.open_files(mount_point))
+                outcome.append(look())
             except (OSError, ValueError) as error:
                 outcome.append(error)
             finally:
                 self._counts.release()
 
-        thread = threading.Thread(target=count, daemon=True)
+        thread = threading.Thread(target=inspect, daemon=True)
         thread.start()
         thread.join(_COUNT_SECONDS)
         if not outcome:
-            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), mount_point)
-        if isinstance(outcome[0], Exception):
+            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), place)
+        if isinstance(outcome[0], OSError | ValueError):
             raise outcome[0]
         return outcome[0]

@@ -22,6 +22,7 @@ from holdfast.privileged.boot.models import (
     TrialReport,
     TryRequest,
 )
+from holdfast.privileged.open_files import Writers
 from holdfast.privileged.writes import Write
 from holdfast.tuning.changes.requests import (
     TuneChange,
@@ -53,6 +54,15 @@ class OpenFilesRequest(BaseModel, defer_build=True):
     mount_point: Annotated[str, Field(pattern=r"^/[^\x00]*$", max_length=4096)]
 
 
+class WritersRequest(BaseModel, defer_build=True):
+    """Find the files that processes may write to, on the file system of a directory."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    do: Literal["writers"] = "writers"
+    directory: Annotated[str, Field(pattern=r"^/[^\x00]*$", max_length=4096)]
+
+
 AnyRequest = (
     PerformRequest
     | TuneChange
@@ -60,6 +70,7 @@ AnyRequest = (
     | TuneRecover
     | TuneEnforce
     | OpenFilesRequest
+    | WritersRequest
     | ArmRequest
     | TryRequest
     | DisarmRequest
@@ -87,6 +98,7 @@ class Answer(BaseModel, defer_build=True):
     file: str | None = None
     open_files: dict[str, int] | None = None
     """How many, by `name (pid)`."""
+    writers: Writers | None = None
     tune: TuneReport | None = None
     arm: ArmReport | None = None
     disarm: DisarmReport | None = None

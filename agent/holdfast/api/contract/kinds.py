@@ -15,6 +15,8 @@ from holdfast.operations.model import Operation
 from holdfast.pagecache import models as pagecache
 from holdfast.pagecache import service as pagecache_kinds
 from holdfast.reimage import models as reimage
+from holdfast.transfer import models as transfer
+from holdfast.transfer import pulls as transfer_kinds
 from holdfast.tuning import models as tuning
 
 KINDS: Mapping[str, tuple[type[BaseModel], type[BaseModel]]] = {
@@ -28,6 +30,7 @@ KINDS: Mapping[str, tuple[type[BaseModel], type[BaseModel]]] = {
     "tuning.rollback": (tuning.RollbackRequest, tuning.RolledBack),
     "reimage": (reimage.StageRequest, reimage.ReimageResult),
     "reimage.check": (reimage.ConfirmRequest, reimage.ReimageResult),
+    transfer_kinds.PULL: (transfer.PullParams, transfer.PullResult),
 }
 """Parameters and result of each kind that the daemon runs."""
 

@@ -12,5 +12,6 @@ FEATURES = (
     "attempt-precondition",
     "idempotency-key",
     "node-id",
+    "transfers",
 )
 """Names that stay; sorted."""

@@ -31,6 +31,7 @@ TAGS = [
     {"name": "manifests", "description": "Prove that files are what they were."},
     {"name": "tuning", "description": "Kernel settings by profile: plan, apply, watch, roll back."},
     {"name": "re-imaging", "description": "Another system image, with the data left in place."},
+    {"name": "transfer", "description": "The state of one node fetched by another, proven."},
     {"name": "operations", "description": "Work under way and done."},
     {"name": "node", "description": "What this machine is."},
     {"name": "monitoring", "description": "For people and programs that watch."},

@@ -34,7 +34,7 @@ _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
 _SPEC = "__holdfast_spec__"
 MAX_PARAMETERS = 16
 """Query parameters of one request."""
-_NEVER_IDS = frozenset({"comparisons", "reports"})
+_NEVER_IDS = frozenset({"comparisons", "offers", "repairs", "reports"})
 """Parts of paths that stand beside ids: `/v1/manifests/comparisons` is not a manifest."""
 
 

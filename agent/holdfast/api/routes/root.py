@@ -38,6 +38,8 @@ _CALLS = (
     ("GET", "/v1/manifests", "the manifests stored here"),
     ("POST", "/v1/manifests/latest/verifications", "read the files again and compare"),
     ("POST", "/v1/manifests/comparisons", 'compare two: {"left": "…", "right": "…"}'),
+    ("POST", "/v1/transfers/offers", 'offer a directory to another node: {"path": "…"}'),
+    ("POST", "/v1/transfers", 'fetch one: {"ticket": {…}, "path": "…"}'),
     ("GET", "/v1/tuning", "kernel settings in force, and what has drifted"),
     ("GET", "/v1/tuning/profiles", "what can be applied"),
     ("POST", "/v1/tuning/plan", 'what would change: {"profile": "…"}'),

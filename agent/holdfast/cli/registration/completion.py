@@ -40,6 +40,20 @@ def operation_ids(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, st
             yield operation["id"], f"{operation['kind']} {operation['state']}"
 
 
+def offer_ids(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+    """Offer the ids of this node's offers of state."""
+    for offer in _ask(ctx, "/v1/transfers/offers").get("offers", ()):
+        if offer["id"].startswith(incomplete):
+            yield offer["id"], f"{offer['path']} {offer['state']}"
+
+
+def transfer_ids(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+    """Offer the ids of transfers into this node."""
+    for transfer in _ask(ctx, "/v1/transfers").get("transfers", ()):
+        if transfer["id"].startswith(incomplete):
+            yield transfer["id"], f"{transfer['path']} from {transfer['source']}"
+
+
 def profile_names(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
     """Offer the names of profiles."""
     for profile in _ask(ctx, "/v1/tuning/profiles").get("profiles", ()):

@@ -21,6 +21,7 @@ _STARTS = {
     "pagecache.dump": "/v1/pagecache/dumps",
     "pagecache.evict": "/v1/pagecache/evictions",
     "pagecache.load": "/v1/pagecache/loads",
+    "transfer.pull": "/v1/transfers",
 }
 """Where operations are started; a member of the body named in the path is not sent with it."""
 

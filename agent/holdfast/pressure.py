@@ -1,16 +1,35 @@
-"""Where the kernel tells how long tasks wait for I/O."""
+"""How a request asks to give way while others wait for I/O, and what the kernel reports of that."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from holdfast.manifests.models import PressureLimit
+from pydantic import Field
+
 from holdfast.operations.model import RequestError, Slug
+from holdfast.records.models import PathText, Request
 
 _SYSTEM = Path("/proc/pressure/io")
 _CGROUPS = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 """Where version 2 of the control groups is mounted, alone or beside version 1."""
+
+
+class PressureLimit(Request):
+    """Give way while others wait for the device (pressure stall information, Linux 4.20)."""
+
+    cgroup: PathText | None = Field(
+        default=None,
+        description="A control group below /sys/fs/cgroup, such as "
+        "`system.slice/cassandra.service`; the whole system when left out.",
+    )
+    threshold_percent: float = Field(
+        default=10.0,
+        gt=0,
+        le=100,
+        description="Nothing more is read while some task waits for I/O during more than this "
+        "share of the time.",
+    )
 
 
 def pressure_file(limit: PressureLimit) -> Path:
@@ -42,3 +61,10 @@ def pressure_file(limit: PressureLimit) -> Path:
         "version 2, relative to /sys/fs/cgroup.",
         "pressure.cgroup",
     )
+
+
+def engine_limit(limit: PressureLimit | None) -> dict[str, object] | None:
+    """Return the engine's form of a limit. Raises `RequestError` as `pressure_file` does."""
+    if limit is None:
+        return None
+    return {"file": str(pressure_file(limit)), "threshold_percent": limit.threshold_percent}

@@ -1,0 +1,178 @@
+"""Routes of transfers: what this node offers, and what it fetches from others."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+from fastapi import Path, Request
+from starlette.responses import Response
+
+from holdfast.api.contract.documents import problems_of, started
+from holdfast.api.contract.routing import CallerDep, ServicesDep, audited, make_router, spec
+from holdfast.api.http.rendering import JsonResponse
+from holdfast.api.http.tokens import Scope
+from holdfast.api.http.work import Pool, act
+from holdfast.api.routes.operations import IdempotencyKey, start
+from holdfast.operations.model import Operation
+from holdfast.transfer.models import (
+    OfferList,
+    OfferMade,
+    OfferRequest,
+    PullRequest,
+    Transfer,
+    TransferList,
+    TransferOffer,
+)
+from holdfast.transfer.pulls import PULL
+
+router = make_router(prefix="/v1/transfers", tags=["transfer"])
+
+TransferName = Annotated[
+    str,
+    Path(
+        max_length=64,
+        description="An id, or the beginning of one, of at least 4 characters, that no other has.",
+    ),
+]
+
+
+@router.post(
+    "/offers",
+    operation_id="createTransferOffer",
+    summary="Offer a directory to another node",
+    status_code=201,
+    response_model=OfferMade,
+    responses={
+        201: {
+            "description": "Offered; the ticket is in this answer and in no other.",
+            "headers": {"Location": {"description": "Where it is.", "schema": {"type": "string"}}},
+        },
+        **problems_of(404, 409, 413, 415, 507),
+    },
+)
+@spec(Scope.ADMIN)
+async def create_offer(services: ServicesDep, request: Request, params: OfferRequest) -> Response:
+    """Make an offer and its ticket, which one destination can use. Needs `transfer.listen`."""
+    audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
+    made = await act(request, partial(services.transfer.offer, params))
+    audited(request, offer=made.offer.id)
+    headers = {"Location": f"/v1/transfers/offers/{made.offer.id}", "Cache-Control": "no-store"}
+    return JsonResponse(made, status_code=201, headers=headers)
+
+
+@router.get(
+    "/offers",
+    operation_id="listTransferOffers",
+    summary="List offers, newest first",
+    response_model=OfferList,
+    responses=problems_of(),
+)
+@spec(Scope.READ)
+async def list_offers(services: ServicesDep, request: Request) -> Response:
+    """List what this node offers, without tickets."""
+    return JsonResponse(await act(request, services.transfer.offers, Pool.READS))
+
+
+@router.get(
+    "/offers/{offer_id}",
+    operation_id="getTransferOffer",
+    summary="Show an offer",
+    response_model=TransferOffer,
+    responses=problems_of(404, 409),
+)
+@spec(Scope.READ)
+async def get_offer(services: ServicesDep, request: Request, offer_id: TransferName) -> Response:
+    """Answer an offer, with what its destination has fetched since the daemon started."""
+    find = partial(services.transfer.find_offer, offer_id)
+    return JsonResponse(await act(request, find, Pool.READS))
+
+
+@router.delete(
+    "/offers/{offer_id}",
+    operation_id="revokeTransferOffer",
+    summary="Revoke an offer",
+    status_code=204,
+    response_class=Response,
+    responses=problems_of(404, 409),
+)
+@spec(Scope.ADMIN, produces=())
+async def revoke_offer(services: ServicesDep, request: Request, offer_id: TransferName) -> Response:
+    """Withdraw an offer and cut the connections of its destination at once."""
+    audited(request, offer=offer_id)
+    audited(request, offer=await act(request, partial(services.transfer.revoke, offer_id)))
+    return Response(status_code=204)
+
+
+@router.post(
+    "",
+    operation_id="createTransfer",
+    summary="Fetch what a ticket offers",
+    status_code=202,
+    response_model=Operation,
+    responses=started(),
+)
+@spec(Scope.ADMIN)
+async def create_transfer(
+    services: ServicesDep,
+    request: Request,
+    caller: CallerDep,
+    params: PullRequest,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Start the operation `transfer.pull`: passes, or with `final` the last one.
+
+    The same ticket again continues the transfer: what is here already is not fetched again.
+    """
+    accepted = await act(request, partial(services.transfer.accept, params), Pool.STARTS)
+    return await start(request, caller, PULL, accepted, idempotency_key)
+
+
+@router.get(
+    "",
+    operation_id="listTransfers",
+    summary="List transfers into this node, newest first",
+    response_model=TransferList,
+    responses=problems_of(),
+)
+@spec(Scope.READ)
+async def list_transfers(services: ServicesDep, request: Request) -> Response:
+    """List the transfers into this node, complete or not."""
+    return JsonResponse(await act(request, services.transfer.transfers, Pool.READS))
+
+
+@router.get(
+    "/{transfer_id}",
+    operation_id="getTransfer",
+    summary="Show a transfer into this node",
+    response_model=Transfer,
+    responses=problems_of(404, 409),
+)
+@spec(Scope.READ)
+async def get_transfer(
+    services: ServicesDep, request: Request, transfer_id: TransferName
+) -> Response:
+    """Answer where a transfer goes, whether it is complete, and the pull that ran last."""
+    find = partial(services.transfer.transfer, transfer_id)
+    return JsonResponse(await act(request, find, Pool.READS))
+
+
+@router.delete(
+    "/{transfer_id}",
+    operation_id="forgetTransfer",
+    summary="Forget a transfer into this node",
+    status_code=204,
+    response_class=Response,
+    responses=problems_of(404, 409),
+)
+@spec(Scope.ADMIN, produces=())
+async def forget_transfer(
+    services: ServicesDep, request: Request, transfer_id: TransferName
+) -> Response:
+    """Forget the ticket and what is known of the files. What was fetched stays where it is.
+
+    A transfer that is not complete cannot be continued afterwards.
+    """
+    audited(request, transfer=transfer_id)
+    audited(request, transfer=await act(request, partial(services.transfer.forget, transfer_id)))
+    return Response(status_code=204)

@@ -1,0 +1,165 @@
+"""Offers and transfers as a person reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from holdfast.cli.terminal import units
+from holdfast.cli.terminal.output import Output
+from holdfast.cli.terminal.phrases import name_of, took_of, when_of
+from holdfast.cli.terminal.tables import Column
+from holdfast.transfer.models import (
+    OfferList,
+    PullResult,
+    Transfer,
+    TransferList,
+    TransferPass,
+)
+
+_LIMITS = {
+    "source-read": "reading on the source",
+    "wire": "the wire",
+    "destination-write": "writing here",
+    "processor": "processors",
+}
+_PROOFS = {
+    "wire": "every byte arrived as it was sent",
+    "flushed": "every byte is flushed to the device",
+    "media": "every byte was read back from the device",
+}
+_EXAMPLES = 10
+
+
+def show_pulled(out: Output, operation: Mapping[str, Any]) -> None:
+    """Print what a pull did."""
+    result = PullResult.model_validate(operation["result"])
+    took = took_of(operation, result.sent_bytes)
+    files = units.counted(result.files, "file")
+    out.line(
+        f"fetched {units.size(result.sent_bytes)} of {units.size(result.bytes)}, {files}{took}"
+    )
+    for number, one in enumerate(result.passes, 1):
+        out.line(f"  pass {number}: {_pass(one)}")
+    if result.limited_by is not None:
+        out.line(f"limited by {_LIMITS[result.limited_by]}")
+    if result.passes:
+        _show_last(out, result.passes[-1])
+    for holder in result.open_for_writing:
+        out.line(f"open for writing all the same: {units.printable(holder)}", "yellow")
+    if result.uninspected_processes:
+        count = units.counted(result.uninspected_processes, "process", "processes")
+        out.line(f"the open files of {count} could not be seen", "yellow")
+    out.line(f"proof: {_PROOFS[result.proof]}")
+    if not result.complete:
+        changed = units.size(result.remaining_bytes)
+        out.hint(
+            f"the last pass fetched {changed}; to fetch what changes meanwhile, the same command "
+            "again; to cut over, stop the datastore on the source and add --final"
+        )
+        return
+    out.line(f"complete: {units.printable(result.path)}, manifest {result.manifest}", "green")
+    out.hint(f"to read all of it again: holdfast manifest verify {result.manifest}")
+
+
+def _pass(one: TransferPass) -> str:
+    parts = [
+        f"{units.size(one.sent_bytes)} in {units.counted(one.fetched_files, 'file')}",
+        f"{units.count(one.unchanged_files)} unchanged",
+    ]
+    for number, noun in (
+        (one.removed, "removed"),
+        (one.reconnects, "times connected again"),
+        (one.damaged_blocks, "blocks damaged in memory"),
+        (one.differed_on_media, "files differed on the device and were fetched again"),
+        (one.unfinished_files, "unfinished"),
+    ):
+        if number:
+            parts.append(f"{units.count(number)} {noun}")
+    rate = (
+        f" ({units.rate(one.sent_bytes / one.seconds)})" if one.sent_bytes and one.seconds else ""
+    )
+    return f"{', '.join(parts)}, {units.duration(one.seconds)}{rate}"
+
+
+def _show_last(out: Output, last: TransferPass) -> None:
+    """Print what the last pass could not bring."""
+    for unfinished in last.unfinished[:_EXAMPLES]:
+        out.line(
+            f"unfinished: {units.printable(name_of(unfinished))}: {unfinished.reason}", "yellow"
+        )
+    names = ", ".join(units.printable(name_of(one)) for one in last.special_names[:_EXAMPLES])
+    for kind, count in last.specials.items():
+        out.line(f"not made: {units.count(count)} {units.plain_words(kind)} ({names})", "yellow")
+    for reason, count in last.left_out.items():
+        out.line(f"left out by the source: {units.count(count)} {units.plain_words(reason)}")
+    for what, count in last.unset.items():
+        out.line(f"could not be set: {units.plain_words(what)} of {units.count(count)}", "yellow")
+
+
+def show_transfers(out: Output, found: Any) -> None:
+    """Print transfers into this node."""
+    listed = TransferList.model_validate(found)
+    if not listed.transfers:
+        out.line("no transfer into this node is known")
+        return
+    out.table(
+        ["id", "state", "~path", Column("source", rank=1), Column("begun", rank=2)],
+        [
+            [
+                one.id,
+                "complete" if one.complete else "open",
+                units.printable(one.path),
+                f"{one.source} {units.printable(one.source_path)}",
+                units.age(one.created_at),
+            ]
+            for one in listed.transfers
+        ],
+        styles={"complete": "green"},
+    )
+
+
+def show_transfer(out: Output, found: Any) -> None:
+    """Print one transfer into this node."""
+    one = Transfer.model_validate(found)
+    out.fields(
+        [
+            ("id", one.id),
+            ("path", units.printable(one.path)),
+            ("source", f"{one.source} {units.printable(one.source_path)}"),
+            ("offer", one.offer),
+            ("begun", when_of(one.created_at)),
+            ("state", "complete" if one.complete else "open"),
+            ("manifest", one.manifest or ""),
+            ("last pull", one.operation or ""),
+        ]
+    )
+
+
+def show_offers(out: Output, found: Any) -> None:
+    """Print what this node offers."""
+    listed = OfferList.model_validate(found)
+    if not listed.offers:
+        out.line("nothing is offered")
+        return
+    out.table(
+        [
+            "id",
+            "state",
+            "~path",
+            Column("connections", right=True, rank=2),
+            Column("sent", right=True, rank=1),
+            Column("expires", rank=3),
+        ],
+        [
+            [
+                one.id,
+                one.state.replace("_", " "),
+                units.printable(one.path),
+                units.count(one.connections),
+                units.size(one.sent_bytes),
+                units.moment(one.expires_at),
+            ]
+            for one in listed.offers
+        ],
+    )
