@@ -115,24 +115,22 @@ class TransferListener:
             return
         request = offer.request
         place = self._place_of(request.path)
-        self._serving.server.offer(
-            json.dumps(
-                {
-                    "id": to_wire(offer.id),
-                    "verifier": offer.verifier,
-                    "puller": offer.puller,
-                    "place": place.request(),
-                    "exclude": self._exclude,
-                    "include_patterns": request.include,
-                    "exclude_patterns": request.exclude,
-                    "files": request.files,
-                    "leave_out_mounts": request.other_filesystems == "leave_out",
-                    "bytes_per_second": request.bytes_per_second,
-                    "pressure": engine_limit(request.pressure),
-                    "expires_at": offer.expires_at,
-                }
-            )
-        )
+        members: dict[str, Any] = {
+            "id": to_wire(offer.id),
+            "verifier": offer.verifier,
+            "puller": offer.puller,
+            "place": place.request(),
+            "exclude": self._exclude,
+            "include_patterns": request.include,
+            "exclude_patterns": request.exclude,
+            "files": request.files,
+            "bytes_per_second": request.bytes_per_second,
+            "pressure": engine_limit(request.pressure),
+            "expires_at": offer.expires_at,
+        }
+        if request.other_filesystems == "leave_out":
+            members["leave_out_mounts"] = True
+        self._serving.server.offer(json.dumps(members))
         self._expiry[offer.id] = offer.expires_at
 
     def revoke(self, offer_id: str) -> None:
