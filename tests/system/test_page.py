@@ -322,6 +322,32 @@ def test_it_shows_how_far_re_imaging_is(browser: Browser, node: Daemon) -> None:
     check_harmless(page, node)
 
 
+def test_it_shows_transfers(browser: Browser, node: Daemon) -> None:
+    page = shown(browser, node)
+    looks(page, 1)
+    assert page.evaluate("document.getElementById('transfers-part').hidden") is True
+    offer = {"state": "in_use", "path": "/mnt/data/<b>db</b>", "sent_bytes": 5 << 20}
+    into = {"path": "/mnt/data/pg", "source": "10.0.0.7:9919", "source_path": "/mnt/data/old"}
+    for path, document, told in (
+        (
+            "/v1/transfers/offers",
+            {"offers": [offer | {"connections": 8}]},
+            "in use /mnt/data/<b>db</b>, 5.00 MiB sent, 8 connections",
+        ),
+        (
+            "/v1/transfers",
+            {"transfers": [into | {"complete": True}]},
+            "complete /mnt/data/pg from 10.0.0.7:9919 /mnt/data/old",
+        ),
+    ):
+        page = browser.open(node.url)
+        page.replace(path, document)
+        show(page, node)
+        page.until("!document.getElementById('transfers-part').hidden")
+        assert told in page.text("#transfers")
+        check_harmless(page, node)
+
+
 def test_it_shows_drift(start_daemon: Callable[..., Daemon], disk_dir: Path) -> None:
     with tuned(start_daemon, disk_dir) as node:
         node.profile("mine", SYSCTLS)
