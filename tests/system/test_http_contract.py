@@ -18,6 +18,8 @@ AT_ONCE = {
     *(f"/v1/reimage/{what}" for what in ("plan", "arm", "disarm", "reboot", "rollback/plan")),
 }
 """Posts that start no operation."""
+WITHOUT_TOKEN = ("/", "/healthz", "/readyz", "/metrics", "/v1/version")
+"""The monitoring routes on the loopback interface only."""
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,7 @@ class TestDocument:
             ("/v1/tuning/apply", "POST"),
             ("/v1/tuning/rollback", "POST"),
             ("/v1/operations/{operation_id}/cancel", "POST"),
+            ("/v1/version", "GET"),
             ("/v1/pagecache", "GET"),
             ("/v1/pagecache/dumps", "GET"),
             ("/v1/pagecache/dumps", "POST"),
@@ -108,9 +111,7 @@ class TestDocument:
             assert set(operation["tags"]) <= tags, where
             assert operation["x-scope"] in ("read", "operate", "admin"), where
             assert {"bearer": []} in operation["security"], where
-            assert ({} in operation["security"]) == (path in ("/healthz", "/readyz", "/metrics")), (
-                where
-            )
+            assert ({} in operation["security"]) == (path in WITHOUT_TOKEN), where
 
     def test_errors_are_problems_and_nothing_else(self, document: dict[str, Any]) -> None:
         for path, method, operation in operations_of(document):
