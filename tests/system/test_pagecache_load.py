@@ -143,6 +143,8 @@ class TestBudget:
         assert result["loaded"] == 45 * PAGE
         assert (result["stopped"], result["budget_limit"]) == ("budget", "request")
         assert result["skipped_bytes_by_reason"] == {"budget": 35 * PAGE}
+        assert result["recall"] == pytest.approx(45 / 80)
+        assert result["budget_recall"] == 1
         for path in files.values():
             assert resident_pages(path) >= set(range(20, 40))
 
@@ -153,6 +155,7 @@ class TestBudget:
         evict(path)
         result = load(daemon, reserve_bytes=1 << 60)
         assert (result["loaded"], result["budget"], result["stopped"]) == (0, 0, "budget")
+        assert (result["recall"], result["budget_recall"]) == (0, 1)
         assert not resident_pages(path)
 
     def test_a_control_group(self, daemon: Daemon) -> None:

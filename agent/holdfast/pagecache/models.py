@@ -203,7 +203,15 @@ class LoadResult(OperationResult):
     missing: Bytes = Field(description="Asked for, retried, and still not in memory.")
     skipped_bytes: Bytes = Field(description="Not asked for: see `skipped` for the reasons.")
     recall: float = Field(
-        ge=0, le=1, description="Resident of what was requested and still exists and fits."
+        ge=0,
+        le=1,
+        description="The resident share of what was requested and can be loaded: all but what has "
+        "vanished, changed, or is a hole. What the budget cut off counts as not resident.",
+    )
+    budget_recall: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="The resident share of what was asked for before the budget or free memory ran "
+        "out; null in results of versions that did not record it.",
     )
     files: Count
     files_complete: Count

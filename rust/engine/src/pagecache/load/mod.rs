@@ -81,7 +81,10 @@ pub struct Outcome {
     loaded: u64,
     missing: u64,
     skipped_bytes: u64,
+    /// Resident, of all that is still there to be loaded.
     recall: f64,
+    /// Resident, of what was asked for before the budget or free memory ran out.
+    budget_recall: f64,
     files: u64,
     files_complete: u64,
     skipped: BTreeMap<Reason, u64>,

@@ -137,6 +137,8 @@ impl<'a> Report<'a> {
         }
         let resident = self.sum.already_resident + self.sum.loaded;
         let asked = resident + self.sum.missing;
+        let cut = |reason| self.sum.reasons.get(&reason).copied().unwrap_or_default();
+        let wanted = asked + cut(Reason::Budget) + cut(Reason::MemoryPressure);
         let listed = if self.all { self.files } else { self.files - self.files_complete };
         let (budget_bytes, limit) = budget.describe();
         Outcome {
@@ -145,7 +147,8 @@ impl<'a> Report<'a> {
             loaded: self.sum.loaded,
             missing: self.sum.missing,
             skipped_bytes: self.sum.skipped,
-            recall: if asked == 0 { 1.0 } else { resident as f64 / asked as f64 },
+            recall: share(resident, wanted),
+            budget_recall: share(resident, asked),
             files: self.files,
             files_complete: self.files_complete,
             skipped: self.files_by_reason,
@@ -163,3 +166,8 @@ impl<'a> Report<'a> {
 
 /// Dumps made here tell of files below this size in one line.
 const LARGE: u64 = 1 << 30;
+
+/// What part of `whole` there is; all of it where there is nothing to have.
+fn share(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 1.0 } else { part as f64 / whole as f64 }
+}
