@@ -1,6 +1,6 @@
 """Listens: a unix socket and TCP, in one event loop, for one application.
 
-Signals are not handled here: whoever runs the loop does that, and calls `stop`.
+Signals are not handled here: the caller that runs the loop does that, and calls `stop`.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
-    """A server that leaves signals alone and can be told to leave without waiting for a tick."""
+    """A server that leaves signals alone and can be stopped without waiting for a tick."""
 
     def __init__(
         self,
@@ -217,7 +217,7 @@ def _uvicorn_config(app: ASGIApp) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        # Whoever connects is who they are: no header of theirs changes that.
+        # The peer is the client: no header that it sends changes that.
         proxy_headers=False,
     )
 
@@ -270,7 +270,7 @@ def _remove_stale(path: Path) -> None:
             path.unlink(missing_ok=True)
             return
         except BlockingIOError:
-            pass  # somebody listens, with a full queue
+            pass  # another process listens, with a full queue
         except FileNotFoundError:
             return
     raise ListenError(
@@ -281,7 +281,7 @@ def _remove_stale(path: Path) -> None:
 def _bind_tcp(host: str, port: int) -> socket.socket:
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     try:
-        # `localhost` is the one name that settings allow.
+        # `localhost` is the only name that settings allow.
         address = "127.0.0.1" if host == "localhost" else host
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         # Only sockets with this protocol named get TCP_NODELAY from asyncio, and without that an

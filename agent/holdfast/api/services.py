@@ -1,4 +1,4 @@
-"""What the HTTP interface is given to work with."""
+"""The services that the HTTP interface uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who besides root has a say in what holdfast does here, and what its unit keeps from it."""
+"""Who besides root can influence what holdfast does here, and what its unit keeps from it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def check_exposure(
 
 
 def state_dir_exposed(settings: Settings) -> str | None:
-    """Say in a sentence that others can exchange the state directory; None if nobody can.
+    """Return a sentence if others can replace the state directory; None if nobody can.
 
     Nothing that root does depends on what is in it; what holdfast recorded does.
     """

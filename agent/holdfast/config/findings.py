@@ -1,4 +1,4 @@
-"""What `config check` has to say."""
+"""The findings of `config check`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """What `config check` says about one thing."""
+    """One finding of `config check`."""
 
     level: Literal["error", "warning", "note"]
     """A note is no mistake."""

@@ -1,8 +1,8 @@
 """`holdfast prepare`: root makes the state directory, or gives it to the daemon's user on proof.
 
 A data volume may come from anywhere, and may belong to the datastore's user. Nothing that is found
-there decides what root does: what is given away is what root has just made, or what a file of
-root's own proves to be this machine's.
+there decides what root does: root hands over only what it has just made, or what a file of its own
+proves to be this machine's.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ class _NotProvenError(Exception):
 def give_state_dir(
     settings: Settings, uid: int, gid: int, marker: Path = MARKER, record: Path = RECORD
 ) -> str:
-    """Make the state directory for a user, or give them the one of the system before; say which.
+    """Make the state directory for a user, or hand over that of the previous system; return which.
 
     Given away, once for each re-imaging, is only the directory whose owner, inode and file system
     were noted when that was armed: `marker`, which the imager left for root alone, has them, and
-    `record` remembers that it was done. Raises `StateDirError`, and nothing was changed, unless it
-    says otherwise.
+    `record` remembers that it was done. Raises `StateDirError`; nothing was changed, unless the
+    message states otherwise.
     """
     path, degraded = locate_state_dir(settings)
     if degraded is not None:
@@ -90,9 +90,9 @@ def give_state_dir(
 
 
 def _open_parent(settings: Settings, path: Path) -> int:
-    """Open what the directory lies in, made where needed. Raises `OSError`.
+    """Open the parent of the directory, made where needed. Raises `OSError`.
 
-    Within a root no link is followed: somebody else may have put it there.
+    Within a root no link is followed: another user may have put it there.
     """
     root = next((root for root in settings.roots if path.is_relative_to(root)), None)
     if root is None or path == root:
@@ -118,7 +118,7 @@ def _make(parent: int, name: str, uid: int, gid: int) -> None:
     os.mkdir(partial, 0o700, dir_fd=parent)
     directory = open_directory_beneath(parent, partial)
     try:
-        # Whoever owns the parent could have put another directory there meanwhile.
+        # The parent's owner could have put another directory there meanwhile.
         if os.fstat(directory).st_uid != os.geteuid() or os.listdir(directory):  # noqa: PTH208 - a descriptor
             raise OSError(1, "somebody else changes the directory that it lies in", partial)
         os.fchown(directory, uid, gid)
@@ -189,8 +189,8 @@ def _root_json(path: Path) -> Mapping[str, Any]:
 def _give(directory: int, owner: int, uid: int, gid: int) -> None:
     """Give a directory and what its owner has in it to another user. Raises `OSError`.
 
-    From the inside out, by descriptors: at the end it is theirs. What belongs to anybody else, has
-    another name elsewhere as root's, or lies on another file system, stays as it is.
+    From the inside out, by descriptors: at the end it is theirs. What belongs to another user, has
+    another name elsewhere as root's, or is on another file system, is left unchanged.
     """
     device = os.fstat(directory).st_dev
     for _, names, files, where in os.fwalk(dir_fd=directory, topdown=False):

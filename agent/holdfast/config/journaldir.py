@@ -13,7 +13,7 @@ _MOST_NAME = 200
 
 
 def journal_dir_of(state_dir: Path, helper: Path | None) -> Path:
-    """Return where settings are recorded unless `tuning.journal_dir` says otherwise.
+    """Return where settings are recorded unless `tuning.journal_dir` names another directory.
 
     Each helper has a directory of its own, named after its socket, and without a helper each state
     directory. What is recorded decides what root writes: so it is on the system's disk, where data

@@ -1,4 +1,4 @@
-"""Reads settings from the file, the environment and flags, and says what is wrong with them."""
+"""Reads settings from the file, the environment and flags, and reports what is wrong with them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OTHER_VARIABLES = frozenset(
     }
 )
 _FLAGS = {"roots": "root"}
-# What the validation library says in its own terms rather than in those of a settings file.
+# Messages of the validation library that use its own terms, not those of a settings file.
 _PLAIN_WORDS = {
     "model_type": "should be a table",
     "path_type": "should be a path",
@@ -55,7 +55,7 @@ class _Layer:
     file: Path | None = None
 
     def source(self, key: str) -> str:
-        """Name where this layer has `key` from, as `Settings.sources` says it."""
+        """Return the source of `key` in this layer, in the form of `Settings.sources`."""
         if self.file is not None:
             return str(self.file)
         return _variable(key) if self.name == "environment" else "flag"
@@ -103,7 +103,7 @@ def explain(
     *,
     environ: Mapping[str, str] | None = None,
 ) -> list[Finding]:
-    """Say everything that is wrong with the settings, on their own and on this machine.
+    """Return all that is wrong with the settings, on their own and on this machine.
 
     An error keeps the daemon from starting; a warning is something it would start without.
     """

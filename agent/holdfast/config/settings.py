@@ -63,7 +63,7 @@ class Section(BaseModel, defer_build=True):
 
 
 class TlsSettings(Section):
-    """TLS of the TCP listener; off unless `certificate` and `key` are given."""
+    """TLS of the TCP listener; off unless `certificate` and `key` are set."""
 
     certificate: OptionalPath = Field(default=None, description="PEM file with the chain.")
     key: OptionalPath = Field(default=None, description="PEM file with the private key.")
@@ -477,7 +477,7 @@ class Settings(BaseSettings):
         return address is not None and not is_loopback(address[0])
 
     def sources(self) -> Mapping[str, str]:
-        """Say for each setting (`operations.keep`) where its value came from.
+        """Return the source of the value of each setting (`operations.keep`).
 
         `default`, `flag`, the name of an environment variable, or the path of the settings file.
         """

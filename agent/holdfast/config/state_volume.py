@@ -33,7 +33,7 @@ _STORE_BYTES = 1 << 20
 
 
 def open_state(settings: Settings) -> StateDir:
-    """Make, check and lock the state directory; the fallback where it may be somebody else's.
+    """Make, check and lock the state directory; the fallback where it may belong to another user.
 
     Raises `StateDirError` where neither can be used.
     """
@@ -63,7 +63,7 @@ def believing(state: StateDir, kind: Kind[P, R]) -> Kind[P, R]:
 def open_store(
     settings: Settings, state: StateDir, stack: ExitStack
 ) -> tuple[Store, Sequence[str]]:
-    """Open the record of operations: elsewhere if the volume is full, and then say so.
+    """Open the record of operations: elsewhere if the volume is full, and then report it.
 
     What is on a full volume can still be read and loaded, and that has to be recorded somewhere.
     `stack` closes what was opened. Raises `StoreError` and `StateDirError`.
@@ -89,7 +89,7 @@ def open_store(
 
 
 def lacking(settings: Settings, state: StateDir) -> Sequence[str]:
-    """Say what keeps the daemon from doing all of its work, now."""
+    """Return what currently keeps the daemon from doing all of its work."""
     reasons = []
     if state.degraded is not None:
         still = locate_state_dir(settings)[1]

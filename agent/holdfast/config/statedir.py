@@ -22,11 +22,11 @@ MARKER = Path("/etc/holdfast/reimaged.json")
 
 
 class StateDirError(Exception):
-    """The state directory cannot be used; the message says why and what to do."""
+    """The state directory cannot be used; the message states why and what to do."""
 
 
 class ForeignStateDirError(StateDirError):
-    """It may be somebody else's: nothing that is in it is believed."""
+    """It may belong to another user: none of its content is trusted."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class StateDir:
         os.close(self.directory)
 
     def why_another(self) -> str | None:
-        """Say in a sentence that the path does not lead to this directory; None if it does."""
+        """Return a sentence if the path does not lead to this directory; None if it does."""
         locked = os.fstat(self.directory)
         try:
             found = self.path.lstat()
@@ -64,7 +64,7 @@ class StateDir:
 
 
 def locate_state_dir(settings: Settings) -> tuple[Path, str | None]:
-    """Say where the state is kept, and why it is the fallback if it is (None otherwise)."""
+    """Return where the state is kept, and why it is the fallback if it is (None otherwise)."""
     wanted = settings.state_dir or settings.roots[0] / ".holdfast"
     root = next((root for root in settings.roots if wanted.is_relative_to(root)), None)
     # Making the directory of a volume that is not mounted would put the state on the wrong disk.
@@ -89,7 +89,7 @@ def prepare_state_dir(settings: Settings) -> StateDir:
 
 
 def prepare_fallback(settings: Settings, degraded: str) -> StateDir:
-    """Make the fallback for what the state directory has no room for, check it, and lock it.
+    """Make the fallback for what does not fit in the state directory, check it, and lock it.
 
     Raises `StateDirError` as `prepare_state_dir` does.
     """
@@ -114,7 +114,7 @@ def _prepare(path: Path, degraded: str | None) -> StateDir:
 
 
 def why_foreign(path: Path) -> str | None:
-    """Say in a sentence why what is at `path` is not this user's; None if it is, or nothing is."""
+    """Return a sentence on why `path` is not this user's; None if it is, or nothing is there."""
     try:
         directory = open_directory(path)
     except FileNotFoundError:
@@ -131,7 +131,7 @@ def why_foreign(path: Path) -> str | None:
 
 
 def why_exposed(path: Path, users: Collection[int]) -> str | None:
-    """Say in a sentence who, besides root and `users`, could put another directory at `path`."""
+    """Return a sentence on who, besides root and `users`, could put another directory at `path`."""
     try:
         return why_unguarded(path.parent, {0, *users})
     except OSError as error:
@@ -143,7 +143,7 @@ def _trusted(path: Path) -> bool:
 
 
 def explain_failure(path: Path, error: OSError) -> str:
-    """Say in a sentence why a state directory cannot be made or opened."""
+    """Return a sentence on why a state directory cannot be made or opened."""
     # O_NOFOLLOW with O_DIRECTORY answers ENOTDIR for a symbolic link, ELOOP elsewhere.
     if path.is_symlink():
         return (
@@ -187,7 +187,7 @@ def _lock(path: Path, directory: int) -> int:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(lock, 0)
-        # On a full volume it holds without saying whose it is.
+        # On a full volume the lock holds without the name of its owner.
         with suppress(OSError):
             os.write(lock, f"{os.getpid()}\n".encode())
     except BlockingIOError:

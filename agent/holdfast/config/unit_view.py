@@ -72,7 +72,7 @@ def read_unit(system: Path = Path("/")) -> UnitView | None:
 
 
 def hidden_settings(settings: Settings, view: UnitView) -> list[str]:
-    """Say in sentences which paths of the settings the daemon's unit keeps from it."""
+    """Return sentences on the paths of the settings that the daemon's unit hides from it."""
     reimage, tls = settings.reimage, settings.tls
     needed: list[tuple[str, Path | None]] = [
         *(("roots", root) for root in settings.roots),

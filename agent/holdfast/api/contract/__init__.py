@@ -1,1 +1,1 @@
-"""What all routes share: permission, parameters, and what the OpenAPI document says of them."""
+"""What all routes share: permission, parameters, and their OpenAPI description."""

@@ -26,12 +26,12 @@ _PROBLEMS = {
     503: "Not available now; try again later.",
     507: "No space left on the state volume.",
 }
-# Any route can answer with these.
+# Any route can return these.
 _COMMON = (401, 403, 406, 422, 429, 500, 503)
 
 
 def problems_of(*codes: int) -> Responses:
-    """Describe the problems a route can answer with: `codes`, and those that any route can."""
+    """Describe the problems that a route can return: `codes`, and those that any route can."""
     return {
         code: {
             "description": _PROBLEMS[code],
@@ -56,7 +56,7 @@ def accepted() -> Responses:
 def events() -> dict[str, Any]:
     """Describe a stream in each of its media types."""
     content: dict[str, Any] = {one: {"schema": {"type": "string"}} for one in EVENT_TYPES}
-    # What one event has, only OpenAPI 3.2 can say, which few tools read.
+    # Only OpenAPI 3.2 can describe a single event, and few tools read it.
     content[EVENT_STREAM] = {}
     return content
 

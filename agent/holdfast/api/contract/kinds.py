@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of operations: parameters and results by their kind."""
+"""The OpenAPI description of operations: parameters and results by their kind."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ _SECURITY = {
 
 
 def install(app: FastAPI, routers: Sequence[Router]) -> None:
-    """Make `app.openapi()` answer the whole contract."""
+    """Make `app.openapi()` return the whole contract."""
     document: dict[str, Any] | None = None
 
     def openapi() -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Spec:
 
     scope: Scope
     produces: tuple[str, ...] = (JSON,)
-    """Media types by preference; empty for answers without a body."""
+    """Media types by preference; empty for responses without a body."""
     consumes: tuple[str, ...] = (JSON,)
     upload: bool = False
     """The body is a record file: streamed, with the limit of uploads."""
@@ -241,7 +241,7 @@ MediaType = Annotated[str, Depends(_media_type)]
 
 
 def audited(request: Request, **members: Any) -> None:
-    """Add to what the audit log will say of this request."""
+    """Add to the audit log's entry of this request."""
     request.state.audit.update(members)
 
 

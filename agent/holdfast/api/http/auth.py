@@ -1,6 +1,6 @@
 """Who calls, and what they may do.
 
-A unix socket is trusted through its file mode. On TCP a bearer token says who it is. With
+A unix socket is trusted through its file mode. On TCP a bearer token identifies the caller. With
 `loopback_trusted` TCP on loopback is trusted too. Whatever the transport, a request without a valid
 token has to pass the checks of `browsers.py`.
 
@@ -27,7 +27,7 @@ from holdfast.operations.model import Slug
 log = logging.getLogger(__name__)
 
 # GET and HEAD of these need no permission: from anywhere, and from this machine; `None` below.
-# What is open of the first, its route says.
+# A route declares itself what it leaves open.
 OPEN = frozenset({"/", "/v1/version"})
 OPEN_ON_LOOPBACK = frozenset({"/healthz", "/readyz", "/metrics"})
 _OPEN_METHODS = ("GET", "HEAD")
@@ -61,7 +61,7 @@ def peer_in(scope: Scope) -> Peer:
 
 
 def caller_in(scope: Scope) -> Caller | None:
-    """Return who sent the request, or None if that was not found out."""
+    """Return who sent the request, or None if that is not known."""
     caller: Caller | None = scope.get("state", {}).get("caller")
     return caller
 
@@ -86,7 +86,7 @@ def require(scope: Scope, needed: Permission) -> None:
 
 
 class AuthMiddleware:
-    """Finds out who calls, and refuses everything from those it does not know."""
+    """Identifies the caller, and refuses every request from an unknown one."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class AuthMiddleware:
         return Caller("anonymous", None, peer)
 
     def _bounded(self, error: ProblemError, peer: Peer) -> ProblemError:
-        """Count a failure, and answer what to say about it."""
+        """Count a failure, and return the problem that reports it."""
         seconds = self._failures.failed(peer.address)
         if seconds == 0:
             if self._lines.failed("") == 0:

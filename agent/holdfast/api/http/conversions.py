@@ -18,7 +18,7 @@ from holdfast.records.conversions import PIECE_BYTES, Conversion, Write
 
 
 class Running:
-    """A conversion that was begun: what it gives, the thread that makes it, its turn."""
+    """A started conversion: its output, the thread that makes it, its turn."""
 
     def __init__(self, made: Conversion, ended: asyncio.Future[None], turn: AsyncExitStack) -> None:
         self._made = made

@@ -127,7 +127,7 @@ def _announces_body(scope: Scope) -> bool:
 
 
 async def _answer_head(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer HEAD as GET without the body; what would stream is stopped at its first piece."""
+    """Serve HEAD as GET without the body; what would stream is stopped at its first piece."""
     streams = asyncio.Event()
 
     async def send_headers(message: Message) -> None:

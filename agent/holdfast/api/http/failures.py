@@ -1,9 +1,9 @@
-"""Bounds how often an address may fail to say who it is.
+"""Bounds how often an address may fail to authenticate.
 
 A token has far too many bits to be guessed, and one that is right is let in however many wrong ones
 came from the same address: strangers behind it, or other users of this machine, cannot lock anybody
-out. What is bounded is what failures cost: those beyond the limit are told to wait, and are neither
-explained nor logged one by one.
+out. What is bounded is what failures cost: beyond the limit a client gets a time to wait, with no
+explanation and no log line of its own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def log_limit() -> FailureLimit:
 
 
 class FailureLimit:
-    """A token bucket for each address; the ones not heard of for longest are forgotten."""
+    """A token bucket for each address; the least recently used ones are forgotten."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class FailureLimit:
 
 
 def network_of(host: str) -> str:
-    """Return an address as it is; of IPv6 the network, in which hosts choose their own."""
+    """Return an IPv4 address unchanged; of IPv6 the network, in which hosts choose their own."""
     try:
         parsed = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

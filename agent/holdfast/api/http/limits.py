@@ -75,7 +75,7 @@ class BodyLimitMiddleware:
 
 
 async def too_large(_request: Request, error: Exception) -> Response:
-    """Answer `BodyTooLarge`; the rest of the body is not worth reading, so hang up."""
+    """Return `BodyTooLarge`; the rest of the body is not worth reading, so hang up."""
     if not isinstance(error, BodyTooLarge):
         raise TypeError(f"not a body that is too large: {error!r}")
     return problem_response(error.problem, {"Connection": "close"})

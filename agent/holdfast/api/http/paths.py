@@ -1,4 +1,4 @@
-"""Says what a path that leads nowhere was probably meant to be."""
+"""Suggests which route was probably meant by a path that has none."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _fits(path: str, template: str) -> bool:
 
 
 def _similar(path: str, known: Iterable[str]) -> str | None:
-    """Return the most similar path, with what stands in place of ids left as it was written."""
+    """Return the most similar path, with the ids in it left unchanged."""
     parts = path.rstrip("/").split("/")
     if len(path) > _MOST_GUESSED or len(parts) > _MOST_PARTS:
         return None

@@ -147,10 +147,10 @@ def tag_of(record_id: str, created_at: datetime, record_bytes: int, form: str) -
 def representation(
     request: Request, wanted: str | None, forms: Mapping[str, str]
 ) -> tuple[str, str]:
-    """Say which form to answer and the media type to call it.
+    """Return the form to send and its media type.
 
-    `forms` has the media type of each, by preference; `application/octet-stream` stands for any
-    form, and without a form that is asked for by name for the first.
+    `forms` has the media type of each, by preference; `application/octet-stream` means any form:
+    the one requested by name, or else the first.
     """
     accept = ", ".join(request.headers.getlist("accept"))
     if wanted is None:

@@ -61,7 +61,7 @@ def printable(text: str) -> str:
 async def large_json(
     content: Any, headers: Mapping[str, str] | None = None, *, status: int = 200
 ) -> JsonResponse:
-    """Answer with what may be megabytes of JSON, written in a thread."""
+    """Return a response of what may be megabytes of JSON, written in a thread."""
     make = partial(JsonResponse, content, status_code=status, headers=headers)
     return await to_thread.run_sync(make)
 
@@ -99,7 +99,7 @@ def duration(seconds: float) -> str:
 
 
 def progress_line(operation: OperationSummary, moment: datetime) -> str:
-    """Say on one line where an operation is, for a person.
+    """Return one line for a person on the progress of an operation.
 
     `12:00:01 hashing  1.2 GiB / 8.0 GiB  15 %  2.1 GiB/s  3 s left`
     """
@@ -118,7 +118,7 @@ def progress_line(operation: OperationSummary, moment: datetime) -> str:
 
 
 def shortened(path: str, width: int = 40) -> str:
-    """Leave the end of a long path, which tells more than its beginning."""
+    """Return the end of a long path, which identifies it better than its beginning."""
     return path if len(path) <= width else f"…{path[1 - width :]}"
 
 

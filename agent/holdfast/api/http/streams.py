@@ -31,7 +31,7 @@ _MANY = 100
 
 T = TypeVar("T")
 Writer = Callable[[AsyncIterator[T | None]], AsyncIterator[bytes]]
-"""Makes bytes of events; None stands for a silence."""
+"""Makes bytes of events; None marks a silence."""
 
 
 async def while_wanted(request: Request, work: Coroutine[Any, Any, T]) -> T | None:
@@ -127,7 +127,7 @@ async def _event_stream(events: AsyncIterator[Operation | None]) -> AsyncIterato
             name = "progress" if operation.state is state else "state"
             name = "end" if operation.state.final else name
             state = operation.state
-            # The id says whether there will be more: see `ended_with`.
+            # The id shows whether there will be more: see `ended_with`.
             head = f"id: {number}.{state.value}\nevent: {name}\ndata: ".encode()
             yield head + await _line(operation) + b"\n"
 
@@ -135,7 +135,7 @@ async def _event_stream(events: AsyncIterator[Operation | None]) -> AsyncIterato
 async def _ndjson(events: AsyncIterator[Operation | None]) -> AsyncIterator[bytes]:
     async with aclosing(events) as reports:  # type: ignore[type-var]
         async for operation in reports:
-            # An empty line is what readers of this format pass over.
+            # Readers of this format skip empty lines.
             yield b"\n" if operation is None else await _line(operation)
 
 

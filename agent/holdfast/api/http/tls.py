@@ -15,7 +15,7 @@ from holdfast.config import TlsSettings
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 10.0
-# The short names of RFC 4514, section 3, for the long ones of OpenSSL; others are told as they are.
+# The short names of RFC 4514, section 3, for the long ones of OpenSSL; others are left unchanged.
 _ATTRIBUTES = {
     "commonName": "CN",
     "countryName": "C",
@@ -30,14 +30,14 @@ _ATTRIBUTES = {
 
 
 class ListenError(Exception):
-    """Something keeps the daemon from listening; the message says what, why, and what to do."""
+    """Something keeps the daemon from listening; the message states what, why, and what to do."""
 
 
 class Certificates:
     """The newest context for connections; each reload makes a new one.
 
     A session is resumed only with the context that it began with: nothing of it, and of the client
-    certificate that it was begun with, outlives a reload.
+    certificate that it was started with, outlives a reload.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Certificates:
                 self.reload()
 
     def _look(self) -> tuple[tuple[int, ...] | None, ...]:
-        """Answer something else once any of the files has changed."""
+        """Return a value that differs once any of the files has changed."""
         found: list[tuple[int, ...] | None] = []
         for path in (self._tls.certificate, self._tls.key, self._tls.client_ca):
             try:
@@ -128,14 +128,14 @@ def _load(tls: TlsSettings, client_ca: bytes | None) -> ssl.SSLContext:
                 f"{getattr(error, 'strerror', None) or error}."
             ) from error
         context.verify_mode = ssl.CERT_REQUIRED
-        # Each connection shows its certificate: a ticket would stand in for it.
+        # Each connection shows its certificate: a ticket would replace it.
         context.num_tickets = 0
         context.options |= ssl.OP_NO_TICKET
     return context
 
 
 def subject_of(certificate: Mapping[str, Any]) -> str:
-    """Name whom a certificate is for, given as `ssl.SSLSocket.getpeercert` tells it.
+    """Return the subject of a certificate, as `ssl.SSLSocket.getpeercert` returns it.
 
     The subject as RFC 4514 writes it (`CN=ci,O=Example`); where that is empty, the first other
     name (`DNS:ci.example`), else the serial number (`serial 0A1B`).

@@ -30,7 +30,7 @@ MAX_NAME_LENGTH = 64
 
 
 class TokenError(Exception):
-    """The token file cannot be used, or the request makes no sense; the message says why."""
+    """The token file cannot be used, or the request makes no sense; the message states why."""
 
 
 class Token(BaseModel, defer_build=True):
@@ -119,12 +119,12 @@ class TokenStore:
     def find(self, secret: str) -> Token | None:
         """Return the token that `secret` is, also when it has expired, or None.
 
-        Costs one stat(2) while the file stays as it is. Raises `TokenError` when it cannot be used.
+        Costs one stat(2) while the file is unchanged. Raises `TokenError` when it cannot be used.
         """
         self._refresh()
         digest = _digest(secret)
         found = None
-        # All are compared, each in constant time: the time taken tells nothing.
+        # All are compared, each in constant time: the time taken reveals nothing.
         for token in self._tokens:
             if hmac.compare_digest(token.sha256, digest):
                 found = token
@@ -199,7 +199,7 @@ def _write(file: Path, tokens: Sequence[Token]) -> None:
             opened.write("\n")
             opened.flush()
             if file.exists():
-                # The daemon may run as another user than whoever makes tokens.
+                # The daemon may run as another user than the operator who makes tokens.
                 owner = file.stat()
                 with suppress(PermissionError):
                     os.fchown(opened.fileno(), owner.st_uid, owner.st_gid)

@@ -1,4 +1,4 @@
-"""The connection below a request: who is at its other end, and what is said of broken HTTP."""
+"""The connection below a request: its peer, and the response to malformed HTTP."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Peer:
     address: str
     """`127.0.0.1:5555`; for a unix socket `pid 812`."""
     uid: int | None = None
-    """The user at the other end of a unix socket, as the kernel tells."""
+    """The user at the other end of a unix socket, as the kernel reports it."""
     certificate: str | None = None
     """Whom a client certificate that was verified names: see `subject_of`."""
     loopback: bool = False
@@ -43,7 +43,7 @@ class Peer:
 
 
 def peer_of(transport: asyncio.BaseTransport) -> Peer:
-    """Find out who is at the other end of a connection that was just made."""
+    """Return the peer of a connection that was just made."""
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family == socket.AF_UNIX:
         raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
@@ -51,7 +51,7 @@ def peer_of(transport: asyncio.BaseTransport) -> Peer:
         return Peer("unix", f"pid {pid}", uid=uid, loopback=True)
     name = transport.get_extra_info("peername")
     if not isinstance(name, tuple):
-        # Gone before it was looked at; what it sent is refused for want of a token.
+        # Gone before it was checked; what it sent is refused for want of a token.
         return Peer("tcp", "unknown")
     host, port = str(name[0]), int(name[1])
     shown = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -78,8 +78,8 @@ class _Flow(FlowControl):
 class Protocol(H11Protocol):
     """HTTP/1.1 whose requests know their peer, and whose own errors are problems.
 
-    The time that a client may take to say what it wants is bounded, and until it has shown a valid
-    token also how long its connection lasts, so that strangers cannot take the daemon from those it
+    The time that a client may take to send a request is bounded, and so is the life of its
+    connection until it has shown a valid token: strangers cannot keep the daemon from those it
     serves.
     """
 
@@ -172,7 +172,7 @@ class Protocol(H11Protocol):
             self.transport.abort()
 
     def _expect_headers(self) -> None:
-        """Begin to count once a request has begun; stop when its headers are there."""
+        """Start the clock when a request starts; stop it when its headers are complete."""
         if self.conn.their_state is not h11.IDLE:
             self._stop_waiting()
         elif self._deadline is None:
@@ -189,7 +189,7 @@ class Protocol(H11Protocol):
             self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP, and hang up."""
+        """Return a problem for what is not HTTP, and hang up."""
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             # An answer is under way already: it cannot be followed by another one.
             self.transport.close()

@@ -1,7 +1,7 @@
 """Work on behalf of a request: in pools apart, and cancelled once its client goes away.
 
 Each kind of work has threads of its own, so that none waits for another: what ends work (`cancel`,
-`disarm`) is answered while all conversions, plans and looks are busy.
+`disarm`) is served while all conversions, plans and inspections are busy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Pool(StrEnum):
     ACTS = "acts"
     """What changes the state of the machine or of an operation, and is awaited by a person."""
     STARTS = "starts"
-    """What finds out whether an operation can be started, and queues it."""
+    """The check whether an operation can be started, and the call that queues it."""
     READS = "reads"
     """Lists, descriptions and pieces of record files."""
     CONVERSIONS = "conversions"
@@ -53,7 +53,7 @@ THREADS = {
 
 
 class Turns:
-    """Bounds what goes on at the same time, in all and for one caller."""
+    """Bounds what runs at the same time, in total and for each caller."""
 
     def __init__(self, what: str, *, total: int, each: int, wait: float) -> None:
         """Let a caller wait up to `wait` seconds for a turn; `what` is a plural for messages."""
@@ -94,7 +94,7 @@ class Turns:
         return self._running.total() < self._total and self._running[caller] < self._each
 
     def _change(self) -> asyncio.Future[None]:
-        """Return what is done once a turn is given back."""
+        """Return the callback for the release of a turn."""
         change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.add(change)
         change.add_done_callback(self._waiting.discard)
@@ -141,7 +141,7 @@ class Work:
         self.plans = Turns("plans of re-imaging", total=2, each=1, wait=30.0)
 
     def submit(self, pool: Pool, call: Callable[[], T]) -> asyncio.Future[T]:
-        """Have a thread of a pool make a call; cancelling drops one that was not begun."""
+        """Have a thread of a pool make a call; cancelling drops one that has not started."""
         return asyncio.get_running_loop().run_in_executor(self._executors[pool], call)
 
     def close(self) -> None:
@@ -157,7 +157,7 @@ def work_of(request: Request) -> Work:
 
 
 async def act(request: Request, call: Callable[[], T], pool: Pool = Pool.ACTS) -> T:
-    """Make a call in a thread of its pool. One that was begun runs to its end."""
+    """Make a call in a thread of its pool. One that has started runs to its end."""
     return await work_of(request).submit(pool, call)
 
 

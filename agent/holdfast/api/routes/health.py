@@ -48,7 +48,7 @@ class Readiness(BaseModel, defer_build=True):
 )
 @spec(Scope.READ)
 async def get_health() -> Response:
-    """Answer as long as the process does. No token is needed on loopback."""
+    """Return 200 as long as the process runs. No token is needed on loopback."""
     return JsonResponse(Health())
 
 
@@ -61,7 +61,7 @@ async def get_health() -> Response:
 )
 @spec(Scope.READ)
 async def get_readiness(services: ServicesDep, request: Request) -> Response:
-    """Answer 503, with the reasons, while a root is missing or the daemon is stopping.
+    """Return 503, with the reasons, while a root is missing or the daemon is stopping.
 
     No token is needed on loopback.
     """
@@ -89,7 +89,7 @@ async def get_readiness(services: ServicesDep, request: Request) -> Response:
 )
 @spec(Scope.READ, produces=_METRIC_TYPES)
 async def get_metrics(services: ServicesDep, request: Request) -> Response:
-    """Answer from memory. No token is needed on loopback."""
+    """Return the metrics, from memory. No token is needed on loopback."""
     await services.observed()
     accept = request.headers.get("accept", "")
     # In a thread, as it takes ten milliseconds; of its own, as those for requests may be busy.

@@ -175,7 +175,7 @@ async def get_report(
 async def get_manifest(
     services: ServicesDep, request: Request, manifest_id: ManifestIdOrLatest
 ) -> Response:
-    """Answer the totals of a manifest, its largest files, and those without a digest."""
+    """Return the totals of a manifest, its largest files, and those without a digest."""
     found = partial(services.manifests.manifest, manifest_id)
     return await large_json(await run(request, Pool.READS, found))
 

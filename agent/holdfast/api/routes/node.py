@@ -40,7 +40,7 @@ class Version(BaseModel, defer_build=True):
 )
 @spec(Scope.READ, open_types=(JSON,))
 async def get_version() -> Response:
-    """Answer version, API level and features. No token is needed."""
+    """Return version, API level and features. No token is needed."""
     found = Version(version=__version__, api_level=API_LEVEL, features=list(FEATURES))
     return JsonResponse(found)
 
@@ -54,5 +54,5 @@ async def get_version() -> Response:
 )
 @spec(Scope.READ)
 async def get_node(services: ServicesDep, request: Request) -> Response:
-    """Answer identity, memory, and the devices from each root down to its disks."""
+    """Return identity, memory, and the devices from each root down to its disks."""
     return JsonResponse(await act(request, services.node.report, Pool.READS))

@@ -27,7 +27,7 @@ router = make_router(tags=["monitoring"])
 )
 @spec(Scope.READ)
 async def get_openapi_document(request: Request) -> Response:
-    """Answer the OpenAPI document of this version."""
+    """Return the OpenAPI document of this version."""
     # Made at the first request, which takes half a second; others wait without a thread.
     document = await to_thread.run_sync(request.app.openapi, limiter=_BUILDING)
     return await large_json(document)

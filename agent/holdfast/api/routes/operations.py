@@ -136,7 +136,7 @@ async def start_operation(
 
 
 async def answer(operation: Operation, status: int) -> Response:
-    """Answer an operation, with where to look and when while it has not ended."""
+    """Return an operation, with where to look and when while it has not ended."""
     headers = {} if status == 200 and operation.state.final else {"Retry-After": RETRY_AFTER}
     headers["Location"] = f"/v1/operations/{operation.id}"
     return await large_json(operation, headers, status=status)
@@ -211,7 +211,7 @@ async def get_operation(
         ),
     ] = None,
 ) -> Response:
-    """Answer the operation as it is now.
+    """Return the current state of the operation.
 
     What went wrong while it ran is its `error`; the status is 200 all the same.
     """
@@ -297,7 +297,7 @@ async def cancel_operation(
 
 
 def _spliced(operation: Operation, result: BinaryIO, headers: dict[str, str]) -> Response:
-    """Answer an operation whose result is in a file, without reading all of it at once."""
+    """Return an operation whose result is in a file, without reading all of it at once."""
     # Of the members of the outermost object alone, lines begin with two spaces.
     head, member, tail = to_json(operation).rpartition(b'\n  "result": null')
     head += member.removesuffix(b"null")

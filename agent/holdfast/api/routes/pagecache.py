@@ -168,7 +168,7 @@ async def list_dumps(services: ServicesDep, request: Request) -> Response:
 )
 @spec(Scope.READ)
 async def get_dump(services: ServicesDep, request: Request, dump_id: DumpIdOrLatest) -> Response:
-    """Answer what the dump's record says of itself."""
+    """Return the header of a dump's record."""
     found = partial(services.pagecache.dump, dump_id)
     return JsonResponse(await run(request, Pool.READS, found))
 

@@ -52,7 +52,7 @@ _Params = TypeVar("_Params", bound=AttemptRequest)
 )
 @spec(Scope.READ)
 async def get_reimage(services: ServicesDep, request: Request) -> Response:
-    """Answer the state, the disks of this machine, its boot loader, and how it came to be so."""
+    """Return the state with its history, the disks of this machine, and its boot loader."""
     return JsonResponse(await act(request, services.reimage.status, Pool.READS))
 
 
@@ -100,7 +100,7 @@ async def stage_reimage(
     params: StageRequest,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Start the operation `reimage`, which goes on until the new system is confirmed.
+    """Start the operation `reimage`, which continues until the new system is confirmed.
 
     Its progress has the state as its phase. Cancelling it before the reboot takes all of it back.
     """
@@ -121,9 +121,10 @@ async def arm_reimage(
     params: Annotated[StepRequest, Body()] = _NOW,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Write the one-time boot entry, bring it to the disk and read it back. Idempotent.
+    """Write the one-time boot entry, flush it, and read it back from the disk. Idempotent.
 
-    With `dry_run` the state is as before, and `boot`, `carried` and `notes` say what would be.
+    With `dry_run` the state is unchanged; `boot`, `carried` and `notes` describe what would be
+    done.
     """
     return await _step(services, request, services.reimage.arm, params, idempotency_key)
 
@@ -266,7 +267,7 @@ async def _step(
     params: _Params,
     key: str | None,
 ) -> Response:
-    """Take a step, which takes seconds, and answer the state it led to."""
+    """Take a step, which takes seconds, and return the state it led to."""
     audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
     await _known(services, request, _STEP, params, key)
     status = await act(request, lambda: step(params, key))

@@ -107,7 +107,7 @@ class _Status:
 )
 @spec(Scope.READ, produces=(TEXT, HTML), open_types=(HTML,))
 async def get_root(services: ServicesDep, request: Request, media_type: MediaType) -> Response:
-    """Answer state, and what to call next.
+    """Return state, and what to call next.
 
     The page has nothing of this node in it and needs no permission: it asks the API itself.
     """

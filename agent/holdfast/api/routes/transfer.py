@@ -83,7 +83,7 @@ async def list_offers(services: ServicesDep, request: Request) -> Response:
 )
 @spec(Scope.READ)
 async def get_offer(services: ServicesDep, request: Request, offer_id: TransferName) -> Response:
-    """Answer an offer, with what its destination has fetched since the daemon started."""
+    """Return an offer, with what its destination has fetched since the daemon started."""
     find = partial(services.transfer.find_offer, offer_id)
     return JsonResponse(await act(request, find, Pool.READS))
 
@@ -152,7 +152,7 @@ async def list_transfers(services: ServicesDep, request: Request) -> Response:
 async def get_transfer(
     services: ServicesDep, request: Request, transfer_id: TransferName
 ) -> Response:
-    """Answer where a transfer goes, whether it is complete, and the pull that ran last."""
+    """Return where a transfer goes, whether it is complete, and the pull that ran last."""
     find = partial(services.transfer.transfer, transfer_id)
     return JsonResponse(await act(request, find, Pool.READS))
 

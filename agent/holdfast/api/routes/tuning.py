@@ -60,7 +60,7 @@ ProfileName = Annotated[str, Path(max_length=64, description="A profile's name."
 )
 @spec(Scope.READ)
 async def get_tuning(services: ServicesDep, request: Request) -> Response:
-    """Answer the profile that is applied, drift as last looked for, and recent events."""
+    """Return the profile that is applied, drift as of the last check, and recent events."""
     return JsonResponse(await act(request, services.tuning.state, Pool.READS))
 
 
@@ -86,7 +86,7 @@ async def list_profiles(services: ServicesDep, request: Request) -> Response:
 )
 @spec(Scope.READ)
 async def get_profile(services: ServicesDep, request: Request, name: ProfileName) -> Response:
-    """Answer all that a profile sets, inherited values included, each with its source."""
+    """Return all that a profile sets, inherited values included, each with its source."""
     found = partial(services.tuning.profile, name)
     return JsonResponse(await act(request, found, Pool.READS))
 
@@ -156,9 +156,9 @@ async def apply_tuning(
     params: ApplyRequest,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Write every setting and read it back; on a failure take back what was written.
+    """Write every setting and read it back; on a failure revert what was written.
 
-    The work is an operation of kind `tuning.apply` (`Location`), whose result is answered. If it
+    The work is an operation of kind `tuning.apply` (`Location`), whose result is returned. If it
     takes long the answer is 202 and the operation.
     """
     return await _perform(
@@ -188,7 +188,7 @@ async def rollback_tuning(
 ) -> Response:
     """Write what every setting was before the last apply, or before the first; all or nothing.
 
-    The work is an operation of kind `tuning.rollback`, answered as for an apply.
+    The work is an operation of kind `tuning.rollback`; the response is as for an apply.
     """
     return await _perform(
         services,
@@ -239,7 +239,7 @@ async def _event_stream(events: AsyncIterator[Event | None]) -> AsyncIterator[by
 
 
 async def _ndjson(events: AsyncIterator[Event | None]) -> AsyncIterator[bytes]:
-    # An empty line is what readers of this format pass over; it says that somebody listens.
+    # Readers of this format skip empty lines; this one shows that the daemon listens.
     yield b"\n"
     async with aclosing(events) as news:  # type: ignore[type-var]
         async for event in news:
