@@ -73,7 +73,7 @@ class BuildRequest(ReadLimits):
 
 
 class VerifyRequest(ReadLimits):
-    """Read the files that a manifest tells of and compare."""
+    """Read the files that a manifest lists and compare."""
 
     path: AbsolutePath | None = Field(
         default=None,
@@ -196,7 +196,7 @@ class Finding(Located):
 
 
 class VerifyResult(OperationResult, Reading):
-    """What a verification found out. The report names every finding, this the first 1000.
+    """The result of a verification. The report names every finding, this the first 1000.
 
     The outcome is `differs` if files differ, are missing or are extra, and `partial` if none does
     but some could not be proven.

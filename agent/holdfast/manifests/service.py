@@ -69,7 +69,7 @@ class Manifests:
         self._verified = {(str(root), ok): 0 for root in roots for ok in (True, False)}
 
     def prepare(self) -> None:
-        """Make room, and clear away what an earlier process left unfinished."""
+        """Make the directories, and remove what an earlier process left unfinished."""
         self._store.prepare()
         self._reports.prepare()
 
@@ -82,7 +82,7 @@ class Manifests:
                 BuildResult,
                 self._build,
                 check=self._check,
-                # The journal says what is known already.
+                # The checkpoint has what is known already.
                 resumable=True,
                 resources=lambda params: self._reads(lambda: self._build_place(params)),
                 rate="read",
@@ -111,7 +111,7 @@ class Manifests:
         )
 
     def _check(self, params: Params) -> None:
-        """Find out before an operation is started whether it can be.
+        """Check before an operation is started whether it can be.
 
         Raises `RequestError` if the request names what is not there or not allowed, `OSError` if
         the volume has too little free space for records.
@@ -284,7 +284,7 @@ class Manifests:
 
     def _verify(self, context: Context[VerifyParams]) -> VerifyResult:
         params = context.params
-        # One that goes on after a crash must not take a manifest made since for its own.
+        # One that resumes after a crash must not take a newer manifest for its own.
         before = context.id if context.resumed else None
         manifest = self._store.get(params.manifest, before=before)
         place = self._verify_place(params, manifest)
@@ -389,7 +389,7 @@ class Manifests:
         try:
             return frozenset({f"manifest.read:{place().root}"})
         except RequestError:
-            # It cannot be run, and says why when it is.
+            # It cannot be run, and reports why when it is.
             return frozenset()
 
     def _pair(self, params: CompareRequest) -> frozenset[str]:
@@ -400,7 +400,7 @@ class Manifests:
                 self._store.get(params.right, field="right").id,
             }
         except RequestError:
-            # It cannot be run, and says why when it is.
+            # It cannot be run, and reports why when it is.
             return frozenset()
         return frozenset({f"{COMPARE}:{':'.join(sorted(ids))}"})
 

@@ -1,4 +1,4 @@
-"""The stored manifests, and the reports of what was found out with them."""
+"""The stored manifests, and the reports of operations on them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _Text = Annotated[str, Field(max_length=4096)]
 
 
 class _Header(BaseModel, defer_build=True):
-    """What a record's header says; a record from elsewhere need not say all of it."""
+    """The header of a record; one from elsewhere need not have all fields."""
 
     algorithm: Algorithm
     root: PathText
@@ -59,7 +59,7 @@ class ManifestStore(RecordStore[ManifestDetails]):
     noun = "manifest"
 
     def prepare(self) -> None:
-        """Make the directory, and remove what earlier processes left and nobody will go on with."""
+        """Make the directory, and remove what earlier processes left and no process will resume."""
         super().prepare()
         old = time.time() - _JOURNAL_DAYS * 86_400
         for path in self.directory.glob(f".*{_JOURNAL}"):
@@ -69,7 +69,7 @@ class ManifestStore(RecordStore[ManifestDetails]):
                     path.unlink()
 
     def journal(self, manifest_id: str) -> Path:
-        """Where a build notes what it has found out so far."""
+        """Return the path of a build's checkpoint: its results so far."""
         return self.directory / f".{manifest_id}{_JOURNAL}"
 
     def check(self, path: Path, max_bytes: int, progress: Progress) -> _Inspection:
@@ -108,7 +108,7 @@ class ReportStore:
         prepare_directory(self.directory)
 
     def destination(self, operation_id: str) -> Path:
-        """Where the report of an operation goes; the oldest ones make room."""
+        """Where the report of an operation goes; the oldest ones are removed for it."""
         make_directory(self.directory)
         for old in sorted(self.directory.glob(f"*{_REPORT}"))[: -_REPORTS_KEPT + 1]:
             old.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ class Verifications:
     def verify(
         self, manifest: str, sample_percent: float | None, key: str, progress: Progress
     ) -> tuple[bool, str]:
-        """Say whether nothing differs, with a sentence for a person; takes as long as reading.
+        """Return whether nothing differs, with a sentence for a person; takes as long as reading.
 
         `key` is the operation's idempotency key: the same one is waited for after a restart.
         Raises `RequestError`, `OperationFailed`, `Conflict`, and `CancelledError` once `progress`

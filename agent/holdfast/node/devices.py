@@ -25,7 +25,7 @@ class Sysfs:
     def __init__(
         self, sys: Path = Path("/sys"), dev: Path = Path("/dev"), *, udev: bool = True
     ) -> None:
-        """`udev`: whether to ask it for what the kernel does not tell; some names then differ."""
+        """`udev`: whether to ask it for what the kernel does not report; some names then differ."""
         self._sys = sys
         self._dev = dev
         self._asks_udev = udev and sys == Path("/sys")

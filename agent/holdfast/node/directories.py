@@ -1,4 +1,4 @@
-"""What tells a directory from every other, also after a boot of another system."""
+"""The identity of a directory, valid also after a boot of another system."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class DirectoryIdentity(BaseModel, defer_build=True):
     """None where it is not known."""
 
     def same_place(self, other: DirectoryIdentity) -> bool:
-        """Whether both are one directory, whoever owns it."""
+        """Whether both are one directory, regardless of its owner."""
         if self.ino != other.ino:
             return False
         if self.file_system_uuid is not None and other.file_system_uuid is not None:

@@ -1,4 +1,4 @@
-"""The whole disks of a machine: which one its system lies on, and why no other may be written."""
+"""The whole disks of a machine: which of them holds its system, and why no other may be written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Disks:
 
     all: Sequence[Disk]
     loses: Sequence[str]
-    """Sentences: what besides the running system lies on its disk."""
+    """Sentences: what besides the running system is on its disk."""
     refusals: Sequence[str]
     """Sentences: why the disk of the running system must not be written."""
     unknown: Sequence[str]
@@ -46,14 +46,14 @@ class Disks:
 
 
 def position_of(machine: MachineFiles, directory: str) -> DiskPosition | str:  # noqa: PLR0911 - a reason each
-    """Find the partition and the disk that a directory lies on.
+    """Find the partition and the disk that hold a directory.
 
     Answers a sentence where it is not a plain partition of one whole disk. Raises `OSError`.
     """
     mount = mount_of(Path(directory), machine.mounts())
     if mount is None:
         return f"No mount is known that {directory} lies in."
-    # Not udev's names: what is compared after a reboot must be what a kernel alone tells.
+    # Not udev's names: what is compared after a reboot must come from the kernel alone.
     sysfs = machine.sysfs(udev=False)
     found = devices_below(mount, sysfs)
     if not found:
@@ -80,7 +80,7 @@ def position_of(machine: MachineFiles, directory: str) -> DiskPosition | str:  #
 
 
 def survey(machine: MachineFiles, roots: Sequence[str], image_bytes: int | None = None) -> Disks:
-    """Look at all disks; `roots` are the directories of state. Raises `OSError` without /proc."""
+    """Inspect all disks; `roots` are the directories of state. Raises `OSError` without /proc."""
     sysfs = machine.sysfs()
     mounts = machine.mounts()
     refusals: list[str] = []
@@ -157,13 +157,13 @@ def _is_disk(device: BlockDevice, machine: MachineFiles, target: str | None) -> 
 def _data_disks(
     machine: MachineFiles, roots: Sequence[str], mounts: Sequence[Mount], sysfs: Sysfs
 ) -> Mapping[str, list[str]]:
-    """Return the roots that lie on each disk, by the disk's name."""
+    """Return the roots on each disk, by the disk's name."""
     found: dict[str, list[str]] = {}
     for root in roots:
         try:
             real = Path(machine.inside(machine.path(root).resolve(strict=True)))
         except (OSError, RuntimeError, ValueError):
-            continue  # whoever arms has to see to it that what it needs is there
+            continue  # the caller that arms checks that what it needs is there
         mount = mount_of(real, mounts)
         for device in [] if mount is None else devices_below(mount, sysfs):
             if not device.lies_on:
@@ -192,7 +192,7 @@ def _uses(machine: MachineFiles, mounts: Sequence[Mount], sysfs: Sysfs) -> Mappi
 def _of_target(
     disk: BlockDevice, uses: Sequence[str], sysfs: Sysfs, machine: MachineFiles
 ) -> tuple[list[str], list[str], list[str]]:
-    """Answer refusals, what else is lost, and what cannot be known about the system's disk."""
+    """Return refusals, what else is lost, and what cannot be known about the system's disk."""
     refusals, unknown = [], []
     for name in (disk.name, *sysfs.partitions(disk.name)):
         holders = sysfs.holders(name)
@@ -241,7 +241,7 @@ def _why_not(
 
 
 def superblock_of(machine: MachineFiles, name: str) -> Superblock | None:
-    """Look at a device's superblock; at what udev knows of it where that may not be read."""
+    """Read a device's superblock, or udev's record of it where that may not be read."""
     try:
         return read_superblock(machine.dev / name)
     except OSError:

@@ -12,12 +12,12 @@ _OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 def why_unguarded(path: Path, trusted: Collection[int]) -> str | None:
-    """Say in a sentence who else can put something of theirs at `path`; None if nobody can.
+    """Return a sentence on who else can put something of theirs at `path`; None if nobody can.
 
     Everything from `/` on has to belong to the users `trusted` and be writable by nobody else; a
     directory may be if it is sticky, since then only owners rename what is in it. Links on the way
-    are followed and count. What does not exist is nobody's. Raises `OSError` where it cannot be
-    found out.
+    are followed and count. What does not exist is nobody's. Raises `OSError` where that cannot be
+    determined.
     """
     waiting = list(reversed(path.parts[1:]))
     at, links = Path("/"), 0

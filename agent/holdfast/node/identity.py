@@ -50,7 +50,7 @@ def _parse(text: str) -> dict[str, str]:
             continue
         try:
             values[key] = "".join(shlex.split(value))
-        except ValueError:  # an unbalanced quote: the line says nothing certain
+        except ValueError:  # an unbalanced quote: the line is ambiguous
             continue
     return values
 

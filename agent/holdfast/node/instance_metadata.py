@@ -1,7 +1,7 @@
-"""What EC2's metadata service says of this instance, by version 2 of its protocol (IMDSv2).
+"""What EC2's metadata service reports of this instance, by version 2 of its protocol (IMDSv2).
 
-These are facts for people and for labels. A machine in between can answer whatever it likes, so
-nothing is allowed or refused because of them.
+These are facts for people and for labels. A machine in between can forge any reply, so nothing is
+allowed or refused because of them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class NoMetadataError(Exception):
 def address_of(setting: str, sys: Path = Path("/sys")) -> str | None:
     """Return where to ask by the setting `node.metadata`; None for nowhere.
 
-    `auto` asks only where the firmware says that this is EC2: other clouds have other services at
+    `auto` asks only where the firmware identifies EC2: other clouds have other services at
     the same address, and other networks have none.
     """
     if setting != AUTO:
@@ -56,7 +56,7 @@ def address_of(setting: str, sys: Path = Path("/sys")) -> str | None:
 
 
 def read_instance(address: str, seconds: float = _REQUEST_SECONDS) -> Instance:
-    """Ask for all facts; each request has so many seconds. Raises `NoMetadataError`.
+    """Ask for all facts; `seconds` bounds each request. Raises `NoMetadataError`.
 
     A token is asked for first, and there is no way without. Its answer has a hop limit of its own
     (1 unless the instance was started otherwise): behind another hop, as in a container, it does
@@ -104,7 +104,7 @@ def _ask(
 
 
 class InstanceWatch:
-    """Finds out what instance this is, in the background, once; the daemon waits for nothing."""
+    """Identifies the instance, in the background, once; the daemon waits for nothing."""
 
     def __init__(self, address: str | None, on_found: Callable[[Instance], None]) -> None:
         self._address = address

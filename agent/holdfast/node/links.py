@@ -1,4 +1,4 @@
-"""Network interfaces and their queueing disciplines, as ip(8) and tc(8) tell them."""
+"""Network interfaces and their queueing disciplines, as ip(8) and tc(8) report them."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _link(shown: Mapping[str, Any], sys: Path) -> Link:
 def run_tool(program: str, *arguments: str) -> str:
     """Run ip(8) or tc(8) and return its output.
 
-    Raises `OSError` with what it said. Words are passed as they are: there is no shell.
+    Raises `OSError` with its message. Words are passed as they are: there is no shell.
     """
     found = shutil.which(program, path=_PATH)
     if found is None:
@@ -154,7 +154,7 @@ def _json(program: str, *arguments: str) -> list[dict[str, Any]]:
 
 
 def _tellable(name: str) -> bool:
-    """Whether a name can be told in JSON: the kernel takes bytes that are no text."""
+    """Whether JSON can hold a name: the kernel takes bytes that are no text."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Where the files of a machine are: everything that looks at one can look at another's tree."""
+"""Where the files of a machine are: code that inspects one can inspect the tree of another."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class MachineFiles:
         ]
 
     def sysfs(self, *, udev: bool = True) -> Sysfs:
-        """Return its block devices; without udev exactly as a kernel alone tells of them."""
+        """Return its block devices; without udev exactly as the kernel alone reports them."""
         return Sysfs(self.sys, self.dev, udev=udev)
 
     @property

@@ -12,7 +12,7 @@ from holdfast.node.files import read_int, read_text
 from holdfast.node.models import CgroupMemory, Memory
 from holdfast.node.mounts import Mount, read_mounts
 
-# Version 1 says "no limit" with the largest multiple of the page size that a signed long holds.
+# Version 1 expresses "no limit" by the largest multiple of the page size that a signed long holds.
 _NO_LIMIT = (2**63 - 1) // 65536 * 65536
 
 
@@ -53,7 +53,7 @@ def read_cgroups(proc: Path = Path("/proc")) -> list[CgroupMemory]:
             continue
         if mount is not None:
             found += [read(where, name) for where, name in _ancestry(mount, path)]
-    # Where version 2 is mounted without the memory controller it says nothing.
+    # Where version 2 is mounted without the memory controller it reports nothing.
     return [one for one in found if _says_something(one)]
 
 

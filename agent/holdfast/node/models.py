@@ -1,4 +1,4 @@
-"""What is told of this machine. Sizes are bytes; null means that the machine does not tell."""
+"""The model of this machine. Sizes are bytes; null means that the machine does not report it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Identity(BaseModel, defer_build=True):
 
 
 class Instance(BaseModel, defer_build=True):
-    """The instance of EC2 that this machine is, as its metadata service says; for people."""
+    """The instance of EC2 that this machine is, as its metadata service reports it; for people."""
 
     id: str | None
     type: str | None
@@ -69,7 +69,7 @@ class Memory(BaseModel, defer_build=True):
 
 
 class BlockDevice(BaseModel, defer_build=True):
-    """One block device. A partition has no queue of its own: see the device it lies on."""
+    """One block device. A partition has no queue of its own: see the device that it is on."""
 
     name: str = Field(description="The kernel's name, for example `nvme0n1p1`.")
     path: str = Field(description="In /dev, for example `/dev/mapper/data`.")
@@ -126,7 +126,7 @@ class RootTopology(BaseModel, defer_build=True):
 
 
 class NodeReport(Identity):
-    """Everything that is told of this machine."""
+    """Everything that is reported of this machine."""
 
     node_id: str | None = Field(
         default=None,

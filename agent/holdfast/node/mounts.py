@@ -58,7 +58,7 @@ def machine_options(mount: Mount, proc: Path = Path("/proc")) -> str:
 
 
 def mount_of(path: Path, mounts: Sequence[Mount]) -> Mount | None:
-    """Return the mount that `path` (absolute, without symbolic links) lies in."""
+    """Return the mount that contains `path` (absolute, without symbolic links)."""
     # Of two mounts on one point the later one hides the earlier.
     holders = [mount for mount in mounts if path.is_relative_to(mount.point)]
     return max(

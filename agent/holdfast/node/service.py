@@ -1,4 +1,4 @@
-"""Everything that is told of this machine, in one call."""
+"""Everything that is reported of this machine, in one call."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Place:
 
 
 class Node:
-    """Looks at the machine, anew each time: disks come and go, and so do roots."""
+    """Inspects the machine, anew each time: disks come and go, and so do roots."""
 
     def __init__(self, *, roots: Sequence[Path], place: Place | None = None) -> None:
         self.place = place or Place()
@@ -37,7 +37,7 @@ class Node:
         self._instance: Instance | None = None
 
     def learn(self, instance: Instance) -> None:
-        """Take what was found out of the instance."""
+        """Set what is known of the instance."""
         self._instance = instance
 
     def report(self) -> NodeReport:
@@ -54,7 +54,7 @@ class Node:
         )
 
     def info(self) -> Mapping[str, str]:
-        """Return what tells this node from others, for a metric; "" is not known. Reads nothing."""
+        """Return what identifies this node, for a metric; "" is not known. Reads nothing."""
         instance = self._instance
         return {
             "node_id": self.place.node_id or "",

@@ -13,7 +13,7 @@ from holdfast.node.volumes import missing
 
 
 def describe_root(root: Path, *, proc: Path = Path("/proc"), sysfs: Sysfs) -> RootTopology:
-    """Say where a root lies. Never raises for one that is missing: `note` says so."""
+    """Return the location of a root. Never raises for one that is missing: `note` reports that."""
     shown = _shown(str(root))
     answer = RootTopology(
         root=shown,

@@ -1,7 +1,7 @@
 """Whether a root is there: also where its volume is missing and left an empty mount point behind.
 
-What is a mount point the machine's own description says: fstab(5), and systemd's units for mounts,
-which are named after their mount point (systemd.mount(5)) as systemd.unit(5) escapes it.
+What is a mount point is declared by the machine's own files: fstab(5), and systemd's units for
+mounts, which are named after their mount point (systemd.mount(5)) as systemd.unit(5) escapes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SYSTEM = Path("/")
 
 
 def missing(root: Path, system: Path = _SYSTEM) -> str | None:
-    """Say why a root is not there, as in `does not exist`; None if it is.
+    """Return why a root is not there, as in `does not exist`; None if it is.
 
     `system` is where the files are that describe the machine.
     """
@@ -36,7 +36,7 @@ def missing(root: Path, system: Path = _SYSTEM) -> str | None:
 
 
 def on_missing_volume(path: Path, system: Path = _SYSTEM) -> str | None:
-    """Say which volume is missing that `path` should be on, if one is; `path` need not exist."""
+    """Return the volume that `path` should be on if it is missing; `path` need not exist."""
     found = _unmounted(path, system)
     if found is None:
         return None
@@ -46,8 +46,8 @@ def on_missing_volume(path: Path, system: Path = _SYSTEM) -> str | None:
 def _unmounted(path: Path, system: Path) -> tuple[Path, str] | None:
     """Find the innermost mount point around `path`, and who names it, if nothing is mounted there.
 
-    One that systemd mounts when it is looked into (autofs) counts as mounted: whoever looks gets
-    the volume or an error, and never the directory below.
+    One that systemd mounts on access (autofs) counts as mounted: a process that opens it gets the
+    volume or an error, never the directory below.
     """
     real = Path(os.path.realpath(path))
     for point in (real, *real.parents[:-1]):
@@ -73,10 +73,10 @@ def _of_itself(mount: Mount, mounts: Sequence[Mount]) -> bool:
 
 
 def _named(point: Path, system: Path) -> str | None:
-    """Say which file names `point` as a mount point."""
+    """Return the file that names `point` as a mount point."""
     if any(os.path.realpath(each) == str(point) for each in _fstab(system / "etc/fstab")):
         return "/etc/fstab"
-    # As sd_booted(3) tells: nobody else heeds units.
+    # As sd_booted(3) checks: only systemd reads units.
     if (system / "run/systemd/system").is_dir():
         return _unit(_unit_name(point), system)
     return None
@@ -94,7 +94,7 @@ def _fstab(path: Path) -> Iterator[str]:
 
 
 def _unit(name: str, system: Path) -> str | None:
-    """Find the unit that counts; one that a package brings only counts where something wants it."""
+    """Find the unit that counts; one that a package ships counts only where something wants it."""
     for directory in _OF_THE_MACHINE + _OF_PACKAGES:
         unit = system / directory / name
         if not os.path.lexists(unit):

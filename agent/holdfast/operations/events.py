@@ -84,7 +84,7 @@ class Channel:
                     del self._listeners[listener.loop]
 
     def publish(self, operation: Operation, *, end: bool = False) -> None:
-        """Tell all listeners, from any thread; after the `end` nothing more is told."""
+        """Send to all listeners, from any thread; nothing is sent after the `end`."""
         with self._lock:
             if self._ended:
                 return

@@ -1,4 +1,4 @@
-"""Idempotency keys: their form, and the request that one stands for."""
+"""Idempotency keys: their form, and the request that each identifies."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class UlidFactory:
         return encode(value)
 
     def follow(self, known: str) -> None:
-        """Make ids from now on sort after `known`, whatever the clock says now.
+        """Make ids from now on sort after `known`, whatever the clock shows.
 
         Raises `ValueError` if that is no ULID.
         """
@@ -39,7 +39,7 @@ class UlidFactory:
 
 
 def ambiguous(noun: str, beginning: str, ids: Sequence[str]) -> str:
-    """Say that several ids begin alike, and which."""
+    """Return a message that several ids begin alike, and which."""
     shown = ", ".join(ids[:AMBIGUOUS_SHOWN])
     more = " and more" if len(ids) > AMBIGUOUS_SHOWN else ""
     return f"Several {noun} have ids that begin with {beginning}: {shown}{more}; write more of one."

@@ -28,7 +28,7 @@ def _any(_params: Any) -> None:
 
 @dataclass(frozen=True)
 class Context(Generic[P]):
-    """What a run function is given."""
+    """The arguments of a run function."""
 
     id: str
     params: P
@@ -36,17 +36,17 @@ class Context(Generic[P]):
     resumed: bool = False
     """An earlier run of this operation was cut short by the end of the daemon."""
     will_resume: Callable[[], bool] = lambda: False
-    """Whether, if this run is cancelled now, another will go on after the daemon's next start."""
+    """Whether, if this run is cancelled now, another resumes it after the daemon's next start."""
 
 
 @dataclass(frozen=True)
 class Kind(Generic[P, R]):
     """One kind of operation.
 
-    `run` is called in a runner thread. It returns the result, which says how it is to be judged
-    (`OperationResult.outcome`), or raises `OperationFailed`, an
-    exception of the engine, or `OSError`. When its progress is cancelled it must raise the engine's
-    `CancelledError` well within a second.
+    `run` is called in a runner thread. It returns the result, which states how it is to be judged
+    (`OperationResult.outcome`), or raises `OperationFailed`, an exception of the engine, or
+    `OSError`. When its progress is cancelled it must raise the engine's `CancelledError` well
+    within a second.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Kind(Generic[P, R]):
     urgent: bool = False
     """Others leave one place free for it, and it is not counted against its caller's bound."""
     waits: bool = False
-    """Spends its time waiting for somebody: takes no place among those that run at a time."""
+    """Mostly waits for an external event, so it takes no slot of those that run at a time."""
 
 
 class Registry:

@@ -26,14 +26,14 @@ _BY_TYPE: tuple[tuple[type[BaseException], Slug], ...] = (
 
 
 def problem_of(error: BaseException, operation_id: str) -> Problem:
-    """Return the problem that tells a person what `error` means; unexpected ones are logged."""
+    """Return the problem that explains `error` to a person; unexpected ones are logged."""
     if isinstance(error, OperationFailed):
         return error.problem
     if isinstance(error, RequestError):
         return error.problem
     if isinstance(error, OSError):
         return _os_problem(error)
-    # A model that does not fit what the engine answered is a bug, not a bad request.
+    # A model that does not fit the engine's reply is a bug, not a bad request.
     slug = next((slug for kind, slug in _BY_TYPE if isinstance(error, kind)), None)
     if slug is None or isinstance(error, ValidationError):
         log.error("operation %s: unexpected error", operation_id, exc_info=error)

@@ -13,7 +13,7 @@ from holdfast.operations.model import ProgressReport
 WINDOW_SECONDS = 5.0
 SHORTEST_SECONDS = 0.05  # a rate over less than this is noise
 TELLING_SECONDS = 3.0
-"""What is left is told after so long: a rate of the first files, often small, tells nothing."""
+"""The estimate starts after this time: a rate of the first files, often small, means nothing."""
 
 Rate = Literal["work", "read", "none"]
 """What `bytes_per_second` counts; time left always goes by the work done."""
@@ -57,7 +57,7 @@ class Meter:
         self._seen: tuple[str, int, int] = ("", 0, 0)
         self._phase = ""
         self.last_change = time.time()
-        """When a sample last differed from the one before it, as a Unix time."""
+        """When a sample last differed from its predecessor, as a Unix time."""
 
     @property
     def read_bytes(self) -> int:
@@ -130,7 +130,7 @@ class Meter:
         samples = self._samples
         last = samples[-1]
         if phase != self._phase or sample.done < last.done:
-            # How fast one phase went says nothing about the next, which may count from zero.
+            # The rate of one phase does not predict the next, which may count from zero.
             self._phase = phase
             samples.clear()
             samples.append(last._replace(done=min(last.done, sample.done)))

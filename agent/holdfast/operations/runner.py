@@ -1,13 +1,13 @@
 """Runs operations in threads, in the order in which they were asked for.
 
-An operation is live from its acceptance until its outcome is on the disk. Everything about live
-ones is answered from memory; the rest from the store. A thread exists only while it has work, and
-one more thread, asleep while nothing runs, takes a progress sample of each operation once a second.
+An operation is live from its acceptance until its outcome is on the disk. Live operations are
+served from memory, all others from the store. A thread exists only while it has work, and one more
+thread, asleep while nothing runs, takes a progress sample of each operation once a second.
 
-When the daemon is told to stop, running work is cancelled. What can resume goes back to `queued`
+When the daemon is asked to stop, running work is cancelled. What can resume goes back to `queued`
 in the record, marked as resumed, which is what it is: waiting for the daemon's next start. What
-cannot is `interrupted`. Operations still waiting for their turn stay `queued`. So no record ever
-says `running` of something that does not run, but for those that a crash left; `recover` in
+cannot is `interrupted`. Operations still waiting for their turn stay `queued`. So no record is ever
+`running` for an operation that does not run, except those that a crash left; `recover` in
 `service.py` settles these before anything else can be asked.
 """
 
@@ -184,7 +184,7 @@ class Runner:
         return figures
 
     def _dispatch(self) -> None:
-        """Give queued operations a thread while there is room."""
+        """Give queued operations a thread while there are free slots."""
         while True:
             with self._changed:
                 live = None if self._stopping else self._next()
@@ -299,7 +299,7 @@ class Runner:
         try:
             self._store.requeue(operation.id, progress, crashed=False)
         except StoreError as error:
-            # The row still says running, and the next start resumes it as after a crash.
+            # The row is still `running`, and the next start resumes it as after a crash.
             log.error("operation %s could not be put back in the queue: %s", operation.id, error)
         with self._changed:
             live.operation = operation
@@ -315,7 +315,7 @@ class Runner:
         result: dict[str, Any] | None = None,
         error: Problem | None = None,
     ) -> None:
-        """Record the outcome, then tell it."""
+        """Record the outcome, then publish it."""
         ran = live.meter
         finished = now()
         operation = live.operation.model_copy(

@@ -1,6 +1,6 @@
 """The face of operations: start, look, wait, listen, cancel; and what happens at start and stop.
 
-What a stop of the daemon does to operations is told in `runner.py`.
+`runner.py` describes what a stop of the daemon does to operations.
 """
 
 from __future__ import annotations
@@ -117,11 +117,11 @@ class Operations:
         with that.
 
         With an `idempotency_key` that was used before for the same request, return that operation
-        as it is now, without a check: that a dump has been deleted since is no reason to forget
-        what was done with it. Raises `IdempotencyMismatch` if it was used for another request, what
-        the kind's check raises, `Conflict` if an operation that is queued or running holds what
-        this one needs, `QueueFullError` if too many are waiting, `ShuttingDown`, `RequestError`,
-        and `KeyError` for a kind that is not registered.
+        in its current state, without a check: that a dump has been deleted since is no reason to
+        forget what was done with it. Raises `IdempotencyMismatch` if it was used for another
+        request, what the kind's check raises, `Conflict` if an operation that is queued or running
+        holds what this one needs, `QueueFullError` if too many are waiting, `ShuttingDown`,
+        `RequestError`, and `KeyError` for a kind that is not registered.
         """
         registered = self._registry.get(kind)
         check_key(idempotency_key)
@@ -185,7 +185,7 @@ class Operations:
         return self.get(operation_id), None
 
     def resolve(self, name: str) -> str:
-        """Return the id of the newest operation for `latest`, or the one that begins with `name`.
+        """Return the id of the newest operation for `latest`, or the id that begins with `name`.
 
         Raises `UnknownOperation`, and `RequestError` if several ids begin so.
         """
@@ -228,7 +228,7 @@ class Operations:
             return Scope.OPERATE
 
     def cancel(self, operation_id: str, *, actor: str | None = None) -> Operation:
-        """Ask an operation to end, and return it as it is now. Idempotent.
+        """Ask an operation to end, and return its current state. Idempotent.
 
         A queued one is cancelled when this returns; a running one within a second. One that has
         ended is returned unchanged. Raises `UnknownOperation`.
@@ -239,9 +239,9 @@ class Operations:
         return self.get(operation_id)
 
     async def wait(self, operation_id: str, seconds: float) -> Operation:
-        """Return the operation once it has ended, or as it is after `seconds`.
+        """Return the operation once it has ended, or its state after `seconds`.
 
-        Returns early as well when the daemon is told to stop. Raises `UnknownOperation`.
+        Returns early as well when the daemon is asked to stop. Raises `UnknownOperation`.
         """
         live = self._runner.find(operation_id)
         if live is None or seconds <= 0:
@@ -262,7 +262,7 @@ class Operations:
     async def events(self, operation_id: str) -> AsyncGenerator[Operation, None]:
         """Yield the operation now, at each change of state, and each second while it runs.
 
-        Ends after the final state, or when the daemon is told to stop. Raises `UnknownOperation`.
+        Ends after the final state, or when the daemon is asked to stop. Raises `UnknownOperation`.
         Use `contextlib.aclosing` when leaving before its end, so that it leaves nothing behind.
         """
         live = self._runner.find(operation_id)
@@ -289,7 +289,7 @@ class Operations:
         return live.channel.listening if live is not None else 0
 
     def figures(self) -> Mapping[str, KindFigures]:
-        """Return what metrics tell, by kind. Never blocks on the disk."""
+        """Return what metrics report, by kind. Never blocks on the disk."""
         return self._runner.figures(self._registry.names())
 
     def shutdown(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What metrics tell about operations, by kind; counted since the process began."""
+"""What metrics report about operations, by kind; counted since the process started."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class KindFigures:
     """Of those that succeeded."""
     running: int = 0
     progress: ProgressReport = field(default_factory=ProgressReport)
-    """The sum over running operations, or the last report of the one that ran last."""
+    """The sum over running operations, or the last report of the most recent operation."""
     read_bytes: int = 0
     last_progress: float | None = None
     last_success: float | None = None

@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 FILE_NAME = "operations.sqlite3"
 LARGE_NAME = "results"
 CHECKED_BYTES = 256 << 20
-"""A database up to this size is read through at the start; a larger one only as it is used."""
+"""A database up to this size is read completely at the start; a larger one only as it is used."""
 LISTED_BYTES = 1 << 20
 """A page of a list ends after this much, whatever the number of operations in it."""
 BUSY_SECONDS = 10.0
@@ -264,7 +264,7 @@ class Store:
         return [Unfinished(self._whole(row[:-2]), bool(row[-2]), row[-1]) for row in rows]
 
     def last_successes(self) -> dict[str, LastSuccess]:
-        """Say for each kind when it last succeeded."""
+        """Return for each kind when it last succeeded."""
         rows = self._read(
             "SELECT kind, started_at, max(finished_at) FROM operations"
             " WHERE state = 'succeeded' GROUP BY kind",

@@ -1,4 +1,4 @@
-"""The stored dumps, and those that clients bring."""
+"""The stored dumps, and those that clients upload."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Text = Annotated[str, Field(max_length=4096)]
 
 
 class _Header(BaseModel, defer_build=True):
-    """What a record's header says; a record from elsewhere need not say all of it."""
+    """The header of a record; one from elsewhere need not have all fields."""
 
     page_size: int
     roots: list[_Text] = Field(max_length=64)

@@ -18,8 +18,8 @@ SAMPLE_SHARE = 20
 class ResidencySampler:
     """Measures how many bytes of each root are resident, in the background, while scraped.
 
-    Nothing is sampled unless somebody asks. Asking starts a sample if the last one is old, or
-    older than an operation that moved pages, and answers the last one.
+    Nothing is sampled without a request. Asking starts a sample if the last one is old, or older
+    than an operation that moved pages, and returns the last one.
     """
 
     def __init__(self, measure: Callable[[], Mapping[str, int]]) -> None:

@@ -66,7 +66,7 @@ class PageCache:
         )
 
     def prepare(self) -> None:
-        """Make room for dumps and clear away what an earlier process left unfinished."""
+        """Make the directory of dumps, and remove what an earlier process left unfinished."""
         self._store.prepare()
 
     def kinds(self) -> tuple[Kind[Any, Any], ...]:
@@ -87,7 +87,7 @@ class PageCache:
                 LoadResult,
                 self._load,
                 check=self._check,
-                # What is in memory already is passed over, so running it again goes on.
+                # What is in memory already is skipped, so a second run resumes the first.
                 resumable=True,
                 resources=lambda _: frozenset({LOAD}),
                 # A datastore waits for it, and the longer, the more it reads from the disk itself.
@@ -100,14 +100,14 @@ class PageCache:
                 EvictResult,
                 self._evict,
                 check=self._check,
-                # A load would bring back what is being dropped, or the other way round.
+                # A load would read again what is being dropped, or the other way round.
                 resources=lambda _: frozenset({EVICT, LOAD}),
                 rate="none",
             ),
         )
 
     def _check(self, params: Params) -> None:
-        """Find out before an operation is started whether it can be.
+        """Check before an operation is started whether it can be.
 
         Raises `RequestError` if the request names what is not there or not allowed.
         """
@@ -123,9 +123,9 @@ class PageCache:
     def state(
         self, *, path: str | None, depth: int, top: int, progress: Progress | None = None
     ) -> PageCacheState:
-        """Find out what is resident now; takes seconds for millions of files.
+        """Return what is resident now; takes seconds for millions of files.
 
-        `depth` is how many levels of directories are told one by one, `top` how many files and
+        `depth` is how many levels of directories are listed one by one, `top` how many files and
         directories at most. Raises `RequestError` for a path that is not in a root.
         """
         places, unavailable = self._shown(path)
@@ -231,7 +231,7 @@ class PageCache:
 
     def _load(self, context: Context[LoadRequest]) -> LoadResult:
         params = context.params
-        # One that goes on after a crash must not take a dump made since for the one it began with.
+        # A load that resumes after a crash must not take a newer dump for its own.
         dump = self._store.get(params.dump, before=context.id if context.resumed else None)
         with self._store.use(dump.id) as record:
             outcome = call(
@@ -349,9 +349,10 @@ class PageCache:
 
 
 def _not_to_be_looked_at(path: str, error: OSError | ValueError) -> Exception:
-    """Tell what is wrong with the path from what is wrong with the machine."""
+    """Distinguish what is wrong with the path from what is wrong with the machine."""
     if isinstance(error, OSError):
-        # It was a file or directory in a root when it was checked; somebody changed it since.
+        # It was a file or directory in a root when it was checked; another process changed it
+        # since.
         slugs = {
             errno.ENOENT: Slug.NOT_FOUND,
             errno.ENOTDIR: Slug.NOT_FOUND,

@@ -1,1 +1,1 @@
-"""Record files: stored under ids, brought by clients, taken to other nodes."""
+"""Record files: stored under ids, uploaded by clients, downloaded for other nodes."""

@@ -21,7 +21,7 @@ def call(
 
 
 def provenance(record_id: str) -> dict[str, str]:
-    """Say for the header of a new record which one it is, and where and when it was made."""
+    """Return the header of a new record: its id, and where and when it was made."""
     boot_id = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return {
         "id": record_id,

@@ -58,7 +58,7 @@ class Conversion:
             if not self._started:
                 os.close(self._writer)
         self._progress.cancel()
-        # A thread that waits for room in the pipe is woken by this.
+        # A thread that waits for space in the pipe is woken by this.
         os.close(self._reader)
 
 

@@ -28,7 +28,7 @@ LATEST = "latest"
 _ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _BEGINNING = re.compile(r"[0-9A-HJKMNP-TV-Za-hjkmnp-tv-z]{4,25}")
 _EXPANSION = 16
-"""A record may be so many times as large as `max_record_bytes` when it is decompressed."""
+"""A decompressed record may be this many times as large as `max_record_bytes`."""
 
 _UNFINISHED = (".partial", ".upload", ".export")
 """Endings of temporary files: the engine's, those of uploads, and those of earlier versions."""
@@ -150,7 +150,7 @@ class RecordStore(ABC, Generic[R]):
         return marked, damaged
 
     def made_here(self) -> list[Path]:
-        """List the files of records that no client brought, newest first, without reading them."""
+        """List the files of records that no client uploaded, newest first, without reading them."""
         paths = sorted(self._paths().items(), reverse=True)
         return [path for _, path in paths if not path.name.endswith(self._uploaded)]
 
@@ -345,7 +345,7 @@ def prepare_directory(directory: Path) -> None:
     for path in directory.iterdir():
         if path.suffix not in _UNFINISHED or not path.name.startswith("."):
             continue
-        # Whoever still writes it holds a lock on it, and may be done with it at any moment.
+        # A process that still writes it holds a lock on it, and may finish at any moment.
         with suppress(BlockingIOError, FileNotFoundError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink(missing_ok=True)
@@ -360,7 +360,7 @@ def temporary(directory: Path) -> Iterator[Temporary]:
     path = directory / f".{new_id()}.upload"
     with path.open("xb") as file:
         try:
-            # Whoever clears up after a crash can tell by the lock that this one is in use.
+            # The lock shows the clean-up after a crash that this one is in use.
             fcntl.flock(file, fcntl.LOCK_EX)
             yield path, file
         finally:

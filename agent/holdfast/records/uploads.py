@@ -1,4 +1,4 @@
-"""Records that clients bring: received under a temporary name, checked, and only then stored."""
+"""Uploads of records: received under a temporary name, checked, and only then stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from holdfast.records.store import RecordStore, Stored, temporary
 R = TypeVar("R", bound=Stored)
 
 _RATIO, _FREE_BYTES = 1100, 64 << 20
-"""What is brought may expand so many times, beyond what costs nothing to read.
+"""How many times an upload may expand, beyond what costs nothing to read.
 
 gzip cannot do more, and no honest record does; zstd can do ten times more, so that a small upload
 would keep a processor busy for minutes.
@@ -54,7 +54,7 @@ class Upload(Generic[R]):
         self._file.write(data)
 
     def finish(self, record_id: str | None, progress: Progress | None = None) -> R:
-        """Check what was received and store it, under a new id if none is given.
+        """Check what was received and store it, under a new id by default.
 
         Raises `RequestError` if the id cannot be had, `RecordError` if the file cannot be trusted,
         `OSError` if it cannot be stored, `CancelledError`. Nothing of it is kept then.
@@ -71,7 +71,7 @@ class Upload(Generic[R]):
             limit = min(self._store.max_bytes, _FREE_BYTES + size * _RATIO)
             self._place(self._path, chosen, destination, limit, progress)
         except _engine.RecordError as error:
-            # The temporary name means nothing to whoever sent it.
+            # The temporary name means nothing to the client.
             reason = str(error).removeprefix(f"{self._path}: ")
             raise _engine.RecordError(f"The uploaded file is refused: {reason}") from None
         finally:
@@ -94,6 +94,6 @@ class Upload(Generic[R]):
         """Put what was received where it goes, if it is a record that can be trusted."""
         del record_id
         self._store.check(received, limit, progress)
-        # Unlike a rename, a link never replaces what somebody else put there meanwhile.
+        # Unlike a rename, a link never replaces what another process put there meanwhile.
         os.link(received, destination)
         flush_directory(destination.parent)

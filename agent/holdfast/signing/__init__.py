@@ -1,1 +1,1 @@
-"""Signatures of image descriptors, for whoever stages an image and for whoever arms it."""
+"""Signatures of image descriptors, used where an image is staged and where it is armed."""

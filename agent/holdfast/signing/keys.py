@@ -48,12 +48,12 @@ def make_pair(name: Path) -> tuple[Path, Path]:
 
 
 def read_private(path: Path) -> bytes:
-    """Answer the seed of a private key. Raises `KeyFileError`, `OSError`."""
+    """Return the seed of a private key. Raises `KeyFileError`, `OSError`."""
     return _read(path, "PRIVATE KEY", _PRIVATE)
 
 
 def read_public(path: Path) -> bytes:
-    """Answer the 32 bytes of a public key. Raises `KeyFileError`, `OSError`."""
+    """Return the 32 bytes of a public key. Raises `KeyFileError`, `OSError`."""
     return _read(path, "PUBLIC KEY", _PUBLIC)
 
 

@@ -54,12 +54,12 @@ class TrustedKeys:
         self._guarded = guarded
 
     def why_none(self) -> str | None:
-        """Say in a sentence why there is no key to trust; None if there is one."""
+        """Return a sentence on why there is no key to trust; None if there is one."""
         keys, problems = self._load()
         return None if keys else self._none(problems)
 
     def check(self, descriptor: bytes, signatures: bytes) -> str:
-        """Answer the name of the key that signed a descriptor. Raises `UntrustedError`."""
+        """Return the name of the key that signed a descriptor. Raises `UntrustedError`."""
         if not signatures or len(signatures) % SIGNATURE_BYTES:
             raise UntrustedError(
                 f"A signature has {SIGNATURE_BYTES} bytes, and this has {len(signatures)}."
@@ -83,7 +83,7 @@ class TrustedKeys:
         return " ".join([f"There is no trusted key in {self._place}.", *problems])
 
     def _load(self) -> tuple[list[Key], list[str]]:
-        """Read the keys by their names, and say what is wrong with the others."""
+        """Read the keys by their names, and report what is wrong with the others."""
         keys, problems = [], []
         try:
             self._check(self._place)

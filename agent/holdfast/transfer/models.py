@@ -66,7 +66,7 @@ class OfferRequest(Request):
 
 
 class TransferTicket(Request):
-    """What one destination needs to fetch an offer; whoever has it can fetch it, once.
+    """What one destination needs to fetch an offer; its bearer can fetch it, once.
 
     It is shown when the offer is made, and never again.
     """
@@ -234,7 +234,7 @@ class PullResult(OperationResult):
 
     @property
     def outcome(self) -> Outcome:
-        """`partial` if not all that the source has is here as it is there."""
+        """`partial` if the copy here is not all that the source has."""
         last = self.passes[-1] if self.passes else None
         if last is None:
             return Outcome.OK

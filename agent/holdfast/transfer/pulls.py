@@ -115,7 +115,7 @@ class Pulls:
         return transfer.id
 
     def check(self, params: PullParams) -> None:
-        """Find out before an operation is started whether it can be.
+        """Check before an operation is started whether it can be.
 
         Raises `RequestError` if the destination is complete, or not to be had.
         """
@@ -234,7 +234,7 @@ class Pulls:
                     self._limited[one["limited_by"]] += one["seconds"]
 
     def _of(self, path: str) -> StoredTransfer | None:
-        """Return the transfer into a directory: the one that is not complete, or is still there."""
+        """Return the transfer into a directory: either not complete, or still there."""
         found = [one for one in self._store.transfers() if one.path == path]
         identity = _identity(Path(path))
         return next((one for one in found if not one.complete or one.directory == identity), None)

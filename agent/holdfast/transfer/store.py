@@ -39,7 +39,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class StoredOffer(BaseModel, defer_build=True):
-    """An offer as it is kept."""
+    """An offer as stored."""
 
     id: str
     request: OfferRequest
@@ -58,7 +58,7 @@ class StoredOffer(BaseModel, defer_build=True):
 
 
 class StoredTransfer(BaseModel, defer_build=True):
-    """A transfer into this node as it is kept."""
+    """A transfer into this node as stored."""
 
     id: str
     path: str

@@ -27,7 +27,7 @@ def ticket_of(
 def offer_of(ticket: TransferTicket) -> str:
     """Return the id of the offer that a ticket is of.
 
-    Whether it has expired is for the source to say, by its own clock.
+    The source decides by its own clock whether it has expired.
     """
     return from_wire(ticket.offer)
 

@@ -34,7 +34,7 @@ def open_for_writing(tree: Path, find: FindWriters) -> OpenForWriting:
     """Find the processes, other than this one, that hold a file of a tree open for writing.
 
     A process in a container sees a tree under another path, so files of the same file system are
-    compared by inode. Raises `OSError` where that cannot be found out.
+    compared by inode. Raises `OSError` where that cannot be determined.
     """
     found = find(str(tree))
     others = [one for one in found.files if one.pid != os.getpid()]
