@@ -11,7 +11,7 @@ from holdfast.tuning.resolve import digest_of
 
 
 class Catalog:
-    """Tells of profiles without looking at the machine."""
+    """Lists and explains profiles without inspecting the machine."""
 
     def __init__(self, library: Library) -> None:
         self._library = library
@@ -47,7 +47,7 @@ class Catalog:
         )
 
     def changed(self, active: Active) -> bool:
-        """Whether the files of a profile say something else than when it was applied."""
+        """Whether the files of a profile have changed since it was applied."""
         try:
             return digest_of(self._library.lineage(active.profile)) != active.digest
         except (ProfileError, RequestError):

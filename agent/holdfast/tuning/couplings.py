@@ -1,6 +1,6 @@
 """Which sysctls the kernel couples: what a write to one may change besides, and what excludes what.
 
-What a write changed is observed, not looked up here; this says where to look, and which settings
+What a write changed is observed, not looked up here; this names what to observe, and which settings
 cannot both be what a profile wants.
 """
 

@@ -1,4 +1,4 @@
-"""What happened to the settings, for whoever asks or listens."""
+"""What happened to the settings, for callers that poll or listen."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Events:
     def add(
         self, kind: str, message: str, *, profile: str | None = None, settings: Sequence[str] = ()
     ) -> None:
-        """Tell everybody, and the log."""
+        """Send an event to all listeners, and log it."""
         event = Event.model_validate(
             {
                 "time": now(),

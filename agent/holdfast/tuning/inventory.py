@@ -29,7 +29,7 @@ class Device:
     described: BlockDevice
     roles: set[str] = field(default_factory=set)
     mounts: set[str] = field(default_factory=set)
-    """Mount points whose file systems lie on it."""
+    """Mount points of the file systems on it."""
 
     @cached_property
     def bus(self) -> str:
@@ -40,7 +40,7 @@ class Device:
 
 
 class Inventory:
-    """A look at the machine, taken once: make another one to look again."""
+    """A snapshot of the machine, taken once: make a new one to inspect it again."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self._roots = roots
@@ -166,7 +166,7 @@ class Inventory:
                 key=lambda one: (len(Path(one[1].point).parts), one[0]),
                 default=None,
             )
-            # Without its volume it lies on the root disk, which is none for data.
+            # Without its volume it is on the root disk, which is none for data.
             if holding is None or missing(root) is not None:
                 continue
             stack = devices_below(holding[1], self._sysfs)

@@ -1,4 +1,4 @@
-"""What a subsystem of settings offers: to observe knobs, and to say which write turns one.
+"""What a subsystem of settings offers: to observe knobs, and to choose the write that sets each.
 
 A knob is one thing of the kernel, or one file, that has a value. Values are text in one canonical
 form, so that what was observed can be compared, kept in a journal and written back.
@@ -36,7 +36,7 @@ class Observed:
     problem: str | None = None
     """Why there is no value: a clause such as `does not exist on this kernel`."""
     choices: tuple[str, ...] = ()
-    """What it can be, where the kernel says so."""
+    """Its possible values, where the kernel lists them."""
     gone: bool = False
     """There is no such thing: its device, interface or module is not there."""
 
@@ -47,7 +47,7 @@ class Subsystem(Protocol):
     name: str
 
     def observe(self, knobs: Sequence[Knob]) -> Mapping[Knob, Observed]:
-        """Look at knobs; one that cannot be read has a problem instead of a value."""
+        """Observe knobs; one that cannot be read has a problem instead of a value."""
 
     def canonical(self, knob: Knob, value: str) -> str:
         """Write a desired value as it would be observed. Raises `ValueError` with a clause."""
@@ -59,13 +59,13 @@ class Subsystem(Protocol):
         """Return what the kernel keeps of a value, by a rule that is known."""
 
     def problem(self, knob: Knob, desired: str, observed: Observed) -> str | None:
-        """Say why a value cannot be right for this knob, as a clause; None if it may be."""
+        """Return why a value cannot be right for this knob, as a clause; None if it may be."""
 
     def write(self, knob: Knob, value: str, identity: str) -> Write:
-        """Make the write that brings a value about, if the target still has this identity."""
+        """Build the write that sets a value, if the target still has this identity."""
 
     def identity(self, knob: Knob) -> str:
-        """Tell the target from another that has the same name later; empty where none can."""
+        """Return what distinguishes the target from a later one of its name, or an empty string."""
 
     def follow(self, knob: Knob, identity: str) -> Knob:
         """Return the knob under the name that the target of this identity has now.

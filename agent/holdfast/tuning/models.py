@@ -1,4 +1,4 @@
-"""What is asked and answered about tuning."""
+"""Requests and responses about tuning."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ Need = Literal["reopen", "restart"]
 
 
 class Setting(BaseModel, defer_build=True):
-    """One setting of this machine, as a profile wants it and as it is."""
+    """One setting of this machine: what a profile wants, and its actual value."""
 
     name: str = Field(examples=["vm.max_map_count"])
     subsystem: str = Field(examples=["sysctl"])
@@ -101,7 +101,7 @@ class Plan(BaseModel, defer_build=True):
 
 
 class LeftSetting(BaseModel, defer_build=True):
-    """A setting that could not be taken back. It is tried again at each opportunity."""
+    """A setting that could not be reverted. It is tried again at each opportunity."""
 
     name: str
     subsystem: str
@@ -133,7 +133,7 @@ class Applied(OperationResult, Plan):
 
 
 class RolledBack(OperationResult):
-    """What was brought back."""
+    """What was restored."""
 
     profile: str | None = Field(description="The profile that is in force now; null for none.")
     written: int = Field(description="How many settings were written.")
@@ -233,7 +233,7 @@ class ProfileList(BaseModel, defer_build=True):
 
 
 class ProfileValue(BaseModel, defer_build=True):
-    """A value as a profile states it, before this machine is looked at."""
+    """A value as a profile states it, before this machine is inspected."""
 
     name: str
     subsystem: str

@@ -1,6 +1,6 @@
-"""Tells of open files that keep the read-ahead of their device as it was when they were opened.
+"""Finds open files that keep the read-ahead that their device had when they were opened.
 
-The kernel copies `read_ahead_kb` into a file when it is opened and looks at the copy ever after.
+The kernel copies `read_ahead_kb` into a file when it is opened and reads the copy ever after.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 
 def told(processes: Mapping[str, int], limit: int = 3) -> str:
-    """Say in a few words how many files are open, given the number by `name (pid)`."""
+    """Return in a few words how many files are open, from the number by `name (pid)`."""
     files = sum(processes.values())
     top = Counter(processes).most_common(limit)
     more = len(processes) - len(top)

@@ -27,7 +27,7 @@ _Model = TypeVar("_Model", SysctlFileWrite, UdevFileWrite, TmpfilesFileWrite)
 def files_for(
     profile: str, wanted: Sequence[Wanted], machine: Inventory
 ) -> tuple[dict[Knob, str], list[str]]:
-    """Return what each file should say, empty for none, and notes on what no file can restore."""
+    """Return the content of each file, empty for none, and notes on what no file can restore."""
     notes: list[str] = []
     by_subsystem: dict[str, list[Wanted]] = {}
     for one in wanted:

@@ -151,7 +151,7 @@ class Planner:
         return Draft(plan, resolved, goal, keep, restore, baseline.peers, in_force, mistakes)
 
     def _present(self, resolved: Resolved) -> tuple[list[Wanted], list[Setting], list[Mistake]]:
-        """Tell settings that can be had from those that are not here, or cannot be right."""
+        """Separate settings that can be set from those that are not here, or cannot be right."""
         seen = self._panel.observe(one.knob for one in resolved.wanted)
         present: list[Wanted] = []
         rows: list[Setting] = []
@@ -186,12 +186,12 @@ class Planner:
         return present, rows, mistakes
 
     def _refused(self, knob: Knob, value: str) -> str | None:
-        """Return a sentence that says why root would not write this; None if it would."""
+        """Return a sentence on why root would not write this; None if it would."""
         subsystem = self._subsystems[knob.subsystem]
         try:
             write = subsystem.write(knob, value, self._panel.identity(knob))
         except (ValueError, OSError):
-            return None  # observing it says what is wrong
+            return None  # observing it reports what is wrong
         return self._allowed.refusal(write)
 
     def _row(
@@ -274,5 +274,5 @@ def _identify(resolved: Resolved, rows: Sequence[Setting], *, persist: bool) -> 
 
 
 def _short(knob: Knob, value: str | None) -> str | None:
-    """Say of a file only whether it is there, and how much is in it."""
+    """Describe a file only by whether it is there, and its size."""
     return value if knob.subsystem != "persistence" or value is None else summary_of(value)

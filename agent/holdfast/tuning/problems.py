@@ -1,4 +1,4 @@
-"""What is wrong with a profile, or went wrong with a change, as problems to answer with."""
+"""What is wrong with a profile, or went wrong with a change, as problems to return."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class blamed(AbstractContextManager[None]):  # noqa: N801 - reads as a function
 
 
 def problem_of(error: ChangeFailed) -> Problem:
-    """Name the setting, the reason, what was taken back and what could not be."""
+    """Name the setting, the reason, what was reverted and what could not be."""
     failure = error.failure
     reverted = [str(knob) for knob in error.reverted]
     if error.left:

@@ -26,7 +26,7 @@ class StoredKnob(BaseModel, defer_build=True):
     target: _Name
     name: _Name
     identity: _Name = ""
-    """Tells the target from another of the same name."""
+    """Distinguishes the target from another of the same name."""
 
     @property
     def knob(self) -> Knob:
@@ -39,7 +39,7 @@ class Valued(StoredKnob):
 
     value: Annotated[str, Field(max_length=1 << 18)]
     effect: bool = False
-    """It changed with the write of another knob, so it is brought back after that one."""
+    """It changed with the write of another knob, so it is restored after that one."""
 
 
 class Change(StoredKnob):
@@ -52,7 +52,7 @@ class Change(StoredKnob):
 
 
 class Left(Valued):
-    """A setting that could not be taken back, with what it was before."""
+    """A setting that could not be reverted, with its previous value."""
 
     reason: str
     """A clause."""
@@ -102,7 +102,7 @@ class State(BaseModel, defer_build=True):
     committed: list[str] = Field(default_factory=list)
     """The last operations that came to their end, oldest first."""
     left: list[Left] = Field(default_factory=list)
-    """What could not be taken back; tried again at each opportunity."""
+    """What could not be reverted; retried at each opportunity."""
 
     def push(self, entry: Entry) -> None:
         """Add an apply. The oldest two become one, so that the way to the first stays."""

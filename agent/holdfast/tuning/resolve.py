@@ -65,7 +65,7 @@ def resolve(lineage: Lineage, machine: Inventory, subsystems: Mapping[str, Subsy
 
 
 def digest_of(lineage: Lineage) -> str:
-    """Identify what the files of a profile and its parents say."""
+    """Return an identity of the content of the files of a profile and its parents."""
     whole = hashlib.sha256()
     for layer in lineage.layers:
         whole.update(f"{layer.name}\0{len(layer.text)}\0{layer.text}".encode())
@@ -179,7 +179,7 @@ class _Resolver:
             return None
 
     def _decide(self, knob: Knob, candidates: Sequence[_Candidate]) -> Iterator[Wanted]:
-        """Choose the value of the layer that inherits from the others, or say they disagree."""
+        """Choose the value of the layer that inherits from the others, or report a disagreement."""
         ancestors = self._lineage.ancestors
         overridden = frozenset[str]().union(*(ancestors[one.layer.name] for one in candidates))
         left = [one for one in candidates if one.layer.name not in overridden]
@@ -257,5 +257,5 @@ def _qdisc(value: Value, queues: int) -> str:
 
 
 def is_file(knob: Knob) -> bool:
-    """Whether a knob is a file, which a boot does not take back."""
+    """Whether a knob is a file, which a boot does not revert."""
     return knob.subsystem in (Limits.name, "persistence")

@@ -109,7 +109,8 @@ class Tuning:
             with self._mutex:
                 self._requests.finish_pending()
         except (RequestError, OperationFailed, OSError) as error:
-            # The daemon has other work to do; `GET /v1/tuning` and each attempt say what is wrong.
+            # The daemon has other work to do; `GET /v1/tuning` and each attempt report what is
+            # wrong.
             self._requests.problem = str(error)
             log.error("settings: %s", error)
 
@@ -154,7 +155,7 @@ class Tuning:
             self._library.lineage(self._profile_of(params, self._store.state()))
 
     def plan(self, request: PlanRequest) -> Plan:
-        """Say what applying a profile would do. Raises `RequestError` and `OperationFailed`."""
+        """Return what applying a profile would do. Raises `RequestError` and `OperationFailed`."""
         with blamed():
             state = rebase(self._store.state(), self._boot_id, self._panel)
             renamed(state, self._panel)
@@ -171,7 +172,7 @@ class Tuning:
             return self._catalog.profile(name, self._applied_name())
 
     def state(self) -> TuningState:
-        """Say what is in force, what has drifted, and what can be rolled back."""
+        """Return what is in force, what has drifted, and what can be rolled back."""
         state = self._store.state()
         active = state.active
         drifted, checked_at = self._drifted(active)
@@ -241,7 +242,7 @@ class Tuning:
         return self._store.stamp() == (0, 0)
 
     def not_started(self, reason: str) -> None:
-        """Tell that what was to be applied at the start could not be."""
+        """Report that what was to be applied at the start could not be."""
         self._reapplying = False
         self.events.add("failed", f"no profile was applied at the start: {reason}")
 
@@ -375,7 +376,7 @@ class Tuning:
             self._drift.forget()
             return
         if state.boot_id != self._boot_id:
-            # Of another boot: it is about to be applied again, or else to be looked at only.
+            # Of another boot: it is about to be applied again, or else only shown.
             if not self._reapplying:
                 self._drift.check(state.active.model_copy(update={"policy": "report"}))
             return

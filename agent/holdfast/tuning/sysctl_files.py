@@ -1,4 +1,4 @@
-"""What files of sysctl.d(5) say of a sysctl, with patterns and exclusions from them."""
+"""What files of sysctl.d(5) set a sysctl to, with patterns and exclusions from them."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _path(key: str) -> tuple[str, ...]:
 
 
 def _matches(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
-    """Whether each part matches: * does not stand for a separator."""
+    """Whether each part matches: * does not match a separator."""
     return len(path) == len(pattern) and all(map(fnmatchcase, path, pattern))
 
 

@@ -1,1 +1,1 @@
-"""Changes of settings: made, recorded and taken back, in the process that has the rights."""
+"""Changes of settings: made, recorded and reverted, in the process that has the rights."""

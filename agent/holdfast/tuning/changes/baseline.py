@@ -14,13 +14,13 @@ from holdfast.tuning.resolve import is_file
 
 @dataclass
 class Baseline:
-    """What there is to bring back."""
+    """What there is to restore."""
 
     settings: list[Valued] = field(default_factory=list)
     peers: set[Knob] = field(default_factory=set)
     """What did not change, but may with the way back."""
     notes: list[str] = field(default_factory=list)
-    """Sentences on what is not brought back, as it is gone."""
+    """Sentences on what is gone, and so is not restored."""
 
 
 def before(entries: Sequence[Entry], panel: Panel) -> Baseline:

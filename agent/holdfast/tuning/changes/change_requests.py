@@ -31,7 +31,7 @@ _CUT_SHORT = (
     "rollback or look for drift."
 )
 _RETRY_SECONDS = 60.0
-"""What could not be taken back is tried again so often, besides at each occasion."""
+"""How often to retry what could not be reverted, besides at each occasion."""
 _NAMED = {"subsystem", "target", "name", "identity"}
 
 
@@ -56,7 +56,7 @@ class ChangeRequests:
             self._events.add("failed", problem.detail)
             raise OperationFailed(problem) from error
         except OSError:
-            # The helper may have ended in the middle: then the journal says so.
+            # The helper may have ended in the middle: then the journal shows it.
             if self._store.pending() is not None:
                 self.problem = _CUT_SHORT
             raise
@@ -85,7 +85,7 @@ class ChangeRequests:
         self.ask(request)
 
     def finish_pending(self, *, patient: bool = False) -> None:
-        """Finish what a crash left, and try again what could not be taken back.
+        """Finish what a crash left, and retry what could not be reverted.
 
         With `patient` the latter only once in a while.
         """
@@ -116,7 +116,7 @@ class ChangeRequests:
             )
 
     def settle_resumed(self, context: Context[Any]) -> None:
-        """Say how an operation ended that the end of the daemon cut short."""
+        """Return how an operation ended that the end of the daemon cut short."""
         if not context.resumed:
             return
         self.finish_pending()

@@ -1,4 +1,4 @@
-"""What could not be taken back, for a person and for the API."""
+"""What could not be reverted, for a person and for the API."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MOST_NAMED = 5
 
 
 def left_settings(state: State, panel: Panel) -> list[LeftSetting]:
-    """Return what could not be taken back, as it is now."""
+    """Return the current list of what could not be reverted."""
     observed = panel.observe(one.knob for one in state.left)
     return [
         LeftSetting(
@@ -29,7 +29,7 @@ def left_settings(state: State, panel: Panel) -> list[LeftSetting]:
 
 
 def problem_of_left(left: Sequence[LeftSetting]) -> str | None:
-    """Name what could not be taken back, in sentences; None if everything could."""
+    """Return sentences on what could not be reverted; None if everything could."""
     if not left:
         return None
     named = "; ".join(

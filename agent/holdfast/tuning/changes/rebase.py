@@ -1,4 +1,4 @@
-"""The record as it is to be read now: after a boot, and after interfaces were renamed."""
+"""Adapts the record to this boot, and to interfaces that were renamed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from holdfast.tuning.resolve import is_file
 
 
 def rebase(state: State, boot_id: str, panel: Panel) -> State:
-    """Return the state as it is to be read in this boot; the same one if it is of this boot.
+    """Return the state adapted to this boot; unchanged if it was recorded in this boot.
 
     A boot takes the kernel's values back, and may give a device's name to another. A knob that is
     as it was last set was set again at boot, by a file of ours: what it was before stays known.

@@ -21,7 +21,7 @@ class _Request(BaseModel, defer_build=True):
 
 
 class TuneChange(_Request):
-    """Put a profile in force: bring knobs to values, all of them or none.
+    """Put a profile in force: set knobs to values, all of them or none.
 
     What another profile set, and this one does not have, is restored from the record.
     """
@@ -40,7 +40,7 @@ class TuneChange(_Request):
 
 
 class TuneRollback(_Request):
-    """Bring back what was before the last apply, or before the first."""
+    """Restore the settings from before the last apply, or before the first."""
 
     do: Literal["tune_rollback"] = "tune_rollback"
     operation: _Operation
@@ -84,7 +84,7 @@ class Recovered(BaseModel, defer_build=True):
     """A change that was cut short."""
 
     finished: bool
-    """Completed, or else taken back."""
+    """Completed, or else reverted."""
     knobs: list[StoredKnob]
 
 
@@ -95,11 +95,11 @@ class TuneReport(BaseModel, defer_build=True):
     conflict: str | None = None
     """A sentence: nothing was written, as things are not as the request expects."""
     failure: FailedKnob | None = None
-    """The change was not made, and what had been written was taken back but for what is `left`."""
+    """The change was not made, and what had been written was reverted except for what is `left`."""
     reverted: list[StoredKnob] = []
     left: list[FailedKnob] = []
     recovered: Recovered | None = None
     settled: list[StoredKnob] = []
-    """What could not be taken back before, and now was, or is gone."""
+    """What could not be reverted before, and now was, or is gone."""
     restored: list[Restored] = []
     notes: list[str] = []

@@ -1,12 +1,12 @@
 """What is applied, what it was before, and the journal of a change under way: JSON files.
 
 `state.json` is what is in force, with all that is needed to go back. `pending.json` exists while a
-change is under way: it is on the disk before the first write, and says how to go back or, once all
-writes were verified, how to go on. Both are replaced whole, never rewritten in place.
+change is under way: it is on the disk before the first write, and records how to revert or, once
+all writes were verified, how to complete it. Both are replaced whole, never rewritten in place.
 
-What these files say is written to the kernel and to /etc, so they are where nobody but root and the
-user of the process that writes can put anything: on the system's own disk, never with the data.
-Others may read them: they hold names and values of settings.
+Their content is written to the kernel and to /etc, so they are where only root and the user of the
+writing process can put anything: on the system's own disk, never with the data. Others may read
+them: they hold names and values of settings.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Store:
             os.close(lock)
 
     def stamp(self) -> tuple[int, int]:
-        """Answer something else after each change of the state."""
+        """Return a value that differs after each change of the state."""
         try:
             status = self._state.stat()
         except OSError:

@@ -1,4 +1,4 @@
-"""Brings knobs to values: all of them, each read back, or none.
+"""Sets knobs to values: all of them, each read back, or none.
 
 Going forward, going back and finishing after a crash are one and the same thing: knobs are
 observed, those that are not what they should be are written, and all are observed again, as one
@@ -91,7 +91,7 @@ class Panel:
         return observed
 
     def open_files(self, mount_point: str) -> Mapping[str, int] | None:
-        """Count files open on a file system, by process; None if that cannot be found out."""
+        """Count files open on a file system, by process; None if that cannot be determined."""
         try:
             return self._privileged.open_files(mount_point)
         except FileNotFoundError:
@@ -110,7 +110,7 @@ class Panel:
         return self._subsystems[knob.subsystem].rounded(knob, value)
 
     def identity(self, knob: Knob) -> str:
-        """Tell the knob's target from another of the same name."""
+        """Identify the knob's target, to distinguish it from another of the same name."""
         return self._subsystems[knob.subsystem].identity(knob)
 
     def follow(self, knob: Knob, identity: str) -> Knob:
@@ -126,9 +126,9 @@ class Panel:
         return not self.same_target(one) or self.observe([one.knob])[one.knob].gone
 
     def problem(self, knob: Knob, desired: str, observed: Observed) -> str | None:
-        """Return why a knob cannot be brought to a value; None if it may be tried."""
+        """Return why a knob cannot be set to a value; None if it may be tried."""
         if observed.problem is not None and observed.value is not None:
-            # Read-only: fine as long as it is right.
+            # Read-only: fine as long as the value is right.
             return None if self.same(knob, desired, observed) else observed.problem
         problem = self._subsystems[knob.subsystem].problem(knob, desired, observed)
         if problem is not None or observed.problem is not None:
@@ -185,7 +185,7 @@ class Panel:
         keep_going: bool = False,
         effects: Effects | None = None,
     ) -> list[Failure]:
-        """Bring knobs to values and read each back; `written` collects what was written.
+        """Set knobs to values and read each back; `written` collects what was written.
 
         Ends when all are right or when a round makes no progress, and before that at a failure
         that no other write can help. With `keep_going` everything is tried; knobs whose target is

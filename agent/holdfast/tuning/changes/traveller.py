@@ -1,7 +1,7 @@
 """The profile's name beside the data: all that a re-imaging keeps of the settings.
 
-The record of settings is the system's and goes with it. What travels is a name, which says nothing
-about what is written: the profile itself is one of the new system's.
+The record of settings is the system's and goes with it. Only a name travels, which does not
+determine what is written: the profile itself is one of the new system's.
 """
 
 from __future__ import annotations

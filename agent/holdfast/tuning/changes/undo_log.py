@@ -32,9 +32,9 @@ class UndoLog:
         restore: Sequence[Valued] = (),
         peers: Collection[Knob] = (),
     ) -> list[Knob]:
-        """Bring `goal` about without disturbing `keep`; return what was written.
+        """Reach `goal` without disturbing `keep`; return what was written.
 
-        `restore` is brought about as far as that is possible, and what is not goes into the
+        `restore` is reached as far as that is possible, and what is not goes into the
         state's `left`. What these writes change besides is undone; of copies of a setting, which
         the kernel makes for each interface, only those in `peers`. `after` makes what is in force
         once it is done, from what was changed. Raises `ChangeFailed` with everything as it was
@@ -76,7 +76,7 @@ class UndoLog:
         except OSError:
             self._revert(pending)
             raise
-        # From here on it is done: the journal says so, also if the rest has to wait.
+        # From here on it is done: the journal has it, also if the rest has to wait.
         try:
             self._store.save(state)
             self._store.end()
@@ -87,7 +87,7 @@ class UndoLog:
     def recover(self) -> tuple[Pending, list[Failure]] | None:
         """Finish what a crash left: go back, or commit what had been verified.
 
-        Return the change and what could not be brought back; None if there was none.
+        Return the change and what could not be restored; None if there was none.
         """
         pending = self._store.pending()
         if pending is None:
@@ -99,7 +99,7 @@ class UndoLog:
         return pending, self._revert(pending)
 
     def retry(self) -> list[Left]:
-        """Try again to take back what could not be; return what is settled by now."""
+        """Retry what could not be reverted; return what is settled by now."""
         state = self._store.state()
         if not state.left:
             return []
@@ -148,7 +148,7 @@ class UndoLog:
         written: list[Knob],
         effects: Effects,
     ) -> list[Failure]:
-        """Bring back what was before, and undo what these writes change besides."""
+        """Restore what was before, and undo what these writes change besides."""
         panel = self._panel
         failures = panel.bring(restore, written=written, keep_going=True, effects=effects)
         knobs = {one.knob for one in restore}

@@ -1,1 +1,1 @@
-"""Profiles: what their files say, how they inherit, and what is wrong with them."""
+"""Profiles: the content of their files, how they inherit, and what is wrong with them."""

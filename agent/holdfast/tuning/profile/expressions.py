@@ -38,7 +38,7 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 
 
 class ExpressionError(ValueError):
-    """The expression is wrong; the message says how, without a full stop."""
+    """The expression is wrong; the message states how, without a full stop."""
 
 
 def _clamp(value: Number, low: Number, high: Number) -> Number:
@@ -77,7 +77,7 @@ def fill(text: str, variables: Mapping[str, Number]) -> str:
 
 
 def _text(value: Number) -> str:
-    # What the kernel is told is whole numbers; a fraction of a page or packet is none.
+    # The kernel takes whole numbers; a fraction of a page or packet is none.
     return str(int(value))
 
 

@@ -1,4 +1,4 @@
-"""What one profile file says, checked: a layer that others may inherit from."""
+"""The checked content of one profile file: a layer that others may inherit from."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Mistake:
 
 @dataclass(frozen=True)
 class Spot:
-    """Where something is said, and what is said about it."""
+    """The position of a statement, and the comment on it."""
 
     file: str
     line: int
@@ -73,7 +73,7 @@ class Table:
     subsystem: str
     """`sysctl`, `block`, `network`, `memory`, `limits`, `modules`."""
     target: str
-    """The unit or module; empty where a selector says it, or there is only one."""
+    """The unit or module; empty where a selector names it, or there is only one."""
     entries: list[Entry]
     spot: Spot
     select: Mapping[str, list[str] | bool] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Reads a profile file into a layer, and says of every mistake in it where it is."""
+"""Reads a profile file into a layer, and reports where each mistake in it is."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class ValueRule:
     """What a value may be."""
 
     problem: Callable[[Any], str | None]
-    """Says what is wrong with a value as the file has it, or None."""
+    """Returns what is wrong with a value as the file has it, or None."""
 
 
 def rule_of(subsystem: str, name: str) -> ValueRule | None:

@@ -1,6 +1,6 @@
 """Finds the line and the comment of each value in a TOML file.
 
-The TOML parser of the standard library tells neither. A valid file is split into statements by
+The TOML parser of the standard library reports neither. A valid file is split into statements by
 the same parser: a statement is the shortest run of lines that parses.
 """
 
@@ -22,12 +22,12 @@ _LONGEST = 200  # lines; nothing in a profile is nearly as long
 
 @dataclass(frozen=True)
 class Where:
-    """Where something is said."""
+    """The position of a statement."""
 
     line: int
     """From 1."""
     comment: str
-    """What is said behind it, or else on the lines right above it."""
+    """The comment behind it, or else on the lines right above it."""
 
 
 def locate(text: str) -> dict[Path, Where]:
@@ -44,7 +44,7 @@ def locate(text: str) -> dict[Path, Where]:
         if stripped.startswith("#"):
             above.append(stripped.lstrip("#").strip())
             continue
-        if not _parses(statement):  # longer than anything that is looked at
+        if not _parses(statement):  # longer than anything that is read
             continue
         comment = _comment(statement) or " ".join(above)
         above = []
@@ -61,7 +61,7 @@ def _statements(lines: Sequence[str]) -> Iterator[tuple[int, str]]:
     begin = 0
     while begin < len(lines):
         end = begin + 1
-        # Only a value may go on over several lines.
+        # Only a value may span several lines.
         while end < min(len(lines), begin + _LONGEST) and not _parses("\n".join(lines[begin:end])):
             end += 1
         yield begin + 1, "\n".join(lines[begin:end])

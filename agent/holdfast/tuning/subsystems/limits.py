@@ -1,7 +1,7 @@
 """Limits of services: a systemd drop-in for the datastore's unit, which counts from its next start.
 
-The value of a knob is what the drop-in says; what a running service still has is told by
-`running_limits`.
+The value of a knob is that of the drop-in; `running_limits` returns what a running service still
+has.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class Memory(Plain):
         return None
 
     def write(self, knob: Knob, value: str, identity: str) -> Write:
-        """Write the file, or say which swap areas should be in use."""
+        """Write the file, or return which swap areas should be in use."""
         del identity
         if knob.name != "swap":
             return HugePagesWrite.model_validate({"attribute": _FILES[knob.name], "value": value})

@@ -50,7 +50,7 @@ class Network(Plain):
         return qdiscs.covers(desired, observed)
 
     def write(self, knob: Knob, value: str, identity: str) -> Write:
-        """Set the queue's length, or make the qdiscs that the text says."""
+        """Set the queue's length, or make the qdiscs that the text describes."""
         ifindex = int(identity or 0)
         if knob.name == "txqueuelen":
             return LinkWrite(interface=knob.target, ifindex=ifindex, txqueuelen=int(value))

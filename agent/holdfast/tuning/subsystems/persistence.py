@@ -1,6 +1,6 @@
-"""Files that bring settings back at boot, before holdfast runs; written if an apply asks for it.
+"""Files that restore settings at boot, before holdfast runs; written if an apply asks for it.
 
-The value of a knob is what the file says as data, in JSON: `privileged/rendering.py` makes text of
+The value of a knob is the file's content as data, in JSON: `privileged/rendering.py` makes text of
 it, where it is written.
 """
 
@@ -37,7 +37,7 @@ _NOTHING: Mapping[str, Mapping[str, list[str]]] = {
 
 
 class Persistence(Plain):
-    """The knobs' names are places, their values what the file says; empty if there is none."""
+    """The knobs' names are places, their values the content of the file; empty if there is none."""
 
     name = "persistence"
 
@@ -56,7 +56,7 @@ class Persistence(Plain):
         return found
 
     def canonical(self, knob: Knob, value: str) -> str:
-        """Keep the content as it is."""
+        """Keep the content unchanged."""
         del knob
         return value
 
@@ -76,7 +76,7 @@ def knob_of(place: str) -> Knob:
 
 
 def value_of(content: OwnFileWrite) -> str:
-    """Write what a file says as the value of its knob; `ABSENT` if it says nothing."""
+    """Encode the content of a file as the value of its knob; `ABSENT` if it is empty."""
     data = content.model_dump(mode="json", exclude={"kind"})
     if not any(data[key] for key in data.keys() - {"profile"}):
         return ABSENT
@@ -84,7 +84,7 @@ def value_of(content: OwnFileWrite) -> str:
 
 
 def summary_of(value: str) -> str:
-    """Say of a file's value how much there is, and which it is."""
+    """Describe a file's value by its size and a digest."""
     if value == ABSENT:
         return "absent"
     data = json.loads(value)
@@ -94,5 +94,5 @@ def summary_of(value: str) -> str:
 
 
 def foreign(error: ForeignFileError) -> str:
-    """Say why a file is left alone, as a clause."""
+    """Return why a file is left alone, as a clause."""
     return f"{error}, so it is not holdfast's own and is left as it is; move it away"

@@ -28,7 +28,7 @@ class Plain:
         return value
 
     def problem(self, knob: Knob, desired: str, observed: Observed) -> str | None:
-        """Say why a value cannot be right."""
+        """Return why a value cannot be right."""
         del knob, desired, observed
         return None
 
@@ -77,7 +77,7 @@ def chosen(observed: Observed) -> Observed:
 
 
 def _writable(path: Path) -> bool:
-    """Whether the kernel offers it for writing; whether this process may is found out then."""
+    """Whether the kernel offers it for writing; whether this process may is known only then."""
     try:
         return bool(path.stat().st_mode & 0o222)
     except OSError:

@@ -23,7 +23,7 @@ PER_QUEUE = frozenset({"fq", "fq_codel", "pfifo_fast", "pfifo", "bfifo"})
 _RATES = frozenset({"rate", "maxrate", "low_rate_threshold"})
 _TIMES = frozenset({"latency", "target", "interval", "ce_threshold", "horizon", "refill_delay"})
 _NANOSECONDS = "timer_slack"
-"""The one time that tc shows in nanoseconds."""
+"""The only time that tc shows in nanoseconds."""
 _BITS = {"": 1, "bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9, "tbit": 10**12}
 _BITS |= {"kibit": 2**10, "mibit": 2**20, "gibit": 2**30}
 _BYTES_A_SECOND = {"bps": 1, "kbps": 10**3, "mbps": 10**6, "gbps": 10**9}
@@ -40,7 +40,7 @@ _MICROSECONDS: dict[str, float] = {
 _MICROSECONDS |= {"msecs": 10**3, "s": 10**6, "sec": 10**6, "secs": 10**6, "ns": 0.001}
 _COUNTS = {"": 1, "p": 1}
 _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?)([A-Za-z]*)")
-# The kernel keeps these in ticks of its own and gives back what rounding leaves.
+# The kernel keeps these in ticks of its own and returns the rounded value.
 _ROUNDED = frozenset({"burst", _NANOSECONDS, *_TIMES})
 _TOLERANCE = 0.01
 # What tc shows of a qdisc that its parameters do not set.
@@ -67,7 +67,7 @@ _WHOLE: Mapping[str, frozenset[str]] = {
 
 
 class UnknownQdiscError(ValueError):
-    """A qdisc that could not be brought back; the message is a clause that says why."""
+    """A qdisc that could not be restored; the message is a clause that states why."""
 
 
 def desired(kind: str, parameters: Mapping[str, str], *, queues: int) -> str:
@@ -77,7 +77,7 @@ def desired(kind: str, parameters: Mapping[str, str], *, queues: int) -> str:
 
 
 def observed(shown: Sequence[ShownQdisc], queues: int | None = None) -> str:
-    """Write what an interface has, which uses so many queues. Raises `UnknownQdiscError`."""
+    """Write what an interface has that uses `queues` queues. Raises `UnknownQdiscError`."""
     root = next((one for one in shown if one.root), None)
     if root is None:
         # Nothing is shown for an interface that is down and was never given one.
@@ -116,7 +116,7 @@ def parse(text: str) -> tuple[Qdisc | None, dict[int, Qdisc | None]]:
 
 
 def covers(wanted: str, found: str) -> bool:
-    """Whether all that is wanted is found: the kinds, and each parameter that is given.
+    """Whether all that is wanted is found: the kinds, and each stated parameter.
 
     What was observed once is wanted as a whole: what it does not have must not be there either.
     """
@@ -209,7 +209,7 @@ def _shown(one: ShownQdisc) -> str:
 
 def _parameters(one: ShownQdisc) -> Iterator[tuple[str, str]]:
     if one.kind == "fq_codel" and "ecn" not in one.options:
-        yield "noecn", ""  # which tc shows by saying nothing, though the default is the other
+        yield "noecn", ""  # which tc shows by its absence, though the default is the other
     for shown_name, value in one.options.items():
         name = _RENAMED.get(shown_name, shown_name)
         if name in _FIXED.get(one.kind, ()):

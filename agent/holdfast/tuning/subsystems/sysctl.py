@@ -101,7 +101,7 @@ class Sysctl(Plain):
         return [Knob(self.name, "", name) for name in neighbours(knob.name, self._base)]
 
     def _too_much(self, knob: Knob, desired: str, now: str) -> str | None:
-        """Say if a value takes more memory at once than there is."""
+        """Return a clause if a value takes more memory at once than there is."""
         cost = self._huge_page() if knob.name in _HUGE_PAGES else _COSTS.get(knob.name, 0)
         wanted, present = values.number(desired), values.number(now)
         if not cost or wanted is None or present is None or wanted <= present:

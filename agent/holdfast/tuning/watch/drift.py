@@ -16,9 +16,9 @@ from holdfast.tuning.knobs import Knob, Observed
 from holdfast.tuning.models import DriftedSetting
 
 ENFORCE_LIMIT = 3
-"""A setting is written back at most so many times..."""
+"""A setting is written back at most this many times..."""
 ENFORCE_SECONDS = 3600.0
-"""...within so many seconds; after that it is contested, and only reported."""
+"""...within this many seconds; after that it is contested, and only reported."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Drift:
         events: Events,
         write_back: Callable[[Sequence[InForce]], Sequence[Failure]],
     ) -> None:
-        """`write_back` brings settings to their values, and returns those that could not be."""
+        """`write_back` restores the values of settings, and returns those that it could not."""
         self._panel = panel
         self._events = events
         self._write_back = write_back
@@ -60,11 +60,11 @@ class Drift:
         self.drifted = ()
 
     def look(self, active: Active) -> list[DriftedSetting]:
-        """Say what is off at the moment, and do nothing about it."""
+        """Return what currently differs, and change nothing."""
         return [self._described(one) for one in self._off(active.settings)]
 
     def check(self, active: Active) -> None:
-        """Look at every setting in force, tell what changed, and enforce if that is the policy."""
+        """Check every setting in force, report what changed, and enforce if that is the policy."""
         off = self._off(active.settings)
         fresh = [one for one in off if one.knob not in self._since]
         if fresh:

@@ -15,7 +15,7 @@ from holdfast.tuning.resolve import Wanted
 
 _DEVICES = frozenset({"block", "network"})
 _APPEAR = _DEVICES | {"sysctl", "modules"}
-"""What may not be there yet: devices, and what a module or an interface brings along."""
+"""What may not be there yet: devices, and what comes with a module or an interface."""
 _VALUED = set(Valued.model_fields)
 
 
@@ -44,7 +44,7 @@ class Hotplug:
         self._refused.clear()
 
     def follow(self, state: State, active: Active) -> None:
-        """Look at all devices.
+        """Check all devices.
 
         Raises `RequestError` and `ProfileError` if the profile cannot be read any more.
         """

@@ -1,7 +1,7 @@
-"""Watches for drift and for devices: a thread that sleeps until the kernel tells it something.
+"""Watches for drift and for devices: a thread that sleeps until the kernel reports an event.
 
-The kernel tells when devices appear (uevents), when interfaces and their qdiscs change
-(rtnetlink), and when something is mounted (/proc/self/mountinfo). It does not tell when a sysctl
+The kernel reports when devices appear (uevents), when interfaces and their qdiscs change
+(rtnetlink), and when something is mounted (/proc/self/mountinfo). It does not report when a sysctl
 or an attribute of a queue is written, so these are read every few seconds.
 """
 
@@ -20,9 +20,9 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 SETTLE_SECONDS = 0.2
-"""News come in bursts: the first is waited for so long, then all are looked at together."""
+"""Events come in bursts: after the first, wait this long, then handle all of them together."""
 PAUSE_SECONDS = 1.0
-"""Devices are looked at no more often, however much news there is."""
+"""Devices are checked no more often, however many events arrive."""
 # include/uapi/linux/rtnetlink.h: RTMGRP_LINK and RTMGRP_TC.
 _GROUPS = 0x1 | 0x8
 _MESSAGES = 1 << 16
@@ -53,7 +53,7 @@ class Watcher:
         self._thread.start()
 
     def wake(self) -> None:
-        """Look at once, thoroughly."""
+        """Check now, thoroughly."""
         with contextlib.suppress(BlockingIOError):
             os.write(self._waken, b"!")
 
@@ -72,7 +72,7 @@ class Watcher:
             if self._stopping:
                 return
             if news:
-                # What follows on the heels of the first is looked at with it.
+                # What follows on the heels of the first is handled with it.
                 self._pause(max(SETTLE_SECONDS, looked + PAUSE_SECONDS - time.monotonic()))
             if self._stopping:
                 return
