@@ -1,4 +1,4 @@
-"""The one attempt of this machine: its job on the disk, and the states that it goes through.
+"""The attempt of this machine: its job on the disk, and its states.
 
 docs/reimage.md has the states. Every transition is on the disk before anybody sees it.
 """
@@ -75,7 +75,7 @@ class Attempt:
             self.lock.wait(seconds)
 
     def image_directory(self, job: Job) -> Path:
-        """Say where the job's image is kept."""
+        """Return where the job's image is kept."""
         if job.image is None:
             raise RuntimeError("the image is not known yet")
         return self.store.image_directory(job.image.descriptor_sha256)
@@ -154,7 +154,7 @@ class Attempt:
         log.error("re-imaging: FAILED: %s", why)
 
     def clear_images(self, keep: str | None = None) -> None:
-        """Remove images that nothing needs any more, but for the one of this digest."""
+        """Remove images that nothing needs any more, except that of this digest."""
         if not self.store.images.is_dir():
             return
         try:
@@ -180,7 +180,7 @@ class Attempt:
 
 
 def sentence(error: BaseException) -> str:
-    """Say what went wrong, with a full stop at the end."""
+    """Return what went wrong, with a full stop at the end."""
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}."

@@ -64,7 +64,7 @@ Found = Arrived | Recognised | Returned | Unknown | Untouched
 
 
 def look(job: Job, boot_id: str, privileged: Privileged, pause: Callable[[float], None]) -> Found:
-    """Find out what became of an attempt. Undoes what is left of an arming in the old system.
+    """Determine the outcome of an attempt. Undoes what is left of an arming in the old system.
 
     `pause` sleeps, and raises `CancelledError` if there is no time for it. Raises `OSError` or
     `Refused` if the boot loader of the new system cannot be asked or put right.
@@ -111,7 +111,7 @@ def _old_or_unknown(
 
 
 def missing_signs(job: Job, report: OutcomeReport) -> list[str]:
-    """Say in clauses what of the old system's signs the running system lacks; none proves it.
+    """Return, in clauses, which of the old system's signs the running system lacks; none proves it.
 
     The file system and the machine's number may be those of the image too, which can be built from
     the same one and has the number carried over. What only the old system has is what the arming
@@ -126,7 +126,7 @@ def missing_signs(job: Job, report: OutcomeReport) -> list[str]:
             f"its root has the UUID {found.root_uuid or 'none'} instead of "
             f"{noted.root_uuid or 'one that was noted'}"
         )
-    # Signs that an older version did not note say nothing.
+    # Signs that an older version did not record prove nothing.
     partition = noted.partition_uuid
     if None not in (partition, found.partition_uuid) and found.partition_uuid != partition:
         missing.append(f"its root is on the partition {found.partition_uuid}, not {partition}")

@@ -1,4 +1,4 @@
-"""What callers may say of a step beside the step: which attempt they mean, and a key of their own.
+"""What a call of a step may carry: which attempt it means, and an idempotency key.
 
 Both are kept with the attempt, on the data volume: a call is recognised after a boot as well, by
 the new system as by the old one.
@@ -50,7 +50,7 @@ class Call:
         return known
 
     def expect(self, job: Job | None) -> None:
-        """Raise `RequestError` unless the attempt is the one that the caller means."""
+        """Raise `RequestError` unless the caller means this attempt."""
         wanted = self.request.operation
         if wanted is not None and (job is None or job.operation != wanted):
             raise RequestError(

@@ -33,7 +33,7 @@ def boottime() -> float:
 
 
 def synchronised() -> bool:
-    """Whether the kernel or systemd-timesyncd says that the time of day was synchronised.
+    """Whether the kernel or systemd-timesyncd reports that the time of day was synchronised.
 
     False where neither may be asked.
     """
@@ -93,7 +93,7 @@ class ConfirmationClock:
             return {"waiting": Waiting(**base | self._from_here(waiting.before_seconds))}
         counted = self.boottime() - waiting.since_seconds
         if not waiting.synchronised and not waiting.crossed and self.synchronised():
-            # The time of day of the beginning was wrong; from the present one it can be told.
+            # The time of day of the start was wrong; the present one gives the right one.
             booted = self.wall() - timedelta(seconds=waiting.before_seconds + counted)
             right = waiting.model_copy(update={"synchronised": True})
             return {"booted_at": booted, "waiting": right}
@@ -113,7 +113,7 @@ class ConfirmationClock:
     def _before(self, job: Job) -> float:
         """Return what passed for a job of an earlier version, which remembers a time of day only.
 
-        It counts if this boot can have begun before: a clock that was stepped says otherwise.
+        It counts if this boot can have started before: a stepped clock contradicts that.
         """
         passed = self._since_booted(job)
         return passed if 0 <= passed <= self.boottime() else 0.0

@@ -50,8 +50,8 @@ class IdentityCheck:
     def settled(self, pause: Callable[[float], None]) -> Check:
         """Compare once the boot has settled: programs of a first boot change files until then.
 
-        `pause` sleeps, and raises `CancelledError`. A boot that does not settle in time is
-        compared as it is, unless cloud-init still runs: that is what replaces an identity.
+        `pause` sleeps, and raises `CancelledError`. A boot that does not settle in time is compared
+        all the same, unless cloud-init still runs: that is what replaces an identity.
         """
         deadline = time.monotonic() + self._patience()
         progress = self._progress()

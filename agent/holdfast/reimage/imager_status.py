@@ -1,4 +1,4 @@
-"""Where the imager is to tell how far it is, so that nobody loses sight of the machine."""
+"""The address on which the imager reports its progress, so that the machine stays visible."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 def imager_status(settings: Settings) -> StatusServer | None:
-    """Return where: as the daemon listens, with its TLS and tokens, unless the settings say else.
+    """Return the daemon's own address, TLS and tokens, unless the settings state others.
 
-    A daemon that only this machine can reach has nobody to tell: then None. Raises `ValueError`
+    None for a daemon that only this machine can reach. Raises `ValueError`
     where everybody could ask.
     """
     wanted = settings.reimage.status_listen

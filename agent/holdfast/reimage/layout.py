@@ -1,4 +1,4 @@
-"""How the data lies on the disks, to be compared before and after."""
+"""The layout of the data on the disks, to be compared before and after."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class RootLayout(BaseModel, defer_build=True):
 
 
 def layout_of(roots: Sequence[Path]) -> list[RootLayout]:
-    """Look at all roots. Never raises for one that is missing."""
+    """Inspect all roots. Never raises for one that is missing."""
     sysfs = Sysfs()
     return [_layout_of(root, sysfs) for root in roots]
 
 
 def differences(before: Sequence[RootLayout], now: Sequence[RootLayout]) -> list[str]:
-    """Say in sentences what is not as it was; none if all is."""
+    """Return sentences on what has changed; none if nothing has."""
     by_root = {one.root: one for one in now}
     told = []
     for old in before:

@@ -45,7 +45,7 @@ class Marker(ImagerReport):
 def read_marker(path: Path = MARKER) -> Marker | None:
     """Read it; None if this system was not written by the imager. Raises `OSError`, `ValueError`.
 
-    A file that cannot be read or understood is an error: it would be wrong to say that there is
+    A file that cannot be read or understood is an error: it would be wrong to report that there is
     none.
     """
     try:

@@ -1,7 +1,7 @@
 """The operation `reimage`: what its thread does, from staging to the new system's confirmation.
 
-It goes on across boots, since its record and the job lie on the data volume. Its thread does what
-takes long, and otherwise waits for the next state, which calls bring about (`service.py`).
+It continues across boots, since its record and the job are on the data volume. Its thread does what
+takes long, and otherwise waits for the next state, which calls lead to (`service.py`).
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _S = ReimageState
 
 
 class ReimageOperation:
-    """Runs the one attempt. `acting` is held by whoever changes the boot loader."""
+    """Runs the attempt. `acting` is held by the thread that changes the boot loader."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class ReimageOperation:
             self._attempt.unknown(f"It was not found out which system runs: {why}")
 
     def _look_after_boot(self, context: Context[Any]) -> None:
-        """Find out whether this is the new system, or why it is still the old one.
+        """Determine whether this is the new system, or why it is still the old one.
 
         Raises `OperationFailed` unless it is the new one, or there was no boot.
         """
@@ -203,11 +203,11 @@ class ReimageOperation:
             return boot_outcome.look(job, self._attempt.boot_id, self._privileged, pause)
 
     def _settle(self, job: Job) -> None:
-        """Go on where the daemon, but not the machine, was restarted."""
+        """Resume where the daemon, but not the machine, was restarted."""
         if job.state is _S.REBOOTING:
             self._attempt.move(_S.ARMED, "The daemon was restarted before the machine was.")
         elif job.state is _S.STAGED and job.boot_id is not None:
-            # It ended while it armed, and nobody was told that it is armed.
+            # It ended while it armed, before it reported to be armed.
             with _boot_loader_in_doubt():
                 self._privileged.disarm()
             self._attempt.update(boot_id=None, armed=None)
@@ -215,7 +215,7 @@ class ReimageOperation:
     def _stage(self, context: Context[StageRequest]) -> None:
         request, progress = context.params, context.progress
         progress.enter("fetching the descriptor")
-        # This machine's own, or one that somebody has to vouch for.
+        # This machine's own, or one that a key or a digest has to vouch for.
         kept = self._attempt.store.previous.obtained(request.descriptor_sha256)
         found = kept or self._images.obtain(request, progress)
         image = self._images.summary(found)
@@ -267,7 +267,7 @@ class ReimageOperation:
     def _saving_problems(
         self, request: StageRequest, image: ImageSummary, directory: Path
     ) -> Sequence[str]:
-        """Say why the old system could not be kept. Raises `OSError`."""
+        """Return why the old system could not be kept. Raises `OSError`."""
         if not request.save_previous:
             return ()
         staging = None
@@ -368,7 +368,7 @@ class ReimageOperation:
 
 
 def _arrival(job: Job, *, took_back: bool) -> str:
-    """Say which system it is that runs."""
+    """Return which system runs."""
     if not job.restores:
         return "The new system runs: it brought back this job's number."
     told = " The arming that it was kept with was taken back." if took_back else ""
@@ -382,7 +382,7 @@ def _check(context: Context[Any]) -> None:
 
 @contextmanager
 def _boot_loader_in_doubt() -> Iterator[None]:
-    """Say what a fault means when it is not known whether the machine is armed."""
+    """Return what a fault means when it is not known whether the machine is armed."""
     try:
         yield
     except (Refused, OSError) as error:

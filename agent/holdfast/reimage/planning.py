@@ -27,7 +27,7 @@ from holdfast.reimage.trials import Trials
 
 @dataclass(frozen=True)
 class Planner:
-    """Looks at an image and at this machine; fetches the descriptor, and changes nothing."""
+    """Inspects an image and this machine; fetches the descriptor, and changes nothing."""
 
     images: ImageLibrary
     store: JobStore
@@ -59,7 +59,7 @@ class Planner:
         except RequestError as error:
             blocked.append(error.detail)
         try:
-            # This machine's own, or one that somebody vouches for.
+            # This machine's own, or one that a key or a digest vouches for.
             kept = self.store.previous.obtained(request.descriptor_sha256)
             found = kept or self.images.plan(request, progress, tell=tell)
             source = self.images.content_url(request, found)
@@ -99,7 +99,7 @@ class Planner:
         )
 
     def _space(self, request: StageRequest, image: ImageSummary, present: int) -> list[SpaceReport]:
-        """Say what staging takes, and keeping the old system. Raises `OSError`."""
+        """Return the space that staging takes, and keeping the old system. Raises `OSError`."""
         staging = None
         if request.mode == "staged":
             staging = preflight.staging_space(image, self.state_dir, present)

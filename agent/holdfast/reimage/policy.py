@@ -36,7 +36,7 @@ def policy_of(settings: Settings, told_by: str = "the settings") -> Policy:
 
 
 def policy_of_root(config_file: Path | None) -> Policy:
-    """Read the settings file for a process with root's rights, whoever asks it.
+    """Read the settings file for a process with root's rights, for any caller.
 
     Raises `Refused` unless nobody but root can have written it.
     """

@@ -32,10 +32,10 @@ def describe(
     source: str | None = None,
     allow_kexec: bool = False,
 ) -> Machine:
-    """Look at the machine, for a certain image where one is known. Changes nothing.
+    """Inspect the machine, for a certain image where one is known. Changes nothing.
 
     `source` is the path that the staged image has or will have, or the URL of one that stays on the
-    network. Never raises: what cannot be found out blocks.
+    network. Never raises: what cannot be determined blocks.
     """
     try:
         report = explain(_request(roots, image, source, allow_kexec=allow_kexec), imager)
@@ -66,7 +66,7 @@ def on_the_network(url: str) -> bool:
 
 
 def image_problems(image: ImageSummary, request: StageRequest, content: str) -> list[str]:
-    """Say in sentences why an image cannot be written as asked, whatever the machine."""
+    """Return sentences on why an image cannot be written as asked, whatever the machine."""
     told = []
     if image.facts is not None:
         wishes = {"identity": bool(request.identity), "grow_root": request.grow_root}
@@ -83,7 +83,7 @@ def image_problems(image: ImageSummary, request: StageRequest, content: str) -> 
 
 
 def image_notes(image: ImageSummary) -> list[str]:
-    """Say in sentences what is not known of an image, or is missing in it, and blocks nothing."""
+    """Return sentences on what is unknown of an image, or missing in it, and blocks nothing."""
     if image.facts is None:
         return []
     facts = json.loads(image.facts)
@@ -98,7 +98,7 @@ def image_notes(image: ImageSummary) -> list[str]:
 
 
 def staging_space(image: ImageSummary, state_dir: Path, present_bytes: int) -> SpaceReport:
-    """Say what a staged copy needs beside what of it is there already.
+    """Return the space that a staged copy needs beside what of it is there already.
 
     That includes the floor of free space. Raises `OSError`.
     """
@@ -111,7 +111,7 @@ def staging_space(image: ImageSummary, state_dir: Path, present_bytes: int) -> S
 
 
 def space_problems(space: Sequence[SpaceReport]) -> list[str]:
-    """Say in sentences where there is not room enough."""
+    """Return sentences on where there is too little space."""
     return [
         f"There is no room for {one.what}: {one.needed_bytes} bytes are needed, and "
         f"{one.available_bytes} are free."
@@ -121,7 +121,7 @@ def space_problems(space: Sequence[SpaceReport]) -> list[str]:
 
 
 def steps(machine: Machine, image: ImageSummary | None, request: StageRequest) -> list[str]:
-    """Tell a person what would happen, in order."""
+    """Return, for a person, what would happen, in order."""
     where = "the disk of the running system" if machine.target is None else _text(machine.target)
     name = "the image" if image is None else f"{image.name} {image.image_version}"
     kept = ", ".join(request.identity) or "nothing"

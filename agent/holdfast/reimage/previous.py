@@ -1,7 +1,7 @@
 """The old system as the imager kept it: an image and its descriptor, on the data volume.
 
 There is one at a time: it is replaced when a later attempt has kept another and arrived, or removed
-when somebody says so. It is no part of any attempt, whose images come and go.
+on request. It is no part of any attempt, whose images come and go.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class PreviousStore:
         self._directory = state_dir / "previous"
 
     def place(self, nonce: str) -> Path:
-        """Say where an attempt's old system goes."""
+        """Return where an attempt's old system goes."""
         return self._directory / nonce
 
     def prepare(self) -> None:
@@ -131,7 +131,7 @@ class PreviousStore:
 
 
 def saving_space(state_dir: Path, staging: SpaceReport | None) -> SpaceReport:
-    """Say what keeping the old system takes at most, about, beside what staging takes.
+    """Return about what keeping the old system takes at most, beside what staging takes.
 
     It is what is in use on its file systems: packing makes it less, and blocks of removed files
     that the disk still has make it more. The imager gives up if it does not fit after all. Raises

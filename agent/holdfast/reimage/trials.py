@@ -40,7 +40,7 @@ class Trials:
         return _untried(image, "network")
 
     def planned(self, request: StageRequest, image: ImageSummary) -> list[TrialRow]:
-        """Return what is known, or can be found out within a moment, of a planned re-imaging."""
+        """Return what is known, or can be determined within a moment, of a planned re-imaging."""
         if request.mode == "network":
             return self.network(image)
         known = self._known(request, image)

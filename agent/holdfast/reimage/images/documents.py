@@ -30,9 +30,9 @@ def fetch_descriptor(
     patience: Patience | None = None,
     tell: bool = True,
 ) -> bytes:
-    """Fetch a descriptor, and answer it if it is the one of this SHA-256, where one is given.
+    """Fetch a descriptor, and return it if it has this SHA-256, where one is stated.
 
-    With `tell`, the reason for another one names the SHA-256 that it has.
+    With `tell`, the error for another one names the SHA-256 that it has.
 
     Raises `OperationFailed` with the reason, or `CancelledError`.
     """

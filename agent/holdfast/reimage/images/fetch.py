@@ -1,4 +1,4 @@
-"""Bringing an image to this node: resumable, bounded, and only named `image` once it is proven."""
+"""Download of an image to this node: resumable, bounded, and named `image` once it is proven."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def fetch(
     progress: Progress,
     patience: Patience | None = None,
 ) -> Path:
-    """Bring the file of an image to `<directory>/image`, and answer its path.
+    """Download the file of an image to `<directory>/image`, and return its path.
 
-    The descriptor must be there already. What an earlier call left is gone on with. Raises
+    The descriptor must be there already. Resumes what an earlier call left. Raises
     `OperationFailed` with the reason, `CancelledError`, or `OSError`.
     """
     patience = patience or Patience()

@@ -95,7 +95,7 @@ def verify(params: VerifyParams, progress: Progress) -> Verified:
 
 
 def _check_signature(params: VerifyParams, key: Path) -> tuple[str, str]:
-    """Answer who signed the descriptor, and the SHA-256 of what is signed."""
+    """Return who signed the descriptor, and the SHA-256 of what is signed."""
     descriptor = params.descriptor
     data = descriptor.read_bytes()
     signatures = params.signature or descriptor.with_name(f"{descriptor.name}.sig")

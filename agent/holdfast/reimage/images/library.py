@@ -74,7 +74,7 @@ class ImageLibrary:
         return bool(self._allowed)
 
     def check(self, request: StageRequest) -> None:
-        """Find out whether URLs are of a kind that is understood, and trust can be had.
+        """Check that the URLs are of a known kind, and that trust can be established.
 
         Raises `RequestError`.
         """
@@ -109,9 +109,9 @@ class ImageLibrary:
     def plan(self, request: StageRequest, progress: Progress, *, tell: bool) -> Obtained:
         """Obtain a descriptor as `obtain` does, but never from this machine itself.
 
-        With `tell`, errors say which SHA-256 was found and what is wrong with the descriptor;
-        others would learn something of files that they may not read. Raises `OperationFailed`,
-        `RecordError`, `CancelledError`.
+        With `tell`, errors name the SHA-256 that was found and what is wrong with the descriptor;
+        other callers would learn something of files that they may not read. Raises
+        `OperationFailed`, `RecordError`, `CancelledError`.
         """
         try:
             return self._obtain(request, progress, self._planning, tell=tell)
@@ -155,7 +155,7 @@ class ImageLibrary:
     def check_again(self, request: StageRequest, directory: Path) -> str | None:
         """Check the signature of a descriptor that was kept, by the keys that are trusted now.
 
-        Answers the key's name, or None if no signature is needed. Raises `RequestError`, `OSError`.
+        Returns the key's name, or None if no signature is needed. Raises `RequestError`, `OSError`.
         """
         if not self._needs_signature(request):
             return None
@@ -190,7 +190,7 @@ class ImageLibrary:
         )
 
     def summary(self, found: Obtained) -> ImageSummary:
-        """Say what a descriptor tells. Raises `RecordError`."""
+        """Return the summary of a descriptor. Raises `RecordError`."""
         image = Descriptor.parse(found.data)
         partitions = image.partition_table.partitions if image.partition_table else []
         root = next((one for one in partitions if one.number == image.root_partition), None)
@@ -248,7 +248,7 @@ class ImageLibrary:
         return next(found, None)
 
     def content_url(self, request: StageRequest, found: Obtained) -> str:
-        """Return where the image is: where the request says, or beside its descriptor.
+        """Return where the image is: where the request names it, or beside its descriptor.
 
         Raises `RequestError` if `reimage.sources` does not have it.
         """
@@ -264,9 +264,9 @@ class ImageLibrary:
         return url
 
     def fetch(self, url: str, found: Obtained, directory: Path, progress: Progress) -> Path:
-        """Bring an image and its descriptor to `directory`, prove it, and answer its path.
+        """Download an image and its descriptor to `directory`, prove it, and return its path.
 
-        Goes on where an earlier call stopped. Raises `OperationFailed`, `CancelledError`,
+        Resumes where an earlier call stopped. Raises `OperationFailed`, `CancelledError`,
         `OSError`.
         """
         path = self.keep_descriptor(found, directory)
@@ -293,7 +293,7 @@ class ImageLibrary:
         return path
 
     def present_bytes(self, directory: Path) -> int:
-        """Say how many bytes of an image are in its directory already. Raises `OSError`."""
+        """Return how many bytes of an image are in its directory already. Raises `OSError`."""
         return present_bytes(directory)
 
 

@@ -24,13 +24,13 @@ class Content(BaseModel, defer_build=True):
     """Its name; it lies beside the descriptor."""
     encoding: Literal["identity", "zstd", "gzip", "xz"]
     size_bytes: Bytes
-    """Of the file as it is, packed."""
+    """Of the packed file."""
     sha256: Sha256
-    """Of the file as it is, packed."""
+    """Of the packed file."""
 
 
 class Partition(BaseModel, defer_build=True):
-    """A partition, as the table and the file system in it tell."""
+    """A partition, as described by the table and the file system in it."""
 
     number: Count
     start_bytes: Bytes
@@ -71,7 +71,7 @@ class Root(BaseModel, defer_build=True):
     volume_problem: str | None = None
     """A clause about why it may not."""
     subvolume: str | None = None
-    """Of a btrfs, where it is not the one mounted by default."""
+    """Of a btrfs, where it is not mounted by default."""
     deployment: str | None = None
     """The path of a deployment of OSTree."""
     verity: bool = False
@@ -112,11 +112,11 @@ class Inspection(BaseModel, defer_build=True):
     root: Root | None = None
     system: System | None = None
     notes: list[str] = []
-    """Sentences: what is odd, and what could not be found out."""
+    """Sentences: what is odd, and what could not be determined."""
 
 
 class Descriptor(Inspection, defer_build=True):
-    """What a descriptor says about its image, without the digests of chunks."""
+    """The summary of an image in its descriptor, without the digests of chunks."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -217,7 +217,7 @@ class VerifyParams(Params):
 
 
 class Difference(BaseModel, defer_build=True):
-    """A chunk that is not what the descriptor says."""
+    """A chunk that differs from the descriptor."""
 
     offset: Bytes
     length: Bytes
@@ -234,7 +234,7 @@ class Verified(OperationResult):
     mapped_bytes: Bytes
     content_bytes: Bytes
     content_sha256: Sha256 | None
-    """Of the file as it is, if it was read to its end."""
+    """Of the content, if it was read to its end."""
     different_chunks: Count
     differences: list[Difference]
     """The first hundred."""
@@ -243,11 +243,11 @@ class Verified(OperationResult):
 
     @property
     def outcome(self) -> Outcome:
-        """`differs` if the file is not what its descriptor says."""
+        """`differs` if the file does not match its descriptor."""
         return Outcome.OK if self.ok else Outcome.DIFFERS
 
     def why(self) -> str:
-        """Say what is wrong with the file, as the end of a sentence."""
+        """Return what is wrong with the file, as the end of a sentence."""
         if self.problem is not None:
             return self.problem
         first = self.differences[0].offset if self.differences else 0

@@ -1,4 +1,4 @@
-"""A file that is being downloaded, in a state from which the next process can go on.
+"""A file that is being downloaded, in a state from which the next process can resume.
 
 Beside the bytes, `image.partial`, lies `image.partial.json`: of which file they are, and how many
 of them are known to be on the disk. After the end of a process all bytes written are good; after
@@ -68,7 +68,7 @@ class Partial:
 
     @property
     def validator(self) -> str | None:
-        """What told the file from others when its first byte came."""
+        """What identified the file when its first byte arrived."""
         return self._state.validator
 
     def go_on(self, offset: int, validator: str | None) -> None:
@@ -121,7 +121,7 @@ class Partial:
 
 
 def present_bytes(directory: Path) -> int:
-    """Say how many bytes of an image are in its directory already. Raises `OSError`."""
+    """Return how many bytes of an image are in its directory already. Raises `OSError`."""
     for name in ("image", "image.partial"):
         with suppress(FileNotFoundError):
             return (directory / name).stat().st_size
@@ -129,7 +129,7 @@ def present_bytes(directory: Path) -> int:
 
 
 def _load(path: Path) -> _State | None:
-    """Read the state; one that cannot be read tells nothing about the bytes."""
+    """Read the state; one that cannot be read proves nothing about the bytes."""
     with suppress(FileNotFoundError, ValidationError):
         return _State.model_validate_json(path.read_bytes())
     return None

@@ -75,7 +75,7 @@ class Pump:
         try:
             with closing(source.open(offset, validator)) as opened:
                 self._pass_on(opened)
-        except BaseException as error:  # raised again where somebody waits
+        except BaseException as error:  # raised again in the thread that waits
             self._put(error)
 
     def _pass_on(self, opened: Opened) -> None:

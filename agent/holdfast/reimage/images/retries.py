@@ -18,7 +18,7 @@ class Patience:
     most_seconds: float = 30.0
     """Waits double from the first to this."""
     give_up_seconds: float = 600.0
-    """Without a new byte for so long, the source is given up."""
+    """Without a new byte for this long, the source is given up."""
 
 
 class Retries:
@@ -55,6 +55,6 @@ def failed(slug: Slug, detail: str) -> OperationFailed:
 
 
 def check(progress: Progress) -> None:
-    """Raise `CancelledError` once somebody asked for it."""
+    """Raise `CancelledError` once cancellation was requested."""
     if progress.cancelled:
         raise CancelledError("cancelled")

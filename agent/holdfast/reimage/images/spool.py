@@ -33,7 +33,7 @@ def spooled(url: str, directory: Path, progress: Progress) -> Iterator[Path]:
 
 
 def _bring(source: AmiSource, file: int, progress: Progress) -> None:
-    """Write what is not zeros; the rest stays holes. Goes on after trouble where it was."""
+    """Write what is not zeros; the rest stays holes. Resumes after an error where it was."""
     retries = Retries(Patience(), progress)
     length, validator, size = 0, None, -1
     while length != size:

@@ -65,13 +65,13 @@ def source_of(url: str, reach: Reach) -> Source:
 
 
 def beside(url: str, name: str) -> str:
-    """Answer the URL of the file `name` beside that of `url`."""
+    """Return the URL of the file `name` beside that of `url`."""
     parts = urlsplit(url)
     directory = parts.path.rpartition("/")[0]
     return urlunsplit((parts.scheme, parts.netloc, f"{directory}/{quote(name)}", "", ""))
 
 
 def signature_of(url: str) -> str:
-    """Answer the URL of a descriptor's signatures: its own with `.sig` at the path's end."""
+    """Return the URL of a descriptor's signatures: its own with `.sig` at the path's end."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc, f"{parts.path}.sig", "", ""))

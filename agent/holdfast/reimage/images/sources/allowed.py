@@ -17,7 +17,7 @@ _SCHEMES = ("http", "https", "file", "s3", "ami")
 
 @dataclass(frozen=True)
 class _Place:
-    """The parts of a URL that say where it leads, as those who fetch read them."""
+    """The parts of a URL that determine where it leads, as the fetching code reads them."""
 
     scheme: str
     host: str
@@ -57,7 +57,7 @@ def _place(url: str) -> _Place:
 class AllowedSources:
     """A list of prefixes of URLs: scheme, host, port and the beginning of the path.
 
-    Without a port, a name stands for the port of its scheme, and an address for all of its ports.
+    Without a port, a name means the port of its scheme, and an address all of its ports.
     """
 
     def __init__(self, prefixes: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ from holdfast.operations.model import Slug
 from holdfast.reimage.images.sources.base import SourceError, SourceTroubleError
 
 _DISTRIBUTION = Path("/usr/lib/python3/dist-packages")
-"""Where Debian's python3-boto3 is. The package of holdfast looks at no modules there but these."""
+"""Where Debian's python3-boto3 is. holdfast's package imports only these modules from there."""
 _PACKAGED = Path("/usr/lib/holdfast")
 _PASSING = frozenset(
     {
@@ -67,7 +67,7 @@ def _modules() -> tuple[Any, Any]:
         packaged = Path(__file__).is_relative_to(_PACKAGED)
         if not packaged or str(_DISTRIBUTION) in sys.path or not _DISTRIBUTION.is_dir():
             raise
-        # Last, so that the package's own modules stay the ones that it was tested with.
+        # Last, so that the package keeps the modules that it was tested with.
         sys.path.append(str(_DISTRIBUTION))
         return _modules()
     return boto3, botocore
@@ -88,7 +88,7 @@ def troubles(name: str) -> Iterator[None]:
 
 
 def code_of(error: Any) -> str:
-    """Answer the code of an error that AWS answered with."""
+    """Return the code of an error from AWS."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 

@@ -56,7 +56,7 @@ class Opened(Protocol):
 
     @property
     def size(self) -> int | None:
-        """Bytes of the whole file, if the source tells."""
+        """Bytes of the whole file, if the source reports them."""
 
     @property
     def validator(self) -> str | None:
@@ -66,7 +66,7 @@ class Opened(Protocol):
         """Give the bytes as they come. Raises `SourceError`."""
 
     def close(self) -> None:
-        """Let go of it; nothing is given any more."""
+        """Release it; nothing is yielded any more."""
 
 
 class Source(Protocol):
@@ -83,7 +83,7 @@ class Source(Protocol):
 
 
 def range_total(header: str, offset: int, name: str) -> int | None:
-    """Read a `Content-Range` (RFC 9110, 14.4): bytes of the whole file, None if it does not tell.
+    """Read a `Content-Range` (RFC 9110, 14.4): bytes of the whole file, None if not stated.
 
     Raises `SourceError` if it is of another range than from `offset` on; `name` is for its message.
     """

@@ -81,7 +81,7 @@ class Snapshot:
         def run() -> None:
             try:
                 future.set_result(self._block(block))
-            except BaseException as error:  # raised again where somebody waits
+            except BaseException as error:  # raised again in the thread that waits
                 future.set_exception(error)
 
         threading.Thread(target=run, name="ebs block", daemon=True).start()

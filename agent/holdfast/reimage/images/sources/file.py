@@ -75,7 +75,7 @@ class OpenedFile:
 
 
 def _open_beneath(place: RootPath) -> int:
-    """Open a file in a root through no symbolic link, also when somebody swaps names meanwhile."""
+    """Open a file in a root through no symbolic link, also when a process swaps names meanwhile."""
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     here = os.open(place.root, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
     try:

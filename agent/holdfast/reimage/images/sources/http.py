@@ -168,7 +168,7 @@ def _check_status(response: httpx.Response, offset: int) -> None:
 
 
 def _validator(response: httpx.Response) -> str | None:
-    """Answer what `If-Range` takes: a strong entity tag, or else a date (RFC 9110, 13.1.5)."""
+    """Return what `If-Range` takes: a strong entity tag, or else a date (RFC 9110, 13.1.5)."""
     tag: str | None = response.headers.get("ETag")
     if tag is not None and not tag.startswith("W/"):
         return tag

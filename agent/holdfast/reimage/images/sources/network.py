@@ -34,7 +34,7 @@ _EMBEDDING = tuple(
 
 
 def why_not(address: Address, own: Collection[Address]) -> str | None:
-    """Say why nothing is fetched from an address; None for one that is fine."""
+    """Return why nothing is fetched from an address; None for one that is fine."""
     address = _embedded(address) or address
     old = address.version == 4
     reasons = {
@@ -108,7 +108,7 @@ class Connections(httpcore.NetworkBackend):
         raise error
 
     def abort(self) -> None:
-        """Break off all connections; whoever waits for one gets an error."""
+        """Break off all connections; a thread that waits for one gets an error."""
         with self._lock:
             self._aborted = True
             for one in self._sockets:
