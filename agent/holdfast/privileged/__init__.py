@@ -4,7 +4,7 @@ What can be written is a closed list of typed requests (`writes.py`), each check
 whatever its sender has checked. `executor.py` performs them, one at a time, in this process; where
 holdfast is installed as a service, `client.py` has them performed by a small process with more
 rights than the daemon (`helper.py`), over a unix socket (`wire.py`). Neither reads settings back:
-whoever asks for a write looks at the outcome, as the kernel may have made something else of it.
+the caller of a write checks the outcome, as the kernel may have changed the value.
 What makes a machine boot something else (`boot/`) reads all of it back from the disk.
 """
 
@@ -26,7 +26,7 @@ def privileged(
     policy: FindPolicy = no_policy,
     records: Path | None = None,
 ) -> Privileged:
-    """Answer who writes: the helper behind this socket, or without one this process.
+    """Return who writes: the helper behind this socket, or without one this process.
 
     `imager` is the program for re-imaging, `policy` what root allows of it, and `records` root's
     directory in which outcomes of trials are kept; all for this process, the helper has its own.

@@ -2,7 +2,7 @@
 
 A list of what is allowed, as a list of what is forbidden has holes: kernels and modules have
 settings that run programs, open files, or weaken the machine's defences. What `writes.py` refuses
-(programs that the kernel runs, what cannot be undone before a boot) is refused whoever names it.
+(programs that the kernel runs, what cannot be undone before a boot) is refused for every caller.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Named:
 
 
 class AllowList:
-    """Says which writes are allowed. Profiles are read anew for each request."""
+    """Decides which writes are allowed. Profiles are read anew for each request."""
 
     def __init__(
         self, named: Callable[[], Named], profiles_dir: Path, proc: Path = Path("/proc")

@@ -40,7 +40,7 @@ def path_of(place: str, unit: str = "") -> Path:
 
 
 def read(place: str, unit: str = "") -> OwnFileWrite | None:
-    """Return what a file says; None if there is none.
+    """Return the content of a file; None if there is none.
 
     Raises `ForeignFileError` if it is not holdfast's own, and `OSError`.
     """

@@ -37,7 +37,7 @@ def set_qdisc(write: QdiscWrite) -> None:
         _tc("qdisc", "replace", "dev", name, "root", "noqueue")
         return
     if write.root.kind != "mq":
-        # On one of the same kind, tc changes what is given and leaves the rest, or refuses.
+        # On one of the same kind, tc changes what is passed and leaves the rest, or refuses.
         now = _root(name)
         if now.get("kind") == write.root.kind and now["handle"] != _DEFAULT:
             _tc("qdisc", "del", "dev", name, "root")
@@ -52,8 +52,8 @@ def _set_queues(name: str, write: QdiscWrite) -> None:
     root = _root_of(shown)
     ours = root.get("kind") == "mq" and root["handle"] != _DEFAULT
     handle = root["handle"] if ours else _unused(shown)
-    # With the handle it has, mq stays as it is; with another it is a new one, all of its queues
-    # with the kernel's default, which nothing else brings back.
+    # With its present handle mq is unchanged; with another it is a new one, all of its queues with
+    # the kernel's default, which nothing else restores.
     _tc("qdisc", "replace", "dev", name, "root", "handle", handle, "mq")
     if _needs_new_queues(_below(name), write):
         for another in (_unused(_show(name)), handle):
@@ -71,7 +71,7 @@ def _set_queues(name: str, write: QdiscWrite) -> None:
                 _tc("qdisc", "del", "dev", name, "parent", parent)
             _tc("qdisc", "replace", "dev", name, "parent", parent, *_words(leaf))
         elif queue in below:
-            # The kernel's default cannot be taken away, only what somebody put there.
+            # The kernel's default cannot be removed, only what was put there.
             _tc("qdisc", "replace", "dev", name, "parent", parent, "pfifo")
             _tc("qdisc", "del", "dev", name, "parent", parent)
 

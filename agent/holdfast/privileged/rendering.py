@@ -46,7 +46,7 @@ class ForeignFileError(ValueError):
 
 
 def render(write: OwnFileWrite) -> str | None:
-    """Return the text of a file; None if there is nothing to say. Raises `ValueError`."""
+    """Return the text of a file; None if there is none. Raises `ValueError`."""
     lines = list(_lines(write))
     if not lines:
         return None
@@ -84,7 +84,7 @@ def _lines(write: OwnFileWrite) -> Iterator[str]:
 
 
 def parse(kind: str, text: str, unit: str = "") -> OwnFileWrite:
-    """Return what one of holdfast's files says. Raises `ForeignFileError` if it is not one."""
+    """Return the content of one of holdfast's files. Raises `ForeignFileError` if it is not one."""
     if not _PLAIN.fullmatch(text):
         raise ForeignFileError("has characters that holdfast never writes")
     found = (_PROFILE.fullmatch(line) for line in text.split("\n"))

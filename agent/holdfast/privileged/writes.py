@@ -35,12 +35,12 @@ _INTERFACE_TABLES = tuple(
 THP_ATTRIBUTES = ("enabled", "defrag")
 """Files of /sys/kernel/mm/transparent_hugepage."""
 
-# Programs the kernel runs, and formats it recognises: whoever may set them owns the machine.
+# Programs the kernel runs, and formats it recognises: a user that sets them owns the machine.
 _HANDS_OVER_CONTROL = re.compile(
     r"kernel\.(core_pattern|core_pipe_limit|modprobe|hotplug|poweroff_cmd)|kernel\.usermodehelper\..*"
     r"|kernel\.keys\..*|fs\.binfmt_misc\..*|net\.core\.bpf_jit_.*|fs\.ocfs2\..*hb_ctl_path"
 )
-# Once set these cannot be taken back before the next boot, so they cannot be rolled back either.
+# Once set these cannot be reverted before the next boot, so they cannot be rolled back either.
 _ONE_WAY = re.compile(
     r"kernel\.(modules_disabled|kexec_load_disabled|unprivileged_bpf_disabled|yama\.ptrace_scope)"
 )
@@ -102,7 +102,7 @@ QDISC_PARAMETERS: dict[str, frozenset[str]] = {
 QDISC_FLAGS = frozenset({"horizon_drop", "horizon_cap", "pacing", "nopacing", "ecn", "noecn"})
 """Parameters that stand alone."""
 EVERY = 0
-"""Stands for the number of each queue below mq."""
+"""Placeholder for the number of each queue below mq."""
 
 
 class Refused(ValueError):  # noqa: N818 - it is refused, whoever is at fault
@@ -117,7 +117,7 @@ def sysctl_path(name: str) -> tuple[str, ...]:
     """Split the name of a sysctl into the parts of its path below /proc/sys.
 
     As in sysctl(8): if the first separator is a slash then slashes separate, and dots belong to
-    names; else dots separate, and a slash stands for a dot in a name. Raises `Refused`.
+    names; else dots separate, and a slash means a dot in a name. Raises `Refused`.
     """
     separator = re.search(r"[./]", name)
     slashes = separator is not None and separator[0] == "/"
@@ -243,7 +243,7 @@ class Qdisc(_Request):
 
 
 class QdiscWrite(_Request):
-    """Give an interface a root qdisc; None brings back the kernel's default."""
+    """Give an interface a root qdisc; None restores the kernel's default."""
 
     kind: Literal["qdisc"] = "qdisc"
     interface: str

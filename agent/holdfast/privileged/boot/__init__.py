@@ -21,7 +21,7 @@ __all__ = ["IMAGER", "Boot", "FindPolicy", "Policy", "carried", "explain"]
 
 
 def explain(request: ExplainRequest, imager: Path = IMAGER) -> BootReport:
-    """Say what arming would do here, and why it would be refused; needs no rights.
+    """Return what arming would do here, and why it would be refused; needs no rights.
 
     `imager` is the program that would run. Raises `OSError` without /proc.
     """
@@ -29,5 +29,5 @@ def explain(request: ExplainRequest, imager: Path = IMAGER) -> BootReport:
 
 
 def carried(names: Sequence[IdentityName]) -> Sequence[CarriedItem]:
-    """Say which files of this machine make up these items of identity; reads none of them."""
+    """Return which files of this machine make up these items of identity; reads none of them."""
     return Boot().identity(names)

@@ -1,8 +1,8 @@
 """Arms, disarms and explains: the order of the steps, each of which leaves a bootable machine.
 
 First everything that the imager needs is written into a directory that nothing boots. Once that is
-read back from the disk, the boot loader gets an entry, and as the very last write it is told to
-boot that once.
+read back from the disk, the boot loader gets an entry, and the very last write has it boot that
+once.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ class Boot:
     """Where outcomes of trials are kept."""
 
     def explain(self, request: ExplainRequest) -> BootReport:
-        """Say what arming would do, and why it would be refused. Writes nothing.
+        """Return what arming would do, and why it would be refused. Writes nothing.
 
-        Needs no rights; what it could not look at is in `unknown`. Raises `OSError` without /proc.
+        Needs no rights; what it could not inspect is in `unknown`. Raises `OSError` without /proc.
         """
         machine = self.machine
         mode: BootMode = "uefi" if machine.boots_with_efi else "bios"
@@ -116,7 +116,7 @@ class Boot:
         )
 
     def identity(self, names: Sequence[IdentityName]) -> Sequence[CarriedItem]:
-        """Say which files would be carried over; reads none of them."""
+        """Return which files would be carried over; reads none of them."""
         return collect(self.machine, names, contents=False).items
 
     def arm(self, request: ArmRequest) -> ArmReport:

@@ -55,7 +55,7 @@ def _of_system(machine: MachineFiles) -> Sequence[Identifier]:
         try:
             content = read_superblock(machine.dev / place.partition.name)
         except OSError:
-            continue  # the arming has the rights, and says it elsewhere if it cannot either
+            continue  # the arming has the rights, and reports it elsewhere if it cannot either
         found += identifiers_of(content, f"the file system of {directory}")
     return list({(one.kind, one.value): one for one in reversed(found)}.values())
 

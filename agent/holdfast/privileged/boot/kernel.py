@@ -15,7 +15,7 @@ _SECURITY = 4  # of the data directories: the table of certificates
 
 @dataclass(frozen=True)
 class Stub:
-    """What a kernel's file says of itself as a program for EFI ("PE Format", Microsoft)."""
+    """The header of a kernel's file as a program for EFI ("PE Format", Microsoft)."""
 
     signed: bool
     """There is a signature; whether anybody trusts it, only the firmware knows."""

@@ -1,7 +1,7 @@
-"""What root allows of re-imaging, whoever asks for it.
+"""What root allows of re-imaging, for every caller.
 
-The daemon asks, and may be in somebody else's hands; root's settings, root's keys and what the
-imager left for root decide. What a request names is read only where the daemon keeps its state.
+The daemon asks, and may be compromised; root's settings, root's keys and what the imager left for
+root decide. What a request names is read only where the daemon keeps its state.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Policy:
     """Root's settings, as far as an arming depends on them."""
 
     roots: Sequence[str]
-    """Directories of state, which must not lie on the disk that is written."""
+    """Directories of state, which must not be on the disk that is written."""
     state_dir: str
     """The directory with what the daemon staged."""
     trusted_keys: Path = Path("/etc/holdfast/trusted-keys.d")
@@ -111,7 +111,7 @@ def approve(machine: MachineFiles, policy: Policy, request: ArmRequest) -> Appro
 
 
 def _check_signature(policy: Policy, content: bytes, signatures: bytes) -> None:
-    """Raise `Refused` unless a trusted key has signed, where one has to or one is said to have."""
+    """Raise `Refused` unless a trusted key has signed, where a signature is required or claimed."""
     if not signatures and not policy.require_signature:
         return
     if not signatures:
@@ -154,7 +154,7 @@ def _below(policy: Policy, path: str, what: str) -> str:
 
 
 def _previous_sha256(machine: MachineFiles) -> str | None:
-    """Return what root's own file says of the system that was kept; None if it says nothing.
+    """Return the digest in root's own file of the system that was kept; None if it has none.
 
     Only the imager writes it, into the system that it puts in place. Raises `Refused` if others
     than root could have written it.

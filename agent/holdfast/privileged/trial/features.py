@@ -1,7 +1,7 @@
 """Which features of a root's file system this kernel knows, where nothing can be mounted.
 
 The kernel does not list what it knows of ext4 and XFS, so releases are compared: each feature with
-the first mainline release that mounts it for writing. Distributions bring some into older kernels;
+the first mainline release that mounts it for writing. Distributions backport some to older kernels;
 only mounting is certain.
 """
 

@@ -19,7 +19,7 @@ from holdfast.privileged.trial.models import TrialRow
 from holdfast.privileged.trial.worker import SILENT_SECONDS, SOCKET, run_trial
 
 _PUBLIC = frozenset({"/etc/hostname"})
-"""Files whose content a trial depends on; of all others only the size is given away."""
+"""Files whose content a trial depends on; of all others only the size is revealed."""
 
 
 def try_image(
@@ -37,7 +37,7 @@ def try_image(
 ) -> list[TrialRow]:
     """Mount a copy of a staged image's root, and carry identity into that.
 
-    Of an image that the imager fetches, only what its descriptor says is judged. `floor` is the
+    Of an image that the imager fetches, only its descriptor is judged. `floor` is the
     setting of the space that stays free, and `kept` has outcomes of earlier trials. Raises
     `OSError` where the volume cannot be inspected.
     """
@@ -77,7 +77,7 @@ def try_image(
 def untried_rows(
     image: Mapping[str, Any], kernel: str, mode: str, sys: Path = Path("/sys")
 ) -> list[TrialRow]:
-    """Say what the descriptor has about an image that is not here, and what is not known."""
+    """Return what the descriptor has about an image that is not here, and what is not known."""
     network = mode == "network"
     judged = features_row(image, kernel, sys, decides=network)
     if network:

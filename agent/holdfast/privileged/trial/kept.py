@@ -156,7 +156,7 @@ def key_of(machine: MachineFiles, imager: Path, document: Mapping[str, Any]) -> 
 
 
 def before_trial(image: Path) -> StagedFile | None:
-    """Return the staged file as it is, if a later write cannot leave it the same."""
+    """Return the staged file's identity, if any later write would change it."""
     file = _file(image)
     settled = file is not None and file.ctime_ns + _GRANULARITY_NS < time.time_ns()
     return file if settled else None

@@ -85,7 +85,7 @@ def run_trial(
 ) -> list[TrialRow]:
     """Have a request tried; never raises for what the image or the trial does.
 
-    `seconds` bounds all of it, `silent_seconds` each step. Rows that are `not_tried` say why.
+    `seconds` bounds all of it, `silent_seconds` each step. Rows that are `not_tried` state why.
     """
     try:
         with _started(imager, service, document) as running:
@@ -128,7 +128,7 @@ def _started(imager: Path, service: Path, document: bytes) -> Iterator[_Running]
 
 
 def _followed(running: _Running, seconds: float | None, silent_seconds: float) -> list[TrialRow]:
-    """Read what it says until it has an outcome, or takes too long."""
+    """Read its output until it has an outcome, or takes too long."""
     begin = time.monotonic()
     pending, total, step = b"", 0, "start"
     poll = select.poll()

@@ -1,4 +1,4 @@
-"""Which program changed a file of this system since its boot, where a log of it says so."""
+"""Which program changed a file of this system since its boot, where a log has it."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _journal(machine: MachineFiles) -> Iterator[tuple[str, str]]:
 
 
 def _booted(machine: MachineFiles) -> float:
-    """Return when the kernel was booted, in seconds since the epoch; 0 where it does not say."""
+    """Return when the kernel was booted, in seconds since the epoch; 0 where it is not reported."""
     for line in (read_text(machine.proc / "stat") or "").splitlines():
         if line.startswith("btime "):
             return float(line.split()[1])

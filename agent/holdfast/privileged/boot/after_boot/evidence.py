@@ -41,7 +41,7 @@ def identity_evidence(machine: MachineFiles, *, compare: bool) -> IdentityEviden
     """Compare each carried file with the marker, and the kernel's hostname with its file.
 
     Without `compare` only how far the boot is. What cannot be read is in `problem`. Raises
-    `OSError` where the state of the boot cannot be found out.
+    `OSError` where the state of the boot cannot be determined.
     """
     progress = boot_progress(machine)
     if not compare:

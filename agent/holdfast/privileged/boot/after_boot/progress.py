@@ -14,8 +14,9 @@ _SECONDS = 15.0
 def boot_progress(machine: MachineFiles) -> BootProgress:
     """Ask systemd and cloud-init, as far as this machine has them.
 
-    `systemd` is what `systemctl is-system-running` says; cloud-init is over once it has left its
-    result, or once systemd runs its last unit no more (cloud-init's "Boot stages", and `status`).
+    `systemd` is the output of `systemctl is-system-running`; cloud-init is over once it has left
+    its result, or once systemd runs its last unit no more (cloud-init's "Boot stages", and
+    `status`).
     """
     state = None
     if machine.path("/run/systemd/system").exists():
@@ -34,7 +35,7 @@ def boot_progress(machine: MachineFiles) -> BootProgress:
 
 
 def _systemctl(*arguments: str) -> str | None:
-    """Return the one word that systemctl prints; None if it prints none in time."""
+    """Return the word that systemctl prints; None if it prints none in time."""
     program = shutil.which("systemctl", path="/usr/bin:/bin")
     if program is None:
         return None

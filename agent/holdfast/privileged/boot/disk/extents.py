@@ -1,4 +1,4 @@
-"""Where the bytes of a file are on its device, as FIEMAP (linux/fiemap.h) tells."""
+"""Where the bytes of a file are on its device, as FIEMAP (linux/fiemap.h) reports it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOT_IN_PLACE = 0x2 | 0x4 | 0x8 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800
 
 @dataclass(frozen=True)
 class Extent:
-    """A run of bytes, in bytes of the file and of the device that its file system lies on."""
+    """A run of bytes, in bytes of the file and of the device that holds its file system."""
 
     offset: int
     place: int
@@ -69,7 +69,7 @@ def single_place(found: Sequence[Extent], length: int, path: Path) -> int:
 
 
 def append(found: list[Extent], extent: Extent) -> None:
-    """Add an extent, joined to the last one if it goes on where that ends."""
+    """Add an extent, joined to the last one if it starts where that ends."""
     if found:
         before = found[-1]
         if (

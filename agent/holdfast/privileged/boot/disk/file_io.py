@@ -30,7 +30,8 @@ def write_file(path: Path, parts: Iterable[bytes], mode: int | None, shown: str)
 def overwrite(path: Path, content: bytes) -> None:
     """Write over the bytes of a file where they are; its size must be the same.
 
-    Its blocks stay the same, so that whoever looks at them past the file system sees the change.
+    Its blocks stay the same, so that a program that reads them past the file system sees the
+    change.
     Raises `OSError`.
     """
     file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

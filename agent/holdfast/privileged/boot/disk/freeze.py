@@ -15,7 +15,7 @@ from pathlib import Path
 
 _FIFREEZE, _FITHAW = 0xC0045877, 0xC0045878  # linux/fs.h
 # Thaws if this process ends or takes longer than 30 seconds: a frozen root stops everything. Not
-# a fork of this process, which has threads; and all of it is in memory before it says `ready`.
+# a fork of this process, which has threads; and all of it is in memory before it prints `ready`.
 _WATCHDOG = """
 import fcntl, select, signal, sys
 for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -37,7 +37,7 @@ thaw()
 
 
 def settle(directory: Path) -> None:
-    """Freeze and thaw the file system that a directory lies on. Raises `OSError`.
+    """Freeze and thaw the file system that holds a directory. Raises `OSError`.
 
     `EOPNOTSUPP` for one that cannot be frozen, `EPERM` without CAP_SYS_ADMIN.
     """

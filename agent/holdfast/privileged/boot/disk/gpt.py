@@ -1,4 +1,4 @@
-"""What a disk's GPT says of a partition (UEFI Specification 2.10, 5.3)."""
+"""A partition's entry in the disk's GPT (UEFI Specification 2.10, 5.3)."""
 
 from __future__ import annotations
 

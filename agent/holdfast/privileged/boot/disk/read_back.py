@@ -69,7 +69,7 @@ def grub_digest(device: Path, name: str) -> str | None:
     """Return the SHA-256 of a file as GRUB's own code reads it; None without grub-fstest.
 
     `name` is a path on the device's file system. Raises `OSError`: `ENOENT` where GRUB does not
-    find the file, whatever the kernel says.
+    find the file, even if the kernel does.
     """
     program = shutil.which("grub-fstest", path=_PATH) or shutil.which("grub2-fstest", path=_PATH)
     if program is None:

@@ -18,7 +18,7 @@ FAT = "vfat"
 
 
 class Storage:
-    """The file system that a directory of the machine lies on: a plain partition of a disk."""
+    """The file system that holds a directory of the machine: a plain partition of a disk."""
 
     def __init__(self, machine: MachineFiles, place: DiskPosition) -> None:
         self._machine = machine
@@ -26,7 +26,7 @@ class Storage:
 
     @classmethod
     def of(cls, machine: MachineFiles, directory: str) -> Storage:
-        """Return the one of a directory. Raises `Refused` where it is on no plain partition."""
+        """Return the storage of a directory. Raises `Refused` where it is on no plain partition."""
         place = position_of(machine, directory)
         if isinstance(place, str):
             raise Refused(place)
@@ -83,7 +83,7 @@ class Storage:
             raise OSError(5, "the disk does not have what was written", str(path))
 
     def settle(self) -> None:
-        """Bring all that was written to its place on the device. Raises `OSError`."""
+        """Flush all that was written to its place on the device. Raises `OSError`."""
         if self.kind != FAT:
             settle(self._machine.path(self.place.mount.point))
             return

@@ -96,7 +96,7 @@ class BootNext:
         return ["Boot#### (EFI variable)", f"{_NEXT} (EFI variable)"]
 
     def unfit(self) -> str | None:
-        """Say why it can never be used on this machine, or None."""
+        """Return why it can never be used on this machine, or None."""
         if not self._variables.usable:
             return "The firmware's variables cannot be seen; mount efivarfs."
         if self._esp is None:
@@ -107,7 +107,7 @@ class BootNext:
         return None
 
     def examine(self) -> Findings:
-        """Find out whether it can be used; writes nothing."""
+        """Check whether it can be used; writes nothing."""
         found = Findings()
         if (unfit := self.unfit()) is not None or self._esp is None:
             found.refusals.append(unfit or "")
@@ -120,7 +120,7 @@ class BootNext:
                 found.refusals.append(reason)
             stub = stub_of(self._machine.path(kernel))
         except FileNotFoundError:
-            return found  # said where the kernel is looked for
+            return found  # reported where the kernel is searched for
         except OSError as error:
             found.unknown.append(f"{error.filename} cannot be looked at: {error.strerror}.")
             return found
@@ -175,7 +175,7 @@ class BootNext:
         return None
 
     def armed(self) -> Armed:
-        """Look at what it would boot."""
+        """Check what it would boot."""
         ours = self._ours()
         if not ours:
             return Armed(entry=None, next=False)

@@ -1,4 +1,4 @@
-"""The imager's kernel command line, from the one that this kernel was booted with."""
+"""The imager's kernel command line, from that of the running kernel."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def with_block(content: bytes, block: bytes) -> bytes:
 
 
 def without_block(content: bytes) -> bytes:
-    """Return the file without the block of ours, and all else as it is. Raises `MarksError`."""
+    """Return the file without our block, and all else unchanged. Raises `MarksError`."""
     if not has_block(content):
         return content
     before, _, rest = content.partition(BEGIN)

@@ -1,4 +1,4 @@
-"""The EFI system partition, and the one that extends it: FAT, which the firmware reads."""
+"""The EFI system partition, and the partition that extends it: FAT, which the firmware reads."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _entry(machine: MachineFiles, place: DiskPosition) -> GptPartition | None:
 
 
 def open_to_others(machine: MachineFiles, esp: Esp) -> str | None:
-    """Say why secrets cannot lie on it: FAT keeps no modes, the mount gives all files the same."""
+    """Return why secrets cannot be on it: FAT keeps no modes, and the mount sets one for all."""
     mode = stat.S_IMODE(machine.path(esp.point).stat().st_mode)
     if mode & 0o077 == 0:
         return None

@@ -72,7 +72,7 @@ class Grub:
         for directory in DIRECTORIES:
             if (machine.path(directory) / "grub.cfg").exists():
                 place = position_of(machine, directory)
-                # Where it is nothing that is known, the disks' refusals say why.
+                # Where it is of no known kind, the disks' refusals state why.
                 return None if isinstance(place, str) else cls(machine, directory, place)
         return None
 
@@ -82,11 +82,11 @@ class Grub:
         return [self._shown(self._custom), self._shown(self._environment)]
 
     def unfit(self) -> str | None:
-        """Say why it can never be used here, or None."""
+        """Return why it can never be used here, or None."""
         return unfit_place(self._storage, self._directory)
 
     def examine(self) -> Findings:
-        """Find out whether it can be used; writes nothing."""
+        """Check whether it can be used; writes nothing."""
         return examine(self._machine, self._directory, self._storage)
 
     def entry(self, title: str, words: Sequence[str]) -> str:
@@ -159,7 +159,7 @@ class Grub:
         return True
 
     def armed(self) -> Armed:
-        """Look at what it would boot."""
+        """Check what it would boot."""
         try:
             block = block_of(self._read_custom() or b"")
             entry = None if block is None else block.decode(errors="replace")
@@ -254,7 +254,7 @@ def _plainly(linux: str, initrd: str) -> str:
 
 
 def _or_reboot(linux: str, initrd: str) -> str:
-    """Return what loads and boots it, or boots the default: the choice is taken back by then."""
+    """Return what loads and boots it, or boots the default: the choice is reverted by then."""
     return (
         f"  if {linux}; then\n    if {initrd}; then\n      boot\n    fi\n  fi\n"
         "  echo 'holdfast: the imager cannot be loaded; the old system is booted.'\n  reboot\n"

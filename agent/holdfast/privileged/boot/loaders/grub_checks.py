@@ -28,7 +28,7 @@ NEXT = b"next_entry"
 _ELSEWHERE = b"env_block"
 """Where the block is that GRUB writes instead, from Fedora 44 on: 00_header."""
 _COUNTER = b"boot_counter"
-"""How often GRUB tries an updated OSTree before it boots the one before: 08_fallback_counting."""
+"""How often GRUB tries an updated OSTree before it boots the previous one: 08_fallback_counting."""
 MAX_CONFIG = 16 << 20
 """Bytes of grub.cfg and custom.cfg."""
 _FILE_SYSTEMS = frozenset({"ext2", "ext3", "ext4", "xfs"})
@@ -41,7 +41,7 @@ _BOOTS_NEXT = (
 
 
 def unfit_place(storage: Storage, directory: str) -> str | None:
-    """Say why GRUB cannot take a choice back where its environment block lies, or None."""
+    """Return why GRUB cannot revert a choice where its environment block is, or None."""
     if storage.kind in _FILE_SYSTEMS:
         return None
     return (
@@ -51,7 +51,7 @@ def unfit_place(storage: Storage, directory: str) -> str | None:
 
 
 def examine(machine: MachineFiles, directory: str, storage: Storage) -> Findings:
-    """Look at everything that it depends on; writes nothing."""
+    """Check everything that it depends on; writes nothing."""
     checks = _Checks(machine, directory, storage)
     checks.place()
     if machine.boots_with_efi:
@@ -113,7 +113,7 @@ class _Checks:
                 return
             stub = stub_of(kernel_of(self._machine))
         except FileNotFoundError:
-            return  # said where the kernel is looked for
+            return  # reported where the kernel is searched for
         except OSError as error:
             self._unknown(f"{error.filename} cannot be read: {error.strerror}.")
             return

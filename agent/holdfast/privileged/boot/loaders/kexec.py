@@ -37,13 +37,13 @@ class Kexec:
         self._record = machine.path(PAYLOAD) / "kexec.json"
 
     def unfit(self) -> str | None:
-        """Say why it can never be used on this machine, or None."""
+        """Return why it can never be used on this machine, or None."""
         if read_text(self._machine.sys / "hypervisor/type") == "xen":
             return "This machine runs on Xen, where kexec loses devices; it is not used there."
         return None
 
     def examine(self) -> Findings:
-        """Find out whether it can be used; writes nothing."""
+        """Check whether it can be used; writes nothing."""
         found = Findings()
         if (unfit := self.unfit()) is not None:
             found.refusals.append(unfit)
@@ -88,7 +88,7 @@ class Kexec:
         return None
 
     def armed(self) -> Armed:
-        """Look at what would be started."""
+        """Check what would be started."""
         try:
             record = json.loads(read_plain(self._record, _MAX_RECORD))
             return Armed(entry=str(record["entry"]), next=record["boot"] == self._boot())

@@ -31,11 +31,11 @@ class Armed:
     entry: str | None
     """The entry of ours, if it has one."""
     next: bool
-    """It is the one that is booted next."""
+    """Whether it is booted next."""
 
 
 class Loader(Protocol):
-    """A boot loader of this machine, which can be told to boot something once."""
+    """A boot loader of this machine that can boot an entry once."""
 
     @property
     def name(self) -> str:
@@ -50,16 +50,16 @@ class Loader(Protocol):
         """What arming writes for it, in that order: files, and variables of the firmware."""
 
     def unfit(self) -> str | None:
-        """Say why it can never be used on this machine, whatever is done, or None."""
+        """Return why it can never be used on this machine, whatever is done, or None."""
 
     def examine(self) -> Findings:
-        """Find out whether it can be used; writes nothing."""
+        """Check whether it can be used; writes nothing."""
 
     def entry(self, title: str, words: Sequence[str]) -> str:
         """Return the text of the entry for a kernel command line. Raises `Refused`."""
 
     def arm(self, entry: str) -> Sequence[FileReport]:
-        """Have the entry booted next, and only then; what it says is on the disk already.
+        """Have the entry booted next, and only then; what it names is on the disk already.
 
         Keeps what `disarm` needs before it writes anything. Raises `OSError`, `Refused`.
         """
@@ -68,10 +68,10 @@ class Loader(Protocol):
         """Whether the loader's own code reads these files as they are; None if unknown."""
 
     def armed(self) -> Armed:
-        """Look at what it would boot. Raises `OSError`, `Refused`."""
+        """Check what it would boot. Raises `OSError`, `Refused`."""
 
     def prepare_reboot(self) -> RebootVerb:
-        """Do what is left to do right before the reboot, and say which kind it has to be.
+        """Do what is left to do right before the reboot, and return which kind it has to be.
 
         Raises `OSError`, `Refused`.
         """

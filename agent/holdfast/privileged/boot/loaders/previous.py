@@ -25,7 +25,7 @@ class Before:
     environment: bytes
     environment_mtime_ns: int
     armed_custom_sha256: str
-    """As the arming left it: if it is another, somebody else has changed it since."""
+    """As the arming left it: if it differs, another program has changed it since."""
 
 
 class Previous:

@@ -36,7 +36,7 @@ def loaders(machine: MachineFiles) -> Sequence[Loader]:
 
 
 def choose(machine: MachineFiles, *, allow_kexec: bool) -> Choice:
-    """Choose the one that boots this machine, or its firmware, or at last no firmware at all.
+    """Choose the loader that boots this machine, or its firmware, or else no firmware at all.
 
     Raises `OSError`.
     """

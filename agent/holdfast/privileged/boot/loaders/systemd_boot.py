@@ -56,7 +56,7 @@ class SystemdBoot:
         return None
 
     def examine(self) -> Findings:
-        """Find out whether it can be used; writes nothing."""
+        """Check whether it can be used; writes nothing."""
         found = Findings()
         if self._esp is None:
             found.refusals.append(
@@ -160,7 +160,7 @@ class SystemdBoot:
         return None
 
     def armed(self) -> Armed:
-        """Look at what it would boot."""
+        """Check what it would boot."""
         entry = None
         if self._esp is not None:
             try:

@@ -1,1 +1,1 @@
-"""What the imager is given: kernel, initramfs, job, and the identity that it carries over."""
+"""The payload of the imager: kernel, initramfs, job, and the identity that it carries over."""

@@ -36,7 +36,7 @@ class Collected:
     previous: Source | None
     """Where the old disk is kept, if it is."""
     state_dir: DirectoryIdentity
-    """The state directory, as it is known again."""
+    """The identity by which the state directory is recognised."""
 
 
 def collect_all(
@@ -124,7 +124,7 @@ def _files(machine: MachineFiles, request: ArmRequest) -> Mapping[str, bytes]:
 
 
 def _checked(machine: MachineFiles, given: str, mark: bytes) -> bytes:
-    """Read a file that is named by whoever asks: only if it is of the kind that it should be."""
+    """Read a file that the caller names: only if it is of the expected kind."""
     content = read_plain(machine.path(given).resolve(), _MAX_PEM)
     if mark not in content:
         raise Refused(

@@ -30,7 +30,7 @@ def directory(name: str, mode: int = 0o755) -> Entry:
 
 
 def file(name: str, content: bytes | Path, mode: int = 0o600) -> Entry:
-    """Make a regular file; one that is given as a path is read when it is written."""
+    """Make a regular file; content passed as a path is read when it is written."""
     return Entry(name, stat.S_IFREG | mode, content)
 
 

@@ -50,7 +50,7 @@ class Payload:
         ]
 
     def refusals(self) -> Sequence[str]:
-        """Say what is missing, or in the way."""
+        """Return what is missing, or in the way."""
         found = []
         kernel = kernel_of(self._machine)
         if _size(kernel) is None:
@@ -143,7 +143,7 @@ class Payload:
         )
 
     def check(self) -> None:
-        """Raise `OSError` unless the disk has what the files say."""
+        """Raise `OSError` unless the disk has the content of the files."""
         storage = Storage.of(self._machine, self._parent)
         for name in (KERNEL, INITRAMFS, OUTCOME):
             path = self._path / name
@@ -151,7 +151,7 @@ class Payload:
                 storage.check_digest(path, hashlib.file_digest(stream, "sha256").hexdigest())
 
     def remove(self) -> list[str]:
-        """Remove the directory, what was kept of before last; answer what was removed."""
+        """Remove the directory and the copy it kept of its predecessor; return what was removed."""
         if not self._path.is_dir() or self._path.is_symlink():
             return []
         previous = self._path / PREVIOUS

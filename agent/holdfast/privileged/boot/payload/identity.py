@@ -27,7 +27,7 @@ _PLACES: dict[IdentityName, tuple[str, tuple[str, ...]]] = {
     "holdfast": ("/etc/holdfast", ("*",)),
 }
 _NEVER = frozenset({"/etc/holdfast/image-id", "/etc/holdfast/reimaged.json"})
-"""These tell of the image and of the last re-imaging, which the new system has its own of."""
+"""These describe the image and the last re-imaging; the new system has its own."""
 
 
 @dataclass
@@ -49,8 +49,8 @@ def collect(
 ) -> Identity:
     """Collect the files of these items; without `contents` only which they are.
 
-    Nothing is followed out of the places named: symbolic links and special files are left out,
-    and an item's `problems` say so, as they do of what cannot be read.
+    Nothing is followed out of the places named: symbolic links and special files are left out; an
+    item's `problems` list them, and what cannot be read.
     """
     found = Identity()
     for name in dict.fromkeys(names):

@@ -1,4 +1,4 @@
-"""The imager's orders: job.json, and what it tells by."""
+"""The imager's orders: job.json, and what it reports with."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class _PartitionTable(BaseModel, defer_build=True):
 
 
 class Descriptor(BaseModel, defer_build=True):
-    """What is looked at of an image's descriptor here; the imager checks all of it."""
+    """The part of an image's descriptor that is checked here; the imager checks all of it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,7 +73,8 @@ class Descriptor(BaseModel, defer_build=True):
 def parse_descriptor(content: bytes, sha256: str) -> Descriptor:
     """Parse a descriptor that must have this digest. Raises `Refused`.
 
-    What is in another file is not told, nor its digest: the caller may not be allowed to read it.
+    Neither the content of another file nor its digest is reported: the caller may not be allowed to
+    read it.
     """
     if hashlib.sha256(content).hexdigest() != sha256:
         raise Refused(f"The descriptor has another SHA-256 than {sha256}.")
@@ -93,7 +94,7 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """All that the imager is told."""
+    """All that the imager receives."""
 
     request: ArmRequest
     hostname: str
@@ -104,7 +105,7 @@ class Job:
     data_disks: Sequence[BlockDevice]
     modules: Sequence[str]
     previous: dict[str, Any] | None = None
-    """Where the old disk is kept, as `source` says where an image is."""
+    """Where the old disk is kept, in the form of an image's `source`."""
     state_dir: DirectoryIdentity | None = None
     """The state directory, by which the imager and the new system recognise it."""
 

@@ -82,7 +82,7 @@ def _needed(machine: MachineFiles, name: str, *, required: bool) -> Sequence[Pat
     common = ["--dirname", str(machine.root), "--set-version", machine.kernel, "--", name]
     found = _shown(program, common, name, required=required)
     if any(line[0] == "install" for line in found):
-        # A command of modprobe.d stands for the module. Not asked like this at first: it leaves
+        # A command of modprobe.d replaces the module. Not asked like this at first: it leaves
         # out what is only a soft dependency, such as the checksums that ext4 asks for.
         found += _shown(program, ["--ignore-install", *common], name, required=required)
     return [Path(line[1]) for line in found if line[0] == "insmod"]

@@ -15,7 +15,7 @@ _RESOLVED = "/run/systemd/resolve/resolv.conf"
 
 
 def describe_network(machine: MachineFiles) -> dict[str, Any] | str:
-    """Return the job's `network`, or a sentence that says why there is none. Raises `OSError`."""
+    """Return the job's `network`, or a sentence on why there is none. Raises `OSError`."""
     routes = _json("ip", "-j", "-4", "route", "show", "default")
     if not routes:
         return "There is no default route, so the imager has no network."

@@ -1,4 +1,4 @@
-"""Where the imager finds a staged image: file system and array, told by what is on the devices."""
+"""Where the imager finds a staged image: file system and array, read from the devices."""
 
 from __future__ import annotations
 

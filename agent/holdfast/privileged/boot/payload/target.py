@@ -1,4 +1,4 @@
-"""Pins the disk that is written: everything by which the imager tells it from others."""
+"""Pins the disk that is written: everything by which the imager recognises it."""
 
 from __future__ import annotations
 
