@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run a command line and answer its exit code; what went wrong is said in one line."""
+    """Run a command line and return its exit code; a failure is reported in one line."""
     from holdfast.cli.terminal.output import prepare_streams  # noqa: PLC0415 - quick to import main alone
 
     prepare_streams()
@@ -45,7 +45,7 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _complain(CliError("interrupted"), as_json=as_json)
     except BrokenPipeError:
-        # Whoever read the output has seen enough, as `head` does.
+        # The reader of the output has seen enough, as `head` does.
         _forget_stdout()
         return ExitCode.FAILED
     except OSError as error:

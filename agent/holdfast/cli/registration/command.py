@@ -148,7 +148,7 @@ def main_options(app: CommandGroup, about: str, version: type[bool]) -> None:
 
 
 def _options(options: type[Common] | type[Local]) -> list[inspect.Parameter]:
-    """Answer the options of a dataclass as parameters of a function."""
+    """Return the options of a dataclass as parameters of a function."""
     hints = get_type_hints(options, include_extras=True)
     return [
         inspect.Parameter(

@@ -49,7 +49,7 @@ class Target:
 
 
 class ProblemError(CliError):
-    """The daemon answered with a problem; `body` is the problem object."""
+    """The daemon returned a problem; `body` is the problem object."""
 
     def __init__(self, status: int, body: dict[str, Any]) -> None:
         self.status = status
@@ -62,7 +62,7 @@ class ConnectionLostError(CliError):
 
 
 class Api:
-    """Calls of the HTTP API; every failure is a `CliError` that says what to do."""
+    """Calls of the HTTP API; every failure is a `CliError` that states what to do."""
 
     def __init__(self, target: Target) -> None:
         self.target = target
@@ -80,7 +80,7 @@ class Api:
         return self._call(Request("GET", path, seconds or SECONDS, params=_given(params)))
 
     def post(self, path: str, body: Any = None, *, seconds: float | None = None) -> Any:
-        """POST a JSON document and answer what came back; `seconds` as for `get`."""
+        """POST a JSON document and return the response; `seconds` as for `get`."""
         if body is None:
             return self._call(Request("POST", path, seconds or SECONDS))
         # ASCII, so that a name which is not UTF-8 gets there as the escape that it is.
@@ -95,7 +95,7 @@ class Api:
         self._call(Request("DELETE", path, SECONDS))
 
     def put_stream(self, path: str, content: Iterator[bytes], media_type: str) -> Any:
-        """PUT a body piece by piece and answer what came back."""
+        """PUT a body piece by piece and return the response."""
         headers = {"Content-Type": media_type}
         return self._call(Request("PUT", path, _UPLOAD_SECONDS, headers=headers, content=content))
 
@@ -140,7 +140,7 @@ class Api:
     def _why_broken(self) -> str:
         url = self.target.url or ""
         if url.startswith("https:") and self.target.client_cert is None:
-            # A server that wants one only says so by hanging up.
+            # A server that wants one only shows it by hanging up.
             return "if it asks for a client certificate, give --client-cert; else "
         return ""
 
@@ -183,7 +183,7 @@ def _why_no_answer(path: Path, start: str) -> str:
 
 
 def _client_of(target: Target) -> Client:
-    """Choose the client, of which only one is imported: that for URLs brings httpx."""
+    """Choose the client, of which only one is imported: that for URLs needs httpx."""
     if target.url is None:
         from holdfast.cli.run.unix_client import UnixClient  # noqa: PLC0415
 

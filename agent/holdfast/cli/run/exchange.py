@@ -55,7 +55,7 @@ class Answer(Protocol):
 
     @property
     def url(self) -> str:
-        """Who answered, for messages."""
+        """The server, for messages."""
 
     def read(self) -> bytes:
         """Return the whole body."""

@@ -15,11 +15,11 @@ Choice = Literal["cancel", "leave", "watch"]
 
 
 class Terminated(KeyboardInterrupt):
-    """The process was told to end (SIGTERM) while it was doing the work itself."""
+    """The process received SIGTERM while it was doing the work itself."""
 
 
 class Left(Exception):  # noqa: N818 - not an error: the person chose to stop watching
-    """Nobody watches the operation any more, and it goes on."""
+    """The operation is no longer watched, and continues."""
 
 
 def follow(
@@ -32,7 +32,7 @@ def follow(
     """Show a run until it ends, and answer its final state.
 
     Ctrl-C asks on a terminal. Elsewhere it cancels what this command started, since nobody would
-    watch it, and leaves alone what another one started. Raises `Left` when the run goes on.
+    watch it, and leaves alone what another one started. Raises `Left` when the run continues.
     """
     cancelling = False
     while True:

@@ -186,7 +186,7 @@ def _document(model: BaseModel) -> Document:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    """Turn what the capability raises into the one line a person reads."""
+    """Turn what the capability raises into one line for a person."""
     try:
         yield
     except ValidationError as error:

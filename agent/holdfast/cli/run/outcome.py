@@ -29,8 +29,8 @@ def perform(
 ) -> dict[str, Any] | None:
     """Start an operation and see it through, by the daemon or, with `--local`, in this process.
 
-    `render` prints the result of one that succeeded, which is returned; nothing is where it goes
-    on. Raises `CliError` for any other outcome, and `typer.Exit` if the person left it running.
+    `render` prints the result of one that succeeded, which is returned; None where it continues.
+    Raises `CliError` for any other outcome, and `typer.Exit` if the person left it running.
     `enough` ends the wait early.
     """
     given = {key: value for key, value in body.items() if value is not None}
@@ -48,7 +48,7 @@ def perform(
 class Enough:
     """Ends the wait for an operation once a share of its bytes is done, or after a time.
 
-    The operation itself goes on, if it can without this process.
+    The operation itself continues, if it can without this process.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Enough:
         self.met = False
 
     def __call__(self, operation: Mapping[str, Any]) -> None:
-        """Look at an update. Raises `Left` once it is enough."""
+        """Check an update. Raises `Left` once it is enough."""
         progress = operation["progress"]
         done, expected = progress["bytes_done"], progress["bytes_expected"]
         passed = time.monotonic() - self._begun
@@ -138,7 +138,7 @@ def judge(operation: Mapping[str, Any] | None) -> None:
 
 
 def why(operation: dict[str, Any]) -> str:
-    """Say in one sentence why an operation did not succeed."""
+    """Return a sentence on why an operation did not succeed."""
     error = operation.get("error") or {}
     detail = str(error.get("detail") or error.get("title") or "").rstrip(".")
     state, name = operation["state"], f"operation {operation['id']} ({operation['kind']})"

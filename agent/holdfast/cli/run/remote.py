@@ -12,7 +12,7 @@ from holdfast.cli.run.runs import RemoteRun, Run
 from holdfast.operations.ids import new_id
 
 _LONG_SECONDS = 600.0
-"""For answers that take the daemon a look at every file, or at a record of a million files."""
+"""For requests that make the daemon read every file, or a record of a million files."""
 _TUNING_SECONDS = 60.0
 _STARTS = {
     "manifest.build": "/v1/manifests",

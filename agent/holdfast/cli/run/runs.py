@@ -27,7 +27,7 @@ class Run(Protocol):
 
     @property
     def can_leave(self) -> bool:
-        """Whether it goes on when this process ends."""
+        """Whether it continues when this process ends."""
 
     def updates(self) -> Iterator[dict[str, Any]]:
         """Yield the operation at once, at each change and every second; ends after the final one.
@@ -36,7 +36,7 @@ class Run(Protocol):
         """
 
     def cancel(self) -> None:
-        """Ask it to stop; the updates tell when it did."""
+        """Ask it to stop; the updates show when it did."""
 
 
 class RemoteRun:

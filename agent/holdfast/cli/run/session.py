@@ -1,4 +1,4 @@
-"""What a command is given: the options that every command takes, and what follows from them."""
+"""The context of a command: the options that every command takes, and what follows from them."""
 # Modules that are only needed once a command runs are imported there: `--help` should be instant.
 # ruff: noqa: PLC0415
 
@@ -111,7 +111,7 @@ class Common:
     ] = None
 
     def over(self, other: Common) -> Common:
-        """Answer these options, and the other's where these were not given."""
+        """Return these options, and the other's where these are not set."""
         chosen = {
             field.name: getattr(other, field.name)
             if getattr(self, field.name) is None
@@ -252,7 +252,7 @@ class Session:
         return token
 
     def _warn_of_readers(self, file: Path, status: os.stat_result) -> None:
-        """Say so if a file with a secret is open to other users than a group that may read it."""
+        """Warn if a file with a secret is open to other users than a group that may read it."""
         mode = stat.S_IMODE(status.st_mode)
         if stat.S_ISREG(status.st_mode) and mode & 0o027:
             self.out.note(

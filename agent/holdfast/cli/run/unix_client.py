@@ -41,7 +41,7 @@ class UnixClient:
             with _explained():
                 response = connection.getresponse()
             if response.length is None and not response.chunked:
-                # The daemon always says where an answer ends: this head was cut off.
+                # The daemon always declares where a response ends: this head was cut off.
                 raise BrokenError("the other end closed it before the answer was whole")
             yield UnixAnswer(response, f"http://holdfast{request.path}")
         finally:

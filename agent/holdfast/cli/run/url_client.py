@@ -22,7 +22,7 @@ from holdfast.cli.terminal.errors import UsageError
 
 _SCHEMES = ("http", "https")
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE"})
-"""What OpenSSL says of an answer that is not TLS."""
+"""OpenSSL's messages for a reply that is not TLS."""
 
 
 class UrlClient:
@@ -116,7 +116,7 @@ class UrlAnswer:
 
 
 def _reason(error: BaseException) -> str:
-    """Find the most telling words in a chain of exceptions."""
+    """Find the most specific message in a chain of exceptions."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -128,14 +128,14 @@ def _reason(error: BaseException) -> str:
 
 
 def _with_scheme(url: str, scheme: str) -> str:
-    """Say that a URL has the wrong scheme, and write the right one."""
+    """Return a message that a URL has the wrong scheme, with the right one."""
     speaks = "speaks TLS" if scheme == "https" else "speaks plain HTTP, not TLS"
     right = f"{scheme}://{url.partition('://')[2]}"
     return f"what listens at {url} {speaks}; write --url {right}"
 
 
 def _answered_plainly(error: BaseException) -> bool:
-    """Whether the other side answered a TLS handshake with something else."""
+    """Whether the peer replied to a TLS handshake with something else."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLError) and cause.reason in _NOT_TLS:

@@ -1,4 +1,4 @@
-"""How a command ends: its exit codes, and the one line it says when it cannot do what was asked."""
+"""How a command ends: its exit codes, and its line when it cannot do what was asked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ExitCode(IntEnum):
 
 
 class CliError(Exception):
-    """Ends the command: one sentence that says what is wrong and what to do."""
+    """Ends the command: one sentence on what is wrong and what to do."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class CliError(Exception):
         super().__init__(message)
         self.code = code
         self.problem = problem
-        """The problem document that the daemon answered, if it did."""
+        """The problem document from the daemon, if there is one."""
 
 
 class UsageError(CliError):

@@ -17,7 +17,7 @@ _CHUNK = 1 << 20
 
 
 def copy(chunks: Iterator[bytes], target: IO[bytes]) -> int:
-    """Write all pieces, and answer how many bytes they were."""
+    """Write all pieces, and return their size in bytes."""
     written = 0
     for chunk in chunks:
         target.write(chunk)
@@ -37,7 +37,7 @@ def write_whole(chunks: Iterator[bytes], output: Path) -> int:
 
 
 def emit(out: Output, what: str, name: str, chunks: Iterator[bytes], output: Path | None) -> None:
-    """Write a record to a file, or to standard output, and say so.
+    """Write a record to a file, or to standard output, and report it.
 
     On a terminal, what would control it is shown escaped.
     """

@@ -58,7 +58,7 @@ class Output:
         self._write(sys.stdout, text, style)
 
     def at_once(self, text: str) -> None:
-        """Print a line of something that goes on, for whoever reads it in a pipe as well."""
+        """Print a line of continuous output at once, also into a pipe."""
         print(text, flush=True)
 
     def note(self, text: str, style: str = "") -> None:
@@ -66,7 +66,7 @@ class Output:
         self._write(sys.stderr, text, style)
 
     def hint(self, text: str) -> None:
-        """Say what could be done next: to a person only."""
+        """Print what could be done next: to a person only."""
         if sys.stderr.isatty() and not self.quiet and not self.as_json:
             self._write(sys.stderr, text, "dim")
 
@@ -151,7 +151,7 @@ def print_error(message: str) -> None:
 
 
 def terminal_width(stream: TextIO) -> int | None:
-    """Return how many cells a line of a terminal has, as COLUMNS or else the terminal says.
+    """Return the width of the terminal in cells, from COLUMNS or else the terminal itself.
 
     None for what is no terminal.
     """

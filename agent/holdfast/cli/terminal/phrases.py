@@ -26,14 +26,14 @@ _REASONS = {
 
 
 def name_of(located: Located) -> str:
-    """Answer a path as the file system has it, also where it is not UTF-8."""
+    """Return a path as the file system has it, also where it is not UTF-8."""
     if located.path_b64 is None:
         return located.path
     return os.fsdecode(base64.b64decode(located.path_b64))
 
 
 def took_of(operation: Mapping[str, Any], moved: int | None = None) -> str:
-    """Say how long an operation took, and how fast it moved so many bytes."""
+    """Return how long an operation took, and how fast it moved its bytes."""
     started, finished = operation.get("started_at"), operation.get("finished_at")
     if not started or not finished:
         return ""
@@ -45,7 +45,7 @@ def took_of(operation: Mapping[str, Any], moved: int | None = None) -> str:
 
 
 def when_of(moment: datetime) -> str:
-    """Say when something was, and how long ago."""
+    """Return when something was, and how long ago."""
     return f"{units.moment(moment)} ({units.age(moment)})"
 
 

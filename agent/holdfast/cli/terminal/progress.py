@@ -46,7 +46,7 @@ def view_for(out: Output) -> View:
 
 
 def verb(kind: str) -> str:
-    """Answer the last part of a kind, which says what is done: `load` of `pagecache.load`."""
+    """Return the last part of a kind, the verb: `load` of `pagecache.load`."""
     return kind.rpartition(".")[2]
 
 
@@ -71,7 +71,7 @@ def files(report: ProgressReport) -> str:
 
 
 def share(report: ProgressReport) -> tuple[int, int] | None:
-    """Answer how much of how much is done, in bytes or else in files; None while nobody knows."""
+    """Return how much of how much is done, in bytes or else in files; None while nobody knows."""
     if report.bytes_expected:
         return report.bytes_done, report.bytes_expected
     if report.files_expected and report.bytes_expected is None:
@@ -80,7 +80,7 @@ def share(report: ProgressReport) -> tuple[int, int] | None:
 
 
 def describe(operation: OperationSummary) -> str:
-    """Say on one line how far an operation is."""
+    """Return one line on the progress of an operation."""
     report = operation.progress
     parts = [f"{verb(operation.kind)}: {report.phase or operation.state.value}"]
     if amount := amounts(report):
@@ -124,13 +124,13 @@ class Lines:
         return None
 
     def update(self, operation: Operation) -> None:
-        """Print a line if it is time for one and it says something new."""
+        """Print a line if one is due and it differs from the last."""
         now = time.monotonic()
         # A little early is on time: updates come each second, and not to the millisecond.
         if operation.state.final or now < self._next - 0.2:
             return
         if operation.state.value == "queued" and now < self._begin + 1.0:
-            return  # as every operation is at first; it only tells something when it lasts
+            return  # as every operation is at first; it is worth a line only when it lasts
         line = describe(operation)
         if line == self._last:
             return
@@ -197,9 +197,9 @@ class Bar:
 
 
 def live_parts(operation: Operation, width: int) -> list[str | int]:
-    """Return what fits on a line of so many cells, most important first, in its order on the line.
+    """Return what fits on a line of `width` cells, most important first, in its order on the line.
 
-    A number is a bar of so many cells. Rate and time left are kept longest; then the share, what
+    A number is a bar of that many cells. Rate and time left are kept longest; then the share, what
     is done, the bar, the amounts, and the file that is read.
     """
     report = operation.progress

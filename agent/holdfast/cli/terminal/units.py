@@ -90,7 +90,7 @@ def duration(seconds: float) -> str:
 
 
 def age(moment: datetime, *, now: datetime | None = None) -> str:
-    """Say how long ago a moment was: `just now`, `5 min ago`, `3 d ago`."""
+    """Return how long ago a moment was: `just now`, `5 min ago`, `3 d ago`."""
     seconds = ((now or datetime.now(UTC)) - moment).total_seconds()
     if seconds < 5:
         return "just now"
@@ -143,7 +143,7 @@ def printable(text: str) -> str:
 
 
 def shortened(path: str, width: int = 40) -> str:
-    """Leave the end of a long path, which tells more than its beginning."""
+    """Return the end of a long path, which identifies it better than its beginning."""
     return path if len(path) <= width else f"…{path[1 - width :]}"
 
 

@@ -24,7 +24,7 @@ app = group(
     lines=["holdfast config check", "holdfast config check --config ./holdfast.toml && echo fine"],
 )
 def check(session: Session) -> None:
-    """Say everything that is wrong with the settings, on their own and on this machine.
+    """Report all that is wrong with the settings, on their own and on this machine.
 
     Ends with 0 if the daemon would start with them, warnings or not, and with 1 otherwise.
     """

@@ -114,7 +114,7 @@ def helper(
         journal_dir = journal_dir or tuning.journal_dir or journal_dir_of(path, path)
         executor = privileged(None, imager or IMAGER, policy, journal_dir)
         ledger = Ledger(journal_dir, executor, may_write)
-        # Last, so that a client that finds the socket is answered at once.
+        # Last, so that a client that finds the socket is served at once.
         with listener or listen(path, user or "") as listener:
             # Its owner is whom systemd or `listen` made it for.
             owner = path.stat().st_uid

@@ -25,7 +25,7 @@ def prepare(
 ) -> None:
     """Make the state directory for the daemon's user. Needs root; for the daemon's unit.
 
-    A directory of another user's is given away only if the imager's marker proves that it is this
+    A directory of another user's is handed over only if the imager's marker proves that it is this
     machine's, and once. Does nothing while the volume is missing.
     """
     import pwd

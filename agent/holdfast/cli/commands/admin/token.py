@@ -27,7 +27,7 @@ app = group(
 
 
 class ScopeName(StrEnum):
-    """What the bearer of a token may do; each includes the ones before it."""
+    """What the bearer of a token may do; each includes those before it."""
 
     READ = "read"
     OPERATE = "operate"

@@ -79,7 +79,8 @@ def describe(
     """Read a disk image and write its descriptor. Works in this process, without a daemon.
 
     A qcow2 file is converted with qemu-img first; one that refers to other files is refused. The
-    root disk of a machine image is read block by block, and needs room meanwhile beside the output.
+    root disk of a machine image is read block by block, and meanwhile needs free space beside the
+    output.
     """
     from holdfast.cli.commands.image.views import show_described
     from holdfast.operations.model import now
@@ -218,7 +219,7 @@ def _run(session: Session, kind: Any, body: Mapping[str, Any], render: Any) -> M
 
 
 def _plain(name: str) -> str:
-    """Answer a file's name without what says how it is packed."""
+    """Return a file's name without the suffix of its compression."""
     while name.endswith(_PACKED) and name.rindex(".") > 0:
         name = name[: name.rindex(".")]
     return name

@@ -125,7 +125,7 @@ def _show_partitions(out: Output, image: Descriptor | Inspected) -> None:
 
 
 def show_verified(out: Output, result: Mapping[str, Any]) -> None:
-    """Print whether a file is what its descriptor tells of, and where it is not."""
+    """Print whether a file matches its descriptor, and where it differs."""
     found = Verified.model_validate(result, by_name=True)
     if found.signed_by is not None:
         out.line(f"the descriptor is signed by {units.printable(found.signed_by)}")

@@ -1,4 +1,4 @@
-"""Manifests, and what was found out with them, as a person reads them."""
+"""Views of manifests, and of the results of operations on them, for a person."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def show_built(out: Output, operation: Mapping[str, Any]) -> None:
 
 
 def show_verified(out: Output, operation: Mapping[str, Any]) -> None:
-    """Print what a verification found out."""
+    """Print the result of a verification."""
     result = VerifyResult.model_validate(operation["result"])
     what = units.counted(result.checked_files, "file")
     if result.sample_percent is not None:
@@ -101,7 +101,7 @@ def show_verified(out: Output, operation: Mapping[str, Any]) -> None:
 
 
 def show_compared(out: Output, operation: Mapping[str, Any]) -> None:
-    """Print in what two manifests differ, as far as the result tells."""
+    """Print in what two manifests differ, as far as the result lists it."""
     result = CompareResult.model_validate(operation["result"])
     for line in finding_lines(result.model_dump(mode="json")["findings"]):
         out.line(line)
@@ -111,7 +111,7 @@ def show_compared(out: Output, operation: Mapping[str, Any]) -> None:
 
 
 def comparison(result: CompareResult) -> str:
-    """Say in one line in what two manifests differ."""
+    """Return one line on how two manifests differ."""
     counts = (
         (result.identical, "identical"),
         (result.differing, "differing"),
@@ -259,7 +259,7 @@ def _bytes(ranges: Sequence[Sequence[int]], kind: str, left: int | None, right: 
     if left is not None and right is not None:
         whole = end == max(left, right)
     else:
-        # A verification tells no sizes: what does not end where a chunk does ends with the file.
+        # A verification reports no sizes: what does not end where a chunk does ends with the file.
         whole = kind == "mismatched" and end % _CHUNK != 0
     if begin == 0 and whole:
         return "whole file"

@@ -143,7 +143,7 @@ def _row(device: BlockDevice, depth: int) -> tuple[str, ...]:
 
 
 def _tree(devices: Sequence[BlockDevice]) -> Iterator[tuple[BlockDevice, int]]:
-    """Yield each device once, what it lies on right below it and one level deeper."""
+    """Yield each device once, with what it is built on right below it and one level deeper."""
     by_name = {device.name: device for device in devices}
     below = {name for device in devices for name in device.lies_on}
     shown: set[str] = set()

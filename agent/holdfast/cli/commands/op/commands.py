@@ -149,8 +149,7 @@ def watch(session: Session, operation: OperationId) -> None:
     """Watch an operation until it ends. With --json, one line for each update.
 
     Ends with 0 if the operation succeeded, with 3 if it is a check that found differences, with 4
-    if it goes on and is only not watched any more, and with 1 otherwise. Ctrl-C in a pipe stops
-    only the watching.
+    if it continues unwatched, and with 1 otherwise. Ctrl-C in a pipe stops only the watching.
     """
     from holdfast.cli.commands.op.views import show_outcome
     from holdfast.cli.run.follow import Left, follow

@@ -22,7 +22,7 @@ _RESULTS = {
     "manifest.compare": ("manifest", "show_compared"),
 }
 """The function that shows the result of a kind, in the views of the group that starts it."""
-_WIDE = 110  # cells of a terminal on which all columns have room
+_WIDE = 110  # cells of a terminal on which all columns fit
 STYLES = {
     "differs": "red",
     "failed": "red",
@@ -41,7 +41,7 @@ def show_operations(out: Output, answer: Mapping[str, Any]) -> None:
         return
     bars = [_bar(out, operation) for operation in operations]
     live = any(bars)
-    # Where there is little room, one word says both how it ended and what it came to.
+    # On a narrow terminal one word shows both the state and the outcome.
     apart = out.width is None or out.width >= _WIDE
     out.table(
         [

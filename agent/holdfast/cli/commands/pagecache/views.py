@@ -109,7 +109,7 @@ def show_dumped(out: Output, operation: Mapping[str, Any]) -> None:
 
 
 def show_loaded(out: Output, operation: Mapping[str, Any]) -> None:
-    """Print what a load brought back, and what it did not."""
+    """Print what a load read again, and what it did not."""
     result = LoadResult.model_validate(operation["result"])
     took = took_of(operation, result.loaded)
     out.line(
@@ -264,7 +264,7 @@ def _reasons(skipped: Mapping[str, int]) -> str:
 
 
 def _resident(entry: Residency) -> int:
-    """Answer what is in memory without the rest of each last page, which is beyond the file."""
+    """Return what is in memory without the rest of each last page, which is beyond the file."""
     return min(entry.resident, entry.bytes)
 
 

@@ -137,7 +137,7 @@ def stage(
 ) -> None:
     """Fetch an image and verify all of it. Nothing else is changed yet.
 
-    The operation goes on until the new system is confirmed; cancelling it takes all of it back.
+    The operation continues until the new system is confirmed; cancelling it reverts all of it.
     """
     body = stage_body(
         descriptor,

@@ -1,4 +1,4 @@
-"""What can be said of an image on the command line, and the request that it becomes."""
+"""The options that describe an image on the command line, and the request made of them."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def pull(
     ] = False,
     wait: Wait = True,
 ) -> None:
-    """Fetch what a ticket offers, in passes, until little changes. Continues what was begun.
+    """Fetch what a ticket offers, in passes, until little changes. Resumes an earlier pull.
 
     --final checks that no process holds a file of the tree open for writing, fetches the rest,
     makes a manifest, and completes the transfer: nothing of it is ever written again.
@@ -196,7 +196,7 @@ def forget(session: Session, *, transfer: TransferId) -> None:
 
 
 def _read_ticket(file: Path) -> Any:
-    """Read a ticket; what is wrong with its members the daemon says. Raises `UsageError`."""
+    """Read a ticket; the daemon checks its members. Raises `UsageError`."""
     name = "standard input" if str(file) == "-" else f"the ticket {file}"
     try:
         if str(file) == "-":

@@ -83,7 +83,7 @@ def _pass(one: TransferPass) -> str:
 
 
 def _show_last(out: Output, last: TransferPass) -> None:
-    """Print what the last pass could not bring."""
+    """Print what the last pass could not transfer."""
     for unfinished in last.unfinished[:_EXAMPLES]:
         out.line(
             f"unfinished: {units.printable(name_of(unfinished))}: {unfinished.reason}", "yellow"

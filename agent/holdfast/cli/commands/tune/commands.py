@@ -147,7 +147,7 @@ def rollback(
         To, typer.Option(help="The state before the last apply, or before the first.")
     ] = To.LAST,
 ) -> None:
-    """Bring back what settings were before. Exits with 3 if some could not be.
+    """Restore the previous settings. Exits with 3 if some could not be.
 
     What could not be is kept in `holdfast tune show`, and tried again.
     """

@@ -72,7 +72,7 @@ def show_applied(out: Output, answer: Mapping[str, Any]) -> None:
 
 
 def show_rolled_back(out: Output, answer: Mapping[str, Any]) -> None:
-    """Print what was brought back."""
+    """Print what was restored."""
     result = RolledBack.model_validate(answer)
     _show_settings(out, [one for one in result.settings if one.action == "restore"], was=False)
     for note in result.notes:
@@ -84,7 +84,7 @@ def show_rolled_back(out: Output, answer: Mapping[str, Any]) -> None:
 
 
 def _show_left(out: Output, left: Sequence[LeftSetting]) -> None:
-    """Name what could not be taken back."""
+    """Print what could not be reverted."""
     for one in left:
         what = " ".join(part for part in (one.target, one.name) if part)
         out.line(
