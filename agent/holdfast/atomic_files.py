@@ -51,9 +51,9 @@ def replace_with(path: Path, parts: Iterable[bytes], mode: int | None) -> None:
 def write_output(path: Path, parts: Iterable[bytes], mode: int | None = None) -> int:
     """Write what a user asked for to a path that the user named; return how many bytes.
 
-    A regular file is there whole in the end, or as it was before, also behind symbolic links. What
-    is there already and is none, such as a device, a FIFO or an open file in `/proc`, is written
-    to as it is. Without a mode a new file has that of the process. Raises `OSError`.
+    A regular file is there whole in the end, or as it was before, also behind symbolic links. An
+    existing file that is none, such as a device, a FIFO or an open file in `/proc`, is written to
+    in place. Without a mode a new file has that of the process. Raises `OSError`.
     """
     written = 0
 
@@ -111,7 +111,7 @@ def clear_partial(path: Path) -> None:
 
 
 def flush_directory(path: Path) -> None:
-    """Bring the names in a directory to the disk. Raises `OSError`."""
+    """Flush the names in a directory to the disk. Raises `OSError`."""
     directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(directory)

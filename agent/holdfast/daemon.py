@@ -100,7 +100,7 @@ def serve(settings: Settings, *, on_ready: OnReady | None = None) -> int:
 
 
 def _settings_fit(settings: Settings) -> bool:
-    """Say what is wrong with the settings on this machine; return whether to start all the same."""
+    """Report what is wrong with the settings on this machine; return whether to start anyway."""
     findings = check_machine(settings)
     exposed = state_dir_exposed(settings)
     if exposed is not None:
@@ -282,7 +282,7 @@ class _Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._signalled, number)
         if sys.stdin is not None and sys.stdin.isatty():
-            # The terminal is gone, and with it whoever started this.
+            # The terminal is gone, and with it the user who started this.
             loop.add_signal_handler(signal.SIGHUP, self._signalled, signal.SIGHUP)
         else:
             loop.add_signal_handler(signal.SIGHUP, server.reload)
@@ -355,7 +355,7 @@ def _run_loop(main: Coroutine[Any, Any, int]) -> int:
 
 
 def _end_with_threads(code: int) -> None:
-    """End the process if a thread is left that cannot be told to end.
+    """End the process if a thread is left that cannot be ended.
 
     Everything is recorded by now. Such a thread is inside a system call or the engine, and the
     interpreter would wait for it.

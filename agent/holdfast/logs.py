@@ -1,4 +1,4 @@
-"""How the daemon speaks to whoever runs it: log lines, and notifications to systemd."""
+"""How the daemon reports to its operator: log lines, and notifications to systemd."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def configure(level: str) -> None:
         )
         handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    # What these say at lower levels, the daemon says itself. The server warns of each request that
+    # What these log at lower levels, the daemon logs itself. The server warns of each request that
     # is not HTTP, and strangers can send any number of them.
     logging.getLogger("asyncio").setLevel(logging.WARNING)
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
 
 
 def notify(message: str) -> None:
-    """Send `READY=1`, `STOPPING=1` and the like to systemd, if it asked to be told."""
+    """Send `READY=1`, `STOPPING=1` and the like to systemd, if it asked for notifications."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return

@@ -1,6 +1,6 @@
 """Prometheus metrics: what is counted here, and what is read from operations at each scrape.
 
-A scrape only reads memory. Residency of the page cache takes seconds to find out on a big tree, so
+A scrape only reads memory. The residency of a big tree takes seconds to measure, so
 it is sampled in the background (`pagecache/sampling.py`), and a scrape shows the last sample.
 """
 
@@ -116,7 +116,7 @@ class Metrics:
         )
 
     def observe_request(self, method: str, route: str, code: int, seconds: float) -> None:
-        """Count an answered request. `route` is a template, never a path that a client chose."""
+        """Count a served request. `route` is a template, never a path that a client chose."""
         method = method if method in METHODS else "other"
         self._requests.labels(method, route, str(code)).inc()
         self._durations.labels(route).observe(seconds)
@@ -177,7 +177,7 @@ class _Operations(Collector):
 
 
 class _Verifications(Collector):
-    """Tells what verifications found out: an operation that finds a difference succeeds too."""
+    """Reports the results of verifications: an operation that finds a difference succeeds too."""
 
     def __init__(self, verified: Callable[[], Verified]) -> None:
         self._verified = verified
@@ -199,7 +199,7 @@ class _Verifications(Collector):
 
 
 class _LeftOut(Collector):
-    """Tells what of each root no answer covers."""
+    """Reports what of each root no response covers."""
 
     def __init__(self, left_out: Callable[[], LeftOut]) -> None:
         self._left_out = left_out
@@ -250,7 +250,7 @@ class _Settings(Collector):
 
 
 class _Reimage(Collector):
-    """Tells where the machine is on its way to another image."""
+    """Reports where the machine is on its way to another image."""
 
     def __init__(self, figures: Callable[[], ReimageFigures]) -> None:
         self._figures = figures

@@ -51,7 +51,7 @@ def pressure_file(limit: PressureLimit) -> Path:
         )
     for mount in _CGROUPS:
         file = mount / group / "io.pressure"
-        # What cannot be looked at, such as too long a name, is no group either.
+        # A path that cannot be probed, such as too long a name, is no group either.
         with suppress(OSError):
             if file.is_file():
                 return file

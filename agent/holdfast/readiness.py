@@ -1,8 +1,8 @@
 """What keeps the daemon from its work, observed in a thread of its own.
 
-Looking at a root is file I/O, and a volume that hangs (a dead network mount, a stuck FUSE server)
-holds whoever looks. Nothing that answers requests does: it asks for a new observation, waits for it
-a moment, and otherwise answers with the last one and its age.
+Probing a root is file I/O, and a volume that hangs (a dead network mount, a stuck FUSE server)
+blocks the thread that probes it. No thread that serves requests does: it asks for a new
+observation, waits for it a moment, and otherwise returns the last one and its age.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Readiness:
         self._reasons: Sequence[str] = ()
         self._observed: float | None = None
         self._begun: float | None = None
-        """When the observation under way was begun; None while there is none."""
+        """When the observation under way was started; None while there is none."""
         self._waiting: list[Callable[[], None]] = []
-        """For the next observation: the one under way may have seen what was before they asked."""
+        """For the next observation: that under way may have seen the state before they asked."""
 
     def reasons(self) -> Sequence[str]:
         """Return what was wrong at the last observation, and whether one hangs. Never blocks."""
@@ -73,7 +73,7 @@ class Readiness:
         return 0.0 if self._begun is None else self._clock() - self._begun
 
     def _run(self) -> None:
-        """Observe for as long as somebody waits."""
+        """Observe for as long as a caller waits."""
         while True:
             with self._lock:
                 waiting, self._waiting = self._waiting, []

@@ -29,9 +29,9 @@ class RootPath:
 class Roots:
     """Finds the place of a path.
 
-    What is checked here is what a client can be told at once. That a path stays within its root
-    also when somebody changes it a moment later is made sure of by the engine, which opens
-    everything relative to the open root and through no symbolic link.
+    What is checked here can be reported to a client at once. The engine makes sure that a path
+    stays within its root also when another process changes it a moment later: it opens everything
+    relative to the open root and through no symbolic link.
     """
 
     def __init__(self, roots: Sequence[Path], state_dir: Path) -> None:
@@ -133,7 +133,7 @@ class Roots:
 
 
 def _not_in_root(path: Path, root: Path, field: str, error: OSError) -> RequestError:
-    """Say why a path that exists, or did a moment ago, is not part of a root."""
+    """Return why a path that exists, or did a moment ago, is not part of a root."""
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return RequestError(Slug.NOT_FOUND, f"{path} is there no longer: {error.strerror}.", field)
     if error.errno == errno.EXDEV:

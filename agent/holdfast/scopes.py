@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Scope(StrEnum):
-    """What a caller may do; each includes the ones before it."""
+    """What a caller may do; each includes those before it."""
 
     READ = "read"
     OPERATE = "operate"

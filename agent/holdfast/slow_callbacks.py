@@ -20,7 +20,7 @@ _MAX_TEXT = 300
 
 
 def install() -> None:
-    """Log an error for each callback that takes more seconds than `VARIABLE` says, if it does."""
+    """Log an error for each callback that takes more seconds than `VARIABLE` sets, if it is set."""
     text = os.environ.get(VARIABLE)
     if text is None:
         return

@@ -67,7 +67,7 @@ def floor_of(path: Path) -> int:
 class SpaceFigures:
     """Free space and floor of a volume for metrics, sampled in the background.
 
-    A volume that hangs must not hold up whoever scrapes.
+    A volume that hangs must not hold up a scraper.
     """
 
     def __init__(self, path: Path) -> None:

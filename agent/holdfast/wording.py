@@ -1,7 +1,7 @@
-"""Says what is wrong with a value in words of this project's own, wherever it was validated.
+"""Describes what is wrong with a value in the project's own words, wherever it was validated.
 
 The library that validates speaks of strings, patterns and value errors. Everything that reaches a
-person goes through `plain`.
+person passes through `plain`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ _FORMS: tuple[tuple[re.Pattern[str], str], ...] = (
         "must be letters, digits and `-`, {} characters at most",
     ),
 )
-"""Patterns of this project's fields, and what they say."""
+"""Patterns of this project's fields, and their meaning."""
 
 _SIZES = re.compile(r"(^|_)bytes(_per_second)?$")
 _SUBJECTS = re.compile(
@@ -106,7 +106,7 @@ _SUBJECTS = re.compile(
 
 
 def plain(error: Mapping[str, Any]) -> str:
-    """Say what is wrong with a value: "must be at least 1".
+    """Return what is wrong with a value: "must be at least 1".
 
     `error` is one of those that a `ValidationError` of pydantic lists.
     """
@@ -139,17 +139,17 @@ def field(error: Mapping[str, Any]) -> str:
 
 
 def sentence(error: Mapping[str, Any]) -> str:
-    """Say which value is wrong, and what is wrong with it."""
+    """Return which value is wrong, and what is wrong with it."""
     return f"{field(error)} {plain(error)}".strip()
 
 
 def first(error: ValidationError) -> str:
-    """Say what is wrong with the first of the values that are."""
+    """Return what is wrong with the first of the wrong values."""
     return sentence(error.errors(include_url=False)[0])
 
 
 def _in_bytes(error: Mapping[str, Any]) -> str:
-    """Say that a number is one of bytes, where a size with a unit was given instead."""
+    """Return a clause that a number of bytes is wanted, with the number for a size with a unit."""
     given = error.get("input")
     number = None
     if isinstance(given, str):
