@@ -50,7 +50,7 @@ def create_app(services: Services) -> FastAPI:
         version=__version__,
         summary=document.SUMMARY,
         description=document.DESCRIPTION,
-        openapi_tags=document.TAGS,
+        openapi_tags=document.tags_of(ROUTERS),
         # The interactive pages load their scripts from elsewhere, and the document is a route of
         # ours that asks for a permission like any other.
         docs_url=None,
@@ -65,7 +65,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.stopping = asyncio.Event()
     app.state.work = Work()
     app.state.audit = audit
-    app.state.paths = [getattr(each, "path", "") for router in ROUTERS for each in router.routes]
+    app.state.paths = [path for router in ROUTERS for path in router.paths]
     problems.install(app)
     app.add_exception_handler(BodyTooLarge, too_large)
     for router in ROUTERS:
@@ -80,5 +80,5 @@ def create_app(services: Services) -> FastAPI:
         socket=services.settings.socket,
     )
     app.add_middleware(EdgeMiddleware, metrics=services.metrics, audit=audit)
-    document.install(app, ROUTERS)
+    document.install(app, ROUTERS, services.operations.registry)
     return app

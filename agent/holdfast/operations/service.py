@@ -74,7 +74,7 @@ class Operations:
         new_progress: Callable[[], Progress] = Progress,
     ) -> None:
         self._store = store
-        self._registry = registry
+        self.registry = registry
         self._keep = keep
         self._keep_days = keep_days
         self._new_progress = new_progress
@@ -123,7 +123,7 @@ class Operations:
         holds what this one needs, `QueueFullError` if too many are waiting, `ShuttingDown`,
         `RequestError`, and `KeyError` for a kind that is not registered.
         """
-        registered = self._registry.get(kind)
+        registered = self.registry.get(kind)
         check_key(idempotency_key)
         digest = digest_of(kind, params if asked is None else asked)
         existing = self._started_with(idempotency_key, digest)
@@ -222,7 +222,7 @@ class Operations:
         Raises `UnknownOperation`.
         """
         try:
-            return self._registry.get(self.get(operation_id).kind).scope
+            return self.registry.get(self.get(operation_id).kind).scope
         except KeyError:
             # Of a version that knew other kinds: it has ended, and nothing can be cancelled.
             return Scope.OPERATE
@@ -290,7 +290,7 @@ class Operations:
 
     def figures(self) -> Mapping[str, KindFigures]:
         """Return what metrics report, by kind. Never blocks on the disk."""
-        return self._runner.figures(self._registry.names())
+        return self._runner.figures(self.registry.names())
 
     def shutdown(self, seconds: float) -> None:
         """Start nothing more, cancel what runs, record it, and join the threads.
@@ -325,7 +325,7 @@ class Operations:
         operation = left.operation
         was_running = operation.state is State.RUNNING
         try:
-            kind = self._registry.get(operation.kind)
+            kind = self.registry.get(operation.kind)
             params = kind.params.model_validate(operation.params)
         except (KeyError, ValidationError):
             self._interrupt(operation, "This version of holdfast cannot run it; start a new one.")

@@ -9,56 +9,35 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from holdfast.manifests import models as manifests
-from holdfast.manifests import service as manifest_kinds
+from holdfast.operations.kinds import Registry
 from holdfast.operations.model import Operation
-from holdfast.pagecache import models as pagecache
-from holdfast.pagecache import service as pagecache_kinds
-from holdfast.reimage import models as reimage
-from holdfast.transfer import models as transfer
-from holdfast.transfer import pulls as transfer_kinds
-from holdfast.tuning import models as tuning
-
-KINDS: Mapping[str, tuple[type[BaseModel], type[BaseModel]]] = {
-    pagecache_kinds.DUMP: (pagecache.DumpRequest, pagecache.DumpResult),
-    pagecache_kinds.LOAD: (pagecache.LoadRequest, pagecache.LoadResult),
-    pagecache_kinds.EVICT: (pagecache.EvictRequest, pagecache.EvictResult),
-    manifest_kinds.BUILD: (manifests.BuildRequest, manifests.BuildResult),
-    manifest_kinds.VERIFY: (manifests.VerifyParams, manifests.VerifyResult),
-    manifest_kinds.COMPARE: (manifests.CompareRequest, manifests.CompareResult),
-    "tuning.apply": (tuning.ApplyRequest, tuning.Applied),
-    "tuning.rollback": (tuning.RollbackRequest, tuning.RolledBack),
-    "reimage": (reimage.StageRequest, reimage.ReimageResult),
-    "reimage.check": (reimage.ConfirmRequest, reimage.ReimageResult),
-    transfer_kinds.PULL: (transfer.PullParams, transfer.PullResult),
-}
-"""Parameters and result of each kind that the daemon runs."""
 
 _REF = "#/components/schemas/{model}"
 
 
-def type_operations(schemas: dict[str, Any]) -> None:
+def type_operations(schemas: dict[str, Any], kinds: Registry) -> None:
     """Put a schema for each kind in the place of that of any operation."""
     schemas["OperationKind"] = {
         "title": "OperationKind",
         "description": "What an operation does.",
         "type": "string",
-        "enum": list(KINDS),
+        "enum": list(kinds.names()),
     }
     schemas["OperationSummary"]["properties"]["kind"] = _reference("OperationKind")
     whole = Operation.model_json_schema(mode="serialization", ref_template=_REF)
     whole.pop("$defs")
     mapping = {}
-    for kind, (params, result) in KINDS.items():
+    for kind in kinds.names():
+        registered = kinds.get(kind)
         name = "".join(word.capitalize() for word in kind.split(".")) + "Operation"
         typed = deepcopy(whole)
         typed["title"] = name
         typed["description"] = f"One run of `{kind}`."
         members = typed["properties"]
         members["kind"] = {"type": "string", "const": kind, "title": "Kind"}
-        members["params"] = _added(schemas, params, "validation")
+        members["params"] = _added(schemas, registered.params, "validation")
         members["result"] = {
-            "anyOf": [_added(schemas, result, "serialization"), {"type": "null"}],
+            "anyOf": [_added(schemas, registered.result, "serialization"), {"type": "null"}],
             "title": "Result",
             "description": "Null until it succeeded.",
         }

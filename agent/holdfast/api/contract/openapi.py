@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from holdfast.api.contract.routing import Router, spec_of
 from holdfast.api.http.auth import OPEN, OPEN_ON_LOOPBACK
 from holdfast.api.http.rendering import PROBLEM_JSON
+from holdfast.operations.kinds import Registry
 from holdfast.operations.model import FieldError, Problem
 
 SUMMARY = "An agent on a stateful server: everything may be replaced except its state."
@@ -26,16 +27,6 @@ The unix socket is trusted through its file mode. TCP needs a bearer token with 
 which. `/healthz`, `/readyz` and `/metrics` need none from the machine itself, and `/v1/version`
 needs none from anywhere. Ignore members of answers that you do not know.
 """
-TAGS = [
-    {"name": "page cache", "description": "See, dump, load and evict the page cache."},
-    {"name": "manifests", "description": "Prove that files are what they were."},
-    {"name": "tuning", "description": "Kernel settings by profile: plan, apply, watch, roll back."},
-    {"name": "re-imaging", "description": "Another system image, with the data left in place."},
-    {"name": "transfer", "description": "The state of one node fetched by another, proven."},
-    {"name": "operations", "description": "Work under way and done."},
-    {"name": "node", "description": "What this machine is."},
-    {"name": "monitoring", "description": "For people and programs that watch."},
-]
 _SECURITY = {
     "bearer": {
         "type": "http",
@@ -45,20 +36,25 @@ _SECURITY = {
 }
 
 
-def install(app: FastAPI, routers: Sequence[Router]) -> None:
-    """Make `app.openapi()` return the whole contract."""
+def tags_of(routers: Sequence[Router]) -> list[dict[str, str]]:
+    """Describe the tags of routers, in their order."""
+    return [{"name": router.tag, "description": router.about} for router in routers if router.about]
+
+
+def install(app: FastAPI, routers: Sequence[Router], kinds: Registry) -> None:
+    """Make `app.openapi()` return the whole contract, with these kinds of operation."""
     document: dict[str, Any] | None = None
 
     def openapi() -> dict[str, Any]:
         nonlocal document
         if document is None:
-            document = _build(app, routers)
+            document = _build(app, routers, kinds)
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _build(app: FastAPI, routers: Sequence[Router]) -> dict[str, Any]:
+def _build(app: FastAPI, routers: Sequence[Router], kinds: Registry) -> dict[str, Any]:
     # Slow to import, and the daemon starts without them.
     from fastapi.openapi.utils import get_openapi  # noqa: PLC0415
 
@@ -82,7 +78,7 @@ def _build(app: FastAPI, routers: Sequence[Router]) -> dict[str, Any]:
             mode="serialization", ref_template="#/components/schemas/{model}"
         )
         schemas[model.__name__].pop("$defs", None)
-    type_operations(schemas)
+    type_operations(schemas, kinds)
     components["securitySchemes"] = _SECURITY
     endpoints = {route.operation_id: route.endpoint for route in routes}
     for path, operation in _operations(document):

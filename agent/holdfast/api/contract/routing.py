@@ -6,7 +6,7 @@ prepared at its first request: preparing all of them would take a quarter of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, TypeVar
@@ -34,8 +34,6 @@ _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
 _SPEC = "__holdfast_spec__"
 MAX_PARAMETERS = 16
 """Query parameters of one request."""
-_NEVER_IDS = frozenset({"comparisons", "offers", "repairs", "reports"})
-"""Parts of paths that stand beside ids: `/v1/manifests/comparisons` is not a manifest."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,9 @@ _PREPARING = CapacityLimiter(1)
 class DeclaredRoute(Route):
     """A declared route, which becomes a `StrictRoute` at its first request."""
 
-    def __init__(self, declared: _Declared) -> None:
+    def __init__(self, declared: _Declared, fixed: frozenset[str]) -> None:
         super().__init__(declared.path, declared.endpoint)
+        self._fixed = fixed
         self.methods = {declared.method}
         self.app = self._handle
         self._prepare = partial(
@@ -145,11 +144,11 @@ class DeclaredRoute(Route):
         return spec_of(self.endpoint).scope
 
     def matches(self, scope: Connection) -> tuple[Match, Connection]:
-        """Match as ever, but take no part of another route's path for an id."""
+        """Match as ever, but take no fixed part of another route's path for an id."""
         match, child = super().matches(scope)
         if match is Match.NONE:
             return match, child
-        if not _NEVER_IDS.isdisjoint(child["path_params"].values()):
+        if not self._fixed.isdisjoint(child["path_params"].values()):
             return Match.NONE, {}
         return match, {**child, "route": self}
 
@@ -161,11 +160,15 @@ class DeclaredRoute(Route):
 
 
 class Router:
-    """The routes of one module, below a prefix."""
+    """The routes of one module, below a prefix.
 
-    def __init__(self, *, prefix: str = "", tags: Sequence[str]) -> None:
+    `about` describes their tag; of routers with one tag, the first has it.
+    """
+
+    def __init__(self, *, prefix: str = "", tag: str, about: str = "") -> None:
+        self.tag = tag
+        self.about = about
         self._prefix = prefix
-        self._tags = list(tags)
         self._declared: list[_Declared] = []
 
     def get(self, path: str, **documented: Any) -> Callable[[_Endpoint], _Endpoint]:
@@ -185,9 +188,17 @@ class Router:
         return self._declare("DELETE", path, documented)
 
     @property
+    def paths(self) -> list[str]:
+        """The paths of the routes."""
+        return [declared.path for declared in self._declared]
+
+    @property
     def served(self) -> list[DeclaredRoute]:
         """The routes to answer requests with, made anew for each application."""
-        return [DeclaredRoute(declared) for declared in self._declared]
+        return [
+            DeclaredRoute(declared, fixed_parts(declared.path, self.paths))
+            for declared in self._declared
+        ]
 
     @property
     def routes(self) -> list[StrictRoute]:
@@ -197,7 +208,7 @@ class Router:
                 declared.path,
                 declared.endpoint,
                 methods=[declared.method],
-                tags=list(self._tags),
+                tags=[self.tag],
                 **declared.documented,
             )
             for declared in self._declared
@@ -213,9 +224,19 @@ class Router:
         return declare
 
 
-def make_router(*, prefix: str = "", tags: Sequence[str]) -> Router:
-    """Make a router of strict routes."""
-    return Router(prefix=prefix, tags=tags)
+def fixed_parts(path: str, paths: Iterable[str]) -> frozenset[str]:
+    """Return the parts of other paths that stand where `path` has a parameter.
+
+    `/v1/manifests/comparisons` is not a manifest.
+    """
+    parts = path.split("/")
+    return frozenset(
+        other[at]
+        for other in (each.split("/") for each in paths)
+        for at, part in enumerate(parts)
+        if part.startswith("{") and other[:at] == parts[:at] and len(other) > at
+        if not other[at].startswith("{")
+    )
 
 
 async def _services(request: Request) -> Services:

@@ -11,13 +11,13 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from holdfast.api.contract.documents import problems_of
-from holdfast.api.contract.routing import ServicesDep, make_router, spec
+from holdfast.api.contract.routing import Router, ServicesDep, spec
 from holdfast.api.http.problems import ProblemError
 from holdfast.api.http.rendering import JsonResponse
 from holdfast.api.http.tokens import Scope
 from holdfast.operations.model import Problem, Slug
 
-router = make_router(tags=["monitoring"])
+router = Router(tag="monitoring")
 
 _RENDER_TURN = CapacityLimiter(1)
 _METRIC_TYPES = ("text/plain", "application/openmetrics-text")

@@ -11,7 +11,7 @@ from fastapi import Body, Path, Query, Request
 from starlette.responses import Response
 
 from holdfast.api.contract.documents import problems_of, started, upload
-from holdfast.api.contract.routing import CallerDep, ServicesDep, audited, make_router, spec
+from holdfast.api.contract.routing import CallerDep, Router, ServicesDep, audited, spec
 from holdfast.api.http.conversions import ConversionResponse, convert
 from holdfast.api.http.records import (
     BYTES,
@@ -38,7 +38,9 @@ from holdfast.manifests.models import (
 from holdfast.manifests.service import Form, Text
 from holdfast.operations.model import Operation
 
-router = make_router(prefix="/v1/manifests", tags=["manifests"])
+router = Router(
+    prefix="/v1/manifests", tag="manifests", about="Prove that files are what they were."
+)
 
 JSONL, NDJSON, TEXT = "application/jsonl", "application/x-ndjson", "text/plain"
 _FORMS: dict[str, str] = {"native": ZSTD, "jsonl": JSONL, "xxhsum": TEXT, "xxhsum_escaped": TEXT}

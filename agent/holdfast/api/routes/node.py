@@ -9,13 +9,13 @@ from starlette.responses import Response
 from holdfast import __version__
 from holdfast.api.contract.documents import problems_of
 from holdfast.api.contract.level import API_LEVEL, FEATURES
-from holdfast.api.contract.routing import ServicesDep, make_router, spec
+from holdfast.api.contract.routing import Router, ServicesDep, spec
 from holdfast.api.http.rendering import JSON, JsonResponse
 from holdfast.api.http.tokens import Scope
 from holdfast.api.http.work import Pool, act
 from holdfast.node.models import NodeReport
 
-router = make_router(prefix="/v1", tags=["node"])
+router = Router(prefix="/v1", tag="node", about="What this machine is.")
 
 
 class Version(BaseModel, defer_build=True):

@@ -9,13 +9,13 @@ from fastapi import Request
 from starlette.responses import Response
 
 from holdfast.api.contract.documents import problems_of
-from holdfast.api.contract.routing import make_router, spec
+from holdfast.api.contract.routing import Router, spec
 from holdfast.api.http.rendering import large_json
 from holdfast.api.http.tokens import Scope
 
 _BUILDING = CapacityLimiter(1)
 
-router = make_router(tags=["monitoring"])
+router = Router(tag="monitoring")
 
 
 @router.get(

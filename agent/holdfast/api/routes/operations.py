@@ -18,9 +18,9 @@ from holdfast.api.contract.documents import accepted, events, problems_of
 from holdfast.api.contract.routing import (
     CallerDep,
     MediaType,
+    Router,
     ServicesDep,
     audited,
-    make_router,
     spec,
 )
 from holdfast.api.http.auth import Caller, require
@@ -42,7 +42,7 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt]")
 _CHUNK = 256 << 10
 
 
-router = make_router(prefix="/v1/operations", tags=["operations"])
+router = Router(prefix="/v1/operations", tag="operations", about="Work under way and done.")
 
 OperationName = Annotated[
     str,

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from holdfast._engine import Progress
 from holdfast.api.contract.documents import problems_of, started, upload
-from holdfast.api.contract.routing import CallerDep, ServicesDep, audited, make_router, spec
+from holdfast.api.contract.routing import CallerDep, Router, ServicesDep, audited, spec
 from holdfast.api.http.conversions import ConversionResponse, convert
 from holdfast.api.http.records import (
     BYTES,
@@ -37,7 +37,9 @@ from holdfast.pagecache.models import (
     PageCacheState,
 )
 
-router = make_router(prefix="/v1/pagecache", tags=["page cache"])
+router = Router(
+    prefix="/v1/pagecache", tag="page cache", about="See, dump, load and evict the page cache."
+)
 
 Format = Literal["native", "happycache"]
 _FORMS: dict[str, str] = {"native": ZSTD, "happycache": GZIP}

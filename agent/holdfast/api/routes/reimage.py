@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from holdfast._engine import Progress
 from holdfast.api.contract.documents import accepted, problems_of, started
-from holdfast.api.contract.routing import CallerDep, ServicesDep, audited, make_router, spec
+from holdfast.api.contract.routing import CallerDep, Router, ServicesDep, audited, spec
 from holdfast.api.http.rendering import JsonResponse
 from holdfast.api.http.tokens import Scope
 from holdfast.api.http.work import Pool, act, run, work_of
@@ -29,7 +29,11 @@ from holdfast.reimage.models import (
 )
 from holdfast.reimage.operation import KIND, RECHECK
 
-router = make_router(prefix="/v1/reimage", tags=["re-imaging"])
+router = Router(
+    prefix="/v1/reimage",
+    tag="re-imaging",
+    about="Another system image, with the data left in place.",
+)
 
 _PLAN_SECONDS = 60.0
 """How long a plan may take, with all that it waits for."""

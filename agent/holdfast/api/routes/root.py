@@ -15,14 +15,14 @@ from starlette.responses import Response
 
 from holdfast import __version__
 from holdfast.api.contract.documents import problems_of
-from holdfast.api.contract.routing import MediaType, ServicesDep, make_router, spec
+from holdfast.api.contract.routing import MediaType, Router, ServicesDep, spec
 from holdfast.api.http.auth import peer_in
 from holdfast.api.http.rendering import one_line, printable, progress_line
 from holdfast.api.http.tokens import Scope
 from holdfast.api.services import Services
 from holdfast.operations.model import OperationSummary
 
-router = make_router(tags=["monitoring"])
+router = Router(tag="monitoring", about="For people and programs that watch.")
 
 TEXT, HTML = "text/plain", "text/html"
 _SHOWN = 10

@@ -9,7 +9,7 @@ from fastapi import Path, Request
 from starlette.responses import Response
 
 from holdfast.api.contract.documents import problems_of, started
-from holdfast.api.contract.routing import CallerDep, ServicesDep, audited, make_router, spec
+from holdfast.api.contract.routing import CallerDep, Router, ServicesDep, audited, spec
 from holdfast.api.http.rendering import JsonResponse
 from holdfast.api.http.tokens import Scope
 from holdfast.api.http.work import Pool, act
@@ -26,7 +26,11 @@ from holdfast.transfer.models import (
 )
 from holdfast.transfer.pulls import PULL
 
-router = make_router(prefix="/v1/transfers", tags=["transfer"])
+router = Router(
+    prefix="/v1/transfers",
+    tag="transfer",
+    about="The state of one node fetched by another, proven.",
+)
 
 TransferName = Annotated[
     str,

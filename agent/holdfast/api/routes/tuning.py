@@ -11,7 +11,7 @@ from fastapi import Body, Path, Request
 from starlette.responses import Response
 
 from holdfast.api.contract.documents import accepted, events, problems_of
-from holdfast.api.contract.routing import CallerDep, MediaType, ServicesDep, make_router, spec
+from holdfast.api.contract.routing import CallerDep, MediaType, Router, ServicesDep, spec
 from holdfast.api.http.problems import problem_response
 from holdfast.api.http.rendering import JsonResponse, to_json
 from holdfast.api.http.streams import (
@@ -41,7 +41,11 @@ from holdfast.tuning.models import (
     TuningState,
 )
 
-router = make_router(prefix="/v1/tuning", tags=["tuning"])
+router = Router(
+    prefix="/v1/tuning",
+    tag="tuning",
+    about="Kernel settings by profile: plan, apply, watch, roll back.",
+)
 
 # Settings are written in milliseconds; a device that does not answer may take longer.
 WAIT_SECONDS = 20.0
