@@ -1,4 +1,4 @@
-//! Telling two names of one file from two files.
+//! Distinguishes two names of one file from two files.
 //!
 //! On most file systems a device and an inode number name one file. Where they do not (see
 //! [`Filesystem::stable_inodes`]) the kernel's file handle does: on an overlay it has the layer's
@@ -56,8 +56,8 @@ fn handle(directory: impl AsFd, name: &CStr) -> Option<Key> {
     let mut found = FileHandle { bytes: MOST as libc::c_uint, kind: 0, handle: [0; MOST] };
     let mut mount: libc::c_int = 0;
     let flags = if name.is_empty() { HANDLE_FID | libc::AT_EMPTY_PATH } else { HANDLE_FID };
-    // SAFETY: the handle has room for as many bytes as it says, and all pointers live as long as
-    // the call. A trailing symbolic link is not followed without `AT_SYMLINK_FOLLOW`.
+    // SAFETY: the handle has space for as many bytes as it states, and all pointers outlive the
+    // call. A trailing symbolic link is not followed without `AT_SYMLINK_FOLLOW`.
     let result = unsafe {
         libc::syscall(
             libc::SYS_name_to_handle_at,

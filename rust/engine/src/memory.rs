@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{Error, Result};
 
-/// Room for more pages.
+/// Memory for more pages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Headroom {
     /// Bytes.
@@ -29,9 +29,9 @@ impl Default for Sources {
     }
 }
 
-/// The smaller of MemAvailable and the room in each control group of this process.
+/// The smallest of MemAvailable and the memory left in each control group of this process.
 ///
-/// Clean page cache counts as room, in the machine as in a group: it is given up for the asking.
+/// Clean page cache counts as free, in the machine as in a group: the kernel drops it on demand.
 ///
 /// # Errors
 /// [`Error::Io`] if the kernel's files cannot be read.
@@ -124,7 +124,7 @@ impl Group {
     fn headroom(&self) -> Result<Option<u64>> {
         let mut limit = None;
         for name in self.names.limits {
-            // `max` stands for no limit in version 2, a number near 2^63 in version 1.
+            // `max` means no limit in version 2, a number near 2^63 in version 1.
             let value = self.number(name)?.filter(|&bytes| bytes < 1 << 60);
             limit = [limit, value].into_iter().flatten().min();
         }

@@ -13,7 +13,7 @@ const MOST: usize = 1000;
 const MOST_BYTES: usize = 64 << 10;
 
 /// Patterns of the shell (`*`, `?`, `[a-z]`, `{a,b}`). One without a slash is about the name at any
-/// depth, one with a slash about the whole path relative to the directory that is looked at; `*` does
+/// depth, one with a slash about the whole path relative to the directory that is walked; `*` does
 /// not cross a slash, `**` does.
 #[derive(Debug, Clone)]
 pub struct Patterns {
@@ -68,7 +68,7 @@ impl Patterns {
     /// Compile patterns.
     ///
     /// # Errors
-    /// [`Error::Invalid`] naming the one that is malformed, or if they are too large together.
+    /// [`Error::Invalid`] naming the malformed one, or if they are too large together.
     pub fn new(include: &[String], exclude: &[String]) -> Result<Self> {
         let bytes: usize = include.iter().chain(exclude).map(String::len).sum();
         if bytes > MOST_BYTES {

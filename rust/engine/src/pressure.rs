@@ -39,11 +39,11 @@ struct State {
 }
 
 impl Pressure {
-    /// Begin to watch.
+    /// Start to watch.
     ///
     /// # Errors
-    /// [`Error::Io`] if the kernel does not tell this pressure, [`Error::Invalid`] if it tells
-    /// something else.
+    /// [`Error::Io`] if the kernel does not report this pressure, [`Error::Invalid`] if its report
+    /// has another form.
     pub fn new(limit: Limit) -> Result<Self> {
         let text = fs::read_to_string(&limit.file).map_err(|e| Error::io(&limit.file, e))?;
         let stalled = stalled(&text).ok_or_else(|| {

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::{Error, Result};
 
-/// `u64::MAX` stands for "not known".
+/// `u64::MAX` means "not known".
 const UNKNOWN: u64 = u64::MAX;
 
 /// Counters of one running call. All reads are cheap and never block the work.
@@ -49,12 +49,12 @@ impl Progress {
         *lock(&self.phase) = phase.into();
     }
 
-    /// The largest file that is being worked on, for people, where the call tells.
+    /// The largest file that is being worked on, for people, where the call reports it.
     pub fn current(&self) -> Option<Arc<str>> {
         lock(&self.current).clone()
     }
 
-    /// Say which is the largest file that is being worked on.
+    /// Set the largest file that is being worked on.
     pub fn work_on(&self, file: Option<Arc<str>>) {
         *lock(&self.current) = file;
     }
@@ -110,13 +110,13 @@ impl Progress {
         self.read_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Say how much there is to do.
+    /// Set how much there is to do.
     pub fn expect(&self, bytes: u64, files: u64) {
         self.bytes_expected.store(bytes, Ordering::Relaxed);
         self.files_expected.store(files, Ordering::Relaxed);
     }
 
-    /// Say that more was found that there may be to do, before all of it is known.
+    /// Add to what there is to do, before all of it is known.
     pub fn found(&self, bytes: u64, files: u64) {
         let add = |counter: &AtomicU64, more| {
             let before = counter.load(Ordering::Relaxed);
@@ -127,12 +127,12 @@ impl Progress {
         add(&self.files_expected, files);
     }
 
-    /// Say that there are `bytes` more to deal with than was said before.
+    /// Add `bytes` to what there is to process.
     pub fn expect_more(&self, bytes: u64) {
         self.bytes_expected.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// Say how many bytes there are to deal with, or that this is not known any more.
+    /// Set how many bytes there are to process, or that this is not known any more.
     pub fn expect_bytes(&self, bytes: Option<u64>) {
         self.bytes_expected.store(bytes.unwrap_or(UNKNOWN), Ordering::Relaxed);
     }
@@ -148,12 +148,12 @@ impl Progress {
         self.cancelled.store(true, Ordering::Relaxed);
     }
 
-    /// Whether somebody asked the call to stop.
+    /// Whether the call was asked to stop.
     pub fn cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// [`Error::Cancelled`] once somebody asked the call to stop.
+    /// [`Error::Cancelled`] once the call was asked to stop.
     pub fn check(&self) -> Result<()> {
         if self.cancelled() { Err(Error::Cancelled) } else { Ok(()) }
     }

@@ -11,7 +11,7 @@ use crate::record::PathText;
 /// How many skipped names a result has, and how many of each reason; the others are only counted.
 const NAMED: usize = 20;
 
-/// Why a file was passed over. The names are part of the HTTP contract.
+/// Why a file was skipped. The names are part of the HTTP contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
@@ -89,7 +89,7 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
-    /// Count a name, and keep it if there is room.
+    /// Count a name, and keep it within the limit.
     pub fn add(&mut self, path: impl FnOnce() -> PathText) {
         self.count += 1;
         if self.examples.len() < NAMED {
@@ -129,7 +129,7 @@ impl Skips {
         Self(Mutex::new(Summary { left_out_of, ..Summary::default() }))
     }
 
-    /// Count a file of a place, and name it if there is room.
+    /// Count a file of a place, and name it within the limit.
     pub fn add(&self, place: usize, path: &[u8], reason: Reason, detail: Option<String>) {
         let mut summary = lock(&self.0);
         *summary.skipped.entry(reason).or_default() += 1;

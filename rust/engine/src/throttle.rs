@@ -36,7 +36,7 @@ impl Throttle {
         (!wait.is_zero()).then_some(wait)
     }
 
-    /// Count `bytes` that are being read now, after [`Throttle::wanting`] answered nothing.
+    /// Count `bytes` that are being read now, after [`Throttle::wanting`] returned nothing.
     pub fn charge(&self, bytes: u64) {
         let Some(rate) = self.bytes_per_second else { return };
         let mut paid = lock(&self.paid);

@@ -24,7 +24,7 @@ use crate::{Error, Progress, Result, Root};
 const BATCH: usize = 256;
 /// Files that are open at a time in one thread.
 const OPEN: usize = 64;
-/// With so many tasks waiting, batches are worked off at once: memory stays bounded.
+/// With this many tasks waiting, batches are processed at once: memory stays bounded.
 const MANY_WAITING: usize = 4096;
 /// Directory entries are read in buffers of this many bytes.
 pub(crate) const ENTRIES: usize = 64 * 1024;
@@ -46,7 +46,7 @@ pub trait Visit: Sync {
     /// Whatever must end the whole walk.
     fn part(&self, part: Self::Part, parts: &Parts<'_, Self>) -> Result<()>;
 
-    /// A file or directory was passed over.
+    /// A file or directory was skipped.
     ///
     /// # Errors
     /// If this must end the whole walk.
@@ -343,7 +343,7 @@ impl<V: Visit> Walk<'_, V> {
         Ok(())
     }
 
-    /// Open a file, unless it is to be passed over.
+    /// Open a file, unless it is to be skipped.
     fn open(
         &self,
         start: usize,
@@ -370,7 +370,7 @@ impl<V: Visit> Walk<'_, V> {
         let Some(key) = inode::key(self.filesystem(start), &file.fd, c"", &file.stat) else {
             return true;
         };
-        // Handles are of one mount; device numbers tell mounts apart by themselves.
+        // Handles are of one mount; device numbers distinguish mounts by themselves.
         let mount = matches!(key, Key::Handle(..)).then(|| mount_of(&file.stat)).flatten();
         lock(&self.linked).insert((mount, key))
     }

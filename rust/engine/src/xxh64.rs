@@ -56,7 +56,7 @@ impl Xxh64 {
         self.buffered = rest.len();
     }
 
-    /// Go on from the accumulators after `length` bytes, a multiple of 32.
+    /// Resume from the accumulators after `length` bytes, a multiple of 32.
     ///
     /// # Panics
     /// If the length is no such multiple.

@@ -13,7 +13,7 @@ const LINES: [&str; 3] = [
     r#"{"path":"a/2.db","size":40960,"mtime_ms":1795425448272,"tiers":[{"bits":[[1,"VQE"]]}]}"#,
     r#"{"path":"a/3?.db","path_b64":"YS8z/w==","size":1,"mtime_ms":0,"tiers":[{"runs":[0]}]}"#,
 ];
-/// Pages that the lines tell of.
+/// Pages that the lines describe.
 const PAGES: u64 = (10 + 85) + 5 + 1;
 const LIMIT: u64 = 1 << 20;
 
@@ -138,7 +138,7 @@ proptest! {
         let mut changed = good();
         let at = at.index(changed.len());
         changed[at] ^= 1_u8 << bit;
-        // Some bits of a zstd frame say nothing about its content.
+        // Some bits of a zstd frame do not affect its content.
         if let Ok(found) = read(changed) {
             prop_assert_eq!((found.files, found.bytes), (3, PAGES * 4096));
             prop_assert_eq!(found.header, read(good()).unwrap().header);

@@ -144,7 +144,7 @@ proptest! {
         let mut changed = written(&entries);
         let at = at.index(changed.len());
         changed[at] ^= 1_u8 << bit;
-        // Some bits of a zstd frame say nothing about its content.
+        // Some bits of a zstd frame do not affect its content.
         if let Ok(found) = read(changed) {
             prop_assert_eq!(found, entries);
         }

@@ -20,7 +20,7 @@ const XZ_MEMORY: u64 = (64 << 20) + (2 << 20);
 const INPUT_BUFFER: usize = 256 << 10;
 
 /// The bytes of an image in order. Memory is bounded by one chunk and what its encoding needs, which is
-/// 64 MiB and a little at most, and nothing is believed of what is read but that it is bytes: whoever uses a chunk checks it.
+/// 64 MiB and a little at most, and what is read is not trusted: the user of a chunk checks it.
 pub struct Chunks<R: Read> {
     name: String,
     stream: Stream<R>,

@@ -38,7 +38,7 @@ pub struct Request {
     pub root_partition: Option<u32>,
 }
 
-/// Read an image, look into it, and describe it. Whether it is packed is told by its first bytes.
+/// Read an image, look into it, and describe it. Its first bytes show whether it is packed.
 ///
 /// A packed image is kept meanwhile in a file without a name, since its parts are read in another
 /// order than they come.
@@ -264,7 +264,7 @@ fn look(path: &Path) -> Result<(Encoding, Option<u64>)> {
     let unpacked = match encoding {
         Encoding::Identity => Some(size),
         Encoding::Zstd => zstd::zstd_safe::get_frame_content_size(&head).ok().flatten(),
-        // gzip tells it modulo 4 GiB, and xz at the end only.
+        // gzip stores it modulo 4 GiB, and xz at the end only.
         Encoding::Gzip | Encoding::Xz => None,
     };
     Ok((encoding, unpacked))

@@ -14,7 +14,7 @@ use super::descriptor::{
 };
 use crate::{Error, Result};
 
-/// The most bytes of an image that are read to find out what it is.
+/// The most bytes of an image that are read to detect what it is.
 const BUDGET: u64 = 1 << 30;
 /// Sentences that a descriptor has at most, and bytes of one.
 const NOTES: usize = 32;

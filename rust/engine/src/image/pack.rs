@@ -10,7 +10,7 @@ use crate::{Error, Progress, Result};
 
 /// Bytes that are packed at once.
 const STEP: usize = 1 << 20;
-/// As `zstd` does unless told otherwise; its window is well within what can be unpacked again.
+/// The default of `zstd`; its window is well within what can be unpacked again.
 const LEVEL: i32 = 3;
 
 /// An image to pack.

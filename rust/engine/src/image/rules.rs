@@ -1,5 +1,5 @@
 //! Why an image cannot be written to a disk, or cannot be given what it should get: one list for `plan`,
-//! arming and the imager. Everything answered is a sentence with a full stop.
+//! arming and the imager. All results are sentences with a full stop.
 
 use holdfast_media::survey::ROOT_VERITY;
 use serde::{Deserialize, Serialize};
@@ -261,7 +261,7 @@ pub fn wishes(image: &Facts, wishes: Wishes) -> Vec<String> {
     reasons
 }
 
-/// What a descriptor of an older holdfast cannot say.
+/// What a descriptor of an older holdfast cannot contain.
 pub fn unknown(image: &Facts) -> Option<String> {
     (!image.inspection.inspected).then(|| {
         format!(

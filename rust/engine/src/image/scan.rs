@@ -1,4 +1,4 @@
-//! One pass over the file of an image: the digest of the file as it is, and one for each chunk.
+//! One pass over the file of an image: the digest of the packed file, and one for each chunk.
 //!
 //! One thread reads, unpacks and takes in the file's own digest, which has to be done in order; chunks
 //! are hashed by all processors. Holes of a file that is not packed are not read.
@@ -38,13 +38,13 @@ pub(super) struct Scanned {
     pub digests: Vec<Option<Sha256>>,
     /// Bytes of the image, unpacked.
     pub size_bytes: u64,
-    /// Bytes of the file as it is.
+    /// Bytes of the packed file.
     pub content_bytes: u64,
-    /// Digest of the file as it is.
+    /// Digest of the packed file.
     pub content_sha256: Sha256,
 }
 
-/// Scan the file at `path`; `see` is given each chunk that is not a hole, in order.
+/// Scan the file at `path`; `see` receives each chunk that is not a hole, in order.
 ///
 /// # Errors
 /// [`Error::Io`], [`Error::Cancelled`]; [`Error::Record`] if it cannot be unpacked, is not of the
@@ -247,7 +247,7 @@ impl Plain<'_> {
             self.data_at = match seek(self.input.file.as_fd(), SeekFrom::Data(offset)) {
                 Ok(data) => data,
                 Err(rustix::io::Errno::NXIO) => u64::MAX,
-                // The file system cannot tell: all is to be read.
+                // The file system does not report holes: all is to be read.
                 Err(_) => offset,
             };
         }

@@ -1,5 +1,5 @@
 //! The chunks of a packed image in a file without a name, packed one by one, so that they can be read
-//! here and there. It takes about as much room as the image itself.
+//! here and there. It takes about as much space as the image itself.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -18,7 +18,7 @@ const LISTED: usize = 100;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// The image, raw or packed as its descriptor says.
+    /// The image, raw or packed as its descriptor states.
     pub file: PathBuf,
     /// The descriptor.
     pub descriptor: PathBuf,
@@ -39,7 +39,7 @@ pub enum Kind {
     NotZeros,
 }
 
-/// A chunk that is not what the descriptor says.
+/// A chunk that differs from the descriptor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
     /// Where it begins in the image, in bytes.
@@ -64,7 +64,7 @@ pub struct Outcome {
     pub mapped_bytes: u64,
     /// Bytes of the file.
     pub content_bytes: u64,
-    /// Digest of the file as it is, if it was read to its end.
+    /// Digest of the packed file, if it was read to its end.
     pub content_sha256: Option<Sha256>,
     /// The number of chunks that differ.
     pub different_chunks: u64,
@@ -88,7 +88,7 @@ pub fn read_descriptor(path: &Path, sha256: Option<Sha256>) -> Result<Descriptor
     Descriptor::parse(path, &json)
 }
 
-/// Read a file and find out whether it is the image that a descriptor tells of. What was read is not
+/// Read a file and check whether it is the image of a descriptor. What was read is not
 /// left in the page cache.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! In what two manifests differ, without a look at what they are of.
+//! In what two manifests differ, without reading the files that they list.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -29,7 +29,7 @@ pub struct Request {
     pub identical: bool,
 }
 
-/// What was found out.
+/// The result.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Outcome {
     /// Whether nothing differs and everything could be compared.
@@ -50,15 +50,15 @@ pub struct Outcome {
     pub unproven: u64,
     /// Bytes in the ranges that differ.
     pub differing_bytes: u64,
-    /// What differs by name, as far as there is room.
+    /// What differs by name, up to the limit.
     pub findings: Vec<Finding>,
-    /// Whether there was room for all.
+    /// Whether the list is complete.
     pub findings_all: bool,
 }
 
 /// Memory for what is in one manifest only, in bytes.
 const LONE_BYTES: u64 = 128 << 20;
-/// Passes over both manifests to tell what moved, where one pass would take more memory than that.
+/// Passes over both manifests to detect moves, where one pass would take more memory than that.
 const MOST_PARTS: u64 = 64;
 
 /// What is in one manifest only: enough to find it in the other under another name.
@@ -86,7 +86,7 @@ impl Lone {
         (2 * size_of::<Self>() + 48 + self.path.len()) as u64
     }
 
-    /// Which of so many parts its content belongs to: the same for all of one content.
+    /// Which of `parts` parts its content belongs to: the same for all of one content.
     fn part(&self, parts: u64) -> Option<u64> {
         let mut hasher = DefaultHasher::new();
         self.content()?.hash(&mut hasher);
@@ -320,7 +320,7 @@ impl Outcome {
     }
 }
 
-/// Which bytes of a file differ, as far as the chunk tables tell: nothing if they do not.
+/// Which bytes of a file differ, as far as the chunk tables show: nothing if they do not.
 fn differing_ranges(one: &Entry, other: &Entry) -> Vec<[u64; 2]> {
     let (left, right) = (one.identity.size, other.identity.size);
     let end = left.max(right);

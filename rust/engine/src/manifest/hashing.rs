@@ -42,8 +42,7 @@ impl FileHasher {
         }
     }
 
-    /// Go on with a file of which some chunks were taken in before; from the start if that cannot
-    /// be.
+    /// Resume a file of which some chunks were hashed before; from the start if that cannot be.
     pub fn resume(algorithm: Algorithm, size: u64, chunks: Chunks) -> Self {
         let position = chunks.size.saturating_mul(chunks.states.len() as u64);
         let fits = chunks.size == chunk_size(size)
@@ -67,7 +66,7 @@ impl FileHasher {
         self.position
     }
 
-    /// Take in more bytes, telling of each chunk that they complete.
+    /// Hash more bytes, reporting each chunk that they complete.
     pub fn update(&mut self, mut bytes: &[u8], mut completed: impl FnMut(Chunk)) {
         while !bytes.is_empty() {
             let Some(chunk) = &mut self.chunk else {
@@ -142,7 +141,7 @@ mod tests {
         assert_eq!(hasher.position(), CHUNK);
         assert_eq!(hash(&mut hasher, &data, CHUNK as usize), [1]);
         assert_eq!(hasher.finish(), (digest, Some(chunks)));
-        // Of other algorithms, and of files of another size, nothing can be gone on from.
+        // Other algorithms, and files of another size, cannot be resumed.
         let other = FileHasher::resume(Algorithm::Blake3, size, begun.clone());
         assert_eq!(other.position(), 0);
         assert_eq!(FileHasher::resume(Algorithm::Xxh64, CHUNK, begun).position(), 0);

@@ -1,4 +1,4 @@
-//! What a manifest tells as a whole.
+//! The summary of a manifest.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -34,10 +34,10 @@ pub struct Large {
     digest: Option<String>,
 }
 
-/// A file among the largest; of two of one size the one that comes first.
+/// A file among the largest; of two of one size the first.
 type Candidate = Reverse<(u64, Reverse<Box<[u8]>>, Option<String>)>;
 
-/// What a whole manifest tells, after all of it was checked.
+/// The summary of a whole manifest, after all of it was checked.
 #[derive(Debug, Clone, Serialize)]
 pub struct Outcome {
     /// Its header.
@@ -47,9 +47,9 @@ pub struct Outcome {
     pub counts: Counts,
     /// Its largest files, the largest first.
     pub largest: Vec<Large>,
-    /// Files without a digest by name, as far as there is room.
+    /// Files without a digest by name, up to the limit.
     pub problems: Vec<Problem>,
-    /// Whether there was room for all.
+    /// Whether the list is complete.
     pub problems_all: bool,
 }
 

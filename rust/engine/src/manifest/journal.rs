@@ -1,7 +1,7 @@
-//! What a build has found out so far, so that one that was killed goes on instead of beginning anew.
+//! The results of a build so far, so that one that was killed resumes instead of starting anew.
 //!
 //! A file of frames, each with its length and digest: a frame that a crash cut short is dropped with
-//! all behind it. The first says what is being built; what was noted for something else is not used.
+//! all behind it. The first identifies the build; what was noted for another one is not used.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -17,7 +17,7 @@ use crate::digest::{Algorithm, Digest};
 use crate::xxh64::xxh64;
 use crate::{Error, Result, space};
 
-/// What is noted goes to the file once it stands for so many bytes of data,
+/// Notes go to the file once they cover this many bytes of data,
 const BYTES: u64 = 16 << 20;
 /// or after so long.
 const AGE: Duration = Duration::from_millis(200);
@@ -41,7 +41,7 @@ pub struct Plan {
     pub scan_started_ns: i64,
 }
 
-/// One thing that was found out. Files go by the digest of their path: whether it is still the same
+/// One result. Files go by the digest of their path: whether it is still the same
 /// file is known by its identity.
 #[derive(Debug, Serialize, Deserialize)]
 enum Note {
@@ -129,7 +129,7 @@ impl Journal {
         if due { self.flush() } else { Ok(()) }
     }
 
-    /// Note a chunk, at once: it stands for much.
+    /// Note a chunk, at once: it covers much data.
     ///
     /// # Errors
     /// [`Error::Io`].
@@ -160,7 +160,7 @@ impl Journal {
         frame.extend(xxh64(&packed).to_le_bytes());
         frame.extend(packed);
         space::check_file(&self.file, &self.path, frame.len() as u64)?;
-        // In one call: whoever dies between two has written nothing that misleads.
+        // In one call: a process that dies between two has written nothing that misleads.
         self.file.write_all(&frame).map_err(|e| self.failed(e))?;
         self.notes.clear();
         self.bytes = 0;
@@ -173,7 +173,7 @@ impl Journal {
     }
 }
 
-/// Read all whole frames; answers what they say, and where they end. Nothing if they are not of this
+/// Read all whole frames; return their content, and where they end. Nothing if they are not of this
 /// plan.
 fn read(file: &mut File, plan: &Plan) -> std::io::Result<(Past, u64)> {
     let mut past = Past::default();
@@ -249,7 +249,7 @@ fn remember(files: &mut HashMap<u64, Known>, note: Note, algorithm: Algorithm) {
             let size = chunk_size(identity.size);
             let empty = Chunks { size, digests: Vec::new(), states: Vec::new() };
             let chunks = known.chunks.get_or_insert(empty);
-            // A gap: what follows it cannot be gone on from.
+            // A gap: nothing can resume from what follows it.
             if chunks.digests.len() == index {
                 chunks.digests.push(digest);
                 chunks.states.extend(state);

@@ -1,4 +1,4 @@
-//! What verifying or comparing found out, every finding by name: a record file of its own.
+//! The findings of verifying or comparing, each by name: a record file of its own.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,7 +20,7 @@ const NAMED: usize = 1000;
 /// Lines are handed to the compressor in batches of about this many bytes.
 const BATCH: usize = 256 << 10;
 
-/// What was found out about a name.
+/// The finding about a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FindingKind {
@@ -36,7 +36,7 @@ pub enum FindingKind {
     Moved,
     /// The same content with another owner, mode or time.
     Metadata,
-    /// Not as the manifest says.
+    /// Not as the manifest states.
     Mismatched,
     /// In the manifest only.
     Missing,
@@ -202,7 +202,7 @@ impl Report {
         Ok(())
     }
 
-    /// Complete the report. Answers the first findings, and whether these are all.
+    /// Complete the report. Returns the first findings, and whether these are all.
     ///
     /// # Errors
     /// [`Error::Io`](crate::Error::Io).

@@ -1,5 +1,5 @@
-//! What needs no reading: digests of unchanged files from an earlier manifest, and what an earlier run
-//! of the same build found out.
+//! What needs no reading: digests of unchanged files from an earlier manifest, and results of an
+//! earlier run of the same build.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -96,7 +96,7 @@ fn take_over(entries: &mut [Entry], mut manifest: Manifest, progress: &Progress)
     Ok(known)
 }
 
-/// Take over what an earlier run of this build had found out: digests, and places to go on from.
+/// Take over the results of an earlier run of this build: digests, and places to resume from.
 pub fn resume(
     entries: &mut [Entry],
     past: &mut Past,

@@ -22,7 +22,7 @@ use crate::filesystem::{Filesystem, WriteBack};
 use crate::sys::write_range_back;
 use crate::{Error, Progress, Result};
 
-/// Bytes that are written back between two looks at the progress.
+/// Bytes that are written back between two checks for cancellation.
 const WINDOW: u64 = 64 << 20;
 /// Times of files are as fine as the kernel's tick, of at most 10 ms.
 const TICK: i128 = 20_000_000;
@@ -92,8 +92,8 @@ fn grain(identity: &Identity) -> i128 {
     if identity.ctime_ns.rem_euclid(SECOND) == 0 { SECOND + TICK } else { TICK }
 }
 
-/// Say why the size of a file is not that of its content, where the file system's sizes cannot be
-/// believed; `None` if it is. Nothing may be in flight for the file any more.
+/// Return why the size of a file is not that of its content, where the file system's sizes cannot
+/// be believed; `None` if it is. Nothing may be in flight for the file any more.
 pub fn size_error(filesystem: &Filesystem, file: &OwnedFd, size: u64) -> Option<String> {
     if filesystem.true_sizes {
         return None;

@@ -73,7 +73,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Name an entry if it is one and if there is room; false if there is none.
+    /// Name an entry if it is to be named and fits in the limit; false if it does not fit.
     pub fn note(entry: &Entry, problems: &mut Vec<Self>) -> bool {
         if entry.status == Status::Ok {
             return true;

@@ -20,7 +20,7 @@ use crate::sys::page_size;
 use crate::walk::{Found, Parts, Visit, walk};
 use crate::{Error, Progress, Result};
 
-/// Pages of a file that one line tells of and one thread looks at: 1 GiB of 4 KiB pages. It bounds
+/// Pages of a file that one line describes and one thread probes: 1 GiB of 4 KiB pages. It bounds
 /// both the length of a line and the time until a cancellation is seen.
 const PART: u64 = 1 << 18;
 /// Lines are handed to the compressor in batches of about this many bytes.
@@ -30,7 +30,7 @@ const BATCH: usize = 1 << 20;
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// What to look at.
+    /// What to inspect.
     pub places: Vec<Place>,
     /// Directories to leave out.
     pub exclude: Vec<PathBuf>,
@@ -44,7 +44,7 @@ pub struct Request {
     pub on_denied: OnDenied,
 }
 
-/// What to do about files whose residency cannot be found out for lack of permission.
+/// What to do about files whose residency cannot be read for lack of permission.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnDenied {
@@ -59,7 +59,7 @@ pub enum OnDenied {
 pub struct Outcome {
     /// Files with resident pages.
     pub files: u64,
-    /// Files looked at.
+    /// Files inspected.
     pub files_scanned: u64,
     /// Bytes of resident pages.
     pub bytes: u64,
@@ -104,7 +104,7 @@ impl Output {
     }
 }
 
-/// A file being looked at, by one thread or by several.
+/// A file being probed, by one thread or by several.
 struct Scanned {
     root: usize,
     path: Vec<u8>,
@@ -123,7 +123,7 @@ struct Part {
 /// Make a dump.
 ///
 /// # Errors
-/// [`Error::NotPermitted`] and [`Error::Io`] for files that may not be looked at, unless they are to
+/// [`Error::NotPermitted`] and [`Error::Io`] for files that may not be probed, unless they are to
 /// be skipped; [`Error::Unsupported`], [`Error::Cancelled`]. No file is left then.
 pub fn dump(request: &Request, progress: &Progress) -> Result<Outcome> {
     progress.enter("scanning");
@@ -245,7 +245,7 @@ impl Visit for Dumper<'_> {
 }
 
 impl Dumper<'_> {
-    /// Record what was found out about a file or a part of one.
+    /// Record the residency of a file or a part of one.
     fn found(&self, file: &Scanned, pages: rustix::io::Result<PageSet>) -> Result<()> {
         let sorted = pages.and_then(|pages| {
             let tiers = match &self.thermometer {

@@ -162,7 +162,8 @@ impl Evictor<'_> {
         }
         fadvise(fd, 0, None, Advice::DontNeed)?;
         let (after, detailed) = statistics(fd, way, stat.stx_size)?;
-        // Somebody may read the file at this moment; what was dropped is never less than nothing.
+        // Another process may read the file at this moment; the count of dropped pages is never
+        // negative.
         let kept = after.cached.min(before.cached) * page_size();
         let resident = before.cached * page_size();
         self.before.fetch_add(resident, Ordering::Relaxed);

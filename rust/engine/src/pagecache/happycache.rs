@@ -2,7 +2,7 @@
 //!
 //! gzip-compressed text: a line `./path`, then a line with the first resident page counted from 0,
 //! then the distance of each further resident page to the one before; after each 2^20 pages of a
-//! file its path and an absolute page number stand again. The format knows neither sizes nor times
+//! file its path and an absolute page number are repeated. The format knows neither sizes nor times
 //! and cannot express a name with a newline in it. (Described from files that happycache 0.1.2
 //! wrote and read.)
 
@@ -28,7 +28,7 @@ const STRETCH: u64 = 1 << 20;
 const LINE_LIMIT: u64 = 4096;
 /// What happycache calls its first bytes: those of gzip.
 pub const MAGIC: [u8; 2] = [0x1f, 0x8b];
-/// Pages that one line of a record made from such a file tells of.
+/// Pages that one line of a record made from such a file describes.
 const PART: u64 = 1 << 16;
 /// Bytes of text between two looks whether the work was cancelled.
 const PIECE: usize = 64 << 10;
@@ -110,11 +110,11 @@ pub fn import(request: &ImportRequest, progress: &Progress) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Read a happycache file, and hand on what it tells of each file, in parts of at most [`PART`]
+/// Read a happycache file, and hand on its pages of each file, in parts of at most [`PART`]
 /// pages; the last argument is true on all parts of a file but the first.
 ///
 /// # Errors
-/// [`Error::Io`], [`Error::Record`], [`Error::Cancelled`], or what `emit` gives.
+/// [`Error::Io`], [`Error::Record`], [`Error::Cancelled`], or what `emit` returns.
 pub fn parse(
     input: impl Read,
     name: &Path,
@@ -193,7 +193,7 @@ impl Stretch {
         Self { path: path.to_vec(), page: None, pages, emitted: false }
     }
 
-    /// Go on by `step` pages; false if that is not ahead.
+    /// Advance by `step` pages; false if that is not ahead.
     fn step(&mut self, step: u64) -> bool {
         let next = match self.page {
             None => Some(step),
@@ -267,7 +267,7 @@ pub fn export(request: &ExportRequest, progress: &Progress) -> Result<Outcome> {
             }
             before = Some(page);
             if text.len() >= PIECE {
-                // One line of a record can tell of very many pages.
+                // One line of a record can describe very many pages.
                 progress.check()?;
                 put(&mut output, &mut text, &mut left)?;
             }

@@ -25,7 +25,7 @@ const FRAME: u64 = (1 << 55) - 1;
 
 /// Neither mark, referenced, active, both.
 const TIERS: usize = 4;
-/// Pages looked at in one go.
+/// Pages read in one call.
 const BATCH: u64 = 4096;
 
 /// Reads the kernel's marks.
@@ -57,7 +57,7 @@ impl Thermometer {
         }
         let sink = rustix::fs::memfd_create(c"sink", rustix::fs::MemfdFlags::CLOEXEC)
             .map_err(|e| Error::io("memfd", e))?;
-        // With the multi-generational LRU, PG_active says something else.
+        // With the multi-generational LRU, PG_active has another meaning.
         let multigenerational = std::fs::read_to_string("/sys/kernel/mm/lru_gen/enabled")
             .is_ok_and(|text| !matches!(text.trim(), "0x0000" | "0"));
         Ok(Self { pagemap, flags, sink, multigenerational })
@@ -144,7 +144,7 @@ impl Mapping {
             let written = unsafe {
                 libc::pwritev(sink.as_raw_fd(), vectors.as_ptr(), vectors.len() as i32, 0)
             };
-            // Go on behind what was read and, if something could not be, behind that.
+            // Continue behind what was read and, if something could not be, behind that.
             page += u64::try_from(written).unwrap_or(0);
             if (written as usize) < vectors.len() || written < 0 {
                 page += 1;

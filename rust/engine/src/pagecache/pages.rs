@@ -2,10 +2,11 @@
 //!
 //! A set is a sorted list of runs. In a record, a run is two numbers: pages skipped since the end of
 //! the run before (or since page 0), then pages in the run; the last run lacks the second number if
-//! it goes on to the end of the file, so that all files that are wholly in memory look alike. Where runs are many and short, a bitmap
-//! takes their place: on randomly scattered pages the text of the runs compresses to about
-//! twice their entropy, but base64 of a bitmap to almost exactly its entropy, since each of its
-//! characters stands for six pages and zstd codes characters by their frequency.
+//! it extends to the end of the file, so that all files that are wholly in memory look alike. Where
+//! runs are many and short, a bitmap takes their place: on randomly scattered pages the text of the
+//! runs compresses to about twice their entropy, but base64 of a bitmap to almost exactly its
+//! entropy, since each of its characters encodes six pages and zstd codes characters by their
+//! frequency.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
@@ -204,7 +205,7 @@ struct Bitmap {
 }
 
 impl Bitmap {
-    /// A gap of so many pages ends a bitmap.
+    /// A gap of this many pages ends a bitmap.
     const GAP: u64 = 2 * REGION;
 
     fn end(&self) -> u64 {
@@ -230,11 +231,11 @@ impl Bitmap {
     }
 }
 
-/// A page set as it stands in a record: `runs` and `bits` together, disjoint.
+/// A page set as encoded in a record: `runs` and `bits` together, disjoint.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Encoded {
     /// Pages skipped, pages in the run, pages skipped, …; without the last number if that run
-    /// goes on to the end of the file.
+    /// extends to the end of the file.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub runs: Vec<u64>,
     /// First page and base64 (without padding) of a bitmap, least significant bit first.
@@ -243,7 +244,7 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    /// The set, if this is well-formed and all of it lies in a file of `limit` pages.
+    /// The set, if this is well-formed and within a file of `limit` pages.
     ///
     /// # Errors
     /// What is wrong with it.

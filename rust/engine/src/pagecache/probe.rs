@@ -16,22 +16,22 @@ use crate::skips::Reason;
 use crate::sys::{Arena, CacheStat, cachestat, has_cachestat, page_size};
 
 /// Pages asked about in one call of cachestat(2): 128 MiB of 4 KiB pages. A window that is empty or
-/// full costs one short call; one that is neither is looked at in smaller ones.
+/// full costs one short call; one that is neither is split into smaller ones.
 const WINDOW: u64 = 32 * 1024;
 /// The smaller windows: where only a few pages are missing, the kernel steps over large folios in
 /// all windows but those few.
 const SMALL_WINDOW: u64 = 512;
-/// After so many small windows in a row that were neither empty nor full, the pages are taken to be
-/// scattered, and no more windows are asked about before looking page by page.
+/// After this many small windows in a row that were neither empty nor full, the pages are taken to
+/// be scattered, and are then read one by one without asking about more windows.
 const SCATTERED: u32 = 4;
-/// Up to so many pages are asked about one by one with cachestat(2), which needs no mapping.
+/// Up to this many pages are asked about one by one with cachestat(2), which needs no mapping.
 const SINGLY: u64 = 16;
-/// Files of up to so many pages are looked at many at a time.
+/// Files of up to this many pages are probed many at a time.
 const TOGETHER: u64 = 8 * SMALL_WINDOW;
 /// Pages that a thread can have mapped at a time. It is address space, not memory.
 const ARENA_PAGES: u64 = 2 * WINDOW;
 
-/// How the residency of what is in these roots is found out.
+/// How the residency of what is in these roots is read.
 pub fn method(roots: &[Root]) -> &'static str {
     let counted = roots.iter().all(|root| root.filesystem().pages == Pages::Counted);
     if counted && has_cachestat() { "cachestat" } else { "mincore" }
@@ -46,7 +46,7 @@ pub enum Way {
     Mapped,
 }
 
-/// Find out how to ask about a file that [`may_probe`] allows to be asked about.
+/// Choose how to ask about a file that [`may_probe`] allows to be asked about.
 ///
 /// Where its file system does not promise that pages show, one of the file's own is read, unless one
 /// is in memory, and dropped again: only what is seen then can be believed not to be there later.
@@ -72,7 +72,7 @@ pub fn way(file: &OpenFile) -> std::result::Result<Way, Refusal> {
         None if file.stat.stx_size == 0 => Ok(Way::Mapped),
         None => {
             let way = shown(file)?;
-            // What cannot be mapped says nothing about the next file.
+            // A failure to map one file does not predict the next.
             if way == Way::Mapped {
                 MOUNTS.with_borrow_mut(|mounts| {
                     mounts.iter_mut().filter(|(mount, _)| *mount == key).for_each(|(_, known)| {
@@ -112,9 +112,9 @@ fn shown(file: &OpenFile) -> std::result::Result<Way, Refusal> {
     way.ok_or(Refusal { reason: Reason::Uncached, detail: None })
 }
 
-/// Whether the kernel tells this process the truth about a file's residency.
+/// Whether the kernel reports the true residency of a file to this process.
 ///
-/// Since Linux 5.2 mincore(2) says *resident* for every page to a process that neither owns the
+/// Since Linux 5.2 mincore(2) reports *resident* for every page to a process that neither owns the
 /// file, nor may write it, nor has CAP_FOWNER; cachestat(2) has an error for that only since 6.12.
 /// This is the kernel's own condition (`can_do_mincore` in `mm/mincore.c`).
 pub fn may_probe(fd: impl AsFd, stat: &Statx) -> bool {
@@ -141,9 +141,9 @@ thread_local! {
 }
 
 /// Held for reading while mincore(2) is called, for writing while files are mapped. In the kernel
-/// these two take the lock on the memory map, for which each mapping would wait in between two
-/// looks, and all looks for it: with a lock of our own around many files at a time, threads look at
-/// the same time.
+/// these two take the lock on the memory map, for which each mapping would wait between two probes,
+/// and all probes for it: with a lock of our own around many files at a time, threads probe in
+/// parallel.
 static MAPPING: RwLock<()> = RwLock::new(());
 
 fn with_arena<T>(work: impl FnOnce(&mut Arena) -> rustix::io::Result<T>) -> rustix::io::Result<T> {
@@ -157,7 +157,7 @@ fn with_arena<T>(work: impl FnOnce(&mut Arena) -> rustix::io::Result<T>) -> rust
     })
 }
 
-/// A file to look at together with others.
+/// A file to probe together with others.
 #[derive(Debug)]
 pub struct Look<'a> {
     /// The file.
@@ -166,18 +166,18 @@ pub struct Look<'a> {
     pub way: Way,
     /// How many pages it has.
     pub pages: u64,
-    /// Its pages in memory, once it was looked at, or the system's error.
+    /// Its pages in memory, once it was probed, or the system's error.
     pub resident: rustix::io::Result<PageSet>,
 }
 
 impl<'a> Look<'a> {
-    /// A file of so many pages, to be looked at.
+    /// A file of `pages` pages, to be probed.
     pub fn new(fd: &'a OwnedFd, way: Way, pages: u64) -> Self {
         Self { fd, way, pages, resident: Ok(PageSet::default()) }
     }
 }
 
-/// Look at many files, the small ones of them together.
+/// Probe many files, the small ones of them together.
 pub fn resident_of_many(looks: &mut [Look<'_>]) {
     let mut mixed = Vec::new();
     for look in looks {
@@ -337,7 +337,8 @@ pub fn has_any(fd: &OwnedFd, way: Way, start: u64, end: u64) -> rustix::io::Resu
     Ok(next_data(fd, start, end)?.is_some())
 }
 
-/// How many pages of `[start, end)` are in the cache, or `None` where the kernel does not say.
+/// How many pages of `[start, end)` are in the cache, or `None` where the kernel does not report
+/// it.
 fn cached(fd: &OwnedFd, start: u64, end: u64) -> rustix::io::Result<Option<u64>> {
     match cachestat(fd, start * page_size(), (end - start) * page_size()) {
         Ok(stat) => Ok(Some(stat.cached)),
@@ -346,8 +347,8 @@ fn cached(fd: &OwnedFd, start: u64, end: u64) -> rustix::io::Result<Option<u64>>
     }
 }
 
-/// What the page cache holds of a whole file of `size` bytes, and whether the kernel told more than
-/// the number of cached pages.
+/// What the page cache holds of a whole file of `size` bytes, and whether the kernel reported more
+/// than the number of cached pages.
 ///
 /// # Errors
 /// The system's error.

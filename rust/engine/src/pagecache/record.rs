@@ -28,9 +28,9 @@ pub struct Header {
     pub page_size: u64,
     /// The roots that were dumped; lines name them by their index.
     pub roots: Vec<String>,
-    /// Whether pages are told apart by how hot they were.
+    /// Whether pages are distinguished by how hot they were.
     pub hotness: bool,
-    /// Whatever else whoever made it wanted to say: id, host, boot id, time.
+    /// Further members of its maker: id, host, boot id, time.
     #[serde(flatten)]
     pub other: BTreeMap<String, serde_json::Value>,
 }
@@ -50,7 +50,7 @@ pub struct Line {
     /// Its size in bytes.
     pub size: u64,
     /// Its modification time, in milliseconds since the epoch: finer ones would double what a file
-    /// costs in the record, and tell no more about whether it is the same.
+    /// costs in the record, and show no better whether it is the same.
     pub mtime_ms: i64,
     /// Its resident pages, by hotness; the hottest tier last. One tier without hotness.
     pub tiers: Vec<Encoded>,
@@ -61,9 +61,9 @@ fn is_zero(value: &usize) -> bool {
     *value == 0
 }
 
-/// The largest size of a file, and the most bytes that a dump may tell of: what `off_t` can hold.
+/// The largest size of a file, and the most bytes that a dump may describe: what `off_t` can hold.
 const MOST_BYTES: u64 = i64::MAX as u64;
-/// The most pages that a dump may tell of: those of 256 TiB of memory, if they are small. One line
+/// The most pages that a dump may describe: those of 256 TiB of memory, if they are small. One line
 /// can claim as many as fit into a file, and each costs time wherever it is written out or looked for.
 pub const MOST_PAGES: u64 = 1 << 36;
 /// More tiers than there can be.

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use crate::sys::page_size;
 
 /// The first stretch of pages in `[start, end)` that has data, as `[from, to)`; all of it where the
-/// file system does not tell.
+/// file system does not report holes.
 ///
 /// # Errors
 /// The system's error.

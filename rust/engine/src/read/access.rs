@@ -54,7 +54,7 @@ impl Access {
 
 /// Make a file ready to be read, in the way that is wanted if it can be.
 ///
-/// Answers the way, and what offsets must be multiples of.
+/// Returns the way, and what offsets must be multiples of.
 pub fn prepare(file: &OpenFile, wanted: Access, block: u64) -> (Access, u64) {
     let mut alignment = ALIGNMENT;
     let mut access = wanted;
@@ -63,9 +63,9 @@ pub fn prepare(file: &OpenFile, wanted: Access, block: u64) -> (Access, u64) {
         if stat.stx_mask & DIOALIGN.bits() != 0 {
             alignment = alignment.max(u64::from(stat.stx_dio_offset_align));
         }
-        // Zero where the file cannot be read so, or where the file system does not tell. Some take
-        // the flag all the same and then go through the page cache: ext4 with journalled data, btrfs
-        // with checksums, tmpfs.
+        // Zero where the file cannot be read so, or where the file system does not report it. Some
+        // take the flag all the same and then go through the page cache: ext4 with journalled data,
+        // btrfs with checksums, tmpfs.
         let refused = stat.stx_dio_offset_align == 0 && tells_alignment();
         let usable = !refused && alignment.is_power_of_two() && alignment <= block;
         if !usable || set_direct(&file.fd, true).is_err() {
@@ -78,7 +78,7 @@ pub fn prepare(file: &OpenFile, wanted: Access, block: u64) -> (Access, u64) {
     (access, alignment.min(block))
 }
 
-/// Whether the kernel tells the alignment that `O_DIRECT` needs: Linux 6.1 and later.
+/// Whether the kernel reports the alignment that `O_DIRECT` needs: Linux 6.1 and later.
 fn tells_alignment() -> bool {
     static KNOWN: OnceLock<bool> = OnceLock::new();
     *KNOWN.get_or_init(|| {
@@ -88,9 +88,9 @@ fn tells_alignment() -> bool {
     })
 }
 
-/// Go on in another way after the first was refused.
+/// Continue in another way after the first was refused.
 pub fn change(file: &OwnedFd, access: Access) {
-    // Where the flag cannot be taken back it was not there.
+    // Where the flag cannot be cleared it was not set.
     let _ = set_direct(file, false);
     if access == Access::Buffered {
         no_readahead(file);
@@ -110,7 +110,7 @@ fn no_readahead(file: &OwnedFd) {
 }
 
 /// The pages of a stretch that are in memory before it is read, so that what is not can be dropped
-/// afterwards; `None` where the kernel does not tell, and nothing may be dropped then.
+/// afterwards; `None` where the kernel does not report that, and nothing may be dropped then.
 pub fn before(file: &OpenFile, offset: u64, length: u64) -> Option<PageSet> {
     if !probe::may_probe(&file.fd, &file.stat) {
         return None;
@@ -129,7 +129,7 @@ pub fn after(file: &OwnedFd, resident: &PageSet, offset: u64, length: u64) {
     for (start, next) in kept.chain([(end, end)]) {
         if start > from {
             let length = std::num::NonZeroU64::new((start - from) * page_size());
-            // What cannot be dropped (it is mapped or dirty by now) is somebody else's.
+            // What cannot be dropped (it is mapped or dirty by now) belongs to another process.
             let _ = fadvise(file, from * page_size(), length, Advice::DontNeed);
         }
         from = from.max(next);

@@ -40,7 +40,7 @@ pub struct Buffer {
 }
 
 impl Buffers {
-    /// Room for `count` buffers of `size` bytes each.
+    /// Memory for `count` buffers of `size` bytes each.
     ///
     /// # Errors
     /// [`Error::Io`] under a limit on address space.
@@ -56,7 +56,7 @@ impl Buffers {
         // SAFETY: the mapping is larger than what it is for by one alignment, so this is in it.
         let start = unsafe { mapped.cast::<u8>().add(skip) };
         // Small pages only make it slower.
-        // SAFETY: the range lies in the mapping made above; the advice changes no content.
+        // SAFETY: the range is in the mapping made above; the advice changes no content.
         let _ = unsafe { madvise(start.cast(), count * size, Advice::LinuxHugepage) };
         let pointer = |p| NonNull::new(p).expect("the kernel never maps at zero unasked");
         Ok(Self(Arc::new(Arena {
@@ -64,7 +64,7 @@ impl Buffers {
             mapped_length,
             start: pointer(start),
             size,
-            // The last one given back is the first one taken: the warmest, and few become real.
+            // The last buffer returned is the first one taken: the warmest, and few become real.
             free: Mutex::new((0..count).rev().collect()),
         })))
     }
@@ -79,7 +79,7 @@ impl Buffers {
 impl Buffer {
     /// Its address, for the kernel.
     pub fn address(&mut self) -> *mut u8 {
-        // SAFETY: the index is below the number of buffers that the arena has room for.
+        // SAFETY: the index is below the number of buffers in the arena.
         unsafe { self.arena.start.as_ptr().add(self.index * self.arena.size) }
     }
 
@@ -89,8 +89,8 @@ impl Buffer {
     /// If it is shorter.
     pub fn filled(&self, length: usize) -> &[u8] {
         assert!(length <= self.arena.size);
-        // SAFETY: the range lies in this buffer, which nobody writes while it is borrowed: whoever
-        // lets the kernel write into it owns it meanwhile. Fresh memory of a mapping is zero.
+        // SAFETY: the range is in this buffer, which is not written while it is borrowed: a read
+        // that lets the kernel write into it owns it meanwhile. Fresh memory of a mapping is zero.
         unsafe {
             let address = self.arena.start.as_ptr().add(self.index * self.arena.size);
             std::slice::from_raw_parts(address, length)
@@ -100,7 +100,7 @@ impl Buffer {
     /// All of it, to be written.
     pub fn all(&mut self) -> &mut [u8] {
         let size = self.arena.size;
-        // SAFETY: the range lies in this buffer, which is borrowed for writing.
+        // SAFETY: the range is in this buffer, which is borrowed for writing.
         unsafe { std::slice::from_raw_parts_mut(self.address(), size) }
     }
 }

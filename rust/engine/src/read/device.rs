@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-/// Reads in flight for each disk: with half as many it idles now and then while what it brought is
+/// Reads in flight for each disk: with half as many it idles now and then while what it read is
 /// hashed; with more only the datastore's own reads wait longer.
 const DEPTH: usize = 32;
 /// And for an array, however wide.
 const MOST: usize = 64;
 
-/// What a file system lies on.
+/// What a file system is on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Device {
     /// Its number, `major:minor`.

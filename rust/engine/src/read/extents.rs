@@ -18,11 +18,11 @@ pub enum Part {
         /// Its bytes.
         length: u64,
     },
-    /// So many zeros.
+    /// This many zeros.
     Hole(u64),
 }
 
-/// Goes through `[position, end)` of a file.
+/// Iterates over `[position, end)` of a file.
 #[derive(Debug)]
 pub struct Extents {
     position: u64,
@@ -63,14 +63,15 @@ impl Extents {
         Some(Part::Data { offset, length })
     }
 
-    /// Find out what is at the position: the length of a hole, or zero after `data_until` was moved.
+    /// Determine what is at the position: the length of a hole, or zero after `data_until` was
+    /// moved.
     fn look(&mut self, file: &OwnedFd, most: u64) -> u64 {
         let data = match seek(file, SeekFrom::Data(self.position)) {
             Ok(data) => data,
             // Nothing but a hole up to the end of the file.
             Err(Errno::NXIO) => return self.end - self.position,
             Err(_) => {
-                // The file system cannot tell.
+                // The file system does not report holes.
                 self.data_until = self.end;
                 return 0;
             }

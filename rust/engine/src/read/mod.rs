@@ -105,7 +105,7 @@ pub enum Outcome {
     Failed {
         /// Where the read began, in bytes.
         offset: u64,
-        /// How many bytes it was to bring.
+        /// How many bytes it was to read.
         length: u64,
         /// The error.
         errno: Errno,
@@ -129,7 +129,7 @@ pub struct Opened<S> {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manner {
-    /// At most so many bytes each second.
+    /// At most this many bytes each second.
     pub bytes_per_second: Option<u64>,
     /// Give way above this pressure.
     pub pressure: Option<Limit>,
@@ -194,7 +194,7 @@ struct Shared<'a> {
     current: Mutex<Current>,
 }
 
-/// What threads tell when they are done.
+/// What threads report when they are done.
 #[derive(Debug, Default)]
 struct Tally {
     bytes: BTreeMap<String, u64>,

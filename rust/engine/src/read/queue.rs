@@ -19,7 +19,7 @@ pub struct Request {
     pub offset: u64,
     /// Bytes wanted; no more than fit into the buffer.
     pub length: usize,
-    /// Where in the buffer to put the first of them: behind what an earlier read brought.
+    /// Where in the buffer to put the first of them: behind what an earlier read put there.
     pub skip: usize,
     /// Flags of preadv2(2).
     pub flags: i32,

@@ -30,7 +30,7 @@ impl std::fmt::Debug for Uring {
 }
 
 impl Uring {
-    /// A ring with room for `depth` reads, to be used by the calling thread only.
+    /// A ring of `depth` reads, to be used by the calling thread only.
     ///
     /// # Errors
     /// The system's error: `EPERM` where io_uring is forbidden (a seccomp filter,
@@ -98,7 +98,7 @@ impl Queue for Uring {
             .user_data(request.tag);
         let replaced = self.in_flight.insert(request.tag, request);
         assert!(replaced.is_none(), "tags of reads in flight differ");
-        // SAFETY: buffer and file stay in `in_flight` until the kernel says that the read ended.
+        // SAFETY: buffer and file stay in `in_flight` until the kernel reports that the read ended.
         let pushed = unsafe { self.ring.submission().push(&entry) };
         pushed.expect("no more reads are pushed than the ring was made for");
     }

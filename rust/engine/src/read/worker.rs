@@ -57,7 +57,7 @@ struct Flight {
     resident: Option<PageSet>,
 }
 
-/// Why nothing more is begun just now.
+/// Why no more reads are started just now.
 enum Blocked {
     Rate(Duration),
     Pressure(Duration),
@@ -375,7 +375,7 @@ impl<S: Source> Worker<'_, '_, S> {
     }
 
     fn give_up(&mut self, nth: usize, outcome: Outcome) -> Result<()> {
-        // The buffer of the read that brought us here, and those that wait behind it.
+        // The buffer of the read that ended, and those that wait behind it.
         let held = |piece: &&Piece| matches!(piece, Piece::Data { .. });
         self.outstanding -= 1 + self.active[nth].pieces.iter().filter(held).count();
         self.finish(nth, outcome)

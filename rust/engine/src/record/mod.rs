@@ -23,9 +23,9 @@ pub const LINE_LIMIT: usize = 2 << 20;
 /// The last line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trailer {
-    /// Files the record tells of.
+    /// Files in the record.
     pub files: u64,
-    /// Bytes the record tells of.
+    /// Bytes of these files.
     pub bytes: u64,
     /// Digest of everything before this line, 16 hexadecimal digits.
     pub xxh64: String,

@@ -244,7 +244,7 @@ impl<T: DeserializeOwned> Entries<T> {
         Ok(None)
     }
 
-    /// The trailer, after [`Entries::next`] answered `None`.
+    /// The trailer, after [`Entries::next`] returned `None`.
     pub fn trailer(&self) -> Option<&Trailer> {
         self.trailer.as_ref()
     }

@@ -56,7 +56,7 @@ impl Writer {
             .create_new(true)
             .open(&temporary)
             .map_err(|e| Error::io(&temporary, e))?;
-        // Whoever clears up after a crash can tell by the lock that this one is still being written.
+        // The lock shows the clean-up after a crash that this one is still being written.
         file.lock().map_err(|e| Error::io(&temporary, e))?;
         let mut writer = Self {
             output: None,

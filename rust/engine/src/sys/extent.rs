@@ -1,11 +1,11 @@
-//! Where a file's data lies on its device.
+//! Where a file's data is on its device.
 
 use std::os::fd::{AsFd, AsRawFd};
 
 /// `FS_IOC_FIEMAP` (`include/uapi/linux/fs.h`): `_IOWR('f', 11, struct fiemap)`.
 const FS_IOC_FIEMAP: libc::Ioctl = 0xC020_660B_u32 as libc::Ioctl;
 
-/// `struct fiemap` with room for one extent (`include/uapi/linux/fiemap.h`).
+/// `struct fiemap` with space for one extent (`include/uapi/linux/fiemap.h`).
 #[repr(C)]
 #[derive(Default)]
 struct Fiemap {
@@ -31,11 +31,11 @@ struct Extent {
 }
 
 /// The device address of the data at `offset` or of the next data behind it, in bytes; `None` where
-/// the file system does not tell.
+/// the file system does not report it.
 pub fn physical_address(fd: impl AsFd, offset: u64) -> Option<u64> {
     let mut map =
         Fiemap { start: offset, length: u64::MAX - offset, extent_count: 1, ..Fiemap::default() };
-    // SAFETY: the structure is laid out as the call wants it, has room for the one extent that is
+    // SAFETY: the structure is laid out as the call wants it, has space for the extent that is
     // asked for, and lives as long as the call.
     let result = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), FS_IOC_FIEMAP, &raw mut map) };
     (result == 0 && map.mapped_extents == 1)

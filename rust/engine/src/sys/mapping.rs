@@ -11,8 +11,8 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, mun
 
 use super::page_size;
 
-/// Pages asked about in one call of mincore(2): the kernel's own stretch between two looks at
-/// whether somebody else wants the memory map.
+/// Pages asked about in one call of mincore(2): the kernel's own stretch between two checks whether
+/// another thread wants the memory map.
 const CALL: usize = 4096;
 
 /// A stretch of address space into which files are mapped, again and again. Mapping over what is
@@ -94,7 +94,7 @@ impl Drop for Arena {
 }
 
 impl Mapping {
-    /// Ask for `vector.len()` pages from page `start` of the file: bit 0 of each byte says whether
+    /// Ask for `vector.len()` pages from page `start` of the file: bit 0 of each byte is set if
     /// that page is in memory and up to date. Once the arena is used anew the answer is about
     /// another file, or `ENOMEM` once it is gone.
     ///
@@ -116,7 +116,7 @@ impl Mapping {
             let length = part.len() * page_size() as usize;
             loop {
                 let pointer = std::ptr::with_exposed_provenance_mut(address as usize);
-                // SAFETY: the range lies in the mapping, as asserted, and the vector has a byte for
+                // SAFETY: the range is in the mapping, as asserted, and the vector has a byte for
                 // each of its pages.
                 if unsafe { libc::mincore(pointer, length, part.as_mut_ptr()) } == 0 {
                     break;

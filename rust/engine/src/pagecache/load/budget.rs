@@ -1,4 +1,4 @@
-//! How much may be loaded: what was asked for, and what memory there is, looked at again and again.
+//! How much may be loaded: what was asked for, and the free memory, which is read again and again.
 
 use std::sync::Mutex;
 
@@ -7,7 +7,7 @@ use crate::memory::{Headroom, Sources, headroom};
 use crate::progress::lock;
 use crate::skips::Reason;
 
-/// The kernel is asked again after so many bytes were granted.
+/// The kernel is asked again after this many bytes were granted.
 const BATCH: u64 = 64 << 20;
 
 /// A budget that threads draw on.
@@ -32,7 +32,7 @@ impl Budget {
     /// The smaller of what was asked for and of what is free beyond `reserve`, in bytes.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) if the kernel does not tell how much is free.
+    /// [`Error::Io`](crate::Error::Io) if the kernel does not report how much is free.
     pub fn new(asked: Option<u64>, reserve: u64, sources: Sources) -> Result<Self> {
         let Headroom { bytes: free, mut limit } = headroom(&sources)?;
         let mut bytes = free.saturating_sub(reserve);
@@ -51,10 +51,10 @@ impl Budget {
         (self.bytes, &self.limit)
     }
 
-    /// Draw up to `bytes`; answers how many are granted, in whole multiples of `unit`.
+    /// Draw up to `bytes`; return how many are granted, in whole multiples of `unit`.
     ///
     /// # Errors
-    /// [`Error::Io`](crate::Error::Io) if the kernel does not tell how much is free.
+    /// [`Error::Io`](crate::Error::Io) if the kernel does not report how much is free.
     pub fn take(&self, bytes: u64, unit: u64) -> Result<u64> {
         let mut state = lock(&self.state);
         if state.stopped.is_some() {
@@ -62,7 +62,7 @@ impl Budget {
         }
         if state.granted + bytes > state.checked {
             // What was loaded is clean page cache and so counts as free. When less than that and
-            // half the reserve is left, somebody else needs the memory.
+            // half the reserve is left, another process needs the memory.
             let free = headroom(&self.sources)?.bytes;
             if free < state.granted.saturating_add(self.reserve / 2) {
                 state.stopped = Some(Reason::MemoryPressure);

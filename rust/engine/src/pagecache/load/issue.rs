@@ -1,4 +1,4 @@
-//! Asking for absent pages, in the order in which they lie on the device, and no page more.
+//! Asking for absent pages, in their order on the device, and no page more.
 //!
 //! fadvise(2) puts reads into the device's queue and returns; a second thread doing so would only
 //! spoil the order. So one thread asks, for many files at a time, sorted by where their data lies,
@@ -21,14 +21,14 @@ use crate::{Progress, Result};
 
 /// Bytes asked for in one call.
 const CHUNK: u64 = 1 << 20;
-/// What a device reads ahead if it does not say: the kernel's own default, in bytes.
+/// What a device reads ahead if it does not report it: the kernel's own default, in bytes.
 const READ_AHEAD: u64 = 128 << 10;
 /// Bytes that were asked for and not yet waited for.
 const IN_FLIGHT: u64 = 64 << 20;
 /// Bytes waited for together.
 const BURST: u64 = 256 << 10;
-/// How long ago a burst may have been asked for before it is waited for: progress is told of what
-/// has arrived, and under a low rate limit 64 MiB take a long time.
+/// How long ago a burst may have been asked for before it is waited for: progress counts what has
+/// arrived, and under a low rate limit 64 MiB take a long time.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Bursts that were asked for and not yet waited for: each keeps a file open.
 const BURSTS: usize = 256;
@@ -36,7 +36,7 @@ const BURSTS: usize = 256;
 /// Absent pages of an open file.
 #[derive(Debug)]
 pub struct Absent {
-    /// Where the first of them lies on the device; 0 if that is not known.
+    /// Where the first of them is on the device; 0 if that is not known.
     pub address: u64,
     /// Number of the part of the dump that asks for them.
     pub unit: usize,
@@ -47,7 +47,7 @@ pub struct Absent {
 }
 
 impl Absent {
-    /// Find out where the pages lie.
+    /// Find where the pages are on the device.
     pub fn new(unit: usize, target: Arc<Target>, pages: PageSet) -> Self {
         let first = pages.runs().first().map_or(0, |run| run.start);
         let address = physical_address(&target.file.fd, first * page_size()).unwrap_or(0);
@@ -82,11 +82,11 @@ impl<'a> Issuer<'a> {
         Self { throttle, progress, chunks, bursts, in_flight: 0, reread: 0 }
     }
 
-    /// Ask for pages within the budget. Answers how many pages the budget did not allow.
+    /// Ask for pages within the budget. Returns how many pages the budget did not allow.
     ///
     /// # Errors
     /// [`Error::Cancelled`](crate::Error::Cancelled), [`Error::Io`](crate::Error::Io) if the kernel
-    /// does not tell how much memory is free.
+    /// does not report how much memory is free.
     pub fn issue(&mut self, absent: &Absent, budget: &Budget) -> Result<u64> {
         let target = &absent.target;
         let chunk = self.chunk(target);
@@ -110,7 +110,7 @@ impl<'a> Issuer<'a> {
         Ok(cut)
     }
 
-    /// Wait for everything that was asked for. Answers how many bytes had to be read again.
+    /// Wait for everything that was asked for. Returns how many bytes had to be read again.
     ///
     /// # Errors
     /// [`Error::Cancelled`](crate::Error::Cancelled).
@@ -214,11 +214,11 @@ fn chunks(pages: &PageSet, size: u64) -> impl Iterator<Item = Run> {
 /// Start reading a run.
 fn advise(fd: &OwnedFd, run: Run) {
     let length = std::num::NonZero::new(run.count * page_size());
-    // Advice that is not taken leaves pages absent, which is found out and told.
+    // Advice that is not taken leaves pages absent, which is detected and reported.
     let _ = fadvise(fd, run.start * page_size(), length, Advice::WillNeed);
 }
 
-/// Wait for a page by reading a byte of it. That it fails is found out when the kernel is asked.
+/// Wait for a page by reading a byte of it. A failure is detected when the kernel is asked.
 fn touch(fd: &OwnedFd, page: u64) {
     let mut byte = [0_u8];
     let _ = rustix::io::pread(fd, &mut byte, page * page_size());

@@ -2,8 +2,8 @@
 //!
 //! The dump is read three times or more: once to check all of it before anything is done, once per
 //! tier of hotness to load (the hottest first, so that a budget is spent on what matters), and once
-//! to ask the kernel what is in memory now, read again what is not, and tell the outcome. So memory
-//! use does not depend on how long a dump is, but for a few bytes per file.
+//! to ask the kernel what is in memory now, read again what is not, and report the outcome. So
+//! memory use does not depend on how long a dump is, but for a few bytes per file.
 
 mod budget;
 mod issue;
@@ -98,7 +98,7 @@ pub struct Outcome {
     stopped: Option<Reason>,
 }
 
-/// What the loading passes found out about the pages of one tier of one line, for the last pass.
+/// What the loading passes recorded of the pages of one tier of one line, for the last pass.
 #[derive(Debug, Clone, Copy, Default)]
 struct Unit {
     already: u64,
@@ -127,7 +127,7 @@ struct Loader<'a> {
 ///
 /// # Errors
 /// [`Error::Record`] before anything was loaded if the dump cannot be trusted, [`Error::Io`] if a
-/// root cannot be opened, [`Error::Cancelled`]. What happens to single files is told in the outcome.
+/// root cannot be opened, [`Error::Cancelled`]. The outcome reports what happens to single files.
 pub fn load(request: &Request, progress: &Progress) -> Result<Outcome> {
     progress.enter("checking");
     let inspection = inspect(open(request)?, progress)?;
@@ -200,7 +200,7 @@ fn units(first: usize, entry: &Entry) -> impl Iterator<Item = (usize, usize)> {
 }
 
 impl Loader<'_> {
-    /// Load one tier: some threads open files and find out what is absent, another asks for it.
+    /// Load one tier: some threads open files and find what is absent, another asks for it.
     fn load(&self, tier: usize) -> Result<()> {
         let (sender, receiver) = sync_channel(QUEUE);
         std::thread::scope(|scope| {
@@ -211,7 +211,7 @@ impl Loader<'_> {
             });
             let opening = self.open_all(tier, sender);
             let issued = issuing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            // A failure to hand over a file only tells that the other thread failed.
+            // A failure to hand over a file only shows that the other thread failed.
             issued.and(opening)
         })
     }
@@ -239,7 +239,7 @@ impl Loader<'_> {
         })
     }
 
-    /// Open a file and find out which of its pages are absent, if any are.
+    /// Open a file and return which of its pages are absent, if any are.
     fn open(&self, job: &Job) -> Result<Option<Absent>> {
         let tier = &job.entry.tiers[job.tier];
         let requested = tier.count() * self.record_page_size;
@@ -254,7 +254,7 @@ impl Loader<'_> {
             Some((target, wanted, absent))
         });
         let Some((target, wanted, absent)) = found else {
-            // Why it cannot be had is told by the last pass, which comes to the same answer.
+            // The last pass reports why it cannot be loaded: it comes to the same result.
             self.progress.add_bytes(requested);
             return Ok(None);
         };
@@ -303,7 +303,7 @@ impl Loader<'_> {
         Target::open(root, entry, self.request.policy, self.record_page_size, self.progress)
     }
 
-    /// Ask the kernel, read again what is missing, and tell the outcome.
+    /// Ask the kernel, read again what is missing, and report the outcome.
     fn verify(&self) -> Result<Report<'_>> {
         let known = std::mem::take(&mut *lock(&self.units));
         let report = Mutex::new(Report::new(&self.request.roots, self.request.report_all));

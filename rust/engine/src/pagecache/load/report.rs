@@ -1,4 +1,4 @@
-//! What became of each file, and the sums.
+//! The outcome of each file, and the sums.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ const NAMED: usize = 1000;
 /// How many are named when all are to be.
 const NAMED_ALL: usize = 100_000;
 
-/// What became of one file, in bytes of whole pages.
+/// The outcome of one file, in bytes of whole pages.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct FileOutcome {
     #[serde(flatten)]
@@ -26,7 +26,7 @@ pub struct FileOutcome {
     pub requested: u64,
     /// Found in memory.
     pub already_resident: u64,
-    /// Brought there.
+    /// Read into memory.
     pub loaded: u64,
     /// Asked for and not there at the end.
     pub missing: u64,
@@ -66,7 +66,7 @@ impl FileOutcome {
     }
 }
 
-/// Gathers what became of the files.
+/// Gathers the outcomes of the files.
 #[derive(Debug)]
 pub struct Report<'a> {
     roots: &'a [PathBuf],
@@ -97,7 +97,7 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Add what became of an entry.
+    /// Add the outcome of an entry.
     pub fn add(&mut self, entry: &Entry, mut outcome: FileOutcome) {
         outcome.requested =
             outcome.already_resident + outcome.loaded + outcome.missing + outcome.skipped;
@@ -164,7 +164,7 @@ impl<'a> Report<'a> {
     }
 }
 
-/// Dumps made here tell of files below this size in one line.
+/// Dumps made here describe files below this size in one line.
 const LARGE: u64 = 1 << 30;
 
 /// What part of `whole` there is; all of it where there is nothing to have.

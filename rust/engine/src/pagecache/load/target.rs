@@ -33,7 +33,7 @@ pub struct Wanted {
 }
 
 impl Target {
-    /// Open the file of an entry, if the policy takes it for the one that was dumped.
+    /// Open the file of an entry, if the policy takes it for the file that was dumped.
     ///
     /// # Errors
     /// Why it is to be skipped.
@@ -82,7 +82,7 @@ impl Target {
         Wanted { pages, dropped }
     }
 
-    /// Those of `pages` that do not lie in holes.
+    /// Those of `pages` that are not in holes.
     fn without_holes(&self, pages: &PageSet) -> rustix::io::Result<PageSet> {
         let fd = &self.file.fd;
         let mut kept = PageSet::default();
