@@ -33,7 +33,7 @@ const FIRST_MINOR: u32 = 100;
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// `mdu_array_info_t` as far as it matters: with no disks it only tells the version.
+/// `mdu_array_info_t` as far as it matters: with no disks it only returns the version.
 #[repr(C)]
 #[derive(Default)]
 struct ArrayInfo {

@@ -16,7 +16,8 @@ pub fn timestamp() -> String {
     format(now())
 }
 
-/// Set the machine's clock forward to a time it certainly is past, if it is before; answers whether.
+/// Set the machine's clock forward to a time it certainly is past, if it is before; return whether
+/// it was.
 ///
 /// Certificates can't be judged by a clock that lost its battery.
 pub fn not_before(least: &str) -> bool {

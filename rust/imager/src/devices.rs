@@ -1,5 +1,5 @@
-//! Block devices as sysfs shows them. Serial numbers and models are those that the agent tells in
-//! `agent/holdfast/node/devices.py`, but for what only udev knows: there is no udev here.
+//! Block devices as sysfs shows them. Serial numbers and models are those that
+//! `agent/holdfast/node/devices.py` reports, except what only udev knows: there is no udev here.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ pub struct Device {
 }
 
 impl Device {
-    /// Names of what lies on it, or on one of its partitions.
+    /// Names of what is on it, or on one of its partitions.
     pub fn holders(&self) -> Vec<String> {
         let mut holders = names(&self.sys.join("holders"));
         for entry in names(&self.sys) {
@@ -56,7 +56,7 @@ impl Device {
         Ok(())
     }
 
-    /// Its node, and how it can be told from others, for people.
+    /// Its node, and what distinguishes it from others, for people.
     pub fn describe(&self) -> String {
         format!(
             "{} (serial {}, model {}, {} bytes)",
@@ -88,7 +88,7 @@ fn describe(class: &Path, dev: &Path, name: &str) -> Option<Device> {
     }) {
         return None;
     }
-    // Through the link: a partition lies in its disk's directory.
+    // Through the link: a partition is in its disk's directory.
     let sys = fs::canonicalize(class.join(name)).ok()?;
     let number = text(&sys.join("dev"))?;
     let (major, minor) = number.split_once(':')?;

@@ -67,7 +67,7 @@ impl DerefMut for Buffer {
     }
 }
 
-/// A disk, or in tests a file that stands for one.
+/// A disk, or in tests a file in place of one.
 #[derive(Debug)]
 pub struct Disk {
     file: File,
@@ -86,8 +86,8 @@ impl Disk {
         Self::with_flags(path, false, libc::O_DIRECT)
     }
 
-    /// Open a disk for writing. The kernel lets nobody mount it, or make it part of something else,
-    /// for as long as it is open, and refuses to open it when that is so already.
+    /// Open a disk for writing. While it is open, the kernel refuses to mount it or to make it part
+    /// of something else; it cannot be opened when either is so already.
     ///
     /// # Errors
     /// The system's, with the path.

@@ -1,4 +1,4 @@
-//! What can go wrong: a sentence for whoever has to find out why a machine wasn't re-imaged.
+//! What can go wrong: a sentence for the operator who asks why a machine wasn't re-imaged.
 
 use std::fmt::Display;
 
@@ -23,12 +23,12 @@ impl From<holdfast_engine::Error> for Fault {
     }
 }
 
-/// Says what was being done when something failed.
+/// Adds what was being done when something failed.
 pub trait Context<T> {
     /// The fault is `what: the error`.
     ///
     /// # Errors
-    /// The one that was there, with `what` before it.
+    /// The original one, with `what` before it.
     fn context(self, what: impl Display) -> Result<T>;
 }
 

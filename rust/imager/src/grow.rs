@@ -23,7 +23,7 @@ pub(crate) struct Volume {
     pub(crate) name: [u8; 4088],
 }
 
-/// The beginning of `xfs_fsop_geom_v1`, and room for the rest.
+/// The start of `xfs_fsop_geom_v1`, and space for the rest.
 #[repr(C)]
 #[derive(Default)]
 struct Geometry {
@@ -40,7 +40,8 @@ struct Grow {
     inodes_percent: u32,
 }
 
-/// Grow the file system that is mounted there to so many bytes; answers how many it then has for data.
+/// Grow the file system that is mounted there to `bytes` bytes; return how many it then has for
+/// data.
 ///
 /// # Errors
 /// The kernel's, or that this kind cannot be grown here. The file system is as it was then.

@@ -12,7 +12,7 @@ use crate::{log, record, reimage, say, threads};
 
 /// Where the armed machine left what the imager needs.
 pub const ROOM: &str = "/holdfast";
-/// How long a fault that nobody else can tell stays on the console.
+/// How long a fault that can be reported nowhere else stays on the console.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Do everything, and reboot.
@@ -53,7 +53,7 @@ fn prepare() {
     for fault in faults {
         say!("{fault}");
     }
-    // Also if the boot loader's entry does not say so: never hang where nobody can press a key.
+    // Also if the boot loader's entry does not set it: never hang where nobody can press a key.
     for (knob, value) in [("panic", "10"), ("panic_on_oops", "1"), ("ctrl-alt-del", "0")] {
         if let Err(error) = fs::write(Path::new("/proc/sys/kernel").join(knob), value) {
             say!("setting kernel.{knob}: {error}");

@@ -15,8 +15,8 @@ static LINES: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
 /// Send lines to the kernel's log, and so to all its consoles, from now on; without it they go to
 /// standard error.
 ///
-/// The kernel drops lines of programs that come too fast, and shows them on consoles only if it is not
-/// told to be quiet, so both are set. Where that fails, lines go to `/dev/console`.
+/// The kernel drops lines of programs that come too fast, and shows them on consoles only if it is
+/// not set to be quiet, so both are set. Where that fails, lines go to `/dev/console`.
 pub fn use_kernel_log() {
     let set = |path: &str, value: &str| std::fs::write(path, value);
     // Fails where the kernel's command line has printk.devkmsg=: then some lines may be missing.
@@ -32,14 +32,14 @@ pub fn use_kernel_log() {
     }
 }
 
-/// Say something.
+/// Print a line on the console.
 pub fn line(text: impl AsRef<str>) {
     // A line of another's making (an error with a newline, a name) must stay one line.
     let text: String =
         text.as_ref().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     let whole = format!("holdfast-imager: {text}\n");
     match CONSOLE.get() {
-        // In one write, or it is several records. There's nobody to tell that the console failed.
+        // In one write, or it is several records. A failure of the console can be reported nowhere.
         Some(console) => {
             let _ =
                 console.lock().unwrap_or_else(PoisonError::into_inner).write_all(whole.as_bytes());
@@ -58,7 +58,7 @@ pub fn recent() -> Vec<String> {
     LINES.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
 }
 
-/// Say something, as with `format!`.
+/// Print a line on the console, as with `format!`.
 #[macro_export]
 macro_rules! say {
     ($($argument:tt)*) => { $crate::log::line(format!($($argument)*)) };

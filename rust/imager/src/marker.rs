@@ -101,7 +101,7 @@ pub fn write(
     .map_err(|failure| failure.fault)
 }
 
-/// The most memory this program had at once, in bytes; `None` if the kernel does not tell.
+/// The most memory this program had at once, in bytes; `None` if the kernel does not report it.
 pub fn memory_peak_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;

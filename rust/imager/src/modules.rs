@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use crate::say;
 
-/// Load modules in their order. One that cannot be loaded is told and passed over: what it was for
+/// Load modules in their order. One that cannot be loaded is reported and skipped: what it was for
 /// will be missed where it is needed, and some modules refuse machines without their hardware.
 pub fn load(directory: &Path, names: &[String]) {
     let mut loaded = 0_usize;

@@ -21,7 +21,7 @@ impl Mounted {
         &self.path
     }
 
-    /// Unmount it, and say whether that worked.
+    /// Unmount it, and report whether that worked.
     ///
     /// # Errors
     /// The system's.
@@ -138,7 +138,7 @@ pub fn root(device: &Path, kind: &str, at: &Path) -> Result<Mounted> {
     root_of(device, kind, None, at, MountFlags::empty())
 }
 
-/// Mount the new system's root: of a btrfs a subvolume, or the one that is mounted by default. With the
+/// Mount the new system's root: of a btrfs a subvolume, or the default subvolume. With the
 /// flag `RDONLY` it is mounted as it was unmounted, which leaves no journal to replay.
 ///
 /// # Errors

@@ -114,7 +114,7 @@ impl NewSystem<'_> {
             mounted.unmount()?;
             same?;
         }
-        // It stands in nobody's way if it stays.
+        // It is in nobody's way if it stays.
         if let Err(fault) = partition::forget(disk, number) {
             say!("{fault}");
         }

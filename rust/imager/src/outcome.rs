@@ -1,5 +1,5 @@
 //! The outcome record: a file of the old system that the imager reads and writes in place, knowing
-//! where it lies on the disk, so that the old system learns what happened if it comes back.
+//! where it is on the disk, so that the old system learns what happened if it comes back.
 
 use holdfast_engine::image::Sha256;
 use serde::{Deserialize, Serialize};
@@ -67,7 +67,7 @@ impl Outcome {
     }
 
     /// The record's bytes. Of its log the oldest lines go, and then the end of the reason, until it
-    /// has room.
+    /// fits.
     pub fn to_bytes(&self) -> Buffer {
         let room = OUTCOME_BYTES as usize;
         let mut record = self.clone();

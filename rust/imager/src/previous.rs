@@ -35,11 +35,12 @@ const LEVEL: i32 = 1;
 const READERS: usize = 3;
 const OUTPUT_BUFFER: usize = 1 << 20;
 
-/// Keep `disk` in `directory`, relative to `volume`, where a file system is mounted; answers the
+/// Keep `disk` in `directory`, relative to `volume`, where a file system is mounted; return the
 /// descriptor's digest. Everything is on the medium, and was read back, when this returns.
 ///
-/// The directory is `previous/NAME` of the state directory, which has to be the one that was noted when
-/// the machine was armed, whatever has its name now: what is kept has every secret of the old system.
+/// The directory is `previous/NAME` of the state directory, which has to be the directory that was
+/// noted when the machine was armed, whatever has its name now: what is kept has every secret of
+/// the old system.
 ///
 /// # Errors
 /// The system's, with nothing left of it; that it is another state directory, with nothing written; or
@@ -70,7 +71,7 @@ pub fn save(
     result.map_err(|fault: Fault| Fault(format!("the old disk cannot be kept: {fault}")))
 }
 
-/// The directory while it is not complete, and the one it is in.
+/// The directory while it is not complete, and its parent.
 struct Place {
     above: OwnedFd,
     directory: OwnedFd,
@@ -127,8 +128,8 @@ impl Place {
     }
 }
 
-/// Check that these are the state directory that was noted, and a directory in it that only its owner
-/// can write to; answers the group of that.
+/// Check that these are the state directory that was noted, and a directory in it that only its
+/// owner can write to; return its group.
 fn check_home(home: &OwnedFd, above: &OwnedFd, state: &StateDirectory) -> Result<u32> {
     let found = rustix::fs::fstat(home).context("the state directory")?;
     if (found.st_ino, found.st_uid) != (state.ino, state.uid) {
@@ -149,7 +150,7 @@ fn check_home(home: &OwnedFd, above: &OwnedFd, state: &StateDirectory) -> Result
     Ok(inner.st_gid)
 }
 
-/// Remove what an attempt left that did not come to its end. What stays only takes room: holdfast
+/// Remove what an attempt left that did not come to its end. What stays only takes space: holdfast
 /// removes it as well.
 fn remove_from(above: &OwnedFd, partial: &str) {
     for file in [IMAGE, DESCRIPTOR] {

@@ -44,8 +44,9 @@ pub fn refused(reason: &str) {
     }
 }
 
-/// Tell the old system that the target was not found, wherever its disk is now: the record is known by
-/// its number, and nothing else on that disk is touched. One that has a reason already keeps it.
+/// Report to the old system that the target was not found, wherever its disk is now: the record is
+/// known by its number, and nothing else on that disk is touched. One that has a reason already
+/// keeps it.
 pub fn leave_word(job: &Job, fault: &Fault) {
     for device in devices::all().iter().filter(|device| device.partition.is_none()) {
         let written = Disk::open_exclusively(&device.path).and_then(|disk| {

@@ -29,7 +29,7 @@ use crate::status::server::{self, Doors};
 use crate::status::{Phase, Status};
 use crate::{Context as _, Fault, Result, clock, modules, previous, record, say, target, threads};
 
-/// How often to tell how far it is.
+/// How often to report progress.
 const NARRATION: Duration = Duration::from_secs(5);
 /// How long the network that the image comes through may take.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(600);
@@ -84,7 +84,7 @@ impl Armed {
 /// Do everything but the reboot.
 ///
 /// # Errors
-/// Why nothing was written: once something was, it goes on until the disk has the image.
+/// Why nothing was written: once something was, it continues until the disk has the image.
 pub fn run(armed: &Armed) -> Result<Ended> {
     let job = armed.job()?;
     say!("armed as {} by {} at {}", job.nonce, job.operation, job.hostname);
@@ -143,7 +143,7 @@ fn check_nonce(nonce: &str, command_line: &str) -> Result<()> {
     }
 }
 
-/// What does not change while the work goes on.
+/// What does not change during the work.
 fn facts(job: &Job, image: &Descriptor, device: &Device) -> serde_json::Value {
     let mode = match job.source {
         Source::Staged { .. } => "staged",
@@ -215,7 +215,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Keep the old disk, if that was asked for; `volume` is one that is there already. Answers the
+    /// Keep the old disk, if that was asked for; `volume` is one that is there already. Returns the
     /// digest of its descriptor.
     fn save_previous(&self, disk: &Disk, volume: Option<&mut Volume>) -> Result<Option<Sha256>> {
         let Some(wanted) = &self.job.options.save_previous else { return Ok(None) };
@@ -252,7 +252,7 @@ impl Work<'_> {
         previous: Option<&Sha256>,
         claimed: Arc<Disk>,
     ) -> Result<()> {
-        // The table of a root that is not mounted, and so not grown, stays as it is.
+        // The table of a root that is not mounted, and so not grown, is left unchanged.
         let root = carried_root(&Facts::from(self.image)).ok();
         let grow = root.filter(|_| self.job.options.grow_root);
         let disk = claimed.shared()?;

@@ -23,7 +23,7 @@ impl Signatures {
     }
 }
 
-/// Look at a device.
+/// Read the superblock of a device.
 ///
 /// # Errors
 /// The disk's.

@@ -11,7 +11,7 @@ const ALIGNMENT: u64 = 4096;
 const MBR_ENTRIES: usize = 446;
 /// The type of the entry that keeps programs away which do not know GPT.
 const PROTECTIVE: u8 = 0xee;
-/// Cylinders, heads and sectors of what is too far away to be told in them.
+/// Cylinders, heads and sectors of what is too far away for them.
 const FAR: [u8; 3] = [0xff, 0xff, 0xff];
 
 /// How a table was made to fit.
@@ -140,7 +140,7 @@ impl Gpt {
             .map(|(number, entry)| (number, u64_at(entry, 32), u64_at(entry, 40)))
     }
 
-    /// Extend a partition; answers how many sectors it has then.
+    /// Extend a partition; return how many sectors it has then.
     fn extend(&mut self, number: u32, last_usable: u64) -> Result<u64, String> {
         let (_, first, old_end) =
             self.partitions().find(|(one, _, _)| *one == number).ok_or_else(|| missing(number))?;

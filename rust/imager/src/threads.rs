@@ -1,5 +1,5 @@
-//! Threads, and faults of the program itself: a panic is a fault like any other wherever somebody can
-//! deal with it, and what nothing depends on can end without ending the work.
+//! Threads, and faults of the program itself: a panic is a fault like any other wherever it can be
+//! handled, and what nothing depends on can end without ending the work.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
@@ -12,7 +12,7 @@ use crate::{Fault, Result, say};
 /// The first panic since [`caught`] began, with its place.
 static FIRST: Mutex<Option<String>> = Mutex::new(None);
 
-/// Say each panic on the console, from now on.
+/// Print each panic on the console, from now on.
 pub fn tell_panics() {
     set_hook(Box::new(|panic| {
         let text = format!("a fault of the imager itself: {panic}");
@@ -27,7 +27,7 @@ pub fn tell_panics() {
 /// Those of `work`, and a panic.
 pub fn caught<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     lock(&FIRST).take();
-    // Whoever calls this gives up on what the work had in its hands, or begins anew with it.
+    // The caller gives up on what the work held, or starts anew with it.
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
         let first = lock(&FIRST).take();
         Err(Fault(
@@ -41,8 +41,8 @@ fn text(payload: &(dyn Any + Send)) -> &str {
     owned.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic")
 }
 
-/// Do something beside the work. Where there is no thread to be had for it, it is not done, and that
-/// is said.
+/// Do something beside the work. Where no thread can be started for it, it is not done, and that is
+/// reported.
 pub fn in_background(what: &str, work: impl FnOnce() + Send + 'static) {
     if let Err(error) = Builder::new().spawn(work) {
         say!("{what}: no thread for it: {error}");

@@ -273,7 +273,7 @@ fn without_selinux_no_relabelling_is_ordered() {
     }
 }
 
-/// Make deployments of these names, each newer than the one before; answers their paths.
+/// Make deployments of these names, each newer than its predecessor; return their paths.
 fn deployments(root: &Path, names: &[&str]) -> Vec<String> {
     let paths = names.iter().enumerate().map(|(age, name)| {
         let path = format!("ostree/deploy/os/deploy/{name}");

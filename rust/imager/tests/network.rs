@@ -43,7 +43,7 @@ fn an_address_and_names_come_from_a_dhcp_server() {
     if !is_root() {
         return;
     }
-    // In a network of its own, of which /sys must tell as well.
+    // In a network of its own, which /sys must show as well.
     let inside =
         "mount -t sysfs sysfs /sys && exec \"$0\" --exact in_a_network_of_its_own --ignored";
     let done = Command::new("unshare")
@@ -108,7 +108,7 @@ fn in_a_network_of_its_own() {
         addresses.split("inet ").nth(1).unwrap().split('/').next().unwrap().parse().unwrap();
     let renewed = dhcp::renew(&interface, "node-7", address, Duration::from_secs(10)).unwrap();
     assert_eq!((renewed.address, renewed.lease_seconds), (address, 120));
-    // Taken back: it belongs to another network.
+    // Declined: it belongs to another network.
     let stranger = "10.99.0.1".parse().unwrap();
     dhcp::renew(&interface, "node-7", stranger, Duration::from_secs(10)).unwrap_err();
 }
@@ -216,7 +216,7 @@ fn a_request_that_never_ends_is_refused() {
 enum Manner {
     /// As it should, ranges included.
     Well,
-    /// It ends the connection after so many bytes.
+    /// It ends the connection after this many bytes.
     EndAfter(usize),
     /// It knows no ranges, and sends everything.
     All,

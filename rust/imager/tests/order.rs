@@ -40,7 +40,7 @@ struct Medium {
     flushed: usize,
 }
 
-/// A disk in memory that remembers what it was told, and fails at one of its writes.
+/// A disk in memory that records its calls, and fails at one of its writes.
 struct Recorder {
     medium: Mutex<Medium>,
     fails_at: Option<usize>,

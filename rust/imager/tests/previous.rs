@@ -55,7 +55,7 @@ fn it_is_an_ordinary_image_that_makes_the_disk_what_it_was() {
     let json = fs::read(place.join("descriptor.json")).unwrap();
     assert_eq!(Sha256::of(&json), digest);
     let descriptor = Descriptor::parse(&place, &json).unwrap();
-    // As whoever describes that disk by itself.
+    // As a description of that disk by itself.
     let request = Request {
         file: device.file.clone(),
         name: names().name,
@@ -108,7 +108,7 @@ fn where_there_is_no_room_nothing_is_left_of_it() {
     mounted.unmount().unwrap();
 }
 
-/// The directory as it is noted when the machine is armed.
+/// The directory as recorded when the machine is armed.
 fn noted(directory: &Path) -> StateDirectory {
     let found = fs::metadata(directory).unwrap();
     StateDirectory { uid: found.uid(), dev: found.dev(), ino: found.ino(), file_system_uuid: None }

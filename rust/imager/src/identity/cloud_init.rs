@@ -1,7 +1,7 @@
 //! What keeps cloud-init from replacing what was carried over. An image that was never booted is a first
 //! boot to cloud-init: by default it deletes the host keys, makes new ones and sets the hostname of the
 //! metadata service. Its documented settings (modules `cc_ssh`, `cc_set_hostname`, `cc_update_hostname`,
-//! `cc_update_etc_hosts`) say otherwise, for every data source, EC2, `NoCloud` and none included.
+//! `cc_update_etc_hosts`) override that, for every data source, EC2, `NoCloud` and none included.
 
 use std::fmt::Write as _;
 

@@ -71,7 +71,7 @@ pub struct CarriedDirectory {
     pub group: Option<String>,
 }
 
-/// What became of it.
+/// The outcome.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Files that are in place.
@@ -113,7 +113,7 @@ pub struct Placed {
 /// What was done about SELinux labels.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Labelling {
-    /// `enforcing` or `permissive`, as the root's configuration says.
+    /// `enforcing` or `permissive`, as the root's configuration states.
     pub mode: &'static str,
     /// A relabelling of all files at the next boot is ordered, since some labels are not known.
     pub relabel: bool,

@@ -157,7 +157,7 @@ impl Root {
         Ok(staged.label)
     }
 
-    /// Take so many bytes of space, which [`Root::release`] gives back, for the file of a path.
+    /// Reserve `bytes` bytes, which [`Root::release`] frees, for the file of a path.
     ///
     /// # Errors
     /// The system's, or that the path is none.
@@ -169,13 +169,13 @@ impl Root {
         fallocate(&file, FallocateFlags::empty(), 0, bytes)
             .and_then(|()| rustix::fs::fsync(&file))
             .map_err(|error| {
-                // The first fault is the one to report.
+                // The first fault is to be reported.
                 let _ = unlinkat(&parent, &temporary, AtFlags::empty());
                 Failure::at("", error.into())
             })
     }
 
-    /// Give back the space that [`Root::reserve`] took.
+    /// Free the space that [`Root::reserve`] took.
     pub fn release(&self, path: &str) {
         let Ok((parent, name)) = self.directory_of(path) else { return };
         if unlinkat(&parent, temporary(name), AtFlags::empty()).is_ok() {
@@ -205,7 +205,7 @@ impl Root {
         match fill(file, content, mode, owner, label) {
             Ok(label) => Ok(Staged { path: path.to_owned(), label }),
             Err(error) => {
-                // The first fault is the one to report.
+                // The first fault is to be reported.
                 let _ = unlinkat(&parent, &temporary, AtFlags::empty());
                 Err(Failure::at("", error))
             }
@@ -303,7 +303,7 @@ impl Root {
                         .map_err(|error| Failure::at(&whole, error.into()))?;
                     let made = self.resolve(&reached, DIRECTORY).context(&whole)?;
                     if let Some(label) = labels::choose(&directory, ".", None) {
-                        // The files in it say whether labels can be set.
+                        // The files in it show whether labels can be set.
                         let _ = labels::set(&made, &label);
                     }
                     made

@@ -52,7 +52,7 @@ pub fn find_any(top: Root) -> Result<SystemRoot> {
     Ok(SystemRoot { root, deployment: Some(path) })
 }
 
-/// The deployment that is booted: the one of the loader's first entry, else the only or newest one.
+/// The deployment that is booted: that of the loader's first entry, else the only or newest one.
 fn deployment(top: &Root) -> Result<String> {
     let mut known = Vec::new();
     for stateroot in top.names(STATEROOTS) {

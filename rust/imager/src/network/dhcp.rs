@@ -20,7 +20,7 @@ const CLIENT_PORT: u16 = 68;
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(8);
 
-/// Ask until somebody answers or the time is over.
+/// Ask until a server answers or the time is over.
 ///
 /// # Errors
 /// If nobody answered, or the system refuses.
@@ -61,7 +61,7 @@ fn converse(
         let seconds = u16::try_from(begin.elapsed().as_secs()).unwrap_or(u16::MAX);
         let query =
             Query { kind, id, hardware: interface.hardware, own, chosen, host_name, seconds };
-        // The link may not be up yet; the next try will tell.
+        // The link may not be up yet; the next try will show.
         let _ = socket.send(own.unwrap_or(Ipv4Addr::UNSPECIFIED), &query.to_bytes());
         let until = (Instant::now() + wait).min(deadline);
         let wanted = |reply: &Reply| match reply.kind {
@@ -87,7 +87,7 @@ fn converse(
                 )));
             }
             None => {
-                // Whoever offered may be gone.
+                // The server that made the offer may be gone.
                 chosen = None;
                 wait = (wait * 2).min(LONGEST_WAIT);
             }
@@ -134,7 +134,7 @@ impl Packets {
     fn send(&self, from: Ipv4Addr, message: &[u8]) -> io::Result<()> {
         let packet = wrap(from, message);
         let (address, length) = self.address(Some([0xff; 6]));
-        // SAFETY: packet and address live until the call ends, and have the lengths that are given.
+        // SAFETY: packet and address live until the call ends, and have the stated lengths.
         let sent = unsafe {
             libc::sendto(
                 self.socket.as_raw_fd(),
@@ -177,7 +177,7 @@ impl Packets {
             let flags = rustix::net::RecvFlags::DONTWAIT;
             let length = match rustix::net::recv(&self.socket, &mut packet[..], flags) {
                 Ok((_, length)) => length,
-                // A link that goes down and up says so here.
+                // A link that goes down and up is reported here.
                 Err(_) => continue,
             };
             let reply = unwrap(&packet[..length.min(packet.len())])
@@ -199,7 +199,7 @@ fn wrap(from: Ipv4Addr, message: &[u8]) -> Vec<u8> {
     let length = |bytes: usize| u16::try_from(bytes).expect("messages are short").to_be_bytes();
     let mut header = vec![0x45, 0];
     header.extend(length(28 + message.len()));
-    // No identification, no fragments, a time to live of 64, UDP, and room for the checksum.
+    // No identification, no fragments, a time to live of 64, UDP, and space for the checksum.
     header.extend([0, 0, 0, 0, 64, 17, 0, 0]);
     header.extend(from.octets());
     header.extend(Ipv4Addr::BROADCAST.octets());

@@ -71,7 +71,7 @@ fn ask(server: SocketAddr, name: &str, kind: Kind) -> std::result::Result<Vec<Ip
             let left = deadline.saturating_duration_since(Instant::now());
             socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
             let length = socket.recv(&mut buffer)?;
-            // What is not the answer to this question is passed over.
+            // What is not the answer to this question is skipped.
             if is_answer(&buffer[..length], &query) {
                 buffer.truncate(length);
                 return Ok(buffer);
@@ -107,7 +107,8 @@ pub fn is_answer(answer: &[u8], query: &[u8]) -> bool {
         && answer[12..query.len()].eq_ignore_ascii_case(&query[12..])
 }
 
-/// The addresses in an answer, or what the server says instead; `None` if it cannot be understood.
+/// The addresses in an answer, or what the server reports instead; `None` if it cannot be
+/// understood.
 pub fn addresses(answer: &[u8], kind: Kind) -> Option<std::result::Result<Vec<IpAddr>, String>> {
     match answer.get(3)? & 0xf {
         0 => {}
@@ -127,7 +128,7 @@ pub fn addresses(answer: &[u8], kind: Kind) -> Option<std::result::Result<Vec<Ip
         let (Some(record), Some(length)) = (number(at), number(at + 8)) else { break };
         let Some(data) = answer.get(at + 10..at + 10 + usize::from(length)) else { break };
         if record == kind as u16 {
-            // Records of other names are there when the name stands for another one.
+            // Records of other names are there when the name is an alias.
             let address = match kind {
                 Kind::A => data.try_into().ok().map(|o: [u8; 4]| IpAddr::from(o)),
                 Kind::Aaaa => data.try_into().ok().map(|o: [u8; 16]| IpAddr::from(o)),
@@ -139,7 +140,7 @@ pub fn addresses(answer: &[u8], kind: Kind) -> Option<std::result::Result<Vec<Ip
     Some(Ok(found))
 }
 
-/// Where a name ends; one that goes on elsewhere ends with two bytes that say where.
+/// Where a name ends; one that continues elsewhere ends with two bytes that point there.
 fn skip_name(answer: &[u8], mut at: usize) -> Option<usize> {
     loop {
         match *answer.get(at)? {
@@ -162,7 +163,7 @@ mod tests {
         let query = query(7, "images.example", Kind::A).unwrap();
         let mut answer = query.clone();
         answer[2..8].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 2]);
-        // CNAME, then the address, both of names that are told by their place.
+        // CNAME, then the address, both of names given as pointers.
         answer.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 9, 0, 2, 0xc0, 19]);
         answer.extend([0xc0, 19, 0, 1, 0, 1, 0, 0, 0, 9, 0, 4, 192, 0, 2, 1]);
         assert!(is_answer(&answer, &query));

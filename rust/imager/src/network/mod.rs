@@ -38,7 +38,7 @@ pub struct Interface {
     pub hardware: [u8; 6],
 }
 
-/// A network that works as far as anybody can tell.
+/// A network that works as far as can be checked.
 #[derive(Debug, Clone, Default)]
 pub struct Network {
     dns: Arc<Mutex<Vec<IpAddr>>>,
@@ -117,7 +117,7 @@ fn wait_for(wanted: &job::Interface) -> Result<Interface> {
     }
 }
 
-/// By its hardware address, or where none is told by its name.
+/// By its hardware address, or where there is none by its name.
 fn find(class: &Path, wanted: &job::Interface) -> Option<Interface> {
     let mut names = devices::names(class);
     names.sort();

@@ -31,7 +31,7 @@ const TABLE_MAIN: u8 = 254;
 const PROTOCOL_BOOT: u8 = 3;
 const SCOPE_LINK: u8 = 253;
 const TYPE_UNICAST: u8 = 1;
-/// Believe that the gateway can be reached directly, also where no address says so.
+/// Take the gateway to be directly reachable, also where no address implies it.
 const RTNH_F_ONLINK: u32 = 4;
 
 /// A way to the kernel.
@@ -54,7 +54,7 @@ impl Netlink {
             .context("a netlink socket")
     }
 
-    /// Switch an interface on, and set the size of its largest packet if one is given.
+    /// Switch an interface on, and set the size of its largest packet if one is stated.
     ///
     /// # Errors
     /// The system's.

@@ -46,7 +46,7 @@ pub enum Kind {
 pub struct Query<'a> {
     /// What for.
     pub kind: Kind,
-    /// Tells this exchange from others.
+    /// Distinguishes this exchange from others.
     pub id: u32,
     /// The hardware address.
     pub hardware: [u8; 6],
@@ -137,7 +137,7 @@ impl Reply {
         }
         let mut options = Vec::new();
         collect(rest, &mut options);
-        // Options may go on where boot servers' names were in older times.
+        // Options may continue where boot servers' names were in older times.
         let overload = find(&options, OVERLOAD).and_then(|value| value.first().copied());
         for (bit, range) in [(1, 108..236), (2, 44..108)] {
             if overload.unwrap_or(0) & bit != 0 {
@@ -209,7 +209,7 @@ fn prefix_of(mask: u32) -> Option<u8> {
     u8::try_from(ones).ok().filter(|_| mask.count_ones() == ones)
 }
 
-/// Where no mask is told: what the address's class says.
+/// Where no mask is sent: that of the address's class.
 fn class_of(address: Ipv4Addr) -> u8 {
     match address.octets()[0] {
         0..128 => 8,
@@ -218,7 +218,7 @@ fn class_of(address: Ipv4Addr) -> u8 {
     }
 }
 
-/// Classless routes, or else the first router as the default: RFC 3442 says that the former win.
+/// Classless routes, or else the first router as the default: By RFC 3442 the former win.
 fn routes(classless: Option<&[u8]>, router: Option<&[u8]>) -> Vec<(Ipv4Addr, u8, Ipv4Addr)> {
     let mut routes = Vec::new();
     let mut rest = classless.unwrap_or_default();

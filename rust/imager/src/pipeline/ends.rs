@@ -37,7 +37,7 @@ impl Ends {
         from as usize..to as usize
     }
 
-    /// Take over what of these bytes lies in one of the ends; `offset` is their place on the disk.
+    /// Take over what of these bytes is in one of the ends; `offset` is their place on the disk.
     pub fn keep(&mut self, offset: u64, bytes: &[u8]) {
         let middle = self.between(offset, bytes.len() as u64);
         if middle.start > 0 {
@@ -50,7 +50,7 @@ impl Ends {
         }
     }
 
-    /// The other way about: put into these bytes what of them lies in one of the ends.
+    /// The other way about: put into these bytes what of them is in one of the ends.
     pub fn fill_in(&self, offset: u64, bytes: &mut [u8]) {
         let middle = self.between(offset, bytes.len() as u64);
         if middle.start > 0 {

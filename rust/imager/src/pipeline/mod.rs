@@ -1,5 +1,5 @@
-//! Checking an image, writing it, and proving that the disk has it: reading, unpacking, digesting and
-//! writing go on at the same time, in memory that is bounded whatever the image.
+//! Checking an image, writing it, and proving that the disk has it: reading, unpacking, digesting
+//! and writing run at the same time, in memory that is bounded whatever the image.
 
 pub mod ends;
 pub mod read_back;
@@ -27,9 +27,8 @@ pub trait Supply: Sync {
     /// A sentence about why there are none.
     fn open(&self) -> Result<Box<dyn Read + Send>>;
 
-    /// Whether the bytes of another pass are the same as those of this one as far as anybody can tell,
-    /// so that a cheap digest will do to notice damage. Not so if they come from somebody else's
-    /// machine.
+    /// Whether the bytes of another pass are certainly the same as those of this one,
+    /// so that a cheap digest will do to notice damage. Not so if they come from another machine.
     fn is_local(&self) -> bool;
 }
 

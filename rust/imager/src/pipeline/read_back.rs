@@ -70,8 +70,8 @@ fn check(
     if !middle.is_empty() {
         disk.read_at(&mut bytes[middle.clone()], piece.offset + middle.start as u64)?;
     }
-    // The first MiB is not on the disk yet, and the last one may be another than the image's: what the
-    // image has there stands for them, so that the digest of the whole chunk can be compared.
+    // The first MiB is not on the disk yet, and the last one may be another than the image's: what
+    // the image has there takes their place, so that the digest of the whole chunk can be compared.
     ends.fill_in(piece.offset, bytes);
     let same = match piece.digest {
         Some(_) => xxh64(bytes) == digest,

@@ -11,22 +11,22 @@ use crate::disk::Buffer;
 use crate::status::lock;
 use crate::{Fault, Result};
 
-/// A chunk: its number, what the descriptor says of it, and its bytes.
+/// A chunk: its number, its entry in the descriptor, and its bytes.
 struct Chunk {
     index: usize,
     piece: Piece,
     buffer: Buffer,
 }
 
-/// What is done with a chunk: its number, what the descriptor says of it, and its bytes.
+/// What is done with a chunk: its number, its entry in the descriptor, and its bytes.
 pub type ForChunk<'a> = &'a (dyn Fn(usize, Piece, &[u8]) -> Result<()> + Sync);
 
-/// Read the whole image once; `work` is called for each chunk with its number, what the descriptor says
-/// of it and its bytes, by `workers` threads at once, begun in order. The bytes are aligned for
-/// O_DIRECT.
+/// Read the whole image once; `work` is called for each chunk with its number, its entry in the
+/// descriptor and its bytes, by `workers` threads at once, started in order. The bytes are aligned
+/// for O_DIRECT.
 ///
 /// # Errors
-/// The first one of `work` or of reading; nothing new is begun after it.
+/// The first one of `work` or of reading; nothing new is started after it.
 pub fn pass(
     image: &Descriptor,
     supply: &dyn Supply,

@@ -18,7 +18,7 @@ pub fn verify(image: &Descriptor, supply: &dyn Supply, status: &Status) -> Resul
     verify_in(Phase::Verifying, image, supply, status)
 }
 
-/// As [`verify`], told as another phase.
+/// As [`verify`], reported as another phase.
 ///
 /// # Errors
 /// As [`verify`].

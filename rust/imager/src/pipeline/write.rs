@@ -12,7 +12,7 @@ use crate::status::{Phase, Status, lock};
 use crate::table::{self, Fitted};
 use crate::{Fault, Result};
 
-/// The largest range that is zeroed by one request, so that progress can be told.
+/// The largest range that is zeroed by one request, so that progress can be reported.
 const ZERO_AT_ONCE: u64 = 64 << 20;
 /// Writes in flight.
 const IN_FLIGHT: usize = 4;

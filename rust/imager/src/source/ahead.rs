@@ -69,7 +69,7 @@ fn fill(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
             Ok(0) => break,
             Ok(read) => {
                 length += read;
-                // Going on from here would not be aligned; there is nothing more, though.
+                // Continuing from here would not be aligned; there is nothing more, though.
                 if length % 512 != 0 {
                     break;
                 }

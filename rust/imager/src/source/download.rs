@@ -1,4 +1,4 @@
-//! An image from a server: fetched once for each pass, going on where it stopped.
+//! An image from a server: fetched once for each pass, resuming where it stopped.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -80,7 +80,7 @@ impl Resuming {
         match body.read(into) {
             Ok(0) => Err((format!("it ends after {} bytes", self.offset), true)),
             Ok(read) => Ok(read),
-            // TLS says more about it than anybody wants to know.
+            // TLS reports more about it than an operator needs.
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 Err(("the connection ended".to_owned(), false))
             }

@@ -19,7 +19,7 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
 /// How long nothing may come.
 const READ_PATIENCE: Duration = Duration::from_secs(30);
 const REDIRECTIONS: usize = 5;
-/// The longest head of an answer, and the longest line that tells a part's size.
+/// The longest head of a response, and the longest line with a part's size.
 const HEAD_BYTES: usize = 64 << 10;
 const LINE_BYTES: u64 = 4 << 10;
 const INPUT_BUFFER: usize = 128 << 10;
@@ -29,7 +29,7 @@ const INPUT_BUFFER: usize = 128 << 10;
 pub struct Failure {
     /// In a sentence.
     pub fault: Fault,
-    /// Whether asking again will not help, unless somebody does something.
+    /// Whether asking again will not help, unless the operator acts.
     pub lasting: bool,
 }
 
@@ -86,9 +86,9 @@ pub struct Body {
 /// What is still to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Left {
-    /// So many bytes.
+    /// This many bytes.
     Bytes(u64),
-    /// So many of this part, and then others.
+    /// This many of this part, and then others.
     Part(u64),
     /// Nothing.
     End,

@@ -33,7 +33,7 @@ impl Staged {
     pub fn on(mut volume: Volume, path: &str) -> Result<Self> {
         volume.mount()?;
         let staged = Self { path: volume.place().join(path), volume: Some(volume) };
-        // So that one that is not there is told from one that cannot be unpacked.
+        // So that a missing one is distinguished from one that cannot be unpacked.
         staged.open_file()?;
         Ok(staged)
     }

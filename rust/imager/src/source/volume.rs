@@ -15,7 +15,7 @@ use crate::{Fault, Result, array, job, say, superblock};
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What tells a file system of data from others.
+/// What identifies a file system of data.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
     /// `xfs`, `ext4` and so on.
@@ -39,8 +39,8 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Find the file system; `target` is the disk not to look on, and `number` tells volumes of one
-    /// boot apart.
+    /// Find the file system; `target` is the disk not to search, and `number` distinguishes volumes
+    /// of one boot.
     ///
     /// # Errors
     /// A sentence about what is missing or what the kernel refused.

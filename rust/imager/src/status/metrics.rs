@@ -1,4 +1,4 @@
-//! The status for Prometheus, under the daemon's names: whoever watches the machine goes on doing so.
+//! The status for Prometheus, under the daemon's names: what watches the machine continues to.
 
 use std::fmt::Write as _;
 

@@ -1,4 +1,4 @@
-//! What everybody may know of the work while it goes on.
+//! The public status of the work while it runs.
 
 pub mod connections;
 pub mod metrics;
@@ -82,7 +82,7 @@ pub struct Finished {
 pub struct Status {
     facts: Mutex<Value>,
     phase: Mutex<(Phase, Instant)>,
-    /// When so many bytes were done, a few times in the last seconds of the phase.
+    /// Bytes done at a few times in the last seconds of the phase.
     samples: Mutex<VecDeque<(Instant, u64)>>,
     finished: Mutex<Vec<Finished>>,
     problems: Mutex<Vec<String>>,
@@ -132,7 +132,7 @@ impl Status {
         lock(&self.phase).0
     }
 
-    /// Begin a phase that will deal with so many bytes (0: not known, or none).
+    /// Start a phase that will process `bytes` bytes (0: not known, or none).
     pub fn enter(&self, phase: Phase, bytes_expected: u64) {
         self.bytes_done.store(0, Ordering::Relaxed);
         self.bytes_expected.store(bytes_expected, Ordering::Relaxed);
@@ -174,23 +174,23 @@ impl Status {
         self.bytes_done.load(Ordering::Relaxed)
     }
 
-    /// Bytes that were written to the disk in all, also in vain.
+    /// Bytes that were written to the disk in all, failed tries included.
     pub fn bytes_written(&self) -> u64 {
         self.bytes_written.load(Ordering::Relaxed)
     }
 
-    /// Say something that is wrong, and keep it.
+    /// Print what is wrong, and keep it.
     pub fn problem(&self, sentence: impl Into<String>) {
         let sentence = sentence.into();
         say!("{sentence}");
         let mut problems = lock(&self.problems);
-        // What goes on for ever is told once, and not more than can be read.
+        // What repeats for ever is printed once, and not more than can be read.
         if problems.len() < 100 && !problems.contains(&sentence) {
             problems.push(sentence);
         }
     }
 
-    /// Say something that is not wrong, and keep it for the new system.
+    /// Print a note on what is not wrong, and keep it for the new system.
     pub fn note(&self, sentence: impl Into<String>) {
         let sentence = sentence.into();
         say!("{sentence}");
@@ -206,7 +206,7 @@ impl Status {
         lock(&self.notes).clone()
     }
 
-    /// Tries that were in vain.
+    /// Tries that failed.
     pub fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
     }
@@ -216,7 +216,7 @@ impl Status {
         self.last_progress.load(Ordering::Relaxed)
     }
 
-    /// Count a try that was in vain.
+    /// Count a try that failed.
     pub fn retry(&self) {
         self.retries.fetch_add(1, Ordering::Relaxed);
     }
@@ -231,7 +231,7 @@ impl Status {
         self.first_write.load(Ordering::SeqCst)
     }
 
-    /// Say a line about progress every few seconds, until [`Status::end`].
+    /// Print a line about progress every few seconds, until [`Status::end`].
     pub fn narrate(&self, pause: Duration) {
         let step = Duration::from_millis(100);
         let mut last = Instant::now();
@@ -256,7 +256,7 @@ impl Status {
         self.ended.store(true, Ordering::Relaxed);
     }
 
-    /// What `GET /v1/reimage` answers: the daemon's shape as far as it is known here.
+    /// The response of `GET /v1/reimage`: the daemon's shape as far as it is known here.
     pub fn to_json(&self) -> Value {
         let phase = self.phase();
         let (done, expected) = (self.bytes_done(), self.bytes_expected());
@@ -298,7 +298,7 @@ impl Status {
         samples.push_back((Instant::now(), self.bytes_done()));
     }
 
-    /// By the last seconds: zeros at a phase's beginning cost next to nothing and tell little.
+    /// By the last seconds: zeros at a phase's start cost next to nothing and predict little.
     fn bytes_per_second(&self) -> f64 {
         let samples = lock(&self.samples);
         let (Some((from, before)), Some((to, after))) = (samples.front(), samples.back()) else {

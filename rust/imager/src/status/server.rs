@@ -80,7 +80,7 @@ impl Doors {
     }
 }
 
-/// Begin to answer, in threads that never end; answers the address. Beyond this machine only with TLS
+/// Start to serve, in threads that never end; return the address. Beyond this machine only with TLS
 /// and tokens.
 ///
 /// # Errors
@@ -138,7 +138,7 @@ fn converse(stream: TcpStream, place: &Place, doors: &Doors, status: &Status) ->
     }
 }
 
-/// What is answered.
+/// The response.
 struct Response {
     status: &'static str,
     kind: &'static str,

@@ -40,7 +40,7 @@ impl Tokens {
         if !scheme.eq_ignore_ascii_case("bearer") {
             return false;
         }
-        // Digests are compared, of which nobody can choose a part: their timing tells nothing.
+        // Digests are compared, of which nobody can choose a part: their timing reveals nothing.
         let digest = Sha256::of(secret.trim().as_bytes());
         self.tokens.iter().any(|token| token.sha256 == digest && token.counts())
     }

@@ -31,7 +31,7 @@ const NAME: &str = ".holdfast-trial";
 pub enum Missing {
     /// This machine cannot hold it.
     NoSpace(String),
-    /// The image is not what its descriptor says, or cannot be read.
+    /// The image differs from its descriptor, or cannot be read.
     Image(String),
 }
 

@@ -1,5 +1,5 @@
-//! What the kernel says while a file system is mounted: the error number alone never says which feature
-//! it is that it does not know.
+//! What the kernel logs while a file system is mounted: the error number alone never shows which
+//! feature it does not know.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};

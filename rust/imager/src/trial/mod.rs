@@ -1,5 +1,5 @@
-//! The new root is tried on the machine that will write it, while the old system still runs: by this
-//! program, which is the one that will carry identity over, and by the kernel that will run it.
+//! The new root is tried on the machine that will write it, while the old system still runs: by the
+//! program that will carry identity over, and by the kernel that will run it.
 //!
 //! A copy of the root is mounted in a mount namespace of this process: read-only and without its journal
 //! first, then as the imager mounts it. Everything goes with the process, also if it is killed.
@@ -50,7 +50,7 @@ const GROWN: u64 = 1 << 30;
 struct Request {
     /// The descriptor's text.
     descriptor: String,
-    /// The staged image, as its descriptor says packed or not.
+    /// The staged image, packed or not as its descriptor states.
     image: PathBuf,
     /// The directory in which a copy may be made.
     scratch: PathBuf,
@@ -113,7 +113,7 @@ fn end_unheard() {
     std::process::exit(3);
 }
 
-/// Say what is being done.
+/// Report what is being done.
 fn step(name: &str) {
     send(&json!({ "step": name }));
 }

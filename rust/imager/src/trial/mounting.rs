@@ -1,4 +1,4 @@
-//! Mounting parts of the copy, and what the kernel says where it does not.
+//! Mounting parts of the copy, and the kernel's message where it refuses.
 
 use std::fs::File;
 use std::path::Path;
@@ -36,7 +36,7 @@ pub fn attach(
 /// Mount a device as the imager does, or read-only and without its journal.
 ///
 /// # Errors
-/// Why the kernel does not, with what it says of it.
+/// Why the kernel refuses, with its message.
 pub fn attempt(
     device: &LoopDevice,
     kind: &str,

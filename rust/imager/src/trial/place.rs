@@ -32,7 +32,7 @@ pub struct Place<'a> {
 pub enum Unextended {
     /// This machine cannot extend the copy.
     Copy(io::Error),
-    /// The imager would leave the volume as it is: a note about it.
+    /// The imager would leave the volume unchanged: a note about it.
     Volume(String),
 }
 

@@ -20,7 +20,7 @@ use crate::identity::{Identity, Report, SUPERUSER, cloud_init};
 use crate::mount;
 use crate::{Result, grow, marker};
 
-/// What the marker takes at most beside what it says of each file, in bytes.
+/// What the marker takes at most beside its entry of each file, in bytes.
 const MARKER: usize = 8192;
 /// Whether the running kernel has a policy of SELinux, which decides about labels.
 const POLICY: &str = "/sys/fs/selinux/enforce";
@@ -124,7 +124,7 @@ impl RootTrial<'_> {
         );
     }
 
-    /// Mount, work, and unmount; that the kernel fails to unmount is said as well.
+    /// Mount, work, and unmount; a failure to unmount is reported as well.
     fn mounted<T>(
         &self,
         device: &LoopDevice,
@@ -260,7 +260,7 @@ impl RootTrial<'_> {
         Some(report)
     }
 
-    /// The rows about what became of the identity.
+    /// The rows about the outcome of the identity.
     fn add_findings(&self, root: &Root, report: &Report, rows: &mut Rows) {
         let (carried, all) = (report.carried.len(), self.identity.files.len());
         let problems: Vec<_> = report.problems.iter().map(|problem| sentence(problem)).collect();

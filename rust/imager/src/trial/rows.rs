@@ -43,7 +43,7 @@ impl Rows {
         self.rows.push(Row { check, outcome, detail: detail.into(), advice: None });
     }
 
-    /// Add a row that says what to do.
+    /// Add a row with what to do.
     pub fn advise(
         &mut self,
         check: &'static str,

@@ -1,4 +1,4 @@
-//! Images, files that stand for disks, and loop devices.
+//! Images, files in place of disks, and loop devices.
 #![allow(dead_code, missing_docs)]
 
 use std::fs::{self, File};
@@ -81,7 +81,7 @@ pub fn directory() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// Whether this is root; says so if it is not, since then a test has nothing to show.
+/// Whether this is root; prints a line if it is not, since then a test has nothing to show.
 pub fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
@@ -137,7 +137,7 @@ impl Drop for Loop {
     }
 }
 
-/// Run a program, and answer what it printed.
+/// Run a program, and return what it printed.
 pub fn run(program: &str, arguments: &[&str], input: &str) -> String {
     use std::io::Write as _;
     use std::process::Stdio;
