@@ -1,5 +1,5 @@
-//! Any text as the lines of a dump, compressed and with a fitting trailer, so that mutations get past
-//! the checks of the container and at what the lines say.
+//! Any text as the lines of a dump, compressed and with a fitting trailer, so that mutations get
+//! past the checks of the container and into the lines.
 #![no_main]
 
 use std::io::Cursor;

@@ -21,7 +21,7 @@ fuzz_target!(|data: &[u8]| {
     _ = parse(Cursor::new(input), name, 1 << 20, &Progress::default(), check);
 });
 
-/// Compressed, so that mutations get at what the lines say.
+/// Compressed, so that mutations get into the lines.
 fn gzip(data: &[u8]) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(data).expect("memory does not fail");

@@ -6,7 +6,7 @@ use std::path::Path;
 use holdfast_engine::image::Descriptor;
 use libfuzzer_sys::fuzz_target;
 
-/// Pieces that are looked at: an image of zeros may say that it has any number of them.
+/// Pieces that are checked: an image of zeros may claim any number of them.
 const MOST: usize = 1 << 16;
 
 fuzz_target!(|data: &[u8]| {

@@ -1,4 +1,5 @@
-//! What is on disks that the imager looks at: superblocks, an outcome record, and a partition table.
+//! What is on disks that the imager inspects: superblocks, an outcome record, and a partition
+//! table.
 #![no_main]
 
 use holdfast_imager::outcome::Outcome;
@@ -6,7 +7,7 @@ use holdfast_imager::pipeline::ends::Ends;
 use holdfast_imager::{superblock, table};
 use libfuzzer_sys::fuzz_target;
 
-/// Room for a table of the usual size, and little enough to be quick.
+/// Enough for a table of the usual size, and little enough to be quick.
 const IMAGE: u64 = 64 << 10;
 
 fuzz_target!(|data: &[u8]| {

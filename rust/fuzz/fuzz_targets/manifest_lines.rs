@@ -1,5 +1,5 @@
 //! Any text as the lines of a manifest, compressed and with a fitting digest, so that mutations get
-//! past the checks of the container and at what the lines say. What is read is written as it was.
+//! past the checks of the container and into the lines. What is read is written as it was.
 #![no_main]
 
 use std::io::Cursor;

@@ -1,4 +1,4 @@
-//! Any bytes as a disk: reading it ends within its budget, and what is found lies on it.
+//! Any bytes as a disk: reading it ends within its budget, and what is found is within it.
 #![no_main]
 
 use std::rc::Rc;

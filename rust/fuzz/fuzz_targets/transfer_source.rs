@@ -17,7 +17,7 @@ fuzz_target!(|data: &[u8]| {
             if let Have::Prefix(table) = &want.have
                 && fits(table, want.stamp.size, false)
             {
-                // What a read would begin with lies in the file.
+                // What a read would start with is in the file.
                 let begin = table.states.len() as u64 * chunk_size(want.stamp.size);
                 assert!(begin < want.stamp.size);
             }

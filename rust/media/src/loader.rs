@@ -120,7 +120,7 @@ pub fn bios(disk: &Source, table: Option<&Table>) -> Result<(), String> {
 fn starts_something(sector: &[u8]) -> bool {
     let signed = sector.get(510..512) == Some(&[0x55, 0xaa]);
     let jump = matches!(sector.first(), Some(0xeb | 0xe9 | 0xfa | 0x33));
-    // mkfs.fat puts a program there that only says this.
+    // mkfs.fat puts a program there that only prints this.
     let says_no = sector.windows(25).any(|text| text == b"This is not a bootable disk");
     let dummy = sector.windows(19).any(|text| text == b"not a bootable disk");
     signed && jump && !says_no && !dummy
@@ -146,7 +146,7 @@ fn grub_core(disk: &Source, code: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// What a loader gives to a kernel, as far as it tells where the root is.
+/// What a loader passes to a kernel, as far as it names the root.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CommandLine {
     /// `root=`.

@@ -44,7 +44,7 @@ pub struct Partition {
     pub name: String,
     /// What `PARTUUID=` of a kernel's command line names.
     pub part_uuid: String,
-    /// Marked as the one that a BIOS boots: active in an MBR, bit 2 of a GPT's attributes.
+    /// Marked for a BIOS to boot: active in an MBR, bit 2 of a GPT's attributes.
     pub bootable: bool,
 }
 
@@ -137,7 +137,7 @@ pub fn read(disk: &Source) -> Read {
             .into_iter()
             .map(|unit| mbr_of(disk, &sector, unit))
             .max_by_key(|table| {
-                // Without superblocks that say otherwise, sectors have 512 bytes.
+                // Without superblocks that show otherwise, sectors have 512 bytes.
                 table.as_ref().map(|table| (recognised(disk, table), table.sector_bytes == 512))
             })
             .flatten();
@@ -148,7 +148,7 @@ pub fn read(disk: &Source) -> Read {
     read
 }
 
-/// How many partitions of a table begin with something known, on the disk as it is.
+/// How many partitions of a table begin with something known, on the disk in its present state.
 fn recognised(disk: &Source, table: &Table) -> usize {
     let known = |one: &&Partition| {
         !one.is_extended() && one.start_bytes < disk.size() && !probe(&*one.on(disk)).is_empty()
@@ -209,7 +209,7 @@ fn gpt(disk: &dyn ReadAt, sector: u64) -> Header {
     if Some(crc32(&covered)) != u32_le(&header, 16) {
         return Header::Damaged("the checksum of its header is wrong");
     }
-    // Sector 1 is where both sizes would look if the header said of itself to be elsewhere.
+    // Sector 1 is where both sizes would read if the header claimed to be elsewhere.
     if u64_le(&header, 24) != Some(1) {
         return Header::Damaged("its header is of another place of the disk");
     }

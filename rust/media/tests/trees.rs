@@ -121,7 +121,7 @@ fn xfs_is_read_in_both_versions() {
         let path = device(directory.path(), 320);
         let label = format!("uuid={UUID}");
         let (prototype, path_text) = (prototype.to_str().unwrap(), path.to_str().unwrap());
-        // Version 4 is deprecated, and mkfs.xfs says so.
+        // Version 4 is deprecated, and mkfs.xfs warns about it.
         let fixed = ["-q", "-f", "-m", &label, "-L", "system", "-p", prototype, path_text];
         run("mkfs.xfs", &[options, &fixed].concat());
         let found = FileSystem::on(&source(&path)).unwrap();

@@ -39,7 +39,7 @@ pub struct Channel {
 pub struct Waited {
     /// For bytes to arrive.
     pub reading: Duration,
-    /// For room in the socket's buffer.
+    /// For space in the socket's buffer.
     pub writing: Duration,
 }
 
@@ -214,10 +214,11 @@ impl Channel {
         }
         self.waited.reading += begin.elapsed();
         if let Err(error) = self.tls.process_new_packets() {
-            // The alert says why, if it can be sent.
+            // The alert states why, if it can be sent.
             let _ = self.tls.write_tls(&mut self.socket);
             return Err(match error {
-                // The authentication of a record failed: the wire, or somebody on it, changed it.
+                // The authentication of a record failed: the wire, or an attacker on it, changed
+                // it.
                 rustls::Error::DecryptError => self.failed(io::Error::new(
                     io::ErrorKind::InvalidData,
                     "a record was damaged on the wire",
@@ -262,7 +263,7 @@ impl Channel {
         Ok(())
     }
 
-    /// Say that nothing more follows.
+    /// Mark the end: nothing more follows.
     pub fn close(mut self) {
         self.tls.send_close_notify();
         // Whether it arrives makes no difference: what counts was acknowledged before.

@@ -15,7 +15,7 @@ const VERSION: u32 = 1;
 /// The name in certificates. Nothing checks it: the fingerprint is what counts.
 const NAME: &str = "holdfast-transfer";
 
-/// What a destination needs to fetch one offered directory. Whoever has it can fetch it once.
+/// What a destination needs to fetch one offered directory. Its bearer can fetch it once.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ticket {

@@ -24,7 +24,7 @@ pub struct Extended {
 /// volume) if it is the last one on it.
 ///
 /// # Errors
-/// A clause about why it is left as it is.
+/// A clause on why it is left unchanged.
 pub fn extend(partition: &dyn ReadAt, size: u64, name: &str) -> Result<Extended, String> {
     let damaged = || "its metadata cannot be understood".to_owned();
     let mut head = partition.bytes_up_to(0, HEAD);
@@ -74,12 +74,12 @@ pub fn extend(partition: &dyn ReadAt, size: u64, name: &str) -> Result<Extended,
     })
 }
 
-/// Where in an area of `ring` bytes a new text has room beside the old one, which stays whole.
+/// Where in an area of `ring` bytes a new text fits beside the old one, which stays whole.
 fn place_of(ring: u64, old: Range<u64>, length: u64) -> Option<u64> {
     let fits = |at: u64, end: u64| at.checked_add(length).is_some_and(|to| to <= end);
     let after = old.end.div_ceil(SECTOR) * SECTOR;
     if old.end > ring {
-        // The old one goes on at the ring's beginning.
+        // The old one continues at the ring's start.
         let after = SECTOR + (old.end - ring).div_ceil(SECTOR) * SECTOR;
         return fits(after, old.start).then_some(after);
     }

@@ -11,7 +11,7 @@ const METADATA: u64 = 4 << 20;
 pub(super) const SECTOR: u64 = 512;
 /// Bytes of an area's header, and of the sector that has a label.
 pub(super) const HEADER: usize = 512;
-/// Where a header of an area says where the newest text is: place, length, checksum and flags.
+/// Where the header of an area locates the newest text: place, length, checksum and flags.
 pub(super) const LOCATION: usize = 40;
 /// What is read for the label.
 pub(super) const HEAD: usize = 4096;

@@ -148,7 +148,7 @@ impl<'a> Parser<'a> {
         )
     }
 
-    /// The rest of a quoted text: a backslash takes what follows as it is.
+    /// The rest of a quoted text: a backslash takes what follows literally.
     fn quoted(&mut self) -> Option<String> {
         let mut text = String::new();
         let mut characters = self.rest.char_indices();

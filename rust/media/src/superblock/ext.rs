@@ -63,7 +63,7 @@ const READ_ONLY: [(u32, &str); 14] = [
 /// A superblock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ext {
-    /// Which of the three: told by features, as blkid does.
+    /// Which of the three: by their features, as blkid does.
     pub kind: Kind,
     /// Its UUID.
     pub uuid: String,

@@ -1,4 +1,4 @@
-//! btrfs, SquashFS, EROFS, LVM, LUKS, swap, ZFS and dm-verity, as far as telling them apart goes.
+//! btrfs, SquashFS, EROFS, LVM, LUKS, swap, ZFS and dm-verity, as far as distinguishing them needs.
 
 use super::{Kind, Signature};
 use crate::bytes::{crc32c, label, u16_le, u32_le, u64_le, uuid};

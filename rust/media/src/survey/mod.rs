@@ -32,7 +32,7 @@ pub struct Root {
     pub volume_range: Option<(u64, u64)>,
     /// A clause about why it may not.
     pub volume_problem: Option<String>,
-    /// The subvolume of a btrfs that is not the one mounted by default.
+    /// The subvolume of a btrfs that is not mounted by default.
     pub subvolume: Option<String>,
     /// The deployment of an OSTree.
     pub deployment: Option<String>,
@@ -80,7 +80,7 @@ pub struct Survey {
     pub root: Option<Root>,
     /// The operating system.
     pub system: Option<System>,
-    /// Sentences for people: what is odd, and what could not be found out.
+    /// Sentences for people: what is odd, and what could not be determined.
     pub notes: Vec<String>,
     /// Clauses: why this is no image that a disk can be made of.
     pub problems: Vec<String>,

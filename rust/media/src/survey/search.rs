@@ -1,5 +1,5 @@
-//! Which of an image's trees is the root: by what is in them, by what boot loaders say, and by the types
-//! of partitions, in this order.
+//! Which of an image's trees is the root: by what is in them, by what boot loaders name, and by the
+//! types of partitions, in this order.
 
 use std::collections::BTreeSet;
 
@@ -153,7 +153,7 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// Of several trees of one file system the one that is booted.
+    /// Which of several trees of one file system is booted.
     fn subvolume(&self, pool: &[&'a Candidate]) -> Option<&'a Candidate> {
         let named = |one: &&&Candidate| {
             let path = one.subvolume.as_deref().unwrap_or_default();
@@ -174,7 +174,7 @@ impl<'a> Search<'a> {
             volume: one.volume.clone(),
             volume_range: None,
             volume_problem: None,
-            // The one by default is mounted without its name.
+            // The default subvolume is mounted without its name.
             subvolume: one.subvolume.clone().filter(|_| !default),
             deployment: one.evidence.deployment.clone(),
             verity: false,
@@ -209,7 +209,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Say where on the disk the volume of a root is, or why it may not be written.
+    /// Return where on the disk the volume of a root is, or why it may not be written.
     pub fn place_volume(&self, root: &mut Root) {
         let Some(name) = &root.volume else { return };
         let Some(volume) = self.volumes.iter().find(|one| one.name == *name) else { return };

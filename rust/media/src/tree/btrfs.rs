@@ -60,7 +60,7 @@ pub struct Subvolume {
     pub id: u64,
     /// Its path from the top of the file system, without a `/` at its beginning.
     pub path: String,
-    /// Whether it is the one that is mounted if none is named.
+    /// Whether it is mounted if none is named.
     pub default: bool,
 }
 

@@ -17,7 +17,7 @@ use crate::{Kind, Source};
 /// The most entries of a directory that are read.
 pub const ENTRIES: usize = 8192;
 
-/// What a name stands for.
+/// What a name refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Type {
     /// A regular file.

@@ -19,7 +19,7 @@ pub(super) trait Inodes {
     /// What it is.
     fn kind_of(&self, id: Self::Id) -> Option<Type>;
 
-    /// Call `each` with the names of a directory and what they stand for, until it returns false.
+    /// Call `each` with the names of a directory and what they refer to, until it returns false.
     fn each(&self, id: Self::Id, each: &mut dyn FnMut(&[u8], Self::Id) -> bool) -> Option<()>;
 
     /// The first bytes of a file, or the target of a link.

@@ -122,7 +122,8 @@ impl Files {
         Some(())
     }
 
-    /// The entries of a directory's block, or of one in the inode, given to `each`; whether to go on.
+    /// The entries of a directory's block, or of one in the inode, passed to `each`; whether to
+    /// continue.
     fn entries(&self, bytes: &[u8], each: &mut dyn FnMut(&[u8], u64) -> bool) -> Option<bool> {
         let (header, in_one_block) = match bytes.get(..4)? {
             b"XD2B" => (16, true),

@@ -15,15 +15,15 @@ use super::target::Target;
 use crate::message::Stamp;
 use crate::{Error, Result};
 
-/// What waits is flushed once it is so many bytes,
+/// What waits is flushed once it is this many bytes,
 const BYTES: u64 = 64 << 20;
-/// or so many files,
+/// or this many files,
 const FILES: usize = 4096;
 /// or after so long.
 const AGE: Duration = Duration::from_millis(250);
-/// Receivers wait while more than so many bytes wait to be flushed.
+/// Receivers wait while more than this many bytes wait to be flushed.
 const MOST_BYTES: u64 = 256 << 20;
-/// And so many files.
+/// And this many files.
 const MOST_FILES: usize = 4 * FILES;
 /// With more files than this the whole file system is flushed at once.
 const ONE_BY_ONE: usize = 16;

@@ -324,7 +324,7 @@ pub fn is_held(held: &Held, stat: &Statx) -> bool {
 }
 
 impl Wanted {
-    /// Return what the source is told of what is there, given what the staging directory has.
+    /// Return what the source learns of what is there, given what the staging directory has.
     pub fn have(&self, staged: Option<&Staged>) -> Have {
         let Some(staged) = staged.filter(|staged| !staged.chunks.is_empty()) else {
             return if staged.is_some_and(|staged| staged.based) {

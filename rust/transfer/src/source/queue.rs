@@ -134,7 +134,7 @@ impl Queue {
         self.lock().free.push(buffer);
     }
 
-    /// Say that nothing more is added.
+    /// Mark the end: nothing more is added.
     pub fn close(&self) {
         self.lock().closed = true;
         self.filled.notify_all();
