@@ -25,7 +25,7 @@ SPACE_MESSAGE = "the demo needs 2 GiB free in {}; set HOLDFAST_TEST_DIR to anoth
 
 
 def consent(data: Path) -> bool:
-    """Explain what will happen to a person's own files, and ask if there is someone to ask."""
+    """Explain what will happen to a person's own files, and ask on a terminal."""
     print(
         f"The demo will write out and drop the pages of all files below {data} from memory,\n"
         "and load them again; then read all files twice, past the page cache, to build a manifest\n"

@@ -9,7 +9,7 @@ from tests.support.disk import drop, write_file
 
 MIB = 1 << 20
 CHUNK = 64 * MIB
-"""What a verification tells apart in a large file."""
+"""What a verification distinguishes in a large file."""
 FLIPPED, FLIPPED_AT = "tables/large-1.db", 100_000_000
 
 # Sizes as on a database server: a few large tables, many middling ones, very many small files.

@@ -60,7 +60,7 @@ def show_session(demo: Demo, *, ours: bool) -> None:
 
     demo.title("what a monitoring system sees, over TCP")
     address = f"http://127.0.0.1:{demo.port}"
-    # Residency is sampled in the background once somebody scrapes.
+    # Residency is sampled in the background once a scraper asks.
     until(
         lambda: "holdfast_pagecache_resident_bytes{" in demo.http.get("/metrics").text,
         seconds=20,

@@ -48,7 +48,7 @@ class _Machine:
         anchor: str = "middle",
         note: str = "",
     ) -> None:
-        """Draw the one line from some states to another, with the label of the table."""
+        """Draw a single line from some states to another, with the label of the table."""
         edges = {(source, target) for source in sources}
         (label,) = {TRANSITIONS[edge] for edge in edges}
         if edges & self.drawn:

@@ -1,4 +1,4 @@
-"""What every benchmark is given."""
+"""The context of every benchmark."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Context:
         return self._tree
 
     def say(self, text: str) -> None:
-        """Tell the person who waits; on standard error, apart from the report."""
+        """Report to the person who waits; on standard error, apart from the report."""
         print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
     def wait_for_device(self) -> float:
-        """Return once the device has nothing to read, and answer when it last answered a read.
+        """Return once the device has nothing to read, and return when it last completed a read.
 
         The time is that of `time.monotonic()`. Requests that wait in the scheduler are not counted
-        as in flight, so a single look at an idle device proves nothing: it has to stay idle, but
+        as in flight, so a single sample of an idle device proves nothing: it has to stay idle, but
         for the trickle of small reads that there is on any machine.
         """
         begun = last = time.monotonic()

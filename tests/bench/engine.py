@@ -19,7 +19,7 @@ _MOST_BYTES = 4 * GIB
 
 @dataclass(frozen=True)
 class Call:
-    """One call: what it answered, and what it took."""
+    """One call: its result and its cost."""
 
     seconds: float
     process_seconds: float
@@ -121,7 +121,7 @@ def verify(
 
 
 def export(record: Path, destination: Path) -> str:
-    """Export a manifest as xxhsum prints it, and answer the text."""
+    """Export a manifest as xxhsum prints it, and return the text."""
     with destination.open("wb") as output:
         call(
             "export_manifest",

@@ -123,7 +123,7 @@ def _pieces(file: File, mask: Mask) -> Iterator[_Piece]:
 
 
 def _physical(file: File) -> int:
-    """Answer where on the device a file begins; 0 where the file system does not tell."""
+    """Return where on the device a file begins; 0 where the file system does not report it."""
     request = array.array("B", bytes(struct.calcsize(_FIEMAP_HEAD) + _FIEMAP_EXTENT))
     struct.pack_into(_FIEMAP_HEAD, request, 0, 0, 2**64 - 1, 0, 0, 1, 0)
     with opened(file.path) as fd:

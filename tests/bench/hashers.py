@@ -24,7 +24,7 @@ class DirectRead:
     depth: int
     block: int
     huge: bool
-    """Whether its buffers lie in huge pages, as the kernel gives them to whoever asks.
+    """Whether its buffers are in huge pages, as the kernel gives them to a process that asks.
 
     The device then has one range of memory to write to where it would have hundreds, and behind a
     virtual machine's device that can double its speed. By itself fio does not ask.
@@ -107,7 +107,7 @@ OTHERS = (
 
 
 def sums(output: str) -> dict[str, str]:
-    """Take apart what xxh64sum or an export says: the digest of each path."""
+    """Parse the output of xxh64sum or an export: the digest of each path."""
     return {path: digest for digest, path in _PATTERN.findall(output)}
 
 

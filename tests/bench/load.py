@@ -34,7 +34,7 @@ SHARE_OF_BEST = 0.95
 TIMES_VMTOUCH = 3.0
 RECALL = 0.999
 SURPLUS = 0.01
-# Hosts take back the memory that a virtual machine freed and give it again page by page; the pause
+# Hosts reclaim the memory that a virtual machine freed and return it page by page; the pause
 # from eviction to load is the same for everyone, so that this costs everyone the same.
 _PAUSE_SECONDS = 1.0
 _FINALISTS = 2
@@ -43,11 +43,11 @@ _PATTERNS = (FULL, HALF, QUARTER, ALTERNATE, SHORT_RUNS)
 
 @dataclass(frozen=True)
 class Loaded:
-    """One load, until the device had answered every read it caused."""
+    """One load, until the device had completed every read it caused."""
 
     seconds: float
     issued_seconds: float
-    """Until the process or operation said that it was done."""
+    """Until the process or operation reported its end."""
     recall: float
     surplus: float
     """Pages resident that nobody asked for, as a share of those asked for."""
@@ -166,7 +166,7 @@ def _vmtouch(tree: Tree) -> Callable[[], None]:
 def _sweep(
     bench: Bench, filler: Filler, methods: Sequence[Method]
 ) -> tuple[list[Method], list[str]]:
-    """Try every method once and answer the best ones, and a line on all of them."""
+    """Try every method once and return the best ones, and a line on all of them."""
     found = {}
     for method in methods:
         found[method] = bench.measure(partial(filler.fill, method))

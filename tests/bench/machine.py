@@ -20,7 +20,7 @@ _WATCH_SECONDS = 0.02
 
 
 class Device:
-    """The block device below a directory, as far as sysfs tells of it."""
+    """The block device below a directory, as far as sysfs shows it."""
 
     def __init__(self, directory: Path) -> None:
         number = directory.stat().st_dev
@@ -45,7 +45,7 @@ class Device:
         return "unknown"
 
     def activity(self) -> tuple[int, int]:
-        """Answer the sectors that were read so far, and the reads that the device is at."""
+        """Return the sectors that were read so far, and the reads that the device is at."""
         # Documentation/block/stat.rst: read sectors are the third field.
         sectors = int((self.sysfs / "stat").read_text().split()[2])
         return sectors, int((self.sysfs / "inflight").read_text().split()[0])
@@ -54,7 +54,7 @@ class Device:
 class PeakMemory:
     """The most memory that a process had resident, followed until it ends.
 
-    The kernel's mark is in /proc/PID/status only while the process lives, and what wait4(2) tells
+    The kernel's mark is in /proc/PID/status only while the process lives, and what wait4(2) reports
     includes the memory of the process that started it: so the mark is read again and again.
     """
 
@@ -68,7 +68,7 @@ class PeakMemory:
         self._watcher.start()
 
     def join(self) -> int:
-        """Wait for the end of the process, and answer the peak in bytes."""
+        """Wait for the end of the process, and return the peak in bytes."""
         if self._watcher is not None:
             self._watcher.join()
         return self.bytes
@@ -80,7 +80,7 @@ class PeakMemory:
 
 
 def peak_memory(pid: int) -> int:
-    """Answer the most memory that a process ever had resident, in bytes; 0 once it has ended."""
+    """Return the most memory that a process ever had resident, in bytes; 0 once it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -104,7 +104,7 @@ def facts(directory: Path) -> list[str]:
 
 
 def fio_version() -> str:
-    """Answer the version of fio, or that there is none."""
+    """Return the version of fio, or that there is none."""
     if shutil.which("fio") is None:
         return "no fio"
     return subprocess.run(

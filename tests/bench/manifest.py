@@ -91,7 +91,7 @@ class Cold:
         return Rate(way.rate(self.largest.path))
 
     def build(self, reader: str = "auto") -> Call:
-        """Build a manifest, with nothing to go on from."""
+        """Build a manifest, with nothing to resume from."""
         self.prepare()
         return build(self.tree.root, self.record, reader=reader)
 
@@ -193,7 +193,7 @@ def _beside_peers(cold: Cold, by_daemon: Callable[[], Operation]) -> Section:
 
 
 def _sweep(cold: Cold) -> tuple[list[DirectRead], str]:
-    """Try every way of reading directly; answer the best, a plain one too, and a line on all."""
+    """Try every way of reading directly; return the best, a plain one too, and a line on all."""
     found: dict[DirectRead, list[float]] = {way: [] for way in DIRECT_READS}
     for _ in range(_SWEEPS):
         for way in DIRECT_READS:
@@ -536,7 +536,7 @@ def _check_digests(cold: Cold) -> None:
 
 
 def _tail(build: Call) -> float:
-    """Answer the rate in the last tenth of the bytes as a share of the mean."""
+    """Return the rate in the last tenth of the bytes as a share of the mean."""
     points = [(0.0, 0), *((at, done) for at, done, _ in build.samples)]
     total = build.outcome["bytes"]
     started = max(at for at, done in points if done == 0)
@@ -546,7 +546,7 @@ def _tail(build: Call) -> float:
 
 
 def _reached(points: Sequence[tuple[float, int]], wanted: float) -> float:
-    """Answer when so many bytes were done, between two looks in proportion."""
+    """Return when that many bytes were done, interpolated between two samples."""
     for (before, less), (after, more) in pairwise(points):
         if more >= wanted:
             return before + (after - before) * (wanted - less) / (more - less)
@@ -588,7 +588,7 @@ def _files_in_memory(context: Context, root: Path, count: int) -> Tree:
 
 
 def _by_round(found: dict[str, list[Any]], name: str) -> list[list[Any]]:
-    """Answer the repeated runs of a contender, those of a round together."""
+    """Return the repeated runs of a contender, those of a round together."""
     repeats = [found[f"{name} #{repeat}"] for repeat in range(_REPEATS)]
     return [list(round_) for round_ in zip(*repeats, strict=True)]
 

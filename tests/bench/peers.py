@@ -32,9 +32,9 @@ def run(
     environment: Mapping[str, str] | None = None,
     started_as: Callable[[int], object] = lambda _: None,
 ) -> Timed:
-    """Run a command to its end; raises `RuntimeError` with what it said if it fails.
+    """Run a command to its end; raises `RuntimeError` with its output if it fails.
 
-    `started_as` is told the process id.
+    `started_as` receives the process id.
     """
     started = time.monotonic()
     process = subprocess.Popen(
@@ -60,7 +60,7 @@ def run(
 
 @dataclass(frozen=True)
 class Happycache:
-    """The original, https://github.com/hashbrowncipher/happycache, built by whoever measures."""
+    """The original, https://github.com/hashbrowncipher/happycache, built by the reader."""
 
     program: Path
 

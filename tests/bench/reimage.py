@@ -31,7 +31,7 @@ _SLOW_DISK_BYTES = 24 << 20
 """A second, of a disk that is slower than an emulated processor can unpack."""
 _PROBE_MIB = 192
 
-# Writes past the page cache, to the root disk, and says how fast it was.
+# Writes past the page cache, to the root disk, and prints how fast it was.
 _PROBE = f"""
 dd if=/dev/zero of=/var/tmp/probe bs=1M count={_PROBE_MIB} oflag=direct conv=fsync 2>&1
 rm /var/tmp/probe
@@ -43,7 +43,7 @@ class _Story:
     """One re-imaging, in seconds on the controller's clock from the order to reboot."""
 
     down: float = 0.0
-    """When the old system no longer answered."""
+    """When the old system stopped answering."""
     phases: dict[str, float] = field(default_factory=dict)
     """When each phase of the imager was first seen."""
     answers: float = 0.0

@@ -88,7 +88,7 @@ def runs(mask: Mask) -> Iterator[tuple[int, int]]:
 
 
 def without(mask: Mask, other: Mask) -> Mask:
-    """Answer the pages of `mask` that are not in `other`."""
+    """Return the pages of `mask` that are not in `other`."""
     both = int.from_bytes(mask, "big") & ~int.from_bytes(other, "big")
     return both.to_bytes(len(mask), "big")
 
@@ -144,8 +144,8 @@ def evict(tree: Tree) -> None:
 def arrange(tree: Tree, masks: Sequence[Mask]) -> None:
     """Make exactly the pages of `masks` resident, and check that they are.
 
-    Hosts reclaim what nobody uses, so call it right before each use: it costs a look at every file
-    when nothing is to be done. Raises `RuntimeError` if the kernel does not go along.
+    Hosts reclaim what nobody uses, so call it right before each use: when nothing is to be done it
+    costs a probe of every file. Raises `RuntimeError` if the kernel does not go along.
     """
     off = 0
     with ThreadPoolExecutor(_READERS) as pool:
@@ -157,7 +157,7 @@ def arrange(tree: Tree, masks: Sequence[Mask]) -> None:
 
 
 def _correct(file: File, wanted: Mask) -> int:
-    """Read what is missing and drop what is too much; answer how many pages were wrong before."""
+    """Read what is missing and drop what is too much; return how many pages were wrong before."""
     now = resident(file)
     if now == wanted:
         return 0

@@ -117,7 +117,7 @@ def _latency(context: Context) -> Section:
 
 
 def _saturate(context: Context, daemon: Daemon, dump: str) -> int:
-    """Load from cold while dumping again and again; answer how many operations that were."""
+    """Load from cold while dumping again and again; return how many operations ran."""
     deadline = time.monotonic() + _LATENCY_SECONDS
     count = 0
     while time.monotonic() < deadline:
@@ -161,7 +161,7 @@ def _family(daemon: Daemon) -> list[psutil.Process]:
 
 
 def processor_seconds(daemon: Daemon) -> float:
-    """Answer the time that a daemon, its processes and those that have ended spent computing."""
+    """Return the time that a daemon, its processes and those that have ended spent computing."""
     return sum(
         times.user + times.system + times.children_user + times.children_system
         for times in (process.cpu_times() for process in _family(daemon))

@@ -15,7 +15,7 @@ LEAST_FILES = 3000
 def skewed_sizes(scale: float) -> Iterable[tuple[str, int]]:
     """Name the files of a tree of 10.6 GiB in 3570 files, or of a fraction of that.
 
-    The largest holds nearly half of the bytes: whoever gives each file to one thread is as slow as
+    The largest holds nearly half of the bytes: a reader with one thread for each file is as slow as
     one thread is, and ends with the others idle.
     """
 

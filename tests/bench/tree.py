@@ -79,7 +79,7 @@ def small_sizes(count: int) -> Iterable[tuple[str, int]]:
 def make(
     root: Path, plan: Iterable[tuple[str, int]], say: Callable[[str], None], *, label: str
 ) -> Tree:
-    """Write a tree of incompressible data to `root`, or find the one an earlier run kept there."""
+    """Write a tree of incompressible data to `root`, or reuse that of an earlier run."""
     complete = root.with_name(f"{root.name}.complete")
     files = tuple(File(str(root / name), size) for name, size in plan)
     tree = Tree(root, files)

@@ -1,4 +1,4 @@
-"""Runs one call of the engine in a process of its own, and tells what it cost.
+"""Runs one call of the engine in a process of its own, and reports its cost.
 
 `python -m tests.bench.worker` reads a JSON document from standard input and writes one to standard
 output. In a process of its own, as its memory is to be that of the call, and its processors may be

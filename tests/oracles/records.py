@@ -49,7 +49,7 @@ class Record:
 
 
 def path_of(line: Mapping[str, Any]) -> bytes:
-    """Answer the path of a line, in bytes."""
+    """Return the path of a line, in bytes."""
     if line.get("path_b64") is not None:
         return base64.b64decode(line["path_b64"], validate=True)
     text: str = line["path"]
@@ -57,7 +57,7 @@ def path_of(line: Mapping[str, Any]) -> bytes:
 
 
 def decode_tier(tier: Mapping[str, Any], pages: int) -> set[int]:
-    """List the pages of a tier of a file that has so many pages."""
+    """List the pages of a tier of a file of `pages` pages."""
     found: set[int] = set()
 
     def add(some: Iterable[int]) -> None:

@@ -1,6 +1,6 @@
 """The judge of residency: asks the kernel by itself, and makes exact patterns of resident pages.
 
-Unpinned pages may be reclaimed at any moment, so tests pin what must be found and look at once
+Unpinned pages may be reclaimed at any moment, so tests pin what must be found, and probe at once
 where they cannot pin.
 """
 
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PAGE = mmap.PAGESIZE
-_WINDOW = 1 << 16  # pages looked at in one mapping
+_WINDOW = 1 << 16  # pages probed in one mapping
 _FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -57,7 +57,7 @@ def _mapped(path: Path | bytes, first: int, pages: int) -> Iterator[int]:
 
 
 def page_count(path: Path | bytes) -> int:
-    """Answer how many pages a file has."""
+    """Return how many pages a file has."""
     return -(-os.stat(path).st_size // PAGE)  # noqa: PTH116  # names may be bytes
 
 
@@ -109,7 +109,7 @@ def pinned(path: Path | bytes, pages: Iterable[int] | None = None) -> Iterator[f
         return
     total = page_count(path)
     with _mapped(path, 0, total) as address:
-        # Faults must bring one page and not its neighbours.
+        # Faults must read one page and not its neighbours.
         _check(_libc.madvise(address, total * PAGE, mmap.MADV_RANDOM))
         for first, count in runs(chosen):
             _check(_libc.mlock(address + first * PAGE, count * PAGE))

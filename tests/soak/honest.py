@@ -28,7 +28,7 @@ class Waits:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def ask(self, what: str, request: Callable[[], httpx.Response], *codes: int) -> None:
-        """Send one request and note how long it took, and whether it was answered as it should."""
+        """Send one request and note how long it took, and whether the response was right."""
         begin = time.perf_counter()
         try:
             status = request().status_code

@@ -21,7 +21,7 @@ from tests.support.waiting import until
 
 MOST_WAIT_SECONDS = 0.1
 BUSY_SECONDS = 0.01
-"""A machine on which an echo takes longer (p99) is too busy to tell how quick a daemon is."""
+"""A machine on which an echo takes longer (p99) is too busy to measure how quick a daemon is."""
 MOST_RESIDENT_BYTES = 200 << 20
 SPARE_DESCRIPTORS = 16
 """More than at the start that may be open at the end: the pools have grown by then."""
@@ -81,7 +81,7 @@ class Report:
 
 
 class _Notified:
-    """A socket in systemd's place, and when the daemon said that it is alive."""
+    """A socket in systemd's place, and when the daemon reported to be alive."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

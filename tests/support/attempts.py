@@ -40,7 +40,7 @@ class Node:
 
     @property
     def job(self) -> dict[str, Any]:
-        """The attempt as it is on the disk."""
+        """The attempt as stored on the disk."""
         found: dict[str, Any] = json.loads(self._file.read_text())
         return found
 
@@ -69,7 +69,7 @@ class Node:
         self.remember(**staged | members)
 
     def post(self, step: str, key: str | None = None, **body: Any) -> tuple[int, dict[str, Any]]:
-        """Call a step, and answer the status and the document."""
+        """Call a step, and return the status and the document."""
         headers = {} if key is None else {"Idempotency-Key": key}
         answer = self.daemon.http.post(f"/v1/reimage/{step}", json=body, headers=headers)
         return answer.status_code, answer.json()

@@ -39,17 +39,17 @@ class Aws:
     url: str
     asked: list[Asked] = field(default_factory=list)
     throttled: int = 0
-    """So many of the next requests for blocks are told to come back later."""
+    """This many of the next requests for blocks are told to come back later."""
     refused: int | None = None
     """Status and no reason for every request for an object."""
     flipped: int = 0
-    """So many of the next blocks arrive with a bit changed."""
+    """This many of the next blocks arrive with a bit changed."""
     cut_after: int | None = None
-    """Answers of more bytes end after so many."""
+    """Responses of more bytes end after this many."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """What boto3 is told by."""
+        """The environment that configures boto3."""
         return {
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
@@ -116,7 +116,7 @@ def cloud() -> Iterator[Aws]:
             return []
         status, headers, whole = _answer(moto, environ)
         if path.endswith("/blocks") and status.startswith("200"):
-            # moto tells of sectors, and AWS of the size of what it lists.
+            # moto reports sectors, and AWS the size of what it lists.
             whole = json.dumps(json.loads(whole) | {"BlockSize": BLOCK}).encode()
             headers = [one for one in headers if one[0].lower() != "content-length"]
             headers.append(("Content-Length", str(len(whole))))
@@ -151,7 +151,7 @@ def _answer(application: Any, environ: dict[str, Any]) -> tuple[str, list[tuple[
 
 class _Quiet(WSGIRequestHandler):
     def log(self, type: str, message: str, *args: Any) -> None:  # noqa: A002 - as it is there
-        """Say nothing."""
+        """Log nothing."""
 
 
 def _forget() -> None:

@@ -146,7 +146,7 @@ class BootDisk:
         return found
 
     def seen_by_grub(self, path: str) -> bytes | None:
-        """Read a file as GRUB's own code does from the disk as it is; None if it does not."""
+        """Read a file as GRUB's own code does from the disk; None if it does not."""
         inner = path if self.boot_on_root else path.removeprefix("/boot")
         done = subprocess.run(
             ["grub-fstest", self.image, "cat", f"(loop0,msdos{self.boot_number}){inner}"],
@@ -159,7 +159,7 @@ class BootDisk:
 def ubuntu_config(terminal: str = "console") -> str:
     """Make a grub.cfg as Ubuntu's, which remembers boots that failed and then waits in its menu.
 
-    Debian's own script makes it if it is told `quick_boot`, which is the difference.
+    Debian's own script makes it with `quick_boot`, which is the difference.
     """
     header = Path("/etc/grub.d/00_header").read_text()
     assert 'quick_boot="0"' in header
@@ -188,7 +188,7 @@ def _partition(disk: str, image: Path, sizes: list[int]) -> list[str]:
         capture_output=True,
         check=True,
     )
-    # Kernels without partition tables have to be told where the partitions are.
+    # Kernels without partition tables need the partitions' ranges.
     if not list(Path("/sys/class/block", Path(disk).name).glob("*/partition")):
         run("partx", "--add", disk)
     nodes = [f"{disk}p{number}" for number in range(1, len(sizes) + 1)]

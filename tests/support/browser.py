@@ -51,7 +51,7 @@ class Browser:
         self._buffer = b""
         self._last = 0
         self.events: list[Message] = []
-        """Everything it told unasked, in order."""
+        """Every event it sent, in order."""
         self.answer: Callable[[Message], None] | None = None
         """Is called with each event as it comes, for those that wait for an answer."""
 
@@ -67,7 +67,7 @@ class Browser:
                 return result
 
     def send(self, method: str, session: str | None = None, **params: Any) -> int:
-        """Call a method of the protocol without waiting; answer the number of the call."""
+        """Call a method of the protocol without waiting; return the number of the call."""
         self._last += 1
         message: Message = {"id": self._last, "method": method, "params": params}
         if session is not None:
@@ -154,7 +154,7 @@ class Page:
         )
 
     def text(self, selector: str = "body") -> str:
-        """Answer the text that an element shows."""
+        """Return the text that an element shows."""
         shown: str = self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText")
         return shown
 
@@ -174,12 +174,12 @@ class Page:
             )
 
     def screenshot(self) -> bytes:
-        """Answer a PNG of the whole page."""
+        """Return a PNG of the whole page."""
         shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
         return base64.b64decode(shot["data"])
 
     def told(self, method: str) -> list[Message]:
-        """Answer the parameters of all events of one kind, in order."""
+        """Return the parameters of all events of one kind, in order."""
         return [
             event["params"]
             for event in self.browser.events
@@ -187,11 +187,11 @@ class Page:
         ]
 
     def requested(self) -> list[str]:
-        """Answer the addresses of everything the page asked for."""
+        """Return the addresses of everything the page asked for."""
         return [event["request"]["url"] for event in self.told("Network.requestWillBeSent")]
 
     def complaints(self) -> list[str]:
-        """Answer what went to the console: errors, exceptions, breaches of the page's policy."""
+        """Return what went to the console: errors, exceptions, breaches of the page's policy."""
         return [
             *(event["exceptionDetails"]["text"] for event in self.told("Runtime.exceptionThrown")),
             *(f"console: {event['args']}" for event in self.told("Runtime.consoleAPICalled")),
@@ -202,7 +202,7 @@ class Page:
         ]
 
     def replace(self, path: str, body: Mapping[str, Any]) -> None:
-        """Answer requests for a path with a document of the test's own from now on."""
+        """Return requests for a path with a document of the test's own from now on."""
         encoded = base64.b64encode(json.dumps(body).encode()).decode()
 
         def answer(event: Message) -> None:

@@ -69,7 +69,7 @@ def lines_of(daemon: Daemon, manifest: str) -> dict[bytes, Line]:
 
 
 def verify(daemon: Daemon, manifest: str, **body: Any) -> dict[str, Any]:
-    """Verify against a manifest; answer the result, whether all is well or not."""
+    """Verify against a manifest; return the result, whether all is well or not."""
     return daemon.run(f"{BUILDS}/{manifest}/verifications", body)
 
 
@@ -95,7 +95,7 @@ def progress_of(daemon: Daemon, operation: Mapping[str, Any]) -> dict[str, Any]:
 def reached(
     daemon: Daemon, operation: Mapping[str, Any], count: int, *, current: str | None = None
 ) -> None:
-    """Wait until an operation has done so many bytes, and is at a file of that name."""
+    """Wait until an operation has done `bytes_done` bytes, and is at a file of that name."""
 
     def there() -> bool:
         progress = progress_of(daemon, operation)

@@ -15,7 +15,7 @@ def as_json(done: subprocess.CompletedProcess[str]) -> Any:
 
 
 def one_line(done: subprocess.CompletedProcess[str], code: int = 1) -> str:
-    """Answer the sentence of a command that failed: one line, no traceback, nothing on stdout."""
+    """Return the sentence of a command that failed: one line, no traceback, nothing on stdout."""
     assert done.returncode == code, (done.stdout, done.stderr)
     lines = done.stderr.splitlines()
     assert len(lines) == 1, done.stderr

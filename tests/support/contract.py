@@ -30,7 +30,7 @@ def check_problem(response: httpx.Response, status: int, slug: str) -> dict[str,
 
 
 def ask(http: httpx.Client, method: str, url: str, **options: Any) -> httpx.Response:
-    """Send a request; of an answer without an end, take the first piece."""
+    """Send a request; of a response without an end, take the first piece."""
     with http.stream(method, url, **options) as response:
         endless = method == "GET" and url == "/v1/tuning/events" and response.status_code == 200
         content = next(response.iter_bytes()) if endless else response.read()

@@ -99,7 +99,7 @@ class System:
 
 @contextmanager
 def copy_of(suite: str, directory: Path, files: Sequence[Path] = ()) -> Iterator[System]:
-    """Give a suite's system, with files of ours in its /root; its /srv lies in `directory`."""
+    """Give a suite's system, with files of ours in its /root; its /srv is in `directory`."""
     disk = directory / "srv"
     disk.mkdir()
     with tmpfs(directory / suite, _SYSTEM_BYTES) as tree:

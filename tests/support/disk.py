@@ -13,7 +13,7 @@ UNSUITABLE = frozenset({"tmpfs", "ramfs", "hugetlbfs", "zfs", "devtmpfs"})
 
 
 def file_system(path: Path) -> str:
-    """Name the type of the file system that `path` lies on, as in /proc/self/mountinfo."""
+    """Return the type of the file system that holds `path`, as in /proc/self/mountinfo."""
     device = path.stat().st_dev
     wanted = f"{os.major(device)}:{os.minor(device)}"
     kind = ""
@@ -33,7 +33,7 @@ def file_system(path: Path) -> str:
 
 
 def real_directory() -> Path:
-    """Answer a writable directory on a disk file system.
+    """Return a writable directory on a disk file system.
 
     `HOLDFAST_TEST_DIR` comes first, then the usual temporary directories, then the checkout's own
     `target/`. Raises `RuntimeError` where none of them is on a disk.

@@ -1,8 +1,8 @@
 """Runs the shell sessions of a document as one session, and compares what is printed.
 
 A session is a fenced block of the kind `console`: lines that begin with `$ ` are typed, the others
-are what is printed. In what is printed, `…` stands for anything within a line, and a line that is
-only `…` for any number of lines.
+are what is printed. In what is printed, `…` matches anything within a line, and a line that is only
+`…` any number of lines.
 """
 
 from __future__ import annotations

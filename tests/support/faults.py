@@ -62,7 +62,7 @@ class FailingDevice:
             os.close(fd)
 
     def _physical(self, offset: int) -> int:
-        """Answer where on the device a byte of the file lies."""
+        """Return where on the device a byte of the file lies."""
         block = offset // _BLOCK
         for match in _EXTENT.finditer(_run("filefrag", "-b4096", "-v", self.file)):
             first, last, start, _ = map(int, match.groups())

@@ -1,4 +1,4 @@
-"""A web server for tests that behaves as badly as it is told to."""
+"""A web server for tests that misbehaves on demand."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ class Behaviour:
     files: dict[str, bytes]
     etags: dict[str, str] = field(default_factory=dict)
     cut_after: int | None = None
-    """Close the connection after so many bytes of a body."""
+    """Close the connection after this many bytes of a body."""
     hang_after: int | None = None
-    """Wait for `release` after so many bytes of a body."""
+    """Wait for `release` after this many bytes of a body."""
     bytes_per_second: int | None = None
     """Send bodies no faster than this."""
     no_ranges: bool = False
     statuses: list[int] = field(default_factory=list)
-    """What the next requests are answered with, before it is 200 again; 200 is a usual answer."""
+    """The status of the next responses, before it is 200 again; 200 is a usual response."""
     flips: list[int | None] = field(default_factory=list)
     """Offsets of bits that the next responses flip, one for each; None flips nothing."""
     redirects: dict[str, str] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
 
     def log_message(self, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 class _Server(ThreadingHTTPServer):

@@ -32,7 +32,7 @@ _VALID = 3600
 
 
 class Server:
-    """Answers the kernel, one request after the other."""
+    """Return the kernel, one request after the other."""
 
     def __init__(self, source: Path, mode: str, device: int) -> None:
         self.mode, self.device = mode, device
@@ -58,7 +58,7 @@ class Server:
             os.write(self.device, struct.pack("<IiQ", 16 + len(body), number, unique) + body)
 
     def answer(self, opcode: int, node: int, body: bytes) -> bytes:
-        """Answer one request. Raises `OSError` for what it cannot."""
+        """Return one request. Raises `OSError` for what it cannot."""
         answers: dict[int, Callable[[], bytes]] = {
             _INIT: lambda: self.init(body),
             _LOOKUP: lambda: self.lookup(os.fsdecode(body.rstrip(b"\0"))),
@@ -110,7 +110,7 @@ class Server:
         )
 
     def opened(self, node: int) -> bytes:
-        """Say where the kernel is to keep a file's pages."""
+        """Choose where the kernel is to keep a file's pages."""
         if self.mode == "passthrough":
             backing = struct.pack("<iIQ", self.open[self.files[node - 2]], 0, 0)
             number = fcntl.ioctl(self.device, _BACKING_OPEN, bytearray(backing))
@@ -118,7 +118,7 @@ class Server:
         return struct.pack("<QIi", 0, _DIRECT if self.mode == "direct" else _KEEP, 0)
 
     def entries(self, offset: int) -> bytes:
-        """List the files from the one numbered `offset`."""
+        """List the files from number `offset` on."""
         listed = b""
         for number, path in enumerate(self.files[offset:], offset):
             name = os.fsencode(path.name)

@@ -60,7 +60,7 @@ def program(command: str) -> str:
 
 
 def built(pattern: str, target: str) -> Path:
-    """Return the one file of dist/ that matches; skip the test without one, and fail it in CI."""
+    """Return the only file of dist/ that matches; skip the test without one, and fail it in CI."""
     paths = list((CHECKOUT / "dist").glob(pattern))
     if not paths and not in_ci():
         pytest.skip(f"needs dist/{pattern}, which `make {target}` builds")

@@ -48,7 +48,7 @@ def create_tokens(directory: Path) -> Tokens:
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """Answer this process's environment without settings of holdfast or of a terminal."""
+    """Return this process's environment without settings of holdfast or of a terminal."""
     dropped = ("HOLDFAST_", "FORCE_COLOR", "NO_COLOR", "COLUMNS", "TTY_", "TERM")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
     return kept | extra
@@ -84,7 +84,7 @@ def dying_with_parent(command: Sequence[str | Path]) -> list[str]:
 
 
 def free_port() -> int:
-    """Answer a TCP port on which nothing listened a moment ago."""
+    """Return a TCP port on which nothing listened a moment ago."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

@@ -27,7 +27,7 @@ class Helper:
         self.socket = path
 
     def ask(self, request: object) -> dict[str, Any]:
-        """Send a request as JSON and answer what comes back."""
+        """Send a request as JSON and return the response."""
         answer: dict[str, Any] = json.loads(self.send(json.dumps(request).encode() + b"\n"))
         return answer
 

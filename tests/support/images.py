@@ -23,7 +23,7 @@ class FileSystem:
 
 
 def run(*command: str | Path, script: str | None = None) -> str:
-    """Run a program that has to succeed; answer what it prints."""
+    """Run a program that has to succeed; return what it prints."""
     done = subprocess.run(
         command, input=script, capture_output=True, text=True, check=False, env=_ENVIRONMENT
     )

@@ -21,12 +21,12 @@ class Loop:
         self.image = image
 
     def get(self, attribute: str) -> str:
-        """Read an attribute of its queue; of choices, the one that is chosen."""
+        """Read an attribute of its queue; of choices, the chosen one."""
         value = (Path("/sys/block") / self.name / "queue" / attribute).read_text().strip()
         return value.partition("[")[2].partition("]")[0] if "[" in value else value
 
     def set(self, attribute: str, value: str) -> None:
-        """Write an attribute of its queue, as somebody else would."""
+        """Write an attribute of its queue, as another program would."""
         (Path("/sys/block") / self.name / "queue" / attribute).write_text(value)
 
     def detach(self) -> None:

@@ -1,4 +1,4 @@
-"""EC2's metadata service, version 2, as far as a client of it can tell."""
+"""EC2's metadata service, version 2, as far as a client of it can see."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def metadata_server() -> Iterator[MetadataServer]:
             self.wfile.write(text.encode())
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     ended = threading.Event()
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:

@@ -32,7 +32,7 @@ def mounted(directory: Path, *options: str | Path) -> Iterator[Path]:
     try:
         yield directory
     finally:
-        # Somebody may still be in it; detached, it goes as soon as nobody is.
+        # A process may still be in it; detached, it goes as soon as none is.
         done = _run("umount", "--lazy", directory)
         assert done.returncode == 0, done.stderr
 
@@ -149,11 +149,11 @@ def memory_group() -> Iterator[MemoryGroup]:
 
 @dataclass(frozen=True)
 class PressureGroup:
-    """A control group that tells its pressure."""
+    """A control group that reports its pressure."""
 
     directory: Path
     name: str
-    """As it is called relative to where control groups are mounted."""
+    """Its name relative to where control groups are mounted."""
 
 
 @contextmanager

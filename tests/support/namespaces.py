@@ -62,7 +62,7 @@ class Namespaces:
         return self.read("/proc/sys/" + name.replace(".", "/"))
 
     def set_sysctl(self, name: str, value: str) -> None:
-        """Set a sysctl, as somebody else would."""
+        """Set a sysctl, as another program would."""
         self.run("sysctl", "-q", "-w", f"{name}={value}")
 
     def pair(self, name: str, peer: str, *options: str) -> None:

@@ -86,20 +86,20 @@ class Work:
         return self.outcome(context)
 
     def wait_begun(self) -> Context[Params]:
-        """Wait until one more run has begun, and return it; each run is returned once."""
+        """Wait until one more run has started, and return it; each run is returned once."""
         assert self.began.acquire(timeout=WAIT_SECONDS)
         self._waited += 1
         return self.contexts[self._waited - 1]
 
     def release(self, context: Context[Params]) -> None:
-        """Let one run go on to its end."""
+        """Let one run continue to its end."""
         progress = directed(context)
         with progress.changed:
             self._released.add(context.id)
             progress.changed.notify_all()
 
     def release_all(self) -> None:
-        """Let every run, also later ones, go on to its end."""
+        """Let every run, also later ones, continue to its end."""
         self._all = True
         for context in self.contexts:
             progress = directed(context)

@@ -22,7 +22,7 @@ def dump(daemon: Daemon, **body: Any) -> tuple[dict[str, Any], Record]:
 
 
 def upload(daemon: Daemon, content: bytes) -> str:
-    """Bring a record to the daemon, and answer its id."""
+    """Upload a record to the daemon, and return its id."""
     dump_id = new_id()
     response = daemon.http.put(f"{DUMPS}/{dump_id}/content", content=content)
     assert response.status_code == 201, response.text
@@ -30,13 +30,13 @@ def upload(daemon: Daemon, content: bytes) -> str:
 
 
 def uploaded(daemon: Daemon) -> str:
-    """Answer the id of the dump that was uploaded last."""
+    """Return the id of the dump that was uploaded last."""
     dumps = daemon.http.get(DUMPS).json()["dumps"]
     return next(str(each["id"]) for each in dumps if each["uploaded"])
 
 
 def load(daemon: Daemon, **body: Any) -> dict[str, Any]:
-    """Load a dump; answer the result, of which the sum was checked."""
+    """Load a dump; return the result, of which the sum was checked."""
     result = daemon.run(LOADS, body)
     parts = ("already_resident", "loaded", "missing", "skipped_bytes")
     assert result["requested"] == sum(result[part] for part in parts), result
@@ -53,5 +53,5 @@ def failure(daemon: Daemon, path: str, body: Any) -> dict[str, Any]:
 
 
 def relative(daemon: Daemon, path: Path) -> bytes:
-    """Answer a path as records have it."""
+    """Return a path as records have it."""
     return bytes(path.relative_to(daemon.root))

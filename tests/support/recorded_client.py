@@ -27,7 +27,7 @@ def record(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def broken(recorded: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
-    """Say in sentences what a client that was recorded would no longer find."""
+    """Return sentences on what a client that was recorded would no longer find."""
     return list(_broken(recorded, present))
 
 

@@ -1,8 +1,8 @@
 """What a start of holdfast does about settings, over and over in one process.
 
 `python settle.py ROOT PROFILES JOURNAL` reads commands, a line each, and answers each with a
-line of JSON: `state` is a start, which settles what a crash left, and says what is in force;
-`rollback` brings back what was before the first apply.
+line of JSON: `state` is a start, which settles what a crash left, and returns what is in force;
+`rollback` restores what was before the first apply.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from holdfast.tuning.service import Tuning
 
 
 def main() -> None:
-    """Answer commands until the end of the input."""
+    """Return commands until the end of the input."""
     root, profiles, journal = map(Path, sys.argv[1:])
     for line in sys.stdin:
         tuning = Tuning(

@@ -55,7 +55,7 @@ class Terminal:
                 raise AssertionError(f"the program ended without {text!r}: {self.shown}")
 
     def wait(self, seconds: float = 20.0) -> int:
-        """Read to the end and answer the exit code."""
+        """Read to the end and return the exit code."""
         deadline = time.monotonic() + seconds
         while self._read(max(0.0, deadline - time.monotonic())):
             assert time.monotonic() < deadline, f"it goes on: {self.shown}"

@@ -46,26 +46,26 @@ class Pair:
         return made
 
     def body(self, ticket: Any, **members: Any) -> dict[str, Any]:
-        """Answer the body of a pull."""
+        """Return the body of a pull."""
         return {"ticket": ticket, "path": str(self.fetched)} | members
 
     def start(self, ticket: Any, **members: Any) -> dict[str, Any]:
-        """Start a pull; answer the operation."""
+        """Start a pull; return the operation."""
         return self.destination.start("/v1/transfers", self.body(ticket, **members))
 
     def pull(self, ticket: Any, **members: Any) -> dict[str, Any]:
-        """Pull, and answer the operation once it ended."""
+        """Pull, and return the operation once it ended."""
         return self.destination.finish(self.start(ticket, **members))
 
     def pulled(self, ticket: Any, **members: Any) -> dict[str, Any]:
-        """Pull, which must succeed; answer the result."""
+        """Pull, which must succeed; return the result."""
         operation = self.pull(ticket, **members)
         assert operation["state"] == "succeeded", operation
         result: dict[str, Any] = operation["result"]
         return result
 
     def refused(self, ticket: Any, **members: Any) -> dict[str, Any]:
-        """Pull, which must be refused or fail; answer the problem."""
+        """Pull, which must be refused or fail; return the problem."""
         answer = self.destination.http.post("/v1/transfers", json=self.body(ticket, **members))
         if answer.status_code != 202:
             problem: dict[str, Any] = answer.json()

@@ -73,11 +73,11 @@ class Tuned:
         return _answer(self.daemon.http.get("/v1/tuning"))
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """Answer the events of a kind, newest first."""
+        """Return the events of a kind, newest first."""
         return [one for one in self.state()["events"] if one["kind"] == kind]
 
     def refused(self, profile: str) -> dict[str, Any]:
-        """Apply a profile, which must fail; answers the problem, in words of holdfast's own."""
+        """Apply a profile, which must fail; return the problem, in words of holdfast's own."""
         response = self.ask("apply", profile=profile)
         assert response.status_code >= 400, response.text
         assert "pydantic" not in response.text
