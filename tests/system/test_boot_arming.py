@@ -162,7 +162,7 @@ def test_what_is_in_the_initramfs(simple: BootDisk, disk_dir: Path) -> None:
     assert (tree / "holdfast/ca.pem").read_text().endswith("-----BEGIN CA")
     assert (tree / "holdfast/tokens.json").exists()
 
-    # The record is where the job says, on the disk as a whole.
+    # The record is where the job places it, on the disk as a whole.
     with simple.image.open("rb") as disk:
         disk.seek(job["outcome"]["offset_bytes"])
         record = disk.read(job["outcome"]["length_bytes"])

@@ -102,7 +102,7 @@ grub_class amzn
 
 
 def with_entries_of_its_own(disk: BootDisk) -> str:
-    """Set GRUB up as Fedora, RHEL and Amazon Linux 2023 do; answer the name of the entry."""
+    """Set GRUB up as Fedora, RHEL and Amazon Linux 2023 do; return the name of the entry."""
     grub2 = disk.boot / "grub2"
     disk.grub.rename(grub2)
     (grub2 / "grub.cfg").chmod(0o644)
@@ -157,7 +157,7 @@ class TestGrubOnUefi:
             disk.arming.arm(disk.request())
         kernel(disk, signed=True)
         report = disk.arming.arm(disk.request())
-        # What shim looks at is the kernel, so it has to be the same.
+        # What shim checks is the kernel, so it has to be the same.
         copy = (disk.boot / "holdfast/vmlinuz").read_bytes()
         assert copy == (disk.boot / f"vmlinuz-{KERNEL}").read_bytes()
         assert report.loader == "grub2-uefi"
@@ -196,7 +196,7 @@ class TestGrubOfOtherDistributions:
         run("grub-editenv", disk.grub / "grubenv", "set", "recordfail=1")
         before = disk.state()
         report = disk.arming.arm(disk.request())
-        # custom.cfg comes after the header, and what it says of the time counts.
+        # custom.cfg comes after the header, and its timeout counts.
         assert config.index("set timeout=-1") < config.index("custom.cfg")
         assert "  set timeout=3\n" in report.entry
         assert 'if [ "${default}" = "holdfast-imager" ]' in report.entry
@@ -230,7 +230,7 @@ class TestGrubOfOtherDistributions:
         assert disk.state() == before
 
     def test_fedoras_notes_on_boots_stay_when_it_is_undone(self, disk: BootDisk) -> None:
-        """Its GRUB notes at each boot that it has not succeeded yet; a session says that it has."""
+        """Its GRUB notes at each boot that it has not succeeded yet; a session marks success."""
         name = with_entries_of_its_own(disk)
         environment = disk.boot / "grub2/grubenv"
         custom = disk.boot / "grub2/custom.cfg"

@@ -161,7 +161,7 @@ class TestTheMachine:
         refused(disk, "/ lies on a partition of /dev/loop[0-9]+, which is not a disk", boot)
 
     def test_this_machines_own_root(self) -> None:
-        """Whatever it lies on here, no loop device is taken for a disk; nothing is written."""
+        """Whatever it is on here, no loop device is taken for a disk; nothing is written."""
         report = Boot(MachineFiles()).explain(ExplainRequest(roots=["/"]))
         assert report.refusals
 

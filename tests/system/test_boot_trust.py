@@ -56,7 +56,7 @@ with listen(Path(socket), "nobody") as listener:
 
 @dataclass
 class Hostile:
-    """The daemon's place, in somebody else's hands."""
+    """The daemon, taken over by an attacker."""
 
     disk: BootDisk
     helper: Helper
@@ -104,7 +104,7 @@ class Hostile:
         return json.dumps(answer)
 
     def armed(self, content: bytes, signatures: bytes = b"", **changes: object) -> None:
-        """The request is done, and taken back again."""
+        """The request is done, and reverted again."""
         answer = self.ask(content, signatures, **changes)
         assert "arm" in answer, answer
         self.helper.ask({"do": "disarm"})
@@ -230,7 +230,7 @@ def test_no_file_of_roots_is_read_for_the_daemon(hostile: Hostile, path: str) ->
     told = {hostile.refused("", guess, descriptor_path=path) for guess in (b"guess", secret)}
     assert len(told) == 1, "a right guess is told from a wrong one"
     assert digest not in told.pop()
-    # Nor by what an image is said to lie in.
+    # Nor by the stated place of an image.
     content = hostile.stage()
     source = {"kind": "staged", "path": path}
     hostile.refused("", content, hostile.ours(content), source=source)

@@ -1,4 +1,4 @@
-"""What the command line says when something is wrong: one line, with what to do."""
+"""The messages of the command line when something is wrong: one line, with what to do."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def build(daemon: Daemon, *arguments: str | Path) -> str:
 
 
 def different(done: Done) -> list[str]:
-    """Answer what a command printed that found differences."""
+    """Return what a command printed that found differences."""
     assert done.returncode == DIFFERENT, (done.stdout, done.stderr)
     assert "holdfast:" not in done.stderr
     return done.stdout.splitlines()
@@ -67,15 +67,15 @@ def bring(daemon: Daemon, path: Path, lines: list[dict[str, Any]], **other: Any)
 
 
 def compared(daemon: Daemon) -> str:
-    """Answer the id of the newest comparison."""
+    """Return the id of the newest comparison."""
     listed = as_json(daemon.cli("op", "list", "--kind", "manifest.compare", "--json"))
     operation: str = listed["operations"][0]["id"]
     return operation
 
 
 def peak(daemon: Daemon, *arguments: str, lines: int) -> int:
-    """Run a command that prints so many lines; answer the most memory it held, in bytes."""
-    # By the process itself: what wait4 tells begins with the memory of the one that forked.
+    """Run a command that prints `lines` lines; return the most memory it held, in bytes."""
+    # By the process itself: what wait4 reports includes the memory of the process that forked.
     program = (
         "import sys\n"
         "from holdfast.cli import run\n"

@@ -77,7 +77,7 @@ def assert_fits(shown: str, columns: int, whole: str) -> None:
             or _FLEXIBLE.fullmatch(word.strip("(),"))
         ):
             continue
-        # The name of a directory or file is whole, in a path that goes on in the next line.
+        # The name of a directory or file is whole, in a path that continues in the next line.
         pieces = {piece for each in known for piece in re.findall(r"[^/,]+", each)}
         assert set(re.findall(r"[^/,]+", word)) <= pieces, f"{word!r} was cut"
 

@@ -34,7 +34,7 @@ def on_terminal(daemon: Daemon, *arguments: str, columns: int = 120) -> Terminal
 
 
 def load(daemon: Daemon) -> dict[str, Any]:
-    """Answer the newest load."""
+    """Return the newest load."""
     found = daemon.http.get("/v1/operations", params={"kind": "pagecache.load"}).json()
     operation: dict[str, Any] = found["operations"][0]
     return operation

@@ -1,4 +1,4 @@
-"""The command line speaks TLS to a daemon elsewhere, and says what is wrong when it cannot."""
+"""The command line speaks TLS to a daemon elsewhere, and reports what is wrong when it cannot."""
 
 from __future__ import annotations
 

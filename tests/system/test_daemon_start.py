@@ -1,4 +1,4 @@
-"""What keeps the daemon from starting is said in one sentence, and nothing is left behind."""
+"""What keeps the daemon from starting is reported in one sentence, and nothing is left behind."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def test_nothing_is_written_below_the_floor(
     response = daemon.http.put(f"{DUMPS}/{new_id()}/content", content=big)
     assert response.status_code == 507, response.text
     refused(response.json())
-    # Reading and what frees space goes on.
+    # Reading and what frees space continues.
     assert daemon.run("/v1/pagecache/loads", {"dump": dump})["files"] >= 1
     text = daemon.http.get(f"{BUILDS}/{manifest}/content", params={"format": "xxhsum"})
     assert text.status_code == 200

@@ -239,7 +239,7 @@ _CHANGES = (
 
 
 def changed_paths(trace: str) -> set[str]:
-    """Answer the paths that a trace of strace shows as written to, made or removed."""
+    """Return the paths that a trace of strace shows as written to, made or removed."""
     found = set()
     for line in trace.splitlines():
         call = re.search(r"\b(\w+)\((.*)$", line)

@@ -243,7 +243,7 @@ def test_only_profiles_of_root_allow_more(helper: Helper, ns: Namespaces, disk_d
     refused()
     profiles.chmod(0o755)
     assert helper.ask(asked) == {}
-    # What runs programs stays refused, whoever names it.
+    # What runs programs stays refused for every caller.
     profile.write_text('[sysctl]\n"kernel.core_pattern" = "core"\n')
     answer = helper.ask(write(kind="sysctl", name="kernel.core_pattern", value="core"))
     assert "run programs as root" in answer["refused"]
@@ -279,7 +279,7 @@ def test_a_file_that_is_not_holdfasts_own_is_left_as_it_is(helper: Helper) -> No
 
 
 def hostile(directory: Path) -> None:
-    """Put records there as an earlier version had them, that say what root is to write."""
+    """Put records there as an earlier version had them, with what root is to write."""
     tuning = directory / "tuning"
     shutil.rmtree(tuning, ignore_errors=True)
     tuning.mkdir(parents=True)

@@ -59,7 +59,7 @@ def test_an_address_that_keeps_failing_has_to_wait_and_keeps_nobody_out(daemon: 
     check_problem(limited, 429, "too-many-failures")
     assert 1 <= int(limited.headers["retry-after"]) <= 10
     assert daemon.log.count("was not let in") == codes.count(401)
-    # Whoever has a token is none of those who guess.
+    # A client with a token is none of those who guess.
     assert daemon.client("read").get("/v1/node").status_code == 200
     assert daemon.http.get("/v1/node").status_code == 200
     assert daemon.client(tcp=True).get("/healthz").status_code == 200

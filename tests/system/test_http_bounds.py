@@ -29,7 +29,7 @@ def watched(tokens: Tokens, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def raw(daemon: Daemon, data: bytes, *, tcp: bool = True) -> bytes:
-    """Send bytes and return all that is answered until the daemon hangs up."""
+    """Send bytes and return the whole response until the daemon hangs up."""
     if tcp:
         connection = socket.create_connection(("127.0.0.1", daemon.port), 20)
     else:

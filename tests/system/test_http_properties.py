@@ -1,4 +1,4 @@
-"""Whatever is asked, the answer is one that the OpenAPI document tells of, and holds nobody up.
+"""Whatever is asked, the response is one of the OpenAPI document, and holds nobody up.
 
 schemathesis makes requests from the document, those that fit it and those that do not. Every route
 is asked, so a new one is as well.
@@ -22,7 +22,7 @@ from tests.support.tuning import SYSCTLS, tuned
 
 HOOKS = Path(__file__).parents[1] / "support" / "api_hooks.py"
 ENDLESS = "/v1/tuning/events"
-"""A stream that ends only with the daemon; `test_http_contract.py` looks at its beginning."""
+"""A stream that ends only with the daemon; `test_http_contract.py` checks its start."""
 OPTIONS = (
     "--exclude-path", ENDLESS,
     "--phases", "examples,coverage,fuzzing",
@@ -37,8 +37,8 @@ OPTIONS = (
     "--no-color",
     "--output-truncate", "false",
 )  # fmt: skip
-# All of the machine's settings are read-only there, but those of the network namespace. Nobody is
-# there to be asked for a reboot, and what the machine boots from stays as it is.
+# All of the machine's settings are read-only there, but those of the network namespace. Nothing
+# there can reboot it, and what it boots from is read-only too.
 PROTECT = """
 set -e
 mount -t tmpfs none /run

@@ -59,7 +59,7 @@ def test_tokens_are_found_nowhere(talkative: Daemon, disk_dir: Path) -> None:
 
 
 def used_well_and_badly(daemon: Daemon, secret: str) -> dict[str, bytes]:
-    """Send a token in its place and in others; answer what was answered."""
+    """Send a token in its place and in others; return the responses."""
     sent: dict[str, dict[str, Any]] = {
         "its proper place": {"headers": {"Authorization": f"Bearer {secret}"}},
         "a typing error": {"headers": {"Authorization": f"Bearer {secret}x"}},
@@ -76,7 +76,7 @@ def used_well_and_badly(daemon: Daemon, secret: str) -> dict[str, bytes]:
             for method, path in (("GET", "/v1/node"), ("POST", "/v1/pagecache/dumps")):
                 response = http.request(method, path, **options)
                 answers[f"{what}, {method}"] = response.content
-        # Let in, and told in the wrong places.
+        # Let in, and sent in the wrong places.
         known = {"Authorization": f"Bearer {secret}"}
         path, kind = "/v1/pagecache/dumps", {"Content-Type": "application/json"}
         for what, answered in {
@@ -101,7 +101,7 @@ def test_the_command_line_shows_no_token_to_others(tokens: Tokens, disk_dir: Pat
         ([], {"HOLDFAST_TOKEN": secret}),
     )
     for options, environment in ways:
-        # One that takes a connection and never answers: the command is there to be looked at.
+        # One that takes a connection and never answers: the command stays there to be inspected.
         with socket.create_server(("127.0.0.1", 0)) as listener:
             url = f"http://127.0.0.1:{listener.getsockname()[1]}"
             command = dying_with_parent([*HOLDFAST, "--url", url, *options, "node"])
@@ -123,5 +123,5 @@ def test_the_command_line_shows_no_token_to_others(tokens: Tokens, disk_dir: Pat
 
 @pytest.mark.parametrize("unit", ["holdfast.service", "holdfast-helper.service"])
 def test_units_leave_no_core_behind(unit: str) -> None:
-    """A core would have the token of whoever was just asking."""
+    """A core would have the token of the client that was just asking."""
     assert "\nLimitCORE=0\n" in (UNITS / unit).read_text()

@@ -39,7 +39,7 @@ def revoked(tokens: Tokens) -> str:
 
 
 class Target:
-    """A daemon with something to lose, and a look at all of it."""
+    """A daemon with something to lose, and a snapshot of all of it."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
@@ -76,7 +76,7 @@ class Target:
         return {field: values[field] for field in model.get("required", []) if field in values}
 
     def look(self) -> dict[str, object]:
-        """Answer everything that a request could have changed."""
+        """Return everything that a request could have changed."""
         files = sorted(one for one in self.daemon.state_dir.rglob("*") if one.is_file())
         return {
             "operations": self.daemon.http.get("/v1/operations").json(),

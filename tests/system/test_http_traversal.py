@@ -28,7 +28,7 @@ HOSTILE = (
 
 
 def raw(daemon: Daemon, method: str, target: str) -> tuple[int, dict[str, str], bytes]:
-    """Send a request whose target is sent as it is: clients of HTTP would tidy it up."""
+    """Send a request with an unchanged target: clients of HTTP would normalise it."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(30)
         connection.connect(str(daemon.socket))
@@ -44,7 +44,7 @@ def raw(daemon: Daemon, method: str, target: str) -> tuple[int, dict[str, str], 
 
 
 def snapshot(daemon: Daemon) -> dict[str, bytes]:
-    """Answer every file of the daemon's state, but the log of who called."""
+    """Return every file of the daemon's state, but the log of who called."""
     files = (one for one in daemon.state_dir.rglob("*") if one.is_file())
     return {
         str(one): one.read_bytes()

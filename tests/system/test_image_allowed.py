@@ -36,7 +36,7 @@ def planning(daemon: Daemon, url: str, scope: str | None = None, **options: Any)
 
 
 def blocked(daemon: Daemon, url: str, scope: str | None = None) -> str:
-    """Answer why there is no image."""
+    """Return why there is no image."""
     response = planning(daemon, url, scope)
     assert response.status_code == 200, response.text
     assert response.json()["image"] is None

@@ -1,4 +1,4 @@
-"""Images in S3 and in AMIs: fetched from moto's server, which is told to behave badly."""
+"""Images in S3 and in AMIs: fetched from moto's server, which is made to misbehave."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def test_an_ami_goes_on_where_it_was_and_leaves_nothing_stale(
     aws: Aws, ami: Ami, tmp_path: Path
 ) -> None:
     image = described(aws, ami, tmp_path)
-    # Blocks beyond the ones that pass are damaged for good.
+    # Blocks beyond those that pass are damaged for good.
     aws.flipped = 10**6
     with pytest.raises(OperationFailed, match="does not arrive as its SHA-256 says"):
         image.fetch(ami.url)

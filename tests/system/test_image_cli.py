@@ -41,7 +41,7 @@ start=600MiB, size=120MiB, type=linux, name=pool
 
 
 def describe(file: Path, *arguments: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Describe an image; answer what the command says, and the descriptor."""
+    """Describe an image; return the command's output, and the descriptor."""
     done = run_cli("image", "describe", file, "--json", *arguments)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
@@ -94,7 +94,7 @@ def test_a_gpt_image_is_described_as_other_tools_see_it(gpt: Path) -> None:
     assert (found["mapped"], found["chunks"]) == expected_chunks(gpt, found["chunk_bytes"])
     assert found["content"]["sha256"] == run("sha256sum", gpt).split()[0]
     judge_partitions(gpt, found["partition_table"])
-    # The one whose type says so, and not the largest; nothing in it starts.
+    # The partition of that type, and not the largest; nothing in it starts.
     assert found["root_partition"] == 3
     assert found["boot_modes"] == []
 
@@ -114,7 +114,7 @@ start=100MiB, size=400MiB, type=83
     numbers = [one["number"] for one in found["partition_table"]["partitions"]]
     assert numbers == [1, 2, 5, 6]
     judge_partitions(disk, found["partition_table"])
-    # Empty file systems: nothing says where a root is, and nothing is behind the code.
+    # Empty file systems: nothing shows where a root is, and nothing is behind the code.
     assert found["root_partition"] is None
     assert found["boot_modes"] == []
 

@@ -42,7 +42,7 @@ class Packed:
         self._directory.mkdir()
 
     def become(self, content: bytes) -> None:
-        """Have other bytes for the same image: the descriptor tells of them, and of its chunks."""
+        """Have other bytes for the same image: the descriptor describes them, and its chunks."""
         document = json.loads(self.descriptor)
         document["content"]["size_bytes"] = len(content)
         if "sha256" in document["content"]:
@@ -120,7 +120,7 @@ def test_the_certificate(
 
 
 def _bomb(content: bytes) -> bytes:
-    """Go on with 64 GiB of zeros, in 2 MiB."""
+    """Continue with 64 GiB of zeros, in 2 MiB."""
     command = "head -c 1G /dev/zero | zstd -q"
     zeros = subprocess.run(command, shell=True, capture_output=True, check=True).stdout
     return content + zeros * 64

@@ -57,7 +57,7 @@ def inspect(file: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
 
 
 def program(machine: int) -> bytes:
-    """Return as much of a program for UEFI as says for which machine it is."""
+    """Return as much of a program for UEFI as names its machine."""
     header = b"MZ".ljust(60, b"\0") + struct.pack("<I", 64)
     return header + b"PE\0\0" + struct.pack("<H", machine) + bytes(200)
 

@@ -94,7 +94,7 @@ def put_system(disk: Path, start_mib: int, size_mib: int) -> None:
 
 
 def described(disk: Path) -> tuple[dict[str, Any], Sequence[str]]:
-    """Return what its descriptor says, and why its root would not be written."""
+    """Return its descriptor, and why its root would not be written."""
     done = run_cli("image", "describe", disk, "--name", "rhel", "--image-version", "9")
     assert done.returncode == 0, done.stderr
     image: dict[str, Any] = json.loads(disk.with_name(f"{disk.name}.json").read_text())

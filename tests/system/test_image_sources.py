@@ -69,7 +69,7 @@ class Image:
         return caught.value
 
     def ranges(self) -> list[int]:
-        """Answer where the requests so far began."""
+        """Return where the requests so far began."""
         return [int((one.range or "bytes=0-")[6:-1]) for one in self.server.asked]
 
     def whole(self, path: Path) -> None:
@@ -200,7 +200,7 @@ def test_cancelling_does_not_wait_for_a_silent_server(image: Image) -> None:
     with in_background(lambda: image.fetch(progress)) as outcome:
         image.server.hanging.wait()
         progress.cancel()
-    # The server still says nothing.
+    # The server still sends nothing.
     assert not image.server.release.is_set()
     assert isinstance(outcome.error, CancelledError)
 

@@ -1,4 +1,4 @@
-"""What a plan says of the trial of a new root, and that arming obeys it."""
+"""What a plan reports of the trial of a new root, and that arming obeys it."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_plan_says_what_was_tried_and_what_was_not(start_daemon: Start, disk_d
     )
     assert not any("trial" in reason for reason in plan["blocked"])
 
-    # As it is once the image was staged.
+    # Its state once the image was staged.
     staged = daemon.state_dir / "images" / sha256
     staged.mkdir(parents=True)
     shutil.copy(descriptor, staged / "descriptor.json")

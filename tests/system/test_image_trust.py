@@ -53,7 +53,7 @@ class Fleet:
         return name
 
     def refused(self, why: str, **body: str) -> None:
-        """The plan has no image, and says why."""
+        """The plan has no image, and reports why."""
         found = self.plan(200, **body)
         assert found["image"] is None
         assert not found["ok"]
@@ -140,7 +140,7 @@ def test_a_signature_does_instead_of_a_digest_and_its_key_is_named(fleet: Fleet)
     # A query is that of the descriptor, and not of the signature.
     fleet.server.files["/disk.json?v=1"] = fleet.server.files["/disk.json"]
     assert fleet.plan(descriptor=f"{fleet.url}/disk.json?v=1")["image"]["signed_by"] == "old"
-    # Elsewhere, if the request says so.
+    # Elsewhere, if the request names it.
     fleet.server.files["/elsewhere"] = fleet.server.files.pop("/disk.json.sig")
     assert fleet.signed_by(signature=f"{fleet.url}/elsewhere") == "old"
     # With a digest nobody asked for a signature.
@@ -171,7 +171,7 @@ def test_keys_come_and_go_without_a_restart(fleet: Fleet) -> None:
     # Signed by both, in any order.
     fleet.server.files["/disk.json.sig"] += signature(fleet.keys, "new")
     assert fleet.signed_by() == "new"
-    # A file that is no key does not count, and is told about.
+    # A file that is no key does not count, and is reported.
     (fleet.trusted / "new.pem").write_text("rubbish")
     found = fleet.plan(422)
     assert "Nothing says which descriptor to trust" in found["detail"]

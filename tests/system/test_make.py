@@ -101,7 +101,7 @@ def test_the_demo_on_its_own_sample(disk_dir: Path) -> None:
 
 
 def test_the_lines_that_make_run_prints_can_be_pasted(data: Path, disk_dir: Path) -> None:
-    # A copy, as the script keeps its files below the checkout it lies in.
+    # A copy, as the script keeps its files below its checkout.
     checkout = disk_dir / "checkout"
     (checkout / "packaging").mkdir(parents=True)
     shutil.copy(CHECKOUT / "packaging" / "run-in-checkout", checkout / "packaging")
@@ -151,7 +151,7 @@ def test_help_lists_the_targets() -> None:
 
 
 def recipes(*arguments: str, **variables: str) -> list[str]:
-    """Answer the commands that `make` would run; nothing is run."""
+    """Return the commands that `make` would run; nothing is run."""
     done = subprocess.run(
         ["make", "--dry-run", *arguments],
         cwd=CHECKOUT,

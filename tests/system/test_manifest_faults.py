@@ -142,7 +142,7 @@ class TestWhileItIsHashed:
         assert (found.result["ok"], found.result["changed"]) == (1, 1)
         (problem,) = found.result["problems"]
         assert (problem["path"], problem["status"]) == ("large", "changed")
-        # A manifest without the digest proves nothing of it, and says so.
+        # A manifest without the digest proves nothing of it, and reports that.
         checked = verify(daemon, found.id)
         assert not checked["ok"]
         assert checked["unproven"] == 1
@@ -330,7 +330,7 @@ class TestNames:
         found = build(daemon)
         assert found.lines[b"file"]["status"] == "ok"
         deep = b"/".join([name.encode()] * levels) + b"/file"
-        # Either it is there, or somebody is told that something is not.
+        # Either it is there, or its absence is reported.
         assert deep in found.lines or found.result["errors"] > 0
 
 
@@ -386,7 +386,7 @@ class TestLinks:
 
     @pytest.mark.slow
     def test_a_directory_becomes_a_link_meanwhile(self, daemon: Daemon, disk_dir: Path) -> None:
-        """A race that somebody with a shell on the node could stage, again and again."""
+        """A race that a user with a shell on the node could stage, again and again."""
         secret = write_file(disk_dir / "secret" / "f", 100_000, seed=1)
         inside = write_file(daemon.root / "swapped" / "f", 100_000, seed=2).parent
         ours, theirs = digest(inside / "f"), digest(secret)
@@ -416,7 +416,7 @@ class TestLinks:
         finally:
             stop.set()
             thread.join()
-        # The race took place, and brought nothing in.
+        # The race took place, and let nothing in.
         assert {"symlink", "directory"} <= types
 
 
@@ -503,7 +503,7 @@ class TestCancelled:
 
 
 def test_a_build_of_a_tree_that_goes_away(daemon: Daemon) -> None:
-    """Everything below the root is deleted while it is being hashed, and what is left is told."""
+    """Everything below the root is deleted while it is being hashed; what is left is reported."""
     for number in range(20):
         write_file(daemon.root / "d" / str(number), MIB, seed=number)
     operation = daemon.start(BUILDS, {"bytes_per_second": SLOW})

@@ -1,4 +1,4 @@
-"""A build goes on where it was killed, and comes to the manifest that it would have come to."""
+"""A build resumes where it was killed, and comes to the manifest that it would have come to."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RATE = 512 * MIB
 
 
 def make_tree(daemon: Daemon) -> int:
-    """Write the files to be hashed; answer their bytes."""
+    """Write the files to be hashed; return their bytes."""
     sizes = dict(LARGE)
     sizes |= {f"d{n % 7}/{n}": 1000 * n + 1 for n in range(SMALL)}
     for seed, (name, size) in enumerate(sizes.items()):
@@ -65,7 +65,7 @@ def test_killed_at_random_moments(daemon: Daemon) -> None:
         now = next_life(daemon, operation)
         if now["state"] in FINAL:
             continue
-        # What was told before the kill is not read again, but for the chunks that were begun.
+        # What was reported before the kill is not read again, except the chunks that were started.
         left = now["progress"]["bytes_expected"]
         assert total - left >= known - bound()
         resumed += 1
@@ -79,7 +79,7 @@ def test_killed_at_random_moments(daemon: Daemon) -> None:
 
 
 def watched(daemon: Daemon, operation: Mapping[str, Any], seconds: float, total: int) -> int:
-    """Watch a build for so long; answer how many bytes it is known to have behind it."""
+    """Watch a build for `seconds`; return how many bytes it is known to have done."""
     deadline = time.monotonic() + seconds
     known = 0
     while time.monotonic() < deadline:
@@ -98,7 +98,7 @@ def start(daemon: Daemon) -> dict[str, Any]:
 
 
 def next_life(daemon: Daemon, operation: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer the operation once it has ended, or has looked into its journal."""
+    """Return the operation once it has ended, or has looked into its journal."""
 
     def started() -> dict[str, Any] | None:
         now = operation_of(daemon, operation)
@@ -116,7 +116,7 @@ def completed(daemon: Daemon, operation: Mapping[str, Any], total: int) -> Mappi
 
 
 def leftovers(daemon: Daemon) -> list[str]:
-    """What is left of so many lives besides manifests; a download removes its file at its end."""
+    """What is left of those lives besides manifests; a download removes its file at its end."""
     names = [path.name for path in (daemon.state_dir / "manifests").iterdir()]
     return [name for name in names if name.startswith(".") or not name.endswith(".manifest.zst")]
 

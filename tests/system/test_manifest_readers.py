@@ -1,4 +1,4 @@
-"""Ways of reading: which one is taken and told, and that the page cache is as it was afterwards."""
+"""Ways of reading: which one is used and reported, and that the page cache is left unchanged."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def some_pages(path: Path) -> list[int]:
 
 
 def build_and_verify(daemon: Daemon, paths: list[Path]) -> tuple[Built, dict[str, Any]]:
-    """Build and verify, and check every digest; what is looked at afterwards is the residency."""
+    """Build and verify, and check every digest; what is checked afterwards is the residency."""
     found = build(daemon, full=True)
     checked = verify(daemon, found.id)
     assert found.result["ok"] == len(paths)
@@ -110,7 +110,7 @@ class TestResidency:
 
 
 def assert_read_by(result: dict[str, Any] | Any, reader: str) -> None:
-    """The path that was asked for was taken, for all bytes of which it is told."""
+    """The path that was asked for was taken, for all bytes that it is reported for."""
     wanted = {"io_uring": {"io_uring direct"}, "pread": {"pread direct"}}
     names = wanted.get(reader, {"pread buffered", "io_uring buffered"})
     assert result["reader"] in names

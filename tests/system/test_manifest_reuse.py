@@ -27,7 +27,7 @@ REST_SECONDS = {"ext4-128": 1.1}
 
 
 class Builder:
-    """Builds manifests of a directory, each after the one before, as the daemon does."""
+    """Builds manifests of a directory, one after the other, as the daemon does."""
 
     def __init__(self, root: Path, records: Path) -> None:
         self.root = root

@@ -1,4 +1,4 @@
-"""Manifests over HTTP: what they say, judged by others, and how they are moved and refused."""
+"""Manifests over HTTP: their content, judged by others, and how they are moved and refused."""
 
 from __future__ import annotations
 

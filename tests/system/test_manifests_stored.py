@@ -1,4 +1,4 @@
-"""Stored manifests and reports: how they are taken and brought, kept, cleared away and audited."""
+"""Stored manifests and reports: how they are downloaded and uploaded, kept, removed and audited."""
 
 from __future__ import annotations
 

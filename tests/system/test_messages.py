@@ -1,4 +1,4 @@
-"""What is said when something is mistyped, over HTTP and on the command line."""
+"""Messages about typing errors, over HTTP and on the command line."""
 
 from __future__ import annotations
 

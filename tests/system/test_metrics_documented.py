@@ -1,4 +1,4 @@
-"""docs/metrics.md says exactly what a daemon exposes."""
+"""docs/metrics.md lists exactly what a daemon exposes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the daemon says of its machine, where its own view of it is another one."""
+"""What the daemon reports of its machine, where its own view of it is another one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which node this is: by its data, by its operator, and by what EC2 says of it."""
+"""Which node this is: by its data, by its operator, and by what EC2 reports of it."""
 
 from __future__ import annotations
 

@@ -196,7 +196,7 @@ def test_progress_never_goes_back_or_beyond_what_is_expected(daemon: Daemon) -> 
         for unit in ("bytes", "files"):
             if progress[f"{unit}_expected"] is not None:
                 assert progress[f"{unit}_done"] <= progress[f"{unit}_expected"]
-    # What was read is told while the rest is still being read.
+    # What was read is reported while the rest is still being read.
     done = [report["progress"]["bytes_done"] for report in reports]
     assert done == sorted(done)
     assert any(0 < bytes_done < SIZE for bytes_done in done)
@@ -257,7 +257,7 @@ def test_listeners_hear_the_end_of_the_daemon(daemon: Daemon) -> None:
             f"/v1/operations/{load['id']}/events",
             headers={"Accept": "application/x-ndjson"},
         ) as stream:
-            # One by one: the test looks at them while more are coming.
+            # One by one: the test checks them while more are coming.
             answers.extend(json.loads(line) for line in stream.iter_lines() if line)
         ended.set()
 
@@ -424,7 +424,7 @@ def test_a_full_disk_is_named_and_what_was_recorded_stays(
     filler = small_disk / "filler"
     with pytest.raises(OSError, match="No space"):
         fill(filler)
-    # The record may have some room left in its own files; then operations fail rather than starts.
+    # The record may have some space left in its own files; then operations fail rather than starts.
     outcomes = []
     for _ in range(30):
         response = daemon.http.post("/v1/pagecache/dumps", json={})

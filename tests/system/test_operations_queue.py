@@ -1,4 +1,4 @@
-"""A queue that is full says so, and a warm start waits for none of it."""
+"""A full queue is reported, and a warm start waits for none of it."""
 
 from __future__ import annotations
 

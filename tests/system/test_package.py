@@ -86,7 +86,7 @@ def test_what_is_in_the_package(package: Path, unpacked: Path) -> None:
     assert page.startswith(".TH ")
     assert "pagecache dump" in page
 
-    # Nothing in places that belong to others, and nothing that belongs to somebody.
+    # Nothing in places that belong to others, and nothing that belongs to a user.
     ours = re.compile(
         r"\./(usr/bin/holdfast|usr/lib/holdfast/.+|lib/systemd/system/holdfast[\w.@-]+"
         r"|etc/default/holdfast|etc/holdfast/.+|usr/share/(holdfast|doc/holdfast)/.+"
@@ -204,7 +204,7 @@ def test_the_package_in_a_debian_with_nothing_else(debian: System) -> None:
     dumped = json.loads(debian.sh(f"holdfast pagecache dump {local}"))
     assert dumped["result"]["files"] == 1
 
-    # The daemon, and what it says of the machine.
+    # The daemon, and what it reports of the machine.
     node = json.loads(
         debian.sh(
             "holdfast serve --root /srv/data --state-dir /srv/state --listen '' "
@@ -217,7 +217,7 @@ def test_the_package_in_a_debian_with_nothing_else(debian: System) -> None:
     assert node["os_name"].startswith("Debian GNU/Linux 1")
     assert [root["root"] for root in node["roots"]] == ["/srv/data"]
 
-    # Settings that somebody changed stay, until they are purged; data stays for ever.
+    # Settings that the operator changed stay, until they are purged; data stays for ever.
     debian.sh("echo '# ours' >>/etc/holdfast/holdfast.toml; mkdir -p /var/lib/holdfast/x")
     debian.sh("dpkg --install /root/holdfast_*.deb")
     assert debian.run("tail", "-n", "1", "/etc/holdfast/holdfast.toml") == "# ours\n"

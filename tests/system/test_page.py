@@ -20,7 +20,7 @@ from tests.support.tuning import SYSCTLS, tuned
 MIB = 1 << 20
 NAME = "net.core.somaxconn"
 # Of each element with text of its own: the contrast of its colour with what lies behind it, by the
-# formula of WCAG 2.1. A canvas turns whatever CSS says into red, green and blue.
+# formula of WCAG 2.1. A canvas turns any colour of CSS into red, green and blue.
 _CONTRASTS = """
 (() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
@@ -90,7 +90,7 @@ def shown(browser: Browser, node: Daemon, **window: Any) -> Page:
 
 
 def looks(page: Page, count: int) -> None:
-    """Wait until the page has looked at the node so many times more."""
+    """Wait until the page has polled the node `count` times more."""
     now = int(page.evaluate("document.body.dataset.looked || 0"))
     page.until(f"document.body.dataset.looked >= {now + count}")
 
@@ -101,13 +101,13 @@ def check_harmless(page: Page, node: Daemon) -> None:
     assert all(url.startswith((f"{node.url}/", "data:")) for url in page.requested())
     methods = {one["request"]["method"] for one in page.told("Network.requestWillBeSent")}
     assert methods == {"GET"}
-    # The one question without a token.
+    # The only question without a token.
     expected = re.compile(r"401 .*/v1/operations")
     assert [one for one in page.complaints() if not expected.search(one)] == []
 
 
 def running_share(page: Page) -> float:
-    """Answer how far the bar of the one running operation reaches, in percent."""
+    """Return how far the bar of the one running operation reaches, in percent."""
     width = page.evaluate("document.querySelector('#running .bar > div')?.style.width || '0%'")
     return float(width.removesuffix("%"))
 
@@ -131,7 +131,7 @@ def test_it_shows_the_node_what_runs_and_what_is_in_memory(browser: Browser, nod
     # It is the same bar, so that it moves rather than jumps.
     assert page.evaluate("document.querySelector('#running .bar').seen") == "yes"
 
-    # One tile a directory, and one for the file that lies in none.
+    # One tile a directory, and one for the file that is in none.
     tiles = page.evaluate(
         "[...document.querySelectorAll('.tile')].map((one) => [one.innerText.trim(), "
         "one.getBoundingClientRect().width, "

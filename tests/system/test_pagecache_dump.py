@@ -1,4 +1,4 @@
-"""Dumps: exactly the pages that are resident, of exactly the files that ought to be looked at."""
+"""Dumps: exactly the pages that are resident, of exactly the files that ought to be probed."""
 
 from __future__ import annotations
 

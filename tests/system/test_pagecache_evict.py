@@ -47,7 +47,7 @@ def test_a_whole_root(daemon: Daemon) -> None:
 def test_dirty_pages_stay_unless_written_first(daemon: Daemon) -> None:
     path = daemon.root / "f"
     with path.open("wb") as file:
-        # A writer that goes on writing: without `sync` the kernel drops only what is clean.
+        # A writer that continues to write: without `sync` the kernel drops only what is clean.
         file.write(os.urandom(64 * PAGE))
         file.flush()
         with mmap.mmap(os.open(path, os.O_RDWR), 64 * PAGE) as mapped:

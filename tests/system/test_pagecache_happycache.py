@@ -57,7 +57,7 @@ def test_what_it_wrote_is_taken(daemon: Daemon, tree: dict[bytes, Path]) -> None
         happycache("dump", daemon.root)
         _, ours = dump(daemon)
     theirs = (daemon.root / RECORD).read_bytes()
-    # Its own file may be in memory as well by the time it is looked at.
+    # Its own file may be in memory as well by the time it is probed.
     assert {**from_happycache(theirs), **WANTED} == from_happycache(theirs)
     assert {**ours.pages, **WANTED} == ours.pages
     dump_id = upload(daemon, theirs)
@@ -70,7 +70,7 @@ def test_what_it_wrote_is_taken(daemon: Daemon, tree: dict[bytes, Path]) -> None
     assert (result["recall"], result["missing"]) == (1.0, 0)
     assert sum(len(found[name] - pages) for name, pages in WANTED.items()) == 0
     kept = sum(len(found[name] & pages) for name, pages in WANTED.items())
-    # The host may reclaim a page between the load and our look at it.
+    # The host may reclaim a page between the load and our check.
     assert kept >= 0.95 * sum(map(len, WANTED.values()))
 
 

@@ -39,7 +39,7 @@ def test_the_same_pages_and_no_others(daemon: Daemon, pattern: str) -> None:
     wanted = pages_of(pattern)
     with pinned(path, wanted):
         dump(daemon)
-    # A host may reclaim pages between the load and our look at it; not three times in a row.
+    # A host may reclaim pages between the load and our check; not three times in a row.
     for _ in range(3):
         evict(path)
         result = load(daemon)

@@ -18,7 +18,7 @@ from tests.support.pagecache import DUMPS, EVICTIONS, SHOW, load, upload
 
 
 def refused(daemon: Daemon, path: str) -> set[str]:
-    """Name a path wherever one can be named; answer the kinds of problem, one for all."""
+    """Name a path wherever one can be named; return the kinds of problem, one for all."""
     before = daemon.http.get("/v1/operations").json()
     slugs = set()
     for field, response in (
@@ -143,7 +143,7 @@ def test_a_root_without_a_page_cache_of_its_own(daemon: Daemon, disk_dir: Path) 
 
 @pytest.mark.slow
 def test_directories_that_become_links_meanwhile(daemon: Daemon, disk_dir: Path) -> None:
-    """A race that somebody with a shell on the node could stage, again and again."""
+    """A race that a user with a shell on the node could stage, again and again."""
     secret = write_file(disk_dir / "secret" / "f", 16 * PAGE)
     evict(secret)
     inside = write_file(daemon.root / "swapped" / "f", 16 * PAGE).parent
@@ -169,6 +169,6 @@ def test_directories_that_become_links_meanwhile(daemon: Daemon, disk_dir: Path)
     finally:
         stop.set()
         thread.join()
-    # The race took place, and brought nothing in.
+    # The race took place, and let nothing in.
     assert {"symlink", "loaded"} <= outcomes
     assert not resident_pages(secret)

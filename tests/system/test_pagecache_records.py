@@ -30,7 +30,7 @@ from tests.support.pagecache import DUMPS, dump, load, upload
 
 
 def refused(daemon: Daemon, content: bytes) -> str:
-    """Bring a record that must be refused; answer why."""
+    """Upload a record that must be refused; return why."""
     response = daemon.http.put(f"{DUMPS}/{new_id()}/content", content=content)
     assert response.status_code == 422, (response.status_code, response.text)
     problem = response.json()
@@ -121,7 +121,7 @@ def test_headers_and_trailers(daemon: Daemon) -> None:
 
 
 def high_water(daemon: Daemon) -> int:
-    """Answer the most memory that the daemon ever had, in bytes."""
+    """Return the most memory that the daemon ever had, in bytes."""
     status = Path(f"/proc/{daemon.pid}/status").read_text()
     match = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert match is not None

@@ -1,4 +1,4 @@
-"""Residency as it is shown: sums, levels, the largest, and what the kernel tells besides."""
+"""Residency as it is shown: sums, levels, the largest, and what the kernel reports besides."""
 
 from __future__ import annotations
 

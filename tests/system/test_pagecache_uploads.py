@@ -1,4 +1,4 @@
-"""Dumps that are brought: kept although old, and cheap to refuse or load however they are made."""
+"""Dumps that are uploaded: kept although old, and cheap to refuse or load however they are made."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def put(daemon: Daemon, content: bytes, dump_id: str | None = None) -> httpx.Res
 
 
 def peak(daemon: Daemon) -> int:
-    """Answer the most memory that the daemon has had since it was last asked, in bytes."""
+    """Return the most memory that the daemon has had since it was last asked, in bytes."""
     process = Path(f"/proc/{daemon.pid}")
     match = re.search(r"VmHWM:\s+(\d+) kB", (process / "status").read_text())
     assert match is not None

@@ -117,7 +117,7 @@ def test_a_system_written_over_the_old_one_takes_its_state_once(node: Node) -> N
 
 
 class TestNotProven:
-    """What lies on a data volume, and what can be known of a marker, proves nothing."""
+    """What is on a data volume, and what can be known of a marker, proves nothing."""
 
     def test_roots_own_on_a_volume_from_elsewhere(self, node: Node) -> None:
         node.fill(0)
@@ -229,7 +229,7 @@ def test_what_is_of_others_within_it_stays_theirs(node: Node) -> None:
 
 
 class TestTheDaemon:
-    """It starts whatever is there, keeps a minimal state, and says what to do."""
+    """It starts whatever is there, keeps a minimal state, and reports what to do."""
 
     def test_a_directory_of_another_user_is_not_believed(
         self, start_daemon: Callable[..., Daemon], disk_dir: Path
@@ -249,7 +249,7 @@ class TestTheDaemon:
         assert f"a minimal state is kept in {fallback}" in reason
         assert (fallback / "operations.sqlite3").exists()
         assert [path.name for path in state.iterdir()] == ["dumps"]
-        # Once somebody has seen to it, a restart is what is missing.
+        # Once the operator has fixed it, only a restart is missing.
         os.chown(state, 0, 0)
         (reason,) = daemon.http.get("/readyz").json()["reasons"]
         assert "restart holdfast" in reason

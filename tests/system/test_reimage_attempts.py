@@ -1,4 +1,4 @@
-"""What the daemon remembers of a re-imaging, and says of it, on a machine that boots nothing."""
+"""What the daemon remembers and reports of a re-imaging, on a machine that boots nothing."""
 
 from __future__ import annotations
 

@@ -163,7 +163,7 @@ def test_the_program_that_changed_it_is_named_from_its_log(system: NewSystem) ->
     removed = f"by cloud-init (util.py: Attempting to remove {KEY})"
     assert f"{KEY}: it is missing, {removed}." in found.detail
     assert f"{HOSTNAME}: it has another content, by cloud-init (cc_set_hostname.py" in found.detail
-    # A log of the image's own building says nothing of this boot.
+    # A log of the image's own building proves nothing about this boot.
     os.utime(system.root / "var/log/cloud-init.log", (0, 0))
     assert "cloud-init" not in system.check().detail
 

@@ -129,7 +129,7 @@ def test_a_reboot_that_came_to_nothing_is_ordered_again(node: Node, helper: Reco
     assert node.state == "armed"
     helper.answers["reboot"] = {}
     assert node.post("reboot", "r")[1]["state"] == "rebooting"
-    # The daemon ends before the machine does, and its successor finds out.
+    # The daemon ends before the machine does, and its successor detects it.
     node.remember(state="armed")
     assert node.post("reboot", "r")[1]["state"] == "rebooting"
     assert helper.calls("reboot") == 3
@@ -190,7 +190,7 @@ def test_every_post_takes_a_key_of_a_valid_form(shared_daemon: Daemon) -> None:
 def test_without_the_volume_a_call_may_be_made_again(
     start_daemon: Callable[..., Daemon], disk_dir: Path
 ) -> None:
-    """Whether it was done is on the volume: neither yes nor no can be answered."""
+    """Whether it was done is on the volume: neither yes nor no can be returned."""
     daemon = start_daemon(
         roots=[disk_dir / "there"], state_dir=None, fallback_state_dir=str(disk_dir / "fallback")
     )

@@ -1,4 +1,4 @@
-"""The system that was kept, as the daemon tells of it, on a machine that boots nothing."""
+"""The system that was kept, as the daemon reports it, on a machine that boots nothing."""
 
 from __future__ import annotations
 

@@ -239,7 +239,7 @@ def _marker_without_proof(armed: Armed) -> None:
 
 
 def _marker_of_old(armed: Armed) -> None:
-    """As the imager of an earlier version leaves it, or whoever read the number in the API."""
+    """As the imager of an earlier version leaves it, or a caller who read the number in the API."""
     armed.leave_marker(secret=None)
 
 

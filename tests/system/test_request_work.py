@@ -57,7 +57,7 @@ def begun(client: socket.socket) -> None:
 
 
 def ticks(daemon: Daemon) -> int:
-    """Answer the processor time of the daemon in hundredths of a second."""
+    """Return the processor time of the daemon in hundredths of a second."""
     fields = Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])
 
@@ -152,7 +152,7 @@ def test_a_record_that_turns_out_damaged_breaks_the_answer_off(daemon: Daemon) -
     assert whole.status_code == 200
     assert "content-length" not in whole.headers
     (stored,) = daemon.state_dir.glob("dumps/*.zst")
-    # Whoever damages it so is not noticed until it is read.
+    # Such damage is not noticed until it is read.
     status, size = stored.stat(), stored.stat().st_size
     torn = compress(cut)[: size - 4]
     with stored.open("r+b") as file:
@@ -258,7 +258,7 @@ class TestLatest:
 
 
 def peak(daemon: Daemon) -> int:
-    """Answer the most memory that the daemon has had since it was last asked, in bytes."""
+    """Return the most memory that the daemon has had since it was last asked, in bytes."""
     process = Path(f"/proc/{daemon.pid}")
     status = (process / "status").read_text()
     (process / "clear_refs").write_text("5")
@@ -286,7 +286,7 @@ def test_what_is_asked_in_threads_that_are_all_busy_leaves_cancel_free(daemon: D
     """Each kind of work has threads of its own: lists that hang hold no cancel up."""
     write_file(daemon.root / "file", PAGE)
     fifo = daemon.state_dir / "dumps" / f"{new_id()}.dump.zst"
-    os.mkfifo(fifo)  # whoever reads a record of this name waits for a writer
+    os.mkfifo(fifo)  # a reader of a record of this name waits for a writer
     try:
         with ExitStack() as stack:
             for _ in range(60):

@@ -30,13 +30,13 @@ DIFFERENT = 3
 
 
 def mount_points() -> set[Path]:
-    """Answer where something is mounted."""
+    """Return where something is mounted."""
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
     return {Path(re.sub(r"\\040", " ", line.split(" ")[4])) for line in lines}
 
 
 def own_files(root: Path) -> tuple[set[str], set[str]]:
-    """Answer the files of a root and the mounts in it, relative to it."""
+    """Return the files of a root and the mounts in it, relative to it."""
     points = mount_points()
     files: set[str] = set()
     mounts: set[str] = set()
@@ -85,7 +85,7 @@ def check_all_agree(daemon: Daemon) -> None:
         }
         (report,) = daemon.http.get(SHOW, params={"top": 1000}).json()["reports"]
         assert report["total"]["files"] == len(held)
-        # A file with several names is told of under one of them.
+        # A file with several names is reported under one of them.
         shown = {
             first[str(Path(each["path"]).relative_to(root))]: each["resident"]
             for each in report["files"]
@@ -311,7 +311,7 @@ class TestFuse:
             assert shown["f0"] == len(held) * PAGE
             assert dump(daemon)[1].pages[b"f0"] == held
         result = daemon.run(EVICTIONS, {"paths": [str(path)]})
-        # Advice does not pass through FUSE: what stays is told.
+        # Advice does not pass through FUSE: what stays is reported.
         assert result["retained"] == len(resident_pages(path)) * PAGE
         assert (mode == "cached") == (result["retained"] == 0)
         loaded = daemon.run(LOADS, {})

@@ -1,4 +1,4 @@
-"""`holdfast status`: one screen that says whether all is well."""
+"""`holdfast status`: one screen that shows whether all is well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is on a device, by whatever made it: compared with what blkid and wipefs say of the same."""
+"""What is on a device, by whatever made it: compared with what blkid and wipefs report."""
 
 from __future__ import annotations
 

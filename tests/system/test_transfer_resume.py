@@ -93,7 +93,7 @@ def _wait_for_bytes(pair: Pair, offer: str, operation: str) -> None:
 def _set_running(state_dir: Path, operation: str, *, complete: bool) -> None:
     """Put a row back to where a kill between the last steps of a pull leaves it.
 
-    The engine's journal says that the transfer is complete; the daemon's own file only if so.
+    The engine's journal shows that the transfer is complete; the daemon's own file only if so.
     """
     with closing(sqlite3.connect(state_dir / FILE_NAME)) as database, database:
         database.execute(

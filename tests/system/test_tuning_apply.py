@@ -1,4 +1,4 @@
-"""A profile is planned, applied whole, and taken back: sysctls of a network namespace and files."""
+"""A profile is planned, applied whole, and reverted: sysctls of a network namespace and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernel couples settings: what a write changed besides is taken back with it."""
+"""The kernel couples settings: what a write changed besides is reverted with it."""
 
 from __future__ import annotations
 

@@ -244,7 +244,7 @@ class TestNetwork:
         shown = node.ns.qdiscs("hf0")
         assert sum("pfifo" in line and "limit 222p" in line for line in shown) == 4
         assert sum(line.startswith("mq") for line in shown) == 1
-        # Somebody takes one queue's leaf away, and it is drift.
+        # Another program removes one queue's leaf, and it is drift.
         node.ns.run("tc", "qdisc", "del", "dev", "hf0", "parent", "1:2")
         until(lambda: node.state()["drifted"], what="the drift")
         assert node.apply("mine")["written"] == 1

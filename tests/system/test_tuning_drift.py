@@ -1,4 +1,4 @@
-"""Drift is seen, told and, if the profile says so, corrected, but never in a loop."""
+"""Drift is seen, reported and, if the profile asks for it, corrected, but never in a loop."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class TestEnforce:
         assert node.ns.sysctl(NAME) == "7"
         assert node.state()["drifted"][0]["contested"] is True
         assert len(node.events("contested")) == 1
-        # Whoever applies it again means it.
+        # An operator who applies it again means it.
         assert node.apply("mine")["written"] == 1
         node.ns.set_sysctl(NAME, "7")
         until(lambda: node.ns.sysctl(NAME) == "4321", what="the correction")

@@ -1,7 +1,7 @@
 """An apply that is killed, or meets a fault, at any of its steps: all old or all new afterwards.
 
 strace stops the real program at the entry of a chosen system call, with SIGKILL or with an error
-of the kernel's. First an undisturbed run tells which calls there are.
+of the kernel's. First an undisturbed run shows which calls there are.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ WANTED = {
     "net.ipv4.ip_local_port_range": "10240 65000",
     "net.ipv4.ip_default_ttl": "65",
 }
-# Of the steps of one kind, such as the writes of settings, one in so many is tried.
+# Of the steps of one kind, such as the writes of settings, one in every few is tried.
 EVERY = int(os.environ.get("HOLDFAST_TEST_STEPS_EVERY", "5"))
 DROP_IN = "/etc/systemd/system/db.service.d/90-holdfast.conf"
 PERSISTED = "/etc/sysctl.d/90-holdfast.conf"
@@ -116,16 +116,16 @@ class Node:
         return self.apply(*faster, "-P", step.path, "-e", trace, "-e", inject, "-o", "/dev/null")
 
     def start(self) -> dict[str, Any]:
-        """Start anew, which settles what was cut short; answers the state."""
+        """Start anew, which settles what was cut short; return the state."""
         return self._tell("state")
 
     def roll_back(self) -> None:
-        """Bring everything back, if anything is in force."""
+        """Restore everything, if anything is in force."""
         self._tell("rollback")
         assert self.values() == self.old
 
     def steps(self) -> list[Step]:
-        """Find out which calls change anything, by an apply that nothing disturbs."""
+        """Determine which calls change anything, by an apply that nothing disturbs."""
         # The first one makes directories, which no later one does.
         assert self.apply("-e", "trace=none", "-o", "/dev/null").returncode == 0
         self.roll_back()
@@ -209,7 +209,7 @@ def test_killed_at_any_step_all_is_old_or_all_is_new_after_the_next_start(node: 
             committed.append(step)
         assert state["problem"] is None, step
         node.roll_back()
-    # Killed after all writes had been verified, it is finished and not taken back.
+    # Killed after all writes had been verified, it is finished and not reverted.
     assert committed
     assert committed == steps[-len(committed) :]
 
@@ -241,7 +241,7 @@ def test_a_fault_at_any_step_takes_everything_back_or_does_not_matter(node: Node
 def test_the_daemon_finishes_what_its_end_cut_short(
     start_daemon: Callable[..., Daemon], disk_dir: Path
 ) -> None:
-    """Killed in the middle of an apply, the next daemon takes it back and says so."""
+    """Killed in the middle of an apply, the next daemon reverts it and reports that."""
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
     with own_namespaces(disk_dir / "scratch") as ns:

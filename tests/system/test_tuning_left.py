@@ -1,4 +1,4 @@
-"""A setting that cannot be taken back is named and kept, and is in the way of nothing else."""
+"""A setting that cannot be reverted is named and kept, and is in the way of nothing else."""
 
 from __future__ import annotations
 

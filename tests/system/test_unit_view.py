@@ -1,4 +1,4 @@
-"""What the daemon's unit lets it see: tried in a mount namespace made as the unit says."""
+"""What the daemon's unit lets it see: tried in a mount namespace made as the unit defines it."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_exposure(unit: str) -> None:
 
 
 class TestConfigCheck:
-    """`config check` says what the unit keeps from the daemon, and who else has a say."""
+    """`config check` reports what the unit hides from the daemon, and who else can influence it."""
 
     @pytest.fixture
     def etc(self, disk_dir: Path) -> Iterator[tuple[str, ...]]:

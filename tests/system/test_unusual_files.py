@@ -21,7 +21,7 @@ from tests.support.promptness import promptly
 
 Starter = Callable[..., Daemon]
 
-# Takes a write lease, and gives it up some time after somebody else wants the file.
+# Takes a write lease, and gives it up some time after another process wants the file.
 _HOLDER = """
 import fcntl, os, signal, sys, time
 file = os.open(sys.argv[1], os.O_RDWR)
@@ -170,7 +170,7 @@ def test_times_beyond_2262_are_kept(start_daemon: Starter, disk_dir: Path) -> No
 
 
 def test_files_with_more_content_than_their_size_are_named(start_daemon: Starter) -> None:
-    """In procfs files have no size and yet content: no digest of nothing may stand for it."""
+    """In procfs files have no size and yet content: no digest of nothing may take its place."""
     daemon = start_daemon(roots=[Path("/proc/sys/vm")])
     found = build(daemon)
     line = found.lines[b"overcommit_ratio"]

@@ -1,4 +1,4 @@
-"""What a node says that it can do, and that it keeps what it said."""
+"""What a node declares that it can do, and that it keeps its word."""
 
 from __future__ import annotations
 

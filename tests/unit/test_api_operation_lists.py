@@ -43,7 +43,7 @@ def large_kind() -> Any:
 
 
 def finished(server: Served, count: int, size: int) -> list[str]:
-    """Run operations with large results, one after the other; answer their ids."""
+    """Run operations with large results, one after the other; return their ids."""
     ids = []
     for number in range(count):
         params = Params(name=str(number), size=size)

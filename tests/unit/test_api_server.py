@@ -52,7 +52,7 @@ def raw(address: str | tuple[str, int], request: bytes) -> bytes:
 
 
 def audit_lines(server: Served) -> list[dict[str, Any]]:
-    """What the audit log says so far: nothing before its first line is written."""
+    """The content of the audit log so far: nothing before its first line is written."""
     file = server.socket.parent / "state/audit.log"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
@@ -289,7 +289,7 @@ class TestStrangers:
             # Closed in the order of arrival.
             with suppress(ConnectionError):
                 assert silent[0].recv(1) == b""
-            # The one that has shown a token is the one that it was.
+            # The connection that has shown a token is the same as before.
             (connection,) = known._transport._pool.connections  # type: ignore[attr-defined]
             assert known.get("/v1/node").status_code == 200
             assert connection in known._transport._pool.connections  # type: ignore[attr-defined]

@@ -39,7 +39,7 @@ def authorized(server: Served, request: str) -> bytes:
 
 
 def broken_off(client: socket.socket) -> bool:
-    """Read what there is left, and answer whether the other end closed the connection."""
+    """Read what there is left, and return whether the other end closed the connection."""
     try:
         while client.recv(1 << 16):
             pass

@@ -113,7 +113,7 @@ def test_the_list_of_commands_loads_none_of_them() -> None:
 
 
 def test_a_client_of_the_socket_imports_neither_httpx_nor_models(tmp_path: Path) -> None:
-    """Also where no daemon answers, which is said by the same modules."""
+    """Also where no daemon answers, which the same modules report."""
     socket = ["--socket", str(tmp_path / "none")]
     modules = modules_after("op", "list", "--json", *socket, code=1)
     assert "holdfast.cli.run.unix_client" in modules

@@ -1,4 +1,4 @@
-"""Settings from file, environment and flags: what wins, and what is said of mistakes."""
+"""Settings from file, environment and flags: what wins, and how mistakes are reported."""
 
 # ruff: noqa: E501 -- a mistake and what is said of it stand on one line
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Each fault of re-imaging that the documentation tells of names the tests that try it."""
+"""Each fault of re-imaging in the documentation names the tests that try it."""
 
 from __future__ import annotations
 

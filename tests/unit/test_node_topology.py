@@ -37,7 +37,7 @@ class Machine:
         (self.sys / "dev/block" / number).symlink_to(directory)
 
     def slave(self, upper: str, lower: str) -> None:
-        """Say that one device lies on another one."""
+        """Declare that one device is on another one."""
         slaves = (self.sys / "class/block" / upper).resolve() / "slaves"
         slaves.mkdir(exist_ok=True)
         (slaves / lower).symlink_to((self.sys / "class/block" / lower).resolve())
@@ -48,7 +48,7 @@ class Machine:
         (self.proc / "self/mountinfo").write_text("\n".join(self._mounts) + "\n")
 
     def first_process(self, *lines: str) -> None:
-        """Say what the machine's first process sees."""
+        """Set what the machine's first process sees."""
         (self.proc / "1").mkdir()
         (self.proc / "1/mountinfo").write_text("".join(f"{line}\n" for line in lines))
 

@@ -30,7 +30,7 @@ def test_a_caller_may_let_only_so_many_wait_and_others_still_can(tmp_path: Path)
         with pytest.raises(QueueFullError, match=f"{QUEUED_PER_ACTOR} operations of a are waiting"):
             ask(service, 99)
         ask(service, 99, actor="b")
-        # The one that ends makes room for the next.
+        # The end of one frees a slot for the next.
         work.release(work.contexts[0])
         work.wait_begun()
         ask(service, 100)
@@ -147,7 +147,7 @@ def test_cancelling_needs_the_scope_that_starting_needed(
             assert client.post(path).status_code == 202
             ended = client.get(f"/v1/operations/{target.id}", params={"wait": 20}).json()
             assert ended["state"] == "cancelled"
-            # Nor may others do so in vain after its end, as if they could.
+            # Nor may others try to after its end, as if they could.
             with server.tcp("read") as reader:
                 assert reader.post(path).status_code == 403
         work.release_all()

@@ -513,8 +513,8 @@ def test_an_outcome_that_could_not_be_recorded_is_recorded_later(tmp_path: Path)
     with operations(tmp_path, kind_of(work)) as service:
         operation = start(service)
         context = work.wait_begun()
-        # Another connection that holds the write lock and a store that gives up at once stand
-        # for a disk that is full for a while.
+        # Another connection that holds the write lock and a store that gives up at once simulate a
+        # disk that is full for a while.
         blocker = Store(tmp_path)
         service._store._writer.execute("PRAGMA busy_timeout = 0")
         blocker._writer.execute("BEGIN IMMEDIATE")

@@ -356,7 +356,7 @@ def test_a_store_that_cannot_be_made_says_so(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_named_and_loses_nothing(store: Store) -> None:
     kept = add(store)
-    # A limit on file size stands for the full disk: the kernel refuses to let the files grow.
+    # A limit on file size simulates the full disk: the kernel refuses to let the files grow.
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     size = max(one.stat().st_size for one in store.path.parent.iterdir())

@@ -105,7 +105,7 @@ def test_an_attempt_with_a_kept_image_is_a_rollback(tmp_path: Path) -> None:
 
 @dataclass
 class Machine:
-    """The calls and operations of a machine that does as it is told, and remembers it."""
+    """The calls and operations of a machine that does as requested, and remembers it."""
 
     attempt: Attempt
     ended: bool = True

@@ -44,7 +44,7 @@ def mistakes(text: str) -> list[str]:
 
 
 def wrong_lines(text: str) -> list[int] | None:
-    """Answer the lines with mistakes; None if there are none."""
+    """Return the lines with mistakes; None if there are none."""
     try:
         read(text)
     except ProfileError as error:

@@ -1,4 +1,4 @@
-"""What is wrong with a value is said in this project's words, whatever the library says."""
+"""What is wrong with a value is reported in this project's words, not the library's."""
 
 from __future__ import annotations
 
