@@ -96,7 +96,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
 
 
 def _lacking() -> str | None:
-    """Say what is missing, at once rather than after a minute."""
+    """Report what is missing, at once rather than after a minute."""
     for program in ("qemu-system-x86_64", "qemu-img", "mmdebstrap", "mkfs.xfs"):
         if shutil.which(program) is None:
             return f"{program} is missing"
@@ -139,7 +139,7 @@ def installed() -> Installed:
 
 
 class Copy:
-    """A copy of the machine, which goes on with the same disks each time it is started."""
+    """A copy of the machine, which continues with the same disks each time it is started."""
 
     def __init__(self, installed: Installed, directory: Path) -> None:
         self.control = installed
@@ -170,7 +170,7 @@ class Copy:
 def start(installed: Installed) -> Iterator[Start]:
     """Give a function that starts a copy of the machine: `with start() as machine`.
 
-    Copies that one test starts after another go on with the same disks.
+    Copies that one test starts after another continue with the same disks.
     """
     copy = Copy(installed, CACHE / "copy")
     yield copy.running

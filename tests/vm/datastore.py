@@ -1,7 +1,7 @@
 """A stand-in for a datastore: maps a large file and reads its hot set, as a database would.
 
 `python3 datastore.py FILE RESULT`: one pass over the hot set, whose cost is written to RESULT; then
-it keeps the file mapped until it is told to end. Runs in the machine, with nothing but Python.
+it keeps the file mapped until it is asked to end. Runs in the machine, with nothing but Python.
 """
 
 import json
@@ -14,7 +14,7 @@ import time
 
 PAGE = mmap.PAGESIZE
 RUN_PAGES = 64
-"""Every other run of so many pages is hot."""
+"""Every other run of this many pages is hot."""
 
 
 def bytes_read() -> int:
@@ -28,7 +28,7 @@ def main() -> None:
     path, result = sys.argv[1:]
     with open(path, "rb") as file:  # noqa: PTH123
         data = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-    # Only what is touched is read: a pass tells exactly what was not in memory.
+    # Only what is touched is read: a pass shows exactly what was not in memory.
     data.madvise(mmap.MADV_RANDOM)
     started, before = time.time(), bytes_read()
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
@@ -45,7 +45,7 @@ def main() -> None:
         "major_faults": resource.getrusage(resource.RUSAGE_SELF).ru_majflt - faults,
         "touched": touched,
     }
-    # There once it is whole: others look at any time.
+    # There once it is whole: others read it at any time.
     with open(f"{result}.new", "w") as file:  # noqa: PTH123
         json.dump(told, file)
     os.rename(f"{result}.new", result)  # noqa: PTH104

@@ -17,7 +17,7 @@ _POLL_SECONDS = 0.05  # the agent announces nothing by itself
 
 
 class GuestError(Exception):
-    """The agent does not answer, or a command failed; the message says which and why."""
+    """The agent does not answer, or a command failed; the message states which and why."""
 
 
 class Guest:
@@ -46,14 +46,14 @@ class Guest:
                 return
 
     def run(self, *command: str, seconds: float = 300.0, check: bool = True) -> str:
-        """Run a command and answer what it printed. Raises `GuestError` if it fails."""
+        """Run a command and return what it printed. Raises `GuestError` if it fails."""
         done = self.call(*command, seconds=seconds)
         if check and done.returncode != 0:
             raise GuestError(f"{' '.join(command)}: {done.returncode}: {done.stdout}{done.stderr}")
         return str(done.stdout)
 
     def sh(self, script: str, *, seconds: float = 300.0, check: bool = True) -> str:
-        """Run a shell script and answer what it printed."""
+        """Run a shell script and return what it printed."""
         return self.run("/bin/sh", "-c", script, seconds=seconds, check=check)
 
     def json(self, *command: str, seconds: float = 300.0) -> Any:
@@ -61,7 +61,7 @@ class Guest:
         return json.loads(self.run(*command, seconds=seconds))
 
     def call(self, *command: str, seconds: float = 300.0) -> subprocess.CompletedProcess[str]:
-        """Run a command and answer how it ended."""
+        """Run a command and return how it ended."""
         started = self._ask(
             "guest-exec", {"path": command[0], "arg": command[1:], "capture-output": True}
         )

@@ -68,7 +68,7 @@ class Base:
 
 
 def base_image(cache: Path = CACHE) -> Base:
-    """Make the Debian, or take the one made before from the same description."""
+    """Make the Debian, or reuse an earlier one from the same description."""
     description = f"{SUITE} {PACKAGES} {_ROOT_BYTES} {_CUSTOMIZE}"
     key = hashlib.sha256(description.encode()).hexdigest()[:12]
     directory = cache / f"{SUITE}-{key}"

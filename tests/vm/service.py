@@ -1,4 +1,4 @@
-"""What tests look at in a machine that runs holdfast and the stand-in for a datastore."""
+"""What tests inspect in a machine that runs holdfast and the stand-in for a datastore."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WatchdogSec=5min
 
 
 def first_pass(guest: Guest) -> dict[str, Any]:
-    """Wait for the datastore's first pass over its hot set, and answer what it cost."""
+    """Wait for the datastore's first pass over its hot set, and return its cost."""
 
     def told() -> dict[str, Any] | None:
         done = guest.call("/bin/cat", "/run/datastore.json")

@@ -128,7 +128,7 @@ def test_killed_or_stuck_the_daemon_comes_back_and_goes_on(shared: Machine) -> N
     assert (done["id"], done["state"]) == (operation, "succeeded")
     assert "Main process exited, code=killed" in journal(guest, "holdfast.service")
 
-    # Told to end by somebody else than systemd, it comes back as well.
+    # Ended by another process than systemd, it comes back as well.
     guest.run("/bin/kill", "-TERM", str(pid))
     pid = _restarted(guest, pid)
 
@@ -169,7 +169,7 @@ def test_a_boot_goes_on_whatever_is_wrong_with_the_state(start: Start) -> None:
 
 
 def _without_the_volume(guest: Guest) -> None:
-    """The daemon runs, says so everywhere, and leaves the empty mount point alone."""
+    """The daemon runs, reports that everywhere, and leaves the empty mount point alone."""
     assert guest.run("/bin/systemctl", "is-active", "multi-user.target").strip() == "active"
     assert guest.run("/bin/systemctl", "is-active", "holdfast.service").strip() == "active"
     (told,) = readiness(guest)

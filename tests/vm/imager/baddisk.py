@@ -1,4 +1,4 @@
-"""A disk that fails as it is told to, which QEMU uses over the NBD protocol.
+"""A disk that fails on demand, which QEMU uses over the NBD protocol.
 
 The protocol is https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md, of which only
 the fixed newstyle handshake and simple replies are spoken.
@@ -28,9 +28,9 @@ class Faults:
     """What the disk does wrong, and what it was asked for."""
 
     fails_writes: Callable[[int, int], bool] = lambda offset, length: False
-    """Whether a write there is answered with an error, and not done."""
+    """Whether a write there returns an error, and is not done."""
     loses_writes: Callable[[int, int], bool] = lambda offset, length: False
-    """Whether a write there is answered as if it were done, and is not."""
+    """Whether a write there returns success, and is not done."""
     fails_reads: Callable[[int, int], bool] = lambda offset, length: False
     bytes_written: int = 0
     reached: threading.Event = field(default_factory=threading.Event)

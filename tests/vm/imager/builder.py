@@ -42,7 +42,7 @@ def build(
 ) -> Mapping[str, str]:
     """Run a bash script with the disks `/dev/vda` and so on, and `/image`.
 
-    Answers what it told: lines of `name=value`. Raises `AssertionError` if it failed.
+    Returns its output: lines of `name=value`. Raises `AssertionError` if it failed.
     """
     listed = [
         *(cpio.directory(name) for name in ("dev", "proc", "sys", "mnt", "run", "tmp", "modules")),

@@ -21,7 +21,7 @@ Ended = Literal["in_order", "journal", "only_in_journal"]
 """How the machine went down: unmounted; cut off after the image was flushed; or before."""
 
 _BYTES = {"ext4": 96 * MIB, "xfs": 320 * MIB}
-"""The least that each can be, and some room."""
+"""The least that each can be, and some space."""
 _ARRAY = r"""
 top=/dev/md/data
 mdadm --create "$top" --run --quiet --homehost=any --level={level} --assume-clean \
@@ -60,7 +60,7 @@ sync /mnt/{path} /mnt/{parent}
 
 @dataclass(frozen=True)
 class Data:
-    """Data disks, and where on them the job says that the image is."""
+    """Data disks, and where on them the job places the image."""
 
     disks: tuple[Path, ...]
     source: Mapping[str, Any]

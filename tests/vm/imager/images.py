@@ -22,7 +22,7 @@ LARGE_BYTES = 320 * MIB
 
 @dataclass(frozen=True)
 class Image:
-    """An image as it is published: its content, and what it is unpacked."""
+    """An image as published: its file, and its unpacked content."""
 
     content: Path
     raw: Path
@@ -93,7 +93,7 @@ def old_disk(directory: Path, *options: str) -> Path:
 
 
 def outcome_offset(disk: Path) -> int:
-    """Where the record lies on a disk that `old_disk` made."""
+    """Where the record is on a disk that `old_disk` made."""
     offset = disk.read_bytes().index(blank_outcome(NONCE))
     assert offset % 512 == 0
     return offset

@@ -118,7 +118,7 @@ class Rig:
         assert self._data_bytes() == self._data_before, "a data disk was written to"
 
     def written(self, machine: Running) -> None:
-        """The target has the image, all of it, and behind it what the imager's document says."""
+        """The target has the image, all of it, and behind it what the document describes."""
         assert "the new system is on the disk; rebooting into it" in machine.said, machine.said
         self.has_the_image()
 

@@ -11,7 +11,7 @@ from tests.vm.imager.rig import Rig
 
 
 class Times:
-    """Whether an access touches a place, for the first so many times."""
+    """Whether an access touches a place, for the first `times` times."""
 
     def __init__(self, place: int, times: int | None) -> None:
         self._place = place
@@ -68,7 +68,7 @@ def test_the_first_mebibyte_is_lost(rig: NewRig, staged: MakeData) -> None:
 
 
 def test_a_place_fails_for_ever(rig: NewRig, staged: MakeData) -> None:
-    """There is nothing to go back to: it goes on trying, and never says that it is done."""
+    """There is nothing to go back to: it keeps trying, and never reports success."""
     machine = rig()
     machine.put_data(staged())
     faults = Faults(loses_writes=Times(21 * MIB, None))

@@ -177,7 +177,7 @@ class TestTls:
         with served(machine, behaviour(machine.image), context) as how:
             files = {"ca.pem": (secrets / ca).read_bytes()}
             initrd = machine.arm(**how | {"network": FIXED}, files=files)
-            # Not hurried: what is wrong with a certificate is to be told at once.
+            # Not hurried: what is wrong with a certificate is to be reported at once.
             return machine.run(initrd, network=USER, options=(*PROCESSORS, *options))
 
     def test_the_clock_is_years_behind(self, rig: NewRig, secrets: Path) -> None:

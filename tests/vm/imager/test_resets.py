@@ -15,7 +15,7 @@ from tests.vm.imager.rig import Rig
 from tests.vm.reimage.disks import in_own_mounts
 
 _TOO_LITTLE_MIB = 80
-"""The kernel begins, and has no room for the initramfs."""
+"""The kernel starts, and has no memory for the initramfs."""
 
 
 def _is_as_started(machine: Rig) -> None:
@@ -59,7 +59,7 @@ def test_a_power_cut_half_way_through_the_write(rig: NewRig, staged: MakeData) -
     # Nor is it the old one's: that could have the same layout, and boot what is half there.
     assert not any(half[:MIB]), "the disk looks like a system before it is one"
     assert half != machine.before
-    # Whatever boots the imager once more, there is nothing that it would go on with.
+    # Whatever boots the imager once more, there is nothing that it would continue.
     machine.refused(machine.run(initrd), "there is no outcome record where the job", recorded=False)
 
 

@@ -39,7 +39,7 @@ def test_the_target_has_another_serial_number(rig: NewRig, staged: MakeData) -> 
 
 
 def test_the_target_begins_with_something_else(rig: NewRig, staged: MakeData) -> None:
-    """As when somebody partitioned the disk anew in between."""
+    """As when an operator partitioned the disk anew in between."""
     machine = rig()
     machine.put_data(staged())
     initrd = machine.arm()
@@ -69,7 +69,7 @@ def test_there_is_a_copy_of_the_target(rig: NewRig, staged: MakeData) -> None:
     subprocess.run(("cp", "--sparse=always", machine.target, other), check=True)
     drives = [*machine.drives(), Drive(other, ROOT_SERIAL)]
     machine.refused(machine.run(machine.arm(), drives), "several disks look like the one")
-    # It says so on both: either may be the one that boots.
+    # It reports that on both: either may boot.
     assert f"the reason is in the outcome record on /dev/vdc (serial {ROOT_SERIAL}" in " ".join(
         machine.last.said
     )

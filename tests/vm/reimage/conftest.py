@@ -38,7 +38,7 @@ def installed(made: Systems) -> Disks:
 def start(made: Systems, installed: Disks, request: pytest.FixtureRequest) -> Iterator[Start]:
     """Give a function that switches a copy of the machine on: `with start() as node`.
 
-    Started again in the same test, it goes on with the same disks, or with `disks`.
+    Started again in the same test, it continues with the same disks, or with `disks`.
     """
     directory = CACHE / f"reimage-{os.getpid()}"
     disks = installed.copy(directory / "disks")

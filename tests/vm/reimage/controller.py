@@ -30,19 +30,19 @@ class Controller:
         )
 
     def get(self, path: str, *, seconds: float = 180.0) -> Any:
-        """Return what a path answers within `seconds`. Raises `httpx.HTTPError`."""
+        """Return the response of a path within `seconds`. Raises `httpx.HTTPError`."""
         answer = self._client.get(path, timeout=seconds)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     def post(self, path: str, body: dict[str, Any] | None = None, code: int = 200) -> Any:
-        """Ask for something, and answer the response's body."""
+        """Send a request, and return the response's body."""
         answer = self._client.post(path, json=body or {})
         assert answer.status_code == code, f"{path}: {answer.status_code} {answer.text}"
         return answer.json()
 
     def text(self, path: str) -> str:
-        """Answer what a path says that speaks no JSON."""
+        """Return the response of a path that is not JSON."""
         answer = self._client.get(path)
         assert answer.status_code == 200, answer.text
         return answer.text
@@ -66,7 +66,7 @@ class Controller:
             raise TimeoutError(f"{error}; last: {last}") from error
 
     def answers(self, seconds: float, *, not_boot: str | None = None) -> Any:
-        """Wait until the daemon answers, of another boot than `not_boot`; answer the node."""
+        """Wait until the daemon answers, of another boot than `not_boot`; return the node."""
 
         def node() -> Any:
             answer = self._client.get("/v1/node", timeout=5.0)

@@ -117,7 +117,7 @@ fstrim "$root"
 
 
 def debian_disk(cache: Path = CACHE) -> Path:
-    """Make the disk, or take the one made before from the same description; not to be written."""
+    """Make the disk, or reuse an earlier one from the same description; not to be written."""
     description = f"{SUITE} {PACKAGES} {DISK_BYTES} {_CUSTOMIZE} {_MAKE}"
     key = hashlib.sha256(description.encode()).hexdigest()[:12]
     directory = cache / f"{SUITE}-grub-{key}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def in_own_mounts(script: str, *arguments: str | Path) -> str:
-    """Run a bash script in a mount namespace of its own and answer what it printed.
+    """Run a bash script in a mount namespace of its own and return what it printed.
 
     Raises `RuntimeError` with what it printed if it fails.
     """

@@ -102,7 +102,7 @@ trap 'cd /; umount --lazy --recursive "$root"; rmdir "$root"; losetup --detach "
 mount "$loop" "$root"
 """
 
-# Two disks are never alike in what tells them apart.
+# Two disks are never alike in what identifies them.
 _ANOTHER = r"""
 disk=$1
 loop=$(losetup --find --show --offset "$offset" "$disk")

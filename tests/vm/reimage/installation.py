@@ -60,7 +60,7 @@ def installed_disks(made: Systems) -> Disks:
 
 
 def described(image: Path) -> Path:
-    """Describe an image with the command, once; answer the descriptor's path."""
+    """Describe an image with the command, once; return the descriptor's path."""
     descriptor = image.with_name(f"{image.name}.json")
     if not descriptor.exists():
         began = time.monotonic()

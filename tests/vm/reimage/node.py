@@ -39,7 +39,7 @@ class Disks:
     root: Path
     """qcow2."""
     data: tuple[Path, ...]
-    """Raw: what is in them can be looked at from outside."""
+    """Raw: their content can be inspected from outside."""
     root_serial: str = ROOT_SERIAL
     firmware: Firmware | None = None
     """Without it, it is a BIOS. In disks that are written to, its variables are a copy."""
@@ -92,7 +92,7 @@ class Node:
         return (self._directory / "console").read_text(errors="replace")
 
     def on_console(self, text: str, seconds: float, *, after: int = 0) -> None:
-        """Wait until something is printed on the console, `after` so many characters."""
+        """Wait until something is printed on the console, from character `after` on."""
         until(
             lambda: text in self.console[after:] or self._ended(),
             seconds=pace.patience(seconds),
@@ -134,7 +134,8 @@ class Node:
         self._begin(hold=hold)
 
     def _begin(self, *, hold: bool) -> None:
-        # A kernel tries several ways to reset a machine; each that comes before it stops is told.
+        # A kernel tries several ways to reset a machine; each that comes before it stops is
+        # reported.
         self.qmp.forget("SHUTDOWN")
         self.qmp.ask("set_action", reboot="reset")
         self.qmp.ask("system_reset")

@@ -13,7 +13,7 @@ from typing import Any
 
 
 class QmpError(Exception):
-    """QEMU refused a command, or is gone; the message says which and why."""
+    """QEMU refused a command, or is gone; the message states which and why."""
 
 
 class Qmp:
@@ -37,7 +37,7 @@ class Qmp:
         self.ask("qmp_capabilities")
 
     def ask(self, command: str, **arguments: Any) -> Any:
-        """Give a command and answer what it returned. Raises `QmpError`."""
+        """Send a command and return its result. Raises `QmpError`."""
         message = {"execute": command.replace("_", "-") if command not in _PLAIN else command}
         named = {name.replace("_", "-"): value for name, value in arguments.items()}
         self._socket.sendall(json.dumps(message | {"arguments": named}).encode() + b"\n")
@@ -65,7 +65,7 @@ class Qmp:
 
     def forget(self, name: str) -> None:
         """Forget events of this name that have come already."""
-        self.ask("query-status")  # what QEMU told before its answer has arrived by then
+        self.ask("query-status")  # events that QEMU sent before its reply have arrived by then
         self._events = [event for event in self._events if event["event"] != name]
 
     def close(self) -> None:

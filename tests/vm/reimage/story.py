@@ -24,7 +24,7 @@ IMAGE_SECONDS = 900.0
 
 @dataclass
 class Watched:
-    """What the imager told while it worked."""
+    """What the imager reported while it worked."""
 
     phases: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -34,19 +34,19 @@ class Watched:
 
 
 def state(control: Controller) -> str:
-    """Where the machine says it is on its way."""
+    """The state that the machine reports."""
     found: str = control.get("/v1/reimage")["state"]
     return found
 
 
 def stage(control: Controller, request: dict[str, Any]) -> str:
-    """Stage an image, wait until it is, and answer the operation's id."""
+    """Stage an image, wait until it is staged, and return the operation's id."""
     tell(f"staging: {request}")
     operation: str = control.post("/v1/reimage/stage", request, 202)["id"]
 
     def staged() -> bool:
         found = control.get("/v1/reimage")
-        if found["operation"] != operation:  # it has not begun yet
+        if found["operation"] != operation:  # it has not started yet
             return False
         assert found["state"] in ("staging", "staged"), found["reason"]
         return bool(found["state"] == "staged")
@@ -56,7 +56,7 @@ def stage(control: Controller, request: dict[str, Any]) -> str:
 
 
 def arm(control: Controller) -> dict[str, Any]:
-    """Arm, and answer what the machine then says of itself."""
+    """Arm, and return what the machine then reports."""
     found: dict[str, Any] = control.post("/v1/reimage/arm")
     assert found["state"] == "armed", found
     tell(f"armed: {found['boot']['loader']} boots the imager next time")
@@ -95,7 +95,7 @@ class Journey:
 
     watched: Watched
     new: dict[str, Any]
-    """The node, as the new system tells it."""
+    """The node, as the new system reports it."""
     ended: dict[str, Any]
     """The operation."""
 
@@ -128,7 +128,7 @@ def travel(node: Node, operation: str) -> Journey:
 
 
 def back_in_the_old_system(node: Node, operation: str, *, outcome: str = "failed") -> Any:
-    """Wait for the old system, and for the operation's end in it; answer the status."""
+    """Wait for the old system, and for the operation's end in it; return the status."""
     node.control.answers(BOOT_SECONDS)
     done = node.control.finished(operation)
     assert done["state"] == outcome, done

@@ -19,7 +19,7 @@ from tests.vm.reimage.telling import tell
 
 _METADATA_NAME = "ip-10-0-0-7"
 
-# The archive is reached as this machine reaches it. The seed is what a platform would say.
+# The archive is reached as this machine reaches it. The seed is what a platform would provide.
 _INSTALL = f"""
 cp --sparse=always "$1" "$2"
 root=$(mktemp -d)

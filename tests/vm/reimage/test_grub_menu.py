@@ -49,7 +49,7 @@ def test_ubuntus_menu_after_a_failed_boot_does_not_hold_it_up(disk_dir: Path) ->
         printed = _boot(image, disk_dir / "console", "it is old")
         # First the imager, which is no kernel, and then the old system, with nobody at the menu.
         assert printed.index("invalid magic number") < printed.index("it is old")
-        # The choice was taken back before the imager was tried.
+        # The choice was reverted before the imager was tried.
         environment = replace(disk, image=image).seen_by_grub("/boot/grub/grubenv")
         assert environment is not None
         assert b"\nnext_entry=\n" in environment

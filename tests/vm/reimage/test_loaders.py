@@ -1,7 +1,7 @@
 """Boot loaders besides GRUB on a BIOS: each boots the imager once, and then the old system again.
 
 The machine has UEFI. What is staged is damaged, so that the imager refuses it and nothing is
-written: the machine goes through its boot loader three times.
+written: the machine passes its boot loader three times.
 """
 
 from __future__ import annotations

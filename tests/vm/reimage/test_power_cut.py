@@ -60,6 +60,6 @@ def test_a_cut_while_arming(start: Start, installed: Disks, published: Published
         with start(disks=one) as node:
             found = _what_boots(node)
             tell(f"{found} boots")
-            # What was answered is on the disk: nothing is lost by any cut after it.
+            # What a response reported is on the disk: nothing is lost by any cut after it.
             assert cut < armed or found == "the imager"
     shutil.rmtree(directory)

@@ -66,7 +66,7 @@ def test_the_target_is_another_disk(start: Start, armed: Armed) -> None:
 
 def test_the_staged_image_was_damaged(start: Start, armed: Armed, published: Published) -> None:
     disks = armed.disks.copy(CACHE / "refusal")
-    # Bits flip on the medium: nobody in the machine is told.
+    # Bits flip on the medium: nothing in the machine reports it.
     content = (published.server.directory / published.name.removesuffix(".json")).read_bytes()
     needle = content[len(content) // 2 :][: 64 << 10]
     flipped = sum(_flip(path, needle[at : at + 4096]) for path in disks.data for at in (0, 8192))
@@ -160,7 +160,7 @@ def _killed_while_arming(node: Node) -> None:
 
 
 def _flip(path: Path, needle: bytes) -> int:
-    """Flip a bit wherever a disk has these bytes at a sector's start, and answer how often."""
+    """Flip a bit wherever a disk has these bytes at a sector's start, and return how often."""
     count = 0
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as disk:
         at = disk.find(needle)

@@ -36,7 +36,7 @@ _IS_ON = r"""
 test "$(od -An -tu1 -j4 /sys/firmware/efi/efivars/SecureBoot-*)" -eq 1
 grep -F '[integrity]' /sys/kernel/security/lockdown
 """
-# In place: where GRUB looks, it is another file than the one that was signed.
+# In place: where GRUB looks, it is another file than the signed one.
 _DAMAGE_THE_KERNEL = r"""
 printf 'x' | dd of=/boot/holdfast/vmlinuz bs=1 seek=1000000 conv=notrunc status=none
 sync

@@ -16,7 +16,7 @@ from tests.vm.service import first_pass, moments, started_at
 
 pytestmark = pytest.mark.alone
 
-# The operator's own check of a new system: here it passes once somebody has mended something.
+# The operator's own check of a new system: here it passes once the operator has fixed something.
 _CHECK = """
 cat >>/etc/holdfast/holdfast.toml <<'END'
 [reimage]
@@ -27,7 +27,7 @@ systemctl restart holdfast
 
 
 def _prepared(node: Node, published: Published, mode: str) -> dict[str, Any]:
-    """Wait for the old system, prove its data, record its cache, and answer what to stage."""
+    """Wait for the old system, prove its data, record its cache, and return what to stage."""
     control = node.control
     assert control.answers(BOOT_SECONDS)["image_id"] == OLD_IMAGE
     node.settled()
@@ -42,7 +42,7 @@ def _prepared(node: Node, published: Published, mode: str) -> dict[str, Any]:
 
 
 def _rehearsed(node: Node) -> None:
-    """What arming would write is told, and nothing is written."""
+    """What arming would write is reported, and nothing is written."""
     before = boot_files(node)
     found = node.control.post("/v1/reimage/arm", {"dry_run": True})
     assert found["state"] == "staged"

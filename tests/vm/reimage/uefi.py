@@ -120,7 +120,7 @@ def uefi_disks(made: Systems, installed: Disks, loader: Loader) -> Disks:
 
 
 def small_image(directory: Path) -> Path:
-    """Make an image that is small, and says that UEFI can boot it; nothing is in it to boot."""
+    """Make an image that is small, and claims that UEFI can boot it; nothing is in it to boot."""
     image = directory / "small.raw"
     subprocess.run(["truncate", "--size=64M", image], check=True)
     table = b"label: gpt\nstart=1MiB, size=48MiB, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B\n"
