@@ -132,7 +132,7 @@ impl Status {
         lock(&self.phase).0
     }
 
-    /// Start a phase that will process `bytes` bytes (0: not known, or none).
+    /// Start a phase that will process `bytes_expected` (0: not known, or none).
     pub fn enter(&self, phase: Phase, bytes_expected: u64) {
         self.bytes_done.store(0, Ordering::Relaxed);
         self.bytes_expected.store(bytes_expected, Ordering::Relaxed);
