@@ -86,6 +86,16 @@ wheel: build ## Build dist/holdfast-*.whl, which pip installs
 	$(maturin) build --release --quiet --out dist
 	@ls dist/holdfast-*.whl
 
+.PHONY: client-wheel
+client-wheel: .venv/stamp ## Build dist/holdfast_client-*.whl, the library for programs that call nodes
+	@rm -f dist/holdfast_client-*.whl
+	$(bin)/python -m flit_core.wheel --outdir dist client
+	@ls dist/holdfast_client-*.whl
+
+.PHONY: client-routes
+client-routes: build ## Write the client's methods anew, one for each route of the API
+	PYTHONPATH=. $(bin)/python client/generate_routes.py
+
 .PHONY: deb
 deb: deb-packages wheel imager ## Build dist/holdfast_*.deb for Debian 12, Ubuntu 24.04 and later
 	@packaging/build-deb
@@ -141,6 +151,7 @@ lint: lint-toolchain build ## Check formatting, lint, types, and the extension's
 	$(bin)/ruff format --quiet --check .
 	$(bin)/ruff check --quiet .
 	$(bin)/mypy
+	$(bin)/mypy --python-version 3.10 client/holdfast_client
 	MYPYPATH=agent $(bin)/python -m mypy.stubtest holdfast._engine
 	cargo fmt --all --check
 	cargo clippy --locked --quiet --workspace --all-targets -- -D warnings
@@ -193,4 +204,4 @@ test-packages-or-skip:
 clean: ## Remove what builds and tests made, the virtual environment included
 	rm -rf .venv target dist rust/fuzz/target agent/holdfast/*.so
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find agent tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find agent client tests -name __pycache__ -type d -prune -exec rm -rf {} +

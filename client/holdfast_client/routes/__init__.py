@@ -1,0 +1,1 @@
+"""Every route of the API, written by generate_routes.py."""

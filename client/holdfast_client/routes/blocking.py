@@ -1,0 +1,724 @@
+"""A method for each route. Written by generate_routes.py; do not edit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+from holdfast_client.calls import Calls, Members, Operation
+from holdfast_client.core import Content, segment
+from holdfast_client.routes import answers
+
+
+class Node:
+    """What a node is, and whether it can work."""
+
+    def __init__(self, call: Calls) -> None:
+        self._call = call
+
+    def overview(self) -> str:
+        """Where to go from here."""
+        return self._call.text("/", accept="text/plain")
+
+    def health(self) -> answers.Health:
+        """Is the process alive?"""
+        answer: answers.Health = self._call.json("GET", "/healthz", patient=False)
+        return answer
+
+    def readiness(self) -> answers.Readiness:
+        """Can it do its work?"""
+        answer: answers.Readiness = self._call.json("GET", "/readyz", patient=False)
+        return answer
+
+    def metrics(self) -> str:
+        """Metrics for Prometheus."""
+        return self._call.text("/metrics", accept="text/plain")
+
+    def openapi(self) -> dict[str, Any]:
+        """This document."""
+        answer: dict[str, Any] = self._call.json("GET", "/openapi.json")
+        return answer
+
+    def version(self) -> answers.Version:
+        """Show what this holdfast can do."""
+        answer: answers.Version = self._call.json("GET", "/v1/version")
+        return answer
+
+    def show(self) -> answers.NodeReport:
+        """Show this machine."""
+        answer: answers.NodeReport = self._call.json("GET", "/v1/node")
+        return answer
+
+
+class Operations:
+    """Long work of a node."""
+
+    def __init__(self, call: Calls) -> None:
+        self._call = call
+
+    def list(
+        self,
+        *,
+        kind: str | None = None,
+        state: Literal["queued", "running", "succeeded", "failed", "cancelled", "interrupted"]
+        | None = None,
+        outcome: Literal["ok", "differs", "partial"] | None = None,
+        not_ok: bool | None = None,
+        since: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> answers.OperationList:
+        """List operations, newest first."""
+        answer: answers.OperationList = self._call.json(
+            "GET",
+            "/v1/operations",
+            query={
+                "kind": kind,
+                "state": state,
+                "outcome": outcome,
+                "not_ok": not_ok,
+                "since": since,
+                "limit": limit,
+                "cursor": cursor,
+            },
+        )
+        return answer
+
+    def get(self, operation_id: str, *, wait: float | None = None) -> Operation:
+        """Show an operation, or wait for its end."""
+        return self._call.operation(
+            "GET", f"/v1/operations/{segment(operation_id)}", query={"wait": wait}
+        )
+
+    def events(self, operation_id: str) -> Iterator[Operation]:
+        """Follow an operation live."""
+        return self._call.watch(operation_id)
+
+    def cancel(self, operation_id: str, *, idempotency_key: str | None = None) -> Operation:
+        """Cancel an operation."""
+        return self._call.operation(
+            "POST", f"/v1/operations/{segment(operation_id)}/cancel", key=idempotency_key
+        )
+
+
+class Pagecache:
+    """The page cache: dump, load, evict."""
+
+    def __init__(self, call: Calls) -> None:
+        self._call = call
+
+    def show(
+        self, *, path: str | None = None, depth: int | None = None, top: int | None = None
+    ) -> answers.PageCacheState:
+        """Show what is resident."""
+        answer: answers.PageCacheState = self._call.json(
+            "GET", "/v1/pagecache", query={"path": path, "depth": depth, "top": top}
+        )
+        return answer
+
+    def dump(
+        self,
+        *,
+        root: str | None = None,
+        path: str | None = None,
+        hotness: bool | None = None,
+        on_denied: Literal["fail", "skip"] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Operation:
+        """Record what is resident."""
+        return self._call.operation(
+            "POST",
+            "/v1/pagecache/dumps",
+            body={"root": root, "path": path, "hotness": hotness, "on_denied": on_denied},
+            key=idempotency_key,
+        )
+
+    def list_dumps(self) -> answers.DumpList:
+        """List dumps, newest first."""
+        answer: answers.DumpList = self._call.json("GET", "/v1/pagecache/dumps")
+        return answer
+
+    def load(
+        self,
+        *,
+        dump: str | None = None,
+        root: str | None = None,
+        policy: Literal["strict", "clamp", "any"] | None = None,
+        budget_bytes: int | None = None,
+        reserve_bytes: int | None = None,
+        bytes_per_second: int | None = None,
+        report: Literal["incomplete", "all"] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Operation:
+        """Bring the pages of a dump back."""
+        return self._call.operation(
+            "POST",
+            "/v1/pagecache/loads",
+            body={
+                "dump": dump,
+                "root": root,
+                "policy": policy,
+                "budget_bytes": budget_bytes,
+                "reserve_bytes": reserve_bytes,
+                "bytes_per_second": bytes_per_second,
+                "report": report,
+            },
+            key=idempotency_key,
+        )
+
+    def evict(
+        self, *, paths: Sequence[str], sync: bool | None = None, idempotency_key: str | None = None
+    ) -> Operation:
+        """Drop pages of files."""
+        return self._call.operation(
+            "POST",
+            "/v1/pagecache/evictions",
+            body={"paths": paths, "sync": sync},
+            key=idempotency_key,
+        )
+
+    def get_dump(self, dump_id: str) -> answers.Dump:
+        """Show a dump."""
+        answer: answers.Dump = self._call.json("GET", f"/v1/pagecache/dumps/{segment(dump_id)}")
+        return answer
+
+    def delete_dump(self, dump_id: str) -> None:
+        """Delete a dump."""
+        self._call.nothing("DELETE", f"/v1/pagecache/dumps/{segment(dump_id)}")
+
+    def download_dump(
+        self,
+        dump_id: str,
+        *,
+        format: Literal["native", "happycache"] | None = None,
+        accept: Literal["application/zstd", "application/gzip", "application/octet-stream"]
+        | None = None,
+    ) -> AbstractContextManager[Iterator[bytes]]:
+        """Take a dump to another node."""
+        return self._call.download(
+            f"/v1/pagecache/dumps/{segment(dump_id)}/content",
+            accept=accept or "application/zstd",
+            query={"format": format},
+        )
+
+    def upload_dump(self, dump_id: str, content: Content) -> answers.Dump:
+        """Bring a dump from another node."""
+        answer: answers.Dump = self._call.upload(
+            f"/v1/pagecache/dumps/{segment(dump_id)}/content", content
+        )
+        return answer
+
+
+class Manifests:
+    """Digests of every file: build, verify, compare."""
+
+    def __init__(self, call: Calls) -> None:
+        self._call = call
+
+    def build(
+        self,
+        *,
+        bytes_per_second: int | None = None,
+        pressure: Members | None = None,
+        root: str | None = None,
+        path: str | None = None,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        algorithm: Literal["xxh64", "xxh3_128", "blake3"] | None = None,
+        full: bool | None = None,
+        idempotency_key: str | None = None,
+    ) -> Operation:
+        """Record every file with its digest."""
+        return self._call.operation(
+            "POST",
+            "/v1/manifests",
+            body={
+                "bytes_per_second": bytes_per_second,
+                "pressure": pressure,
+                "root": root,
+                "path": path,
+                "include": include,
+                "exclude": exclude,
+                "algorithm": algorithm,
+                "full": full,
+            },
+            key=idempotency_key,
+        )
+
+    def list(self) -> answers.ManifestList:
+        """List manifests, newest first."""
+        answer: answers.ManifestList = self._call.json("GET", "/v1/manifests")
+        return answer
+
+    def compare(
+        self,
+        *,
+        left: str,
+        right: str,
+        identical: bool | None = None,
+        idempotency_key: str | None = None,
+    ) -> Operation:
+        """Compare two manifests."""
+        return self._call.operation(
+            "POST",
+            "/v1/manifests/comparisons",
+            body={"left": left, "right": right, "identical": identical},
+            key=idempotency_key,
+        )
+
+    def report(
+        self,
+        operation_id: str,
+        *,
+        format: Literal["jsonl", "native"] | None = None,
+        accept: Literal[
+            "application/jsonl",
+            "application/x-ndjson",
+            "application/zstd",
+            "application/octet-stream",
+        ]
+        | None = None,
+    ) -> AbstractContextManager[Iterator[bytes]]:
+        """Every finding of a verification or comparison."""
+        return self._call.download(
+            f"/v1/manifests/reports/{segment(operation_id)}",
+            accept=accept or "application/jsonl",
+            query={"format": format},
+        )
+
+    def get(self, manifest_id: str) -> answers.ManifestDetails:
+        """Show a manifest."""
+        answer: answers.ManifestDetails = self._call.json(
+            "GET", f"/v1/manifests/{segment(manifest_id)}"
+        )
+        return answer
+
+    def delete(self, manifest_id: str) -> None:
+        """Delete a manifest."""
+        self._call.nothing("DELETE", f"/v1/manifests/{segment(manifest_id)}")
+
+    def verify(
+        self,
+        manifest_id: str,
+        *,
+        bytes_per_second: int | None = None,
+        pressure: Members | None = None,
+        path: str | None = None,
+        sample_percent: float | None = None,
+        seed: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Operation:
+        """Verify files against a manifest."""
+        return self._call.operation(
+            "POST",
+            f"/v1/manifests/{segment(manifest_id)}/verifications",
+            body={
+                "bytes_per_second": bytes_per_second,
+                "pressure": pressure,
+                "path": path,
+                "sample_percent": sample_percent,
+                "seed": seed,
+            },
+            key=idempotency_key,
+        )
+
+    def download(
+        self,
+        manifest_id: str,
+        *,
+        format: Literal["native"] | Literal["jsonl", "xxhsum", "xxhsum_escaped"] | None = None,
+        accept: Literal[
+            "application/zstd",
+            "application/jsonl",
+            "application/x-ndjson",
+            "text/plain",
+            "application/octet-stream",
+        ]
+        | None = None,
+    ) -> AbstractContextManager[Iterator[bytes]]:
+        """Take a manifest to another node, or to xxhsum."""
+        return self._call.download(
+            f"/v1/manifests/{segment(manifest_id)}/content",
+            accept=accept or "application/zstd",
+            query={"format": format},
+        )
+
+    def upload(self, manifest_id: str, content: Content) -> answers.ManifestDetails:
+        """Bring a manifest from another node."""
+        answer: answers.ManifestDetails = self._call.upload(
+            f"/v1/manifests/{segment(manifest_id)}/content", content
+        )
+        return answer
+
+
+class Tuning:
+    """Tuning profiles: plan, apply, roll back."""
+
+    def __init__(self, call: Calls) -> None:
+        self._call = call
+
+    def show(self) -> answers.TuningState:
+        """Show what is in force and what has drifted."""
+        answer: answers.TuningState = self._call.json("GET", "/v1/tuning")
+        return answer
+
+    def list_profiles(self) -> answers.ProfileList:
+        """List profiles."""
+        answer: answers.ProfileList = self._call.json("GET", "/v1/tuning/profiles")
+        return answer
+
+    def get_profile(self, name: str) -> answers.ProfileDetails:
+        """Show a profile."""
+        answer: answers.ProfileDetails = self._call.json(
+            "GET", f"/v1/tuning/profiles/{segment(name)}"
+        )
+        return answer
+
+    def events(self) -> Iterator[Members]:
+        """Follow what happens to the settings."""
+        return self._call.events("/v1/tuning/events")
+
+    def plan(
+        self,
+        *,
+        profile: str | None = None,
+        persist: bool | None = None,
+        idempotency_key: str | None = None,
+    ) -> answers.Plan:
+        """Say what applying a profile would do."""
+        answer: answers.Plan = self._call.json(
+            "POST",
+            "/v1/tuning/plan",
+            body={"profile": profile, "persist": persist},
+            key=idempotency_key,
+        )
+        return answer
+
+    def apply(
+        self,
+        *,
+        profile: str | None = None,
+        persist: bool | None = None,
+        plan: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> answers.Applied | Operation:
+        """Apply a profile: all of it, or nothing."""
+        answer: answers.Applied | Operation = self._call.either(
+            "POST",
+            "/v1/tuning/apply",
+            body={"profile": profile, "persist": persist, "plan": plan},
+            key=idempotency_key,
+        )
+        return answer
+
+    def rollback(
+        self, *, to: Literal["last", "first"] | None = None, idempotency_key: str | None = None
+    ) -> answers.RolledBack | Operation:
+        """Bring back what was before."""
+        answer: answers.RolledBack | Operation = self._call.either(
+            "POST", "/v1/tuning/rollback", body={"to": to}, key=idempotency_key
+        )
+        return answer
+
+
+class Reimage:
+    """Replacing the system disk of a node."""
+
+    def __init__(self, call: Calls) -> None:
+        self._call = call
+
+    def show(self) -> answers.ReimageStatus:
+        """Show how far re-imaging is, and what is in the way."""
+        answer: answers.ReimageStatus = self._call.json("GET", "/v1/reimage")
+        return answer
+
+    def plan(
+        self,
+        *,
+        descriptor: str,
+        descriptor_sha256: str | None = None,
+        signature: str | None = None,
+        content: str | None = None,
+        mode: Literal["staged", "network"] | None = None,
+        identity: Sequence[Literal["ssh_host_keys", "machine_id", "hostname", "holdfast"]]
+        | None = None,
+        manifest: str | None = None,
+        sample_percent: float | None = None,
+        confirm: Literal["auto", "manual"] | None = None,
+        grow_root: bool | None = None,
+        save_previous: bool | None = None,
+        rollback: Literal["never", "automatic"] | None = None,
+        confirm_seconds: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> answers.ReimagePlan:
+        """Say what re-imaging with an image would do."""
+        answer: answers.ReimagePlan = self._call.json(
+            "POST",
+            "/v1/reimage/plan",
+            body={
+                "descriptor": descriptor,
+                "descriptor_sha256": descriptor_sha256,
+                "signature": signature,
+                "content": content,
+                "mode": mode,
+                "identity": identity,
+                "manifest": manifest,
+                "sample_percent": sample_percent,
+                "confirm": confirm,
+                "grow_root": grow_root,
+                "save_previous": save_previous,
+                "rollback": rollback,
+                "confirm_seconds": confirm_seconds,
+            },
+            key=idempotency_key,
+        )
+        return answer
+
+    def stage(
+        self,
+        *,
+        descriptor: str,
+        descriptor_sha256: str | None = None,
+        signature: str | None = None,
+        content: str | None = None,
+        mode: Literal["staged", "network"] | None = None,
+        identity: Sequence[Literal["ssh_host_keys", "machine_id", "hostname", "holdfast"]]
+        | None = None,
+        manifest: str | None = None,
+        sample_percent: float | None = None,
+        confirm: Literal["auto", "manual"] | None = None,
+        grow_root: bool | None = None,
+        save_previous: bool | None = None,
+        rollback: Literal["never", "automatic"] | None = None,
+        confirm_seconds: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> Operation:
+        """Begin: fetch and verify an image."""
+        return self._call.operation(
+            "POST",
+            "/v1/reimage/stage",
+            body={
+                "descriptor": descriptor,
+                "descriptor_sha256": descriptor_sha256,
+                "signature": signature,
+                "content": content,
+                "mode": mode,
+                "identity": identity,
+                "manifest": manifest,
+                "sample_percent": sample_percent,
+                "confirm": confirm,
+                "grow_root": grow_root,
+                "save_previous": save_previous,
+                "rollback": rollback,
+                "confirm_seconds": confirm_seconds,
+            },
+            key=idempotency_key,
+        )
+
+    def arm(
+        self,
+        *,
+        operation: str | None = None,
+        dry_run: bool | None = None,
+        idempotency_key: str | None = None,
+    ) -> answers.ReimageStatus:
+        """Have the next boot, and only that one, write the image."""
+        answer: answers.ReimageStatus = self._call.json(
+            "POST",
+            "/v1/reimage/arm",
+            body={"operation": operation, "dry_run": dry_run},
+            key=idempotency_key,
+        )
+        return answer
+
+    def disarm(
+        self, *, operation: str | None = None, idempotency_key: str | None = None
+    ) -> answers.ReimageStatus:
+        """Take the arming back."""
+        answer: answers.ReimageStatus = self._call.json(
+            "POST", "/v1/reimage/disarm", body={"operation": operation}, key=idempotency_key
+        )
+        return answer
+
+    def reboot(
+        self,
+        *,
+        operation: str | None = None,
+        dry_run: bool | None = None,
+        idempotency_key: str | None = None,
+    ) -> answers.ReimageStatus:
+        """Reboot into the imager."""
+        answer: answers.ReimageStatus = self._call.json(
+            "POST",
+            "/v1/reimage/reboot",
+            body={"operation": operation, "dry_run": dry_run},
+            key=idempotency_key,
+        )
+        return answer
+
+    def confirm(
+        self,
+        *,
+        operation: str | None = None,
+        override: bool | None = None,
+        idempotency_key: str | None = None,
+    ) -> answers.ReimageStatus | Operation:
+        """Take the new system for good."""
+        answer: answers.ReimageStatus | Operation = self._call.either(
+            "POST",
+            "/v1/reimage/confirm",
+            body={"operation": operation, "override": override},
+            key=idempotency_key,
+        )
+        return answer
+
+    def rollback(
+        self,
+        *,
+        operation: str | None = None,
+        manifest: str | None = None,
+        confirm: Literal["auto", "manual"] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Operation:
+        """Begin to go back to the system that was kept."""
+        return self._call.operation(
+            "POST",
+            "/v1/reimage/rollback",
+            body={"operation": operation, "manifest": manifest, "confirm": confirm},
+            key=idempotency_key,
+        )
+
+    def plan_rollback(
+        self,
+        *,
+        operation: str | None = None,
+        manifest: str | None = None,
+        confirm: Literal["auto", "manual"] | None = None,
+        idempotency_key: str | None = None,
+    ) -> answers.ReimagePlan:
+        """Say what going back to the system that was kept would do."""
+        answer: answers.ReimagePlan = self._call.json(
+            "POST",
+            "/v1/reimage/rollback/plan",
+            body={"operation": operation, "manifest": manifest, "confirm": confirm},
+            key=idempotency_key,
+        )
+        return answer
+
+    def forget_previous(self) -> None:
+        """Delete the system that was kept."""
+        self._call.nothing("DELETE", "/v1/reimage/previous")
+
+
+class Transfers:
+    """Moving a directory of state from node to node."""
+
+    def __init__(self, call: Calls) -> None:
+        self._call = call
+
+    def list_offers(self) -> answers.OfferList:
+        """List offers, newest first."""
+        answer: answers.OfferList = self._call.json("GET", "/v1/transfers/offers")
+        return answer
+
+    def offer(
+        self,
+        *,
+        path: str,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        files: Sequence[str] | None = None,
+        other_filesystems: Literal["refuse", "leave_out"] | None = None,
+        expires_seconds: int | None = None,
+        bytes_per_second: int | None = None,
+        pressure: Members | None = None,
+        idempotency_key: str | None = None,
+    ) -> answers.OfferMade:
+        """Offer a directory to another node."""
+        answer: answers.OfferMade = self._call.json(
+            "POST",
+            "/v1/transfers/offers",
+            body={
+                "path": path,
+                "include": include,
+                "exclude": exclude,
+                "files": files,
+                "other_filesystems": other_filesystems,
+                "expires_seconds": expires_seconds,
+                "bytes_per_second": bytes_per_second,
+                "pressure": pressure,
+            },
+            key=idempotency_key,
+        )
+        return answer
+
+    def get_offer(self, offer_id: str) -> answers.TransferOffer:
+        """Show an offer."""
+        answer: answers.TransferOffer = self._call.json(
+            "GET", f"/v1/transfers/offers/{segment(offer_id)}"
+        )
+        return answer
+
+    def revoke_offer(self, offer_id: str) -> None:
+        """Revoke an offer."""
+        self._call.nothing("DELETE", f"/v1/transfers/offers/{segment(offer_id)}")
+
+    def pull(
+        self,
+        *,
+        path: str,
+        ticket: Members,
+        final: bool | None = None,
+        passes: int | None = None,
+        until_remaining: int | None = None,
+        proof: Literal["wire", "flushed", "media"] | None = None,
+        connections: int | None = None,
+        bytes_per_second: int | None = None,
+        even_if_open: bool | None = None,
+        idempotency_key: str | None = None,
+    ) -> Operation:
+        """Fetch what a ticket offers."""
+        return self._call.operation(
+            "POST",
+            "/v1/transfers",
+            body={
+                "path": path,
+                "final": final,
+                "passes": passes,
+                "until_remaining": until_remaining,
+                "proof": proof,
+                "connections": connections,
+                "bytes_per_second": bytes_per_second,
+                "even_if_open": even_if_open,
+                "ticket": ticket,
+            },
+            key=idempotency_key,
+        )
+
+    def list(self) -> answers.TransferList:
+        """List transfers into this node, newest first."""
+        answer: answers.TransferList = self._call.json("GET", "/v1/transfers")
+        return answer
+
+    def get(self, transfer_id: str) -> answers.Transfer:
+        """Show a transfer into this node."""
+        answer: answers.Transfer = self._call.json("GET", f"/v1/transfers/{segment(transfer_id)}")
+        return answer
+
+    def forget(self, transfer_id: str) -> None:
+        """Forget a transfer into this node."""
+        self._call.nothing("DELETE", f"/v1/transfers/{segment(transfer_id)}")
+
+
+class Groups:
+    """Every group of routes."""
+
+    def __init__(self, call: Calls) -> None:
+        self.node = Node(call)
+        self.operations = Operations(call)
+        self.pagecache = Pagecache(call)
+        self.manifests = Manifests(call)
+        self.tuning = Tuning(call)
+        self.reimage = Reimage(call)
+        self.transfers = Transfers(call)

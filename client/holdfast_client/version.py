@@ -1,0 +1,3 @@
+"""The version of this package; it talks to every version of the API's first level on."""
+
+__version__ = "0.1.0"
