@@ -1,0 +1,201 @@
+"""The client follows an operation over everything that can happen to a node."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+
+from holdfast_client import (
+    AttemptChanged,
+    Conflict,
+    NotConfirmed,
+    NotReimaged,
+    OperationFailed,
+    OperationLost,
+    OperationUnfinished,
+    Retries,
+    following,
+)
+from holdfast_client.errors import IoError
+from holdfast_client.testing import FakeNode, Reimaging, Script
+
+QUICK = Retries(attempts=8, seconds=5, base=0.01, cap=0.05)
+IMAGE = "https://images.example/web.json"
+
+
+@pytest.fixture
+def node() -> Iterator[FakeNode]:
+    with FakeNode() as node:
+        yield node
+
+
+def later(seconds: float, action: Callable[[], object]) -> threading.Timer:
+    timer = threading.Timer(seconds, action)
+    timer.start()
+    return timer
+
+
+def test_a_failure_is_told_from_a_loss_and_from_what_still_runs(node: FakeNode) -> None:
+    node.scripts["pagecache.load"] = Script(fails_with="io-error", detail="The disk is gone.")
+    node.scripts["manifest.build"] = Script(seconds=60)
+    with node.client(retries=QUICK) as client:
+        with pytest.raises(OperationFailed, match="The disk is gone") as failed:
+            client.pagecache.load().wait(timeout=5)
+        assert isinstance(failed.value.problem, IoError)
+        build = client.manifests.build()
+        with pytest.raises(OperationUnfinished) as unfinished:
+            build.wait(timeout=0.3)
+        assert unfinished.value.operation.state == "running"
+        node.stop()
+        began = time.monotonic()
+        with pytest.raises(OperationLost, match="was running when last seen") as lost:
+            build.wait(timeout=0.3)
+        assert time.monotonic() - began < 3
+        assert lost.value.operation.id == build.id
+        node.start()
+        build.cancel()
+        with pytest.raises(OperationFailed, match="cancelled"):
+            build.wait(timeout=5)
+
+
+def test_an_operation_that_the_node_does_not_know_any_more_is_lost(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "UNKNOWN_SECONDS", 0.3)
+    with node.client(retries=QUICK) as client:
+        operation = client.pagecache.dump()
+        node.forget(operation.id)
+        with pytest.raises(OperationLost, match="does not know"):
+            operation.wait(timeout=30)
+        # While its data volume is missing, a node may not know what it will know again.
+        again = client.pagecache.dump()
+        known = node.operations.pop(again.id)
+        node.refuse("GET", "/readyz", "unavailable", "A root is missing.", times=1000)
+        timer = later(0.8, lambda: node.operations.update({again.id: known}))
+        assert again.wait(timeout=10).state == "succeeded"
+        timer.join()
+
+
+def test_waiting_outlives_cuts_and_restarts(node: FakeNode) -> None:
+    node.scripts["manifest.build"] = Script(seconds=0.8, result={"files": 3})
+
+    def restart() -> None:
+        node.stop()
+        time.sleep(0.2)
+        node.start()
+
+    with node.client(retries=QUICK) as client:
+        operation = client.manifests.build()
+        node.cut("before", "after", "after")
+        timer = later(0.3, restart)
+        done = operation.wait(timeout=20)
+        assert done.result == {"files": 3}
+        timer.join()
+
+
+def test_events_continue_after_a_restart(node: FakeNode) -> None:
+    node.scripts["manifest.build"] = Script(seconds=0.8)
+
+    def restart() -> None:
+        node.stop()
+        time.sleep(0.1)
+        node.start()
+
+    seen: list[str] = []
+    with node.client(retries=QUICK) as client:
+        operation = client.manifests.build()
+        timer = later(0.3, restart)
+        done = operation.wait(timeout=20, on_progress=lambda record: seen.append(record.state))
+        timer.join()
+        assert done.state == "succeeded"
+        assert (seen[0], seen[-1]) == ("running", "succeeded")
+        assert client.operations.attach(operation.id).wait(timeout=5).state == "succeeded"
+        node.scripts["pagecache.load"] = Script(fails_with="io-error")
+        assert [each.state for each in client.pagecache.load().events()][-1] == "failed"
+
+
+def test_a_re_imaging_is_one_call_over_two_boots(node: FakeNode) -> None:
+    node.reimaging = Reimaging(stage_seconds=0.2, down=0.2, imaging=0.4)
+    states: list[str] = []
+    with node.client(retries=QUICK) as client:
+        done = client.reimage.run(IMAGE, timeout=30, on_change=states.append, confirm="auto")
+    assert done.state == "succeeded"
+    assert {"staged", "armed", "rebooting", "unreachable", "imaging"} <= set(states)
+    posted = [(call.path.rpartition("/")[2], call.body) for call in node.calls if call.key]
+    assert [step for step, _ in posted] == ["stage", "arm", "reboot"]
+    assert posted[0][1] == {"descriptor": IMAGE, "confirm": "auto"}
+    assert all(body == {"operation": done.id} for _, body in posted[1:])
+    assert len({call.key for call in node.calls if call.key}) == 3
+
+
+def test_a_lost_answer_at_each_step_changes_nothing(node: FakeNode) -> None:
+    node.reimaging = Reimaging(down=0.05, imaging=0.1)
+    with node.client(retries=QUICK) as client:
+        node.cut("after")
+        timer = later(0.02, lambda: node.cut("after", "before", "after", "after"))
+        assert client.reimage.run(IMAGE, timeout=30).state == "succeeded"
+        timer.join()
+    assert len(node.operations) == 1
+
+
+def test_another_process_continues_a_re_imaging(node: FakeNode) -> None:
+    node.reimaging = Reimaging(stage_seconds=0.3, down=0.2, imaging=0.5)
+    for timeout in (0.2, 0.5, 0.4):
+        with (
+            node.client(retries=QUICK) as client,
+            suppress(OperationLost, OperationUnfinished),
+        ):
+            client.reimage.run(IMAGE, key="roll-17", timeout=timeout)
+    with node.client(retries=QUICK) as client:
+        assert client.reimage.run(IMAGE, key="roll-17", timeout=30).state == "succeeded"
+        assert client.reimage.run(IMAGE, key="roll-17", timeout=30).state == "succeeded"
+        with pytest.raises(ValueError, match="240"):
+            client.reimage.run(IMAGE, key="x" * 250)
+    assert len(node.operations) == 1
+    done = [call.path.rpartition("/")[2] for call in node.calls if call.key]
+    assert done.count("reboot") == 1
+
+
+@pytest.mark.parametrize(("end", "error"), [("failed", NotReimaged), ("unconfirmed", NotConfirmed)])
+def test_the_end_of_a_re_imaging_is_told(node: FakeNode, end: str, error: type[Exception]) -> None:
+    node.reimaging = Reimaging(down=0.05, imaging=0.05, end=end)  # type: ignore[arg-type]
+
+    async def run() -> None:
+        async with node.async_client(retries=QUICK) as client:
+            await client.reimage.run(IMAGE, timeout=30)
+
+    with pytest.raises(OperationFailed) as failed:
+        asyncio.run(run())
+    assert isinstance(failed.value.problem, error)
+
+
+def test_a_refused_step_ends_a_re_imaging_unless_it_is_for_now(node: FakeNode) -> None:
+    path = "/v1/reimage/reboot"
+    node.reimaging = Reimaging(down=0.05, imaging=0.05)
+    node.refuse("POST", path, "conflict", "The maintenance window is closed.", retry_after=1)
+    with node.client(retries=QUICK) as client:
+        began = time.monotonic()
+        assert client.reimage.run(IMAGE, timeout=30).state == "succeeded"
+        assert time.monotonic() - began >= 1
+        node.refuse("POST", "/v1/reimage/arm", "conflict", "Two disks have this serial number.")
+        with pytest.raises(Conflict, match="serial number"):
+            client.reimage.run(IMAGE, timeout=30)
+
+
+def test_an_attempt_that_another_caller_disarmed_is_left_alone(node: FakeNode) -> None:
+    node.refuse("POST", "/v1/reimage/reboot", "unavailable", "Later.", times=1000)
+    with ThreadPoolExecutor(1) as pool, node.client(retries=QUICK) as client:
+        running = pool.submit(client.reimage.run, IMAGE, timeout=30)
+        while node.state != "armed":
+            time.sleep(0.01)
+        with node.client() as other:
+            other.reimage.disarm()
+        with pytest.raises(AttemptChanged, match="disarmed"):
+            running.result(30)
+    assert node.state == "staged"
