@@ -174,6 +174,10 @@ bench: packages deb ## Run the benchmarks beside their peers; results for docs/b
 soak: build ## Run hostile and honest clients against a daemon for MINUTES=60, and check what it promises
 	$(bin)/python -m tests.soak --minutes '$(MINUTES)'
 
+.PHONY: lock-kills
+lock-kills: build ## Kill a thousand processes that take the fleet's lock; none may leak or lose it
+	$(bin)/python -m tests.support.lock_kills 1000 "$$RANDOM"
+
 .PHONY: fuzz
 fuzz: ## Fuzz the record parsers for a minute each (needs cargo-fuzz and a nightly toolchain)
 	@packaging/check-toolchain fuzz

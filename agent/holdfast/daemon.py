@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from holdfast import __version__, logs, slow_callbacks, space
+from holdfast.api.http.audit import AuditLog
 from holdfast.api.http.tls import ListenError
 from holdfast.api.http.tokens import TokenError, list_tokens
 from holdfast.api.server import HttpServer
@@ -50,6 +51,7 @@ from holdfast.readiness import STALE_SECONDS, Readiness
 from holdfast.reimage.checks import PostBootChecks
 from holdfast.reimage.imager_status import imager_status
 from holdfast.reimage.images import ImageLibrary
+from holdfast.reimage.interlock.settings import fleet_lock_of, rules_of
 from holdfast.reimage.policy import policy_of
 from holdfast.reimage.service import Reimage
 from holdfast.tuning.models import ApplyRequest
@@ -154,6 +156,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
     instance = InstanceWatch(address_of(settings.node.metadata), node.learn)
     instance.start()
     stack.callback(instance.stop)
+    audit = AuditLog(state.path)
     proof = Verifications(manifests)
     reimage = Reimage(
         roots=settings.roots,
@@ -184,6 +187,9 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         degraded=degraded,
         notes=notes,
         allow_kexec=settings.reimage.allow_kexec,
+        lock=fleet_lock_of(settings, node.place),
+        rules=rules_of(settings, node.place),
+        record=audit.record_event,
     )
     registry = Registry()
     for capability in (pagecache, manifests, tuning, reimage, transfer):
@@ -220,7 +226,9 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
             transfer=transfer.figures,
             space=space.SpaceFigures(state.path).latest,
             node=node.info,
+            interlock=reimage.interlock_figures,
         ),
+        audit=audit,
         degraded=readiness.reasons,
         refresh=readiness.refresh,
         notes=notes(),
@@ -233,6 +241,8 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
     watcher = Watcher(tuning.watch, settings.tuning.check_seconds)
     watcher.start()
     stack.callback(watcher.stop, _ANSWER_SECONDS)
+    reimage.start()
+    stack.callback(reimage.stop, _ANSWER_SECONDS)
     rollback = reimage.watch(operations)
     rollback.start()
     stack.callback(rollback.stop, _ANSWER_SECONDS)

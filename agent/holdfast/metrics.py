@@ -41,6 +41,8 @@ LeftOut = Mapping[tuple[str, str], int]
 """Names that were left out, by root and reason."""
 TuningFigures = tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
 """Settings in force, those that drifted and those that could not be reverted, by subsystem."""
+InterlockFigures = tuple[bool, bool, Mapping[str, int]]
+"""Whether the lock is held, whether a window is open, and refusals by gate."""
 ReimageFigures = tuple[ReimageState, int, ImagerReport | None]
 """The state, the checks of the new system that failed, and what the imager reported."""
 
@@ -62,6 +64,7 @@ class Metrics:
         space: Callable[[], tuple[int, int] | None] | None = None,
         node: Callable[[], Mapping[str, str]] | None = None,
         transfer: Callable[[], TransferFigures] | None = None,
+        interlock: Callable[[], InterlockFigures] | None = None,
     ) -> None:
         """`residency` returns resident bytes by root and may take long; the others are quick."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -79,6 +82,8 @@ class Metrics:
             self._registry.register(_Settings(tuning))
         if reimage is not None:
             self._registry.register(_Reimage(reimage))
+        if interlock is not None:
+            self._registry.register(_Interlock(interlock))
         if node is not None:
             self._registry.register(_Node(node))
         if space is not None:
@@ -285,6 +290,37 @@ class _Reimage(Collector):
         for phase in report.phases:
             seconds.add_metric((phase.phase,), phase.seconds)
         yield seconds
+
+
+class _Interlock(Collector):
+    """Shows what keeps the machine from going down."""
+
+    def __init__(self, figures: Callable[[], InterlockFigures]) -> None:
+        self._figures = figures
+
+    def describe(self) -> Iterable[Metric]:
+        """Name nothing in advance, so that registering does not collect."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the families."""
+        held, is_open, refusals = self._figures()
+        yield GaugeMetricFamily(
+            "holdfast_fleet_lock_held", "1 while the fleet's lock is held, or may be.", int(held)
+        )
+        yield GaugeMetricFamily(
+            "holdfast_maintenance_window_open",
+            "1 while a maintenance window is open, or where there is none.",
+            int(is_open),
+        )
+        counts = CounterMetricFamily(
+            "holdfast_reboot_refusals",
+            "Reboots that were held back, by what said no.",
+            labels=("gate",),
+        )
+        for gate, count in refusals.items():
+            counts.add_metric((gate,), count)
+        yield counts
 
 
 class _Node(Collector):

@@ -91,15 +91,15 @@ def free_port() -> int:
         return port
 
 
-def to_toml(settings: Mapping[str, Any]) -> str:
-    """Render settings as TOML; a mapping becomes a table, None is left out."""
+def to_toml(settings: Mapping[str, Any], name: str = "") -> str:
+    """Render settings as TOML; a mapping becomes a table below `name`, None is left out."""
     lines: list[str] = []
     tables: list[str] = []
     for key, value in settings.items():
         if value is None:
             continue
         if isinstance(value, Mapping):
-            tables.append(f"\n[{key}]\n{to_toml(value)}")
+            tables.append(f"\n[{name}{key}]\n{to_toml(value, f'{name}{key}.')}")
         else:
             lines.append(f"{key} = {json.dumps(value, default=str)}\n")
     return "".join(lines + tables)

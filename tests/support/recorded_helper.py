@@ -37,6 +37,7 @@ _REPORTS: dict[str, dict[str, Any]] = {
     "disarm": {"disarm": {"restored": [], "edited": [], "removed": []}},
     "boot_outcome": {"outcome": {"record": None, "armed": False, "entry": False}},
     "reboot": {},
+    "inhibitors": {"inhibitors": []},
 }
 
 

@@ -124,10 +124,15 @@ def test_a_reboot_is_recognised_after_the_boot_by_its_key(
 def test_a_reboot_that_came_to_nothing_is_ordered_again(node: Node, helper: RecordedHelper) -> None:
     node.stage()
     node.post("arm")
-    helper.answers["reboot"] = {"refused": "The disk was exchanged."}
+
+    def only_rehearsed() -> None:
+        rehearsal = helper.asked[-1]["dry_run"]
+        helper.answers["reboot"] = {} if rehearsal else {"refused": "The disk was exchanged."}
+
+    helper.on["reboot"] = only_rehearsed
     assert node.post("reboot", "r")[0] == 409
     assert node.state == "armed"
-    helper.answers["reboot"] = {}
+    helper.on["reboot"] = lambda: helper.answers.update(reboot={})
     assert node.post("reboot", "r")[1]["state"] == "rebooting"
     # The daemon ends before the machine does, and its successor detects it.
     node.remember(state="armed")

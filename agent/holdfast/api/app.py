@@ -60,7 +60,7 @@ def create_app(services: Services) -> FastAPI:
         # Newer versions of the framework trace and count on their own; older ones ignore this.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
-    audit = AuditLog(services.state_dir)
+    audit = services.audit or AuditLog(services.state_dir)
     app.state.services = services
     app.state.stopping = asyncio.Event()
     app.state.work = Work()

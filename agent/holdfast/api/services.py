@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from holdfast.api.http.audit import AuditLog
     from holdfast.config import Settings
     from holdfast.manifests.service import Manifests
     from holdfast.metrics import Metrics
@@ -46,6 +47,8 @@ class Services:
     transfer: Transfers
     node: Node
     metrics: Metrics
+    audit: AuditLog | None = None
+    """Where calls are recorded; made by the application if it is not given."""
     degraded: Callable[[], Sequence[str]] = _nothing_wrong
     """Sentences on what keeps this daemon from being ready, as last observed; never blocks."""
     refresh: Callable[[Callable[[], None]], None] = _at_once

@@ -231,8 +231,52 @@ class TransferSettings(Section):
         return split_address(self.listen) if self.listen else None
 
 
+LockText = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{0,128}$")]
+Seconds = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=86_400)]
+
+
+class FleetLockSettings(Section):
+    """The lock manager (FleetLock) that is asked before a reboot; off without `url`."""
+
+    url: str = Field(
+        default="", description="Where it is, without `/v1/…`; empty: nobody is asked."
+    )
+    id: LockText = Field(
+        default="", description="How this node calls itself there; its own id unless set."
+    )
+    group: LockText = Field(
+        default="", description="Whose slots it takes; `node.group` unless set, or `default`."
+    )
+    seconds: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=3600)] = Field(
+        default=60.0, description="How long one reboot asks for the lock before it is refused."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[!-~]+", value):
+            raise ValueError(f"should be empty, or begin with https:// or http://, not {value!r}")
+        return value
+
+
 class ReimageSettings(Section):
     """Re-imaging in place."""
+
+    window: Annotated[list[str], Field(max_length=64)] = Field(
+        default=[],
+        description="Maintenance windows: [DAYS] [DATE] FROM-TO ZONE, such as `Sat,Sun 02:00-06:00 "
+        "Europe/Berlin`. The machine goes down only while one is open; empty: at any time.",
+    )
+    fleet_lock: FleetLockSettings = Field(default_factory=FleetLockSettings)
+    before_reboot: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[],
+        max_length=64,
+        description="Run before the machine goes down, as the daemon's user, to drain it; it must "
+        "end with 0. A program and its arguments; empty for none.",
+    )
+    before_reboot_seconds: Seconds = Field(
+        default=300.0, description="How long `reimage.before_reboot` may take."
+    )
 
     check_command: list[Annotated[str, Field(min_length=1)]] = Field(
         default=[],
@@ -276,6 +320,24 @@ class ReimageSettings(Section):
         default=Path("/usr/lib/holdfast/imager/holdfast-imager"),
         description="The program that writes images; in a checkout target/imager/holdfast-imager.",
     )
+
+    @field_validator("window", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """Take one window as text."""
+        return [value] if isinstance(value, str) and value else value or []
+
+    @field_validator("window")
+    @classmethod
+    def _windows(cls, value: list[str]) -> list[str]:
+        if value:
+            from holdfast.reimage.interlock.window import (  # noqa: PLC0415 - slow to import
+                parse_window,
+            )
+
+            for text in value:
+                parse_window(text)
+        return value
 
     @field_validator("sources")
     @classmethod
@@ -430,6 +492,15 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _fleet_group(self) -> Self:
+        if self.reimage.fleet_lock.url and not re.fullmatch(r"[A-Za-z0-9.-]+", self.fleet_group):
+            raise ValueError(
+                f"`reimage.fleet_lock.group` is taken from `node.group` = {self.node.group!r}, and "
+                "may have letters, digits, `.` and `-` only; set it"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _safe_imager_status(self) -> Self:
         wanted = self.reimage.status_listen
         if wanted in ("", "auto") or self.tls.enabled:
@@ -464,6 +535,11 @@ class Settings(BaseSettings):
                 "tokens; set `tls.certificate` and `tls.key`, or listen on 127.0.0.1"
             )
         return self
+
+    @property
+    def fleet_group(self) -> str:
+        """The group in which this node asks for the fleet's lock."""
+        return self.reimage.fleet_lock.group or self.node.group or "default"
 
     @property
     def listen_address(self) -> tuple[str, int] | None:

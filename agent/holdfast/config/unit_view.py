@@ -84,6 +84,7 @@ def hidden_settings(settings: Settings, view: UnitView) -> list[str]:
         ("reimage.trusted_keys_dir", reimage.trusted_keys_dir),
         ("reimage.ca_file", reimage.ca_file),
         ("reimage.check_command", next((Path(word) for word in reimage.check_command), None)),
+        ("reimage.before_reboot", next((Path(word) for word in reimage.before_reboot), None)),
     ]
     told = [
         f"`{key}` = {path} is hidden from {UNIT}: `systemctl edit holdfast`, and in [Service] "

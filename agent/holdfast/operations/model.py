@@ -83,6 +83,7 @@ class Slug(StrEnum):
     INSUFFICIENT_MEMORY = "insufficient-memory"
     NOT_REIMAGED = "not-reimaged"
     NOT_CONFIRMED = "not-confirmed"
+    HELD_BACK = "held-back"
 
     @property
     def summary(self) -> str:
@@ -121,6 +122,7 @@ _VOCABULARY: dict[Slug, tuple[str, int]] = {
     Slug.INSUFFICIENT_MEMORY: ("Not enough memory", 507),
     Slug.NOT_REIMAGED: ("The machine was not re-imaged", 409),
     Slug.NOT_CONFIRMED: ("The new system is not confirmed", 409),
+    Slug.HELD_BACK: ("The machine may not go down now", 409),
 }
 
 
@@ -259,6 +261,8 @@ class RequestError(Exception):
         self.detail = detail
         self.field = field
         self.members = members
+        self.retry_after: int | None = None
+        """Seconds after which to try again, where that is known."""
 
     @property
     def problem(self) -> Problem:

@@ -18,6 +18,8 @@ from holdfast.privileged.boot.models import (
     DisarmRequest,
     IdentityEvidence,
     IdentityRequest,
+    Inhibitor,
+    InhibitorsRequest,
     OutcomeReport,
     OutcomeRequest,
     RebootRequest,
@@ -97,6 +99,10 @@ class Helper:
     def reboot(self, nonce: str, *, dry_run: bool = False) -> None:
         """Have the machine rebooted into the imager. Raises `OSError` or `Refused`."""
         self._ask(RebootRequest(nonce=nonce, dry_run=dry_run))
+
+    def inhibitors(self) -> list[Inhibitor]:
+        """Have it listed what blocks a shutdown. Raises `OSError` or `Refused`."""
+        return self._told(self._ask(InhibitorsRequest()).inhibitors)
 
     def _told(self, report: _Report | None) -> _Report:
         if report is None:

@@ -7,11 +7,13 @@ from typing import Protocol
 
 from holdfast.privileged import config_files, kernel_files, links, open_files, swap_areas
 from holdfast.privileged.boot.arming import Boot
+from holdfast.privileged.boot.inhibitors import blocking_inhibitors
 from holdfast.privileged.boot.models import (
     ArmReport,
     ArmRequest,
     DisarmReport,
     IdentityEvidence,
+    Inhibitor,
     OutcomeReport,
     TrialReport,
     TryRequest,
@@ -85,6 +87,9 @@ class Privileged(Protocol):
         Raises `Refused` if the imager is not armed with this nonce, and `OSError`.
         """
 
+    def inhibitors(self) -> list[Inhibitor]:
+        """List what blocks a shutdown. Raises `OSError` where that cannot be found out."""
+
 
 class LocalExecutor:
     """Does it with the rights of this process."""
@@ -143,3 +148,7 @@ class LocalExecutor:
     def reboot(self, nonce: str, *, dry_run: bool = False) -> None:
         """Reboot, if the imager is armed with this nonce, or only find out whether it is."""
         self._boot.reboot(nonce, dry_run=dry_run)
+
+    def inhibitors(self) -> list[Inhibitor]:
+        """List what blocks a shutdown."""
+        return blocking_inhibitors()

@@ -32,6 +32,7 @@ from holdfast.privileged.boot.models import (
     ArmRequest,
     DisarmRequest,
     IdentityRequest,
+    InhibitorsRequest,
     OutcomeRequest,
     RebootRequest,
     TryRequest,
@@ -246,14 +247,21 @@ class HelperServer:
                 return Answer(tune=report)
             case OpenFilesRequest() | WritersRequest():
                 return self._open_files(request)
-            case IdentityRequest():
-                return Answer(evidence=self._executor.identity_evidence(compare=request.compare))
-            case TryRequest():
-                # It changes nothing, and may take long.
-                with self._trial:
-                    return Answer(trial=self._executor.try_image(request))
+            case IdentityRequest() | InhibitorsRequest() | TryRequest():
+                return self._inspect(request)
         with self._boot:
             return self._do_boot(request)
+
+    def _inspect(self, request: IdentityRequest | InhibitorsRequest | TryRequest) -> Answer:
+        """Find something out that only root can; nothing is changed."""
+        match request:
+            case IdentityRequest():
+                return Answer(evidence=self._executor.identity_evidence(compare=request.compare))
+            case InhibitorsRequest():
+                return Answer(inhibitors=self._executor.inhibitors())
+            case TryRequest():
+                with self._trial:  # it may take long
+                    return Answer(trial=self._executor.try_image(request))
 
     def _do_boot(
         self, request: ArmRequest | DisarmRequest | OutcomeRequest | RebootRequest

@@ -16,6 +16,8 @@ from holdfast.privileged.boot.models import (
     DisarmRequest,
     IdentityEvidence,
     IdentityRequest,
+    Inhibitor,
+    InhibitorsRequest,
     OutcomeReport,
     OutcomeRequest,
     RebootRequest,
@@ -77,6 +79,7 @@ AnyRequest = (
     | OutcomeRequest
     | IdentityRequest
     | RebootRequest
+    | InhibitorsRequest
 )
 Request = Annotated[AnyRequest, Field(discriminator="do")]
 
@@ -100,6 +103,7 @@ class Answer(BaseModel, defer_build=True):
     """How many, by `name (pid)`."""
     writers: Writers | None = None
     tune: TuneReport | None = None
+    inhibitors: list[Inhibitor] | None = None
     arm: ArmReport | None = None
     disarm: DisarmReport | None = None
     outcome: OutcomeReport | None = None

@@ -91,6 +91,7 @@ class Attempt:
                 secret=secrets.token_hex(32),
                 request=request,
                 calls=[] if self.job is None else self.job.calls,
+                unsettled=self.state in (_S.BOOTED, _S.UNCONFIRMED, _S.UNKNOWN),
             )
             why = "Asked for."
             if self.store.previous.of(request.descriptor_sha256) is not None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from holdfast._engine import CancelledError
 from holdfast.operations.model import OperationFailed, RequestError
 from holdfast.privileged import Privileged
+from holdfast.reimage.commands import run_command
 from holdfast.reimage.identity_check import IdentityCheck
 from holdfast.reimage.layout import differences, layout_of
 from holdfast.reimage.models import Check
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _MOUNT_SECONDS = 60.0
 _LOOK_SECONDS = 0.25
-_SAID_CHARACTERS = 500
 
 
 class Proof(Protocol):
@@ -92,44 +91,8 @@ class PostBootChecks:
 
     def _command(self, progress: Progress) -> Check:
         progress.enter("running the check command")
-        name = self.command[0]
-        try:
-            process = subprocess.Popen(  # noqa: S603 - from the settings file, no shell
-                list(self.command),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
-        except OSError as error:
-            detail = f"{name} could not be started: {error.strerror}."
-            return Check(name="command", passed=False, detail=detail)
-        with process:
-            try:
-                said = _output(process, self.command_seconds, lambda: _check(progress))
-            except TimeoutError:
-                detail = f"{name} took longer than {self.command_seconds:g} s."
-                return Check(name="command", passed=False, detail=detail)
-        told = f": {said}" if said else ""
-        detail = f"{name} ended with {process.returncode}{told}."
-        return Check(name="command", passed=process.returncode == 0, detail=detail)
-
-
-def _output(process: subprocess.Popen[bytes], seconds: float, look: Callable[[], None]) -> str:
-    """Wait for a command and answer the end of what it said. Raises `TimeoutError`."""
-    deadline = time.monotonic() + seconds
-    try:
-        while True:
-            try:
-                out, _ = process.communicate(timeout=_LOOK_SECONDS)
-            except subprocess.TimeoutExpired:
-                look()
-                if time.monotonic() > deadline:
-                    raise TimeoutError from None
-            else:
-                return " ".join(out.decode(errors="replace").split())[-_SAID_CHARACTERS:]
-    except BaseException:
-        process.kill()
-        raise
+        ended = run_command(self.command, self.command_seconds, lambda: _check(progress))
+        return Check(name="command", passed=ended.passed, detail=ended.sentence)
 
 
 def _image(job: Job) -> Check:

@@ -12,6 +12,7 @@ from holdfast.operations.results import OperationResult, Outcome
 from holdfast.privileged.boot.models import BootMode, CarriedItem, FileReport, IdentityName
 from holdfast.privileged.trial.models import TrialRow
 from holdfast.records.models import Bytes, Request
+from holdfast.reimage.interlock.models import InterlockReport
 from holdfast.reimage.states import ReimageState
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -104,6 +105,16 @@ class StepRequest(AttemptRequest):
     dry_run: bool = Field(
         default=False,
         description="Make all checks of this step and say what it would write; change nothing.",
+    )
+
+
+class RebootRequest(StepRequest):
+    """Reboot into the imager."""
+
+    force: bool = Field(
+        default=False,
+        description="Ask window, lock, the operator's command and inhibitors, and heed none of "
+        "them. What said no is in the state and in the audit log.",
     )
 
 
@@ -318,6 +329,9 @@ class ReimageStatus(Machine):
     )
     rollback_at: Timestamp | None = Field(
         description="When the old system is put back, unless the new one is confirmed before."
+    )
+    interlock: InterlockReport | None = Field(
+        default=None, description="Null from a daemon that asks nothing before a reboot."
     )
     history: list[Transition] = Field(description="Oldest first.")
 

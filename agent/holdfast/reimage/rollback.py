@@ -18,6 +18,7 @@ from holdfast.operations.model import (
 )
 from holdfast.reimage.attempt import Attempt, sentence
 from holdfast.reimage.confirmation_clock import ConfirmationClock, waits
+from holdfast.reimage.interlock.models import HeldError
 from holdfast.reimage.models import ReimageStatus, RollbackRequest, StageRequest
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 ACTOR = "rollback"
 _LOOK_SECONDS = 1.0
+_HELD_SECONDS, _MOST_HELD_SECONDS = 30.0, 300.0
 STALLED_SECONDS = 120.0
 """Checks that show no progress for so long are not waited for."""
 _S = ReimageState
@@ -80,6 +82,8 @@ class RollbackWatch:
         self._stalled_seconds = stalled_seconds
         self._progress: tuple[ProgressReport, float] | None = None
         """What the checks last showed, and when by the boot clock that was new."""
+        self._not_before = 0.0
+        """By the boot clock: when a reboot that was held back is asked for again."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="rollback", daemon=True)
 
@@ -154,11 +158,18 @@ class RollbackWatch:
             self._give_up(f"The automatic rollback was not begun: {sentence(error)}")
 
     def _go_on(self, job: Job) -> None:
+        if self._clock.boottime() < self._not_before:
+            return
         try:
             if job.state is _S.STAGED:
                 self._calls.arm()
             elif job.state is _S.ARMED:
                 self._calls.reboot()
+        except HeldError as error:
+            # Not now; a lock that is taken or a window that is closed is no reason to give up.
+            pause = max(error.retry_after or 0, _HELD_SECONDS)
+            self._not_before = self._clock.boottime() + min(pause, _MOST_HELD_SECONDS)
+            log.warning("re-imaging: the rollback waits: %s", error.detail)
         except RequestError as error:
             if self._attempt.state not in (_S.STAGED, _S.ARMED):
                 return  # somebody else did something about it

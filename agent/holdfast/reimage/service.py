@@ -7,7 +7,7 @@ meanwhile, and `attempt.py` what both of them remember. docs/reimage.md has the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,16 @@ from holdfast.reimage.calls import Call, key_used
 from holdfast.reimage.checks import PostBootChecks
 from holdfast.reimage.confirmation_clock import ConfirmationClock, waits
 from holdfast.reimage.images import ImageLibrary
+from holdfast.reimage.interlock.fleet_lock import FleetLock
+from holdfast.reimage.interlock.interlock import Interlock, Rules, no_record
+from holdfast.reimage.interlock.lock_keeper import LockKeeper, Record
 from holdfast.reimage.models import (
     AttemptRequest,
     ConfirmRequest,
     ImagerReport,
     ImageSummary,
     Machine,
+    RebootRequest,
     ReimagePlan,
     ReimageStatus,
     RollbackRequest,
@@ -48,6 +52,7 @@ from holdfast.reimage.trials import Trials
 _S = ReimageState
 _NOW = StepRequest()
 _ANY = AttemptRequest()
+_GO = RebootRequest()
 
 
 class Reimage:
@@ -67,7 +72,11 @@ class Reimage:
         degraded: Callable[[], Sequence[str]],
         notes: Callable[[], Sequence[str]] = tuple,
         allow_kexec: bool = False,
+        lock: FleetLock | None = None,
+        rules: Rules | None = None,
+        record: Record = no_record,
     ) -> None:
+        """`lock` is the fleet's lock manager, `record` writes to the audit log."""
         self._roots = tuple(roots)
         self._state_dir = state_dir
         self._imager = imager
@@ -80,7 +89,12 @@ class Reimage:
         self._clock = ConfirmationClock(self._attempt.boot_id)
         self._acting = threading.Lock()
         """Held by whoever changes the boot loader, so that there is one at a time."""
+        self._keeper = LockKeeper(self._attempt, state_dir, lock, record)
+        self._interlock = Interlock(
+            self._attempt, privileged, self._keeper, rules or Rules(), record=record
+        )
         self._steps = Steps(
+            interlock=self._interlock,
             attempt=self._attempt,
             acting=self._acting,
             privileged=privileged,
@@ -106,6 +120,16 @@ class Reimage:
     def prepare(self) -> None:
         """Read where the last process was; what follows from it, the operation does."""
         self._attempt.load()
+        self._keeper.load()
+
+    def start(self) -> None:
+        """Begin to release a lock of the fleet that need not be held."""
+        self._keeper.start()
+
+    def stop(self, seconds: float) -> None:
+        """Ask and release nothing more, within about `seconds`."""
+        self._interlock.stop()
+        self._keeper.stop(seconds)
 
     def kinds(self) -> Sequence[Kind[Any, Any]]:
         """Return the kinds of operation: `reimage`, and `reimage.check` to check once more."""
@@ -162,6 +186,10 @@ class Reimage:
                 return _S.IDLE, 0, None
             return job.state, sum(not one.passed for one in job.checks), job.imager
 
+    def interlock_figures(self) -> tuple[bool, bool, Mapping[str, int]]:
+        """Return whether the lock is held, whether a window is open, and how often what said no."""
+        return self._interlock.figures()
+
     # What is asked and answered at once.
 
     def status(self) -> ReimageStatus:
@@ -193,6 +221,7 @@ class Reimage:
             previous=self._attempt.store.previous.found(),
             rollback_of=job.rollback_of if job else None,
             rollback_at=self._clock.due(job) if job else None,
+            interlock=self._interlock.report(job),
             history=job.history if job else [],
         )
 
@@ -251,8 +280,11 @@ class Reimage:
         self._steps.disarm(request, key)
         return self.status()
 
-    def reboot(self, request: StepRequest = _NOW, key: str | None = None) -> ReimageStatus:
-        """Reboot into the imager. Raises `RequestError` unless it is armed."""
+    def reboot(self, request: RebootRequest = _GO, key: str | None = None) -> ReimageStatus:
+        """Reboot into the imager. Raises `RequestError` unless it is armed and all gates say yes.
+
+        May take as long as the gates do.
+        """
         self._check_memory(request, key)
         self._steps.reboot(request, key)
         return self.status()

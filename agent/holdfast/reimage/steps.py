@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from holdfast.operations.model import RequestError, Slug, now
 from holdfast.privileged import Privileged
@@ -25,8 +25,9 @@ from holdfast.privileged.writes import Refused
 from holdfast.reimage.attempt import Attempt, sentence
 from holdfast.reimage.calls import Call
 from holdfast.reimage.images import ImageLibrary
+from holdfast.reimage.interlock.interlock import Interlock
 from holdfast.reimage.layout import layout_of
-from holdfast.reimage.models import AttemptRequest, ConfirmRequest, StepRequest
+from holdfast.reimage.models import AttemptRequest, ConfirmRequest, RebootRequest, StepRequest
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
 
@@ -45,6 +46,7 @@ class Steps:
     acting: threading.Lock
     """Held by whoever changes the boot loader."""
     privileged: Privileged
+    interlock: Interlock
     images: ImageLibrary
     roots: Sequence[Path]
     status_server: StatusServer | None
@@ -118,8 +120,8 @@ class Steps:
                     calls=calls,
                 )
 
-    def reboot(self, request: StepRequest, key: str | None) -> None:
-        """Reboot into the imager.
+    def reboot(self, request: RebootRequest, key: str | None) -> None:
+        """Reboot into the imager, once all gates say yes.
 
         A reboot that was ordered in an earlier boot is done, whatever runs now; one of this boot
         that has left the machine armed has come to nothing, and is ordered again.
@@ -129,23 +131,38 @@ class Steps:
             if self._done(call, undone=_S.ARMED):
                 return
             job = self.attempt.in_state(_S.ARMED)
-            if request.dry_run:
-                self._ask(lambda: self.privileged.reboot(job.nonce, dry_run=True))
+            # What cannot be done is not asked for.
+            self._ask(lambda: self.privileged.reboot(job.nonce, dry_run=True))
+        if request.dry_run:
+            self.interlock.rehearse()
+            return
+        # Without `acting`: it may take long, and can be disarmed or cancelled meanwhile.
+        with self.interlock.passing(job, force=request.force) as last_look, self.acting:
+            if self._done(call, undone=_S.ARMED):
                 return
-            # With the key in the same write: either both are known after the boot, or neither is.
-            self.attempt.move(
-                _S.REBOOTING,
-                "The reboot was ordered.",
-                rebooted_at=now(),
-                calls=call.recorded(job, self.attempt.boot_id),
-            )
-            try:
-                self._ask(lambda: self.privileged.reboot(job.nonce))
-            except RequestError as error:
-                self.attempt.move(
-                    _S.ARMED, f"The machine was not rebooted: {error.detail}", calls=job.calls
-                )
-                raise
+            if self.attempt.in_state(_S.ARMED).nonce != job.nonce:
+                raise RequestError(Slug.CONFLICT, "Another attempt was armed meanwhile.")
+            last_look()
+            self._order(call)
+
+    def _order(self, call: Call) -> None:
+        job = self.attempt.require()
+        # With the key in the same write: either both are known after the boot, or neither is.
+        self.attempt.move(
+            _S.REBOOTING,
+            "The reboot was ordered.",
+            rebooted_at=now(),
+            calls=call.recorded(job, self.attempt.boot_id),
+        )
+        try:
+            self._ask(lambda: self.privileged.reboot(job.nonce))
+        except RequestError as error:
+            undone: dict[str, Any] = {"calls": job.calls}
+            if error.slug is Slug.CONFLICT:
+                # Refused; after any other error it may be on its way down.
+                undone["rebooted_at"] = job.rebooted_at
+            self.attempt.move(_S.ARMED, f"The machine was not rebooted: {error.detail}", **undone)
+            raise
 
     def confirm(self, request: ConfirmRequest, key: str | None) -> bool:
         """Take the new system for good; False if its checks have to be made again first."""

@@ -11,6 +11,7 @@ from holdfast.atomic_files import make_directory, replace_file
 from holdfast.operations.model import RequestError, Slug, Timestamp
 from holdfast.privileged.boot.models import ArmReport, SystemSigns
 from holdfast.privileged.trial.models import TrialRow
+from holdfast.reimage.interlock.models import GateReport
 from holdfast.reimage.layout import RootLayout
 from holdfast.reimage.models import Check, ImagerReport, ImageSummary, StageRequest, Transition
 from holdfast.reimage.previous import PreviousStore
@@ -93,10 +94,14 @@ class Job(BaseModel, defer_build=True):
     """The operation that is undone."""
     automatic: bool = False
     """A rollback that nobody asked for: it arms and reboots by itself."""
+    unsettled: bool = False
+    """The attempt before this one left a system that nobody has confirmed."""
     rollback_begun: Timestamp | None = None
     """When the automatic rollback of this attempt was begun: there is one, and no other."""
     rollback_problem: str | None = None
     """Why it came to nothing."""
+    gates: list[GateReport] = Field(default_factory=list)
+    """What was answered when a reboot was last asked for."""
     calls: list[StepCall] = Field(default_factory=list)
     """Calls with a key, oldest first; those of earlier attempts are remembered too."""
     history: list[Transition] = Field(default_factory=list)

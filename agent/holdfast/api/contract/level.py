@@ -11,6 +11,7 @@ API_LEVEL = 1
 FEATURES = (
     "attempt-precondition",
     "idempotency-key",
+    "interlock",
     "node-id",
     "transfers",
 )

@@ -21,6 +21,7 @@ import anyio.to_thread
 
 from holdfast.api.http.rendering import printable
 from holdfast.atomic_files import flush_directory
+from holdfast.operations.model import format_time, now
 
 log = logging.getLogger("holdfast.audit")
 errors = logging.getLogger(__name__)
@@ -71,6 +72,12 @@ class AuditLog:
             self._lines.append(data)
         if lasting:
             self._admin_lines.append(data)
+
+    def record_event(self, event: Mapping[str, Any]) -> None:
+        """Write what holdfast did without a call, to both files and to the disk. Blocks on it."""
+        entry = {"time": format_time(now()), "who": "holdfast", **summary(event)}
+        self.record(entry, lasting=True)
+        self.flush()
 
     def flush(self) -> None:
         """Put the lines of `admin` calls on the disk. Blocks on it."""

@@ -124,6 +124,8 @@ async def _problem_error(_request: Request, error: ProblemError) -> Response:
 
 async def _request_error(_request: Request, error: RequestError) -> Response:
     after = _RETRY_AFTER.get(error.slug)
+    if error.retry_after is not None:
+        after = str(error.retry_after)
     headers = None if after is None else {"Retry-After": after}
     return problem_response(error.problem, headers)
 

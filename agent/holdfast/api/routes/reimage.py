@@ -18,9 +18,11 @@ from holdfast.api.http.work import Pool, act, run, work_of
 from holdfast.api.routes.operations import IdempotencyKey, answer, check_key, start
 from holdfast.api.services import Services
 from holdfast.operations.model import Operation
+from holdfast.reimage.interlock.models import HeldError
 from holdfast.reimage.models import (
     AttemptRequest,
     ConfirmRequest,
+    RebootRequest,
     ReimagePlan,
     ReimageStatus,
     RollbackRequest,
@@ -41,6 +43,7 @@ _ANY = AttemptRequest()
 _NOW = StepRequest()
 _PLAIN = ConfirmRequest()
 _BACK = RollbackRequest()
+_GO = RebootRequest()
 _ACT = problems_of(409, 413, 415, 507)
 _STEP = "reimage.step"
 """Of no operation: what has started one under a key was another request."""
@@ -162,10 +165,15 @@ async def disarm_reimage(
 async def reboot_reimage(
     services: ServicesDep,
     request: Request,
-    params: Annotated[StepRequest, Body()] = _NOW,
+    params: Annotated[RebootRequest, Body()] = _GO,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Shut the machine down in order and boot the imager; refused unless it is armed."""
+    """Shut the machine down in order and boot the imager; refused unless it is armed.
+
+    Before that the maintenance window, the fleet's lock, the operator's command and inhibitors of
+    systemd are asked, in this order. One that says no is answered with 409 `held-back`, its name in
+    `gate` and, where it is known, `Retry-After`.
+    """
     return await _step(services, request, services.reimage.reboot, params, idempotency_key)
 
 
@@ -274,7 +282,11 @@ async def _step(
     """Take a step, which takes seconds, and return the state it led to."""
     audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
     await _known(services, request, _STEP, params, key)
-    status = await act(request, lambda: step(params, key))
+    try:
+        status = await act(request, lambda: step(params, key))
+    except HeldError as error:
+        audited(request, gate=error.gate.value, detail=error.detail)
+        raise
     audited(request, operation=status.operation)
     return JsonResponse(status)
 

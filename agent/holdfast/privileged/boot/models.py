@@ -141,6 +141,12 @@ class RebootRequest(_Request):
     """Make all the checks, and do not reboot."""
 
 
+class InhibitorsRequest(_Request):
+    """List what inhibits a shutdown."""
+
+    do: Literal["inhibitors"] = "inhibitors"
+
+
 class ExplainRequest(_Request):
     """What arming would do; whatever is not known yet is left out."""
 
@@ -323,6 +329,15 @@ class TrialReport(_Report):
     rows: list[TrialRow]
 
 
+class Inhibitor(_Report):
+    """A process that blocks a shutdown, in its own words."""
+
+    who: str
+    why: str
+    uid: int
+    pid: int
+
+
 class DisarmReport(_Report):
     """What was put back; all empty if nothing was armed."""
 
@@ -366,5 +381,11 @@ class OutcomeReport(_Report):
 
 
 BootRequest = (
-    ArmRequest | TryRequest | DisarmRequest | OutcomeRequest | IdentityRequest | RebootRequest
+    ArmRequest
+    | TryRequest
+    | DisarmRequest
+    | OutcomeRequest
+    | IdentityRequest
+    | RebootRequest
+    | InhibitorsRequest
 )

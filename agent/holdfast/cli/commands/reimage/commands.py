@@ -29,6 +29,8 @@ from holdfast.cli.run.session import Session
 from holdfast.cli.terminal.errors import CliError, ExitCode, UsageError
 
 _SECONDS = 180.0
+_REBOOT_SECONDS = 25 * 3600.0
+"""The operator's command may take a day."""
 
 app = group(
     "reimage",
@@ -200,9 +202,21 @@ def disarm(session: Session, *, operation: Attempt = None) -> None:
 
 @command(app, "reboot", lines=["holdfast reimage reboot", "holdfast reimage reboot --yes"])
 def reboot(
-    session: Session, *, operation: Attempt = None, dry_run: DryRun = False, yes: Yes = False
+    session: Session,
+    *,
+    operation: Attempt = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Although the window is closed, the fleet's lock is not granted, the command "
+            "before a reboot fails, or a shutdown is inhibited; all are asked and on record.",
+        ),
+    ] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
 ) -> None:
-    """Reboot this machine into the imager, now."""
+    """Reboot this machine into the imager, once window, lock, command and inhibitors allow it."""
     if dry_run:
         _rehearse(session, "/v1/reimage/reboot", operation)
         return
@@ -213,8 +227,9 @@ def reboot(
         name = (status.get("image") or {}).get("name", "the image")
         disk = (status.get("target") or {}).get("path", "the system's disk")
         typer.confirm(f"Reboot now, and write {name} over {disk}?", abort=True, err=True)
-    meant = _meant(operation or status["operation"])
-    _show(session, session.api.post("/v1/reimage/reboot", meant, seconds=_SECONDS))
+    body: dict[str, Any] = {"force": True} if force else {}
+    body |= _meant(operation or status["operation"])
+    _show(session, session.api.post("/v1/reimage/reboot", body, seconds=_REBOOT_SECONDS))
     session.out.hint("to follow it: GET /v1/reimage, on the same port, also from the imager")
 
 

@@ -10,6 +10,7 @@ from holdfast.cli.terminal.output import Output
 from holdfast.cli.terminal.phrases import when_of
 from holdfast.cli.terminal.tables import Column
 from holdfast.privileged.trial.models import TrialOutcome, TrialRow
+from holdfast.reimage.interlock.models import InterlockReport
 from holdfast.reimage.models import (
     Check,
     ImageSummary,
@@ -93,6 +94,35 @@ def show_status(out: Output, status: ReimageStatus) -> None:
     if status.blocked and status.state is ReimageState.IDLE:
         out.line()
         _blocked(out, status.blocked)
+    _interlock(out, status.interlock)
+
+
+def _interlock(out: Output, report: InterlockReport | None) -> None:
+    """Print what was asked before a reboot, and what is held."""
+    if report is None or not (report.gates or report.asking or report.fleet_lock):
+        return
+    out.heading("Before a reboot")
+    rows = [
+        (
+            "~" if gate.overridden else "=" if gate.passed else "!",
+            gate.gate.value,
+            units.printable(gate.detail),
+        )
+        for gate in report.gates
+    ]
+    if report.asking is not None:
+        rows.append(("…", report.asking.value, "is being asked"))
+    if report.fleet_lock is not None:
+        lock = report.fleet_lock
+        held = f"held by {lock.id} in group {lock.group} since {units.moment(lock.since)}"
+        rows.append(("", "lock", units.printable(f"{held}. {lock.problem or ''}".rstrip())))
+    out.table(
+        ("", "name", "~detail"),
+        rows,
+        indent=2,
+        header=False,
+        styles={"=": "green", "!": "bold red", "~": "yellow"},
+    )
 
 
 def show_rehearsal(out: Output, status: ReimageStatus) -> None:

@@ -1,0 +1,77 @@
+"""Runs the operator's commands: without a shell, for so long, and with what they said kept."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+_LOOK_SECONDS = 0.25
+_KEPT_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended. `code` is None where it was not started or took too long."""
+
+    code: int | None
+    said: str
+    """The end of what it wrote."""
+    sentence: str
+    """For a person, with what it said."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether it ended well."""
+        return self.code == 0
+
+
+def run_command(
+    command: Sequence[str],
+    seconds: float,
+    look: Callable[[], None],
+    environment: Mapping[str, str] | None = None,
+) -> Ended:
+    """Run a command of the settings with the rights of this process, and wait for its end.
+
+    `look` is called meanwhile; what it raises ends the command, with all that it has started.
+    """
+    name = command[0]
+    # A file and not a pipe: what a command leaves behind may keep a pipe open for ever.
+    with tempfile.TemporaryFile() as output:
+        try:
+            process = subprocess.Popen(  # noqa: S603 - from the settings file, no shell
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+            )
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            return Ended(None, "", f"{name} could not be started: {reason}.")
+        deadline = time.monotonic() + seconds
+        try:
+            while process.poll() is None and time.monotonic() <= deadline:
+                look()
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_LOOK_SECONDS)
+        finally:
+            late = process.poll() is None
+            if late:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        output.seek(max(0, output.tell() - _KEPT_BYTES))
+        said = " ".join(output.read(_KEPT_BYTES).decode(errors="replace").split())
+    said = "".join(character if character.isprintable() else "?" for character in said)
+    told = f": {said[-500:]}" if said else ""
+    if late:
+        return Ended(None, said, f"{name} took longer than {seconds:g} s{told}.")
+    return Ended(process.returncode, said, f"{name} ended with {process.returncode}{told}.")
