@@ -102,7 +102,7 @@ class Transfers:
 
     # Offers.
 
-    def offer(self, request: OfferRequest) -> OfferMade:
+    def offer(self, request: OfferRequest, idempotency_key: str | None = None) -> OfferMade:
         """Offer a directory; the ticket is returned here and never again.
 
         Raises `RequestError` for a request that cannot be served, `OSError`.
@@ -113,6 +113,14 @@ class Transfers:
                 "This node offers nothing, as it has no data listener; set `transfer.listen` and "
                 "restart holdfast.",
             )
+        for made in self._store.offers() if idempotency_key is not None else ():
+            if made.idempotency_key == idempotency_key:
+                raise RequestError(
+                    Slug.IDEMPOTENCY_MISMATCH,
+                    f"The idempotency key was already used for offer {made.id}, whose ticket is "
+                    "not shown again; revoke it, and make another one with a new key.",
+                    offer=made.id,
+                )
         place = self._offered_place(request.path)
         engine_limit(request.pressure)
         _check_patterns(request)
@@ -124,6 +132,7 @@ class Transfers:
             verifier=verifier,
             created_at=now(),
             expires_at=int(time.time()) + request.expires_seconds,
+            idempotency_key=idempotency_key,
         )
         addresses, port = self._listener.addresses()
         fingerprint = self._store.certificate().fingerprint

@@ -50,6 +50,8 @@ class StoredOffer(BaseModel, defer_build=True):
     created_at: datetime
     expires_at: int
     """In Unix seconds."""
+    idempotency_key: str | None = None
+    """Of the call that made it."""
 
     @property
     def expired(self) -> bool:

@@ -13,7 +13,7 @@ from holdfast.api.contract.routing import CallerDep, Router, ServicesDep, audite
 from holdfast.api.http.rendering import JsonResponse
 from holdfast.api.http.tokens import Scope
 from holdfast.api.http.work import Pool, act
-from holdfast.api.routes.operations import IdempotencyKey, start
+from holdfast.api.routes.operations import IdempotencyKey, check_key, start
 from holdfast.operations.model import Operation
 from holdfast.transfer.models import (
     OfferList,
@@ -56,10 +56,19 @@ TransferName = Annotated[
     },
 )
 @spec(Scope.ADMIN)
-async def create_offer(services: ServicesDep, request: Request, params: OfferRequest) -> Response:
-    """Make an offer and its ticket, which one destination can use. Needs `transfer.listen`."""
+async def create_offer(
+    services: ServicesDep,
+    request: Request,
+    params: OfferRequest,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Make an offer and its ticket, which one destination can use. Needs `transfer.listen`.
+
+    The ticket is shown once: with a key that an offer was made under the answer is 409 and which.
+    """
+    check_key(request, idempotency_key)
     audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
-    made = await act(request, partial(services.transfer.offer, params))
+    made = await act(request, partial(services.transfer.offer, params, idempotency_key))
     audited(request, offer=made.offer.id)
     headers = {"Location": f"/v1/transfers/offers/{made.offer.id}", "Cache-Control": "no-store"}
     return JsonResponse(made, status_code=201, headers=headers)
