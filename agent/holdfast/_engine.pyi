@@ -50,6 +50,7 @@ __all__ = [
     "set_free_space_floor",
     "transfer_certificate",
     "transfer_secret",
+    "transfer_statistics",
     "verify_image",
     "verify_manifest",
 ]
@@ -218,7 +219,7 @@ class TransferError(EngineError):
     """A transfer failed.
 
     Its arguments are a sentence and the kind: `wire`, `refused`, `protocol`, `damaged`, `occupied`,
-    `complete`, `busy` or `unfinished`.
+    `complete`, `busy`, `unfinished` or `writers`.
     """
 
 @final
@@ -232,16 +233,49 @@ class TransferServer:
         key: bytes,
         limits: str,
         bind: Callable[[str, str], bool],
+        *,
+        writers: Callable[[str, bool], str | None] | None = None,
+        manifest: Callable[[str], str | None] | None = None,
+        completed: Callable[[str, str], bool] | None = None,
+        page_cache: Callable[[str], bytes | None] | None = None,
+        record: Callable[[str], tuple[str, int] | None] | None = None,
     ) -> TransferServer:
         """Start to serve. The descriptor of the socket is owned, and closed, by the server.
 
         `limits` is a JSON object, which may be empty. `bind` is called from a thread with the id of
         an offer and the public key of the destination that uses its ticket first; it stores both
         and returns True, or the destination is refused. Raises `ValueError`, `OSError`.
+
+        The other callbacks also get the id of an offer and run in threads of the server. One that
+        raises refuses the destination; the exception goes to `sys.unraisablehook`.
+
+        - `writers(offer, overrule)`: before each session that may complete a transfer. Return the
+          sentence that refuses it, such as which process has which file open for writing; the
+          destination gets `TransferError(sentence, "writers")`. `overrule` is the destination's
+          `overrule_writers`.
+        - `manifest(offer)`: all has arrived. Return a JSON object with `destination` (the record
+          file to write), `journal`, `max_bytes` and `header`, or None for no manifest. It lists what
+          is offered, files, directories and links, line by line what a build of the destination
+          directory lists.
+        - `completed(offer, outcome)`: that manifest was written. `outcome` is the JSON of a build
+          with `digest` and `digest_without_owners`, SHA-256 of what a comparison of two manifests
+          compares. Return True once it is stored; the destination completes only then. It may be
+          called again for an offer, when a destination that was killed completes again.
+        - `page_cache(offer)`: return a dump of at most 64 MiB, or None.
+        - `record(offer)`: return the path of a manifest of exactly what is offered, made here, and
+          the bytes of it to decompress at most; destinations are repaired by it.
         """
 
     def offer(self, offer: str) -> None:
-        """Add an offer, or replace the one with its id. Raises `ValueError`."""
+        """Add an offer, or replace the one with its id. Raises `ValueError`.
+
+        A JSON object: `id` (32 hexadecimal digits), `verifier`, `place` (`root`, `path`),
+        `expires_at` (seconds since the epoch; connections are cut then), and optionally `puller`,
+        `exclude`, `include_patterns`, `exclude_patterns`, `files` (a list of paths), `mounts` (other
+        file systems below: `refuse`, `include` or `leave_out`), `bytes_per_second`, `pressure`,
+        `digests` (a file, private to the offer, that saves the manifest from reading all again) and
+        `accounts` (the directory of `passwd` and `group`, `/etc`).
+        """
 
     def revoke(self, offer: str) -> bool:
         """Withdraw an offer by its id and cut its connections. Return False if there is none."""
@@ -258,5 +292,25 @@ def transfer_certificate() -> tuple[bytes, bytes, str]:
 def transfer_secret() -> tuple[str, str]:
     """Return a new key for a ticket, and the public key that its offer stores."""
 
+def transfer_statistics() -> str:
+    """Return counters of all transfers of this process, live, as a JSON object.
+
+    `sent_bytes` and `received_bytes` by proof (`wire`, `flushed`, `media`), `limited_seconds` by
+    what limited transfers into this machine (`source-read`, `wire`, `destination-write`,
+    `processor`).
+    """
+
 def pull_transfer(request: str, progress: Progress) -> str:
-    """Fetch what a ticket offers, in passes. Raises `TransferError`, `OSError`, `ValueError`."""
+    """Fetch what a ticket offers, in passes. Raises `TransferError`, `OSError`, `ValueError`.
+
+    `request` is a JSON object: `ticket`, `place` (`root`, `path`), `state` (a directory), and
+    optionally `connections` (to begin with, 8), `most_connections` (32), `proof`,
+    `bytes_per_second`, `passes`, `until_remaining`, `complete`, `overrule_writers`, `page_cache` (a
+    file to write the source's dump to), `map_owners` (the same in all calls of a transfer),
+    `accounts`, `manifest` (as for a source, with `exclude`) and `patience_seconds`. For a manifest
+    that equals the source's, give it no patterns.
+
+    The result has `passes`, `complete`, `manifest`, `manifest_digest`, `source_manifest` (`digest`
+    and `equal`, or null) and `page_cache_bytes`. Each pass has `limited_by` and `limited_seconds`,
+    `connections`, and `unmapped_owners` (`count`, `names`).
+    """

@@ -238,6 +238,11 @@ mod _engine {
     }
 
     #[pyfunction]
+    fn transfer_statistics() -> String {
+        transfer::statistics()
+    }
+
+    #[pyfunction]
     fn pull_transfer(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
         transfer::fetch(py, request, progress)
     }

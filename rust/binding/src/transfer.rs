@@ -2,10 +2,12 @@
 
 use std::net::TcpListener;
 use std::os::fd::{FromRawFd as _, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast_transfer::{
-    Bound as Owner, Certificate, Error, Events, Limits, Offer, Request, Secret, Server, pull,
+    Bound as Owner, Certificate, Error, Events, Limits, ManifestOutcome, ManifestRequest, Offer,
+    Request, Secret, Server, pull,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -19,7 +21,7 @@ pyo3::create_exception!(
     TransferError,
     EngineError,
     "A transfer failed. Its arguments are a sentence and the kind: wire, refused, protocol, damaged, \
-     occupied, complete, busy or unfinished."
+     occupied, complete, busy, unfinished or writers."
 );
 
 /// The exception for an error.
@@ -35,23 +37,97 @@ fn parse<T: DeserializeOwned>(json: &str) -> PyResult<T> {
     holdfast_engine::pagecache::request(json).map_err(to_python)
 }
 
-/// Calls back into Python.
-struct Binder(Py<PyAny>);
+/// Calls back into Python; all but the first may be missing.
+struct Callbacks {
+    bind: Py<PyAny>,
+    writers: Option<Py<PyAny>>,
+    manifest: Option<Py<PyAny>>,
+    completed: Option<Py<PyAny>>,
+    page_cache: Option<Py<PyAny>>,
+    record: Option<Py<PyAny>>,
+}
 
-impl Events for Binder {
+/// What is reported to the destination when a callback raises; the details are the source's.
+const RAISED: &str = "the source failed; its log has the reason";
+
+/// Call a callback; an exception is reported to `sys.unraisablehook`.
+fn call<T>(
+    callback: &Py<PyAny>,
+    arguments: impl for<'py> FnOnce(Python<'py>, &Py<PyAny>) -> PyResult<Py<PyAny>>,
+    read: impl for<'py> FnOnce(&Bound<'py, PyAny>) -> PyResult<T>,
+) -> Option<T> {
+    Python::attach(|py| {
+        let answer = arguments(py, callback).and_then(|answer| read(answer.bind(py)));
+        answer.map_err(|error| error.write_unraisable(py, None)).ok()
+    })
+}
+
+fn stored(answer: Option<bool>) -> Owner {
+    if answer == Some(true) { Owner::Stored } else { Owner::Failed }
+}
+
+impl Events for Callbacks {
     fn bind(&self, offer: &str, puller: &str) -> Owner {
-        Python::attach(|py| {
-            let stored = self.0.call1(py, (offer, puller)).and_then(|answer| answer.extract(py));
-            match stored {
-                Ok(true) => Owner::Stored,
-                Ok(false) => Owner::Failed,
-                Err(error) => {
-                    error.write_unraisable(py, None);
-                    Owner::Failed
-                }
-            }
-        })
+        let arguments = |py: Python<'_>, f: &Py<PyAny>| f.call1(py, (offer, puller));
+        stored(call(&self.bind, arguments, |answer| answer.extract()))
     }
+
+    fn writers(&self, offer: &str, overrule: bool) -> Option<String> {
+        let callback = self.writers.as_ref()?;
+        let arguments = |py: Python<'_>, f: &Py<PyAny>| f.call1(py, (offer, overrule));
+        let answer = call(callback, arguments, |answer| answer.extract::<Option<String>>());
+        // What could not be checked is not at rest.
+        answer.unwrap_or_else(|| Some(RAISED.to_owned()))
+    }
+
+    fn manifest(&self, offer: &str) -> Result<Option<ManifestRequest>, String> {
+        let Some(callback) = &self.manifest else { return Ok(None) };
+        let arguments = |py: Python<'_>, f: &Py<PyAny>| f.call1(py, (offer,));
+        let answer = call(callback, arguments, |answer| {
+            let text: Option<String> = answer.extract()?;
+            text.map(|text| parse(&text)).transpose()
+        });
+        answer.ok_or_else(|| RAISED.to_owned())
+    }
+
+    fn completed(&self, offer: &str, outcome: &ManifestOutcome) -> Owner {
+        let Some(callback) = &self.completed else { return Owner::Stored };
+        let print = outcome.fingerprint;
+        let outcome = json(&Completed {
+            outcome,
+            digest: print.owned.to_string(),
+            digest_without_owners: print.unowned.to_string(),
+        });
+        let arguments = |py: Python<'_>, f: &Py<PyAny>| f.call1(py, (offer, outcome));
+        stored(call(callback, arguments, |answer| answer.extract()))
+    }
+
+    fn page_cache(&self, offer: &str) -> Result<Option<Vec<u8>>, String> {
+        let Some(callback) = &self.page_cache else { return Ok(None) };
+        let arguments = |py: Python<'_>, f: &Py<PyAny>| f.call1(py, (offer,));
+        let answer = call(callback, arguments, |answer| answer.extract::<Option<Vec<u8>>>());
+        answer.ok_or_else(|| RAISED.to_owned())
+    }
+
+    fn record(&self, offer: &str) -> Result<Option<(PathBuf, u64)>, String> {
+        let Some(callback) = &self.record else { return Ok(None) };
+        let arguments = |py: Python<'_>, f: &Py<PyAny>| f.call1(py, (offer,));
+        let answer = call(callback, arguments, |answer| answer.extract::<Option<(PathBuf, u64)>>());
+        answer.ok_or_else(|| RAISED.to_owned())
+    }
+}
+
+/// The source's manifest as Python gets it.
+#[derive(serde::Serialize)]
+struct Completed<'a> {
+    #[serde(flatten)]
+    outcome: &'a ManifestOutcome,
+    digest: String,
+    digest_without_owners: String,
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("results have only text for keys")
 }
 
 /// Serves offers on one listening socket.
@@ -61,6 +137,11 @@ pub struct TransferServer(Mutex<Option<Server>>);
 #[pymethods]
 impl TransferServer {
     #[new]
+    #[pyo3(signature = (
+        listener, certificate, key, limits, bind, *, writers=None, manifest=None, completed=None,
+        page_cache=None, record=None,
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "callbacks, by their names")]
     fn new(
         py: Python<'_>,
         listener: i32,
@@ -68,13 +149,19 @@ impl TransferServer {
         key: Vec<u8>,
         limits: &str,
         bind: Py<PyAny>,
+        writers: Option<Py<PyAny>>,
+        manifest: Option<Py<PyAny>>,
+        completed: Option<Py<PyAny>>,
+        page_cache: Option<Py<PyAny>>,
+        record: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let limits: Limits = parse(limits)?;
         // SAFETY: the caller hands over a descriptor that nobody else closes.
         let descriptor = unsafe { OwnedFd::from_raw_fd(listener) };
         let listener = TcpListener::from(descriptor);
         let certificate = Certificate { certificate, key };
-        let start = || Server::start(listener, &certificate, limits, Arc::new(Binder(bind)));
+        let callbacks = Callbacks { bind, writers, manifest, completed, page_cache, record };
+        let start = || Server::start(listener, &certificate, limits, Arc::new(callbacks));
         py.detach(start).map(|server| Self(Mutex::new(Some(server)))).map_err(failed)
     }
 
@@ -89,7 +176,7 @@ impl TransferServer {
 
     fn status(&self, py: Python<'_>) -> PyResult<String> {
         let status = py.detach(|| self.with(Server::status))?;
-        Ok(serde_json::to_string(&status).expect("a status has only text for keys"))
+        Ok(json(&status))
     }
 
     fn close(&self, py: Python<'_>) {
@@ -131,10 +218,13 @@ pub fn fetch(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<Str
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pull(&request, inner)))
     });
     match result {
-        Ok(Ok(outcome)) => {
-            Ok(serde_json::to_string(&outcome).expect("results have only text for keys"))
-        }
+        Ok(Ok(outcome)) => Ok(json(&outcome)),
         Ok(Err(error)) => Err(failed(error)),
         Err(_) => Err(EngineError::new_err("the transfer panicked; its last words are on stderr")),
     }
+}
+
+/// Return the counters of all transfers of this process.
+pub fn statistics() -> String {
+    json(&holdfast_transfer::statistics())
 }

@@ -43,6 +43,9 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH
     .union(ResolveFlags::NO_MAGICLINKS)
     .union(ResolveFlags::NO_XDEV);
 
+/// The same, but through what is mounted below the directory.
+const ACROSS: ResolveFlags = BENEATH.difference(ResolveFlags::NO_XDEV);
+
 /// An open directory of state.
 ///
 /// What belongs to it is decided here for every call, by mounts: all that is reached from it through
@@ -56,6 +59,8 @@ pub struct Root {
     path: PathBuf,
     mount: Option<u64>,
     filesystem: Filesystem,
+    /// Whether what is mounted below it belongs to it.
+    across: bool,
 }
 
 /// An open regular file.
@@ -90,7 +95,7 @@ impl Root {
     fn of(fd: OwnedFd, path: PathBuf) -> Result<Self> {
         let found = stat(&fd).and_then(|stat| Ok((stat, Filesystem::of(&fd)?)));
         let (stat, filesystem) = found.map_err(|errno| Error::io(&path, errno))?;
-        Ok(Self { fd, path, mount: mount_of(&stat), filesystem })
+        Ok(Self { fd, path, mount: mount_of(&stat), filesystem, across: false })
     }
 
     /// Open a root whose page cache is meant.
@@ -128,6 +133,50 @@ impl Root {
         Self::of(fd, whole)
     }
 
+    /// The same directory with all that is mounted below it, where that keeps track of changes as the
+    /// directory's own file system does.
+    #[must_use]
+    pub fn across_mounts(self) -> Self {
+        Self { across: true, ..self }
+    }
+
+    /// Open a directory below the root.
+    ///
+    /// # Errors
+    /// The system's error; `EXDEV` where something is mounted there that does not belong to the root.
+    pub fn open_directory(&self, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+        self.open_directory_in(self.fd.as_fd(), path)
+    }
+
+    /// Open a directory below one of the root's directories.
+    ///
+    /// # Errors
+    /// As [`Root::open_directory`].
+    pub fn open_directory_in(
+        &self,
+        parent: BorrowedFd<'_>,
+        path: &[u8],
+    ) -> rustix::io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        open_beneath(parent, path, flags, self.resolve())
+    }
+
+    /// Open a regular file of the root, as [`open_file`] does.
+    ///
+    /// # Errors
+    /// As [`open_file`].
+    pub fn open_file(
+        &self,
+        path: &[u8],
+        progress: &Progress,
+    ) -> std::result::Result<OpenFile, Refusal> {
+        open_file_with(self.fd.as_fd(), path, progress, self.resolve())
+    }
+
+    fn resolve(&self) -> ResolveFlags {
+        if self.across { ACROSS } else { BENEATH }
+    }
+
     /// The path it was opened by.
     pub fn path(&self) -> &Path {
         &self.path
@@ -142,6 +191,10 @@ impl Root {
     /// somebody who looks; `stat` is that of the name, made with [`NAME`].
     pub fn is_elsewhere(&self, directory: impl AsFd, name: &CStr, stat: &Statx) -> bool {
         let attributes = stat.stx_attributes.bits();
+        if self.across {
+            return attributes & ATTR_AUTOMOUNT != 0
+                || (attributes & ATTR_MOUNT_ROOT != 0 && !self.belongs(directory, name));
+        }
         if attributes & (ATTR_MOUNT_ROOT | ATTR_AUTOMOUNT) != 0 {
             return true;
         }
@@ -156,13 +209,26 @@ impl Root {
         }
     }
 
+    /// Whether what is mounted at a name can be carried like the rest.
+    fn belongs(&self, directory: impl AsFd, name: &CStr) -> bool {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let filesystem = openat2(directory, name, flags, Mode::empty(), ACROSS)
+            .and_then(|fd| Filesystem::of(&fd));
+        filesystem.is_ok_and(|other| {
+            other.stable_inodes
+                && other.true_sizes
+                && other.write_back.is_some() >= self.filesystem.write_back.is_some()
+        })
+    }
+
     /// What is at a path relative to the root: a directory, a regular file, or something else.
     ///
     /// # Errors
     /// The system's error; `EXDEV` where something else is mounted on the way, `ELOOP` at a symbolic
     /// link.
     pub fn kind(&self, path: &[u8]) -> rustix::io::Result<FileType> {
-        let fd = open_beneath(self.fd.as_fd(), path, OFlags::PATH | OFlags::CLOEXEC)?;
+        let fd =
+            open_beneath(self.fd.as_fd(), path, OFlags::PATH | OFlags::CLOEXEC, self.resolve())?;
         Ok(FileType::from_raw_mode(stat(&fd)?.stx_mode.into()))
     }
 }
@@ -173,7 +239,7 @@ impl Root {
 /// The system's error; `EXDEV` where something is mounted there.
 pub fn open_directory(parent: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    open_beneath(parent, path, flags)
+    open_beneath(parent, path, flags, BENEATH)
 }
 
 /// Open a regular file below a directory, for reading and without touching its access time.
@@ -189,8 +255,17 @@ pub fn open_file(
     path: &[u8],
     progress: &Progress,
 ) -> std::result::Result<OpenFile, Refusal> {
+    open_file_with(parent, path, progress, BENEATH)
+}
+
+fn open_file_with(
+    parent: BorrowedFd<'_>,
+    path: &[u8],
+    progress: &Progress,
+    resolve: ResolveFlags,
+) -> std::result::Result<OpenFile, Refusal> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let open = |flags| wait_for_lease(progress, || open_beneath(parent, path, flags));
+    let open = |flags| wait_for_lease(progress, || open_beneath(parent, path, flags, resolve));
     let fd = match open(flags | OFlags::NOATIME) {
         // Only an owner may ask for O_NOATIME.
         Err(Errno::PERM) => open(flags),
@@ -206,7 +281,12 @@ pub fn open_file(
 
 /// Open what is at `path` below `parent`, step by step where the path is longer than one system
 /// call takes. An empty path is the parent itself.
-fn open_beneath(parent: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+fn open_beneath(
+    parent: BorrowedFd<'_>,
+    path: &[u8],
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
     let mut directory: Option<OwnedFd> = None;
     let mut rest = path;
     while rest.len() >= PATH_MAX {
@@ -214,17 +294,22 @@ fn open_beneath(parent: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::i
         let cut = cut.ok_or(Errno::NAMETOOLONG)?;
         let from = directory.as_ref().map_or(parent, AsFd::as_fd);
         let step = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        directory = Some(look_up(from, &rest[..cut], step)?);
+        directory = Some(look_up(from, &rest[..cut], step, resolve)?);
         rest = &rest[cut + 1..];
     }
     let from = directory.as_ref().map_or(parent, AsFd::as_fd);
-    look_up(from, if rest.is_empty() { b"." } else { rest }, flags)
+    look_up(from, if rest.is_empty() { b"." } else { rest }, flags, resolve)
 }
 
-fn look_up(parent: BorrowedFd<'_>, path: &[u8], flags: OFlags) -> rustix::io::Result<OwnedFd> {
+fn look_up(
+    parent: BorrowedFd<'_>,
+    path: &[u8],
+    flags: OFlags,
+    resolve: ResolveFlags,
+) -> rustix::io::Result<OwnedFd> {
     let mut attempts = 0;
     loop {
-        match openat2(parent, path, flags, Mode::empty(), BENEATH) {
+        match openat2(parent, path, flags, Mode::empty(), resolve) {
             // With O_NONBLOCK it can be a lease as well, for which the caller waits.
             Err(Errno::AGAIN) if attempts < LOOKUPS && !flags.contains(OFlags::NONBLOCK) => {
                 attempts += 1;

@@ -22,6 +22,9 @@ pub enum Error {
     /// The other end refused, with its reason. Another attempt will not succeed.
     #[error("the source refused: {0}")]
     Refused(String),
+    /// Files of the source are open for writing, and the pass was to complete.
+    #[error("{0}")]
+    Writers(String),
     /// The other end broke the protocol. Another attempt will not succeed.
     #[error("{peer} broke the protocol: {reason}")]
     Protocol {
@@ -84,6 +87,7 @@ impl Error {
             Self::Engine(_) => "engine",
             Self::Wire { .. } => "wire",
             Self::Refused(_) => "refused",
+            Self::Writers(_) => "writers",
             Self::Protocol { .. } => "protocol",
             Self::Damaged { .. } => "damaged",
             Self::Occupied { .. } => "occupied",

@@ -9,15 +9,23 @@ mod channel;
 mod clock;
 mod destination;
 mod error;
+mod frames;
+mod known;
 pub mod message;
 mod metadata;
+mod owners;
 mod ranges;
 mod source;
+mod statistics;
 mod ticket;
 mod tls;
 
+pub use holdfast_engine::manifest::build::Outcome as ManifestOutcome;
+
 pub use destination::manifest::Request as ManifestRequest;
-pub use destination::{Limited, Outcome, Pass, Proof, Request, Unfinished, pull};
+pub use destination::{Limited, Outcome, Pass, Proof, Request, SourceManifest, Unfinished, pull};
 pub use error::{Error, Result};
-pub use source::{Bound, Events, Limits, Offer, Server, Status};
+pub use owners::Unmapped;
+pub use source::{Bound, Events, Limits, Mounts, Offer, Server, Status};
+pub use statistics::{Statistics, statistics};
 pub use ticket::{Certificate, Secret, Ticket};

@@ -3,10 +3,13 @@
 //! A frame is its kind (one byte), the length of its body (four bytes, little endian) and the body,
 //! at most [`LIMIT`] bytes. Bodies are a message, a block of one file, or a pack of small files.
 
+use holdfast_engine::manifest::fingerprint::Fingerprint;
 use holdfast_engine::manifest::record::{Identity, Type};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
+
+use crate::Proof;
 
 /// The version of the protocol.
 pub const VERSION: u16 = 1;
@@ -54,7 +57,7 @@ pub fn head(kind: Kind, length: usize) -> [u8; HEAD] {
 }
 
 /// By what a file is known to be unchanged, as it crosses the wire and as journals have it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Stamp {
     /// Its device.
     pub dev: u64,
@@ -158,6 +161,15 @@ pub struct Want {
     pub have: Have,
 }
 
+/// Names of owners, by their numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Names {
+    /// Users.
+    pub users: Vec<(u32, String)>,
+    /// Groups.
+    pub groups: Vec<(u32, String)>,
+}
+
 /// From the destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -173,7 +185,18 @@ pub enum Request {
         connections: u8,
         /// At most this many bytes each second.
         bytes_per_second: Option<u64>,
+        /// How far they will be proven.
+        proof: Proof,
     },
+    /// Check that the source is at rest, before the session that may complete the transfer.
+    Final {
+        /// Whether it is served although files are open for writing.
+        overrule: bool,
+    },
+    /// Send the record of the page cache.
+    PageCache,
+    /// Make the source's own manifest of what was listed last: all of it has arrived.
+    Complete,
 }
 
 /// Why a file was not sent whole.
@@ -268,6 +291,25 @@ pub enum Reply {
     Wait,
     /// Nothing more of this round comes on this connection.
     Over(Spent),
+    /// How the source has spent its time so far.
+    Spent(Spent),
+    /// Names of the owners in the listing that follows.
+    Names(Names),
+    /// Files of the source are open for writing: the sentence that says which.
+    Writers(String),
+    /// A part of a record.
+    Part(Vec<u8>),
+    /// The end of a record; false if there is none.
+    Parts(bool),
+    /// The source made its manifest, if it makes any.
+    Completed(Option<Fingerprint>),
+    /// The source is not what it was when it was listed.
+    Moved {
+        /// Names that differ.
+        count: u64,
+        /// One of them.
+        path: Box<[u8]>,
+    },
 }
 
 /// Where a block belongs.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use super::fingerprint::{Fingerprint, Printer};
 use super::hashing::FileHasher;
 use super::journal::{Journal, Past, Plan};
 use super::record::{Chunks, Entry, FORMAT, Header, Identity, Status, Type, VERSION};
@@ -14,7 +15,7 @@ use super::reuse::{Known, previous, resume, reuse};
 use super::stamps::{now_ns, size_error, wait_for_trace, write_back};
 use super::survey::{Survey, describe, identity_of, link, survey};
 use super::totals::{Counts, Problem};
-use crate::confine::{OpenFile, Refusal, device, open_file, stat};
+use crate::confine::{OpenFile, Refusal, device, stat};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::filesystem::Filesystem;
 use crate::pagecache::Place;
@@ -64,6 +65,9 @@ pub struct Request {
     /// By which of the ways of reading.
     #[serde(default)]
     pub reader: read::Preference,
+    /// Whether what is mounted below the directory belongs to it.
+    #[serde(default)]
+    pub across_mounts: bool,
 }
 
 /// What was recorded.
@@ -92,6 +96,9 @@ pub struct Outcome {
     /// How it was read.
     #[serde(flatten)]
     pub reading: read::Report,
+    /// What the lines are about, for the comparison with another manifest of the same tree.
+    #[serde(skip)]
+    pub fingerprint: Fingerprint,
 }
 
 /// Files that wait to be hashed.
@@ -146,9 +153,24 @@ struct Hashing<'a> {
 /// [`Error::Invalid`] for malformed patterns, [`Error::Cancelled`]. No manifest is left then; the
 /// journal is.
 pub fn build(request: &Request, progress: &Progress) -> Result<Outcome> {
+    build_of(request, |_| {}, progress)
+}
+
+/// Make a manifest of what a function leaves of all that was found.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_of(
+    request: &Request,
+    select: impl FnOnce(&mut Vec<Entry>),
+    progress: &Progress,
+) -> Result<Outcome> {
     progress.enter("walking");
     let patterns = Patterns::new(&request.include_patterns, &request.exclude_patterns)?;
-    let base = Root::open(&request.place.root)?.below(&request.place.path)?;
+    let mut base = Root::open(&request.place.root)?.below(&request.place.path)?;
+    if request.across_mounts {
+        base = base.across_mounts();
+    }
     let plan = Plan {
         version: 1,
         algorithm: request.algorithm,
@@ -163,6 +185,7 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Outcome> {
     }
     let Survey { mut entries, left_out, .. } =
         survey(&base, &request.exclude, &patterns, progress)?;
+    select(&mut entries);
     link(&mut entries);
 
     let mut known = Known::default();
@@ -212,7 +235,8 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Outcome> {
     let journal = journal.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut entries = entries.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     share(&mut entries);
-    let (counts, record_bytes) = write(&entries, request, started, filesystem, progress)?;
+    let (counts, record_bytes, fingerprint) =
+        write(&entries, request, started, filesystem, progress)?;
     journal.remove()?;
     let mut problems = Vec::new();
     let noted = entries.iter().map(|entry| Problem::note(entry, &mut problems));
@@ -228,6 +252,7 @@ pub fn build(request: &Request, progress: &Progress) -> Result<Outcome> {
         skipped: left_out.skipped,
         left_out: left_out.left_out,
         reading,
+        fingerprint,
     })
 }
 
@@ -292,7 +317,7 @@ fn write(
     started: i64,
     filesystem: Filesystem,
     progress: &Progress,
-) -> Result<(Counts, u64)> {
+) -> Result<(Counts, u64, Fingerprint)> {
     let header = Header {
         format: FORMAT.to_owned(),
         version: VERSION,
@@ -307,9 +332,11 @@ fn write(
     };
     let mut writer = Writer::create(&request.destination, &header)?;
     let mut counts = Counts::default();
+    let mut printer = Printer::default();
     let mut lines = Vec::with_capacity(BATCH + (64 << 10));
     for entry in entries {
         counts.count(entry);
+        printer.add(entry);
         entry.push(&mut lines)?;
         if lines.len() >= BATCH {
             progress.check()?;
@@ -320,7 +347,7 @@ fn write(
     writer.write(&lines)?;
     progress.check()?;
     let record_bytes = writer.finish(counts.entries, counts.bytes)?;
-    Ok((counts, record_bytes))
+    Ok((counts, record_bytes, printer.finish()))
 }
 
 impl<'a> Source for &'a Build<'a> {
@@ -402,7 +429,7 @@ impl<'a> Build<'a> {
         let mut attempts = 0;
         loop {
             let now = now_ns()?;
-            let file = match open_file(self.base.fd(), path, self.progress) {
+            let file = match self.base.open_file(path, self.progress) {
                 Ok(file) => Arc::new(file),
                 Err(refusal) => {
                     self.progress.check()?;

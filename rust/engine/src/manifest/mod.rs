@@ -3,6 +3,7 @@
 pub mod build;
 pub mod compare;
 pub mod export;
+pub mod fingerprint;
 pub mod hashing;
 pub mod inspect;
 mod journal;

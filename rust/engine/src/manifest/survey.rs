@@ -11,7 +11,7 @@ use rustix::fs::{FileType, RawDir, Statx, readlinkat, statx};
 use rustix::io::Errno;
 
 use super::record::{Entry, Identity, Status, Type};
-use crate::confine::{NAME, Refusal, STATE, device, open_directory};
+use crate::confine::{NAME, Refusal, STATE, device};
 use crate::inode::{self, Key, Numbers};
 use crate::patterns::Patterns;
 use crate::pool::{self, Queue};
@@ -85,8 +85,8 @@ impl Surveyor<'_> {
         self.progress.check()?;
         let Directory { parent, name, mut entry } = directory;
         let opened = match &parent {
-            Some(parent) => open_directory(parent.as_fd(), name.to_bytes()),
-            None => open_directory(self.base.fd(), b""),
+            Some(parent) => self.base.open_directory_in(parent.as_fd(), name.to_bytes()),
+            None => self.base.open_directory(b""),
         };
         let mut found = Vec::new();
         let read = opened.and_then(|fd| {

@@ -6,24 +6,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use holdfast_engine::space;
-use holdfast_engine::xxh64::xxh64;
 use serde::{Deserialize, Serialize};
 
+use crate::frames::{Frames, frame};
 use crate::message::{Stamp, Table, decode, encode};
 use crate::ticket::random;
 use crate::{Error, Result, Secret};
 
 /// The version of this format.
 const VERSION: u32 = 1;
-/// The largest frame.
-const FRAME: usize = 64 << 20;
-/// Before a frame: its length and the digest of what follows, little endian.
-const HEAD: usize = 16;
 /// Records in one frame when the journal is written anew.
 const BATCH: usize = 4096;
 
@@ -92,6 +88,8 @@ pub enum Record {
     Spoiled(Box<[u8]>, Vec<u32>),
     /// The final pass is done.
     Complete,
+    /// Whether owners are found by name.
+    Mapped(bool),
 }
 
 /// What the journal has.
@@ -103,6 +101,8 @@ pub struct State {
     pub staged: HashMap<Box<[u8]>, Staged>,
     /// Whether the final pass is done.
     pub complete: bool,
+    /// Whether owners are found by name, once a pass began.
+    pub mapped: Option<bool>,
 }
 
 impl State {
@@ -139,6 +139,7 @@ impl State {
                 }
             }
             Record::Complete => self.complete = true,
+            Record::Mapped(mapped) => self.mapped = Some(mapped),
         }
     }
 }
@@ -195,9 +196,12 @@ impl Journal {
         let complete = state.complete.then_some(Record::Complete);
         let items = state.items.iter().map(|(path, item)| Record::Made(path.clone(), item.clone()));
         let staged = state.staged.iter().map(|(path, s)| Record::Staged(path.clone(), s.clone()));
+        let mapped = state.mapped.map(Record::Mapped);
         let begin = Record::Begin { version: VERSION, puller };
         let mut batch = Vec::new();
-        for record in std::iter::once(begin).chain(items).chain(staged).chain(complete) {
+        for record in
+            std::iter::once(begin).chain(items).chain(staged).chain(mapped).chain(complete)
+        {
             batch.push(record);
             if batch.len() == BATCH {
                 new.append(&batch, false)?;
@@ -221,10 +225,7 @@ impl Journal {
     pub fn append(&mut self, records: &[Record], sync: bool) -> Result<()> {
         if !records.is_empty() {
             let body = encode(&records);
-            let mut frame = Vec::with_capacity(HEAD + body.len());
-            frame.extend((body.len() as u64).to_le_bytes());
-            frame.extend(xxh64(&body).to_le_bytes());
-            frame.extend(body);
+            let frame = frame(&body);
             space::check_file(&self.file, &self.path, frame.len() as u64)?;
             self.file.write_all(&frame).map_err(|e| Error::io(&self.path, e))?;
         }
@@ -247,24 +248,8 @@ impl Journal {
 fn read(file: &mut File) -> std::io::Result<(State, Option<[u8; 32]>, u64, usize)> {
     let mut state = State::default();
     let (mut puller, mut whole, mut count) = (None, 0, 0);
-    let mut input = std::io::BufReader::with_capacity(1 << 20, file);
-    loop {
-        let mut head = [0; HEAD];
-        let mut body = Vec::new();
-        let length = match input.read_exact(&mut head) {
-            Ok(()) => u64::from_le_bytes([
-                head[0], head[1], head[2], head[3], head[4], head[5], head[6], head[7],
-            ]),
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => break,
-            Err(error) => return Err(error),
-        };
-        if length > FRAME as u64 {
-            break;
-        }
-        input.by_ref().take(length).read_to_end(&mut body)?;
-        if body.len() as u64 != length || xxh64(&body).to_le_bytes() != head[8..] {
-            break;
-        }
+    let mut frames = Frames::new(std::io::BufReader::with_capacity(1 << 20, file));
+    while let Some(body) = frames.next()? {
         let Some(records) = decode::<Vec<Record>>(&body) else { break };
         for record in records {
             if let Record::Begin { puller: seed, .. } = &record {
@@ -273,7 +258,7 @@ fn read(file: &mut File) -> std::io::Result<(State, Option<[u8; 32]>, u64, usize
             count += 1;
             state.apply(record);
         }
-        whole += HEAD as u64 + length;
+        whole = frames.end;
     }
     Ok((state, puller, if puller.is_some() { whole } else { 0 }, count))
 }

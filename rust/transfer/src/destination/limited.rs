@@ -1,8 +1,11 @@
 //! What limited a transfer, from the time that both ends spent waiting.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
+
+use crate::statistics;
 
 use crate::message::Spent;
 
@@ -10,7 +13,7 @@ use crate::message::Spent;
 const BUSY: f64 = 0.9;
 
 /// What limited a pass.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Limited {
     /// Connections waited for the source to read.
@@ -41,6 +44,10 @@ pub struct Times {
 }
 
 impl Limited {
+    /// All of them.
+    pub const ALL: [Self; 4] =
+        [Self::SourceRead, Self::Wire, Self::DestinationWrite, Self::Processor];
+
     /// Judge a round.
     pub fn of(times: &Times) -> Self {
         let wall = times.wall.as_secs_f64().max(1e-3);
@@ -64,12 +71,108 @@ impl Limited {
     }
 }
 
+/// Judges a round interval by interval.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    last: Option<Times>,
+    /// Seconds by what limited them.
+    pub seconds: BTreeMap<Limited, f64>,
+}
+
+impl Ledger {
+    /// Take in the times since the round began; return what limited the interval since the last call.
+    pub fn add(&mut self, now: Times) -> Limited {
+        let interval = match &self.last {
+            None => now,
+            Some(last) => Times {
+                wall: now.wall.saturating_sub(last.wall),
+                source: Spent {
+                    starved_ms: now.source.starved_ms.saturating_sub(last.source.starved_ms),
+                    sending_ms: now.source.sending_ms.saturating_sub(last.source.sending_ms),
+                    processor_ms: now.source.processor_ms.saturating_sub(last.source.processor_ms),
+                    ..now.source
+                },
+                writing: now.writing.saturating_sub(last.writing),
+                processor: now.processor.saturating_sub(last.processor),
+                ..now
+            },
+        };
+        let limited = Limited::of(&interval);
+        *self.seconds.entry(limited).or_default() += interval.wall.as_secs_f64();
+        statistics::limited(limited, interval.wall);
+        self.last = Some(now);
+        limited
+    }
+
+    /// Begin to count from zero with the next round.
+    pub fn end_of_round(&mut self) {
+        self.last = None;
+    }
+}
+
+/// Decides whether more connections are worth it: some are added as long as the last ones paid.
+#[derive(Debug)]
+pub struct Growth {
+    most: usize,
+    /// The rate before the last connections were added, in bytes a second.
+    before: Option<f64>,
+    settled: bool,
+}
+
+/// Connections that are added at a time.
+const STEP: usize = 4;
+/// What added connections have to pay, as a factor of the rate.
+const PAYS: f64 = 1.05;
+
+impl Growth {
+    /// Grow to at most so many connections.
+    pub fn new(most: usize) -> Self {
+        Self { most, before: None, settled: false }
+    }
+
+    /// Add no more.
+    pub fn settle(&mut self) {
+        self.settled = true;
+    }
+
+    /// Return how many connections to add after an interval with this rate and this limit.
+    pub fn more(&mut self, connections: usize, rate: f64, limited: Limited) -> usize {
+        if self.settled || connections >= self.most {
+            return 0;
+        }
+        if self.before.is_some_and(|before| rate < before * PAYS) {
+            self.settled = true;
+            return 0;
+        }
+        // Others than the wire are no faster with more connections.
+        if limited != Limited::Wire {
+            return 0;
+        }
+        self.before = Some(rate);
+        STEP.min(self.most - connections)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use super::{Limited, Times};
+    use super::{Growth, Limited, Times};
     use crate::message::Spent;
+
+    #[test]
+    fn connections_are_added_while_the_rate_grows_and_the_wire_limits() {
+        let mut growth = Growth::new(18);
+        assert_eq!(growth.more(8, 100.0, Limited::SourceRead), 0);
+        assert_eq!(growth.more(8, 100.0, Limited::Wire), 4);
+        assert_eq!(growth.more(12, 140.0, Limited::Wire), 4);
+        assert_eq!(growth.more(16, 180.0, Limited::Wire), 2);
+        assert_eq!(growth.more(18, 200.0, Limited::Wire), 0);
+        let mut growth = Growth::new(32);
+        assert_eq!(growth.more(8, 100.0, Limited::Wire), 4);
+        assert_eq!(growth.more(12, 104.0, Limited::Wire), 0);
+        assert_eq!(growth.more(12, 200.0, Limited::Wire), 0);
+    }
 
     #[test]
     fn it_is_where_most_connections_wait() {

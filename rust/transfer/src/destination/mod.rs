@@ -1,5 +1,6 @@
 //! The destination: fetches in passes, writes, flushes, proves, completes once.
 
+mod completion;
 mod connect;
 mod finish;
 mod flush;
@@ -14,6 +15,7 @@ mod plan;
 mod receive;
 mod staging;
 mod target;
+mod watch;
 
 pub use limited::Limited;
 pub use staging::{STAGING, split};
@@ -24,12 +26,14 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use holdfast_engine::Progress;
+use holdfast_engine::image::sha256::Sha256;
 use holdfast_engine::pagecache::Place;
 use holdfast_engine::record::PathText;
 use serde::{Deserialize, Serialize};
 
 use crate::message::Loss;
-use crate::{Error, Result, Ticket};
+use crate::{Error, Result, Ticket, Unmapped};
+use completion::{Completion, complete};
 use flush::{Ledger, lock};
 use journal::{Journal, Record};
 use pass::Fetching;
@@ -39,7 +43,9 @@ use staging::Staging;
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// How far a transfer proves what it wrote.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Proof {
     /// Each byte arrived as it was sent.
@@ -61,9 +67,12 @@ pub struct Request {
     pub place: Place,
     /// A directory for what is known of this transfer, private to it; it exists.
     pub state: PathBuf,
-    /// Data connections, 1 to 32.
+    /// Data connections to begin with, 1 to 32.
     #[serde(default = "connections")]
     pub connections: u8,
+    /// Data connections at most, up to 32: some are added as long as the rate grows with them.
+    #[serde(default = "most_connections")]
+    pub most_connections: u8,
     /// How far to prove.
     #[serde(default)]
     pub proof: Proof,
@@ -79,6 +88,21 @@ pub struct Request {
     /// Whether the last pass completes the transfer: the source is at rest.
     #[serde(default)]
     pub complete: bool,
+    /// Complete although the source found files open for writing: handed to the source, which
+    /// decides.
+    #[serde(default)]
+    pub overrule_writers: bool,
+    /// A file to write the source's record of the page cache to, if it has one, before the transfer
+    /// completes.
+    #[serde(default)]
+    pub page_cache: Option<PathBuf>,
+    /// Whether owners are found by their names instead of their numbers; the same in all calls of
+    /// one transfer.
+    #[serde(default)]
+    pub map_owners: bool,
+    /// The directory of `passwd` and `group`.
+    #[serde(default = "crate::source::accounts")]
+    pub accounts: PathBuf,
     /// The manifest to make when it is complete.
     #[serde(default)]
     pub manifest: Option<manifest::Request>,
@@ -89,6 +113,10 @@ pub struct Request {
 
 fn connections() -> u8 {
     8
+}
+
+fn most_connections() -> u8 {
+    32
 }
 
 fn passes() -> u32 {
@@ -116,8 +144,12 @@ pub struct Pass {
     pub removed: u64,
     /// How long it took.
     pub seconds: f64,
-    /// What limited the attempt that succeeded; nothing if there was nothing to fetch.
+    /// What limited it for the longest time; nothing if there was nothing to fetch.
     pub limited_by: Option<Limited>,
+    /// Seconds by what limited them.
+    pub limited_seconds: BTreeMap<Limited, f64>,
+    /// Data connections at the end.
+    pub connections: usize,
     /// Connections that failed and were made again.
     pub reconnects: u64,
     /// Files that were read back and differed, and were fetched again: the destination's device.
@@ -136,6 +168,8 @@ pub struct Pass {
     pub left_out: BTreeMap<String, u64>,
     /// Files of which the owner or extended attributes could not be set.
     pub unset: BTreeMap<String, u64>,
+    /// Owners that were to be found by name and keep their numbers.
+    pub unmapped_owners: Unmapped,
 }
 
 /// A file that could not be fetched whole.
@@ -161,6 +195,21 @@ pub struct Outcome {
     pub remaining_bytes: u64,
     /// The manifest, if one was made.
     pub manifest: Option<holdfast_engine::manifest::build::Outcome>,
+    /// What the lines of the manifest have in common with the source's: one SHA-256 of all.
+    pub manifest_digest: Option<Sha256>,
+    /// The source's own manifest, if it made one.
+    pub source_manifest: Option<SourceManifest>,
+    /// Bytes of the source's record of the page cache, if it has one and it was asked for.
+    pub page_cache_bytes: Option<u64>,
+}
+
+/// The manifest that the source made of what it read.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct SourceManifest {
+    /// SHA-256 of what its lines have in common with the destination's.
+    pub digest: Sha256,
+    /// Whether the destination's manifest has the same.
+    pub equal: bool,
 }
 
 /// Fetch what a ticket offers.
@@ -170,11 +219,14 @@ pub struct Outcome {
 ///
 /// # Errors
 /// [`Error::Complete`], [`Error::Busy`], [`Error::Occupied`], [`Error::Refused`],
-/// [`Error::Protocol`], [`Error::Unfinished`] from a pass that was to complete; [`Error::Wire`] and
+/// [`Error::Protocol`]; [`Error::Writers`] and [`Error::Unfinished`] from a pass that was to complete; [`Error::Wire`] and
 /// [`Error::Damaged`] if attempts failed for as long as `patience_seconds`; [`Error::Engine`].
 pub fn pull(request: &Request, progress: &Progress) -> Result<Outcome> {
     let invalid = |reason: &str| holdfast_engine::Error::Invalid(reason.to_owned());
-    if !(1..=32).contains(&request.connections) {
+    let connections = 1..=32;
+    if !connections.contains(&request.connections)
+        || !connections.contains(&request.most_connections)
+    {
         return Err(invalid("connections are 1 to 32").into());
     }
     if request.passes == 0 {
@@ -196,29 +248,29 @@ pub fn pull(request: &Request, progress: &Progress) -> Result<Outcome> {
         proof: request.proof,
         progress,
     };
+    if lock(&state).mapped.is_some_and(|mapped| mapped != request.map_owners) {
+        return Err(invalid("map_owners is the same in all calls of one transfer").into());
+    }
+    ledger.record(vec![Record::Mapped(request.map_owners)], true)?;
     let fetching = Fetching { request, puller: &puller, ledger: &ledger };
     fetching.settle()?;
     let mut passes = Vec::new();
     loop {
         let last = passes.len() as u32 + 1 == request.passes;
-        let (pass, plan) = attempt(&fetching, progress)?;
-        let remaining = pass.sent_bytes;
-        let done = last || remaining <= request.until_remaining;
-        let unfinished = unfinished(&pass, &staging);
+        let (pass, end) = attempt(&fetching, last, progress)?;
+        let remaining_bytes = pass.sent_bytes;
         passes.push(pass);
-        if !done {
-            continue;
-        }
-        let mut manifest = None;
-        if request.complete {
-            if let Some(error) = unfinished {
-                return Err(error);
-            }
-            manifest = complete(&ledger, request, &plan)?;
-        }
-        let complete = request.complete;
-        let proof = request.proof;
-        return Ok(Outcome { passes, proof, complete, remaining_bytes: remaining, manifest });
+        let Some(end) = end else { continue };
+        return Ok(Outcome {
+            passes,
+            proof: request.proof,
+            complete: request.complete,
+            remaining_bytes,
+            manifest_digest: end.manifest.as_ref().map(|manifest| end.digest(manifest, request)),
+            source_manifest: end.source_manifest(request),
+            page_cache_bytes: end.page_cache_bytes,
+            manifest: end.manifest,
+        });
     }
 }
 
@@ -234,18 +286,38 @@ fn unfinished(pass: &Pass, staging: &Staging) -> Option<Error> {
     (count > 0).then_some(Error::Unfinished { count, path, reason })
 }
 
-/// Run a pass until it succeeds, or nothing has moved for too long.
-fn attempt(fetching: &Fetching<'_>, progress: &Progress) -> Result<(Pass, plan::Plan)> {
+/// Run a pass until it succeeds, or nothing has moved for too long. Returns the end of the transfer
+/// if that was the last pass.
+fn attempt(
+    fetching: &Fetching<'_>,
+    last: bool,
+    progress: &Progress,
+) -> Result<(Pass, Option<Completion>)> {
     let begin = Instant::now();
-    let patience = Duration::from_secs(fetching.request.patience_seconds);
+    let request = fetching.request;
+    let patience = Duration::from_secs(request.patience_seconds);
     let mut pass = Pass::default();
     let (mut moved, mut pause) = (Instant::now(), PAUSE / 32);
     loop {
         let before = pass.sent_bytes;
-        match fetching.pass(&mut pass) {
-            Ok(plan) => {
+        let result = fetching.pass(&mut pass).and_then(|(plan, control)| {
+            if !last && pass.sent_bytes > request.until_remaining {
+                control.close();
+                return Ok(None);
+            }
+            if !request.complete {
+                control.close();
+                return Ok(Some(Completion::default()));
+            }
+            match unfinished(&pass, fetching.ledger.staging) {
+                Some(error) => Err(error),
+                None => complete(fetching, &plan, control).map(Some),
+            }
+        });
+        match result {
+            Ok(end) => {
                 pass.seconds = begin.elapsed().as_secs_f64();
-                return Ok((pass, plan));
+                return Ok((pass, end));
             }
             Err(error) if error.is_transient() && !progress.cancelled() => {
                 pass.reconnects += 1;
@@ -267,27 +339,6 @@ fn attempt(fetching: &Fetching<'_>, progress: &Progress) -> Result<(Pass, plan::
             Err(error) => return Err(error),
         }
     }
-}
-
-/// Make the destination final: flushed, without the staging directory, and never written again.
-fn complete(
-    ledger: &Ledger<'_>,
-    request: &Request,
-    plan: &plan::Plan,
-) -> Result<Option<holdfast_engine::manifest::build::Outcome>> {
-    let staging = ledger.staging;
-    let root = staging.root();
-    staging.remove()?;
-    finish::finish_top(staging, plan)?;
-    rustix::fs::syncfs(root.fd()).map_err(|errno| Error::io(root.path(), errno))?;
-    let manifest = match &request.manifest {
-        None => None,
-        Some(manifest) => Some(manifest::make(ledger, &request.place, manifest)?),
-    };
-    let mut journal = lock(ledger.journal);
-    journal.append(&[Record::Complete], true)?;
-    journal.sync()?;
-    Ok(manifest)
 }
 
 /// Return the words for a loss.

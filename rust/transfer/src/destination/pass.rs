@@ -1,7 +1,7 @@
 //! One pass: survey, plan, fetch in rounds, prove, finish.
 
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use holdfast_engine::record::PathText;
 use rustix::fs::renameat;
@@ -10,15 +10,16 @@ use super::connect::Caller;
 use super::finish::{finish, make_directories, remove_gone};
 use super::flush::{Flusher, Ledger, lock};
 use super::journal::{Item, Record, Staged};
-use super::limited::{Limited, Times};
+use super::limited::Ledger as LimitedLedger;
 use super::media::prove;
 use super::plan::{Plan, Planner, Start, Wanted, chunks_of, is_held, stamp_of};
 use super::receive::Round;
 use super::staging::{Staging, split};
+use super::watch::Watch;
 use super::{Pass, Proof, Request, Unfinished, words};
 use crate::channel::{Channel, Stop};
-use crate::clock::processor_time;
 use crate::message::{self, LIMIT, Loss, Reply, Want};
+use crate::owners::Owners;
 use crate::ticket::random;
 use crate::{Error, Result, Secret};
 
@@ -102,7 +103,7 @@ impl Fetching<'_> {
     ///
     /// # Errors
     /// As [`super::pull`].
-    pub fn pass(&self, pass: &mut Pass) -> Result<Plan> {
+    pub fn pass(&self, pass: &mut Pass) -> Result<(Plan, Channel)> {
         let progress = self.ledger.progress;
         let stop = || progress.cancelled();
         let stop: Stop<'_> = &stop;
@@ -115,8 +116,11 @@ impl Fetching<'_> {
             stop,
         };
         let mut control = caller.connect(false)?;
+        if self.request.complete {
+            self.ask_whether_at_rest(&mut control, stop)?;
+        }
         progress.enter("surveying");
-        let mut plan = self.survey(&mut control, pass, stop)?;
+        let (mut plan, owners) = self.survey(&mut control, pass, stop)?;
         pass.files = plan.files;
         pass.bytes = plan.bytes;
         pass.unchanged_files = plan.unchanged;
@@ -138,6 +142,7 @@ impl Fetching<'_> {
         pass.fetched_files = wants.len() as u64;
         pass.unfinished.clear();
         pass.unfinished_files = 0;
+        let mut limits = LimitedLedger::default();
         let mut channels = Vec::new();
         for round in 0..ROUNDS {
             if wants.is_empty() {
@@ -148,7 +153,15 @@ impl Fetching<'_> {
             if channels.is_empty() {
                 channels = self.connect(&caller, &wants)?;
             }
-            let (lost, missed) = self.round(&mut channels, &mut control, &wants, pass, stop)?;
+            let (lost, missed) = self.round(
+                &mut channels,
+                &mut control,
+                &wants,
+                pass,
+                &caller,
+                &owners,
+                &mut limits,
+            )?;
             for (name, count) in missed {
                 *unset.entry(name).or_default() += count;
             }
@@ -156,7 +169,13 @@ impl Fetching<'_> {
             let more = wants.iter().map(|want| want.stamp.size).fold(0, u64::saturating_add);
             progress.expect_more(more);
         }
+        pass.connections = channels.len();
         channels.into_iter().for_each(Channel::close);
+        let longest = limits.seconds.iter().max_by(|(_, one), (_, other)| one.total_cmp(other));
+        pass.limited_by = longest.map(|(limited, _)| *limited);
+        for (limited, seconds) in limits.seconds {
+            *pass.limited_seconds.entry(limited).or_default() += seconds;
+        }
         progress.enter("finishing");
         pass.unfinished_files += finish(self.ledger, &plan, &mut unset)?;
         pass.unset = unset.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
@@ -165,24 +184,50 @@ impl Fetching<'_> {
             rustix::fs::syncfs(root.fd()).map_err(|errno| Error::io(root.path(), errno))?;
         }
         lock(self.ledger.journal).append(&[], true)?;
-        control.close();
-        Ok(plan)
+        Ok((plan, control))
     }
 
-    fn survey(&self, control: &mut Channel, pass: &mut Pass, stop: Stop<'_>) -> Result<Plan> {
+    /// Ask the source whether the last pass may begin.
+    fn ask_whether_at_rest(&self, control: &mut Channel, stop: Stop<'_>) -> Result<()> {
+        let overrule = self.request.overrule_writers;
+        control.send(&message::Request::Final { overrule }, stop)?;
+        match control.receive_message(LIMIT, stop)? {
+            Reply::Welcome => Ok(()),
+            Reply::Writers(sentence) => Err(Error::Writers(sentence)),
+            Reply::Refused(reason) => Err(Error::Refused(reason)),
+            _ => Err(control.broken("an answer that has no place before a listing")),
+        }
+    }
+
+    fn survey(
+        &self,
+        control: &mut Channel,
+        pass: &mut Pass,
+        stop: Stop<'_>,
+    ) -> Result<(Plan, Owners)> {
         control.send(&message::Request::Survey, stop)?;
         let state = lock(self.ledger.state);
         let mut planner = Planner::new(self.ledger.staging, &state);
+        let mut owners = Owners::default();
         loop {
             match control.receive_message(LIMIT, stop)? {
+                Reply::Names(names) if self.request.map_owners => {
+                    owners = Owners::by_name(&self.request.accounts, &names)?;
+                }
+                Reply::Names(_) => {}
                 Reply::Listed(lines) => {
-                    for line in lines {
+                    for mut line in lines {
+                        if let Some(metadata) = &mut line.metadata {
+                            owners.map(metadata);
+                        }
                         planner.add(line)?.map_err(|reason| control.broken(reason))?;
                     }
                 }
                 Reply::Surveyed { count, left_out } => {
                     pass.left_out = left_out.into_iter().take(64).collect();
-                    return planner.finish(count).map_err(|reason| control.broken(reason));
+                    pass.unmapped_owners = owners.unmapped();
+                    let plan = planner.finish(count).map_err(|reason| control.broken(reason))?;
+                    return Ok((plan, owners));
                 }
                 Reply::Refused(reason) => return Err(Error::Refused(reason)),
                 _ => return Err(control.broken("a message that has no place in a listing")),
@@ -236,33 +281,64 @@ impl Fetching<'_> {
 
     /// Ask for files, and receive them on all connections.
     #[expect(clippy::type_complexity, reason = "what was lost, and what could not be set")]
+    #[expect(clippy::too_many_arguments, reason = "what the rounds of a pass share")]
     fn round(
         &self,
-        channels: &mut [Channel],
+        channels: &mut Vec<Channel>,
         control: &mut Channel,
         wants: &[Wanted],
         pass: &mut Pass,
-        stop: Stop<'_>,
+        caller: &Caller<'_>,
+        owners: &Owners,
+        limits: &mut LimitedLedger,
     ) -> Result<(Vec<(u32, Loss)>, std::collections::BTreeMap<&'static str, u64>)> {
         let (request, ledger) = (self.request, self.ledger);
-        let connections = channels.len();
-        send_wants(control, wants, stop)?;
+        send_wants(control, wants, caller.stop)?;
         let go = message::Request::Go {
             connections: request.connections,
             bytes_per_second: request.bytes_per_second,
+            proof: request.proof,
         };
-        let (begin, processor) = (Instant::now(), processor_time());
-        control.send(&go, stop)?;
+        let mut watch = Watch::new(usize::from(request.most_connections), channels.len());
+        control.send(&go, caller.stop)?;
         let flusher = Flusher::default();
-        let round = Round::new(ledger.staging, ledger, &flusher, wants, ledger.progress);
+        let round = Round::new(ledger, &flusher, wants, owners);
+        let over = AtomicBool::new(false);
+        // Small files of one round fit into a few frames; more connections would find nothing.
+        let may_grow = wants.iter().any(|want| want.stamp.size > message::SMALL);
+        let receive = |mut channel: Channel| {
+            let result = round.receive(&mut channel);
+            (channel, result)
+        };
         let (flushed, received) = std::thread::scope(|scope| {
+            let receive = &receive;
             let flushing = scope.spawn(|| flusher.run(ledger));
             let receivers: Vec<_> =
-                channels.iter_mut().map(|channel| scope.spawn(|| round.receive(channel))).collect();
-            let received: Vec<_> = receivers.into_iter().map(join).collect();
+                channels.drain(..).map(|channel| scope.spawn(move || receive(channel))).collect();
+            let (watch, round, over) = (&mut watch, &round, &over);
+            let watching = scope.spawn(move || {
+                let mut added = Vec::new();
+                while !over.load(Ordering::Relaxed) {
+                    let more = watch.interval(round, over, limits);
+                    // A connection that cannot be made costs speed and nothing else.
+                    for _ in 0..if may_grow { more } else { 0 } {
+                        match caller.connect(true) {
+                            Ok(channel) => added.push(scope.spawn(move || receive(channel))),
+                            Err(_) => watch.settle(),
+                        }
+                    }
+                }
+                watch.finish(round, limits);
+                added
+            });
+            let mut received: Vec<_> = receivers.into_iter().map(join).collect();
+            over.store(true, Ordering::Relaxed);
+            received.extend(join(watching).into_iter().map(join));
             flusher.close();
             (join(flushing), received)
         });
+        let (open, received): (Vec<_>, Vec<_>) = received.into_iter().unzip();
+        *channels = open;
         let sent = round.received.load(Ordering::Relaxed);
         pass.sent_bytes += sent;
         flushed?;
@@ -285,15 +361,6 @@ impl Fetching<'_> {
         if round.missing() > 0 {
             return Err(control.broken("files that were asked for never came"));
         }
-        let times = Times {
-            wall: begin.elapsed(),
-            connections,
-            source: *lock(&round.spent),
-            writing: *lock(&round.writing),
-            processor: processor_time().saturating_sub(processor),
-            processors: holdfast_engine::pool::processors(),
-        };
-        pass.limited_by = Some(Limited::of(&times));
         let lost = std::mem::take(&mut *lock(&round.lost));
         Ok((lost, std::mem::take(&mut *lock(&round.unset))))
     }

@@ -24,7 +24,8 @@ use crate::message::{
     BLOCK, BLOCK_HEAD, BlockHead, End, Kind, Loss, Reply, SMALL, Small, Spent, Table, unpack,
 };
 use crate::metadata::{self, Unset};
-use crate::{Error, Result};
+use crate::owners::Owners;
+use crate::{Error, Result, statistics};
 
 /// Bytes of small files between two checks of the free space.
 const STRIDE: u64 = 16 << 20;
@@ -45,6 +46,8 @@ pub struct Round<'a> {
     pub flusher: &'a Flusher,
     /// What was asked for.
     pub wants: &'a [Wanted],
+    /// Whose files they become.
+    owners: &'a Owners,
     /// For people.
     pub progress: &'a Progress,
     status: Vec<AtomicU8>,
@@ -67,18 +70,18 @@ pub struct Round<'a> {
 impl<'a> Round<'a> {
     /// Begin a round.
     pub fn new(
-        staging: &'a Staging,
         ledger: &'a Ledger<'a>,
         flusher: &'a Flusher,
         wants: &'a [Wanted],
-        progress: &'a Progress,
+        owners: &'a Owners,
     ) -> Self {
         Self {
-            staging,
+            staging: ledger.staging,
             ledger,
             flusher,
             wants,
-            progress,
+            owners,
+            progress: ledger.progress,
             status: wants.iter().map(|_| AtomicU8::new(ASKED)).collect(),
             targets: Mutex::default(),
             lost: Mutex::default(),
@@ -128,7 +131,7 @@ impl<'a> Round<'a> {
                     let target = self.target(channel, head.want, head.sparse)?;
                     let mut buffer = buffers.take().expect("one buffer for one thread");
                     channel.receive(&mut buffer.all()[..data], &stop)?;
-                    self.received.fetch_add(data as u64, Ordering::Relaxed);
+                    self.count(data as u64);
                     let Some(target) = target else { continue };
                     if head.offset.checked_add(data as u64).is_none_or(|end| end > target.size) {
                         return Err(channel.broken("a block lies beyond the end of its file"));
@@ -172,6 +175,12 @@ impl<'a> Round<'a> {
         Error::Damaged { path, offset, length }
     }
 
+    /// Count bytes of files that arrived.
+    fn count(&self, bytes: u64) {
+        self.received.fetch_add(bytes, Ordering::Relaxed);
+        statistics::received(self.ledger.proof, bytes);
+    }
+
     fn spend(&self, time: Duration) {
         *lock(&self.writing) += time;
     }
@@ -180,11 +189,9 @@ impl<'a> Round<'a> {
     fn message(&self, channel: &Channel, message: Reply) -> Result<bool> {
         match message {
             Reply::Wait => {}
+            Reply::Spent(spent) => self.take_in(spent),
             Reply::Over(spent) => {
-                let mut known = lock(&self.spent);
-                if spent.starved_ms + spent.sending_ms >= known.starved_ms + known.sending_ms {
-                    *known = spent;
-                }
+                self.take_in(spent);
                 return Ok(true);
             }
             Reply::Hole { want, offset, length } => {
@@ -211,7 +218,8 @@ impl<'a> Round<'a> {
                 let Some(target) = self.target(channel, want, true)? else { return Ok(false) };
                 self.compared(channel, &target, table, differing)?;
             }
-            Reply::End(end) => {
+            Reply::End(mut end) => {
+                self.owners.map(&mut end.metadata);
                 let want = end.want;
                 // The metadata says nothing of holes; by now it is known whether there are any.
                 let Some(target) = self.target(channel, want, true)? else { return Ok(false) };
@@ -230,11 +238,18 @@ impl<'a> Round<'a> {
                 self.progress.pass_over(size);
                 lock(&self.lost).push((want, loss));
             }
-            Reply::Welcome | Reply::Refused(_) | Reply::Listed(_) | Reply::Surveyed { .. } => {
-                return Err(channel.broken("a message that has no place here"));
-            }
+            _ => return Err(channel.broken("a message that has no place here")),
         }
         Ok(false)
+    }
+
+    /// Take in how the source spent its time; messages of several connections can overtake.
+    fn take_in(&self, spent: Spent) {
+        let mut known = lock(&self.spent);
+        let sum = |spent: &Spent| spent.starved_ms.saturating_add(spent.sending_ms);
+        if sum(&spent) >= sum(&known) {
+            *known = spent;
+        }
     }
 
     fn settle(&self, channel: &Channel, want: u32, status: u8) -> Result<()> {
@@ -389,7 +404,8 @@ impl<'a> Round<'a> {
             space::check_file(root.fd(), root.path(), STRIDE)?;
         }
         let mut finished = Vec::with_capacity(files.len());
-        for Small { end, length } in files {
+        for Small { mut end, length } in files {
+            self.owners.map(&mut end.metadata);
             let (content, rest) = bytes.split_at(length as usize);
             bytes = rest;
             self.settle(channel, end.want, ARRIVED)?;
@@ -410,7 +426,7 @@ impl<'a> Round<'a> {
             let unset = metadata::apply(&file, &before, &end.metadata, false).map_err(failed)?;
             self.note(unset);
             let held = held(&file, &end, None).map_err(failed)?;
-            self.received.fetch_add(size, Ordering::Relaxed);
+            self.count(size);
             self.progress.add_bytes(size);
             finished.push(Finished { path: wanted.path.clone(), name, target: None, held });
         }

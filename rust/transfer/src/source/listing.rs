@@ -3,14 +3,14 @@
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 
-use holdfast_engine::confine::{open_directory, stat};
+use holdfast_engine::confine::stat;
 use holdfast_engine::manifest::record::{Entry, Status, Type};
 use holdfast_engine::manifest::survey::{Survey, describe, link, survey};
 use holdfast_engine::patterns::Patterns;
 use holdfast_engine::{Error, Progress, Result, Root};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
-use super::offer::Offering;
+use super::offer::{Mounts, Offering};
 use crate::message::{Listed, Metadata, Stamp};
 use crate::metadata;
 
@@ -23,45 +23,70 @@ pub struct Listing {
     pub left_out: Vec<(String, u64)>,
 }
 
+/// Open the offered directory.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn open_base(offering: &Offering) -> Result<Root> {
+    let place = &offering.offer.place;
+    let base = Root::open(&place.root)?.below(&place.path)?;
+    Ok(if offering.offer.mounts == Mounts::Include { base.across_mounts() } else { base })
+}
+
 /// Walk the offered directory.
 ///
 /// # Errors
 /// [`Error::Io`]; [`Error::Invalid`] where other file systems are in the way; [`Error::Cancelled`].
 pub fn list(offering: &Offering, base: &Root, progress: &Progress) -> Result<Listing> {
     let offer = &offering.offer;
-    // Directories on the way to something that is included are carried as well.
     let excluding = Patterns::new(&[], &offer.exclude_patterns)?;
-    let including = Patterns::new(&offer.include_patterns, &[])?;
     let Survey { mut entries, left_out, mounts } =
         survey(base, &offer.exclude, &excluding, progress)?;
     if let Some(mount) = mounts.iter().min()
-        && !offer.leave_out_mounts
+        && offer.mounts != Mounts::LeaveOut
     {
-        return Err(Error::Invalid(format!(
-            "{} other file systems are mounted below the offered directory, the first at {}; offer \
-             them by themselves, or leave them out by choice",
-            mounts.len(),
-            String::from_utf8_lossy(mount)
-        )));
+        let shown = String::from_utf8_lossy(mount);
+        return Err(Error::Invalid(match offer.mounts {
+            Mounts::Include => format!(
+                "{shown} is on a file system that cannot be included, since not every change of a \
+                 file leaves a trace there; offer it by itself, or leave such file systems out"
+            ),
+            _ => format!(
+                "{} other file systems are mounted below the offered directory, the first at \
+                 {shown}; offer them by themselves, or include them or leave them out by choice",
+                mounts.len()
+            ),
+        }));
     }
-    let staging = crate::destination::STAGING.as_bytes();
-    entries.retain(|entry| entry.path.split(|&byte| byte == b'/').next() != Some(staging));
     let mut left_out: Vec<(String, u64)> =
         left_out.skipped.iter().map(|(reason, count)| (reason_name(reason), *count)).collect();
+    let vanished = select(offering, &mut entries)?;
+    if vanished > 0 {
+        left_out.push(("vanished".to_owned(), vanished));
+    }
+    link(&mut entries);
+    Ok(Listing { entries, left_out })
+}
+
+/// Keep what is offered of all that was found. Returns how many names were gone again.
+///
+/// # Errors
+/// [`Error::Invalid`] for malformed patterns.
+pub fn select(offering: &Offering, entries: &mut Vec<Entry>) -> Result<u64> {
+    let offer = &offering.offer;
+    // Directories on the way to something that is included are carried as well.
+    let including = Patterns::new(&offer.include_patterns, &[])?;
+    let staging = crate::destination::STAGING.as_bytes();
+    entries.retain(|entry| entry.path.split(|&byte| byte == b'/').next() != Some(staging));
     if !offer.include_patterns.is_empty() || offering.files.is_some() {
-        keep(&mut entries, |entry| {
+        keep(entries, |entry| {
             including.includes(&entry.path)
                 && offering.files.as_ref().is_none_or(|files| files.contains(&entry.path))
         });
     }
     let before = entries.len();
     entries.retain(|entry| entry.status != Status::Vanished);
-    let vanished = (before - entries.len()) as u64;
-    if vanished > 0 {
-        left_out.push(("vanished".to_owned(), vanished));
-    }
-    link(&mut entries);
-    Ok(Listing { entries, left_out })
+    Ok((before - entries.len()) as u64)
 }
 
 fn reason_name(reason: &holdfast_engine::skips::Reason) -> String {
@@ -132,10 +157,10 @@ fn listed(entry: &Entry, metadata: Option<Box<Metadata>>) -> Listed {
 /// Open a directory or a symbolic link itself.
 fn open(base: &Root, entry: &Entry) -> rustix::io::Result<OwnedFd> {
     if entry.kind == Type::Directory {
-        return open_directory(base.fd(), &entry.path);
+        return base.open_directory(&entry.path);
     }
     let (parent, name) = crate::destination::split(&entry.path);
-    let parent = open_directory(base.fd(), parent)?;
+    let parent = base.open_directory(parent)?;
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS | ResolveFlags::NO_XDEV;
     openat2(parent.as_fd(), name, flags, Mode::empty(), resolve)

@@ -2,6 +2,8 @@
 
 mod admission;
 mod block;
+mod completion;
+mod digests;
 mod listing;
 mod offer;
 mod packer;
@@ -10,7 +12,8 @@ mod reading;
 mod session;
 
 pub(crate) use admission::proven;
-pub use offer::{Bound, Events, Offer, Status};
+pub use offer::{Bound, Events, Mounts, Offer, Status};
+pub(crate) use offer::{MOST_PAGE_CACHE, accounts};
 
 use std::collections::HashMap;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -26,6 +29,7 @@ use serde::Deserialize;
 use crate::ticket::{Certificate, hex, parse_hex};
 use crate::{Error, Result, tls};
 use admission::{Admission, Strangers};
+use digests::Digests;
 use offer::Offering;
 use session::Session;
 
@@ -142,7 +146,9 @@ impl Server {
             .files
             .as_ref()
             .map(|files| files.iter().map(|path| path.as_os_str().as_bytes().into()).collect());
+        let digests = Digests::new(offer.digests.clone());
         let offering = Offering {
+            digests,
             offer,
             verifier,
             puller: Mutex::new(puller),

@@ -9,6 +9,12 @@ use holdfast_engine::pagecache::Place;
 use holdfast_engine::pressure::Limit;
 use serde::{Deserialize, Serialize};
 
+use super::digests::Digests;
+use crate::{ManifestOutcome, ManifestRequest};
+
+/// The largest record of the page cache that is carried, in bytes.
+pub const MOST_PAGE_CACHE: usize = 64 << 20;
+
 /// A directory that is offered.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,9 +40,16 @@ pub struct Offer {
     /// Of these files only, relative to the place, if it is a list.
     #[serde(default)]
     pub files: Option<Vec<PathBuf>>,
-    /// Whether other file systems below the place are left out; otherwise they are a refusal.
+    /// What becomes of other file systems below the place.
     #[serde(default)]
-    pub leave_out_mounts: bool,
+    pub mounts: Mounts,
+    /// A file, private to this offer, in which digests of what was read are kept for the manifest;
+    /// without one the manifest reads everything again.
+    #[serde(default)]
+    pub digests: Option<PathBuf>,
+    /// The directory of `passwd` and `group`.
+    #[serde(default = "accounts")]
+    pub accounts: PathBuf,
     /// At most this many bytes each second.
     #[serde(default)]
     pub bytes_per_second: Option<u64>,
@@ -45,6 +58,24 @@ pub struct Offer {
     pub pressure: Option<Limit>,
     /// When it expires, in seconds since the epoch.
     pub expires_at: u64,
+}
+
+/// The directory of `passwd` and `group`.
+pub(crate) fn accounts() -> PathBuf {
+    "/etc".into()
+}
+
+/// What becomes of other file systems below an offered directory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mounts {
+    /// They are a reason to refuse.
+    #[default]
+    Refuse,
+    /// They are carried as directories, if they keep track of changes as the place's own does.
+    Include,
+    /// They are counted and left out.
+    LeaveOut,
 }
 
 /// How an offer is doing.
@@ -60,11 +91,54 @@ pub struct Status {
     pub sent_bytes: u64,
 }
 
-/// How often a ticket was used for the first time, and by whom, is for the caller to store.
+/// What a source asks of its caller, from the threads that serve connections.
 pub trait Events: Send + Sync {
     /// A destination uses a ticket for the first time: store its public key with the offer before
     /// returning. Anything but [`Bound::Stored`] refuses the destination.
     fn bind(&self, offer: &str, puller: &str) -> Bound;
+
+    /// A destination begins a session that may complete the transfer. Return the sentence with which
+    /// it is refused, such as which process has a file open for writing. `overrule` is the wish of
+    /// the destination's operator to be served anyway.
+    fn writers(&self, offer: &str, overrule: bool) -> Option<String> {
+        let _ = (offer, overrule);
+        None
+    }
+
+    /// All of an offer has arrived: return where the source's manifest goes, if it makes one.
+    ///
+    /// # Errors
+    /// Why it cannot make one, as a sentence.
+    fn manifest(&self, offer: &str) -> std::result::Result<Option<ManifestRequest>, String> {
+        let _ = offer;
+        Ok(None)
+    }
+
+    /// The source's manifest was made. Anything but [`Bound::Stored`] keeps the transfer from being
+    /// completed. It may come again for one offer: a destination that was killed completes again.
+    fn completed(&self, offer: &str, outcome: &ManifestOutcome) -> Bound {
+        let _ = (offer, outcome);
+        Bound::Stored
+    }
+
+    /// Return a record of the page cache of what is offered, of at most [`MOST_PAGE_CACHE`] bytes.
+    ///
+    /// # Errors
+    /// Why there is none, as a sentence.
+    fn page_cache(&self, offer: &str) -> std::result::Result<Option<Vec<u8>>, String> {
+        let _ = offer;
+        Ok(None)
+    }
+
+    /// Return a manifest of exactly what is offered, made here, against which a destination is
+    /// repaired, and how many bytes of it to decompress at most.
+    ///
+    /// # Errors
+    /// Why it cannot be had, as a sentence.
+    fn record(&self, offer: &str) -> std::result::Result<Option<(PathBuf, u64)>, String> {
+        let _ = offer;
+        Ok(None)
+    }
 }
 
 /// Whether the owner of a ticket was stored.
@@ -91,4 +165,6 @@ pub struct Offering {
     pub sent_bytes: AtomicU64,
     /// The files of the list.
     pub files: Option<HashSet<Box<[u8]>>>,
+    /// Digests of what was read.
+    pub digests: Digests,
 }

@@ -5,7 +5,7 @@ use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use holdfast_engine::confine::{OpenFile, Refusal, open_file, stat};
+use holdfast_engine::confine::{OpenFile, Refusal, stat};
 use holdfast_engine::digest::{Algorithm, Digest};
 use holdfast_engine::manifest::hashing::FileHasher;
 use holdfast_engine::manifest::record::{Chunks, Identity, chunk_size};
@@ -17,6 +17,7 @@ use holdfast_engine::xxh64::Xxh64;
 use holdfast_engine::{Progress, Result, Root};
 
 use super::block::Block;
+use super::digests::{Digested, Digests};
 use super::lock;
 use super::packer::Packer;
 use super::queue::{Item, Queue};
@@ -33,6 +34,7 @@ pub struct Reading<'a> {
     is_listed: &'a (dyn Fn(&[u8]) -> bool + Sync),
     queue: &'a Queue,
     progress: &'a Progress,
+    digests: &'a Digests,
     packer: Packer,
     tasks: Mutex<Tasks>,
 }
@@ -64,11 +66,13 @@ impl<'a> Reading<'a> {
         is_listed: &'a (dyn Fn(&[u8]) -> bool + Sync),
         queue: &'a Queue,
         progress: &'a Progress,
+        digests: &'a Digests,
     ) -> Self {
         let mut whole: Vec<u32> = (0..wants.len() as u32).collect();
         whole.sort_by_key(|&want| std::cmp::Reverse(wants[want as usize].stamp.size));
         let tasks = Mutex::new(Tasks { whole: whole.into(), parts: Vec::new() });
-        Self { base, wants, is_listed, queue, progress, packer: Packer::default(), tasks }
+        let packer = Packer::default();
+        Self { base, wants, is_listed, queue, progress, digests, packer, tasks }
     }
 
     /// Queue what waits for a full frame.
@@ -91,7 +95,7 @@ impl<'a> Reading<'a> {
     fn open_quiet(&self, path: &[u8]) -> Result<std::result::Result<Arc<OpenFile>, Loss>> {
         for _ in 0..QUIET_ATTEMPTS {
             let now = now_ns()?;
-            let file = match open_file(self.base.fd(), path, self.progress) {
+            let file = match self.base.open_file(path, self.progress) {
                 Ok(file) => Arc::new(file),
                 Err(refusal) => {
                     self.progress.check()?;
@@ -291,7 +295,8 @@ impl Stream for Sent<'_> {
                 if compared.changed.load(Ordering::Relaxed) {
                     return reading.lose(compared.want, Loss::Changed);
                 }
-                reading.end(compared.want, &compared.file, compared.identity, compared.digest)
+                let Compared { want, file, identity, digest, table, .. } = &*compared;
+                reading.end(*want, file, *identity, *digest, Some(table.clone()))
             }
         }
     }
@@ -361,19 +366,16 @@ impl Sending<'_> {
         match manner {
             Manner::Send(mut block) => {
                 block.flush()?;
-                reading.end(want, &file, identity, digest)
+                reading.end(want, &file, identity, digest, chunks.map(table_of))
             }
-            Manner::Small(content) => match reading.check(&file, identity, digest, want) {
+            Manner::Small(content) => match reading.check(&file, identity, digest, want, None) {
                 Ok(end) => reading.packer.add(reading.queue, end, &content),
                 Err(loss) => reading.lose(want, loss),
             },
             Manner::Compare(known) => {
                 let table = match chunks {
                     None => Table { digests: vec![digest], states: Vec::new() },
-                    Some(chunks) => Table {
-                        digests: chunks.digests.iter().filter_map(number).collect(),
-                        states: chunks.states,
-                    },
+                    Some(chunks) => table_of(chunks),
                 };
                 let differs = |index: &u32| {
                     let index = *index as usize;
@@ -383,7 +385,7 @@ impl Sending<'_> {
                 let parts = differing.clone();
                 reading.say(Reply::Compared { want, table: table.clone(), differing })?;
                 if parts.is_empty() {
-                    return reading.end(want, &file, identity, digest);
+                    return reading.end(want, &file, identity, digest, Some(table));
                 }
                 let left = AtomicU32::new(parts.len() as u32);
                 let changed = AtomicBool::new(false);
@@ -399,6 +401,10 @@ impl Sending<'_> {
     }
 }
 
+fn table_of(chunks: Chunks) -> Table {
+    Table { digests: chunks.digests.iter().filter_map(number).collect(), states: chunks.states }
+}
+
 fn number(digest: &Digest) -> Option<u64> {
     match digest {
         Digest::Xxh64(digest) => Some(*digest),
@@ -408,8 +414,15 @@ fn number(digest: &Digest) -> Option<u64> {
 
 impl Reading<'_> {
     /// Say that a file was sent whole, unless it changed meanwhile.
-    fn end(&self, want: u32, file: &OpenFile, identity: Identity, digest: u64) -> Result<()> {
-        match self.check(file, identity, digest, want) {
+    fn end(
+        &self,
+        want: u32,
+        file: &OpenFile,
+        identity: Identity,
+        digest: u64,
+        table: Option<Table>,
+    ) -> Result<()> {
+        match self.check(file, identity, digest, want, table) {
             Ok(end) => self.say(Reply::End(end)),
             Err(loss) => self.lose(want, loss),
         }
@@ -421,6 +434,7 @@ impl Reading<'_> {
         identity: Identity,
         digest: u64,
         want: u32,
+        table: Option<Table>,
     ) -> std::result::Result<End, Loss> {
         let words = |errno| Loss::Error(std::io::Error::from(errno).to_string());
         // The metadata first: a change of it after this is seen in the identity.
@@ -433,6 +447,10 @@ impl Reading<'_> {
         if let Some(detail) = size_error(self.base.filesystem(), &file.fd, identity.size) {
             return Err(Loss::Error(detail));
         }
-        Ok(End { want, digest, stamp: Stamp::from(&identity), metadata })
+        let stamp = Stamp::from(&identity);
+        let table = table.filter(|table| table.digests.len() > 1);
+        let kept = self.digests.add(Digested { stamp, digest, table });
+        kept.map_err(|error| Loss::Error(error.to_string()))?;
+        Ok(End { want, digest, stamp, metadata })
     }
 }

@@ -1,25 +1,26 @@
 //! The connections of one destination: one that asks, and some that carry data.
 
-use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasher as _;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_engine::confine::{device, stat};
+use holdfast_engine::manifest::record::{Entry, Type};
 use holdfast_engine::read::{self, Device, Manner};
 use holdfast_engine::{Progress, Root};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::offer::Offering;
+use super::offer::{Offer, Offering};
 use super::queue::{Item, Popped, Queue};
 use super::reading::Reading;
-use super::{Shared, listing, lock};
-use crate::channel::Channel;
-use crate::clock::processor_time;
-use crate::message::{BlockHead, Kind, LIMIT, Reply, Request, Spent, Want};
-use crate::{Error, Result};
+use super::{Shared, completion, listing, lock};
+use crate::channel::{Channel, Stop};
+use crate::clock::{now_seconds, processor_time};
+use crate::message::{self, BlockHead, Kind, LIMIT, Names, Reply, Request, Spent, Stamp, Want};
+use crate::{Error, Proof, Result, owners, statistics};
 
 /// How long the destination may be silent between two requests: it flushes, plans and deletes.
 const SILENCE: Duration = Duration::from_secs(3600);
@@ -27,6 +28,8 @@ const SILENCE: Duration = Duration::from_secs(3600);
 const ALIVE: Duration = Duration::from_secs(5);
 /// Bytes of a listing in one message, about.
 const BATCH: usize = 256 << 10;
+/// How often the destination hears of the time spent, in milliseconds.
+const REPORT_MS: u64 = 1000;
 /// Files of a round at most.
 const MOST_WANTS: usize = 1 << 26;
 
@@ -34,9 +37,42 @@ const MOST_WANTS: usize = 1 << 26;
 struct Round {
     queue: Queue,
     number: u64,
+    begin: Instant,
+    proof: Proof,
     processor: Duration,
     sending: Mutex<Duration>,
     limited: Mutex<Duration>,
+    /// Milliseconds from the beginning until the destination last heard of the time spent.
+    reported: AtomicU64,
+}
+
+/// What was listed last, by keyed hashes: of each path, and of what it was.
+#[derive(Debug, Default)]
+pub struct Listed(pub HashMap<u64, u64>);
+
+impl Listed {
+    /// Take in a listing.
+    pub fn of(entries: &[Entry], keys: &RandomState) -> Self {
+        Self(
+            entries.iter().map(|entry| (keys.hash_one(&*entry.path), print(entry, keys))).collect(),
+        )
+    }
+
+    /// Return whether there was something of this name.
+    pub fn names(&self, entry: &Entry, keys: &RandomState) -> bool {
+        self.0.contains_key(&keys.hash_one(&*entry.path))
+    }
+
+    /// Return whether something is what it was.
+    pub fn has(&self, entry: &Entry, keys: &RandomState) -> bool {
+        self.0.get(&keys.hash_one(&*entry.path)) == Some(&print(entry, keys))
+    }
+}
+
+fn print(entry: &Entry, keys: &RandomState) -> u64 {
+    // The times of directories say nothing that their names do not.
+    let stamp = (entry.kind != Type::Directory).then(|| Stamp::from(&entry.identity));
+    keys.hash_one((entry.kind, stamp, entry.target()))
 }
 
 /// The connections of one destination.
@@ -72,6 +108,7 @@ impl Session {
         self.ended.load(Ordering::Relaxed)
             || self.offering.revoked.load(Ordering::Relaxed)
             || shared.stopping.load(Ordering::Relaxed)
+            || now_seconds() >= self.offering.offer.expires_at
     }
 }
 
@@ -97,48 +134,47 @@ pub fn control(session: &Session, mut channel: Channel, shared: &Shared) -> Resu
     channel.set_patience(SILENCE);
     // Only what was listed can be fetched; a keyed digest of each path is enough to know it again.
     let keys = RandomState::new();
-    let mut listed = HashSet::new();
+    let mut listed = Listed::default();
     let mut wants: Vec<Want> = Vec::new();
     let mut number = 0;
-    let place = &session.offering.offer.place;
+    let offer = &session.offering.offer;
     loop {
         let request = channel.receive_message(LIMIT, &stop)?;
         match request {
             Request::Hello(_) => return Err(channel.broken("a second greeting")),
             Request::Survey => {
                 let survey = || {
-                    let base = Root::open(&place.root)?.below(&place.path)?;
+                    let base = listing::open_base(&session.offering)?;
                     let found = listing::list(&session.offering, &base, &Progress::default())?;
-                    Ok((listing::top(&base)?, found, base))
+                    let top = listing::top(&base)?;
+                    Ok((names(offer, &top, &found)?, top, found, base))
                 };
-                let (top, found, base) = match survey() {
+                let (names, top, found, base) = match survey() {
                     Ok(found) => found,
                     Err(error) => {
-                        let error: holdfast_engine::Error = error;
+                        let error: Error = error;
                         channel.send(&Reply::Refused(error.to_string()), &stop)?;
-                        return Err(error.into());
+                        return Err(error);
                     }
                 };
-                listed = found.entries.iter().map(|entry| keys.hash_one(&entry.path)).collect();
-                let count = found.entries.len() as u64;
-                let mut batch = vec![top];
-                let mut bytes = 0;
-                for entry in found.entries {
-                    let line = listing::line(&base, &entry);
-                    let attributes = line.metadata.as_ref().map_or(0, |m| {
-                        m.attributes.iter().map(|(name, value)| name.len() + value.len()).sum()
-                    });
-                    let link = line.link.as_ref().map_or(0, |link| link.len());
-                    let more = 128 + line.path.len() + link + attributes;
-                    if bytes + more > BATCH {
-                        channel.send(&Reply::Listed(std::mem::take(&mut batch)), &stop)?;
-                        bytes = 0;
-                    }
-                    bytes += more;
-                    batch.push(line);
-                }
-                channel.send(&Reply::Listed(batch), &stop)?;
-                channel.send(&Reply::Surveyed { count, left_out: found.left_out }, &stop)?;
+                listed = Listed::of(&found.entries, &keys);
+                channel.send(&Reply::Names(names), &stop)?;
+                send_listing(&mut channel, &base, top, found, &stop)?;
+            }
+            Request::Final { overrule } => {
+                let reply = match shared.events.writers(&offer.id, overrule) {
+                    None => Reply::Welcome,
+                    Some(sentence) => Reply::Writers(sentence),
+                };
+                channel.send(&reply, &stop)?;
+            }
+            Request::PageCache => {
+                completion::send_page_cache(session, &mut channel, shared, &stop)?
+            }
+            Request::Complete => {
+                let reply = completion::complete(session, shared, &listed, &keys, &stop);
+                let refused = |error: Error| Reply::Refused(error.to_string());
+                channel.send(&reply.unwrap_or_else(refused), &stop)?;
             }
             Request::Want(more) => {
                 if wants.len() + more.len() > MOST_WANTS {
@@ -146,41 +182,88 @@ pub fn control(session: &Session, mut channel: Channel, shared: &Shared) -> Resu
                 }
                 wants.extend(more);
             }
-            Request::Go { connections: _, bytes_per_second } => {
+            Request::Go { connections: _, bytes_per_second, proof } => {
                 number += 1;
                 let wants = std::mem::take(&mut wants);
-                let is_listed = |path: &[u8]| {
-                    let path: Box<[u8]> = path.into();
-                    listed.contains(&keys.hash_one(&path))
+                let is_listed = |path: &[u8]| listed.0.contains_key(&keys.hash_one(path));
+                let round = Round {
+                    queue: Queue::default(),
+                    number,
+                    begin: Instant::now(),
+                    proof,
+                    processor: processor_time(),
+                    sending: Mutex::default(),
+                    limited: Mutex::default(),
+                    reported: AtomicU64::new(0),
                 };
-                go(session, &wants, &is_listed, number, bytes_per_second, shared)?;
+                go(session, round, &wants, &is_listed, bytes_per_second, shared)?;
             }
         }
     }
 }
 
+/// Return the names of all owners in a listing.
+fn names(offer: &Offer, top: &message::Listed, found: &listing::Listing) -> Result<Names> {
+    let top = top.metadata.as_ref().map(|metadata| (metadata.uid, metadata.gid));
+    let owners = found.entries.iter().map(|entry| (entry.uid, entry.gid)).chain(top);
+    let (users, groups): (BTreeSet<u32>, BTreeSet<u32>) = owners.unzip();
+    // A machine that names nobody offers numbers.
+    match owners::names(&offer.accounts, &users, &groups) {
+        Err(Error::Engine(holdfast_engine::Error::Io { source, .. }))
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(Names::default())
+        }
+        other => other,
+    }
+}
+
+fn send_listing(
+    channel: &mut Channel,
+    base: &Root,
+    top: message::Listed,
+    found: listing::Listing,
+    stop: Stop<'_>,
+) -> Result<()> {
+    let count = found.entries.len() as u64;
+    let mut batch = vec![top];
+    let mut bytes = 0;
+    for entry in found.entries {
+        let line = listing::line(base, &entry);
+        let attributes = line
+            .metadata
+            .as_ref()
+            .map_or(0, |m| m.attributes.iter().map(|(name, value)| name.len() + value.len()).sum());
+        let link = line.link.as_ref().map_or(0, |link| link.len());
+        let more = 128 + line.path.len() + link + attributes;
+        if bytes + more > BATCH {
+            channel.send(&Reply::Listed(std::mem::take(&mut batch)), stop)?;
+            bytes = 0;
+        }
+        bytes += more;
+        batch.push(line);
+    }
+    channel.send(&Reply::Listed(batch), stop)?;
+    channel.send(&Reply::Surveyed { count, left_out: found.left_out }, stop)
+}
+
 /// Read what is wanted, for the data connections to send.
 fn go(
     session: &Session,
+    round: Round,
     wants: &[Want],
     is_listed: &(dyn Fn(&[u8]) -> bool + Sync),
-    number: u64,
     bytes_per_second: Option<u64>,
     shared: &Shared,
 ) -> Result<()> {
-    let offer = &session.offering.offer;
-    let round = Arc::new(Round {
-        queue: Queue::default(),
-        number,
-        processor: processor_time(),
-        sending: Mutex::default(),
-        limited: Mutex::default(),
-    });
+    let offering = &session.offering;
+    let offer = &offering.offer;
+    let round = Arc::new(round);
     *lock(&session.round) = Some(Arc::clone(&round));
     session.started.notify_all();
-    let base = Root::open(&offer.place.root)?.below(&offer.place.path)?;
+    let base = listing::open_base(offering)?;
     let progress = Progress::default();
-    let reading = Reading::new(&base, wants, is_listed, &round.queue, &progress);
+    let reading = Reading::new(&base, wants, is_listed, &round.queue, &progress, &offering.digests);
     let manner = Manner {
         bytes_per_second: match (offer.bytes_per_second, bytes_per_second) {
             (Some(one), Some(other)) => Some(one.min(other)),
@@ -192,6 +275,7 @@ fn go(
     let top = stat(base.fd()).map_err(|errno| Error::io(base.path(), errno))?;
     let read = read::read(&&reading, Device::of(device(&top)), &manner, &progress)
         .and_then(|report| reading.finish().map(|()| report));
+    offering.digests.flush()?;
     match read {
         Ok(report) => {
             *lock(&round.limited) = Duration::from_secs_f64(report.rate_wait_seconds);
@@ -247,6 +331,9 @@ fn send_round(
 ) -> Result<()> {
     let stop = || session.must_stop(shared);
     loop {
+        if stop() {
+            return Err(holdfast_engine::Error::Cancelled.into());
+        }
         let before = channel.waited().writing;
         let mut sent = 0;
         match round.queue.pop(ALIVE) {
@@ -270,5 +357,17 @@ fn send_round(
         }
         *lock(&round.sending) += channel.waited().writing.saturating_sub(before);
         session.offering.sent_bytes.fetch_add(sent as u64, Ordering::Relaxed);
+        statistics::sent(round.proof, sent as u64);
+        // One connection is enough to report.
+        let now = u64::try_from(round.begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let last = round.reported.load(Ordering::Relaxed);
+        if now >= last + REPORT_MS
+            && round
+                .reported
+                .compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
+            channel.send(&Reply::Spent(round.spent()), &stop)?;
+        }
     }
 }

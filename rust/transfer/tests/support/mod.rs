@@ -13,21 +13,53 @@ use std::sync::{Arc, Mutex};
 use holdfast_engine::Progress;
 use holdfast_engine::pagecache::Place;
 use holdfast_transfer::{
-    Bound, Certificate, Events, Limits, Offer, Outcome, Proof, Request, Result, Secret, Server,
-    Ticket, pull,
+    Bound, Certificate, Events, Limits, ManifestOutcome, ManifestRequest, Mounts, Offer, Outcome,
+    Proof, Request, Result, Secret, Server, Ticket, pull,
 };
 
 pub const ID: &str = "000102030405060708090a0b0c0d0e0f";
 pub const MIB: usize = 1 << 20;
 
-/// Remembers who owns a ticket, as the caller's store does.
+/// Remembers who owns a ticket, as the caller's store does, and answers what it was set to answer.
 #[derive(Default)]
-pub struct Owners(pub Mutex<Vec<String>>);
+pub struct Owners(pub Mutex<Vec<String>>, pub Mutex<Answers>);
+
+#[derive(Default)]
+pub struct Answers {
+    pub writers: Option<String>,
+    pub manifest: Option<ManifestRequest>,
+    pub refuse_manifest: bool,
+    pub page_cache: Option<Vec<u8>>,
+    pub completed: Vec<u64>,
+    pub record: Option<PathBuf>,
+}
 
 impl Events for Owners {
     fn bind(&self, _: &str, puller: &str) -> Bound {
         self.0.lock().unwrap().push(puller.to_owned());
         Bound::Stored
+    }
+
+    fn writers(&self, _: &str, overrule: bool) -> Option<String> {
+        self.1.lock().unwrap().writers.clone().filter(|_| !overrule)
+    }
+
+    fn manifest(&self, _: &str) -> std::result::Result<Option<ManifestRequest>, String> {
+        Ok(self.1.lock().unwrap().manifest.clone())
+    }
+
+    fn completed(&self, _: &str, outcome: &ManifestOutcome) -> Bound {
+        let mut answers = self.1.lock().unwrap();
+        answers.completed.push(outcome.hashed_bytes);
+        if answers.refuse_manifest { Bound::Failed } else { Bound::Stored }
+    }
+
+    fn page_cache(&self, _: &str) -> std::result::Result<Option<Vec<u8>>, String> {
+        Ok(self.1.lock().unwrap().page_cache.clone())
+    }
+
+    fn record(&self, _: &str) -> std::result::Result<Option<(PathBuf, u64)>, String> {
+        Ok(self.1.lock().unwrap().record.clone().map(|path| (path, 1 << 30)))
     }
 }
 
@@ -71,7 +103,9 @@ impl Pair {
             include_patterns: Vec::new(),
             exclude_patterns: Vec::new(),
             files: None,
-            leave_out_mounts: false,
+            mounts: Mounts::Refuse,
+            digests: Some(self.directory.path().join("digests")),
+            accounts: "/etc".into(),
             bytes_per_second: None,
             pressure: None,
             expires_at: u64::MAX,
@@ -118,6 +152,11 @@ impl Pair {
             place: Place { root: self.directory.path().to_owned(), path: "destination".into() },
             state: self.directory.path().join("state"),
             connections: 4,
+            most_connections: 8,
+            overrule_writers: false,
+            page_cache: None,
+            map_owners: false,
+            accounts: "/etc".into(),
             proof: Proof::Flushed,
             bytes_per_second: None,
             passes: 1,
@@ -142,6 +181,27 @@ impl Pair {
         let path = self.source().join(name);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, content).unwrap();
+    }
+
+    /// Return where a manifest of the source or the destination goes.
+    pub fn manifest(&self, name: &str) -> ManifestRequest {
+        let directory = self.directory.path().join("records");
+        std::fs::create_dir_all(&directory).unwrap();
+        serde_json::from_value(serde_json::json!({
+            "destination": directory.join(name),
+            "journal": directory.join(format!("{name}.journal")),
+            "max_bytes": 1 << 30,
+        }))
+        .unwrap()
+    }
+
+    /// Have the source make a manifest, and complete the transfer with one.
+    pub fn complete(&self) -> Result<Outcome> {
+        self.owners.1.lock().unwrap().manifest = Some(self.manifest("source"));
+        self.try_pull(|request| {
+            request.complete = true;
+            request.manifest = Some(self.manifest("destination"));
+        })
     }
 
     /// Compare the two trees, with all that is carried.
