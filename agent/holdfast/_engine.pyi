@@ -46,6 +46,7 @@ __all__ = [
     "page_size",
     "probe_device",
     "pull_transfer",
+    "repair_transfer",
     "residency",
     "set_free_space_floor",
     "transfer_certificate",
@@ -313,4 +314,19 @@ def pull_transfer(request: str, progress: Progress) -> str:
     The result has `passes`, `complete`, `manifest`, `manifest_digest`, `source_manifest` (`digest`
     and `equal`, or null) and `page_cache_bytes`. Each pass has `limited_by` and `limited_seconds`,
     `connections`, and `unmapped_owners` (`count`, `names`).
+    """
+
+def repair_transfer(request: str, progress: Progress) -> str:
+    """Fetch the chunks of a destination that differ from the source's manifest.
+
+    `request` is a JSON object: `ticket`, `place`, `state` (of the transfer, or an empty directory),
+    and optionally `overwrite_written` (set back files that were written to since they were
+    transferred; by default only before a transfer is complete), `bytes_per_second` and
+    `patience_seconds`. The source needs the callback `record`.
+
+    The result has `ok`, `files`, `bytes`, `differing_chunks`, `repaired_chunks`, `received_bytes`,
+    `changed_on_source`, `unknown_on_source`, `left_alone`, `reconnects`, `findings_total` and
+    `findings` (up to 1000: path, `offset`, `length`, `side`, `repaired`, `written_since`, `detail`).
+    `side` is `source-disk`, `source-memory`, `wire`, `memory` (of either end),
+    `destination-memory`, `destination-disk` or null. Raises as `pull_transfer` does.
     """

@@ -238,6 +238,11 @@ mod _engine {
     }
 
     #[pyfunction]
+    fn repair_transfer(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        transfer::heal(py, request, progress)
+    }
+
+    #[pyfunction]
     fn transfer_statistics() -> String {
         transfer::statistics()
     }

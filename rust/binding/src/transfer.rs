@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast_transfer::{
     Bound as Owner, Certificate, Error, Events, Limits, ManifestOutcome, ManifestRequest, Offer,
-    Request, Secret, Server, pull,
+    RepairRequest, Request, Secret, Server, pull, repair,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -214,10 +214,21 @@ pub fn secret(py: Python<'_>) -> PyResult<(String, String)> {
 pub fn fetch(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
     let request: Request = parse(request)?;
     let inner = progress.inner();
-    let result = py.detach(|| {
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pull(&request, inner)))
-    });
-    match result {
+    run(py, || pull(&request, inner))
+}
+
+/// Fetch what differs from the source's manifest.
+pub fn heal(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+    let request: RepairRequest = parse(request)?;
+    let inner = progress.inner();
+    run(py, || repair(&request, inner))
+}
+
+fn run<T: serde::Serialize + Send>(
+    py: Python<'_>,
+    work: impl FnOnce() -> holdfast_transfer::Result<T> + Send,
+) -> PyResult<String> {
+    match py.detach(|| std::panic::catch_unwind(std::panic::AssertUnwindSafe(work))) {
         Ok(Ok(outcome)) => Ok(json(&outcome)),
         Ok(Err(error)) => Err(failed(error)),
         Err(_) => Err(EngineError::new_err("the transfer panicked; its last words are on stderr")),

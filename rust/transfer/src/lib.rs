@@ -6,6 +6,7 @@
 //! things become durable and the threat model are in `docs/design/transfer.md`.
 
 mod channel;
+mod chunk;
 mod clock;
 mod destination;
 mod error;
@@ -23,6 +24,9 @@ mod tls;
 pub use holdfast_engine::manifest::build::Outcome as ManifestOutcome;
 
 pub use destination::manifest::Request as ManifestRequest;
+pub use destination::repair::{
+    Finding, Outcome as RepairOutcome, Request as RepairRequest, Side, repair,
+};
 pub use destination::{Limited, Outcome, Pass, Proof, Request, SourceManifest, Unfinished, pull};
 pub use error::{Error, Result};
 pub use owners::Unmapped;

@@ -170,6 +170,62 @@ pub struct Names {
     pub groups: Vec<(u32, String)>,
 }
 
+/// A file as the source's manifest has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proven {
+    /// Its path.
+    pub path: Box<[u8]>,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What is carried beside the content; extended attributes are in no manifest.
+    pub metadata: Metadata,
+    /// XXH64 of all of it.
+    pub digest: u64,
+    /// Of its chunks, if it has more than one.
+    pub digests: Vec<u64>,
+    /// Whether it is something else on the source by now.
+    pub moved: bool,
+}
+
+impl Proven {
+    /// Return the digest of a chunk; `None` if it has no such chunk.
+    pub fn chunk(&self, index: u32) -> Option<u64> {
+        if self.digests.is_empty() && index == 0 {
+            return Some(self.digest);
+        }
+        self.digests.get(index as usize).copied()
+    }
+
+    /// Return which bytes a chunk has.
+    pub fn range(&self, index: u32) -> std::ops::Range<u64> {
+        let chunk = holdfast_engine::manifest::record::chunk_size(self.size);
+        let start = u64::from(index).saturating_mul(chunk).min(self.size);
+        start..start.saturating_add(chunk).min(self.size)
+    }
+}
+
+/// Chunks of a file that the destination asks for again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reread {
+    /// Its path.
+    pub path: Box<[u8]>,
+    /// Which chunks, ascending.
+    pub chunks: Vec<u32>,
+}
+
+/// What became of a chunk that the source read again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// It is what the manifest has; its blocks follow.
+    Good,
+    /// Only the second reading was; its blocks follow.
+    Second,
+    /// Both readings differ from the manifest, and nobody wrote to the file: the source's device.
+    Damaged,
+    /// It cannot be compared: why.
+    Lost(String),
+}
+
 /// From the destination.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
@@ -197,6 +253,10 @@ pub enum Request {
     PageCache,
     /// Make the source's own manifest of what was listed last: all of it has arrived.
     Complete,
+    /// Send what the source's manifest has of what is offered.
+    Proofs,
+    /// Read chunks again, and send those that are as the manifest has them.
+    Reread(Vec<Reread>),
 }
 
 /// Why a file was not sent whole.
@@ -303,6 +363,12 @@ pub enum Reply {
     Parts(bool),
     /// The source made its manifest, if it makes any.
     Completed(Option<Fingerprint>),
+    /// Some of the manifest's files.
+    Proven(Vec<Proven>),
+    /// The end of the manifest: files, and files that it does not have.
+    Proofs(u64, u64),
+    /// What became of the next chunk that was asked for.
+    Reread(Verdict),
     /// The source is not what it was when it was listed.
     Moved {
         /// Names that differ.

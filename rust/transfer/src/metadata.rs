@@ -100,6 +100,18 @@ pub fn apply(
     let path = magic(file.as_fd());
     let path = path.as_str();
     let mut unset = Unset::default();
+    set_owner(file.as_fd(), stat, metadata, &mut unset)?;
+    set_attributes(path, metadata, &mut unset)?;
+    set_rest(&file, path, metadata, symlink)?;
+    Ok(unset)
+}
+
+fn set_owner(
+    file: impl AsFd,
+    stat: &Statx,
+    metadata: &Metadata,
+    unset: &mut Unset,
+) -> rustix::io::Result<()> {
     let (uid, gid) = (metadata.uid, metadata.gid);
     if uid == u32::MAX || gid == u32::MAX {
         return Err(Errno::INVAL);
@@ -111,6 +123,25 @@ pub fn apply(
             other => other?,
         }
     }
+    Ok(())
+}
+
+/// Set mode, owner and time of a regular file, and leave its attributes alone.
+///
+/// # Errors
+/// As [`apply`].
+pub fn apply_without_attributes(
+    file: impl AsFd,
+    stat: &Statx,
+    metadata: &Metadata,
+) -> rustix::io::Result<Unset> {
+    let mut unset = Unset::default();
+    set_owner(file.as_fd(), stat, metadata, &mut unset)?;
+    set_rest(&file, &magic(file.as_fd()), metadata, false)?;
+    Ok(unset)
+}
+
+fn set_attributes(path: &str, metadata: &Metadata, unset: &mut Unset) -> rustix::io::Result<()> {
     let there = names(path)?;
     for name in there.iter().filter(|name| is_carried(name)) {
         if !metadata.attributes.iter().any(|(wanted, _)| wanted == name) {
@@ -130,6 +161,15 @@ pub fn apply(
             other => other?,
         }
     }
+    Ok(())
+}
+
+fn set_rest(
+    file: impl AsFd,
+    path: &str,
+    metadata: &Metadata,
+    symlink: bool,
+) -> rustix::io::Result<()> {
     if !symlink {
         chmod(path, Mode::from_raw_mode(metadata.mode & 0o7777))?;
     }
@@ -138,6 +178,5 @@ pub fn apply(
         tv_nsec: metadata.mtime_ns.rem_euclid(1_000_000_000),
     };
     let times = Timestamps { last_access: modified, last_modification: modified };
-    utimensat(file.as_fd(), c"", &times, AtFlags::EMPTY_PATH)?;
-    Ok(unset)
+    utimensat(file.as_fd(), c"", &times, AtFlags::EMPTY_PATH)
 }

@@ -108,7 +108,7 @@ fn refuse(
         until_remaining: 0,
         complete: false,
         manifest: None,
-        patience_seconds: 5,
+        patience_seconds: 0,
     };
     let error = pull(&request, &Progress::default()).unwrap_err();
     let names = std::fs::read_dir(directory.path().join("destination")).unwrap();
@@ -117,6 +117,7 @@ fn refuse(
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
     match error {
         Error::Protocol { reason, .. } => reason,
+        error @ Error::Damaged { .. } => error.to_string(),
         error => panic!("{error:?}"),
     }
 }
@@ -203,4 +204,18 @@ fn data_that_lie_about_sizes_and_places_are_refused() {
     for (size, lie) in lies {
         refuse(with_top(vec![line("a", Type::File, size, None)]), lie);
     }
+}
+
+#[test]
+fn bytes_that_change_in_memory_are_found_before_they_are_written() {
+    let size = 300 << 10;
+    let reason = refuse(with_top(vec![line("a", Type::File, size, None)]), |channel| {
+        // The channel carries them as they were handed to it; the check was computed before.
+        let mut data = vec![7; 1000];
+        let check = xxh3_64(&data);
+        data[500] ^= 1;
+        let head = BlockHead { want: 0, offset: 0, sparse: true, check };
+        channel.send_frame(Kind::Block, &[&head.bytes(), &data], &|| false)
+    });
+    assert!(reason.contains("1000 bytes at 0 differ from what the source sent"), "{reason}");
 }

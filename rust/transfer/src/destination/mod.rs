@@ -13,6 +13,8 @@ mod media;
 mod pass;
 mod plan;
 mod receive;
+pub mod repair;
+mod repair_compare;
 mod staging;
 mod target;
 mod watch;

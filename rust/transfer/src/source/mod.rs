@@ -9,6 +9,7 @@ mod offer;
 mod packer;
 mod queue;
 mod reading;
+mod repair;
 mod session;
 
 pub(crate) use admission::proven;

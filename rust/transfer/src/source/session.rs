@@ -16,7 +16,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::offer::{Offer, Offering};
 use super::queue::{Item, Popped, Queue};
 use super::reading::Reading;
-use super::{Shared, completion, listing, lock};
+use super::{Shared, completion, listing, lock, repair};
 use crate::channel::{Channel, Stop};
 use crate::clock::{now_seconds, processor_time};
 use crate::message::{self, BlockHead, Kind, LIMIT, Names, Reply, Request, Spent, Stamp, Want};
@@ -175,6 +175,16 @@ pub fn control(session: &Session, mut channel: Channel, shared: &Shared) -> Resu
                 let reply = completion::complete(session, shared, &listed, &keys, &stop);
                 let refused = |error: Error| Reply::Refused(error.to_string());
                 channel.send(&reply.unwrap_or_else(refused), &stop)?;
+            }
+            Request::Proofs => {
+                match repair::send_proofs(session, &mut channel, shared, &keys, &stop) {
+                    Ok(names) => listed = names,
+                    Err(error) => channel.send(&Reply::Refused(error.to_string()), &stop)?,
+                }
+            }
+            Request::Reread(wanted) => {
+                let is_listed = |path: &[u8]| listed.0.contains_key(&keys.hash_one(path));
+                repair::reread(session, &mut channel, shared, is_listed, &wanted, &stop)?;
             }
             Request::Want(more) => {
                 if wants.len() + more.len() > MOST_WANTS {

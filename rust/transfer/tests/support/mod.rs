@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub mod disturber;
+pub mod volume;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
@@ -14,7 +17,7 @@ use holdfast_engine::Progress;
 use holdfast_engine::pagecache::Place;
 use holdfast_transfer::{
     Bound, Certificate, Events, Limits, ManifestOutcome, ManifestRequest, Mounts, Offer, Outcome,
-    Proof, Request, Result, Secret, Server, Ticket, pull,
+    Proof, RepairOutcome, RepairRequest, Request, Result, Secret, Server, Ticket, pull, repair,
 };
 
 pub const ID: &str = "000102030405060708090a0b0c0d0e0f";
@@ -104,6 +107,7 @@ impl Pair {
             exclude_patterns: Vec::new(),
             files: None,
             mounts: Mounts::Refuse,
+            leave_out_mounts: false,
             digests: Some(self.directory.path().join("digests")),
             accounts: "/etc".into(),
             bytes_per_second: None,
@@ -202,6 +206,21 @@ impl Pair {
             request.complete = true;
             request.manifest = Some(self.manifest("destination"));
         })
+    }
+
+    /// Repair the destination by the source's manifest, which [`Pair::complete`] made.
+    pub fn repair(&self, change: impl FnOnce(&mut RepairRequest)) -> Result<RepairOutcome> {
+        self.owners.1.lock().unwrap().record = Some(self.manifest("source").destination);
+        let request = self.request();
+        let mut request: RepairRequest = serde_json::from_value(serde_json::json!({
+            "ticket": request.ticket,
+            "place": {"root": request.place.root, "path": request.place.path},
+            "state": request.state,
+            "patience_seconds": 20,
+        }))
+        .unwrap();
+        change(&mut request);
+        repair(&request, &Progress::default())
     }
 
     /// Compare the two trees, with all that is carried.

@@ -1,0 +1,65 @@
+//! File systems on loop devices, whose device is changed behind them.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::MIB;
+
+/// A mounted file system.
+pub struct Volume {
+    image: PathBuf,
+    pub path: PathBuf,
+}
+
+impl Volume {
+    /// Make one of so many MiB in a directory; `None`, with the reason on stderr, where that is not
+    /// to be had.
+    pub fn new(directory: &Path, name: &str, filesystem: &str, mib: u64) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root mounts");
+            return None;
+        }
+        let (image, path) = (directory.join(format!("{name}.img")), directory.join(name));
+        File::create(&image).unwrap().set_len(mib << 20).unwrap();
+        std::fs::create_dir_all(&path).unwrap();
+        let make = Command::new(format!("mkfs.{filesystem}")).arg("-q").arg(&image).status();
+        if !make.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: there is no mkfs.{filesystem}");
+            return None;
+        }
+        let mounted = Command::new("mount").args(["-o", "loop"]).args([&image, &path]).status();
+        if !mounted.is_ok_and(|status| status.success()) {
+            eprintln!("skipped: {filesystem} cannot be mounted from a loop device");
+            return None;
+        }
+        Some(Self { image, path })
+    }
+
+    /// Flip a bit on the device where it has these bytes, behind the file system.
+    pub fn flip(&self, needle: &[u8]) {
+        let image = File::options().read(true).write(true).open(&self.image).unwrap();
+        let length = image.metadata().unwrap().len();
+        let mut window = vec![0; MIB + needle.len()];
+        let mut at = 0;
+        while at < length {
+            let count = image.read_at(&mut window, at).unwrap();
+            let place = window[..count].windows(needle.len()).position(|bytes| bytes == needle);
+            if let Some(place) = place {
+                let offset = at + place as u64;
+                image.write_all_at(&[window[place] ^ 1], offset).unwrap();
+                image.sync_all().unwrap();
+                return;
+            }
+            at += MIB as u64;
+        }
+        panic!("the device does not have these bytes");
+    }
+}
+
+impl Drop for Volume {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.path).status();
+    }
+}
