@@ -179,3 +179,48 @@ fn patterns_and_lists_take_a_part_with_the_directories_on_the_way() {
     let names: Vec<_> = support::tree(&pair.destination()).into_keys().collect();
     assert_eq!(names, ["", "a", "a/b", "a/b/one.db", "four.db"]);
 }
+
+#[test]
+fn a_list_of_files_takes_these_and_no_others() {
+    let pair = Pair::with(holdfast_transfer::Limits::default(), |offer| {
+        let names = ["a/b/one", "../escapes", "a/c", "not there", "a/b/two/../one"];
+        offer.files = Some(names.into_iter().map(Into::into).collect());
+    });
+    for name in ["a/b/one", "a/b/other", "a/c/in a directory", "d"] {
+        pair.write(name, name.as_bytes());
+    }
+    pair.pull();
+    let names: Vec<_> = support::tree(&pair.destination()).into_keys().collect();
+    assert_eq!(names, ["", "a", "a/b", "a/b/one", "a/c"]);
+}
+
+#[test]
+fn several_pulls_into_directories_of_one_node_run_side_by_side() {
+    let pairs: Vec<_> = (0..3).map(|_| Pair::new()).collect();
+    for (number, pair) in pairs.iter().enumerate() {
+        pair.write("large", &noise(number as u64, 20 * MIB));
+        pair.write("small/one", b"one");
+    }
+    std::thread::scope(|scope| {
+        for pair in &pairs {
+            scope.spawn(|| pair.pull());
+        }
+    });
+    pairs.iter().for_each(Pair::assert_equal);
+    // But not two into one directory.
+    let pair = Pair::with(holdfast_transfer::Limits::default(), |offer| {
+        offer.bytes_per_second = Some(8 << 20);
+    });
+    pair.write("large", &noise(1, 20 * MIB));
+    let progress = holdfast_engine::Progress::default();
+    let request = pair.request();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| holdfast_transfer::pull(&request, &progress));
+        while progress.bytes_done() == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        assert!(matches!(pair.try_pull(|_| {}), Err(Error::Busy { .. })));
+        progress.cancel();
+        assert!(first.join().unwrap().is_err());
+    });
+}

@@ -11,6 +11,7 @@ mod queue;
 mod reading;
 mod repair;
 mod session;
+mod turns;
 
 pub(crate) use admission::proven;
 pub use offer::{Bound, Events, Mounts, Offer, Status};
@@ -198,6 +199,14 @@ impl Drop for Server {
 }
 
 impl Shared {
+    /// Return on how many connections each destination that fetches just now may send.
+    fn share(&self) -> usize {
+        let sessions = lock(&self.sessions);
+        let competing: Vec<_> =
+            sessions.values().filter_map(|session| session.turns.competing()).collect();
+        if competing.len() < 2 { usize::MAX } else { competing.into_iter().min().unwrap_or(1) }
+    }
+
     /// Cut the connections of one offer, or all.
     fn cut(&self, offer: Option<[u8; 16]>) {
         for (of, socket) in lock(&self.admitted).values() {

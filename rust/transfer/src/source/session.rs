@@ -16,6 +16,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::offer::{Offer, Offering};
 use super::queue::{Item, Popped, Queue};
 use super::reading::Reading;
+use super::turns::Turns;
 use super::{Shared, completion, listing, lock, repair};
 use crate::channel::{Channel, Stop};
 use crate::clock::{now_seconds, processor_time};
@@ -79,6 +80,8 @@ fn print(entry: &Entry, keys: &RandomState) -> u64 {
 pub struct Session {
     /// What it may fetch.
     pub offering: Arc<Offering>,
+    /// Its turns beside those of other destinations.
+    pub turns: Turns,
     ended: AtomicBool,
     round: Mutex<Option<Arc<Round>>>,
     started: Condvar,
@@ -89,6 +92,7 @@ impl Session {
     pub fn new(offering: Arc<Offering>) -> Self {
         Self {
             offering,
+            turns: Turns::default(),
             ended: AtomicBool::new(false),
             round: Mutex::default(),
             started: Condvar::new(),
@@ -270,6 +274,7 @@ fn go(
     let offer = &offering.offer;
     let round = Arc::new(round);
     *lock(&session.round) = Some(Arc::clone(&round));
+    session.turns.set_active(true);
     session.started.notify_all();
     let base = listing::open_base(offering)?;
     let progress = Progress::default();
@@ -285,6 +290,7 @@ fn go(
     let top = stat(base.fd()).map_err(|errno| Error::io(base.path(), errno))?;
     let read = read::read(&&reading, Device::of(device(&top)), &manner, &progress)
         .and_then(|report| reading.finish().map(|()| report));
+    session.turns.set_active(false);
     offering.digests.flush()?;
     match read {
         Ok(report) => {
@@ -308,6 +314,13 @@ fn go(
 /// # Errors
 /// Whatever ended it.
 pub fn send(session: &Session, mut channel: Channel, shared: &Shared) -> Result<()> {
+    session.turns.count(true);
+    let result = send_rounds(session, &mut channel, shared);
+    session.turns.count(false);
+    result
+}
+
+fn send_rounds(session: &Session, channel: &mut Channel, shared: &Shared) -> Result<()> {
     let mut last = 0;
     loop {
         let round = {
@@ -324,7 +337,7 @@ pub fn send(session: &Session, mut channel: Channel, shared: &Shared) -> Result<
             }
         };
         last = round.number;
-        let result = send_round(session, &round, &mut channel, shared);
+        let result = send_round(session, &round, channel, shared);
         if result.is_err() {
             // What this connection had taken is lost: the destination begins another session.
             session.end();
@@ -344,6 +357,10 @@ fn send_round(
         if stop() {
             return Err(holdfast_engine::Error::Cancelled.into());
         }
+        let Some(turn) = session.turns.take(|| shared.share(), ALIVE) else {
+            channel.send(&Reply::Wait, &stop)?;
+            continue;
+        };
         let before = channel.waited().writing;
         let mut sent = 0;
         match round.queue.pop(ALIVE) {
@@ -358,13 +375,18 @@ fn send_round(
                 sent = body.len();
             }
             Popped::Item(Item::Message(message)) => channel.send(&message, &stop)?,
-            Popped::Nothing => channel.send(&Reply::Wait, &stop)?,
+            Popped::Nothing => {
+                drop(turn);
+                channel.send(&Reply::Wait, &stop)?;
+                continue;
+            }
             Popped::Closed => {
                 channel.send(&Reply::Over(round.spent()), &stop)?;
                 return Ok(());
             }
             Popped::Failed => return Err(holdfast_engine::Error::Cancelled.into()),
         }
+        drop(turn);
         *lock(&round.sending) += channel.waited().writing.saturating_sub(before);
         session.offering.sent_bytes.fetch_add(sent as u64, Ordering::Relaxed);
         statistics::sent(round.proof, sent as u64);

@@ -37,18 +37,19 @@ impl Volume {
         Some(Self { image, path })
     }
 
-    /// Flip a bit on the device where it has these bytes, behind the file system.
+    /// Flip a bit on the device where one of its blocks begins with these bytes, behind the file
+    /// system.
     pub fn flip(&self, needle: &[u8]) {
         let image = File::options().read(true).write(true).open(&self.image).unwrap();
         let length = image.metadata().unwrap().len();
-        let mut window = vec![0; MIB + needle.len()];
+        let mut window = vec![0; MIB];
         let mut at = 0;
         while at < length {
             let count = image.read_at(&mut window, at).unwrap();
-            let place = window[..count].windows(needle.len()).position(|bytes| bytes == needle);
-            if let Some(place) = place {
-                let offset = at + place as u64;
-                image.write_all_at(&[window[place] ^ 1], offset).unwrap();
+            let mut blocks = window[..count].chunks(4096);
+            if let Some(place) = blocks.position(|block| block.starts_with(needle)) {
+                let offset = at + 4096 * place as u64;
+                image.write_all_at(&[needle[0] ^ 1], offset).unwrap();
                 image.sync_all().unwrap();
                 return;
             }
