@@ -255,9 +255,9 @@ class TransferServer:
           destination gets `TransferError(sentence, "writers")`. `overrule` is the destination's
           `overrule_writers`.
         - `manifest(offer)`: all has arrived. Return a JSON object with `destination` (the record
-          file to write), `journal`, `max_bytes` and `header`, or None for no manifest. It lists what
-          is offered, files, directories and links, line by line what a build of the destination
-          directory lists.
+          file to write), `journal`, `max_bytes` and `header`, or None for no manifest. It lists
+          what is offered, files, directories and links, line by line what a build of the
+          destination directory lists.
         - `completed(offer, outcome)`: that manifest was written. `outcome` is the JSON of a build
           with `digest` and `digest_without_owners`, SHA-256 of what a comparison of two manifests
           compares. Return True once it is stored; the destination completes only then. It may be
@@ -272,10 +272,10 @@ class TransferServer:
 
         A JSON object: `id` (32 hexadecimal digits), `verifier`, `place` (`root`, `path`),
         `expires_at` (seconds since the epoch; connections are cut then), and optionally `puller`,
-        `exclude`, `include_patterns`, `exclude_patterns`, `files` (a list of paths), `mounts` (other
-        file systems below: `refuse`, `include` or `leave_out`), `bytes_per_second`, `pressure`,
-        `digests` (a file, private to the offer, that saves the manifest from reading all again) and
-        `accounts` (the directory of `passwd` and `group`, `/etc`).
+        `exclude`, `include_patterns`, `exclude_patterns`, `files` (a list of paths), `mounts`
+        (other file systems below: `refuse`, `include` or `leave_out`), `bytes_per_second`,
+        `pressure`, `digests` (a file, private to the offer, that saves the manifest from reading
+        all again) and `accounts` (the directory of `passwd` and `group`, `/etc`).
         """
 
     def revoke(self, offer: str) -> bool:
@@ -326,7 +326,8 @@ def repair_transfer(request: str, progress: Progress) -> str:
 
     The result has `ok`, `files`, `bytes`, `differing_chunks`, `repaired_chunks`, `received_bytes`,
     `changed_on_source`, `unknown_on_source`, `left_alone`, `reconnects`, `findings_total` and
-    `findings` (up to 1000: path, `offset`, `length`, `side`, `repaired`, `written_since`, `detail`).
+    `findings` (up to 1000: path, `offset`, `length`, `side`, `repaired`, `written_since`,
+    `detail`).
     `side` is `source-disk`, `source-memory`, `wire`, `memory` (of either end),
     `destination-memory`, `destination-disk` or null. Raises as `pull_transfer` does.
     """
