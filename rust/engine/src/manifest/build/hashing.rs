@@ -1,128 +1,25 @@
-//! Making a manifest: every file below a directory with its digest, each byte read once at most.
+//! Opening and hashing single files, on several threads; files that change meanwhile, and cannot be.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
-use super::fingerprint::{Fingerprint, Printer};
-use super::hashing::FileHasher;
-use super::journal::{Journal, Past, Plan};
-use super::record::{Chunks, Entry, FORMAT, Header, Identity, Status, Type, VERSION};
-use super::reuse::{Known, previous, resume, reuse};
-use super::stamps::{now_ns, size_error, wait_for_trace, write_back};
-use super::survey::{Survey, describe, identity_of, link, survey};
-use super::totals::{Counts, Problem};
-use crate::confine::{OpenFile, Refusal, device, stat};
-use crate::digest::{Algorithm, Digest, Hasher};
-use crate::filesystem::Filesystem;
-use crate::pagecache::Place;
-use crate::patterns::Patterns;
+use super::Build;
+use super::links::promote;
+use crate::Result;
+use crate::confine::{OpenFile, Refusal, stat};
+use crate::digest::Digest;
+use crate::manifest::hashing::FileHasher;
+use crate::manifest::record::{Chunks, Identity, Status};
+use crate::manifest::stamps::{now_ns, size_error, wait_for_trace, write_back};
+use crate::manifest::survey::{describe, identity_of};
 use crate::progress::lock;
-use crate::read::{self, Device, End, Manner, Opened, Outcome as Ended, Source, Stream};
-use crate::record::Writer;
-use crate::skips::{LeftOut, Reason};
-use crate::{Error, Progress, Result, Root};
+use crate::read::{End, Opened, Outcome as Ended, Source, Stream};
+use crate::skips::Reason;
 
 /// Attempts to open a file when no writer is within the grain of its times.
 const QUIET_ATTEMPTS: u32 = 3;
 /// The longest time between two looks whether the build was cancelled.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Lines are handed to the compressor in batches of about this many bytes.
-const BATCH: usize = 1 << 20;
-
-/// What to make a manifest of, how, and where to.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Request {
-    /// A root, or a directory below it.
-    pub place: Place,
-    /// Directories to leave out.
-    pub exclude: Vec<PathBuf>,
-    /// What to list; everything if there are none.
-    pub include_patterns: Vec<String>,
-    /// What not to list.
-    pub exclude_patterns: Vec<String>,
-    /// By which digest.
-    pub algorithm: Algorithm,
-    /// The record file to write; its directory exists.
-    pub destination: PathBuf,
-    /// What is found out meanwhile, for a later run if this one is killed.
-    pub journal: PathBuf,
-    /// Manifests made here, by preference: the digests of unchanged files are taken over from the
-    /// first one that is of the same directory and algorithm.
-    pub previous: Vec<PathBuf>,
-    /// Bytes of one to decompress at most.
-    pub max_bytes: u64,
-    /// More members for the header.
-    pub header: BTreeMap<String, serde_json::Value>,
-    /// At most so many bytes each second.
-    pub bytes_per_second: Option<u64>,
-    /// Give way above this pressure.
-    pub pressure: Option<crate::pressure::Limit>,
-    /// By which of the ways of reading.
-    #[serde(default)]
-    pub reader: read::Preference,
-    /// Whether what is mounted below the directory belongs to it.
-    #[serde(default)]
-    pub across_mounts: bool,
-}
-
-/// What was recorded.
-#[derive(Debug, Clone, Serialize)]
-pub struct Outcome {
-    /// What the manifest has.
-    #[serde(flatten)]
-    pub counts: Counts,
-    /// Files without a digest by name, as far as there is room.
-    pub problems: Vec<Problem>,
-    /// Whether there was room for all.
-    pub problems_all: bool,
-    /// Bytes hashed in this run, holes included.
-    pub hashed_bytes: u64,
-    /// What needed no reading.
-    #[serde(flatten)]
-    pub known: Known,
-    /// Why the previous manifest was of no use.
-    pub previous_unusable: Option<String>,
-    /// Size of the record file.
-    pub record_bytes: u64,
-    /// What was left out, by reason.
-    pub skipped: BTreeMap<Reason, u64>,
-    /// The same with some names.
-    pub left_out: BTreeMap<Reason, LeftOut>,
-    /// How it was read.
-    #[serde(flatten)]
-    pub reading: read::Report,
-    /// What the lines are about, for the comparison with another manifest of the same tree.
-    #[serde(skip)]
-    pub fingerprint: Fingerprint,
-}
-
-/// Files that wait to be hashed.
-#[derive(Debug, Default)]
-struct Waiting {
-    /// Indices of lines, the largest file first.
-    first: VecDeque<u32>,
-    /// Of files that changed while they were read.
-    again: Vec<u32>,
-}
-
-struct Build<'a> {
-    base: &'a Root,
-    algorithm: Algorithm,
-    progress: &'a Progress,
-    entries: Mutex<Vec<Entry>>,
-    waiting: Mutex<Waiting>,
-    /// Files that were written to a moment before they were opened first.
-    deferred: Mutex<HashSet<u32>>,
-    second: Mutex<HashSet<u32>>,
-    /// Where to go on in files that an earlier run had begun.
-    begun: Mutex<HashMap<u32, Chunks>>,
-    journal: Mutex<Journal>,
-}
 
 /// How a file can be begun with.
 enum Start {
@@ -135,7 +32,7 @@ enum Start {
 }
 
 /// One file being hashed.
-struct Hashing<'a> {
+pub(super) struct Hashing<'a> {
     build: &'a Build<'a>,
     index: u32,
     path: Vec<u8>,
@@ -146,210 +43,6 @@ struct Hashing<'a> {
     hasher: FileHasher,
 }
 
-/// Make a manifest.
-///
-/// # Errors
-/// [`Error::Io`] if the directory cannot be read or the manifest not be written,
-/// [`Error::Invalid`] for malformed patterns, [`Error::Cancelled`]. No manifest is left then; the
-/// journal is.
-pub fn build(request: &Request, progress: &Progress) -> Result<Outcome> {
-    build_of(request, |_| {}, progress)
-}
-
-/// Make a manifest of what a function leaves of all that was found.
-///
-/// # Errors
-/// As [`build`].
-pub fn build_of(
-    request: &Request,
-    select: impl FnOnce(&mut Vec<Entry>),
-    progress: &Progress,
-) -> Result<Outcome> {
-    progress.enter("walking");
-    let patterns = Patterns::new(&request.include_patterns, &request.exclude_patterns)?;
-    let mut base = Root::open(&request.place.root)?.below(&request.place.path)?;
-    if request.across_mounts {
-        base = base.across_mounts();
-    }
-    let plan = Plan {
-        version: 1,
-        algorithm: request.algorithm,
-        base: base.path().to_owned(),
-        scan_started_ns: now_ns()?,
-    };
-    let (journal, mut past) = Journal::open(&request.journal, &plan)?;
-    let started = past.scan_started_ns.unwrap_or(plan.scan_started_ns);
-    let filesystem = *base.filesystem();
-    if !filesystem.keeps_track() {
-        past = Past::default();
-    }
-    let Survey { mut entries, left_out, .. } =
-        survey(&base, &request.exclude, &patterns, progress)?;
-    select(&mut entries);
-    link(&mut entries);
-
-    let mut known = Known::default();
-    let previous_unusable = if filesystem.keeps_track() {
-        match previous(request) {
-            None => None,
-            Some(previous) => reuse(&mut entries, previous, progress, &mut known)?,
-        }
-    } else {
-        (!request.previous.is_empty())
-            .then(|| format!("not every change of a file leaves a trace on {}", filesystem.name))
-    };
-    let begun = resume(&mut entries, &mut past, started, &mut known);
-    drop(past);
-    let waiting = wanting(&mut entries, request.algorithm, filesystem.true_sizes);
-    let left = |index: &u32| {
-        let size = entries[*index as usize].identity.size;
-        size - begun.get(index).map_or(0, |chunks| chunks.size * chunks.states.len() as u64)
-    };
-    let bytes = waiting.iter().map(left).fold(0, u64::saturating_add);
-    let files = entries.iter().filter(|entry| entry.kind == Type::File).count() as u64;
-    progress.expect(bytes, files);
-    progress.add_files(files - waiting.len() as u64);
-
-    progress.enter("hashing");
-    let build = Build {
-        base: &base,
-        algorithm: request.algorithm,
-        progress,
-        entries: Mutex::new(entries),
-        waiting: Mutex::new(Waiting { first: waiting.into(), again: Vec::new() }),
-        deferred: Mutex::default(),
-        second: Mutex::default(),
-        begun: Mutex::new(begun),
-        journal: Mutex::new(journal),
-    };
-    let manner = Manner {
-        bytes_per_second: request.bytes_per_second,
-        pressure: request.pressure.clone(),
-        reader: request.reader,
-    };
-    let top = stat(base.fd()).map_err(|e| Error::io(base.path(), e))?;
-    let reading = read::read(&&build, Device::of(device(&top)), &manner, progress)?;
-
-    progress.enter("writing");
-    let Build { entries, journal, .. } = build;
-    let journal = journal.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let mut entries = entries.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    share(&mut entries);
-    let (counts, record_bytes, fingerprint) =
-        write(&entries, request, started, filesystem, progress)?;
-    journal.remove()?;
-    let mut problems = Vec::new();
-    let noted = entries.iter().map(|entry| Problem::note(entry, &mut problems));
-    let problems_all = noted.fold(true, |all, noted| all & noted);
-    Ok(Outcome {
-        counts,
-        problems,
-        problems_all,
-        hashed_bytes: progress.bytes_worked(),
-        known,
-        previous_unusable,
-        record_bytes,
-        skipped: left_out.skipped,
-        left_out: left_out.left_out,
-        reading,
-        fingerprint,
-    })
-}
-
-/// The files that must be read, the largest first. Of empty files the digest is known, where sizes
-/// can be believed.
-fn wanting(entries: &mut [Entry], algorithm: Algorithm, true_sizes: bool) -> Vec<u32> {
-    let nothing = Hasher::new(algorithm).digest();
-    let mut waiting = Vec::new();
-    for (index, entry) in entries.iter_mut().enumerate() {
-        let file = entry.kind == Type::File && entry.status == Status::Ok;
-        if !file || entry.digest.is_some() || entry.hardlink_of().is_some() {
-            continue;
-        }
-        if entry.identity.size == 0 && true_sizes {
-            entry.digest = Some(nothing);
-        } else {
-            waiting.push(u32::try_from(index).expect("lines are fewer than 2^32"));
-        }
-    }
-    waiting.sort_by_key(|&index| std::cmp::Reverse(entries[index as usize].identity.size));
-    waiting
-}
-
-/// A file has lost its first name: its next one takes that place. Answers which.
-fn promote(entries: &mut [Entry], lost: usize) -> Option<usize> {
-    let (head, tail) = entries.split_at_mut(lost + 1);
-    let first = &head[lost].path;
-    let mut others = tail.iter_mut().enumerate().filter(|(_, e)| e.hardlink_of() == Some(first));
-    let (next, entry) = others.next()?;
-    entry.rare_mut().hardlink_of = None;
-    let path = entry.path.to_vec();
-    others.for_each(|(_, other)| other.rare_mut().hardlink_of = Some(path.clone()));
-    Some(lost + 1 + next)
-}
-
-/// Give the other names of a file what was found out under its first.
-fn share(entries: &mut [Entry]) {
-    for index in 0..entries.len() {
-        let Some(first) = entries[index].hardlink_of() else { continue };
-        let place = entries.binary_search_by(|entry| (*entry.path).cmp(first));
-        let Ok(place) = place else { continue };
-        let (known, entry) = if place < index {
-            let (head, tail) = entries.split_at_mut(index);
-            (&head[place], &mut tail[0])
-        } else {
-            continue;
-        };
-        entry.digest = known.digest;
-        entry.status = known.status;
-        if let Some(detail) = known.detail() {
-            entry.rare_mut().detail = Some(detail.to_owned());
-        }
-        if known.digest.is_some() {
-            entry.identity = known.identity;
-        }
-    }
-}
-
-fn write(
-    entries: &[Entry],
-    request: &Request,
-    started: i64,
-    filesystem: Filesystem,
-    progress: &Progress,
-) -> Result<(Counts, u64, Fingerprint)> {
-    let header = Header {
-        format: FORMAT.to_owned(),
-        version: VERSION,
-        algorithm: request.algorithm,
-        root: request.place.root.to_string_lossy().into_owned(),
-        path: request.place.path.to_string_lossy().into_owned(),
-        include: request.include_patterns.clone(),
-        exclude: request.exclude_patterns.clone(),
-        scan_started_ns: started,
-        written_back: filesystem.keeps_track(),
-        other: request.header.clone(),
-    };
-    let mut writer = Writer::create(&request.destination, &header)?;
-    let mut counts = Counts::default();
-    let mut printer = Printer::default();
-    let mut lines = Vec::with_capacity(BATCH + (64 << 10));
-    for entry in entries {
-        counts.count(entry);
-        printer.add(entry);
-        entry.push(&mut lines)?;
-        if lines.len() >= BATCH {
-            progress.check()?;
-            writer.write(&lines)?;
-            lines.clear();
-        }
-    }
-    writer.write(&lines)?;
-    progress.check()?;
-    let record_bytes = writer.finish(counts.entries, counts.bytes)?;
-    Ok((counts, record_bytes, printer.finish()))
-}
-
 impl<'a> Source for &'a Build<'a> {
     type Stream = Hashing<'a>;
 
@@ -357,17 +50,7 @@ impl<'a> Source for &'a Build<'a> {
         let build = *self;
         loop {
             build.progress.check()?;
-            let index = {
-                let mut waiting = lock(&build.waiting);
-                let next = match end {
-                    End::Largest => waiting.first.pop_front(),
-                    End::Smallest => waiting.first.pop_back(),
-                };
-                match next.or_else(|| waiting.again.pop()) {
-                    Some(index) => index,
-                    None => return Ok(None),
-                }
-            };
+            let Some(index) = lock(&build.waiting).take(end) else { return Ok(None) };
             if let Some(opened) = build.open(index)? {
                 return Ok(Some(opened));
             }
@@ -576,13 +259,14 @@ mod tests {
     use std::collections::HashMap;
     use std::sync::Mutex;
 
-    use super::{
-        Algorithm, Build, Chunks, Entry, Journal, Plan, Progress, Root, Status, Waiting, describe,
-        link,
-    };
+    use super::{Build, Chunks, Status, describe};
     use crate::confine::open_file;
-    use crate::digest::Digest;
-    use crate::manifest::record::CHUNK;
+    use crate::digest::{Algorithm, Digest};
+    use crate::manifest::build::queue::Queue;
+    use crate::manifest::journal::{Journal, Plan};
+    use crate::manifest::record::{CHUNK, Entry};
+    use crate::manifest::survey::link;
+    use crate::{Progress, Root};
 
     #[test]
     fn a_file_that_loses_its_first_name_is_read_under_the_next() {
@@ -616,7 +300,7 @@ mod tests {
             algorithm: Algorithm::Xxh64,
             progress: &progress,
             entries: Mutex::new(entries),
-            waiting: Mutex::new(Waiting::default()),
+            waiting: Mutex::new(Queue::default()),
             deferred: Mutex::new([0, 1, 2].into()),
             second: Mutex::default(),
             begun: Mutex::default(),
@@ -656,7 +340,7 @@ mod tests {
                 algorithm: Algorithm::Xxh64,
                 progress: &progress,
                 entries: Mutex::new(vec![entry]),
-                waiting: Mutex::new(Waiting::default()),
+                waiting: Mutex::new(Queue::default()),
                 deferred: Mutex::new([0].into()),
                 second: Mutex::default(),
                 begun: Mutex::new(HashMap::from([(0, chunks)])),
