@@ -49,6 +49,7 @@ from holdfast.pagecache.service import PageCache
 from holdfast.privileged import privileged
 from holdfast.readiness import STALE_SECONDS, Readiness
 from holdfast.reimage.checks import PostBootChecks
+from holdfast.reimage.gates.stable import Gates
 from holdfast.reimage.imager_status import imager_status
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.interlock.settings import fleet_lock_of, rules_of
@@ -182,6 +183,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
             proof=proof,
             command=settings.reimage.check_command,
             command_seconds=settings.reimage.check_seconds,
+            gates=Gates(settings.reimage.confirm_when, settings.reimage.ca_file),
         ),
         status_server=imager_status(settings),
         degraded=degraded,

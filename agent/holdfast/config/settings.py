@@ -28,6 +28,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from holdfast.config.confirm_when import ConfirmWhen
 from holdfast.space import AUTO, parse_floor
 
 
@@ -268,6 +269,12 @@ class ReimageSettings(Section):
         "Europe/Berlin`. The machine goes down only while one is open; empty: at any time.",
     )
     fleet_lock: FleetLockSettings = Field(default_factory=FleetLockSettings)
+    confirm_when: Annotated[list[ConfirmWhen], Field(max_length=32)] = Field(
+        default=[],
+        description="What has to be good `stable` times in a row before a new system is confirmed: "
+        "tables with `check` (`command`, `http`, `unit`, `redis`, `memcached`, `postgresql`, "
+        "`zookeeper` or `elasticsearch`), what it reads, and how long.",
+    )
     before_reboot: list[Annotated[str, Field(min_length=1)]] = Field(
         default=[],
         max_length=64,

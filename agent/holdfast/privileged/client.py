@@ -25,6 +25,7 @@ from holdfast.privileged.boot.models import (
     RebootRequest,
     TrialReport,
     TryRequest,
+    UnitRequest,
 )
 from holdfast.privileged.open_files import Writers
 from holdfast.privileged.wire import (
@@ -103,6 +104,10 @@ class Helper:
     def inhibitors(self) -> list[Inhibitor]:
         """Have it listed what blocks a shutdown. Raises `OSError` or `Refused`."""
         return self._told(self._ask(InhibitorsRequest()).inhibitors)
+
+    def unit_state(self, unit: str) -> str:
+        """Have the state of a unit read. Raises `OSError` or `Refused`."""
+        return self._told(self._ask(UnitRequest(unit=unit)).unit_state)
 
     def _told(self, report: _Report | None) -> _Report:
         if report is None:

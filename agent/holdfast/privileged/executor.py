@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from holdfast.privileged import config_files, kernel_files, links, open_files, swap_areas
+from holdfast.privileged.boot.after_boot.unit_state import unit_state
 from holdfast.privileged.boot.arming import Boot
 from holdfast.privileged.boot.inhibitors import blocking_inhibitors
 from holdfast.privileged.boot.models import (
@@ -90,6 +91,9 @@ class Privileged(Protocol):
     def inhibitors(self) -> list[Inhibitor]:
         """List what blocks a shutdown. Raises `OSError` where that cannot be found out."""
 
+    def unit_state(self, unit: str) -> str:
+        """Return `active`, `activating`, `failed` and the like of a unit. Raises `OSError`."""
+
 
 class LocalExecutor:
     """Does it with the rights of this process."""
@@ -152,3 +156,7 @@ class LocalExecutor:
     def inhibitors(self) -> list[Inhibitor]:
         """List what blocks a shutdown."""
         return blocking_inhibitors()
+
+    def unit_state(self, unit: str) -> str:
+        """Return `active`, `activating`, `failed` and the like of a unit."""
+        return unit_state(unit)

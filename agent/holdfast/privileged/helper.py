@@ -36,6 +36,7 @@ from holdfast.privileged.boot.models import (
     OutcomeRequest,
     RebootRequest,
     TryRequest,
+    UnitRequest,
 )
 from holdfast.privileged.executor import Privileged
 from holdfast.privileged.wire import (
@@ -247,18 +248,22 @@ class HelperServer:
                 return Answer(tune=report)
             case OpenFilesRequest() | WritersRequest():
                 return self._open_files(request)
-            case IdentityRequest() | InhibitorsRequest() | TryRequest():
+            case IdentityRequest() | InhibitorsRequest() | TryRequest() | UnitRequest():
                 return self._inspect(request)
         with self._boot:
             return self._do_boot(request)
 
-    def _inspect(self, request: IdentityRequest | InhibitorsRequest | TryRequest) -> Answer:
+    def _inspect(
+        self, request: IdentityRequest | InhibitorsRequest | TryRequest | UnitRequest
+    ) -> Answer:
         """Find something out that only root can; nothing is changed."""
         match request:
             case IdentityRequest():
                 return Answer(evidence=self._executor.identity_evidence(compare=request.compare))
             case InhibitorsRequest():
                 return Answer(inhibitors=self._executor.inhibitors())
+            case UnitRequest():
+                return Answer(unit_state=self._executor.unit_state(request.unit))
             case TryRequest():
                 with self._trial:  # it may take long
                     return Answer(trial=self._executor.try_image(request))

@@ -23,6 +23,7 @@ from holdfast.privileged.boot.models import (
     RebootRequest,
     TrialReport,
     TryRequest,
+    UnitRequest,
 )
 from holdfast.privileged.open_files import Writers
 from holdfast.privileged.writes import Write
@@ -80,6 +81,7 @@ AnyRequest = (
     | IdentityRequest
     | RebootRequest
     | InhibitorsRequest
+    | UnitRequest
 )
 Request = Annotated[AnyRequest, Field(discriminator="do")]
 
@@ -104,6 +106,7 @@ class Answer(BaseModel, defer_build=True):
     writers: Writers | None = None
     tune: TuneReport | None = None
     inhibitors: list[Inhibitor] | None = None
+    unit_state: str | None = None
     arm: ArmReport | None = None
     disarm: DisarmReport | None = None
     outcome: OutcomeReport | None = None

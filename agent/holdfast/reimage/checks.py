@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -12,6 +12,7 @@ from holdfast._engine import CancelledError
 from holdfast.operations.model import OperationFailed, RequestError
 from holdfast.privileged import Privileged
 from holdfast.reimage.commands import run_command
+from holdfast.reimage.gates.stable import Gates
 from holdfast.reimage.identity_check import IdentityCheck
 from holdfast.reimage.layout import differences, layout_of
 from holdfast.reimage.models import Check
@@ -49,6 +50,13 @@ class PostBootChecks:
     command: Sequence[str]
     """The operator's own check; none if it is empty."""
     command_seconds: float
+    gates: Gates = field(default_factory=Gates)
+    """What has to be good for a while."""
+
+    @property
+    def longest_seconds(self) -> float:
+        """The longest that a check shows no progress."""
+        return max(self.command_seconds, self.gates.longest_seconds)
 
     def examine(
         self, job: Job, progress: Progress, privileged: Privileged, *, attempt: str
@@ -64,6 +72,7 @@ class PostBootChecks:
             checks.append(self._manifest(job, job.request.manifest, progress, attempt))
         if self.command:
             checks.append(self._command(progress))
+        checks += self.gates.examine(progress, privileged, lambda s: _pause(progress, s))
         if checks[1].passed and job.request.identity:
             progress.enter("waiting for the boot to settle")
             checks[1] = identity.settled(lambda seconds: _pause(progress, seconds))
@@ -107,6 +116,7 @@ def _image(job: Job) -> Check:
 
 
 def _pause(progress: Progress, seconds: float = _LOOK_SECONDS) -> None:
+    _check(progress)
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         _check(progress)

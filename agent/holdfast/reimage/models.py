@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr
 
+from holdfast.config.confirm_when import CheckKind
 from holdfast.node.models import Disk
 from holdfast.operations.model import Timestamp
 from holdfast.operations.results import OperationResult, Outcome
@@ -268,7 +269,7 @@ class ReimagePlan(Machine):
 class Check(BaseModel, defer_build=True):
     """One thing that has to be true of the new system."""
 
-    name: Literal["image", "identity", "data", "manifest", "command"]
+    name: Literal["image", "identity", "data", "manifest"] | CheckKind
     passed: bool
     detail: str
 

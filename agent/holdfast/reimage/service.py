@@ -167,7 +167,7 @@ class Reimage:
     def watch(self, operations: Running) -> RollbackWatch:
         """Return what puts the old system back by itself; not started."""
         # The operator's own check shows no progress for as long as it may take.
-        stalled = max(STALLED_SECONDS, self._examiner.command_seconds + STALLED_SECONDS)
+        stalled = max(STALLED_SECONDS, self._examiner.longest_seconds + STALLED_SECONDS)
         return RollbackWatch(
             self._attempt,
             self._acting,

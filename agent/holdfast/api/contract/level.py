@@ -10,6 +10,7 @@ API_LEVEL = 1
 
 FEATURES = (
     "attempt-precondition",
+    "confirm-when",
     "idempotency-key",
     "interlock",
     "node-id",

@@ -141,6 +141,13 @@ class RebootRequest(_Request):
     """Make all the checks, and do not reboot."""
 
 
+class UnitRequest(_Request):
+    """Read the state of a unit of systemd."""
+
+    do: Literal["unit_state"] = "unit_state"
+    unit: Annotated[str, Field(pattern=r"^[A-Za-z0-9:_.@-]{1,250}\.[a-z]{4,8}$")]
+
+
 class InhibitorsRequest(_Request):
     """List what inhibits a shutdown."""
 
@@ -388,4 +395,5 @@ BootRequest = (
     | IdentityRequest
     | RebootRequest
     | InhibitorsRequest
+    | UnitRequest
 )
