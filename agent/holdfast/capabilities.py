@@ -42,16 +42,17 @@ def capabilities_of(
         reader=settings.manifests.reader,
         max_record_bytes=settings.max_record_bytes,
     )
+    pagecache = PageCache(
+        left_out=left_out,
+        roots=settings.roots,
+        state_dir=state_dir,
+        dumps_kept=settings.pagecache.dumps_kept,
+        reserve_bytes=settings.pagecache.reserve_bytes,
+        max_record_bytes=settings.max_record_bytes,
+    )
     writer = privileged(settings.helper)
     return Capabilities(
-        pagecache=PageCache(
-            left_out=left_out,
-            roots=settings.roots,
-            state_dir=state_dir,
-            dumps_kept=settings.pagecache.dumps_kept,
-            reserve_bytes=settings.pagecache.reserve_bytes,
-            max_record_bytes=settings.max_record_bytes,
-        ),
+        pagecache=pagecache,
         manifests=manifests,
         tuning=Tuning(
             roots=settings.roots,
@@ -66,7 +67,8 @@ def capabilities_of(
             listen=settings.transfer.address,
             addresses=settings.transfer.addresses,
             connections=settings.transfer.connections,
-            manifests=manifests,
+            manifests=manifests.target,
+            page_cache=pagecache,
             writers=writer.writers,
         ),
     )

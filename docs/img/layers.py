@@ -22,13 +22,14 @@ def draw() -> str:
         _LEFT, 44, 300, 52, title="cli", code=True, lines=["a client of the API, or --local"]
     )
     canvas.box(330, 44, 300, 52, title="api", code=True, lines=["routes, contract, http"])
-    width = 145
+    width = 114
     for number, (name, line) in enumerate(
         (
-            ("pagecache", "dump, load, evict"),
-            ("manifests", "build, verify, diff"),
-            ("tuning", "plan, apply, watch"),
-            ("reimage", "stage, arm, confirm"),
+            ("pagecache", "dump, load"),
+            ("manifests", "build, verify"),
+            ("transfer", "offer, pull"),
+            ("tuning", "plan, apply"),
+            ("reimage", "stage, confirm"),
         )
     ):
         x = _LEFT + number * (width + 10)

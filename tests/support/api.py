@@ -141,7 +141,8 @@ def served(
         listen=None,
         addresses=(),
         connections=8,
-        manifests=manifests,
+        manifests=manifests.target,
+        page_cache=pagecache,
         writers=LocalExecutor().writers,
     )
     registered = (

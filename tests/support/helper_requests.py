@@ -266,8 +266,11 @@ def lines() -> st.SearchStrategy[bytes]:
         max_leaves=8,
     )
     wrapped = st.one_of(anything, anything.map(lambda one: {"do": "write", "write": one}))
-    counted = st.fixed_dictionaries(
-        {"do": st.just("open_files"), "mount_point": _or_hostile("/", "/proc")}
+    counted = st.one_of(
+        st.fixed_dictionaries(
+            {"do": st.just("open_files"), "mount_point": _or_hostile("/", "/proc")}
+        ),
+        st.fixed_dictionaries({"do": st.just("writers"), "directory": _or_hostile("/", "/tmp")}),
     )
     extreme = st.sampled_from(
         [

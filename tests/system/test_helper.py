@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import re
 import signal
@@ -145,6 +146,26 @@ def test_files_that_keep_their_read_ahead_are_counted_for_the_daemon(
     assert mine
     assert mine[0] >= 1
     assert helper.ask({"do": "open_files", "mount_point": "/nowhere"})["errno"] == 2
+
+
+def test_it_finds_who_may_write_to_a_directory(helper: Helper, disk_dir: Path) -> None:
+    (disk_dir / "tree").mkdir()
+    inside, beside = disk_dir / "tree" / "inside", disk_dir / "beside"
+    for path in (inside, beside, disk_dir / "tree" / "read", disk_dir / "tree" / "mapped"):
+        path.write_bytes(b"x" * 4096)
+    mapped = disk_dir / "tree" / "mapped"
+    with inside.open("r+b"), beside.open("r+b"), (disk_dir / "tree" / "read").open("rb"):
+        with mapped.open("r+b") as file:
+            memory = mmap.mmap(file.fileno(), 0)
+        answer = helper.ask({"do": "writers", "directory": str(disk_dir / "tree")})
+        memory.close()
+    mine = [one for one in answer["writers"]["files"] if one["pid"] == os.getpid()]
+    assert {one["path"] for one in mine} == {str(inside), str(mapped), ""}
+    assert all(str(os.getpid()) in one["process"] for one in mine)
+    # A name that the caller did not ask for is not told, only its inode.
+    assert beside.stat().st_ino in {one["inode"] for one in mine if not one["path"]}
+    assert helper.ask({"do": "writers", "directory": str(disk_dir / "none")})["errno"] == 2
+    assert "malformed" in helper.ask({"do": "writers", "directory": "relative"})["refused"]
 
 
 class TestWhoMayAsk:
@@ -293,7 +314,8 @@ def test_whatever_it_is_asked_it_answers_and_writes_nowhere_else(disk_dir: Path)
             def fuzz(line: bytes) -> None:
                 told = json.loads(helper.send(line + b"\n"))
                 assert set(told) <= {
-                    "refused", "errno", "reason", "file", "open_files", "disarm", "outcome", "tune"
+                    "refused", "errno", "reason", "file", "open_files", "writers", "disarm",
+                    "outcome", "tune",
                 }  # fmt: skip
                 outcomes[next(iter(told), "done")] += 1
                 assert helper.process.poll() is None

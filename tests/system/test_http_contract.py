@@ -84,6 +84,7 @@ class TestDocument:
             ("/v1/transfers", "POST"),
             ("/v1/transfers/{transfer_id}", "GET"),
             ("/v1/transfers/{transfer_id}", "DELETE"),
+            ("/v1/transfers/repairs", "POST"),
             ("/v1/transfers/offers", "GET"),
             ("/v1/transfers/offers", "POST"),
             ("/v1/transfers/offers/{offer_id}", "GET"),

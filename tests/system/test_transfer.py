@@ -10,7 +10,9 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.support.disk import real_directory, write_file
@@ -188,6 +190,22 @@ def test_the_same_idempotency_key_answers_the_same_pull(pair: Pair) -> None:
     assert second.json()["id"] == first.json()["id"]
 
 
+def test_an_offer_that_is_asked_for_again_has_a_new_ticket_until_one_is_used(pair: Pair) -> None:
+    body, headers = {"path": str(pair.offered)}, {"Idempotency-Key": f"offer-{pair.name}"}
+
+    def offer(**more: Any) -> httpx.Response:
+        return pair.source.http.post("/v1/transfers/offers", json=body | more, headers=headers)
+
+    first, second = offer(), offer()
+    assert (first.status_code, second.status_code) == (201, 200), second.text
+    assert first.json()["offer"]["id"] == second.json()["offer"]["id"]
+    assert first.json()["ticket"]["key"] != second.json()["ticket"]["key"]
+    assert offer(exclude=["x"]).json()["type"] == "/problems/idempotency-mismatch"
+    assert pair.refused(first.json()["ticket"])["type"] == "/problems/forbidden"
+    pair.pulled(second.json()["ticket"])
+    assert offer().status_code == 409
+
+
 def test_secrets_of_a_ticket_are_shown_once(pair: Pair) -> None:
     made = pair.offer()
     key = made["ticket"]["key"]
@@ -262,11 +280,52 @@ def test_a_final_pull_is_refused_while_a_process_may_write(pair: Pair) -> None:
     assert f"({_own_pid()})" in result["open_for_writing"][0]
 
 
+def test_parts_of_a_directory_go_side_by_side(pair: Pair) -> None:
+    fill(pair.offered)
+    parts = [
+        pair.offer(include=["part0"])["ticket"],
+        pair.offer(exclude=["part*"])["ticket"],
+        pair.offer(files=["part1/f1", "large"])["ticket"],
+    ]
+    started = [
+        pair.start(ticket, path=f"{pair.fetched}-{number}", final=True)
+        for number, ticket in enumerate(parts)
+    ]
+    ended = [pair.destination.finish(operation) for operation in started]
+    assert [one["state"] for one in ended] == ["succeeded"] * 3, ended
+    names = [set(tree(Path(f"{pair.fetched}-{number}"))) for number in range(3)]
+    assert {name for name in names[0] if name.startswith("part0/")} == names[0] - {"part0"}
+    assert not {name for name in names[1] if name.startswith("part")}
+    assert names[2] == {"part1", "part1/f1", "large"}
+
+
+def test_a_directory_has_one_transfer_until_it_is_forgotten(pair: Pair) -> None:
+    write_file(pair.offered / "large", 16 << 20)
+    operation = pair.start(pair.offer(bytes_per_second=1 << 20)["ticket"])
+    second = pair.offer()["ticket"]
+    inside = pair.refused(second, path=str(pair.fetched / "inside"))
+    assert inside["status"] in (404, 409)
+    assert pair.refused(second)["type"] == "/problems/conflict"
+    listed = pair.destination.http.get("/v1/transfers").json()["transfers"]
+    name = next(one["id"] for one in listed if one["path"] == str(pair.fetched))
+
+    def running() -> bool:
+        now = pair.destination.http.get(f"/v1/operations/{operation['id']}").json()
+        return bool(now["state"] == "running")
+
+    until(running, what="the start of a pull")
+    assert pair.destination.http.delete(f"/v1/transfers/{name}").status_code == 409
+    pair.destination.http.post(f"/v1/operations/{operation['id']}/cancel")
+    pair.destination.finish(operation)
+    assert pair.destination.http.delete(f"/v1/transfers/{name}").status_code == 204
+    assert pair.destination.http.get(f"/v1/transfers/{name}").status_code == 404
+
+
 def test_the_command_line_moves_a_directory(pair: Pair, tmp_path: Path) -> None:
     fill(pair.offered)
     offered = pair.source.cli("transfer", "offer", pair.offered)
     assert offered.returncode == 0, offered.stderr
-    assert "whoever has the ticket" in offered.stderr
+    assert "that has the ticket" in offered.stderr
     ticket = save_ticket(tmp_path / "ticket", json.loads(offered.stdout))
     for more in ((), ("--final",)):
         done = pair.destination.cli("transfer", "pull", "--ticket", ticket, pair.fetched, *more)

@@ -13,6 +13,7 @@ from holdfast import _engine, space
 from holdfast._engine import Progress
 from holdfast.atomic_files import make_directory
 from holdfast.left_out import LeftOut
+from holdfast.manifests.engine_target import EngineTarget
 from holdfast.manifests.models import (
     BuildRequest,
     BuildResult,
@@ -64,6 +65,7 @@ class Manifests:
         self._store = ManifestStore(
             state_dir / "manifests", kept=kept, max_record_bytes=max_record_bytes
         )
+        self.target = EngineTarget(self._store)
         self._reports = ReportStore(state_dir / "reports")
         self._lock = threading.Lock()
         self._verified = {(str(root), ok): 0 for root in roots for ok in (True, False)}
@@ -215,28 +217,6 @@ class Manifests:
         if manifest_id is not None:
             self._store.check_chosen(manifest_id)
         return Upload(self._store, max_bytes=self._max_record_bytes)
-
-    # Manifests that the engine makes with other work: the target of a transfer.
-
-    def reserve(self, record_id: str, *, replace: bool) -> dict[str, Any]:
-        """Return `destination`, `journal` and `max_bytes` of a manifest that the engine will make.
-
-        Raises `RequestError` if the id is taken and may not be replaced, `OSError`.
-        """
-        make_directory(self._store.directory)
-        return {
-            "destination": str(self._store.destination(record_id, replace=replace)),
-            "journal": str(self._store.journal(record_id)),
-            "max_bytes": self._store.max_bytes,
-        }
-
-    def stored(self, record_id: str) -> bool:
-        """Whether there is a manifest of this id."""
-        return any(path.name.startswith(record_id) for path in self._store.made_here())
-
-    def added(self, record_id: str) -> None:
-        """Keep a manifest that the engine made, and remove the oldest beyond the limit."""
-        self._store.retain(record_id)
 
     # Operations, each in a thread of its own.
 

@@ -15,6 +15,7 @@ from holdfast._engine import Progress
 from holdfast.atomic_files import make_directory
 from holdfast.left_out import LeftOut
 from holdfast.node.volumes import missing
+from holdfast.operations.ids import new_id
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import RequestError, Slug
 from holdfast.pagecache.dumps import DumpStore, DumpUpload
@@ -201,6 +202,37 @@ class PageCache:
         if dump_id is not None:
             self._store.check_chosen(dump_id)
         return DumpUpload(self._store, max_bytes=self._max_record_bytes, root=self._places.roots[0])
+
+    # One directory by itself, for a transfer: names are relative to it, wherever it is.
+
+    def dump_tree(self, directory: Path, destination: Path) -> None:
+        """Record what is resident of a directory. Raises `OSError`, `ValueError`, `EngineError`."""
+        request = {
+            "places": [{"root": str(directory), "path": ""}],
+            "exclude": self._exclude,
+            "destination": str(destination),
+            "header": provenance(new_id()),
+            "hotness": False,
+            "on_denied": "skip",
+        }
+        call(_engine.dump, request, Progress())
+
+    def load_tree(self, record: Path, directory: Path, progress: Progress) -> dict[str, Any]:
+        """Load what a record of `dump_tree`, from another node, names of a directory.
+
+        Raises `RecordError` if it cannot be trusted, `OSError`, `ValueError`, `CancelledError`.
+        """
+        request = {
+            "record": str(record),
+            "max_bytes": self._store.max_bytes,
+            "roots": [str(directory)],
+            "policy": LoadRequest().policy,
+            "budget_bytes": None,
+            "reserve_bytes": self._reserve_bytes,
+            "bytes_per_second": None,
+            "report_all": False,
+        }
+        return call(_engine.load, request, progress)
 
     # Operations, each in a thread of its own.
 

@@ -292,11 +292,11 @@ class HelperServer:
     def _open_files(self, request: OpenFilesRequest | WritersRequest) -> Answer:
         if isinstance(request, WritersRequest):
             find = partial(self._executor.writers, request.directory)
-            return Answer(writers=self._looked(find, request.directory))
+            return Answer(writers=self._inspected(find, request.directory))
         count = partial(self._executor.open_files, request.mount_point)
-        return Answer(open_files=dict(self._looked(count, request.mount_point)))
+        return Answer(open_files=dict(self._inspected(count, request.mount_point)))
 
-    def _looked(self, look: Callable[[], _Found], place: str) -> _Found:
+    def _inspected(self, look: Callable[[], _Found], place: str) -> _Found:
         """Inspect open files, for so long: a file system may have ceased to answer."""
         if not self._counts.acquire(blocking=False):
             raise OSError(errno.EBUSY, "earlier counts of open files have not come to an end")

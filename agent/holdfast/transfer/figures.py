@@ -13,7 +13,8 @@ from prometheus_client.registry import Collector
 class TransferFigures:
     """Totals since the daemon started, and offers as they are now."""
 
-    sent_bytes: int
+    sent_bytes: Mapping[str, int]
+    """By level of proof."""
     received_bytes: Mapping[str, int]
     """By level of proof."""
     limited_seconds: Mapping[str, float]
@@ -36,22 +37,17 @@ class TransferCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         """Yield the families."""
         figures = self._figures()
-        yield CounterMetricFamily(
-            "holdfast_transfer_sent_bytes",
-            "Bytes of files sent to destinations.",
-            figures.sent_bytes,
-        )
-        received = CounterMetricFamily(
-            "holdfast_transfer_received_bytes",
-            "Bytes of files fetched by pulls, by level of proof; counted when a pull ends.",
-            labels=("proof",),
-        )
-        for proof, count in figures.received_bytes.items():
-            received.add_metric((proof,), count)
-        yield received
+        for name, text, counts in (
+            ("sent", "Bytes of files sent to destinations, by level of proof.", figures.sent_bytes),
+            ("received", "Bytes of files fetched, by level of proof.", figures.received_bytes),
+        ):
+            moved = CounterMetricFamily(f"holdfast_transfer_{name}_bytes", text, labels=("proof",))
+            for proof, count in counts.items():
+                moved.add_metric((proof,), count)
+            yield moved
         limited = CounterMetricFamily(
             "holdfast_transfer_limited_seconds",
-            "Time of passes, by what limited them; counted when a pull ends.",
+            "Time of transfers into this node, by what limited them.",
             labels=("by",),
         )
         for by, seconds in figures.limited_seconds.items():

@@ -6,10 +6,8 @@ import ipaddress
 import json
 import logging
 import socket
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +17,13 @@ from pydantic import BaseModel
 from holdfast import _engine
 from holdfast.operations.model import RequestError
 from holdfast.pressure import engine_limit
-from holdfast.roots import RootPath
+from holdfast.transfer.events import SourceEvents
 from holdfast.transfer.ids import from_wire, to_wire
 from holdfast.transfer.store import StoredOffer, TransferStore
 
 log = logging.getLogger(__name__)
 
 _BACKLOG = 128
-_CHECK_SECONDS = 1.0
-"""How often offers are compared with the clock, which may be set."""
 
 
 class OfferStatus(BaseModel, defer_build=True):
@@ -45,7 +41,6 @@ class _Serving:
 
     server: _engine.TransferServer
     port: int
-    ended: threading.Event = field(default_factory=threading.Event)
 
 
 class TransferListener:
@@ -58,55 +53,65 @@ class TransferListener:
         address: tuple[str, int] | None,
         named: Sequence[str],
         exclude: Sequence[Path],
-        place_of: Callable[[str], RootPath],
+        events: SourceEvents,
     ) -> None:
-        """`address` is where to listen, if anywhere; `named` what tickets name instead of it.
-
-        `place_of` finds the place of an offered path, and raises `RequestError` if it is not to be
-        had.
-        """
+        """`address` is where to listen, if anywhere; `named` what tickets name instead of it."""
         self._store = store
         self._address = address
         self._named = list(named)
         self._exclude = [str(path) for path in exclude]
-        self._place_of = place_of
+        self._events = events
         self._serving: _Serving | None = None
-        self._lock = threading.Lock()
-        self._ended_bytes = 0
-        """Sent for offers that are not served any more."""
-        self._expiry: dict[str, int] = {}
-        """When each offer that is served expires, in Unix seconds."""
 
     @property
     def on(self) -> bool:
         """Whether this node may offer anything."""
         return self._address is not None
 
+    @property
+    def serving(self) -> bool:
+        """Whether the listener was started."""
+        return self._serving is not None
+
     def start(self) -> None:
         """Listen, and serve the offers that are stored. Does nothing if there is no address.
 
-        Raises `OSError` if the address cannot be listened on or the store not be read.
+        A state directory that cannot be read or written, such as that of a full volume, keeps it
+        off, with a line in the log. Raises `OSError` if the address cannot be listened on.
         """
         if self._address is None:
             return
-        certificate, key = self._store.certificate().der
+        try:
+            certificate, key = self._store.certificate().der
+            offers = self._store.offers()
+        except OSError as error:
+            log.error("nothing is offered until the next start: %s", error)
+            return
         listener = _listen(self._address)
         port: int = listener.getsockname()[1]
-        server = _engine.TransferServer(listener.detach(), certificate, key, "{}", self._bind)
+        events = self._events
+        server = _engine.TransferServer(
+            listener.detach(),
+            certificate,
+            key,
+            "{}",
+            events.bind,
+            writers=events.writers,
+            manifest=events.manifest,
+            completed=events.completed,
+            page_cache=events.page_cache,
+            record=events.record,
+        )
         self._serving = _Serving(server, port)
-        for offer in self._store.offers():
+        for offer in offers:
             if not offer.expired:
                 self._try(offer)
-        threading.Thread(
-            target=self._expire, args=(self._serving,), name="transfer-expiry", daemon=True
-        ).start()
         log.info("offers are served on %s port %d", self._address[0], port)
 
     def close(self) -> None:
         """Serve nothing more, and cut all connections. Idempotent."""
         serving, self._serving = self._serving, None
         if serving is not None:
-            serving.ended.set()
             serving.server.close()
 
     def add(self, offer: StoredOffer) -> None:
@@ -114,7 +119,7 @@ class TransferListener:
         if self._serving is None:
             return
         request = offer.request
-        place = self._place_of(request.path)
+        place = self._events.place(request.path)
         members: dict[str, Any] = {
             "id": to_wire(offer.id),
             "verifier": offer.verifier,
@@ -124,25 +129,18 @@ class TransferListener:
             "include_patterns": request.include,
             "exclude_patterns": request.exclude,
             "files": request.files,
+            "mounts": request.other_filesystems,
+            "digests": str(self._store.digests_of(offer.id)),
             "bytes_per_second": request.bytes_per_second,
             "pressure": engine_limit(request.pressure),
             "expires_at": offer.expires_at,
         }
-        if request.other_filesystems == "leave_out":
-            members["leave_out_mounts"] = True
         self._serving.server.offer(json.dumps(members))
-        self._expiry[offer.id] = offer.expires_at
 
     def revoke(self, offer_id: str) -> None:
         """Serve an offer no more, and cut its connections. Idempotent."""
-        serving = self._serving
-        if serving is None:
-            return
-        with self._lock:
-            self._expiry.pop(offer_id, None)
-            status = self.status().get(offer_id)
-            if serving.server.revoke(to_wire(offer_id)) and status is not None:
-                self._ended_bytes += status.sent_bytes
+        if self._serving is not None:
+            self._serving.server.revoke(to_wire(offer_id))
 
     def status(self) -> Mapping[str, OfferStatus]:
         """Return how each offer that is served is doing, by its id."""
@@ -150,11 +148,6 @@ class TransferListener:
             return {}
         found: list[dict[str, Any]] = json.loads(self._serving.server.status())
         return {from_wire(one["id"]): OfferStatus.model_validate(one) for one in found}
-
-    def sent_bytes(self) -> int:
-        """Return how many bytes of files were sent since the start, of all offers."""
-        with self._lock:
-            return self._ended_bytes + sum(one.sent_bytes for one in self.status().values())
 
     def addresses(self) -> tuple[list[str], int]:
         """Return what a ticket names: addresses of this node, and the port.
@@ -171,25 +164,6 @@ class TransferListener:
             self.add(offer)
         except (RequestError, ValueError, OSError) as error:
             log.error("offer %s of %s is not served: %s", offer.id, offer.request.path, error)
-
-    def _bind(self, offer: str, puller: str) -> bool:
-        """Store who uses a ticket: the engine calls this before it answers."""
-        try:
-            stored = self._store.bind(from_wire(offer), puller)
-        except OSError:
-            log.exception("who uses the ticket of offer %s could not be stored", offer)
-            return False
-        if stored:
-            log.info("offer %s is used by destination %s", from_wire(offer), puller)
-        return stored
-
-    def _expire(self, serving: _Serving) -> None:
-        """End what has expired, until the listener is closed."""
-        while not serving.ended.wait(_CHECK_SECONDS):
-            now = time.time()
-            for offer_id in [one for one, end in list(self._expiry.items()) if now >= end]:
-                log.info("offer %s has expired", offer_id)
-                self.revoke(offer_id)
 
 
 def addresses_of(host: str) -> list[str]:

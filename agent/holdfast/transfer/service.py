@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections import Counter
@@ -15,8 +16,10 @@ from holdfast.operations.ids import new_id
 from holdfast.operations.kinds import Kind
 from holdfast.operations.model import RequestError, Slug, now
 from holdfast.pressure import engine_limit
-from holdfast.roots import RootPath, Roots
+from holdfast.roots import Roots
 from holdfast.scopes import Scope
+from holdfast.transfer.destinations import Destinations
+from holdfast.transfer.events import SourceEvents, offered_place
 from holdfast.transfer.figures import TransferFigures
 from holdfast.transfer.listener import OfferStatus, TransferListener
 from holdfast.transfer.models import (
@@ -27,11 +30,16 @@ from holdfast.transfer.models import (
     PullParams,
     PullRequest,
     PullResult,
+    RepairParams,
+    RepairRequest,
+    RepairResult,
     Transfer,
     TransferList,
     TransferOffer,
 )
-from holdfast.transfer.pulls import PULL, ManifestTarget, Pulls
+from holdfast.transfer.others import ManifestTarget, PageCacheTrees
+from holdfast.transfer.pulls import PULL, Pulls
+from holdfast.transfer.repairs import REPAIR, Repairs
 from holdfast.transfer.store import StoredOffer, StoredTransfer, TransferStore
 from holdfast.transfer.tickets import source_of, ticket_of
 from holdfast.transfer.writers import FindWriters
@@ -51,25 +59,34 @@ class Transfers:
         addresses: Sequence[str],
         connections: int,
         manifests: ManifestTarget,
+        page_cache: PageCacheTrees,
         writers: FindWriters,
     ) -> None:
         """`listen` is the data listener's address; None: this node offers nothing."""
         self._places = Roots(roots, state_dir)
         self._store = TransferStore(state_dir)
+        self._destinations = Destinations(self._places, self._store, writers)
         self._pulls = Pulls(
-            places=self._places,
-            store=self._store,
+            self._destinations,
+            self._store,
             exclude=[state_dir],
             connections=connections,
             manifests=manifests,
-            writers=writers,
+            page_cache=page_cache,
         )
+        self._repairs = Repairs(self._destinations, self._store)
         self._listener = TransferListener(
             self._store,
             address=listen,
             named=addresses,
             exclude=[state_dir],
-            place_of=self._offered_place,
+            events=SourceEvents(
+                self._store,
+                places=self._places,
+                manifests=manifests,
+                page_cache=page_cache,
+                writers=writers,
+            ),
         )
 
     def prepare(self) -> None:
@@ -87,8 +104,20 @@ class Transfers:
                 check=self._pulls.check,
                 # The journal has what is proven.
                 resumable=True,
-                resources=self._pulls.resources,
+                resources=_destination,
                 scope=Scope.ADMIN,
+            ),
+            Kind(
+                REPAIR,
+                RepairParams,
+                RepairResult,
+                self._repairs.run,
+                check=self._repairs.check,
+                # What is healed is found to be equal.
+                resumable=True,
+                resources=_destination,
+                scope=Scope.ADMIN,
+                rate="read",
             ),
         )
 
@@ -102,9 +131,13 @@ class Transfers:
 
     # Offers.
 
-    def offer(self, request: OfferRequest, idempotency_key: str | None = None) -> OfferMade:
-        """Offer a directory; the ticket is returned here and never again.
+    def offer(
+        self, request: OfferRequest, idempotency_key: str | None = None
+    ) -> tuple[OfferMade, bool]:
+        """Offer a directory; return the offer with its ticket, and whether it is new.
 
+        The ticket is returned here and never again. The same request with the same key makes a
+        new ticket for the offer that it made, in place of one that was lost before it was used.
         Raises `RequestError` for a request that cannot be served, `OSError`.
         """
         if not self._listener.on:
@@ -113,38 +146,64 @@ class Transfers:
                 "This node offers nothing, as it has no data listener; set `transfer.listen` and "
                 "restart holdfast.",
             )
-        for made in self._store.offers() if idempotency_key is not None else ():
-            if made.idempotency_key == idempotency_key:
-                raise RequestError(
-                    Slug.IDEMPOTENCY_MISMATCH,
-                    f"The idempotency key was already used for offer {made.id}, whose ticket is "
-                    "not shown again; revoke it, and make another one with a new key.",
-                    offer=made.id,
-                )
-        place = self._offered_place(request.path)
+        if not self._listener.serving:
+            raise RequestError(
+                Slug.UNAVAILABLE,
+                "The data listener could not be started, and the log has the reason; restart "
+                "holdfast once that is fixed.",
+            )
+        place = offered_place(self._places, request.path)
         engine_limit(request.pressure)
         _check_patterns(request)
         _check_files(request)
+        request = request.model_copy(update={"path": str(place.root / place.path)})
         key, verifier = _engine.transfer_secret()
+        known = self._store.made_with(idempotency_key) if idempotency_key is not None else None
+        if known is not None:
+            stored = self._renewed(known, request, verifier)
+            self._listener.add(stored)
+            return self._made(stored, key), False
         stored = StoredOffer(
             id=new_id(),
-            request=request.model_copy(update={"path": str(place.root / place.path)}),
+            request=request,
             verifier=verifier,
             created_at=now(),
             expires_at=int(time.time()) + request.expires_seconds,
             idempotency_key=idempotency_key,
         )
-        addresses, port = self._listener.addresses()
-        fingerprint = self._store.certificate().fingerprint
         self._store.add_offer(stored)
         try:
             self._listener.add(stored)
         except BaseException:
             self._store.remove_offer(stored.id)
             raise
+        return self._made(stored, key), True
+
+    def _renewed(self, known: StoredOffer, request: OfferRequest, verifier: str) -> StoredOffer:
+        """Replace the ticket of an offer that is asked for again. Raises `RequestError`."""
+        if known.request != request:
+            raise RequestError(
+                Slug.IDEMPOTENCY_MISMATCH,
+                f"The idempotency key was already used for offer {known.id} with another body; use "
+                "a new key for a new request.",
+                offer=known.id,
+            )
+        renewed = None if known.expired else self._store.renew(known.id, verifier)
+        if renewed is None:
+            raise RequestError(
+                Slug.CONFLICT,
+                f"The idempotency key made offer {known.id}, of which the ticket was used or has "
+                "expired; use a new key for another offer.",
+                offer=known.id,
+            )
+        return renewed
+
+    def _made(self, offer: StoredOffer, key: str) -> OfferMade:
+        addresses, port = self._listener.addresses()
+        fingerprint = self._store.certificate().fingerprint
         return OfferMade(
-            offer=_shown(stored, None),
-            ticket=ticket_of(stored, key, fingerprint, addresses, port),
+            offer=_shown(offer, None),
+            ticket=ticket_of(offer, key, fingerprint, addresses, port),
         )
 
     def offers(self) -> OfferList:
@@ -180,6 +239,13 @@ class Transfers:
         """
         return self._pulls.accept(request)
 
+    def accept_repair(self, request: RepairRequest) -> RepairParams:
+        """Keep the ticket of a request, and return the parameters of the operation.
+
+        Raises `RequestError` if it cannot be served, `OSError`.
+        """
+        return self._repairs.accept(request)
+
     def transfers(self) -> TransferList:
         """List the transfers into this node, newest first. Raises `OSError`."""
         return TransferList(transfers=[_transfer(one) for one in self._store.transfers()])
@@ -193,29 +259,22 @@ class Transfers:
 
         What was fetched stays. Raises `RequestError`, `OSError`.
         """
-        return self._pulls.forget(name)
+        return self._destinations.forget(name)
 
     def figures(self) -> TransferFigures:
         """Return what metrics show."""
         status = self._listener.status()
         counts = Counter(_state(offer) for offer in self._store.offers())
         return TransferFigures(
-            sent_bytes=self._listener.sent_bytes(),
-            received_bytes=self._pulls.received(),
-            limited_seconds=self._pulls.limited(),
+            **json.loads(_engine.transfer_statistics()),
             offers={state: counts[state] for state in ("unused", "in_use", "expired")},
             connections=sum(one.connections for one in status.values()),
         )
 
-    def _offered_place(self, path: str) -> RootPath:
-        place = self._places.find(path, "path")
-        if not (place.root / place.path).is_dir():
-            raise RequestError(
-                Slug.INVALID_REQUEST,
-                f"{path} is a file; offer the directory that it is in, with `files`.",
-                "path",
-            )
-        return place
+
+def _destination(params: PullParams | RepairParams) -> frozenset[str]:
+    """Name what an operation holds: one of a directory at a time."""
+    return frozenset({f"transfer:{params.path}"})
 
 
 def _check_patterns(request: OfferRequest) -> None:
@@ -265,6 +324,8 @@ def _shown(offer: StoredOffer, status: OfferStatus | None) -> TransferOffer:
         state=_state(offer),
         connections=0 if status is None else status.connections,
         sent_bytes=0 if status is None else status.sent_bytes,
+        manifest=offer.manifest,
+        manifest_digest=offer.manifest_digest,
     )
 
 

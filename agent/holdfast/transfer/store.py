@@ -51,7 +51,10 @@ class StoredOffer(BaseModel, defer_build=True):
     expires_at: int
     """In Unix seconds."""
     idempotency_key: str | None = None
-    """Of the call that made it."""
+    """Of the request that made it."""
+    manifest: str | None = None
+    """The manifest that was made here when the destination completed."""
+    manifest_digest: str | None = None
 
     @property
     def expired(self) -> bool:
@@ -70,8 +73,8 @@ class StoredTransfer(BaseModel, defer_build=True):
     operation: str | None = None
     complete: bool = False
     manifest: str | None = None
-    directory: tuple[int, int] | None = None
-    """Device and inode of the destination, once it is complete."""
+    inode: int | None = None
+    """Of the destination, once it is complete."""
 
     @property
     def ticket(self) -> TransferTicket:
@@ -107,9 +110,9 @@ class TransferStore:
     """Offers and transfers on disk. Safe to use from many threads."""
 
     def __init__(self, state_dir: Path) -> None:
-        self._directory = state_dir / "transfer"
-        self._offers = self._directory / "offers"
-        self._transfers = self._directory / "transfers"
+        self.directory = state_dir / "transfer"
+        self._offers = self.directory / "offers"
+        self._transfers = self.directory / "transfers"
         self._lock = threading.RLock()
         self._in_memory: dict[str, StoredOffer] | None = None
 
@@ -124,7 +127,7 @@ class TransferStore:
 
         Tickets name it, so it stays for as long as the state directory does.
         """
-        file = self._directory / "certificate.json"
+        file = self.directory / "certificate.json"
         with self._lock:
             known = _read(file, Certificate)
             if known is not None:
@@ -160,6 +163,21 @@ class TransferStore:
                 )
             self._put(offer)
 
+    def made_with(self, idempotency_key: str) -> StoredOffer | None:
+        """Return the offer that a request with this key made."""
+        with self._lock:
+            offers = self._known().values()
+            return next((one for one in offers if one.idempotency_key == idempotency_key), None)
+
+    def renew(self, offer_id: str, verifier: str) -> StoredOffer | None:
+        """Replace the ticket of an offer durably; None if one was used. Raises `OSError`."""
+        with self._lock:
+            offer = self._known().get(offer_id)
+            if offer is None or offer.puller is not None:
+                return None
+            self._put(offer.model_copy(update={"verifier": verifier}))
+            return self._known()[offer_id]
+
     def bind(self, offer_id: str, puller: str) -> bool:
         """Store durably which destination owns a ticket; return False if another one does.
 
@@ -172,10 +190,28 @@ class TransferStore:
             self._put(offer.model_copy(update={"puller": puller}))
             return True
 
+    def complete(self, offer_id: str, manifest: str, digest: str) -> bool:
+        """Store durably that a destination has all of an offer; return False if it was revoked.
+
+        Raises `OSError`.
+        """
+        with self._lock:
+            offer = self._known().get(offer_id)
+            if offer is None:
+                return False
+            found = {"manifest": manifest, "manifest_digest": digest}
+            self._put(offer.model_copy(update=found))
+            return True
+
+    def digests_of(self, offer_id: str) -> Path:
+        """Return the file in which the engine keeps digests of an offer's files."""
+        return self._offers / f"{offer_id}.digests"
+
     def remove_offer(self, offer_id: str) -> None:
         """Forget an offer, durably. Raises `OSError`."""
         with self._lock:
             (self._offers / f"{offer_id}.json").unlink(missing_ok=True)
+            self.digests_of(offer_id).unlink(missing_ok=True)
             flush_directory(self._offers)
             self._known().pop(offer_id, None)
 

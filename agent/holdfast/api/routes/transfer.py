@@ -20,11 +20,13 @@ from holdfast.transfer.models import (
     OfferMade,
     OfferRequest,
     PullRequest,
+    RepairRequest,
     Transfer,
     TransferList,
     TransferOffer,
 )
 from holdfast.transfer.pulls import PULL
+from holdfast.transfer.repairs import REPAIR
 
 router = Router(
     prefix="/v1/transfers",
@@ -48,6 +50,11 @@ TransferName = Annotated[
     status_code=201,
     response_model=OfferMade,
     responses={
+        200: {
+            "description": "The offer that this idempotency key made, with a new ticket in place "
+            "of one that was not used.",
+            "model": OfferMade,
+        },
         201: {
             "description": "Offered; the ticket is in this answer and in no other.",
             "headers": {"Location": {"description": "Where it is.", "schema": {"type": "string"}}},
@@ -62,16 +69,13 @@ async def create_offer(
     params: OfferRequest,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Make an offer and its ticket, which one destination can use. Needs `transfer.listen`.
-
-    The ticket is shown once: with a key that an offer was made under the answer is 409 and which.
-    """
-    check_key(request, idempotency_key)
+    """Make an offer and its ticket, which one destination can use. Needs `transfer.listen`."""
     audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
-    made = await act(request, partial(services.transfer.offer, params, idempotency_key))
+    check_key(request, idempotency_key)
+    made, new = await act(request, partial(services.transfer.offer, params, idempotency_key))
     audited(request, offer=made.offer.id)
-    headers = {"Location": f"/v1/transfers/offers/{made.offer.id}", "Cache-Control": "no-store"}
-    return JsonResponse(made, status_code=201, headers=headers)
+    headers = {"Location": f"/v1/transfers/offers/{made.offer.id}"}
+    return JsonResponse(made, status_code=201 if new else 200, headers=headers)
 
 
 @router.get(
@@ -139,6 +143,31 @@ async def create_transfer(
     """
     accepted = await act(request, partial(services.transfer.accept, params), Pool.STARTS)
     return await start(request, caller, PULL, accepted, idempotency_key)
+
+
+@router.post(
+    "/repairs",
+    operation_id="createTransferRepair",
+    summary="Heal a destination from its source",
+    status_code=202,
+    response_model=Operation,
+    responses=started(),
+)
+@spec(Scope.ADMIN)
+async def create_repair(
+    services: ServicesDep,
+    request: Request,
+    caller: CallerDep,
+    params: RepairRequest,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
+    """Start `transfer.repair`: compare with the source's manifest, and fetch what differs.
+
+    Each finding names the side that is to blame. The source needs a manifest of what it offers:
+    that of a completed transfer, or one that was built of the same directory.
+    """
+    accepted = await act(request, partial(services.transfer.accept_repair, params), Pool.STARTS)
+    return await start(request, caller, REPAIR, accepted, idempotency_key)
 
 
 @router.get(

@@ -22,6 +22,7 @@ _STARTS = {
     "pagecache.evict": "/v1/pagecache/evictions",
     "pagecache.load": "/v1/pagecache/loads",
     "transfer.pull": "/v1/transfers",
+    "transfer.repair": "/v1/transfers/repairs",
 }
 """Where operations are started; a member of the body named in the path is not sent with it."""
 

@@ -69,7 +69,7 @@ Ticket = Annotated[
     lines=[
         "holdfast transfer pull --ticket ticket /mnt/data/cassandra",
         "holdfast transfer pull --ticket ticket /mnt/data/cassandra --passes 3 --proof media",
-        "holdfast transfer pull --ticket ticket /mnt/data/cassandra --final",
+        "holdfast transfer pull --ticket ticket /mnt/data/cassandra --final --page-cache",
     ],
 )
 def pull(
@@ -113,7 +113,7 @@ def pull(
             max=32,
             metavar="N",
             help="Data connections.",
-            show_default="transfer.connections",
+            show_default="as many as are faster",
         ),
     ] = None,
     rate: Rate = None,
@@ -123,18 +123,30 @@ def pull(
             "--even-if-open", help="With --final: also while files are held open for writing."
         ),
     ] = False,
+    map_owners: Annotated[
+        bool,
+        typer.Option("--map-owners", help="Keep the names of users and groups, not their numbers."),
+    ] = False,
+    page_cache: Annotated[
+        bool,
+        typer.Option(
+            "--page-cache", help="With --final: load what is in memory on the source here too."
+        ),
+    ] = False,
     wait: Wait = True,
 ) -> None:
     """Fetch what a ticket offers, in passes, until little changes. Resumes an earlier pull.
 
-    --final checks that no process holds a file of the tree open for writing, fetches the rest,
-    makes a manifest, and completes the transfer: nothing of it is ever written again.
+    --final checks on both ends that no process holds a file of the tree open for writing, fetches
+    the rest, makes a manifest on both, and completes the transfer: no transfer writes there again.
     """
     from holdfast.cli.commands.transfer.views import show_pulled
-    from holdfast.cli.run.outcome import perform
+    from holdfast.cli.run.outcome import judge, perform
 
     if even_if_open and not final:
         raise UsageError("--even-if-open goes with --final")
+    if page_cache and not final:
+        raise UsageError("--page-cache goes with --final")
     body: dict[str, Any] = {
         "ticket": _read_ticket(ticket),
         "path": absolute(path),
@@ -145,8 +157,57 @@ def pull(
         "connections": connections,
         "bytes_per_second": rate,
         "even_if_open": even_if_open or None,
+        "map_owners": map_owners or None,
+        "page_cache": page_cache or None,
     }
-    perform(session, "transfer.pull", body, show_pulled, wait=wait)
+    judge(perform(session, "transfer.pull", body, show_pulled, wait=wait))
+
+
+@command(
+    app,
+    "repair",
+    lines=[
+        "holdfast transfer repair --ticket ticket /mnt/data/cassandra",
+        "holdfast transfer repair --ticket ticket /mnt/data/cassandra --overwrite-written",
+    ],
+)
+def repair(
+    session: Session,
+    *,
+    path: Annotated[Path, typer.Argument(readable=False, help="The destination, in a root.")],
+    ticket: Ticket,
+    overwrite_written: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite-written",
+            help="Set back files too that were written to since they were transferred.",
+        ),
+    ] = False,
+    rate: Annotated[
+        int | None,
+        typer.Option(parser=size_of, metavar="SIZE", help="Read at most this much a second."),
+    ] = None,
+    even_if_open: Annotated[
+        bool, typer.Option("--even-if-open", help="Also while files are held open for writing.")
+    ] = False,
+    wait: Wait = True,
+) -> None:
+    """Compare a destination with the source's manifest, and fetch only the chunks that differ.
+
+    Each finding names the side that is to blame: the source reads a chunk again before it sends
+    it. Exits with 3 if something could not be healed.
+    """
+    from holdfast.cli.commands.transfer.views import show_repaired
+    from holdfast.cli.run.outcome import judge, perform
+
+    body: dict[str, Any] = {
+        "ticket": _read_ticket(ticket),
+        "path": absolute(path),
+        "overwrite_written": overwrite_written or None,
+        "bytes_per_second": rate,
+        "even_if_open": even_if_open or None,
+    }
+    judge(perform(session, "transfer.repair", body, show_repaired, wait=wait))
 
 
 @command(

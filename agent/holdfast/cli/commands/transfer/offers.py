@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,14 @@ from holdfast.cli.registration.command import command
 from holdfast.cli.registration.completion import offer_ids
 from holdfast.cli.run.session import Session
 from holdfast.cli.terminal.errors import UsageError
+
+
+class OtherFilesystems(StrEnum):
+    """What to do with mounts below an offered directory."""
+
+    REFUSE = "refuse"
+    INCLUDE = "include"
+    LEAVE_OUT = "leave-out"
 
 
 @command(
@@ -44,12 +53,10 @@ def offer(
             metavar="FILE", help="Offer only the files of this list, a relative path on each line."
         ),
     ] = None,
-    leave_out_mounts: Annotated[
-        bool,
-        typer.Option(
-            "--leave-out-mounts", help="Leave out other file systems below, instead of refusing."
-        ),
-    ] = False,
+    other_filesystems: Annotated[
+        OtherFilesystems,
+        typer.Option(help="What to do where another file system is mounted below."),
+    ] = OtherFilesystems.REFUSE,
     expires: Annotated[
         float | None,
         typer.Option(
@@ -86,7 +93,9 @@ def offer(
         "include": include or None,
         "exclude": exclude or None,
         "files": None if files_from is None else _lines(files_from),
-        "other_filesystems": "leave_out" if leave_out_mounts else None,
+        "other_filesystems": None
+        if other_filesystems is OtherFilesystems.REFUSE
+        else other_filesystems.value.replace("-", "_"),
         "expires_seconds": None if expires is None else max(int(expires), 1),
         "bytes_per_second": rate,
         "pressure": None
@@ -102,8 +111,8 @@ def offer(
     shown = made["offer"]
     session.out.line(json.dumps(made["ticket"]))
     session.out.note(
-        f"offer {shown['id']} of {shown['path']} until {shown['expires_at']}; whoever has the "
-        "ticket can fetch it, once"
+        f"offer {shown['id']} of {shown['path']} until {shown['expires_at']}; one node "
+        "that has the ticket can fetch it"
     )
     session.out.hint(
         f"on the other node: holdfast transfer pull --ticket FILE {shown['path']}; to withdraw it: "

@@ -10,8 +10,10 @@ from holdfast.cli.terminal.output import Output
 from holdfast.cli.terminal.phrases import name_of, took_of, when_of
 from holdfast.cli.terminal.tables import Column
 from holdfast.transfer.models import (
+    CarriedPageCache,
     OfferList,
     PullResult,
+    RepairResult,
     Transfer,
     TransferList,
     TransferPass,
@@ -58,8 +60,23 @@ def show_pulled(out: Output, operation: Mapping[str, Any]) -> None:
             "again; to cut over, stop the datastore on the source and add --final"
         )
         return
-    out.line(f"complete: {units.printable(result.path)}, manifest {result.manifest}", "green")
+    if result.page_cache is not None:
+        _show_page_cache(out, result.page_cache)
+    if result.source_manifest is not None and not result.source_manifest.equal:
+        out.line("NOT EQUAL: the manifests of source and destination differ", "bold red")
+    source = result.source_manifest
+    same = ", equal to the source's" if source is not None and source.equal else ""
+    where = units.printable(result.path)
+    out.line(f"complete: {where}, manifest {result.manifest}{same}", "green")
     out.hint(f"to read all of it again: holdfast manifest verify {result.manifest}")
+
+
+def _show_page_cache(out: Output, carried: CarriedPageCache) -> None:
+    if carried.problem is not None:
+        out.line(f"page cache not loaded: {units.printable(carried.problem)}", "yellow")
+        return
+    what = f"{units.size(carried.resident)} of {units.size(carried.requested)}"
+    out.line(f"page cache: {what} that were in memory on the source are in memory here")
 
 
 def _pass(one: TransferPass) -> str:
@@ -93,8 +110,42 @@ def _show_last(out: Output, last: TransferPass) -> None:
         out.line(f"not made: {units.count(count)} {units.plain_words(kind)} ({names})", "yellow")
     for reason, count in last.left_out.items():
         out.line(f"left out by the source: {units.count(count)} {units.plain_words(reason)}")
+    if last.unmapped_owners.count:
+        named = ", ".join(last.unmapped_owners.names[:_EXAMPLES])
+        out.line(f"owners without a name here, kept as numbers: {units.printable(named)}", "yellow")
     for what, count in last.unset.items():
         out.line(f"could not be set: {units.plain_words(what)} of {units.count(count)}", "yellow")
+
+
+def show_repaired(out: Output, operation: Mapping[str, Any]) -> None:
+    """Print what a repair found and healed."""
+    result = RepairResult.model_validate(operation["result"])
+    files = units.counted(result.files, "file")
+    out.line(f"compared {units.size(result.bytes)} in {files}{took_of(operation, result.bytes)}")
+    for one in result.findings[:_EXAMPLES]:
+        parts = f"{one.offset}-{one.offset + one.length}"
+        side = f", {units.plain_words(one.side)}" if one.side else ""
+        state = "repaired" if one.repaired else "NOT repaired"
+        detail = f": {units.printable(one.detail)}" if one.detail else ""
+        style = "" if one.repaired else "bold red"
+        out.line(f"  {units.printable(name_of(one))} [{parts}] {state}{side}{detail}", style)
+    if result.findings_total > _EXAMPLES:
+        more = units.count(result.findings_total - _EXAMPLES)
+        out.line(f"  and {more} more: holdfast op show {operation['id']}")
+    for number, what in (
+        (result.left_alone, "written to since the transfer and left alone: --overwrite-written"),
+        (result.changed_on_source, "changed on the source since its manifest, not compared"),
+        (result.unknown_on_source, "on the source that its manifest does not have"),
+    ):
+        if number:
+            out.line(f"{units.counted(number, 'file')} {what}", "yellow")
+    chunks = f"{units.counted(result.repaired_chunks, 'chunk')} repaired"
+    where = units.printable(result.path)
+    if result.ok:
+        out.line(f"ok: {where} is as the source's manifest has it, {chunks}", "green")
+    else:
+        left = units.counted(result.differing_chunks - result.repaired_chunks, "chunk")
+        out.line(f"NOT OK: {where}: {chunks}, {left} not", "bold red")
 
 
 def show_transfers(out: Output, found: Any) -> None:
@@ -104,7 +155,7 @@ def show_transfers(out: Output, found: Any) -> None:
         out.line("no transfer into this node is known")
         return
     out.table(
-        ["id", "state", "~path", Column("source", rank=1), Column("begun", rank=2)],
+        ["id", "state", "~path", Column("source", rank=1), Column("started", rank=2)],
         [
             [
                 one.id,
@@ -128,7 +179,7 @@ def show_transfer(out: Output, found: Any) -> None:
             ("path", units.printable(one.path)),
             ("source", f"{one.source} {units.printable(one.source_path)}"),
             ("offer", one.offer),
-            ("begun", when_of(one.created_at)),
+            ("started", when_of(one.created_at)),
             ("state", "complete" if one.complete else "open"),
             ("manifest", one.manifest or ""),
             ("last pull", one.operation or ""),

@@ -1,0 +1,182 @@
+"""Destinations: the directories of this node that transfers go into, and their tickets."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from holdfast._engine import TransferError
+from holdfast.operations.ids import new_id
+from holdfast.operations.model import OperationFailed, Problem, RequestError, Slug, now
+from holdfast.roots import RootPath, Roots
+from holdfast.transfer.models import TransferTicket
+from holdfast.transfer.store import StoredTransfer, TransferStore
+from holdfast.transfer.tickets import offer_of
+from holdfast.transfer.writers import FindWriters, OpenForWriting, open_for_writing
+
+_SLUGS = {
+    "wire": Slug.UNAVAILABLE,
+    "refused": Slug.FORBIDDEN,
+    "protocol": Slug.IO_ERROR,
+    "damaged": Slug.IO_ERROR,
+    "occupied": Slug.CONFLICT,
+    "complete": Slug.CONFLICT,
+    "busy": Slug.CONFLICT,
+    "unfinished": Slug.CONFLICT,
+    "writers": Slug.CONFLICT,
+}
+
+
+class Destinations:
+    """The transfers into this node. A directory has one; safe to use from many threads."""
+
+    def __init__(self, places: Roots, store: TransferStore, writers: FindWriters) -> None:
+        self._places = places
+        self._store = store
+        self._writers = writers
+        self._lock = threading.Lock()
+        self._running: set[str] = set()
+        """Transfers that an operation runs for."""
+
+    def accept(self, ticket: TransferTicket, path: str) -> str:
+        """Keep a ticket for a directory, and return the directory's path.
+
+        Raises `RequestError` if the directory is not to be had, `OSError`.
+        """
+        offer = offer_of(ticket)
+        place = self.place(path)
+        path = str(place.root / place.path)
+        with self._lock:
+            known = self._of(path)
+            if known is None:
+                self._check_apart(path)
+                known = StoredTransfer(
+                    id=new_id(), path=path, tickets={offer: ticket}, created_at=now()
+                )
+            self._store.put_transfer(known.with_ticket(offer, ticket))
+        return path
+
+    def transfer(self, path: str, offer: str) -> StoredTransfer:
+        """Return the transfer into a directory that has the ticket of an offer.
+
+        Raises `RequestError` if it was forgotten.
+        """
+        known = self._of(path)
+        if known is None or offer not in known.tickets:
+            raise RequestError(Slug.NOT_FOUND, f"The transfer into {path} was forgotten.", "path")
+        return known
+
+    @contextmanager
+    def using(self, path: str, offer: str) -> Iterator[StoredTransfer]:
+        """Yield a transfer, which is not forgotten meanwhile. Raises `RequestError`."""
+        with self._lock:
+            transfer = self.transfer(path, offer)
+            self._running.add(transfer.id)
+        try:
+            yield transfer
+        finally:
+            with self._lock:
+                self._running.discard(transfer.id)
+
+    def forget(self, name: str) -> str:
+        """Forget a transfer, for which no operation runs; return its id. What was fetched stays.
+
+        Raises `RequestError`, `OSError`.
+        """
+        with self._lock:
+            transfer = self._store.transfer(name)
+            if transfer.id in self._running:
+                raise RequestError(
+                    Slug.CONFLICT,
+                    f"Operation {transfer.operation} is writing to {transfer.path}; cancel it "
+                    "first.",
+                    "id",
+                )
+            self._store.remove_transfer(transfer.id)
+        return transfer.id
+
+    def place(self, path: str) -> RootPath:
+        """Find the place of a destination, of which the last name may be missing.
+
+        Raises `RequestError`.
+        """
+        try:
+            place = self._places.find(path, "path")
+        except RequestError as error:
+            if error.slug is not Slug.NOT_FOUND or not _missing(Path(path)):
+                raise
+            above = self._places.find(str(Path(path).parent), "path")
+            return RootPath(above.root, str(Path(above.path) / Path(path).name))
+        if not (place.root / place.path).is_dir():
+            raise RequestError(Slug.INVALID_REQUEST, f"{path} is a file; name a directory.", "path")
+        return place
+
+    def at_rest(self, place: RootPath, *, overrule: bool) -> OpenForWriting | None:
+        """Refuse while files of a destination may be written to, unless that is overruled.
+
+        Raises `RequestError`, also where that cannot be inspected.
+        """
+        tree = place.root / place.path
+        if not tree.is_dir():
+            return None
+        try:
+            found = open_for_writing(tree, self._writers)
+        except (OSError, ValueError) as error:
+            if overrule:
+                return None
+            raise RequestError(
+                Slug.UNAVAILABLE,
+                f"Open files of {tree} cannot be inspected ({error}); see that the helper runs, or "
+                "overrule this with `even_if_open`.",
+                "path",
+            ) from error
+        if found.holders and not overrule:
+            raise RequestError(
+                Slug.CONFLICT,
+                f"Files of {tree} are open for writing ({found.sentence}); stop what uses them, or "
+                "overrule this with `even_if_open`.",
+                "path",
+            )
+        return found
+
+    def _of(self, path: str) -> StoredTransfer | None:
+        """Return the transfer into a directory: either not complete, or still there."""
+        found = [one for one in self._store.transfers() if one.path == path]
+        inode = inode_of(Path(path))
+        return next((one for one in found if not one.complete or one.inode == inode), None)
+
+    def _check_apart(self, path: str) -> None:
+        """Raise `RequestError` where a directory overlaps with that of a transfer under way."""
+        for other in self._store.transfers():
+            beside = Path(path), Path(other.path)
+            overlap = beside[0].is_relative_to(beside[1]) or beside[1].is_relative_to(beside[0])
+            if overlap and not other.complete:
+                raise RequestError(
+                    Slug.CONFLICT,
+                    f"{path} overlaps with {other.path}, into which transfer {other.id} goes; "
+                    "complete that one, or forget it with `holdfast transfer forget`.",
+                    "path",
+                )
+
+
+def failure(error: TransferError) -> OperationFailed:
+    """Return the problem that a failed transfer ends with."""
+    detail, kind = error.args
+    sentence = f"{detail[:1].upper()}{detail[1:]}"
+    sentence = sentence if sentence.endswith(".") else f"{sentence}."
+    return OperationFailed(Problem.of(_SLUGS.get(kind, Slug.IO_ERROR), sentence, kind=kind))
+
+
+def inode_of(directory: Path) -> int | None:
+    """Return the inode of a directory: that of a device may differ after a boot."""
+    try:
+        return directory.lstat().st_ino
+    except OSError:
+        return None
+
+
+def _missing(path: Path) -> bool:
+    """Whether only the last name of a path is missing."""
+    return path.parent.is_dir() and not path.exists() and not path.is_symlink()

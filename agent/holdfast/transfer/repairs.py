@@ -1,0 +1,61 @@
+"""Repairs: the operation that compares a destination with its source, and heals what differs."""
+
+from __future__ import annotations
+
+from holdfast import _engine
+from holdfast._engine import TransferError
+from holdfast.operations.kinds import Context
+from holdfast.records.calls import call
+from holdfast.transfer.destinations import Destinations, failure
+from holdfast.transfer.models import RepairOptions, RepairParams, RepairRequest, RepairResult
+from holdfast.transfer.store import TransferStore
+from holdfast.transfer.tickets import offer_of, source_of
+
+REPAIR = "transfer.repair"
+
+
+class Repairs:
+    """Runs repairs."""
+
+    def __init__(self, destinations: Destinations, store: TransferStore) -> None:
+        self._destinations = destinations
+        self._store = store
+
+    def accept(self, request: RepairRequest) -> RepairParams:
+        """Keep the ticket of a request, and return the parameters of the operation.
+
+        Raises `RequestError` if the destination is not to be had, `OSError`.
+        """
+        ticket = request.ticket
+        path = self._destinations.accept(ticket, request.path)
+        options = request.model_dump(include=set(RepairOptions.model_fields)) | {"path": path}
+        return RepairParams(
+            offer=offer_of(ticket),
+            source=source_of(ticket),
+            source_path=ticket.path,
+            **options,
+        )
+
+    def check(self, params: RepairParams) -> None:
+        """Check before an operation is started whether it can be. Raises `RequestError`."""
+        self._destinations.transfer(params.path, params.offer)
+        self._destinations.place(params.path)
+
+    def run(self, context: Context[RepairParams]) -> RepairResult:
+        """Compare and heal, in a thread of the operation."""
+        params = context.params
+        with self._destinations.using(params.path, params.offer) as transfer:
+            place = self._destinations.place(params.path)
+            self._destinations.at_rest(place, overrule=params.even_if_open)
+            request = {
+                "ticket": transfer.tickets[params.offer].model_dump(),
+                "place": place.request(),
+                "state": str(self._store.state_of(transfer.id)),
+                "overwrite_written": params.overwrite_written,
+                "bytes_per_second": params.bytes_per_second,
+            }
+            try:
+                outcome = call(_engine.repair_transfer, request, context.progress)
+            except TransferError as error:
+                raise failure(error) from error
+        return RepairResult(transfer=transfer.id, path=params.path, **outcome)
