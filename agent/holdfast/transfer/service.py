@@ -90,7 +90,7 @@ class Transfers:
         )
 
     def prepare(self) -> None:
-        """Forget what expired long ago. Raises `OSError`."""
+        """Forget what expired long ago."""
         self._store.prepare()
 
     def kinds(self) -> tuple[Kind[Any, Any], ...]:

@@ -117,10 +117,13 @@ class TransferStore:
         self._in_memory: dict[str, StoredOffer] | None = None
 
     def prepare(self) -> None:
-        """Forget offers that expired long ago. Raises `OSError`."""
-        for offer in self.offers():
-            if offer.expires_at + _KEPT_SECONDS < time.time():
-                self.remove_offer(offer.id)
+        """Forget offers that expired long ago; a volume that is full or read-only keeps them."""
+        try:
+            for offer in self.offers():
+                if offer.expires_at + _KEPT_SECONDS < time.time():
+                    self.remove_offer(offer.id)
+        except OSError as error:
+            log.warning("expired offers could not be forgotten: %s", error)
 
     def certificate(self) -> Certificate:
         """Return the certificate of this node, made when it is first asked for. Raises `OSError`.
