@@ -46,6 +46,7 @@ __all__ = [
     "page_size",
     "probe_device",
     "pull_transfer",
+    "refused_in_system",
     "repair_transfer",
     "residency",
     "set_free_space_floor",
@@ -187,6 +188,13 @@ def apply_image_rules(question: str) -> str:
 
 def probe_device(path: Path) -> str:
     """Return what is on a block device, and why it must not be written. Raises `OSError`."""
+
+def refused_in_system(path: Path, groups: list[str], partitions: list[Path]) -> str | None:
+    """Return a clause: why a partition of the disk of a system on LVM may not be written.
+
+    `groups` are UUIDs of the system's volume groups, which go with it if they are on that
+    disk alone; `partitions` are all of the disk. Raises `OSError`.
+    """
 
 def pack_image(request: str, progress: Progress) -> str:
     """Pack a raw disk image with zstd, into a file that is not there yet."""

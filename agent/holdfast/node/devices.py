@@ -15,6 +15,7 @@ from holdfast.node.models import BlockDevice
 
 log = logging.getLogger(__name__)
 
+_LVM_DIGITS = 32
 _SECTOR = 512  # the unit of `size`, whatever the device's blocks are
 _Type = Literal["disk", "partition", "dm", "md", "loop"]
 
@@ -50,6 +51,15 @@ class Sysfs:
             )
         except OSError:
             return []
+
+    def volume_group(self, name: str) -> str | None:
+        """Return the UUID of the group whose logical volume a device is, as LVM prints it."""
+        uuid = read_text(self._sys / "class/block" / name / "dm/uuid") or ""
+        prefix, _, rest = uuid.partition("-")
+        if prefix != "LVM" or len(rest) < 2 * _LVM_DIGITS:
+            return None
+        parts = [rest[:6], *(rest[at : at + 4] for at in range(6, 26, 4)), rest[26:_LVM_DIGITS]]
+        return "-".join(parts)
 
     def start_bytes(self, name: str) -> int:
         """Return where a partition begins on its disk; 0 for what is no partition."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast._engine import refused_in_system
 from holdfast.node.devices import Sysfs
 from holdfast.node.machine_files import MachineFiles
 from holdfast.node.models import BlockDevice, Disk
@@ -19,13 +20,17 @@ _MEMBER_OF = {"md": "an md array", "lvm": "an LVM volume group", "luks": "an enc
 
 @dataclass(frozen=True)
 class DiskPosition:
-    """A directory of the machine, on a plain partition of a whole disk."""
+    """A directory of the machine, on a partition of a whole disk."""
 
     mount: Mount
+    device: BlockDevice
+    """What is mounted: the partition, or a logical volume on it."""
     partition: BlockDevice
     disk: BlockDevice
     start_bytes: int
     """Where the partition begins on the disk."""
+    group: str | None = None
+    """UUID of the volume group of LVM, as LVM prints it, if it is on a logical volume."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,25 @@ class Disks:
         return next((disk for disk in self.all if disk.target), None)
 
 
-def position_of(machine: MachineFiles, directory: str) -> DiskPosition | str:  # noqa: PLR0911 - a reason each
+def system_position(machine: MachineFiles) -> DiskPosition | str:
+    """Find the disk of the running system, which may be on a logical volume of LVM.
+
+    Returns a sentence where it is not on partitions of one whole disk. Raises `OSError`.
+    """
+    return _position(machine, "/", volumes=True)
+
+
+def position_of(machine: MachineFiles, directory: str) -> DiskPosition | str:
     """Find the partition and the disk that hold a directory.
 
     Answers a sentence where it is not a plain partition of one whole disk. Raises `OSError`.
     """
+    return _position(machine, directory, volumes=False)
+
+
+def _position(  # noqa: PLR0911 - a reason each
+    machine: MachineFiles, directory: str, *, volumes: bool
+) -> DiskPosition | str:
     mount = mount_of(Path(directory), machine.mounts())
     if mount is None:
         return f"No mount is known that {directory} lies in."
@@ -61,6 +80,17 @@ def position_of(machine: MachineFiles, directory: str) -> DiskPosition | str:  #
             f"{directory} lies on {mount.file_system} ({mount.source}), which is no partition of a "
             "disk of this machine."
         )
+    top, group = found[0], None
+    if volumes and top.type == "dm":
+        group = sysfs.volume_group(top.name)
+        # The volume, and those of the same group that it is made of.
+        if group is not None:
+            found = [one for one in found if sysfs.volume_group(one.name) != group]
+        if len({one.name for one in found if one.type == "disk"}) > 1:
+            return f"{directory} lies on a logical volume on several disks, {top.path}."
+        # Of several partitions of one disk it is on each; one is enough to find the disk.
+        extra = [one for one in found if one.type == "partition"][1:] if group else []
+        found = [one for one in found if one not in extra]
     above = next((one for one in found if one.type in ("dm", "md")), None)
     if above is not None:
         what = {"md": f"an md array ({above.detail})", "dm": f"a mapped device ({above.detail})"}
@@ -76,7 +106,9 @@ def position_of(machine: MachineFiles, directory: str) -> DiskPosition | str:  #
     partition, disk = found
     if disk.type != "disk" and not (machine.loop_disks and disk.type == "loop"):
         return f"{directory} lies on a partition of {disk.path}, which is not a disk."
-    return DiskPosition(mount, partition, disk, sysfs.start_bytes(partition.name))
+    device = partition if group is None else top
+    start = sysfs.start_bytes(partition.name)
+    return DiskPosition(mount, device, partition, disk, start, group)
 
 
 def survey(machine: MachineFiles, roots: Sequence[str], image_bytes: int | None = None) -> Disks:
@@ -85,7 +117,7 @@ def survey(machine: MachineFiles, roots: Sequence[str], image_bytes: int | None 
     mounts = machine.mounts()
     refusals: list[str] = []
     unknown: list[str] = []
-    system = position_of(machine, "/")
+    system = system_position(machine)
     boot = position_of(machine, "/boot")
     refusals += dict.fromkeys(one for one in (system, boot) if isinstance(one, str))
     target = system.disk.name if isinstance(system, DiskPosition) else None
@@ -108,7 +140,8 @@ def survey(machine: MachineFiles, roots: Sequence[str], image_bytes: int | None 
                 f"The root {root} lies on {device.path}, the disk that would be written over."
                 for root in data.get(name, [])
             ]
-            more, told, dark = _of_target(device, used.get(name, []), sysfs, machine)
+            group = system.group if isinstance(system, DiskPosition) else None
+            more, told, dark = _of_target(device, used.get(name, []), sysfs, machine, group)
             refusals += more
             loses += told
             unknown += dark
@@ -190,27 +223,46 @@ def _uses(machine: MachineFiles, mounts: Sequence[Mount], sysfs: Sysfs) -> Mappi
 
 
 def _of_target(
-    disk: BlockDevice, uses: Sequence[str], sysfs: Sysfs, machine: MachineFiles
+    disk: BlockDevice,
+    uses: Sequence[str],
+    sysfs: Sysfs,
+    machine: MachineFiles,
+    group: str | None,
 ) -> tuple[list[str], list[str], list[str]]:
-    """Return refusals, what else is lost, and what cannot be known about the system's disk."""
+    """Return refusals, what else is lost, and what cannot be known about the system's disk.
+
+    `group` is the volume group of the running system, which goes with its disk.
+    """
     refusals, unknown = [], []
-    for name in (disk.name, *sysfs.partitions(disk.name)):
+    partitions = sysfs.partitions(disk.name)
+    for name in (disk.name, *partitions):
         holders = sysfs.holders(name)
-        if holders:
+        if holders and not _all_of_group(name, group, sysfs):
             refusals.append(f"{', '.join(holders)} lies on {machine.dev}/{name}, of the same disk.")
             continue
+        whole = name == disk.name
         try:
             content = read_content(machine.dev / name)
+            why = content.refused_as_disk if whole else content.refused_as_partition
+            if why is not None and group is not None and not whole:
+                places = [machine.dev / one for one in partitions]
+                why = refused_in_system(machine.dev / name, [group], places)
         except OSError as error:
             unknown.append(f"What is on {machine.dev}/{name} cannot be read: {error.strerror}.")
             continue
-        whole = name == disk.name
-        why = content.refused_as_disk if whole else content.refused_as_partition
         if why is not None:
             refusals.append(f"{why[0].upper()}{why[1:]}." if whole else f"{why}.")
     own = ("/ (", "/boot (", "/boot/", "/efi (")
     loses = [f"{use} lies on the same disk and is lost." for use in uses if not use.startswith(own)]
     return refusals, loses, unknown
+
+
+def _all_of_group(name: str, group: str | None, sysfs: Sysfs) -> bool:
+    """Whether all that lies on a device, also further up, are logical volumes of a group."""
+    return group is not None and all(
+        sysfs.volume_group(holder) == group and _all_of_group(holder, group, sysfs)
+        for holder in sysfs.holders(name)
+    )
 
 
 def _why_not(

@@ -188,6 +188,17 @@ mod _engine {
     }
 
     #[pyfunction]
+    fn refused_in_system(
+        py: Python<'_>,
+        path: PathBuf,
+        groups: Vec<String>,
+        partitions: Vec<PathBuf>,
+    ) -> PyResult<Option<String>> {
+        let look = || image::device::refused_in_system(&path, &groups, &partitions);
+        py.detach(look).map_err(to_python)
+    }
+
+    #[pyfunction]
     fn pack_image(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
         call(py, request, progress, image::pack::pack)
     }

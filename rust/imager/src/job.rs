@@ -108,6 +108,9 @@ pub struct Pin {
     /// Its node when armed; for people, names change between boots.
     #[serde(default)]
     pub path: String,
+    /// UUIDs of the volume groups of LVM that the old system runs from, and that go with it.
+    #[serde(default)]
+    pub volume_groups: Vec<String>,
     /// How many bytes at its beginning `head_sha256` is of.
     pub head_bytes: u64,
     /// The digest of its beginning.

@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use holdfast_engine::image::rules::{Facts, Target, fit};
 use holdfast_engine::image::{Descriptor, Sha256};
-use holdfast_media::rules;
+use holdfast_media::{lvm, rules};
 
 use crate::devices::{self, Device};
 use crate::disk::{self, Buffer, Disk};
 use crate::job::{DataDisk, Job, Pin};
+use crate::volume_group::Aligned;
 use crate::{Context as _, Fault, Result, say, superblock};
 
 /// How long disks may take to appear.
@@ -32,7 +33,7 @@ pub fn claim(job: &Job) -> Result<(Device, Disk)> {
             ))?;
         }
     }
-    let disk = examine(&device, &job.data_disks)?;
+    let disk = examine(&device, &job.data_disks, &job.target.volume_groups)?;
     Ok((device, disk))
 }
 
@@ -122,7 +123,7 @@ fn models_agree(one: &Option<String>, other: &Option<String>) -> bool {
 }
 
 /// Prove that a disk holds nothing but a system that is to be replaced, and open it.
-fn examine(device: &Device, data: &[DataDisk]) -> Result<Disk> {
+fn examine(device: &Device, data: &[DataDisk], own: &[String]) -> Result<Disk> {
     let what = device.describe();
     let known = |wanted: &&DataDisk| wanted.serial.is_some() && same(wanted, device);
     if data.iter().any(|wanted| known(&wanted)) {
@@ -137,12 +138,21 @@ fn examine(device: &Device, data: &[DataDisk]) -> Result<Disk> {
     if let Some(why) = rules::whole_disk(&what, &superblock::look(&disk)?.all) {
         return Err(Fault(why));
     }
+    let partitions: Vec<_> = devices::all()
+        .into_iter()
+        .filter(|partition| partition.disk.as_ref() == Some(&device.name))
+        .map(|partition| Ok((Disk::open(&partition.path)?, partition)))
+        .collect::<Result<_>>()?;
+    let on_disk: Vec<_> = partitions
+        .iter()
+        .filter_map(|(disk, _)| lvm::physical_uuid(&Aligned::all_of(disk)))
+        .collect();
     let mut members = Vec::new();
-    for partition in devices::all() {
-        if partition.disk.as_ref() == Some(&device.name) {
-            let found = superblock::look(&Disk::open(&partition.path)?)?;
-            members.extend(rules::partition(&partition.path.display().to_string(), &found.all));
-        }
+    for (disk, partition) in &partitions {
+        let name = partition.path.display().to_string();
+        let group = lvm::membership(&Aligned::all_of(disk));
+        let found = superblock::look(disk)?.all;
+        members.extend(rules::partition_of_system(&name, &found, group.as_ref(), own, &on_disk));
     }
     if members.is_empty() {
         Ok(disk)
@@ -207,6 +217,7 @@ mod tests {
             size_bytes: 1 << 20,
             wwid: wwid.map(str::to_owned),
             path: String::new(),
+            volume_groups: Vec::new(),
             head_bytes: 512,
             head_sha256: Sha256([0; 32]),
         }

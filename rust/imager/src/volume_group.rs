@@ -47,13 +47,19 @@ pub fn note(name: &str, done: &Result<Extended>) -> String {
 }
 
 /// A range of a disk that is read and written in whole sectors.
-struct Aligned<'a> {
+#[derive(Debug)]
+pub(crate) struct Aligned<'a> {
     disk: &'a Disk,
     start: u64,
     length: u64,
 }
 
-impl Aligned<'_> {
+impl<'a> Aligned<'a> {
+    /// All of a disk or a partition.
+    pub fn all_of(disk: &'a Disk) -> Self {
+        Self { disk, start: 0, length: disk.size_bytes() }
+    }
+
     /// Sectors with this range in them, and where on the disk they begin.
     fn around(&self, offset: u64, length: usize) -> Result<(u64, Buffer)> {
         let unit = self.disk.sector_bytes();

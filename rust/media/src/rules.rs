@@ -1,5 +1,6 @@
 //! The disk that is written: what may be on it. One list, for `plan`, arming and the imager.
 
+use crate::lvm::Membership;
 use crate::{Kind, Signature};
 
 /// Why the disk `path` must not be written, by what is on the whole of it; a sentence without a full
@@ -28,6 +29,29 @@ pub fn partition(path: &str, signatures: &[Signature]) -> Option<String> {
         described(first),
         clearing(path, first)
     ))
+}
+
+/// The same on a disk whose system runs from volume groups of LVM, which go with it: `own` are their
+/// UUIDs, `on_disk` those of all physical volumes on the disk. `group` is that of this partition.
+pub fn partition_of_system(
+    path: &str,
+    signatures: &[Signature],
+    group: Option<&Membership>,
+    own: &[String],
+    on_disk: &[String],
+) -> Option<String> {
+    let Some(group) = group.filter(|group| own.contains(&group.group)) else {
+        return partition(path, signatures);
+    };
+    if let Some(missing) = group.physical.iter().find(|one| !on_disk.contains(one)) {
+        return Some(format!(
+            "{path} is in the volume group {} of the running system, which also has the physical \
+             volume {missing}, and that is not on this disk",
+            group.name
+        ));
+    }
+    let rest: Vec<_> = signatures.iter().filter(|one| one.kind != Kind::Lvm).cloned().collect();
+    partition(path, &rest)
 }
 
 /// What a device of this kind is a part of.

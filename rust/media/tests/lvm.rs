@@ -3,8 +3,8 @@
 
 use std::rc::Rc;
 
-use holdfast_media::Source;
-use holdfast_media::lvm::{Volume, extend, volumes};
+use holdfast_media::lvm::{Volume, extend, membership, physical_uuid, volumes};
+use holdfast_media::{Ends, Source, probe, rules};
 
 const MIB: u64 = 1 << 20;
 const SECTOR: usize = 512;
@@ -240,4 +240,38 @@ fn a_group_that_is_not_understood_entirely_is_left_alone() {
         refused(&damaged);
     }
     refused(&vec![0; 32 << 20]);
+}
+
+#[test]
+fn a_physical_volume_names_its_group_and_all_others_of_it() {
+    let root = volume("root", NORMAL, &[linear(0, 8, "pv0", 0)]);
+    let disk = physical(IDS[1], 32 * MIB, &text(2, 31, &root), 512);
+    let found = membership(&disk).unwrap();
+    assert_eq!((found.name.as_str(), found.physical.len()), ("rl", 2));
+    assert_eq!(physical_uuid(&disk).as_ref(), found.physical.get(1));
+    // What LVM itself would not believe.
+    let mut damaged = disk.clone();
+    damaged[AREA + 600] ^= 1;
+    assert_eq!(membership(&damaged), None);
+    assert_eq!(membership(&vec![0_u8; 1 << 16]), None);
+}
+
+#[test]
+fn a_group_of_the_system_goes_with_its_disk_if_all_of_it_is_there() {
+    let root = volume("root", NORMAL, &[linear(0, 8, "pv0", 0)]);
+    let disk = physical(IDS[0], 32 * MIB, &text(2, 31, &root), 512);
+    let group = membership(&disk).unwrap();
+    let ends = Ends { head: &disk[..1 << 20], tail: &disk[31 << 20..], size: 32 * MIB };
+    let found = probe(&ends);
+    let refused = |own: &[String], on_disk: &[String]| {
+        rules::partition_of_system("/dev/vda2", &found, Some(&group), own, on_disk)
+    };
+    let own = [group.group.clone()];
+    assert_eq!(refused(&own, &group.physical), None);
+    let apart = refused(&own, &group.physical[..1]).unwrap();
+    assert!(apart.contains("rl of the running system") && apart.contains("not on this disk"));
+    for of_another in [refused(&[], &group.physical), refused(&["x".to_owned()], &group.physical)] {
+        assert!(of_another.unwrap().contains("belongs to an LVM volume group"));
+    }
+    assert!(rules::partition_of_system("/dev/vda2", &found, None, &own, &[]).is_some());
 }

@@ -23,7 +23,7 @@ exec /bin/busybox reboot -f
 """
 
 # What the scripts of the layouts use; the disk is $disk, the tree $tree, places are in MiB.
-_COMMON = r"""
+COMMON = r"""
 disk=$1 tree=$2 sector=$3 work=$(mktemp -d)
 loops=()
 finish() {
@@ -196,6 +196,9 @@ start=92MiB, size=8MiB, type={VERITY_TYPE}'
 ]
 
 
+LVM = next(layout for layout in LAYOUTS if layout.name == "lvm")
+
+
 def missing(layout: Layout) -> str | None:
     """Return the program that this machine lacks to make it."""
     path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -224,4 +227,4 @@ def make(layout: Layout, path: Path, tree: Path) -> str:
     """Make an image; answers what its script printed."""
     with path.open("wb") as file:
         file.truncate(layout.mib * MIB)
-    return in_own_mounts(_COMMON + layout.script, path, tree, str(layout.sector_bytes)).strip()
+    return in_own_mounts(COMMON + layout.script, path, tree, str(layout.sector_bytes)).strip()

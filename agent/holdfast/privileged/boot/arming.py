@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from holdfast.node.disks import DiskPosition, position_of, survey
+from holdfast.node.disks import DiskPosition, survey, system_position
 from holdfast.node.files import read_text
 from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.after_boot.evidence import identity_evidence
@@ -140,7 +140,7 @@ class Boot:
         )
         reasons = report.refusals + report.unknown
         loader = choose(machine, allow_kexec=policy.allow_kexec).loader
-        system = position_of(machine, "/")
+        system = system_position(machine)
         if reasons or loader is None or isinstance(system, str):
             raise Refused(" ".join(reasons) or "There is no boot loader that is known here.")
         collected = collect_all(machine, request, approved, report.disks)
@@ -291,7 +291,7 @@ class Boot:
         return [Payload(self.machine, place, self.imager) for place in places]
 
     def _source_refusals(self, source: Source) -> Sequence[str]:
-        system = position_of(self.machine, "/")
+        system = system_position(self.machine)
         if isinstance(system, DiskPosition) and system.disk.name in [
             one.name for one in source.disks
         ]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from holdfast._engine import apply_image_rules
 from holdfast.node.copies import Identifier, copies, identifiers_of
-from holdfast.node.disks import DiskPosition, position_of
+from holdfast.node.disks import DiskPosition, position_of, system_position
 from holdfast.node.machine_files import MachineFiles
 from holdfast.node.models import Disk
 from holdfast.node.superblocks import read_superblock
@@ -48,12 +48,14 @@ def image_refusals(
 def _of_system(machine: MachineFiles) -> Sequence[Identifier]:
     """Return the identifiers of the running system's file systems."""
     found: list[Identifier] = []
-    for directory in ("/", "/boot"):
-        place = position_of(machine, directory)
+    for directory, place in (
+        ("/", system_position(machine)),
+        ("/boot", position_of(machine, "/boot")),
+    ):
         if not isinstance(place, DiskPosition):
             continue
         try:
-            content = read_superblock(machine.dev / place.partition.name)
+            content = read_superblock(machine.dev / place.device.name)
         except OSError:
             continue  # the arming has the rights, and reports it elsewhere if it cannot either
         found += identifiers_of(content, f"the file system of {directory}")

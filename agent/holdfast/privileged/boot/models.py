@@ -185,6 +185,8 @@ class Target(_Report):
     head_bytes: int
     head_sha256: str
     """SHA-256 of the first `head_bytes` of the disk."""
+    volume_groups: list[str] = []
+    """UUIDs of volume groups of LVM that the system runs from, and that go with it."""
 
 
 class SystemSigns(_Report):

@@ -3,10 +3,10 @@
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use holdfast_media::superblock::{HEAD, TAIL};
-use holdfast_media::{Ends, probe, rules};
+use holdfast_media::{Ends, Guard, ReadAt, lvm, probe, rules};
 use serde::Serialize;
 
 use crate::{Error, Result};
@@ -57,6 +57,39 @@ pub fn look(path: &Path) -> Result<Report> {
             })
             .collect(),
     })
+}
+
+/// Why a partition of the disk of a system that runs from LVM must not be written, as a sentence without
+/// a full stop: `own` are the UUIDs of the system's volume groups, `partitions` all of the disk.
+///
+/// # Errors
+/// [`Error::Io`], for want of rights as well.
+pub fn refused_in_system(
+    path: &Path,
+    own: &[String],
+    partitions: &[PathBuf],
+) -> Result<Option<String>> {
+    let mut on_disk = Vec::new();
+    for partition in partitions {
+        let found = reader(partition).map_err(|e| Error::io(partition, e))?;
+        on_disk.extend(lvm::physical_uuid(&found));
+    }
+    let (head, tail, size) = ends(path).map_err(|e| Error::io(path, e))?;
+    let found = probe(&Ends { head: &head, tail: &tail, size });
+    let group = lvm::membership(&reader(path).map_err(|e| Error::io(path, e))?);
+    let name = path.to_string_lossy();
+    Ok(rules::partition_of_system(&name, &found, group.as_ref(), own, &on_disk))
+}
+
+/// The most bytes of a partition that are read for what LVM has on it.
+const BUDGET: u64 = 64 << 20;
+
+fn reader(path: &Path) -> io::Result<impl ReadAt> {
+    let mut file = File::open(path)?;
+    let size = file.seek(SeekFrom::End(0))?;
+    Ok(Guard::new(size, BUDGET, move |offset, buffer: &mut [u8]| {
+        file.read_exact_at(buffer, offset)
+    }))
 }
 
 fn ends(path: &Path) -> io::Result<(Vec<u8>, Vec<u8>, u64)> {

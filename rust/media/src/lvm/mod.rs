@@ -1,10 +1,12 @@
 //! Logical volumes of LVM2: labels, and metadata in LVM's own text (`lib/format_text` of LVM).
 
 mod extend;
+mod membership;
 mod physical;
 mod text;
 
 pub use extend::{Extended, extend};
+pub use membership::{Membership, membership, physical_uuid};
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from holdfast.node.disks import DiskPosition, position_of
+from holdfast.node.disks import DiskPosition, position_of, system_position
 from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.gpt import ESP, XBOOTLDR, GptPartition, partition_at
 from holdfast.privileged.boot.disk.storage import FAT, Storage
@@ -33,7 +33,7 @@ class Esp:
 
 def system_partitions(machine: MachineFiles) -> Sequence[Esp]:
     """Return those on the disk of the root, `/efi` first. Raises `OSError`."""
-    system = position_of(machine, "/")
+    system = system_position(machine)
     if isinstance(system, str):
         return []
     for point in _POINTS:

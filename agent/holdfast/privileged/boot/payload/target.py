@@ -30,4 +30,5 @@ def pin(machine: MachineFiles, system: DiskPosition) -> Target:
         size_bytes=disk.size_bytes or 0,
         head_bytes=head,
         head_sha256=digest,
+        volume_groups=[] if system.group is None else [system.group],
     )
