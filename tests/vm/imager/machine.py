@@ -14,6 +14,7 @@ from tests.support.harness import dying_with_parent
 from tests.support.waiting import until
 from tests.vm.imager.images import NONCE
 from tests.vm.pace import patience
+from tests.vm.reimage.firmware import OVMF
 from tests.vm.reimage.qmp import Qmp
 
 SECONDS = 240.0
@@ -88,10 +89,19 @@ class Running:
         self._process.wait()
 
 
+def firmware_options(variables: Path) -> Sequence[str]:
+    """Return QEMU's options for a machine whose UEFI boots its disks; it writes to `variables`."""
+    flash = "if=pflash,format=raw"
+    return (
+        *("-drive", f"{flash},unit=0,readonly=on,file={OVMF.code}"),
+        *("-drive", f"{flash},unit=1,file={variables}"),
+    )
+
+
 @contextmanager
 def running(
-    kernel: Path,
-    initrd: Path,
+    kernel: Path | None,
+    initrd: Path | None,
     drives: Sequence[Drive],
     directory: Path,
     *,
@@ -103,8 +113,8 @@ def running(
 ) -> Iterator[Running]:
     """Switch it on; it is gone at the end.
 
-    `network` is what QEMU's network card is connected to, `options` replace those for its
-    processors, and with `wrapper` QEMU is started.
+    Without a kernel its firmware boots what is on its disks. `network` is what QEMU's network card
+    is connected to, `options` replace those for its processors, and with `wrapper` QEMU is started.
     """
     directory.mkdir(parents=True, exist_ok=True)
     qmp = directory / "qmp"
@@ -115,9 +125,10 @@ def running(
         *("-machine", "q35", "-cpu", "max", "-m", str(memory_mib), "-nodefaults"),
         *("-display", "none", "-no-reboot", "-serial", f"file:{directory / 'console'}"),
         *("-qmp", f"unix:{qmp},server=on,wait=off"),
-        *("-kernel", str(kernel), "-initrd", str(initrd), "-append", command_line),
         *("-device", "virtio-rng-pci"),
     ]
+    if kernel is not None:
+        command += ["-kernel", str(kernel), "-initrd", str(initrd), "-append", command_line]
     command += options
     if network is not None:
         command += ["-netdev", f"{network},id=net"]

@@ -21,7 +21,7 @@ from tests.vm.imager.conftest import NewRig
 from tests.vm.imager.images import MIB, Image, describe
 from tests.vm.imager.kernel import Kernel, kernel
 from tests.vm.imager.layouts import LAYOUTS, Layout
-from tests.vm.imager.machine import USER, Drive, running
+from tests.vm.imager.machine import USER, Drive, Running, running
 from tests.vm.imager.rig import Rig
 from tests.vm.imager.serving import behaviour, served
 from tests.vm.reimage.disks import in_own_mounts
@@ -70,8 +70,8 @@ def tree(room: Path) -> Path:
     return layouts.debian_tree(room)
 
 
-def boot(debian: Kernel, disk: Path, layout: Layout, directory: Path) -> str:
-    """Boot what is on a disk by a kernel and an initramfs; return what its init printed."""
+def boot_initramfs(debian: Kernel, layout: Layout, path: Path) -> Path:
+    """Write an initramfs that mounts a layout and starts its init."""
     listed = [
         *(cpio.directory(name) for name in ("dev", "proc", "sys", "mnt", "run", "tmp", "modules")),
         cpio.character_device("dev/console", 5, 1),
@@ -80,12 +80,22 @@ def boot(debian: Kernel, disk: Path, layout: Layout, directory: Path) -> str:
         *(cpio.file(f"modules/{one.name}", one.content) for one in debian.modules),
         *programs(_TOOLS),
     ]
-    initrd = directory / "boot.img"
-    with initrd.open("wb") as file:
+    with path.open("wb") as file:
         file.writelines(cpio.archive(listed))
+    return path
+
+
+def boot(debian: Kernel, disk: Path, layout: Layout, directory: Path) -> str:
+    """Boot what is on a disk by a kernel and an initramfs; return what its init printed."""
+    initrd = boot_initramfs(debian, layout, directory / "boot.img")
     drives = [Drive(disk, "root-0001", sector_bytes=layout.sector_bytes)]
     with running(debian.path, initrd, drives, directory / "boot") as machine:
         machine.rebooted()
+    return booted_as(machine)
+
+
+def booted_as(machine: Running) -> str:
+    """Return what the init of a replica printed."""
     found = re.search(r"booted: (.*?)\r*$", machine.console, re.MULTILINE)
     assert found is not None, machine.console[-3000:]
     return found[1]
