@@ -61,7 +61,7 @@ def system_position(machine: MachineFiles) -> DiskPosition | str:
 def position_of(machine: MachineFiles, directory: str) -> DiskPosition | str:
     """Find the partition and the disk that hold a directory.
 
-    Answers a sentence where it is not a plain partition of one whole disk. Raises `OSError`.
+    Returns a sentence where it is not a plain partition of one whole disk. Raises `OSError`.
     """
     return _position(machine, directory, volumes=False)
 
