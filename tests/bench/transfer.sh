@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Transfers beside rsync and tar | nc, over a veth pair between two network namespaces.
+# Transfers beside rsync, rclone, tar | nc and tar | zstd | nc, over a veth pair between two network namespaces.
 #
-#   sudo tests/bench/transfer.sh [DIRECTORY [RATE... ]]     such as: /mnt/data 1gbit 10gbit
+#   sudo tests/bench/transfer.sh [DIRECTORY [RATE... ]]     such as: /mnt/data 1gbit 2.5gbit 10gbit
 #
-# Needs root, cargo, rsync, netcat-openbsd, iperf3 and iproute2, and three times SIZE_MIB (default 3072) free
-# in DIRECTORY. Prints one line for each run: rate, contender, seconds, MB/s.
+# Needs root, cargo, rsync, netcat-openbsd, zstd, iperf3, fio and iproute2, and three times SIZE_MIB (default 3072)
+# free in DIRECTORY; rclone takes part if RCLONE names it. SMALL_FILES=1000000 transfers so many small files instead.
+# Prints a line for each run and the medians at the end: rate, contender, seconds, MB/s, and for holdfast the processor
+# seconds of each side for 10^9 bytes.
 set -euo pipefail
 [[ $(id -u) = 0 ]] || { echo 'needs root, for network namespaces' >&2; exit 1; }
 if [[ ${INSIDE:-} != yes ]]; then
@@ -28,11 +30,26 @@ ip link add source type veth peer name destination netns "$other"
 ip addr add 10.99.0.1/24 dev source; ip link set source up
 there ip addr add 10.99.0.2/24 dev destination; there ip link set destination up
 
-# One file of 80 % of the bytes, files of 4 MiB, and small ones.
-mkdir -p "$top/source/tree/small" "$top/source/tree/middle"
-head -c $((size * 8 / 10))M /dev/urandom > "$top/source/tree/large"
-for n in $(seq $((size / 40))); do head -c 4M /dev/urandom > "$top/source/tree/middle/$n"; done
-split --bytes 16K --suffix-length 6 <(head -c $((size / 10))M /dev/urandom) "$top/source/tree/small/"
+mkdir -p "$top/source/tree"
+if [[ -n ${SMALL_FILES:-} ]]; then
+    # Files of 1 to 4096 bytes, a thousand in a directory.
+    python3 -c 'import os, random, sys
+top, count = sys.argv[1], int(sys.argv[2])
+noise = os.urandom(1 << 20)
+for number in range(count):
+    directory = f"{top}/{number // 1000}"
+    if number % 1000 == 0:
+        os.mkdir(directory)
+    start = random.randrange(len(noise) - 4096)
+    with open(f"{directory}/{number}", "wb") as file:
+        file.write(noise[start : start + random.randint(1, 4096)])' "$top/source/tree" "$SMALL_FILES"
+else
+    # One file of 80 % of the bytes, files of 4 MiB, and small ones.
+    mkdir -p "$top/source/tree/small" "$top/source/tree/middle"
+    head -c $((size * 8 / 10))M /dev/urandom > "$top/source/tree/large"
+    for n in $(seq $((size / 40))); do head -c 4M /dev/urandom > "$top/source/tree/middle/$n"; done
+    split --bytes 16K --suffix-length 6 <(head -c $((size / 10))M /dev/urandom) "$top/source/tree/small/"
+fi
 bytes=$(du -sb "$top/source/tree" | cut -f1)
 sync -f "$top"
 
@@ -53,8 +70,27 @@ run() {
     local begin end; begin=$(date +%s%N)
     "$@" > "$top/output" 2> "$top/errors" || { echo "$name failed: $(tail -1 "$top/errors")"; return; }
     end=$(date +%s%N)
-    awk -v rate="$rate" -v name="$name" -v ns=$((end - begin)) -v bytes="$bytes" \
-        'BEGIN { printf "%-8s %-28s %7.2f s %8.0f MB/s\n", rate, name, ns / 1e9, bytes * 1e3 / ns }'
+    local used=
+    if [[ $name = holdfast* ]]; then
+        # utime and stime of the source, which serves this run only.
+        used=$(awk -v ticks="$(getconf CLK_TCK)" -v bytes="$bytes" -v here="$(awk '/processor/ { print $1 }' "$top/errors")" \
+            '{ printf "%.2f %.2f", ($14 + $15) / ticks * 1e9 / bytes, here * 1e9 / bytes }' "/proc/$offering/stat")
+        grep -o '"limited_by":"[a-z-]*"' "$top/output" | tail -1 | cut -d'"' -f4 > "$top/limited"
+        used="$used $(cat "$top/limited")"
+    fi
+    report "$name" "$begin" "$end" "$bytes" "$used"
+}
+report() {
+    awk -v rate="$rate" -v name="$1" -v ns=$(($3 - $2)) -v bytes="$4" -v used="$5" 'BEGIN {
+        printf "%-8s %-24s %7.2f s %6.0f MB/s  %s\n", rate, name, ns / 1e9, bytes * 1e3 / ns, used }' | tee -a "$top/results"
+}
+device() {
+    local name=$1 begin end; shift
+    begin=$(date +%s%N)
+    fio --name "$name" --direct 1 --bs 1M --iodepth 16 --ioengine libaio --size "$((bytes / 1048576))M" \
+        --filename "$top/fio" "$@" > /dev/null
+    end=$(date +%s%N)
+    report "$name" "$begin" "$end" "$bytes" ''
 }
 holdfast() {
     # A ticket is of one destination: each run has its own offer.
@@ -63,6 +99,18 @@ holdfast() {
     "$program" offer 10.99.0.1:8731 "$top/source" tree > "$top/ticket" & offering=$!; servers+=($offering)
     until [[ -s $top/ticket ]]; do :; done
     there "$program" pull "$top/ticket" "$top" destination "$top/state" "$1" "${CONNECTIONS:-8}"
+}
+# The same again: nothing has changed.
+holdfast_unchanged() {
+    holdfast flushed > /dev/null 2>&1 || return
+    local begin end; begin=$(date +%s%N)
+    there "$program" pull "$top/ticket" "$top" destination "$top/state" flushed > "$top/output" 2> "$top/errors" || return
+    end=$(date +%s%N)
+    report 'unchanged pass' "$begin" "$end" "$bytes" "$(grep -o '"sent_bytes":[0-9]*' "$top/output" | head -1)"
+}
+rclone_copy() {
+    there "$RCLONE" copy --config /dev/null --transfers 8 --multi-thread-streams 8 \
+        ":http,url='http://10.99.0.1:8733':" "$top/destination"
 }
 rsync_plain() { there rsync -a --whole-file rsync://10.99.0.1:8730/tree/ "$top/destination/"; }
 rsync_proven() {
@@ -74,6 +122,20 @@ tar_nc() {
     until there nc 10.99.0.1 8732 < /dev/null | tar -C "$top/destination" -xf - 2>/dev/null; do :; done
     wait "$sending"
 }
+tar_zstd_nc() {
+    tar -C "$top/source/tree" -cf - . | zstd -q -1 -T0 | nc -l -N 10.99.0.1 8732 & local sending=$!
+    until there nc 10.99.0.1 8732 < /dev/null | zstd -qdc | tar -C "$top/destination" -xf - 2>/dev/null; do :; done
+    wait "$sending"
+}
+if [[ -n ${RCLONE:-} ]]; then
+    "$RCLONE" serve http --addr 10.99.0.1:8733 "$top/source/tree" > /dev/null 2>&1 & servers+=($!)
+fi
+rate=none
+for _ in $(seq "$rounds"); do
+    device 'fio write' --rw write --end_fsync 1
+    device 'fio read' --rw read
+done
+rm -f "$top/fio"
 for rate in "${rates[@]}"; do
     tc qdisc replace dev source root tbf rate "$rate" burst 1mb latency 20ms
     there tc qdisc replace dev destination root tbf rate "$rate" burst 1mb latency 20ms
@@ -85,7 +147,23 @@ print(sys.argv[1], "iperf3 -P8", round(json.load(sys.stdin)["end"]["sum_received
         run 'holdfast, flushed' holdfast flushed
         run 'holdfast, media' holdfast media
         run 'tar | nc' tar_nc
+        run 'tar | zstd | nc' tar_zstd_nc
+        [[ -z ${RCLONE:-} ]] || run 'rclone' rclone_copy
         run 'rsync' rsync_plain
         run 'rsync, sync, rsync -nc' rsync_proven
     done
+    fresh
+    holdfast_unchanged || echo "unchanged pass failed: $(tail -1 "$top/errors")"
 done
+echo
+echo 'Medians'
+python3 - "$top/results" <<'EOF'
+import collections, re, statistics, sys
+runs = collections.defaultdict(list)
+for line in open(sys.argv[1]):
+    rate, name, seconds, megabytes, rest = re.match(r"(\S+)\s+(.*?)\s+([\d.]+) s\s+(\d+) MB/s\s*(.*)", line).groups()
+    runs[rate, name].append((float(seconds), float(megabytes), rest))
+for (rate, name), values in runs.items():
+    seconds, megabytes, rest = sorted(values)[(len(values) - 1) // 2]
+    print(f"{rate:8} {name:24} {seconds:7.2f} s {megabytes:6.0f} MB/s  {rest}")
+EOF

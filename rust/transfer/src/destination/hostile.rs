@@ -1,4 +1,5 @@
-//! Sources that lie: the destination refuses them and nothing of theirs is visible.
+//! Sources that lie: the destination refuses them and nothing of theirs is visible. Destinations that
+//! lie: the source sends nothing that it did not list.
 
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -10,12 +11,14 @@ use holdfast_engine::pagecache::Place;
 use rustls::ServerConnection;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::connect::Caller;
 use super::{Proof, Request, pull};
 use crate::channel::Channel;
 use crate::message::{
-    BlockHead, End, Kind, LIMIT, Listed, Metadata, Reply, Small, Spent, Stamp, Table, head, pack,
+    BlockHead, End, Have, Kind, LIMIT, Listed, Loss, Metadata, Reply, Small, Spent, Stamp, Table,
+    Want, head, pack,
 };
-use crate::{Certificate, Error, Secret, Ticket, message, tls};
+use crate::{Bound, Certificate, Error, Events, Limits, Secret, Server, Ticket, message, tls};
 
 /// What a source sends as data.
 type Lie = Box<dyn Fn(&mut Channel) -> crate::Result<()> + Send + Sync>;
@@ -218,4 +221,94 @@ fn bytes_that_change_in_memory_are_found_before_they_are_written() {
         channel.send_frame(Kind::Block, &[&head.bytes(), &data], &|| false)
     });
     assert!(reason.contains("1000 bytes at 0 differ from what the source sent"), "{reason}");
+}
+
+/// Stores nothing, and lets anyone in.
+struct Anyone;
+
+impl Events for Anyone {
+    fn bind(&self, _: &str, _: &str) -> Bound {
+        Bound::Stored
+    }
+}
+
+#[test]
+fn destinations_that_ask_for_what_is_not_offered_get_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("source")).unwrap();
+    std::fs::write(directory.path().join("source/in"), vec![1; 5000]).unwrap();
+    std::fs::write(directory.path().join("secret"), "secret").unwrap();
+    std::os::unix::fs::symlink("../secret", directory.path().join("source/link")).unwrap();
+    let (certificate, secret) = (Certificate::generate().unwrap(), Secret::generate().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server =
+        Server::start(listener, &certificate, Limits::default(), Arc::new(Anyone)).unwrap();
+    let offer = serde_json::json!({
+        "id": "0".repeat(32),
+        "verifier": crate::ticket::hex(&secret.public().unwrap()),
+        "place": {"root": directory.path(), "path": "source"},
+        "expires_at": u64::MAX,
+    });
+    server.offer(serde_json::from_value(offer).unwrap()).unwrap();
+    let ticket = Ticket {
+        version: 1,
+        offer: "0".repeat(32),
+        addresses: vec!["127.0.0.1".to_owned()],
+        port: server.address().port(),
+        fingerprint: certificate.fingerprint(),
+        key: secret.text(),
+        path: String::new(),
+        expires_at: u64::MAX,
+    };
+    let stop = || false;
+    let puller = Secret::generate().unwrap();
+    let patience = Duration::from_secs(10);
+    let caller =
+        |session| Caller { ticket: &ticket, puller: &puller, session, patience, stop: &stop };
+    let mut control = caller([7; 16]).connect(false).unwrap();
+    let mut data = caller([7; 16]).connect(true).unwrap();
+    // A connection that carries data belongs to a session.
+    let refused = caller([8; 16]).connect(true).unwrap_err();
+    assert!(matches!(refused, Error::Refused(_)), "{refused}");
+    // Nothing was listed yet.
+    let go = message::Request::Go { connections: 1, bytes_per_second: None, proof: Proof::Wire };
+    let want = |path: &str, size| Want {
+        path: path.as_bytes().into(),
+        stamp: Stamp { size, ..Stamp::default() },
+        have: Have::Prefix(Table { digests: vec![1; 9], states: vec![[0; 4]; 9] }),
+    };
+    let mut ask = |paths: &[(&str, u64)], survey: bool| {
+        if survey {
+            control.send(&message::Request::Survey, &stop).unwrap();
+            while !matches!(control.receive_message(LIMIT, &stop).unwrap(), Reply::Surveyed { .. })
+            {
+            }
+        }
+        let wants = paths.iter().map(|(path, size)| want(path, *size)).collect();
+        control.send(&message::Request::Want(wants), &stop).unwrap();
+        control.send(&go, &stop).unwrap();
+        let mut losses = Vec::new();
+        loop {
+            match data.receive_message::<Reply>(LIMIT, &stop).unwrap() {
+                Reply::Lost(_, loss) => losses.push(loss),
+                Reply::Over(_) => return losses,
+                Reply::Wait | Reply::Spent(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    let unlisted = |loss: &Loss| matches!(loss, Loss::Error(words) if words == "it was not listed");
+    assert!(ask(&[("in", 5000)], false).iter().all(unlisted));
+    let paths = ["../secret", "/etc/hostname", "secret", "in/../../secret", "", "in/", "link/x"];
+    let losses = ask(&paths.map(|path| (path, 6)), true);
+    assert_eq!(losses.len(), paths.len());
+    assert!(losses.iter().all(unlisted), "{losses:?}");
+    // Sizes that lie, and a link that leads out.
+    let losses = ask(&[("in", u64::MAX), ("in", 1), ("link", 6)], true);
+    assert!(losses.iter().all(|loss| *loss == Loss::Changed), "{losses:?}");
+    assert_eq!(losses.len(), 3);
+    // A frame without an end.
+    let _ = control.send_frame(Kind::Message, &[&vec![0; LIMIT + 1]], &stop);
+    assert!(control.receive_head(&stop).is_err());
+    assert_eq!(server.status()[0].sent_bytes, 0);
 }

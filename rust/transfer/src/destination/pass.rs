@@ -274,7 +274,7 @@ impl Fetching<'_> {
     fn connect(&self, caller: &Caller<'_>, wants: &[Wanted]) -> Result<Vec<Channel>> {
         // One huge file is sent over all of them; a few small ones fit into one frame each.
         let large = wants.iter().any(|want| want.stamp.size > message::SMALL);
-        let most = usize::from(self.request.connections);
+        let most = usize::from(self.request.connections.min(self.request.most_connections));
         let connections = if large { most } else { most.min(wants.len()) };
         (0..connections).map(|_| caller.connect(true)).collect()
     }

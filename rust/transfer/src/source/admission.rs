@@ -182,6 +182,14 @@ impl Admission {
         for other in sessions.values().filter(|other| Arc::ptr_eq(&other.offering, offering)) {
             other.end();
         }
+        // Its connections of before must not count against those that it makes now.
+        lock(&self.shared.admitted).retain(|_, (offer, socket)| {
+            let stays = *offer != hello.offer;
+            if !stays {
+                let _ = socket.shutdown(Shutdown::Both);
+            }
+            stays
+        });
         let session = Arc::new(Session::new(Arc::clone(offering)));
         sessions.insert(hello.session, Arc::clone(&session));
         Ok(session)
