@@ -73,6 +73,8 @@ _NAMES = {
 }
 _IMPATIENT = frozenset({"getHealth", "getReadiness"})
 """A refusal is what these are asked for."""
+_SECONDS = {"armReimage": 600.0, "rebootReimage": 3600.0}
+"""How long an answer may take, where that is up to an operator's commands."""
 _TITLES = {
     "node": "What a node is, and whether it can work.",
     "operations": "Long work of a node.",
@@ -330,6 +332,8 @@ def _arguments(route: Route) -> Iterator[str]:
         yield "key=idempotency_key"
     if route.operation_id in _IMPATIENT:
         yield "patient=False"
+    if route.operation_id in _SECONDS:
+        yield f"read_seconds={_SECONDS[route.operation_id]}"
 
 
 def _dictionary(parameters: tuple[Parameter, ...]) -> str:

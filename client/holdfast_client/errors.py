@@ -137,6 +137,12 @@ class Conflict(ProblemError):
     slug = "conflict"
 
 
+class HeldBack(ProblemError):
+    """The node may not go down now: `problem["gate"]` is what says no."""
+
+    slug = "held-back"
+
+
 class IdempotencyMismatch(ProblemError):
     """The idempotency key was used for another request."""
 
@@ -228,7 +234,9 @@ def problem_error(
 ) -> ProblemError:
     """Build the exception for a problem; of a type that is not known yet, a `ProblemError`."""
     slug = str(problem.get("type", "")).removeprefix(PREFIX)
-    return BY_SLUG.get(slug, ProblemError)(status, problem, retry_after)
+    # The imager's problems have no type.
+    known = BY_SLUG.get(slug) or (Unauthenticated if status == 401 else ProblemError)
+    return known(status, problem, retry_after)
 
 
 class OperationError(HoldfastError):

@@ -25,6 +25,15 @@ from holdfast_client.errors import Unreachable
 
 T = TypeVar("T")
 CONNECT_SECONDS = 5.0
+# A machine that went down in the middle of an answer is noticed within half a minute.
+_ALIVE = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (("TCP_KEEPIDLE", 15), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3))
+        if hasattr(socket, name)
+    ),
+]
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -146,12 +155,14 @@ class Blocking:
 
     def __init__(self, target: Target, agent: str) -> None:
         self._target = target
-        transport = None if target.socket is None else _UnixTransport(target.socket)
+        if target.socket is not None:
+            transport: httpx.HTTPTransport = _UnixTransport(target.socket)
+        else:
+            transport = httpx.HTTPTransport(verify=target.trust(), socket_options=_ALIVE)
         self._http = httpx.Client(
             base_url=target.base,
             headers=target.headers(agent),
             transport=transport,
-            verify=target.trust(),
             trust_env=False,
         )
 
@@ -189,13 +200,14 @@ class NonBlocking:
 
     def __init__(self, target: Target, agent: str) -> None:
         self._target = target
-        path = target.socket
-        transport = None if path is None else httpx.AsyncHTTPTransport(uds=str(path))
+        if target.socket is not None:
+            transport = httpx.AsyncHTTPTransport(uds=str(target.socket))
+        else:
+            transport = httpx.AsyncHTTPTransport(verify=target.trust(), socket_options=_ALIVE)
         self._http = httpx.AsyncClient(
             base_url=target.base,
             headers=target.headers(agent),
             transport=transport,
-            verify=target.trust(),
             trust_env=False,
         )
 

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from typing import Any
 from uuid import uuid4
 
 from holdfast_client.core import Core
-from holdfast_client.errors import AttemptChanged, HoldfastError, NodeImaging, ProblemError
+from holdfast_client.errors import (
+    AttemptChanged,
+    HeldBack,
+    HoldfastError,
+    NodeImaging,
+    ProblemError,
+)
 from holdfast_client.following import Patience, follow
 from holdfast_client.record import OperationRecord
 
 MAX_KEY = 240
 """Characters of a key: each step has one made of it."""
 _POLL_SECONDS = 0.5
-_STEP_SECONDS = 180.0
+_STEP_SECONDS = 3600.0
+"""An order to reboot is answered once the fleet's lock is had and the operator's command ended."""
+_HELD_SECONDS = 30.0
+"""After which a node that was held back is asked again, if it does not say when."""
+_OPERATORS = "before-reboot"
+"""The gate that is a command of the operator: what it could not do, a person should see."""
 
 Changed = Callable[[str], None]
 
@@ -84,9 +96,12 @@ class ReimageRun:
         return document
 
     async def _after(self, error: HoldfastError) -> None:
-        """Wait and continue; a refusal with a time, such as a closed window's, is not final."""
-        if isinstance(error, ProblemError) and error.retry_after is not None:
-            await self._patience.pause(error.retry_after + self._core.retries.pause(3))
+        """Wait and continue: a refusal with a time is not final, nor is a closed window's."""
+        seconds = getattr(error, "retry_after", None)
+        if isinstance(error, HeldBack) and error.problem.get("gate") != _OPERATORS:
+            seconds = seconds or random.uniform(0.5, 1.5) * _HELD_SECONDS  # noqa: S311
+        if seconds is not None:
+            await self._patience.pause(seconds + self._core.retries.pause(3))
         else:
             await self._patience.after(error)
 

@@ -85,8 +85,9 @@ def test_one_surface_over_the_socket_and_a_port(shared_daemon: Daemon) -> None:
 
 
 def test_no_operation_is_started_twice_over_cut_connections(
-    daemon: Daemon,
+    start_daemon: Callable[..., Daemon],
 ) -> None:
+    daemon = start_daemon(operations={"keep": 100_000})
     token = daemon.tokens.secrets["operate"]
     started: list[str] = []
     with cutting_proxy(daemon.port, seed=19) as proxy:

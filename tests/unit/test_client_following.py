@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,9 @@ import pytest
 
 from holdfast_client import (
     AttemptChanged,
+    Client,
     Conflict,
+    HeldBack,
     NotConfirmed,
     NotReimaged,
     OperationFailed,
@@ -21,6 +24,7 @@ from holdfast_client import (
     OperationUnfinished,
     Retries,
     following,
+    reimaging,
 )
 from holdfast_client.errors import IoError
 from holdfast_client.testing import FakeNode, Reimaging, Script
@@ -67,8 +71,14 @@ def test_a_failure_is_told_from_a_loss_and_from_what_still_runs(node: FakeNode) 
 def test_an_operation_that_the_node_does_not_know_any_more_is_lost(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "UNKNOWN_SECONDS", 0.3)
     with node.client(retries=QUICK) as client:
+        # A node that is ready may still be about to find its records.
+        late = client.pagecache.dump()
+        kept = node.operations.pop(late.id)
+        timer = later(0.3, lambda: node.operations.update({late.id: kept}))
+        assert late.wait(timeout=20).state == "succeeded"
+        timer.join()
+        monkeypatch.setattr(following, "UNKNOWN_SECONDS", 0.3)
         operation = client.pagecache.dump()
         node.forget(operation.id)
         with pytest.raises(OperationLost, match="does not know"):
@@ -80,6 +90,30 @@ def test_an_operation_that_the_node_does_not_know_any_more_is_lost(
         timer = later(0.8, lambda: node.operations.update({again.id: known}))
         assert again.wait(timeout=10).state == "succeeded"
         timer.join()
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n{"])
+def test_a_node_that_falls_silent_is_lost_by_the_deadline(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connections: list[socket.socket] = []
+
+        def trickle() -> None:
+            with suppress(OSError):
+                while True:
+                    connections.append(listener.accept()[0])
+                    while answer:
+                        connections[-1].sendall(answer)
+                        time.sleep(0.1)
+
+        threading.Thread(target=trickle, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        began = time.monotonic()
+        with Client(url, retries=QUICK) as client, pytest.raises(OperationLost):
+            client.operations.attach("01M83VM0000000000000000000").wait(timeout=0.5)
+        assert time.monotonic() - began < 5
+        listener.shutdown(socket.SHUT_RDWR)
+        for connection in connections:
+            connection.close()
 
 
 def test_waiting_outlives_cuts_and_restarts(node: FakeNode) -> None:
@@ -175,17 +209,25 @@ def test_the_end_of_a_re_imaging_is_told(node: FakeNode, end: str, error: type[E
     assert isinstance(failed.value.problem, error)
 
 
-def test_a_refused_step_ends_a_re_imaging_unless_it_is_for_now(node: FakeNode) -> None:
+def test_a_refused_step_ends_a_re_imaging_unless_it_is_for_now(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = "/v1/reimage/reboot"
     node.reimaging = Reimaging(down=0.05, imaging=0.05)
-    node.refuse("POST", path, "conflict", "The maintenance window is closed.", retry_after=1)
+    monkeypatch.setattr(reimaging, "_HELD_SECONDS", 0.2)
+    node.refuse("POST", path, "held-back", "The window is closed.", gate="window", retry_after=1)
+    node.refuse("POST", path, "held-back", "Another node has the lock.", gate="fleet-lock")
     with node.client(retries=QUICK) as client:
         began = time.monotonic()
         assert client.reimage.run(IMAGE, timeout=30).state == "succeeded"
         assert time.monotonic() - began >= 1
         node.refuse("POST", "/v1/reimage/arm", "conflict", "Two disks have this serial number.")
         with pytest.raises(Conflict, match="serial number"):
-            client.reimage.run(IMAGE, timeout=30)
+            client.reimage.run(IMAGE, key="k", timeout=30)
+        node.refuse("POST", path, "held-back", "The command ended with 1.", gate="before-reboot")
+        with pytest.raises(HeldBack, match="ended with 1"):
+            client.reimage.run(IMAGE, key="k", timeout=30)
+        assert client.reimage.run(IMAGE, key="k", timeout=30).state == "succeeded"
 
 
 def test_an_attempt_that_another_caller_disarmed_is_left_alone(node: FakeNode) -> None:

@@ -294,6 +294,27 @@ class Finding(TypedDict):
     right_size: int | None
 
 
+class FleetLockReport(TypedDict):
+    """The lock that this node holds, or may hold: of what was asked no answer may have arrived."""
+
+    url: str
+    id: str
+    group: str
+    since: str
+    operation: str
+    problem: str | None
+
+
+class GateReport(TypedDict):
+    """What one gate answered."""
+
+    gate: str
+    passed: bool
+    overridden: bool
+    detail: str
+    at: str
+
+
 class Health(TypedDict):
     """The process answers."""
 
@@ -346,6 +367,16 @@ class Instance(TypedDict):
     type: str | None
     zone: str | None
     launch_image: str | None
+
+
+class InterlockReport(TypedDict):
+    """What is asked before this machine goes down."""
+
+    asking: str | None
+    gates: list[GateReport]
+    fleet_lock: FleetLockReport | None
+    window_open: bool
+    window_changes: str | None
 
 
 class LargeFile(TypedDict):
@@ -769,6 +800,7 @@ class ReimageStatus(TypedDict):
     previous: PreviousSystem | None
     rollback_of: str | None
     rollback_at: str | None
+    interlock: InterlockReport | None
     history: list[Transition]
 
 

@@ -529,6 +529,7 @@ class Reimage:
             "/v1/reimage/arm",
             body={"operation": operation, "dry_run": dry_run},
             key=idempotency_key,
+            read_seconds=600.0,
         )
         return answer
 
@@ -546,14 +547,16 @@ class Reimage:
         *,
         operation: str | None = None,
         dry_run: bool | None = None,
+        force: bool | None = None,
         idempotency_key: str | None = None,
     ) -> answers.ReimageStatus:
         """Reboot into the imager."""
         answer: answers.ReimageStatus = self._call.json(
             "POST",
             "/v1/reimage/reboot",
-            body={"operation": operation, "dry_run": dry_run},
+            body={"operation": operation, "dry_run": dry_run, "force": force},
             key=idempotency_key,
+            read_seconds=3600.0,
         )
         return answer
 
@@ -617,11 +620,6 @@ class Transfers:
     def __init__(self, call: Calls) -> None:
         self._call = call
 
-    def list_offers(self) -> answers.OfferList:
-        """List offers, newest first."""
-        answer: answers.OfferList = self._call.json("GET", "/v1/transfers/offers")
-        return answer
-
     def offer(
         self,
         *,
@@ -651,6 +649,11 @@ class Transfers:
             },
             key=idempotency_key,
         )
+        return answer
+
+    def list_offers(self) -> answers.OfferList:
+        """List offers, newest first."""
+        answer: answers.OfferList = self._call.json("GET", "/v1/transfers/offers")
         return answer
 
     def get_offer(self, offer_id: str) -> answers.TransferOffer:
