@@ -66,6 +66,7 @@ _NAMES = {
     "createTransferOffer": "transfers.offer",
     "getTransferOffer": "transfers.get_offer",
     "revokeTransferOffer": "transfers.revoke_offer",
+    "createTransferRepair": "transfers.repair",
     "listTransfers": "transfers.list",
     "createTransfer": "transfers.pull",
     "getTransfer": "transfers.get",

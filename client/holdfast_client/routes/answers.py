@@ -111,6 +111,15 @@ class CarriedItem(TypedDict):
     problems: list[str]
 
 
+class CarriedPageCache(TypedDict):
+    """What came of the source's record of its page cache."""
+
+    record_bytes: int
+    requested: int
+    resident: int
+    problem: str | None
+
+
 class CgroupMemory(TypedDict):
     """Memory of one cgroup that this process is in; null for a limit that is not set."""
 
@@ -713,6 +722,8 @@ class PullParams(TypedDict):
     connections: int | None
     bytes_per_second: int | None
     even_if_open: bool
+    map_owners: bool
+    page_cache: bool
     offer: str
     source: str
     source_path: str
@@ -726,6 +737,9 @@ class PullResult(TypedDict):
     proof: str
     complete: bool
     manifest: str | None
+    manifest_digest: str | None
+    source_manifest: SourceManifest | None
+    page_cache: CarriedPageCache | None
     files: int
     bytes: int
     sent_bytes: int
@@ -802,6 +816,50 @@ class ReimageStatus(TypedDict):
     rollback_at: str | None
     interlock: InterlockReport | None
     history: list[Transition]
+
+
+class RepairFinding(TypedDict):
+    """A part of a file that differed."""
+
+    path: str
+    path_b64: str | None
+    offset: int
+    length: int
+    side: str | None
+    repaired: bool
+    written_since: bool
+    detail: str | None
+
+
+class RepairParams(TypedDict):
+    """What a repair was asked for; the ticket is kept apart."""
+
+    path: str
+    overwrite_written: bool | None
+    bytes_per_second: int | None
+    even_if_open: bool
+    offer: str
+    source: str
+    source_path: str
+
+
+class RepairResult(TypedDict):
+    """What a repair found and healed."""
+
+    transfer: str
+    path: str
+    ok: bool
+    files: int
+    bytes: int
+    differing_chunks: int
+    repaired_chunks: int
+    received_bytes: int
+    changed_on_source: int
+    unknown_on_source: int
+    left_alone: int
+    reconnects: int
+    findings_total: int
+    findings: list[RepairFinding]
 
 
 class Residency(TypedDict):
@@ -895,6 +953,13 @@ class SkippedFile(TypedDict):
     detail: str | None
 
 
+class SourceManifest(TypedDict):
+    """The manifest that the source made of what it read."""
+
+    digest: str
+    equal: bool
+
+
 class SpaceReport(TypedDict):
     """Room that is needed, and room that there is."""
 
@@ -955,6 +1020,8 @@ class TransferOffer(TypedDict):
     state: str
     connections: int
     sent_bytes: int
+    manifest: str | None
+    manifest_digest: str | None
 
 
 class TransferPass(TypedDict):
@@ -968,6 +1035,8 @@ class TransferPass(TypedDict):
     removed: int
     seconds: float
     limited_by: str | None
+    limited_seconds: dict[str, float]
+    connections: int
     reconnects: int
     differed_on_media: int
     damaged_blocks: int
@@ -977,6 +1046,7 @@ class TransferPass(TypedDict):
     special_names: list[Located]
     left_out: dict[str, int]
     unset: dict[str, int]
+    unmapped_owners: UnmappedOwners
 
 
 class TransferTicket(TypedDict):
@@ -1040,6 +1110,13 @@ class Unfinished(TypedDict):
     path: str
     path_b64: str | None
     reason: str
+
+
+class UnmappedOwners(TypedDict):
+    """Owners without a name here; their files keep the number."""
+
+    count: int
+    names: list[str]
 
 
 class VerifyParams(TypedDict):

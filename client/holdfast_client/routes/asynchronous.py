@@ -631,7 +631,7 @@ class Transfers:
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
         files: Sequence[str] | None = None,
-        other_filesystems: Literal["refuse", "leave_out"] | None = None,
+        other_filesystems: Literal["refuse", "include", "leave_out"] | None = None,
         expires_seconds: int | None = None,
         bytes_per_second: int | None = None,
         pressure: Members | None = None,
@@ -683,6 +683,8 @@ class Transfers:
         connections: int | None = None,
         bytes_per_second: int | None = None,
         even_if_open: bool | None = None,
+        map_owners: bool | None = None,
+        page_cache: bool | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncOperation:
         """Fetch what a ticket offers."""
@@ -698,6 +700,8 @@ class Transfers:
                 "connections": connections,
                 "bytes_per_second": bytes_per_second,
                 "even_if_open": even_if_open,
+                "map_owners": map_owners,
+                "page_cache": page_cache,
                 "ticket": ticket,
             },
             key=idempotency_key,
@@ -707,6 +711,30 @@ class Transfers:
         """List transfers into this node, newest first."""
         answer: answers.TransferList = await self._call.json("GET", "/v1/transfers")
         return answer
+
+    async def repair(
+        self,
+        *,
+        path: str,
+        ticket: Members,
+        overwrite_written: bool | None = None,
+        bytes_per_second: int | None = None,
+        even_if_open: bool | None = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncOperation:
+        """Heal a destination from its source."""
+        return await self._call.operation(
+            "POST",
+            "/v1/transfers/repairs",
+            body={
+                "path": path,
+                "overwrite_written": overwrite_written,
+                "bytes_per_second": bytes_per_second,
+                "even_if_open": even_if_open,
+                "ticket": ticket,
+            },
+            key=idempotency_key,
+        )
 
     async def get(self, transfer_id: str) -> answers.Transfer:
         """Show a transfer into this node."""

@@ -627,7 +627,7 @@ class Transfers:
         include: Sequence[str] | None = None,
         exclude: Sequence[str] | None = None,
         files: Sequence[str] | None = None,
-        other_filesystems: Literal["refuse", "leave_out"] | None = None,
+        other_filesystems: Literal["refuse", "include", "leave_out"] | None = None,
         expires_seconds: int | None = None,
         bytes_per_second: int | None = None,
         pressure: Members | None = None,
@@ -679,6 +679,8 @@ class Transfers:
         connections: int | None = None,
         bytes_per_second: int | None = None,
         even_if_open: bool | None = None,
+        map_owners: bool | None = None,
+        page_cache: bool | None = None,
         idempotency_key: str | None = None,
     ) -> Operation:
         """Fetch what a ticket offers."""
@@ -694,6 +696,8 @@ class Transfers:
                 "connections": connections,
                 "bytes_per_second": bytes_per_second,
                 "even_if_open": even_if_open,
+                "map_owners": map_owners,
+                "page_cache": page_cache,
                 "ticket": ticket,
             },
             key=idempotency_key,
@@ -703,6 +707,30 @@ class Transfers:
         """List transfers into this node, newest first."""
         answer: answers.TransferList = self._call.json("GET", "/v1/transfers")
         return answer
+
+    def repair(
+        self,
+        *,
+        path: str,
+        ticket: Members,
+        overwrite_written: bool | None = None,
+        bytes_per_second: int | None = None,
+        even_if_open: bool | None = None,
+        idempotency_key: str | None = None,
+    ) -> Operation:
+        """Heal a destination from its source."""
+        return self._call.operation(
+            "POST",
+            "/v1/transfers/repairs",
+            body={
+                "path": path,
+                "overwrite_written": overwrite_written,
+                "bytes_per_second": bytes_per_second,
+                "even_if_open": even_if_open,
+                "ticket": ticket,
+            },
+            key=idempotency_key,
+        )
 
     def get(self, transfer_id: str) -> answers.Transfer:
         """Show a transfer into this node."""

@@ -55,6 +55,7 @@ TABLE: tuple[tuple[str, str, str, str], ...] = (
     ("DELETE", "/v1/transfers/offers/{offer_id}", "transfers.revoke_offer", "nothing"),
     ("POST", "/v1/transfers", "transfers.pull", "operation"),
     ("GET", "/v1/transfers", "transfers.list", "json"),
+    ("POST", "/v1/transfers/repairs", "transfers.repair", "operation"),
     ("GET", "/v1/transfers/{transfer_id}", "transfers.get", "json"),
     ("DELETE", "/v1/transfers/{transfer_id}", "transfers.forget", "nothing"),
 )
