@@ -26,29 +26,29 @@ __all__ = [
     "compare_manifests",
     "decompress",
     "describe_image",
-    "dump",
+    "dump_pages",
     "ed25519_public",
     "ed25519_sign",
     "ed25519_verify",
-    "evict",
+    "evict_pages",
     "export_happycache",
     "export_manifest",
     "free_space",
     "has_cachestat",
     "import_happycache",
-    "inspect",
     "inspect_descriptor",
+    "inspect_dump",
     "inspect_image",
     "inspect_manifest",
     "kind_of",
-    "load",
+    "load_pages",
+    "measure_residency",
     "pack_image",
     "page_size",
     "probe_device",
     "pull_transfer",
     "refused_in_system",
     "repair_transfer",
-    "residency",
     "set_free_space_floor",
     "transfer_certificate",
     "transfer_secret",
@@ -129,19 +129,19 @@ def kind_of(root: Path, path: Path) -> Literal["directory", "file", "other"]:
     Raises `OSError`: `EXDEV` if something else is mounted on the way, `ELOOP` at a symbolic link.
     """
 
-def residency(request: str, progress: Progress) -> str:
+def measure_residency(request: str, progress: Progress) -> str:
     """Find out how much of a file, a directory or a root is in memory."""
 
-def dump(request: str, progress: Progress) -> str:
+def dump_pages(request: str, progress: Progress) -> str:
     """Record which pages are in memory, in a record file that is there whole or not at all."""
 
-def load(request: str, progress: Progress) -> str:
+def load_pages(request: str, progress: Progress) -> str:
     """Read the pages of a record back into memory and check that they arrived."""
 
-def evict(request: str, progress: Progress) -> str:
+def evict_pages(request: str, progress: Progress) -> str:
     """Drop clean pages of files from memory."""
 
-def inspect(request: str, progress: Progress) -> str:
+def inspect_dump(request: str, progress: Progress) -> str:
     """Read a whole record, check it, and tell its header and totals."""
 
 def import_happycache(request: str, progress: Progress) -> str:

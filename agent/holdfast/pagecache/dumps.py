@@ -44,7 +44,7 @@ class DumpStore(RecordStore[Dump]):
     def check(self, path: Path, max_bytes: int, progress: Progress) -> _Inspection:
         """Read and check a whole dump."""
         request = {"record": str(path), "max_bytes": max_bytes}
-        return inspection(_engine.inspect, request, _Inspection, progress)
+        return inspection(_engine.inspect_dump, request, _Inspection, progress)
 
     def describe(self, record_id: str, path: Path, *, uploaded: bool, progress: Progress) -> Dump:
         """Describe a dump."""

@@ -215,7 +215,7 @@ class PageCache:
             "hotness": False,
             "on_denied": "skip",
         }
-        call(_engine.dump, request, Progress())
+        call(_engine.dump_pages, request, Progress())
 
     def load_tree(self, record: Path, directory: Path, progress: Progress) -> dict[str, Any]:
         """Load what a record of `dump_tree`, from another node, names of a directory.
@@ -232,7 +232,7 @@ class PageCache:
             "bytes_per_second": None,
             "report_all": False,
         }
-        return call(_engine.load, request, progress)
+        return call(_engine.load_pages, request, progress)
 
     # Operations, each in a thread of its own.
 
@@ -241,7 +241,7 @@ class PageCache:
         places = self._dump_places(params)
         make_directory(self._store.directory)
         outcome = call(
-            _engine.dump,
+            _engine.dump_pages,
             {
                 "places": [place.request() for place in places],
                 "exclude": self._exclude,
@@ -267,7 +267,7 @@ class PageCache:
         dump = self._store.get(params.dump, before=context.id if context.resumed else None)
         with self._store.use(dump.id) as record:
             outcome = call(
-                _engine.load,
+                _engine.load_pages,
                 {
                     "record": str(record),
                     "max_bytes": self._store.max_bytes,
@@ -289,7 +289,7 @@ class PageCache:
     def _evict(self, context: Context[EvictRequest]) -> EvictResult:
         places = self._evict_places(context.params)
         outcome = call(
-            _engine.evict,
+            _engine.evict_pages,
             {
                 "places": [place.request() for place in places],
                 "exclude": self._exclude,
@@ -328,7 +328,7 @@ class PageCache:
         self, place: RootPath, depth: int, top: int, progress: Progress
     ) -> ResidencyReport:
         outcome = call(
-            _engine.residency,
+            _engine.measure_residency,
             {"place": place.request(), "exclude": self._exclude, "depth": depth, "top": top},
             progress,
         )

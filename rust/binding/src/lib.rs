@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 use holdfast_engine::image::{self, Descriptor, Encoding};
 use holdfast_engine::manifest;
-use holdfast_engine::pagecache::{self, happycache, record, request};
+use holdfast_engine::pagecache::{self, happycache, record};
+use holdfast_engine::parse_request;
 use holdfast_engine::patterns::Patterns;
 use holdfast_engine::signature;
 use holdfast_engine::space::{self, Floor};
@@ -40,7 +41,7 @@ where
     // A panic is a bug; it must end this call and not pass for an exit of the interpreter.
     let result = py.detach(|| {
         catch_unwind(AssertUnwindSafe(|| {
-            let request: R = request(json)?;
+            let request: R = parse_request(json)?;
             let outcome = work(&request, inner)?;
             Ok(serde_json::to_string(&outcome).expect("results have only text for keys"))
         }))
@@ -94,31 +95,31 @@ mod _engine {
 
     #[pyfunction]
     fn kind_of(py: Python<'_>, root: PathBuf, path: PathBuf) -> PyResult<&'static str> {
-        py.detach(|| pagecache::kind_of(&root, &path)).map_err(to_python)
+        py.detach(|| holdfast_engine::root_path::kind_of(&root, &path)).map_err(to_python)
     }
 
     #[pyfunction]
-    fn residency(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+    fn measure_residency(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
         call(py, request, progress, pagecache::residency::residency)
     }
 
     #[pyfunction]
-    fn dump(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+    fn dump_pages(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
         call(py, request, progress, pagecache::dump::dump)
     }
 
     #[pyfunction]
-    fn load(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+    fn load_pages(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
         call(py, request, progress, pagecache::load::load)
     }
 
     #[pyfunction]
-    fn evict(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+    fn evict_pages(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
         call(py, request, progress, pagecache::evict::evict)
     }
 
     #[pyfunction]
-    fn inspect(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+    fn inspect_dump(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
         call(py, request, progress, |request: &InspectRequest, progress| {
             record::inspect(record::Dump::open(&request.record, request.max_bytes)?, progress)
         })
@@ -176,7 +177,7 @@ mod _engine {
 
     #[pyfunction]
     fn apply_image_rules(py: Python<'_>, question: &str) -> PyResult<String> {
-        let answer = py.detach(|| Ok(image::rules::apply(&request(question)?)));
+        let answer = py.detach(|| Ok(image::rules::apply(&parse_request(question)?)));
         let answer = answer.map_err(to_python)?;
         Ok(serde_json::to_string(&answer).expect("an answer has only text for keys"))
     }

@@ -34,7 +34,7 @@ fn failed(error: Error) -> PyErr {
 }
 
 fn parse<T: DeserializeOwned>(json: &str) -> PyResult<T> {
-    holdfast_engine::pagecache::request(json).map_err(to_python)
+    holdfast_engine::parse_request(json).map_err(to_python)
 }
 
 /// Calls back into Python; all but the first may be missing.

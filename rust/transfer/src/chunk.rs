@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use holdfast_engine::confine::{OpenFile, device};
-use holdfast_engine::read::{self, Device, End, Manner, Opened, Outcome, Source, Stream};
+use holdfast_engine::read::{self, Device, End, Opened, Outcome, ReadOptions, Source, Stream};
 use holdfast_engine::{Progress, Result};
 
 /// Hands out one range, and takes its bytes.
@@ -64,8 +64,8 @@ pub fn read_chunk(
     bytes_per_second: Option<u64>,
 ) -> Result<Option<Vec<u8>>> {
     let one = One { file, range, state: Mutex::default() };
-    let manner = Manner { bytes_per_second, pressure: None, reader: read::Preference::Auto };
-    read::read(&&one, Device::of(device(&file.stat)), &manner, &Progress::default())?;
+    let options = ReadOptions { bytes_per_second, pressure: None, reader: read::Preference::Auto };
+    read::read(&&one, Device::of(device(&file.stat)), &options, &Progress::default())?;
     let state = one.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(state.complete.then_some(state.bytes))
 }

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use holdfast_engine::RootPath;
 use holdfast_engine::digest::{Algorithm, Digest};
 use holdfast_engine::manifest::record::{Chunks, Entry, FORMAT, Header, VERSION, chunk_size};
 use holdfast_engine::manifest::stamps::now_ns;
 use holdfast_engine::manifest::totals::Counts;
-use holdfast_engine::pagecache::Place;
 use holdfast_engine::record::Writer;
 
 use crate::message::Table;
@@ -52,7 +52,7 @@ pub fn set(entry: &mut Entry, digest: u64, table: Option<&Table>) {
 /// # Errors
 /// [`crate::Error::Engine`].
 pub fn write(
-    place: &Place,
+    place: &RootPath,
     request: &ManifestRequest,
     entries: impl Iterator<Item = Entry>,
 ) -> Result<Known> {

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::Ordering;
 
-use holdfast_engine::pagecache::Place;
+use holdfast_engine::RootPath;
 use holdfast_transfer::{Error, RepairOutcome, Side};
 use support::disturber::Disturber;
 use support::volume::Volume;
@@ -122,13 +122,13 @@ fn bits_that_flip_on_devices_are_blamed_on_the_right_one() {
         let (Some(there), Some(here)) = (volume("there"), volume("here")) else { return };
         let root = there.path.clone();
         let pair = Pair::with(holdfast_transfer::Limits::default(), |offer| {
-            offer.place = Place { root, path: "".into() };
+            offer.place = RootPath { root, path: "".into() };
         });
         let (one, other, third) = (noise(1, 70 * MIB), noise(2, 5 * MIB), noise(3, 9000));
         for (name, content) in [("one", &one), ("other", &other), ("third", &third)] {
             fs::write(there.path.join(name), content).unwrap();
         }
-        let place = Place { root: here.path.clone(), path: "".into() };
+        let place = RootPath { root: here.path.clone(), path: "".into() };
         pair.owners.1.lock().unwrap().manifest = Some(pair.manifest("source"));
         let outcome = pair
             .try_pull(|request| {

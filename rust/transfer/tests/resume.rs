@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use holdfast_engine::Progress;
-use holdfast_engine::pagecache::Place;
+use holdfast_engine::RootPath;
 use holdfast_transfer::{Error, Ticket, pull};
 use support::disturber::Disturber;
 use support::volume::Volume;
@@ -313,7 +313,7 @@ fn a_full_disk_ends_a_pull_which_continues_when_there_is_space() {
         let bytes = free.f_bavail * free.f_frsize - (60 << 20);
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes).unwrap();
         drop(file);
-        let place = Place { root: volume.path.clone(), path: "destination".into() };
+        let place = RootPath { root: volume.path.clone(), path: "destination".into() };
         let error = pair.try_pull(|request| request.place = place.clone()).unwrap_err();
         let words = error.to_string();
         assert!(words.contains("space"), "{words}");

@@ -7,14 +7,15 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
-use super::hotness::Thermometer;
+use super::hotness::PageHotness;
 use super::pages::PageSet;
 use super::probe::{Look, Way, has_any, may_probe, method, resident, resident_of_many, way};
 use super::record::{FORMAT, Header, Line, VERSION};
-use super::{Place, open_roots, refuse_unseen, starts, walkers};
+use super::{open_roots, refuse_unseen, starts, walkers};
 use crate::confine::{OpenFile, Refusal, mtime_ms};
 use crate::progress::lock;
 use crate::record::{PathText, Writer, push_line};
+use crate::root_path::RootPath;
 use crate::skips::{Reason, Skips, Summary};
 use crate::sys::page_size;
 use crate::walk::{Found, Parts, Visit, walk};
@@ -31,7 +32,7 @@ const BATCH: usize = 1 << 20;
 #[serde(deny_unknown_fields)]
 pub struct Request {
     /// What to inspect.
-    pub places: Vec<Place>,
+    pub places: Vec<RootPath>,
     /// Directories to leave out.
     pub exclude: Vec<PathBuf>,
     /// The record file to write; its directory exists.
@@ -79,7 +80,7 @@ pub struct Outcome {
 struct Dumper<'a> {
     request: &'a Request,
     progress: &'a Progress,
-    thermometer: Option<Thermometer>,
+    hotness: Option<PageHotness>,
     output: Mutex<Output>,
     files: AtomicU64,
     pages: AtomicU64,
@@ -128,7 +129,7 @@ struct Part {
 pub fn dump(request: &Request, progress: &Progress) -> Result<Outcome> {
     progress.enter("scanning");
     let roots = open_roots(&request.places)?;
-    let thermometer = request.hotness.then(Thermometer::new).transpose()?;
+    let hotness = request.hotness.then(PageHotness::new).transpose()?;
     let header = Header {
         format: FORMAT.to_owned(),
         version: VERSION,
@@ -141,7 +142,7 @@ pub fn dump(request: &Request, progress: &Progress) -> Result<Outcome> {
     let dumper = Dumper {
         request,
         progress,
-        thermometer,
+        hotness,
         output: Mutex::new(Output { writer, lines: Vec::new(), size: 0 }),
         files: AtomicU64::new(0),
         pages: AtomicU64::new(0),
@@ -248,8 +249,8 @@ impl Dumper<'_> {
     /// Record the residency of a file or a part of one.
     fn found(&self, file: &Scanned, pages: rustix::io::Result<PageSet>) -> Result<()> {
         let sorted = pages.and_then(|pages| {
-            let tiers = match &self.thermometer {
-                Some(thermometer) => thermometer.sort(&file.file.fd, &pages)?,
+            let tiers = match &self.hotness {
+                Some(hotness) => hotness.sort(&file.file.fd, &pages)?,
                 None => vec![pages.clone()],
             };
             Ok((pages, tiers))

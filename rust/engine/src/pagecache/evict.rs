@@ -8,10 +8,11 @@ use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
 
 use super::probe::{may_probe, statistics, way};
-use super::{Place, open_roots, refuse_unseen, starts, walkers};
+use super::{open_roots, refuse_unseen, starts, walkers};
 use crate::confine::{OpenFile, Refusal};
 use crate::progress::lock;
 use crate::record::PathText;
+use crate::root_path::RootPath;
 use crate::skips::{Reason, Skips, Summary};
 use crate::sys::page_size;
 use crate::walk::{Found, Parts, Visit, walk};
@@ -25,7 +26,7 @@ const NAMED: usize = 1000;
 #[serde(deny_unknown_fields)]
 pub struct Request {
     /// The files and directories.
-    pub places: Vec<Place>,
+    pub places: Vec<RootPath>,
     /// Directories to leave out.
     pub exclude: Vec<PathBuf>,
     /// Whether to write dirty pages out first.

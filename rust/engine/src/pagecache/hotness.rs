@@ -30,14 +30,14 @@ const BATCH: u64 = 4096;
 
 /// Reads the kernel's marks.
 #[derive(Debug)]
-pub struct Thermometer {
+pub struct PageHotness {
     pagemap: File,
     flags: File,
     sink: OwnedFd,
     multigenerational: bool,
 }
 
-impl Thermometer {
+impl PageHotness {
     /// Open the kernel's tables.
     ///
     /// # Errors

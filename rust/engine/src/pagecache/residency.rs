@@ -7,10 +7,11 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::probe::{may_probe, method, statistics, way};
-use super::{Place, open_roots, refuse_unseen, starts, walkers};
+use super::{open_roots, refuse_unseen, starts, walkers};
 use crate::confine::{OpenFile, Refusal};
 use crate::progress::lock;
 use crate::record::PathText;
+use crate::root_path::RootPath;
 use crate::skips::{LeftOut, Reason, Skips};
 use crate::sys::{CacheStat, page_size};
 use crate::walk::{Found, Parts, Visit, walk};
@@ -21,7 +22,7 @@ use crate::{Progress, Result};
 #[serde(deny_unknown_fields)]
 pub struct Request {
     /// A root, or a file or directory in it.
-    pub place: Place,
+    pub place: RootPath,
     /// Directories to leave out.
     pub exclude: Vec<PathBuf>,
     /// Tell of directories so many levels below the place.

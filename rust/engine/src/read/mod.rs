@@ -128,7 +128,7 @@ pub struct Opened<S> {
 /// How to read.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Manner {
+pub struct ReadOptions {
     /// At most this many bytes each second.
     pub bytes_per_second: Option<u64>,
     /// Give way above this pressure.
@@ -241,15 +241,15 @@ impl Shared<'_> {
 pub fn read<S: Source>(
     source: &S,
     device: Device,
-    manner: &Manner,
+    options: &ReadOptions,
     progress: &Progress,
 ) -> Result<Report> {
     let depth = device.depth();
     let shared = Shared {
         progress,
-        throttle: Throttle::new(manner.bytes_per_second),
-        pressure: manner.pressure.clone().map(Pressure::new).transpose()?,
-        preference: manner.reader,
+        throttle: Throttle::new(options.bytes_per_second),
+        pressure: options.pressure.clone().map(Pressure::new).transpose()?,
+        preference: options.reader,
         depth,
         block: BLOCK.min((MEMORY / depth as u64).next_power_of_two()),
         working: AtomicUsize::new(0),

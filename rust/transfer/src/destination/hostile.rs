@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_engine::Progress;
+use holdfast_engine::RootPath;
 use holdfast_engine::manifest::record::Type;
-use holdfast_engine::pagecache::Place;
 use rustls::ServerConnection;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -97,7 +97,7 @@ fn refuse(
             path: String::new(),
             expires_at: u64::MAX,
         },
-        place: Place { root: directory.path().to_owned(), path: "destination".into() },
+        place: RootPath { root: directory.path().to_owned(), path: "destination".into() },
         state: directory.path().join("state"),
         connections: 1,
         most_connections: 1,

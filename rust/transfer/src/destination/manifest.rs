@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use holdfast_engine::RootPath;
 use holdfast_engine::digest::Algorithm;
 use holdfast_engine::manifest::build::{self, Outcome, build};
 use holdfast_engine::manifest::record::{Entry, Type};
 use holdfast_engine::manifest::survey::{describe, survey};
-use holdfast_engine::pagecache::Place;
 use holdfast_engine::patterns::Patterns;
 use holdfast_engine::read::Preference;
 use serde::Deserialize;
@@ -44,7 +44,7 @@ pub struct Request {
 
 impl Request {
     /// Return the build that takes digests over from a manifest of what is known.
-    pub(crate) fn build(&self, place: &Place, known: &Path) -> build::Request {
+    pub(crate) fn build(&self, place: &RootPath, known: &Path) -> build::Request {
         build::Request {
             place: place.clone(),
             exclude: self.exclude.clone(),
@@ -68,7 +68,7 @@ impl Request {
 ///
 /// # Errors
 /// As [`build`].
-pub fn make(ledger: &Ledger<'_>, place: &Place, request: &Request) -> Result<Outcome> {
+pub fn make(ledger: &Ledger<'_>, place: &RootPath, request: &Request) -> Result<Outcome> {
     let staging = ledger.staging;
     let patterns = Patterns::new(&request.include_patterns, &request.exclude_patterns)?;
     let found = survey(staging.root(), &request.exclude, &patterns, ledger.progress)?;

@@ -7,7 +7,7 @@ use holdfast_engine::confine::{device, open_file, stat};
 use holdfast_engine::digest::{Algorithm, Digest};
 use holdfast_engine::manifest::hashing::FileHasher;
 use holdfast_engine::read::{
-    self, Device, End, Manner, Opened, Outcome, Preference, Source, Stream,
+    self, Device, End, Opened, Outcome, Preference, ReadOptions, Source, Stream,
 };
 use holdfast_engine::{Progress, Result, Root};
 
@@ -53,8 +53,8 @@ pub fn prove(ledger: &Ledger<'_>, paths: &[Box<[u8]>]) -> crate::Result<Vec<Box<
         waiting: Mutex::new(waiting.into()),
         differing: Mutex::default(),
     };
-    let manner = Manner { bytes_per_second: None, pressure: None, reader: Preference::Auto };
-    read::read(&&proving, Device::of(device(&top)), &manner, ledger.progress)?;
+    let options = ReadOptions { bytes_per_second: None, pressure: None, reader: Preference::Auto };
+    read::read(&&proving, Device::of(device(&top)), &options, ledger.progress)?;
     Ok(std::mem::take(&mut *lock(&proving.differing)))
 }
 

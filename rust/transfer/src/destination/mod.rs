@@ -28,8 +28,8 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use holdfast_engine::Progress;
+use holdfast_engine::RootPath;
 use holdfast_engine::image::sha256::Sha256;
-use holdfast_engine::pagecache::Place;
 use holdfast_engine::record::PathText;
 use serde::{Deserialize, Serialize};
 
@@ -66,7 +66,7 @@ pub struct Request {
     /// The source's ticket.
     pub ticket: Ticket,
     /// The destination: a directory below a root, which is made if only its last name is missing.
-    pub place: Place,
+    pub place: RootPath,
     /// A directory for what is known of this transfer, private to it; it exists.
     pub state: PathBuf,
     /// Data connections to begin with, 1 to 32.

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use holdfast_engine::RootPath;
 use holdfast_engine::confine::stat;
-use holdfast_engine::pagecache::Place;
 use holdfast_engine::record::PathText;
 use holdfast_engine::xxh64::xxh64;
 use holdfast_engine::{Progress, Root, space};
@@ -48,7 +48,7 @@ pub struct Request {
     /// The source's ticket.
     pub ticket: Ticket,
     /// The destination.
-    pub place: Place,
+    pub place: RootPath,
     /// The directory with what is known of the transfer into it, or an empty one.
     pub state: PathBuf,
     /// Whether files that were written to since they were transferred are set back to what the

@@ -7,7 +7,7 @@ use holdfast_engine::confine::{Refusal, device, stat};
 use holdfast_engine::digest::{Algorithm, Digest};
 use holdfast_engine::manifest::hashing::FileHasher;
 use holdfast_engine::manifest::survey::identity_of;
-use holdfast_engine::read::{self, Device, End, Manner, Opened, Outcome, Source, Stream};
+use holdfast_engine::read::{self, Device, End, Opened, Outcome, ReadOptions, Source, Stream};
 use holdfast_engine::skips::Reason;
 use holdfast_engine::{Progress, Result, Root};
 
@@ -61,8 +61,8 @@ pub fn compare(
         waiting: Mutex::new(proven.into()),
         differing: Mutex::default(),
     };
-    let manner = Manner { bytes_per_second, pressure: None, reader: read::Preference::Auto };
-    read::read(&&comparing, Device::of(device(&top)), &manner, progress)?;
+    let options = ReadOptions { bytes_per_second, pressure: None, reader: read::Preference::Auto };
+    read::read(&&comparing, Device::of(device(&top)), &options, progress)?;
     let mut differing = std::mem::take(&mut *lock(&comparing.differing));
     differing.sort_by(|one, other| one.proven.path.cmp(&other.proven.path));
     Ok(differing)

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast_engine::Root;
+use holdfast_engine::RootPath;
 use holdfast_engine::confine::{open_directory, stat};
-use holdfast_engine::pagecache::Place;
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, Statx, StatxFlags, mkdirat, openat, statx, unlinkat};
 use rustix::io::Errno;
 
@@ -39,7 +39,7 @@ impl Staging {
     ///
     /// # Errors
     /// [`Error::Engine`].
-    pub fn open(place: &Place) -> Result<Self> {
+    pub fn open(place: &RootPath) -> Result<Self> {
         let root = Root::open(&place.root)?;
         if !place.path.as_os_str().is_empty() {
             let path = place.path.as_os_str().as_bytes();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use holdfast_engine::pagecache::Place;
+use holdfast_engine::RootPath;
 use holdfast_engine::pressure::Limit;
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ pub struct Offer {
     #[serde(default)]
     pub puller: Option<String>,
     /// What is offered: a root, or a directory below it.
-    pub place: Place,
+    pub place: RootPath,
     /// Directories to leave out.
     #[serde(default)]
     pub exclude: Vec<PathBuf>,

@@ -152,10 +152,10 @@ impl<'a> Reading<'a> {
         let position = hasher.position();
         // Fewer blocks than the size needs: some of it is a hole.
         let sparse = file.stat.stx_blocks.saturating_mul(512) < size;
-        let manner = match known {
-            Some(known) => Manner::Compare(known),
-            None if size <= SMALL => Manner::Small(Vec::with_capacity(size as usize)),
-            None => Manner::Send(Block::new(self.queue, number, position, sparse)),
+        let purpose = match known {
+            Some(known) => Purpose::Compare(known),
+            None if size <= SMALL => Purpose::Small(Vec::with_capacity(size as usize)),
+            None => Purpose::Send(Block::new(self.queue, number, position, sparse)),
         };
         let stream = Sending {
             reading: self,
@@ -163,7 +163,7 @@ impl<'a> Reading<'a> {
             file: Arc::clone(&file),
             identity,
             hasher,
-            manner,
+            purpose,
         };
         let name = String::from_utf8_lossy(&want.path).into_owned().into();
         let stream = Sent::Whole(Box::new(stream));
@@ -221,7 +221,7 @@ impl<'a> Source for &'a Reading<'a> {
 }
 
 /// What becomes of a file's bytes.
-enum Manner<'a> {
+enum Purpose<'a> {
     /// They are compared with the digests of what the destination has.
     Compare(&'a [Option<u64>]),
     /// They are collected for a pack.
@@ -237,7 +237,7 @@ pub struct Sending<'a> {
     file: Arc<OpenFile>,
     identity: Identity,
     hasher: FileHasher,
-    manner: Manner<'a>,
+    purpose: Purpose<'a>,
 }
 
 /// What is read.
@@ -314,7 +314,7 @@ fn zeros(length: u64, mut each: impl FnMut(&[u8])) {
 impl Sending<'_> {
     fn hash(&mut self, bytes: &[u8]) -> Result<()> {
         let (reading, want) = (self.reading, self.want);
-        let silent = !matches!(self.manner, Manner::Send(_));
+        let silent = !matches!(self.purpose, Purpose::Send(_));
         let mut said = Ok(());
         self.hasher.update(bytes, |chunk| {
             let Digest::Xxh64(digest) = chunk.digest else { return };
@@ -327,19 +327,19 @@ impl Sending<'_> {
     }
 
     fn data(&mut self, bytes: &[u8]) -> Result<()> {
-        match &mut self.manner {
-            Manner::Compare(_) => {}
-            Manner::Small(content) => content.extend_from_slice(bytes),
-            Manner::Send(block) => block.add(bytes)?,
+        match &mut self.purpose {
+            Purpose::Compare(_) => {}
+            Purpose::Small(content) => content.extend_from_slice(bytes),
+            Purpose::Send(block) => block.add(bytes)?,
         }
         self.hash(bytes)
     }
 
     fn hole(&mut self, length: u64) -> Result<()> {
-        match &mut self.manner {
-            Manner::Compare(_) => {}
-            Manner::Small(content) => content.resize(content.len() + length as usize, 0),
-            Manner::Send(block) => block.skip(length)?,
+        match &mut self.purpose {
+            Purpose::Compare(_) => {}
+            Purpose::Small(content) => content.resize(content.len() + length as usize, 0),
+            Purpose::Send(block) => block.skip(length)?,
         }
         let mut hashed = Ok(());
         zeros(length, |zeros| {
@@ -351,7 +351,7 @@ impl Sending<'_> {
     }
 
     fn finish(self, outcome: Outcome) -> Result<()> {
-        let Self { reading, want, file, identity, hasher, manner } = self;
+        let Self { reading, want, file, identity, hasher, purpose } = self;
         match outcome {
             Outcome::Complete => {}
             Outcome::Short => return reading.lose(want, Loss::Changed),
@@ -363,16 +363,16 @@ impl Sending<'_> {
         }
         let (digest, chunks) = hasher.finish();
         let Digest::Xxh64(digest) = digest else { return Ok(()) };
-        match manner {
-            Manner::Send(mut block) => {
+        match purpose {
+            Purpose::Send(mut block) => {
                 block.flush()?;
                 reading.end(want, &file, identity, digest, chunks.map(table_of))
             }
-            Manner::Small(content) => match reading.check(&file, identity, digest, want, None) {
+            Purpose::Small(content) => match reading.check(&file, identity, digest, want, None) {
                 Ok(end) => reading.packer.add(reading.queue, end, &content),
                 Err(loss) => reading.lose(want, loss),
             },
-            Manner::Compare(known) => {
+            Purpose::Compare(known) => {
                 let table = match chunks {
                     None => Table { digests: vec![digest], states: Vec::new() },
                     Some(chunks) => table_of(chunks),

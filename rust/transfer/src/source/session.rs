@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_engine::confine::{device, stat};
 use holdfast_engine::manifest::record::{Entry, Type};
-use holdfast_engine::read::{self, Device, Manner};
+use holdfast_engine::read::{self, Device, ReadOptions};
 use holdfast_engine::{Progress, Root};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -279,7 +279,7 @@ fn go(
     let base = listing::open_base(offering)?;
     let progress = Progress::default();
     let reading = Reading::new(&base, wants, is_listed, &round.queue, &progress, &offering.digests);
-    let manner = Manner {
+    let options = ReadOptions {
         bytes_per_second: match (offer.bytes_per_second, bytes_per_second) {
             (Some(one), Some(other)) => Some(one.min(other)),
             (one, other) => one.or(other),
@@ -288,7 +288,7 @@ fn go(
         reader: read::Preference::Auto,
     };
     let top = stat(base.fd()).map_err(|errno| Error::io(base.path(), errno))?;
-    let read = read::read(&&reading, Device::of(device(&top)), &manner, &progress)
+    let read = read::read(&&reading, Device::of(device(&top)), &options, &progress)
         .and_then(|report| reading.finish().map(|()| report));
     session.turns.set_active(false);
     offering.digests.flush()?;

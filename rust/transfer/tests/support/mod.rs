@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use holdfast_engine::Progress;
-use holdfast_engine::pagecache::Place;
+use holdfast_engine::RootPath;
 use holdfast_transfer::{
     Bound, Certificate, Events, Limits, ManifestOutcome, ManifestRequest, Mounts, Offer, Outcome,
     Proof, RepairOutcome, RepairRequest, Request, Result, Secret, Server, Ticket, pull, repair,
@@ -101,7 +101,7 @@ impl Pair {
             id: ID.to_owned(),
             verifier: hex(&self.secret.public().unwrap()),
             puller: self.owners.0.lock().unwrap().first().cloned(),
-            place: Place { root: self.directory.path().to_owned(), path: "source".into() },
+            place: RootPath { root: self.directory.path().to_owned(), path: "source".into() },
             exclude: Vec::new(),
             include_patterns: Vec::new(),
             exclude_patterns: Vec::new(),
@@ -153,7 +153,7 @@ impl Pair {
     pub fn request(&self) -> Request {
         Request {
             ticket: self.ticket(),
-            place: Place { root: self.directory.path().to_owned(), path: "destination".into() },
+            place: RootPath { root: self.directory.path().to_owned(), path: "destination".into() },
             state: self.directory.path().join("state"),
             connections: 4,
             most_connections: 8,

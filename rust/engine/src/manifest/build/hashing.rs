@@ -13,7 +13,7 @@ use crate::manifest::record::{Chunks, Identity, Status};
 use crate::manifest::stamps::{now_ns, size_error, wait_for_trace, write_back};
 use crate::manifest::survey::{describe, identity_of};
 use crate::progress::lock;
-use crate::read::{End, Opened, Outcome as Ended, Source, Stream};
+use crate::read::{End, Opened, Outcome as ReadOutcome, Source, Stream};
 use crate::skips::Reason;
 
 /// Attempts to open a file when no writer is within the grain of its times.
@@ -211,17 +211,17 @@ impl Stream for Hashing<'_> {
         noted
     }
 
-    fn finish(self, end: Ended) -> Result<()> {
+    fn finish(self, end: ReadOutcome) -> Result<()> {
         let Self { build, index, path, file, identity, traced, hasher } = self;
         let size = identity.size;
         let missing = size - hasher.position();
         let same = stat(&file.fd).is_ok_and(|after| identity_of(&after) == identity);
         let found = match end {
-            Ended::Failed { offset, length, errno } => {
+            ReadOutcome::Failed { offset, length, errno } => {
                 let error = std::io::Error::from(errno);
                 Found::Error(format!("reading {length} bytes at {offset} failed: {error}"))
             }
-            Ended::Complete if same && traced => {
+            ReadOutcome::Complete if same && traced => {
                 match size_error(build.base.filesystem(), &file.fd, size) {
                     Some(detail) => Found::Error(detail),
                     None => {
@@ -231,7 +231,7 @@ impl Stream for Hashing<'_> {
                     }
                 }
             }
-            Ended::Complete | Ended::Short => {
+            ReadOutcome::Complete | ReadOutcome::Short => {
                 if lock(&build.second).insert(index) {
                     // Once more, from the start: what was counted as done has to be done again.
                     build.progress.expect_more(size - missing);
@@ -241,7 +241,7 @@ impl Stream for Hashing<'_> {
                     return Ok(());
                 }
                 match end {
-                    Ended::Short if same => {
+                    ReadOutcome::Short if same => {
                         Found::Error("it ends before the size that it claims".to_owned())
                     }
                     _ => Found::Changed,

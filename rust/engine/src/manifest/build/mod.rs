@@ -23,18 +23,17 @@ use super::survey::{Survey, link, survey};
 use super::totals::{Counts, Problem};
 use crate::confine::{device, stat};
 use crate::digest::Algorithm;
-use crate::pagecache::Place;
 use crate::patterns::Patterns;
-use crate::read::{self, Device, Manner};
+use crate::read::{self, Device, ReadOptions};
 use crate::skips::{LeftOut, Reason};
-use crate::{Error, Progress, Result, Root};
+use crate::{Error, Progress, Result, Root, RootPath};
 
 /// What to make a manifest of, how, and where to.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
     /// A root, or a directory below it.
-    pub place: Place,
+    pub place: RootPath,
     /// Directories to leave out.
     pub exclude: Vec<PathBuf>,
     /// What to list; everything if there are none.
@@ -187,13 +186,13 @@ pub fn build_of(
         begun: Mutex::new(begun),
         journal: Mutex::new(journal),
     };
-    let manner = Manner {
+    let options = ReadOptions {
         bytes_per_second: request.bytes_per_second,
         pressure: request.pressure.clone(),
         reader: request.reader,
     };
     let top = stat(base.fd()).map_err(|e| Error::io(base.path(), e))?;
-    let reading = read::read(&&build, Device::of(device(&top)), &manner, progress)?;
+    let reading = read::read(&&build, Device::of(device(&top)), &options, progress)?;
 
     progress.enter("writing");
     let Build { entries, journal, .. } = build;

@@ -25,11 +25,10 @@ use super::report::{Finding, Report};
 use super::survey::{Survey, link, survey};
 use crate::confine::{device, stat};
 use crate::digest::Algorithm;
-use crate::pagecache::Place;
 use crate::patterns::Patterns;
-use crate::read::{self, Device, Manner};
+use crate::read::{self, Device, ReadOptions};
 use crate::skips::LeftOut;
-use crate::{Error, Progress, Result, Root};
+use crate::{Error, Progress, Result, Root, RootPath};
 
 /// What to verify, and how.
 #[derive(Debug, Clone, Deserialize)]
@@ -40,7 +39,7 @@ pub struct Request {
     /// Bytes of it to decompress at most.
     pub max_bytes: u64,
     /// The directory that is to be what the manifest is of.
-    pub place: Place,
+    pub place: RootPath,
     /// Directories to leave out.
     pub exclude: Vec<PathBuf>,
     /// Read only this share of the chunks, chosen at random.
@@ -157,13 +156,13 @@ pub fn verify(request: &Request, progress: &Progress) -> Result<Outcome> {
 
     progress.enter("verifying");
     verify.settle_without_reading()?;
-    let manner = Manner {
+    let options = ReadOptions {
         bytes_per_second: request.bytes_per_second,
         pressure: request.pressure.clone(),
         reader: request.reader,
     };
     let top = stat(base.fd()).map_err(|e| Error::io(base.path(), e))?;
-    let reading = read::read(&&verify, Device::of(device(&top)), &manner, progress)?;
+    let reading = read::read(&&verify, Device::of(device(&top)), &options, progress)?;
 
     let Verify { report, counts, .. } = verify;
     let (findings, findings_all) = report.finish()?;

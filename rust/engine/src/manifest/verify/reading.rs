@@ -17,7 +17,7 @@ use crate::manifest::report::{Finding, FindingKind};
 use crate::manifest::stamps::size_error;
 use crate::manifest::survey::identity_of;
 use crate::progress::lock;
-use crate::read::{End, Opened, Outcome as Ended, Source, Stream};
+use crate::read::{End, Opened, Outcome as ReadOutcome, Source, Stream};
 use crate::xxh64::Xxh64;
 
 /// What is known of a file while its parts are being read.
@@ -199,16 +199,16 @@ impl Stream for Checking<'_> {
         Ok(())
     }
 
-    fn finish(self, end: Ended) -> Result<()> {
+    fn finish(self, end: ReadOutcome) -> Result<()> {
         let Self { verify, part, range, delivered, work } = self;
         verify.progress.pass_over(range.end - range.start - delivered);
         verify.ended(part, |state| match end {
-            Ended::Complete => {
+            ReadOutcome::Complete => {
                 let check = &verify.checks[part.check as usize];
                 state.differing.extend(work.differing(check, &range));
             }
-            Ended::Short => state.short = true,
-            Ended::Failed { offset, length, errno } => {
+            ReadOutcome::Short => state.short = true,
+            ReadOutcome::Failed { offset, length, errno } => {
                 state.unreadable.push([offset, offset + length]);
                 let error = std::io::Error::from(errno);
                 state.detail.get_or_insert_with(|| {

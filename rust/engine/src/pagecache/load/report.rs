@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::Outcome;
 use super::budget::Budget;
-use crate::pagecache::absolute;
 use crate::pagecache::record::Entry;
 use crate::record::PathText;
+use crate::root_path::absolute;
 use crate::skips::{LeftOut, Reason};
 
 /// How many files are named when only those that fell short are to be.
