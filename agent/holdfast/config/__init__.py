@@ -7,12 +7,12 @@ from holdfast.config.load import (
     explain,
     load_settings,
 )
-from holdfast.config.settings import (
+from holdfast.config.sections import (
     OperationSettings,
     PageCacheSettings,
-    Settings,
     TlsSettings,
 )
+from holdfast.config.settings import Settings
 from holdfast.config.statedir import StateDir, StateDirError, prepare_state_dir
 
 __all__ = [

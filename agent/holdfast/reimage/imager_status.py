@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from holdfast.config.settings import is_loopback, split_address
+from holdfast.config.addresses import is_loopback, split_address
 from holdfast.privileged.boot.models import StatusServer
 
 if TYPE_CHECKING:

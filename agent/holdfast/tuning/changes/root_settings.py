@@ -8,7 +8,7 @@ from pathlib import Path
 
 from holdfast.config import ConfigError, load_settings
 from holdfast.config.load import DEFAULT_CONFIG_FILE
-from holdfast.config.settings import TuningSettings
+from holdfast.config.sections import TuningSettings
 from holdfast.node.guarded import why_unguarded
 
 log = logging.getLogger(__name__)

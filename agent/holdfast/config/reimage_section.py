@@ -1,0 +1,154 @@
+"""The table `[reimage]` of the settings file."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    field_validator,
+)
+
+from holdfast.config.addresses import split_address
+from holdfast.config.confirm_when import ConfirmWhen
+from holdfast.config.types import (
+    AbsolutePath,
+    OptionalPath,
+    Section,
+    no_bool,
+)
+
+LockText = Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]{0,128}$")]
+Seconds = Annotated[float, BeforeValidator(no_bool), Field(gt=0, le=86_400)]
+
+
+class FleetLockSettings(Section):
+    """The lock manager (FleetLock) that is asked before a reboot; off without `url`."""
+
+    url: str = Field(
+        default="", description="Where it is, without `/v1/…`; empty: nobody is asked."
+    )
+    id: LockText = Field(
+        default="", description="How this node calls itself there; its own id unless set."
+    )
+    group: LockText = Field(
+        default="", description="Whose slots it takes; `node.group` unless set, or `default`."
+    )
+    seconds: Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=3600)] = Field(
+        default=60.0, description="How long one reboot asks for the lock before it is refused."
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value and not re.fullmatch(r"https?://[!-~]+", value):
+            raise ValueError(f"should be empty, or begin with https:// or http://, not {value!r}")
+        return value
+
+
+class ReimageSettings(Section):
+    """Re-imaging in place."""
+
+    window: Annotated[list[str], Field(max_length=64)] = Field(
+        default=[],
+        description="Maintenance windows: [DAYS] [DATE] FROM-TO ZONE, such as `Sat,Sun 02:00-06:00 "
+        "Europe/Berlin`. The machine goes down only while one is open; empty: at any time.",
+    )
+    fleet_lock: FleetLockSettings = Field(default_factory=FleetLockSettings)
+    confirm_when: Annotated[list[ConfirmWhen], Field(max_length=32)] = Field(
+        default=[],
+        description="What has to be good `stable` times in a row before a new system is confirmed: "
+        "tables with `check` (`command`, `http`, `unit`, `redis`, `memcached`, `postgresql`, "
+        "`zookeeper` or `elasticsearch`), what it reads, and how long.",
+    )
+    before_reboot: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[],
+        max_length=64,
+        description="Run before the machine goes down, as the daemon's user, to drain it; it must "
+        "end with 0. A program and its arguments; empty for none.",
+    )
+    before_reboot_seconds: Seconds = Field(
+        default=300.0, description="How long `reimage.before_reboot` may take."
+    )
+
+    check_command: list[Annotated[str, Field(min_length=1)]] = Field(
+        default=[],
+        max_length=64,
+        description="Run in the new system before it is confirmed, as the daemon's user; it must "
+        "end with 0. A program and its arguments; empty for none.",
+    )
+    check_seconds: Annotated[float, BeforeValidator(no_bool), Field(gt=0, le=86_400)] = Field(
+        default=300.0, description="How long `reimage.check_command` may take."
+    )
+    status_listen: str = Field(
+        default="auto",
+        description="Where the imager tells how far it is: ADDRESS:PORT; `auto`: as `listen` if "
+        "that reaches beyond this machine; empty: nowhere but on the console. Needs `tls`.",
+    )
+    ca_file: OptionalPath = Field(
+        default=None, description="PEM file with authorities to trust for https image sources."
+    )
+    sources: list[Annotated[str, Field(min_length=1, max_length=4096)]] = Field(
+        default=[],
+        max_length=256,
+        description="Prefixes of the URLs that images are fetched from, such as "
+        "`https://images.example.org/linux/` or `s3://bucket/images/`, for redirects too. Empty: "
+        "from anywhere, and then only callers with the scope `admin` may plan.",
+    )
+    trusted_keys_dir: AbsolutePath = Field(
+        default=Path("/etc/holdfast/trusted-keys.d"),
+        description="Public keys, `NAME.pem`, whose signatures of descriptors are taken; read at "
+        "each request.",
+    )
+    require_signature: bool = Field(
+        default=False,
+        description="Take no descriptor that is not signed by a trusted key, whatever its SHA-256.",
+    )
+    allow_kexec: bool = Field(
+        default=False,
+        description="Have the running kernel start the imager where no boot loader can boot it "
+        "once. Without a firmware in between some devices do not start again; never on Xen.",
+    )
+    imager: AbsolutePath = Field(
+        default=Path("/usr/lib/holdfast/imager/holdfast-imager"),
+        description="The program that writes images; in a checkout target/imager/holdfast-imager.",
+    )
+
+    @field_validator("window", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """Take one window as text."""
+        return [value] if isinstance(value, str) and value else value or []
+
+    @field_validator("window")
+    @classmethod
+    def _windows(cls, value: list[str]) -> list[str]:
+        if value:
+            from holdfast.reimage.interlock.window import (  # noqa: PLC0415 - slow to import
+                parse_window,
+            )
+
+            for text in value:
+                parse_window(text)
+        return value
+
+    @field_validator("sources")
+    @classmethod
+    def _prefixes(cls, value: list[str]) -> list[str]:
+        if value:
+            from holdfast.reimage.images.sources.allowed import (  # noqa: PLC0415 - slow to import
+                AllowedSources,
+            )
+
+            AllowedSources(value)
+        return value
+
+    @field_validator("status_listen")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value not in ("", "auto"):
+            split_address(value)
+        return value
