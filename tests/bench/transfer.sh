@@ -20,7 +20,11 @@ rounds=${ROUNDS:-3}
 program=${PROGRAM:-$(dirname "$0")/../../target/release/examples/transfer}
 unshare --net sleep infinity & other=$!
 servers=()
-cleanup() { kill "$other" "${servers[@]}" 2>/dev/null || true; rm -rf "$top"; }
+cleanup() {
+    kill "$other" "${servers[@]}" 2>/dev/null || true
+    umount --lazy "$top/destination" 2>/dev/null || true
+    rm -rf "$top"
+}
 trap cleanup EXIT
 until [[ $(readlink "/proc/$other/ns/net") != "$(readlink /proc/self/ns/net)" ]]; do :; done
 there() { nsenter --target "$other" --net "$@"; }
@@ -58,8 +62,16 @@ rsync --daemon --no-detach --address 10.99.0.1 --port 8730 --config "$top/rsyncd
 "$program" offer 10.99.0.1:8731 "$top/source" tree > "$top/ticket" & offering=$!; servers+=($offering)
 iperf3 --server --bind 10.99.0.1 > /dev/null & servers+=($!)
 
+# Each run writes to a new file system: ext4 searches for minutes for inodes that were not deleted recently.
+mkdir -p "$top/destination"
 fresh() {
-    rm -rf "$top/destination" "$top/state"; mkdir "$top/destination" "$top/state"; sync -f "$top"
+    umount "$top/destination" 2>/dev/null || true
+    rm -rf "$top/image" "$top/state"; mkdir "$top/state"
+    truncate --size "$((bytes * 3 / 2 + (3 << 30)))" "$top/image"
+    mkfs.ext4 -q -E lazy_itable_init=1,lazy_journal_init=1 "$top/image"
+    mount -o loop,noatime "$top/image" "$top/destination"
+    losetup --direct-io=on "$(findmnt -no SOURCE "$top/destination")"
+    rmdir "$top/destination/lost+found"; mkdir "$top/destination/tree"; sync -f "$top"
     find "$top/source" -type f -exec python3 -c 'import os, sys
 for name in sys.argv[1:]:
     with open(name) as file: os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)' {} +
@@ -98,33 +110,33 @@ holdfast() {
     rm -f "$top/ticket"
     "$program" offer 10.99.0.1:8731 "$top/source" tree > "$top/ticket" & offering=$!; servers+=($offering)
     until [[ -s $top/ticket ]]; do :; done
-    there "$program" pull "$top/ticket" "$top" destination "$top/state" "$1" "${CONNECTIONS:-8}"
+    there "$program" pull "$top/ticket" "$top/destination" tree "$top/state" "$1" "${CONNECTIONS:-8}"
 }
 # The same again: nothing has changed.
 holdfast_unchanged() {
     holdfast flushed > /dev/null 2>&1 || return
     local begin end; begin=$(date +%s%N)
-    there "$program" pull "$top/ticket" "$top" destination "$top/state" flushed > "$top/output" 2> "$top/errors" || return
+    there "$program" pull "$top/ticket" "$top/destination" tree "$top/state" flushed > "$top/output" 2> "$top/errors" || return
     end=$(date +%s%N)
     report 'unchanged pass' "$begin" "$end" "$bytes" "$(grep -o '"sent_bytes":[0-9]*' "$top/output" | head -1)"
 }
 rclone_copy() {
     there "$RCLONE" copy --config /dev/null --transfers 8 --multi-thread-streams 8 \
-        ":http,url='http://10.99.0.1:8733':" "$top/destination"
+        ":http,url='http://10.99.0.1:8733':" "$top/destination/tree"
 }
-rsync_plain() { there rsync -a --whole-file rsync://10.99.0.1:8730/tree/ "$top/destination/"; }
+rsync_plain() { there rsync -a --whole-file rsync://10.99.0.1:8730/tree/ "$top/destination/tree/"; }
 rsync_proven() {
     rsync_plain; sync -f "$top"
-    [[ -z $(there rsync -anci rsync://10.99.0.1:8730/tree/ "$top/destination/") ]]
+    [[ -z $(there rsync -anci rsync://10.99.0.1:8730/tree/ "$top/destination/tree/") ]]
 }
 tar_nc() {
     tar -C "$top/source/tree" -cf - . | nc -l -N 10.99.0.1 8732 & local sending=$!
-    until there nc 10.99.0.1 8732 < /dev/null | tar -C "$top/destination" -xf - 2>/dev/null; do :; done
+    until there nc 10.99.0.1 8732 < /dev/null | tar -C "$top/destination/tree" -xf - 2>/dev/null; do :; done
     wait "$sending"
 }
 tar_zstd_nc() {
     tar -C "$top/source/tree" -cf - . | zstd -q -1 -T0 | nc -l -N 10.99.0.1 8732 & local sending=$!
-    until there nc 10.99.0.1 8732 < /dev/null | zstd -qdc | tar -C "$top/destination" -xf - 2>/dev/null; do :; done
+    until there nc 10.99.0.1 8732 < /dev/null | zstd -qdc | tar -C "$top/destination/tree" -xf - 2>/dev/null; do :; done
     wait "$sending"
 }
 if [[ -n ${RCLONE:-} ]]; then
