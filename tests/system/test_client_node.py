@@ -28,7 +28,7 @@ from tests.support.disk import write_file
 from tests.support.harness import Daemon
 from tests.support.recorded_helper import recorded_helper
 
-CUTS = int(os.environ.get("HOLDFAST_TEST_CUTS", "60"))
+CUTS = int(os.environ.get("HOLDFAST_TEST_CUTS", "36"))
 """Connections to break; 1000 take a few minutes."""
 PERSISTENT = Retries(attempts=200, seconds=60, base=0.002, cap=0.02)
 
