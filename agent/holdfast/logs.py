@@ -54,7 +54,7 @@ def notify(message: str) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
             sock.sendto(message.encode(), address)
     except OSError as error:
-        logging.getLogger(__name__).warning("systemd was not told %s: %s", message, error)
+        logging.getLogger(__name__).warning("systemd was not notified of %s: %s", message, error)
 
 
 def watchdog_seconds() -> float | None:

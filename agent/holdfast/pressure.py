@@ -38,7 +38,7 @@ def pressure_file(limit: PressureLimit) -> Path:
         if not _SYSTEM.exists():
             raise RequestError(
                 Slug.INVALID_REQUEST,
-                "This kernel tells no I/O pressure (boot it with `psi=1`); leave `pressure` out.",
+                "This kernel reports no I/O pressure (boot it with `psi=1`); leave `pressure` out.",
                 "pressure",
             )
         return _SYSTEM
@@ -57,7 +57,7 @@ def pressure_file(limit: PressureLimit) -> Path:
                 return file
     raise RequestError(
         Slug.INVALID_REQUEST,
-        f"There is no control group {limit.cgroup} that tells its I/O pressure; name one of "
+        f"There is no control group {limit.cgroup} that reports its I/O pressure; name one of "
         "version 2, relative to /sys/fs/cgroup.",
         "pressure.cgroup",
     )

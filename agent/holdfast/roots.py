@@ -98,7 +98,7 @@ class Roots:
             raise RequestError(Slug.NOT_FOUND, f"{text} does not exist.", field) from None
         except (OSError, ValueError) as error:
             raise RequestError(
-                Slug.INVALID_REQUEST, f"{text} cannot be looked at: {error}.", field
+                Slug.INVALID_REQUEST, f"{text} cannot be inspected: {error}.", field
             ) from None
         if real != Path(os.path.realpath(root)) / relative:
             raise RequestError(

@@ -28,7 +28,7 @@ def device_under_load(path: Path, group: Path | None = None) -> Iterator[None]:
     """
     pressure = Path("/proc/pressure/io") if group is None else group / "io.pressure"
     if not os.access(pressure, os.R_OK):
-        pytest.skip("this kernel does not tell pressure")
+        pytest.skip("this kernel does not report pressure")
     enter = "" if group is None else 'echo $$ > "$1/cgroup.procs"; '
     script = 'while :; do dd "if=$0" of=/dev/null bs=256K iflag=direct 2>/dev/null; done'
     command = ["bash", "-c", enter + script, str(path), str(group or "")]

@@ -171,7 +171,7 @@ def pressure_group() -> Iterator[PressureGroup]:
         pytest.skip(f"no control group can be made here: {error}")
     try:
         if not (directory / "io.pressure").exists():
-            pytest.skip("this kernel does not tell the pressure of control groups")
+            pytest.skip("this kernel does not report the pressure of control groups")
         yield PressureGroup(directory, name)
     finally:
         for pid in _read(directory / "cgroup.procs").split():

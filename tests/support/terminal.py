@@ -58,7 +58,7 @@ class Terminal:
         """Read to the end and return the exit code."""
         deadline = time.monotonic() + seconds
         while self._read(max(0.0, deadline - time.monotonic())):
-            assert time.monotonic() < deadline, f"it goes on: {self.shown}"
+            assert time.monotonic() < deadline, f"it continues: {self.shown}"
         return self.process.wait(max(0.1, deadline - time.monotonic()))
 
     def _read(self, seconds: float) -> bool:

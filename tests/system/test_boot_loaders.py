@@ -179,7 +179,7 @@ class TestGrubOnUefi:
             report = explained(mine)
             assert report.loader is None
             told = " ".join(report.refusals)
-            assert "/boot/grub lies on btrfs, where GRUB cannot take" in told
+            assert "/boot/grub lies on btrfs, where GRUB cannot clear" in told
             assert "No EFI system partition on the disk of the root is mounted" in told
             assert "There is no GRUB 2" not in told
             with pytest.raises(Refused, match="lies on btrfs"):
@@ -335,7 +335,7 @@ class TestSystemdBootsEntries:
 
     def test_somebody_elses_choice(self, make: Callable[..., SystemdBoot]) -> None:
         loader = make("", key="sort-key a\n", LoaderEntryOneShot=efi_text("memtest.conf"))
-        assert any("told already what to boot next" in one for one in loader.examine().refusals)
+        assert any("has a next boot set already" in one for one in loader.examine().refusals)
         assert not loader.armed().next
         assert loader.disarm().removed == []
 

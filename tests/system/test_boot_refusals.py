@@ -109,7 +109,7 @@ class TestGrubsFiles:
 
     def test_somebody_elses_next_entry(self, disk: BootDisk) -> None:
         run("grub-editenv", disk.grub / "grubenv", "set", "next_entry=memtest")
-        refused(disk, "next_entry of somebody else's, 'memtest'")
+        refused(disk, "next_entry of another program, 'memtest'")
 
     @pytest.mark.parametrize(
         ("variable", "sentence"),

@@ -159,7 +159,7 @@ def test_an_image_is_not_staged_below_the_floor(
     assert plan.status_code == 200, plan.text
     (space,) = plan.json()["space"]
     assert space["needed_bytes"] == 22 * MIB
-    assert any("There is no room for the image" in one for one in plan.json()["blocked"])
+    assert any("There is not enough space for the image" in one for one in plan.json()["blocked"])
 
 
 def test_work_without_a_daemon_keeps_to_it_too(volume: Path, tmp_path: Path) -> None:

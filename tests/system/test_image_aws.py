@@ -228,7 +228,7 @@ def test_an_ami_goes_on_where_it_was_and_leaves_nothing_stale(
     image = described(aws, ami, tmp_path)
     # Blocks beyond those that pass are damaged for good.
     aws.flipped = 10**6
-    with pytest.raises(OperationFailed, match="does not arrive as its SHA-256 says"):
+    with pytest.raises(OperationFailed, match="does not match its SHA-256"):
         image.fetch(ami.url)
     aws.flipped = 0
     partial = image.directory / "image.partial"

@@ -135,7 +135,7 @@ def _wide(content: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [(_bomb, "it goes on after 3145728 bytes"), (_wide, "too much memory")],
+    [(_bomb, "it continues after 3145728 bytes"), (_wide, "too much memory")],
     ids=["bomb", "window"],
 )
 def test_what_would_need_too_much_is_not_unpacked(

@@ -95,7 +95,7 @@ def test_what_is_asked_for_counts() -> None:
     [
         (IMAGE, LARGE, "/dev/vda has sectors of 4096 bytes: its partitions would not be found"),
         (IMAGE | {"sector_bytes": 4096}, TARGET, "Build it for sectors of 512 bytes"),
-        (IMAGE | {"sector_bytes": None}, LARGE, "does not say for which sectors"),
+        (IMAGE | {"sector_bytes": None}, LARGE, "does not state for which sectors"),
         (IMAGE | {"sector_bytes": 4096, "size_bytes": 64 * MIB + 512}, LARGE, "not whole sectors"),
         (IMAGE, TARGET | {"sector_bytes": 8192}, "only disks with sectors of 512 or 4096 bytes"),
     ],

@@ -171,7 +171,7 @@ def test_a_bit_that_flips_on_the_way_is_found_and_fetched_again(image: Image) ->
     (image.directory / "image").unlink()
     image.server.flips = [1234] * 10
     error = image.failure()
-    assert "not the image that its descriptor tells of, 3 times" in str(error)
+    assert "not the image of its descriptor, 3 times" in str(error)
     assert "one chunk differs, at byte 0" in str(error)
 
 
@@ -191,7 +191,7 @@ def test_pieces_that_do_not_belong_together_are_found_out(image: Image) -> None:
 def test_a_file_of_another_size_is_not_fetched(image: Image, more: int) -> None:
     image.server.files["/disk.raw"] = bytes(3 * MIB + more)
     error = image.failure()
-    assert f"has {3 * MIB + more} bytes, and its descriptor tells of {3 * MIB}" in str(error)
+    assert f"has {3 * MIB + more} bytes, and its descriptor states {3 * MIB}" in str(error)
 
 
 def test_cancelling_does_not_wait_for_a_silent_server(image: Image) -> None:

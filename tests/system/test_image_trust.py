@@ -119,7 +119,8 @@ def test_without_a_digest_and_without_keys_it_is_refused(fleet: Fleet) -> None:
         assert response.status_code == 422, response.text
         problem = response.json()
         assert (
-            "Nothing says which descriptor to trust: give `descriptor_sha256`." in problem["detail"]
+            "Nothing determines which descriptor to trust: set `descriptor_sha256`."
+            in problem["detail"]
         )
     assert not fleet.server.asked
     assert fleet.signed_by(descriptor_sha256=fleet.sha256) is None
@@ -174,7 +175,7 @@ def test_keys_come_and_go_without_a_restart(fleet: Fleet) -> None:
     # A file that is no key does not count, and is reported.
     (fleet.trusted / "new.pem").write_text("rubbish")
     found = fleet.plan(422)
-    assert "Nothing says which descriptor to trust" in found["detail"]
+    assert "Nothing determines which descriptor to trust" in found["detail"]
     assert "new.pem is no PEM file" in found["detail"]
     fleet.trust("old")
     assert fleet.signed_by() == "old"

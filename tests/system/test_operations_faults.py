@@ -459,7 +459,7 @@ def test_started_on_a_full_disk_it_reads_what_is_there_and_says_what_it_lacks(
     response = daemon.http.get("/readyz")
     assert response.status_code == 503
     assert f"The volume of {small_disk}/state is full" in response.json()["detail"]
-    assert "make room and restart holdfast" in daemon.log
+    assert "free space and restart holdfast" in daemon.log
     assert (fallback / "operations.sqlite3").exists()
     failed = daemon.finish(daemon.start("/v1/pagecache/dumps", {}))
     assert failed["error"]["type"] == "/problems/no-space"

@@ -175,7 +175,7 @@ class TestNotProven:
     def test_a_marker_without_what_proves_it(self, node: Node, changes: dict[str, Any]) -> None:
         node.fill(OLD)
         node.marker(0o600, **changes)
-        node.refused("does not say which directory|no record of the re-imaging")
+        node.refused("does not name the directory|no record of the re-imaging")
 
     def test_a_directory_without_the_job(self, node: Node) -> None:
         node.fill(OLD)

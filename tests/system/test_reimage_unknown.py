@@ -127,7 +127,7 @@ def test_what_has_the_signs_of_neither_is_unknown_and_nothing_is_deleted(
     assert (shown.returncode, "unknown" in shown.stdout) == (3, True), shown.stdout
     operation = daemon.http.get(f"/v1/operations/{found['operation']}").json()
     assert operation["state"] == "failed"
-    assert "cannot be told which system runs" in operation["error"]["detail"]
+    assert "cannot be determined which system runs" in operation["error"]["detail"]
 
     # It is inspected again on request, and stays what it is.
     again = daemon.http.post("/v1/reimage/confirm")

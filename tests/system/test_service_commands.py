@@ -37,7 +37,7 @@ class TestLoadUntil:
     def test_a_share_is_enough_and_the_rest_goes_on(self, dumped: Daemon) -> None:
         done = dumped.cli("pagecache", "load", "--until", "5%", "--rate", "1MiB")
         assert done.returncode == 0, done.stderr
-        told = re.search(r"(\d+)\.\d % after .*: operation (\w+) goes on", done.stderr)
+        told = re.search(r"(\d+)\.\d % after .*: operation (\w+) continues", done.stderr)
         assert told is not None, done.stderr
         assert 5 <= int(told[1]) < 100
         now = dumped.http.get(f"/v1/operations/{told[2]}").json()
@@ -48,7 +48,7 @@ class TestLoadUntil:
         done = dumped.cli("pagecache", "load", "--deadline", "1s", "--rate", "1MiB")
         assert done.returncode == 0, done.stderr
         assert "the deadline of 1.0 s is over, at " in done.stderr
-        (operation,) = re.findall(r"operation (\w+) goes on", done.stderr)
+        (operation,) = re.findall(r"operation (\w+) continues", done.stderr)
         dumped.http.post(f"/v1/operations/{operation}/cancel")
 
     def test_a_load_that_ends_before_is_told_as_ever(self, dumped: Daemon) -> None:

@@ -65,7 +65,7 @@ class TestPlan:
             ("kernel.ostype", "Other", "is read-only"),
             ("vm.swappiness", "201", "should be from 0 to 200"),
             ("kernel.core_pattern", "|/bin/sh", "run programs as root"),
-            ("kernel.modules_disabled", "1", "cannot be taken back"),
+            ("kernel.modules_disabled", "1", "cannot be reverted"),
             ("../../etc/passwd", "x", "is not the name of a sysctl"),
         ],
     )

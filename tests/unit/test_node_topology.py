@@ -165,7 +165,7 @@ def test_a_missing_root_is_told(machine: Machine, tmp_path: Path) -> None:
     machine.mount("1:1", "/")
     answer = machine.describe(tmp_path / "not there")
     assert not answer.exists
-    assert answer.note == f"{tmp_path}/not there cannot be looked at: No such file or directory."
+    assert answer.note == f"{tmp_path}/not there cannot be inspected: No such file or directory."
     assert answer.devices == []
 
 

@@ -262,7 +262,7 @@ def test_there_is_no_second_one(tmp_path: Path) -> None:
     one.machine.problem = RequestError(Slug.CONFLICT, "It is in the way.")
     one.watch.look()
     job = one.attempt.require()
-    assert job.reason == "The automatic rollback was not begun: It is in the way."
+    assert job.reason == "The automatic rollback was not started: It is in the way."
     assert not waits(job)
     one.machine.problem = None
     # Also for the next process.

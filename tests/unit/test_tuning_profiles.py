@@ -68,7 +68,7 @@ class TestMistakes:
             ("[sysctl]\n'vm/swappiness' = 1\n'vm.swappiness' = 2\n", "is set twice"),
             ("[sysctl]\nswappiness = 1\n", "is not the name of a sysctl"),
             ("[block]\nscheduler = 'none'\n", "is written [[block]], with two brackets"),
-            ("[[block]]\nscheduler = 'none'\n", "`block[1].select` should say which devices"),
+            ("[[block]]\nscheduler = 'none'\n", "`block[1].select` should select devices"),
             ("[[block]]\nselect = { name = 'sda' }\n", "a name is not kept between boots"),
             ("[[block]]\nselect = { role = 'disk' }\n", "should be one of array, array-member"),
             ("[[block]]\nselect = { rotational = 'no' }\n", "should be true or false"),

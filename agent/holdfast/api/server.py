@@ -77,7 +77,9 @@ class HttpServer:
             if task.done():
                 await self.stop(0)
                 task.result()
-                raise ListenError("A listener ended as soon as it was started; the log says why.")
+                raise ListenError(
+                    "A listener ended as soon as it was started; the log has the reason."
+                )
         self.addresses = tuple(address for _, address, _ in bound)
         for address in self.addresses:
             log.info("listening on %s", address)

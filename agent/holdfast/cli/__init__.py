@@ -78,8 +78,8 @@ def _call(arguments: Sequence[str]) -> int:
 
             wrong = first(error) if isinstance(error, ValidationError) else ""
             raise CliError(
-                f"the daemon answered something this command does not understand ({wrong}); are "
-                "both of the same version?"
+                "the daemon returned something that this command does not understand "
+                f"({wrong}); are both of the same version?"
             ) from error
         if isinstance(error, CliError | OSError) or sys.flags.dev_mode:
             raise

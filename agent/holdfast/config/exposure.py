@@ -42,7 +42,7 @@ def check_exposure(
             Finding(
                 "note",
                 "`reimage.require_signature` is off, so re-imaging is guarded by the daemon alone: "
-                "whoever takes the daemon over can put a system of their own in place of this one.",
+                "an attacker who takes the daemon over can replace this system by another.",
             )
         )
     return found

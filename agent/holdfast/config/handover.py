@@ -120,7 +120,7 @@ def _make(parent: int, name: str, uid: int, gid: int) -> None:
     try:
         # The parent's owner could have put another directory there meanwhile.
         if os.fstat(directory).st_uid != os.geteuid() or os.listdir(directory):  # noqa: PTH208 - a descriptor
-            raise OSError(1, "somebody else changes the directory that it lies in", partial)
+            raise OSError(1, "another process changes its parent directory", partial)
         os.fchown(directory, uid, gid)
         os.fchmod(directory, 0o700)
         os.rename(partial, name, src_dir_fd=parent, dst_dir_fd=parent)
@@ -141,12 +141,12 @@ def _prove(directory: int, path: Path, marker: Path, record: Path) -> str:
     except ValidationError:
         noted = None
     if noted is None or not isinstance(nonce, str) or not _NONCE.fullmatch(nonce):
-        raise _NotProvenError(f"{marker} does not say which directory was the state.")
+        raise _NotProvenError(f"{marker} does not name the directory that was the state.")
     found = identify_directory(directory, path, MachineFiles())
     if not found.same_place(noted):
         raise _NotProvenError(f"It is another directory than the one that {marker} names.")
     if found.uid != noted.uid:
-        raise _NotProvenError(f"{marker} says that it belonged to user {noted.uid}.")
+        raise _NotProvenError(f"{marker} records that it belonged to user {noted.uid}.")
     try:
         job = json.loads(read_file_beneath(directory, "reimage/job.json", _MOST_BYTES))
     except (OSError, ValueError, RecursionError):

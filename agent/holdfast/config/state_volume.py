@@ -78,7 +78,7 @@ def open_store(
             raise
         told = (
             f"The volume of {state.path} is full ({free} bytes are free), so operations are "
-            f"recorded in {settings.fallback_state_dir}; make room and restart holdfast."
+            f"recorded in {settings.fallback_state_dir}; free space and restart holdfast."
         )
         log.error("%s", error)
         fallback = prepare_fallback(settings, told)

@@ -135,7 +135,7 @@ def why_exposed(path: Path, users: Collection[int]) -> str | None:
     try:
         return why_unguarded(path.parent, {0, *users})
     except OSError as error:
-        return f"{error.filename} cannot be looked at: {error.strerror}."
+        return f"{error.filename} cannot be inspected: {error.strerror}."
 
 
 def _trusted(path: Path) -> bool:

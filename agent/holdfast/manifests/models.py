@@ -50,7 +50,7 @@ class BuildRequest(ReadLimits):
         default=None, description="A configured root; may be left out where there is just one."
     )
     path: AbsolutePath | None = Field(
-        default=None, description="Only this directory, which must lie in a root."
+        default=None, description="Only this directory, which must be in a root."
     )
     include: Patterns = Field(
         default_factory=list,

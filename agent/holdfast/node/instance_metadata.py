@@ -127,7 +127,7 @@ class InstanceWatch:
             try:
                 found = read_instance(self._address)
             except NoMetadataError as error:
-                log.info("%s tells nothing of this instance: %s", self._address, error)
+                log.info("%s reports nothing of this instance: %s", self._address, error)
             except Exception:
                 # It is a stranger, and the rest of the daemon does not depend on it.
                 log.exception("%s was not understood", self._address)

@@ -61,7 +61,7 @@ class Memory(BaseModel, defer_build=True):
     swap_used_bytes: int
     page_size: int
     cgroups: list[CgroupMemory] = Field(
-        description="This process's cgroup first, then those it lies in."
+        description="This process's cgroup first, then its ancestors."
     )
     headroom_bytes: int | None = Field(
         description="What the tightest cgroup limit leaves; null when none is set."
@@ -101,9 +101,9 @@ class Disk(BaseModel, defer_build=True):
     serial: str | None
     wwid: str | None
     size_bytes: int
-    target: bool = Field(description="Whether the system that runs now lies on it.")
-    data: bool = Field(description="Whether a root lies on it.")
-    excluded: list[str] = Field(description="Sentences: why it is not the one to write over.")
+    target: bool = Field(description="Whether the running system is on it.")
+    data: bool = Field(description="Whether a root is on it.")
+    excluded: list[str] = Field(description="Sentences: why it must not be written over.")
 
 
 class RootTopology(BaseModel, defer_build=True):
@@ -137,7 +137,7 @@ class NodeReport(Identity):
     group: str = ""
     labels: dict[str, str] = Field(default_factory=dict)
     instance: Instance | None = Field(
-        default=None, description="Null elsewhere than in EC2, and until its service has answered."
+        default=None, description="Null elsewhere than in EC2, and until its service has replied."
     )
     memory: Memory
     roots: list[RootTopology]

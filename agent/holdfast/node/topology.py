@@ -32,7 +32,7 @@ def describe_root(root: Path, *, proc: Path = Path("/proc"), sysfs: Sysfs) -> Ro
         space = os.statvfs(real)
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "its symbolic links make a loop"
-        answer.note = f"{shown} cannot be looked at: {reason}."
+        answer.note = f"{shown} cannot be inspected: {reason}."
         return answer
     if (volume := missing(root)) is not None:
         answer.note = f"{shown} {volume}."

@@ -49,7 +49,7 @@ def _os_problem(error: OSError) -> Problem:
     where = f"{error.filename!r}: " if error.filename is not None else ""
     reason = error.strerror or str(error)
     if error.errno in _NO_SPACE:
-        slug, advice = Slug.NO_SPACE, "; make room and start it again"
+        slug, advice = Slug.NO_SPACE, "; free space and start it again"
     elif error.errno in _NOT_PERMITTED:
         slug, advice = Slug.NOT_PERMITTED, ""
     else:

@@ -237,12 +237,12 @@ class Runner:
         try:
             begun = self._store.begin(live.operation.id, started)
         except StoreError as error:
-            log.error("operation %s was not begun: %s", live.operation.id, error)
+            log.error("operation %s was not started: %s", live.operation.id, error)
             self._conclude(live, State.FAILED, error=Problem.of(error.slug, error.detail))
             return False
         if not begun:
             log.error("operation %s is not queued in the record", live.operation.id)
-            problem = Problem.of(Slug.INTERNAL, "The record says that this was not queued.")
+            problem = Problem.of(Slug.INTERNAL, "The record shows that this was not queued.")
             self._conclude(live, State.FAILED, error=problem)
             return False
         with self._changed:

@@ -332,8 +332,8 @@ class Store:
                 source.rename(aside.with_name(aside.name + suffix))
         self.moved_aside = aside
         log.error(
-            "the record of operations %s is damaged (%s); it was moved to %s and a new one is "
-            "begun: earlier operations and idempotency keys are not known any more",
+            "the record of operations %s is damaged (%s); it was moved to %s and a new one was "
+            "started: earlier operations and idempotency keys are not known any more",
             self.path,
             error,
             aside,

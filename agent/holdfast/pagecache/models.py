@@ -84,7 +84,7 @@ class DumpRequest(Request):
         default=None, description="A configured root; all of them when left out."
     )
     path: AbsolutePath | None = Field(
-        default=None, description="Only this file or directory, which must lie in a root."
+        default=None, description="Only this file or directory, which must be in a root."
     )
     hotness: bool = Field(
         default=False,
@@ -92,7 +92,8 @@ class DumpRequest(Request):
     )
     on_denied: Literal["fail", "skip"] = Field(
         default="fail",
-        description="What to do about files whose residency the kernel will not tell this process.",
+        description="What to do about files whose residency the kernel does not report to this "
+        "process.",
     )
 
 
@@ -115,7 +116,7 @@ class DumpResult(OperationResult):
     )
     left_out: LeftOutByReason
     method: Literal["cachestat", "mincore"] = Field(
-        description="The call that told which pages are resident."
+        description="The call that reported which pages are resident."
     )
     hotness: bool = Field(description="Whether it has how hot each page is.")
 
@@ -231,7 +232,7 @@ class LoadResult(OperationResult):
     budget_limit: str = Field(
         description="What set the budget: `request`, `memory`, or the cgroup that is the tightest."
     )
-    retried: Bytes = Field(description="Read a second time, since the first was in vain.")
+    retried: Bytes = Field(description="Read a second time, since the first read left them absent.")
     stopped: Literal["budget", "memory_pressure"] | None = Field(
         default=None, description="Why it ended before everything was asked for."
     )

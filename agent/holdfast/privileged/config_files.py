@@ -77,7 +77,7 @@ def install(write: OwnFileWrite) -> None:
         read(write.kind, unit)
     except ForeignFileError as error:
         raise Refused(
-            f"{path} {error}, so it is not holdfast's own and is left as it is; move it away."
+            f"{path} {error}, so it is not holdfast's own and is left unchanged; move it away."
         ) from error
     if content is None:
         _remove(path)

@@ -57,7 +57,7 @@ def render(write: OwnFileWrite) -> str | None:
     text = head + "".join(f"{line}\n" for line in lines)
     unit = write.unit if isinstance(write, LimitsFileWrite) else ""
     if parse(write.kind, text, unit) != write:
-        raise ValueError("the file would say something else than was asked for")
+        raise ValueError("the file would contain something else than was asked for")
     return text
 
 

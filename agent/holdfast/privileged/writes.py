@@ -131,7 +131,7 @@ def sysctl_path(name: str) -> tuple[str, ...]:
         )
     if _ONE_WAY.fullmatch(canonical):
         raise Refused(
-            f"sysctl `{name}` cannot be taken back before the next boot, so it is not for tuning."
+            f"sysctl `{name}` cannot be reverted before the next boot, so it is not for tuning."
         )
     return tuple(parts)
 

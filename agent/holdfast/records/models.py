@@ -43,8 +43,8 @@ LeftOutByReason = Annotated[
         default_factory=dict,
         description="What of the roots was left out, by reason: `other_filesystem` (something is "
         "mounted there), `excluded` (by a pattern), `permission_denied`, `not_permitted` (its "
-        "residency is not told to this process), `dax`, `uncached`, `not_a_file`, `error`. A name "
-        "stands for all that is below it. Links, devices and second names of a file hold nothing "
-        "of their own, and are not here.",
+        "residency is not reported to this process), `dax`, `uncached`, `not_a_file`, `error`. A "
+        "name includes all that is below it. Links, devices and second names of a file hold "
+        "nothing of their own, and are not here.",
     ),
 ]

@@ -190,12 +190,12 @@ def _why(job: Job, report: OutcomeReport) -> str:
     if record is None or record.nonce != job.nonce:
         told = f" ({report.problem})" if report.problem else ""
         return (
-            "The old system was booted, and what the imager has to say is not where it should "
-            f"be{told}: something else wrote to /boot in between."
+            f"The old system was booted, and the imager's outcome is not where it should be{told}: "
+            "something else wrote to /boot in between."
         )
     if record.state == "refused":
         phase = f" while {record.phase}" if record.phase else ""
-        return f"The imager changed nothing{phase}: {record.reason or 'it did not say why'}"
+        return f"The imager changed nothing{phase}: {record.reason or 'it did not report why'}"
     if record.started:
         phase = f" while {record.phase}" if record.phase else ""
         return (

@@ -89,7 +89,7 @@ class IdentityCheck:
             return ["What was carried over cannot be compared: the marker is of another attempt."]
         problems = []
         for change in evidence.changes:
-            by = f", by {change.by}" if change.by else ", and no log says by what"
+            by = f", by {change.by}" if change.by else ", and no log shows by what"
             problems.append(f"{change.path}: {'; '.join(change.differences)}{by}.")
         known = {one.path for one in evidence.files}
         named = " ".join(self.job.identity_problems)

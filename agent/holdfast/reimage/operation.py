@@ -143,7 +143,7 @@ class ReimageOperation:
         if self._attempt.in_its_boot:
             self._attempt.fail(why)
         else:
-            self._attempt.unknown(f"It was not found out which system runs: {why}")
+            self._attempt.unknown(f"It could not be determined which system runs: {why}")
 
     def _look_after_boot(self, context: Context[Any]) -> None:
         """Determine whether this is the new system, or why it is still the old one.
@@ -180,7 +180,8 @@ class ReimageOperation:
                 self._attempt.unknown(why)
                 raise OperationFailed(
                     Problem.of(
-                        Slug.NOT_CONFIRMED, f"It cannot be told which system runs. {why}{_WAYS_OUT}"
+                        Slug.NOT_CONFIRMED,
+                        f"It cannot be determined which system runs. {why}{_WAYS_OUT}",
                     )
                 )
             case boot_outcome.Untouched():
@@ -259,8 +260,8 @@ class ReimageOperation:
             raise OperationFailed(
                 Problem.of(
                     Slug.BAD_RECORD,
-                    f"The system kept in {kept.path} cannot be rolled back to: its image is not "
-                    "what its descriptor says.",
+                    f"The system kept in {kept.path} cannot be rolled back to: its image does not "
+                    "match its descriptor.",
                 )
             ) from error
 
@@ -342,7 +343,7 @@ class ReimageOperation:
                 )
                 return
             if not self._attempt.in_its_boot:
-                self._attempt.unknown("Cancelled before it was found out which system runs.")
+                self._attempt.unknown("Cancelled before it was determined which system runs.")
                 return
             try:
                 if job.boot_id is not None:
@@ -370,9 +371,9 @@ class ReimageOperation:
 def _arrival(job: Job, *, took_back: bool) -> str:
     """Return which system runs."""
     if not job.restores:
-        return "The new system runs: it brought back this job's number."
-    told = " The arming that it was kept with was taken back." if took_back else ""
-    return f"The system that was kept runs again: it brought back this job's number.{told}"
+        return "The new system runs: it has this job's number."
+    told = " The arming that it was kept with was reverted." if took_back else ""
+    return f"The system that was kept runs again: it has this job's number.{told}"
 
 
 def _check(context: Context[Any]) -> None:

@@ -75,7 +75,7 @@ class Planner:
                 present = image.content_bytes if kept else self.images.present_bytes(directory)
                 space = self._space(request, image, present)
             except OSError as error:
-                blocked.append(f"Free space cannot be looked at: {sentence(error)}")
+                blocked.append(f"Free space cannot be inspected: {sentence(error)}")
             blocked += preflight.space_problems(space)
             trial = self.trials.planned(request, image)
             blocked += failures(trial)

@@ -47,7 +47,7 @@ def describe(
             loses=[],
             unknown=[],
             space=[],
-            blocked=[f"This machine cannot be looked at: {error}."],
+            blocked=[f"This machine cannot be inspected: {error}."],
         )
     return Machine(
         target=report.target,
@@ -113,7 +113,7 @@ def staging_space(image: ImageSummary, state_dir: Path, present_bytes: int) -> S
 def space_problems(space: Sequence[SpaceReport]) -> list[str]:
     """Return sentences on where there is too little space."""
     return [
-        f"There is no room for {one.what}: {one.needed_bytes} bytes are needed, and "
+        f"There is not enough space for {one.what}: {one.needed_bytes} bytes are needed, and "
         f"{one.available_bytes} are free."
         for one in space
         if one.needed_bytes > one.available_bytes

@@ -113,7 +113,7 @@ def _only_owner_writes(path: Path) -> None:
     if path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise KeyFileError(
             f"{path} can be written by others than its owner, so it is not trusted; "
-            f"`chmod go-w {path}` mends it."
+            f"`chmod go-w {path}` fixes it."
         )
 
 

@@ -23,7 +23,7 @@ class PlanRequest(_Request):
         default=None,
         max_length=64,
         pattern=PROFILE_PATTERN,
-        description="A profile's name; without it, the one that is applied now.",
+        description="A profile's name; without it, the profile that is applied now.",
     )
     persist: bool = Field(
         default=False,
@@ -75,7 +75,7 @@ class Setting(BaseModel, defer_build=True):
         "wanted where it is. `impossible`: see `note`; keeps the plan from being applied."
     )
     note: str | None = None
-    source: str | None = Field(default=None, description="Why this value, as the profile says.")
+    source: str | None = Field(default=None, description="Why this value, as the profile states.")
     profile: str | None = Field(default=None, description="The profile that sets it.")
     defined_at: str | None = Field(default=None, examples=["cassandra.toml:12"])
     conflicts: list[str] = Field(
@@ -123,7 +123,7 @@ class Applied(OperationResult, Plan):
     written: int = Field(description="How many settings were written; each was read back.")
     left: list[LeftSetting] = Field(
         default_factory=list,
-        description="Settings of a former profile that could not be taken back.",
+        description="Settings of a former profile that could not be reverted.",
     )
 
     @property
@@ -140,7 +140,7 @@ class RolledBack(OperationResult):
     settings: list[Setting] = Field(description="The settings that were changed.")
     notes: list[str] = Field(description="What else there is to know.")
     left: list[LeftSetting] = Field(
-        default_factory=list, description="Settings that could not be taken back."
+        default_factory=list, description="Settings that could not be reverted."
     )
 
     @property
@@ -187,7 +187,7 @@ class DriftedSetting(BaseModel, defer_build=True):
     observed: str | None
     since: Timestamp = Field(description="When it was first seen.")
     contested: bool = Field(
-        description="Somebody keeps changing it: it is not written back any more."
+        description="Another program keeps changing it: it is not written back any more."
     )
     note: str | None = None
 
@@ -199,7 +199,7 @@ class TuningState(BaseModel, defer_build=True):
     policy: Literal["report", "enforce"] | None
     applied_at: Timestamp | None
     persist: bool
-    profile_changed: bool = Field(description="Its file says something else than when applied.")
+    profile_changed: bool = Field(description="Its file has changed since it was applied.")
     settings: dict[str, int] = Field(description="How many are watched, by subsystem.")
     drifted: list[DriftedSetting]
     checked_at: Timestamp | None = Field(description="When drift was last looked for.")
@@ -207,7 +207,7 @@ class TuningState(BaseModel, defer_build=True):
     events: list[Event] = Field(description="Newest first; the last ones of this daemon.")
     left: list[LeftSetting] = Field(
         default_factory=list,
-        description="Settings that could not be taken back; tried again at each opportunity.",
+        description="Settings that could not be reverted; retried at each opportunity.",
     )
     problem: str | None = Field(
         description="What keeps settings from being whole: a revert that could not be finished."

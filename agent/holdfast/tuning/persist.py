@@ -102,7 +102,7 @@ def _rules(
         rule = _rule(devices.get(name), values)
         if rule is None:
             notes.append(
-                f"{name} has nothing that tells it from others after a boot, so no udev rule was "
+                f"{name} has nothing that identifies it after a boot, so no udev rule was "
                 "written for it; holdfast sets it when it appears."
             )
         else:

@@ -41,12 +41,12 @@ def problem_of(error: ChangeFailed) -> Problem:
     if error.left:
         left = "; ".join(map(str, error.left))
         after = (
-            f"what had been written could not be taken back whole: {left}. That is kept in "
+            f"what had been written could not be reverted completely: {left}. That is kept in "
             "`holdfast tune show`, and tried again"
         )
     elif reverted:
         many = "one setting" if len(reverted) == 1 else f"{len(reverted)} settings"
-        after = f"all that had been written was taken back ({many})"
+        after = f"all that had been written was reverted ({many})"
     else:
         after = "nothing was changed"
     denied = "" if not failure.denied else "; holdfast needs to run as root for this"

@@ -394,7 +394,7 @@ class Tuning:
                 Problem.of(
                     Slug.CONFLICT,
                     f"The plan would be another one now ({draft.plan.plan}): the profile or the "
-                    "machine has changed since; look at the new plan.",
+                    "machine has changed since; check the new plan.",
                 )
             )
 

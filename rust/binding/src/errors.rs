@@ -27,7 +27,7 @@ pyo3::create_exception!(
     holdfast._engine,
     NotPermittedError,
     EngineError,
-    "The kernel would not tell the truth about a file's residency to this process."
+    "The kernel would not report the true residency of a file to this process."
 );
 
 /// The exception for an error.

@@ -30,7 +30,7 @@ pub enum Error {
     },
     /// The kernel answers questions about this file's residency with a lie for this process.
     #[error(
-        "{path}: the kernel tells the residency of a file only to its owner, to who may write it, \
+        "{path}: the kernel reports the residency of a file only to its owner, to who may write it, \
          or with CAP_FOWNER; run as such a user, or ask to skip these files"
     )]
     NotPermitted {

@@ -59,7 +59,7 @@ impl Outcome {
         let end = bytes.iter().position(|&b| b == b'\n');
         let line = end.map_or(bytes, |end| &bytes[..end]);
         let outcome: Self = serde_json::from_slice(line)
-            .map_err(|_| Fault::new("there is no outcome record where the job says"))?;
+            .map_err(|_| Fault::new("there is no outcome record where the job places it"))?;
         if outcome.format != FORMAT || outcome.version != VERSION {
             return Err(Fault::new("the outcome record is of an unknown kind or version"));
         }

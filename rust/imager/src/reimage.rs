@@ -221,7 +221,7 @@ impl Work<'_> {
         let Some(wanted) = &self.job.options.save_previous else { return Ok(None) };
         let state = self.job.state_dir.as_ref();
         let state =
-            state.ok_or_else(|| Fault::new("the job does not say whose directory it is"))?;
+            state.ok_or_else(|| Fault::new("the job does not name the owner of the directory"))?;
         let names = Names {
             name: format!("previous-{}", self.job.hostname),
             image_version: self.job.operation.clone(),
@@ -277,7 +277,7 @@ impl Work<'_> {
     /// A network, and the status on it.
     fn network(&self) -> Result<Network> {
         let wanted = self.job.network.as_ref();
-        let wanted = wanted.ok_or_else(|| Fault::new("the job says nothing about a network"))?;
+        let wanted = wanted.ok_or_else(|| Fault::new("the job has no network"))?;
         let deadline = Instant::now() + NETWORK_PATIENCE;
         let network = loop {
             match network::bring_up(wanted, &self.job.hostname) {
@@ -327,7 +327,7 @@ fn insist<T>(status: &Status, mut attempt: impl FnMut() -> Result<T>) -> T {
         };
         status.retry();
         status.enter(Phase::Waiting, 0);
-        status.problem(format!("the disk was begun to be written and must be finished: {fault}"));
+        status.problem(format!("writing to the disk has started and must be finished: {fault}"));
         say!("trying again from the beginning in {} s", pause.as_secs());
         std::thread::sleep(pause);
         pause = (pause * 2).min(LONGEST_PAUSE);

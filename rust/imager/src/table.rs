@@ -57,13 +57,13 @@ fn fit_gpt(
     grow: Option<u32>,
     fitted: &mut Fitted,
 ) -> Result<(), String> {
-    let left = |why: &str| format!("the image's GPT is left as it is: {why}");
+    let left = |why: &str| format!("the image's GPT is left unchanged: {why}");
     let mut gpt = Gpt::read(&ends.head, sector).map_err(left)?;
     let last = disk_bytes / sector - 1;
     let backup_at = last
         .checked_sub(gpt.entries_sectors())
         .filter(|at| at * sector >= ends.tail_at)
-        .ok_or_else(|| left("its entries have no room in the disk's last mebibyte"))?;
+        .ok_or_else(|| left("its entries do not fit in the disk's last mebibyte"))?;
     let last_usable = backup_at - 1;
     if gpt.partitions().any(|(_, _, end)| end > last_usable) {
         return Err(left("a partition reaches to where its backup would be"));
@@ -81,7 +81,7 @@ fn fit_gpt(
     gpt.put_u64(48, last_usable);
     if !protect(&mut ends.head, last) {
         fitted.notes.push(
-            "the MBR beside the GPT has other entries than the protective one, and is left as it is"
+            "the MBR beside the GPT has other entries than the protective one, and is left unchanged"
                 .to_owned(),
         );
     }

@@ -127,7 +127,7 @@ fn a_table_that_is_damaged_is_left_as_it_is() {
     fs::write(&file, &content).unwrap();
     let disk = Loop::new(directory.path(), &vec![0xa5; 24 << 20]);
     let table = put(&file, &disk, Some(2));
-    assert_eq!(table.notes, ["the image's GPT is left as it is: its entries are damaged"]);
+    assert_eq!(table.notes, ["the image's GPT is left unchanged: its entries are damaged"]);
     assert!(disk.content()[..16 << 20] == content);
 }
 
@@ -220,7 +220,7 @@ fn a_disk_with_other_sectors_than_the_image_is_refused() {
     assert!(why(&small).contains("Build it for sectors of 4096 bytes"), "{}", why(&small));
     let mut older = small.clone();
     older.inspection = Default::default();
-    assert!(why(&older).contains("does not say for which sectors"), "{}", why(&older));
+    assert!(why(&older).contains("does not state for which sectors"), "{}", why(&older));
 }
 
 #[test]

@@ -116,7 +116,7 @@ def test_what_is_not_confirmed_is_rolled_back(start: Start, published: Published
         }
         arrival = next(one["why"] for one in found["history"] if one["state"] == "booted")
         assert "runs again" in arrival
-        assert "taken back" in arrival
+        assert "reverted" in arrival
         assert found["previous"] == saved
         node.settled()
         assert identity(node) == kept

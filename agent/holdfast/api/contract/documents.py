@@ -19,7 +19,7 @@ _PROBLEMS = {
     409: "Conflicts with an operation that is queued or running, or with an idempotency key.",
     413: "The body is too large.",
     415: "The body has a media type that is not taken here.",
-    422: "Something in the request is not valid; `errors` says what.",
+    422: "Something in the request is not valid; `errors` lists what.",
     429: "Too many requests without a valid token came from this address, or too many operations "
     "are waiting; see `Retry-After`.",
     500: "An unexpected error; the log has its details.",
@@ -50,7 +50,9 @@ def accepted() -> Responses:
             "schema": {"type": "integer"},
         },
     }
-    return {202: {"description": "Accepted; the operation as it is now.", "headers": headers}}
+    return {
+        202: {"description": "Accepted; the operation in its current state.", "headers": headers}
+    }
 
 
 def events() -> dict[str, Any]:

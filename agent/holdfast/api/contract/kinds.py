@@ -45,7 +45,7 @@ def type_operations(schemas: dict[str, Any], kinds: Registry) -> None:
         mapping[kind] = _REF.format(model=name)
     schemas["Operation"] = {
         "title": "Operation",
-        "description": "One run of long work; `kind` says what `params` and `result` have.",
+        "description": "One run of long work; `kind` determines what `params` and `result` have.",
         "oneOf": [{"$ref": reference} for reference in mapping.values()],
         "discriminator": {"propertyName": "kind", "mapping": mapping},
     }

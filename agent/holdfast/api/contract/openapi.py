@@ -15,7 +15,7 @@ from holdfast.operations.model import FieldError, Problem
 
 SUMMARY = "An agent on a stateful server: everything may be replaced except its state."
 DESCRIPTION = """\
-Long work is an *operation*: the call that starts one answers 202 with its `Location`; look at it,
+Long work is an *operation*: the call that starts one returns 202 with its `Location`; read it,
 wait for its end (`?wait=30`) or follow it (`/events`). What is wrong with a request is an HTTP
 error; what goes wrong later is the `error` of a failed operation.
 

@@ -285,7 +285,7 @@ def _check_query(request: Request, known: frozenset[str]) -> None:
         if name in seen:
             raise refuse(
                 Slug.INVALID_REQUEST,
-                f"The query parameter `{shown}` is given more than once.",
+                f"The query parameter `{shown}` occurs more than once.",
                 field=shown,
             )
         seen.add(name)

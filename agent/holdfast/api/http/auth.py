@@ -190,7 +190,8 @@ class AuthMiddleware:
             log.error("%s", error)
             raise refuse(
                 Slug.UNAVAILABLE,
-                "Tokens cannot be checked now: the token file cannot be used; the log says why.",
+                "Tokens cannot be checked now: the token file cannot be used; the log has the "
+                "reason.",
             ) from error
         if token is None:
             raise _unauthenticated("invalid_token", "This token is not known, or was revoked.")

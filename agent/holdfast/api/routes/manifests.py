@@ -73,7 +73,7 @@ def _files(description: str, *media_types: str) -> dict[int | str, dict[str, Any
             "content": content,
             "headers": {
                 "Content-Length": {
-                    "description": "Of a record file as it is; other forms are made meanwhile.",
+                    "description": "Of a record file as stored; other forms are made on the fly.",
                     "schema": {"type": "integer"},
                 }
             },
@@ -279,7 +279,7 @@ async def get_manifest_content(
 @router.put(
     "/{manifest_id}/content",
     operation_id="putManifestContent",
-    summary="Bring a manifest from another node",
+    summary="Upload a manifest of another node",
     status_code=201,
     response_model=ManifestDetails,
     responses={

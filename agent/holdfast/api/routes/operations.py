@@ -57,7 +57,7 @@ IdempotencyKey = Annotated[
     Header(
         description=(
             "Makes it safe to send the request again: what was done under the same key with the "
-            "same body is not done again, also after a restart or a boot. An operation is answered "
+            "same body is not done again, also after a restart or a boot. An operation is returned "
             "with 200 instead of 202. The same key with another body is refused with 409. 1 to 255 "
             "visible ASCII characters."
         ),

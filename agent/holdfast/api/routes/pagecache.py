@@ -72,15 +72,15 @@ async def get_page_cache(
         Query(
             min_length=1,
             max_length=4096,
-            description="Only this file or directory, which must lie in a root.",
+            description="Only this file or directory, which must be in a root.",
             json_schema_extra={"pattern": "^/"},
         ),
     ] = None,
     depth: Annotated[
-        int, Query(ge=0, le=64, description="Levels of directories told one by one.")
+        int, Query(ge=0, le=64, description="Levels of directories listed one by one.")
     ] = 1,
     top: Annotated[
-        int, Query(ge=0, le=10_000, description="Files told one by one: those most resident.")
+        int, Query(ge=0, le=10_000, description="Files listed one by one: those most resident.")
     ] = 10,
 ) -> Response:
     """Ask the kernel about every file, now: that takes seconds for millions of files."""
@@ -113,7 +113,7 @@ async def create_dump(
 @router.post(
     "/loads",
     operation_id="createLoad",
-    summary="Bring the pages of a dump back",
+    summary="Load the pages of a dump",
     status_code=202,
     response_model=Operation,
     responses=started(),
@@ -210,7 +210,7 @@ async def delete_dump(services: ServicesDep, request: Request, dump_id: DumpIdOr
             "headers": {
                 "ETag": {"description": "Names these bytes.", "schema": {"type": "string"}},
                 "Content-Length": {
-                    "description": "Of a record file as it is; other forms are made meanwhile.",
+                    "description": "Of a record file as stored; other forms are made on the fly.",
                     "schema": {"type": "integer"},
                 },
             },
@@ -250,7 +250,7 @@ async def get_dump_content(
 @router.put(
     "/dumps/{dump_id}/content",
     operation_id="putDumpContent",
-    summary="Bring a dump from another node",
+    summary="Upload a dump of another node",
     status_code=201,
     response_model=Dump,
     responses={

@@ -32,7 +32,7 @@ _CALLS = (
     ("GET", "/v1/pagecache", "what is resident"),
     ("POST", "/v1/pagecache/dumps", "record it"),
     ("GET", "/v1/pagecache/dumps", "the dumps stored here"),
-    ("POST", "/v1/pagecache/loads", 'bring a dump back: {"dump": "latest"}'),
+    ("POST", "/v1/pagecache/loads", 'load a dump: {"dump": "latest"}'),
     ("POST", "/v1/pagecache/evictions", 'drop pages: {"paths": ["…"]}'),
     ("POST", "/v1/manifests", "record every file with its digest"),
     ("GET", "/v1/manifests", "the manifests stored here"),
@@ -44,7 +44,7 @@ _CALLS = (
     ("GET", "/v1/tuning/profiles", "what can be applied"),
     ("POST", "/v1/tuning/plan", 'what would change: {"profile": "…"}'),
     ("POST", "/v1/tuning/apply", "change it, all or nothing"),
-    ("POST", "/v1/tuning/rollback", "bring back what was before"),
+    ("POST", "/v1/tuning/rollback", "restore the previous settings"),
     ("GET", "/v1/reimage", "which system image is next, and what is in the way"),
     (
         "POST",

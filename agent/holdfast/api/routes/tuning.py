@@ -122,7 +122,7 @@ async def watch_tuning(services: ServicesDep, request: Request, media_type: Medi
 @router.post(
     "/plan",
     operation_id="planTuning",
-    summary="Say what applying a profile would do",
+    summary="Plan the apply of a profile",
     response_model=Plan,
     responses=problems_of(404, 409, 413, 415),
 )
@@ -178,7 +178,7 @@ async def apply_tuning(
 @router.post(
     "/rollback",
     operation_id="rollbackTuning",
-    summary="Bring back what was before",
+    summary="Restore the previous settings",
     response_model=RolledBack,
     responses=_OUTCOME,
 )

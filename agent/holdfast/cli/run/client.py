@@ -127,7 +127,7 @@ class Api:
             raise ConnectionLostError(self._why_not_connected(error)) from error
         except TimedOutError as error:
             raise ConnectionLostError(
-                f"the daemon at {self.target} did not answer in time; look at its log"
+                f"the daemon at {self.target} did not answer in time; see its log"
             ) from error
         except WrongSchemeError as error:
             raise ConnectionLostError(str(error)) from error
@@ -211,8 +211,8 @@ def _raise_problem(answer: Answer) -> None:
     if not isinstance(body, dict) or "title" not in body:
         # Something else listens there.
         raise CliError(
-            f"{answer.url} answered {answer.status} {answer.reason}, and not as holdfast does; "
-            "check --url or --socket"
+            f"{answer.url} answered {answer.status} {answer.reason}, which is no answer of "
+            "holdfast; check --url or --socket"
         )
     raise ProblemError(answer.status, body)
 

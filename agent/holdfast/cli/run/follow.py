@@ -63,7 +63,7 @@ def _watch(
             if on_update is not None:
                 on_update(last)
     if last is None:
-        raise CliError(f"operation {run.id} told nothing about itself; look at the daemon's log")
+        raise CliError(f"operation {run.id} reported nothing; see the daemon's log")
     return last
 
 

@@ -104,7 +104,9 @@ def finish(
             for _ in run.updates():
                 pass
         else:
-            out.note(f"{told}operation {run.id} goes on; to see how: holdfast op watch {run.id}")
+            out.note(
+                f"{told}operation {run.id} continues; to follow it: holdfast op watch {run.id}"
+            )
         if not met:
             raise typer.Exit(ExitCode.LEFT_RUNNING) from None
         return None

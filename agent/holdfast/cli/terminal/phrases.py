@@ -17,7 +17,7 @@ _REASONS = {
     "other_filesystem": ("mount inside", "mounts inside"),
     "excluded": ("name by a pattern", "names by a pattern"),
     "permission_denied": ("without permission", None),
-    "not_permitted": ("whose residency the kernel does not tell", None),
+    "not_permitted": ("whose residency the kernel does not report", None),
     "dax": ("without a page cache (DAX)", None),
     "uncached": ("whose pages the kernel does not show", None),
     "not_a_file": ("no longer a file", None),

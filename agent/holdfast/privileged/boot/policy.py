@@ -144,8 +144,8 @@ def _below(policy: Policy, path: str, what: str) -> str:
     inner = PurePosixPath(path)
     if ".." in inner.parts or not inner.is_relative_to(policy.state_dir):
         raise Refused(
-            f"{what} is not below {policy.state_dir}, the state directory of {policy.told_by}. A "
-            "daemon that keeps its state elsewhere has to be told so there, not in its environment."
+            f"{what} is not below {policy.state_dir}, the state directory of {policy.told_by}. "
+            "If the daemon's is another one, set it there, not in the daemon's environment."
         )
     relative = str(inner.relative_to(policy.state_dir))
     if relative == ".":

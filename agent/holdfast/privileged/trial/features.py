@@ -53,7 +53,7 @@ _UNNAMED = ("0x", "ro_compat:")
 """How the descriptor begins the bits of features that were not known when it was made."""
 # Their kernels have many features of later releases.
 _BACKPORTS = re.compile(r"\.(el|fc|amzn)\d|-(default|azure:)")
-_LATER = "Stage the image (mode `staged`): then the kernel itself says."
+_LATER = "Stage the image (mode `staged`): then the kernel itself decides."
 
 
 def features_row(

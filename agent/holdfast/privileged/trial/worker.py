@@ -142,14 +142,14 @@ def _followed(running: _Running, seconds: float | None, silent_seconds: float) -
         chunk = os.read(running.output, 1 << 16)
         total += len(chunk)
         if not chunk or total > _MOST_OUTPUT:
-            why = "it said too much" if chunk else running.why()
+            why = "it printed too much" if chunk else running.why()
             return [_not_tried(f"The trial failed while it was at `{step}`: {why}.")]
         *lines, pending = (pending + chunk).split(b"\n")
         for line in lines:
             try:
                 message = _Line.model_validate(json.loads(line))
             except (ValidationError, ValueError):
-                return [_not_tried("The trial answered something that is not known here.")]
+                return [_not_tried("The trial returned something unknown.")]
             if message.rows is not None:
                 return message.rows
             step = message.step

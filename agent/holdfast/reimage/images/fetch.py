@@ -65,7 +65,7 @@ def fetch(
             partial.go_on(0, None)
     raise failed(
         Slug.BAD_RECORD,
-        f"What was fetched is not the image that its descriptor tells of, {_WHOLE_TRIES} times: "
+        f"What was fetched is not the image of its descriptor, {_WHOLE_TRIES} times: "
         f"{found.why()}.",
     )
 
@@ -100,7 +100,7 @@ def _take(pump: Pump, partial: Partial, content: Content, progress: Progress) ->
     if start.size is not None and start.size != content.size_bytes:
         raise SourceError(
             Slug.BAD_RECORD,
-            f"The file there has {start.size} bytes, and its descriptor tells of "
+            f"The file there has {start.size} bytes, and its descriptor states "
             f"{content.size_bytes}: it is another one.",
         )
     partial.go_on(start.offset, start.validator)
@@ -110,7 +110,7 @@ def _take(pump: Pump, partial: Partial, content: Content, progress: Progress) ->
             raise SourceError(
                 Slug.BAD_RECORD,
                 f"The file there has more than the {content.size_bytes} bytes that its descriptor "
-                "tells of: it is another one.",
+                "states: it is another one.",
             )
         partial.append(chunk)
         progress.advance(len(chunk))
@@ -129,5 +129,5 @@ def _check_space(directory: Path, needed: int) -> None:
         raise failed(
             Slug.NO_SPACE,
             f"The image needs {needed} bytes more in {directory}, {floor} have to stay free "
-            f"(`data.free_space_floor`), and {available} are free; make room and start it again.",
+            f"(`data.free_space_floor`), and {available} are free; free space and start it again.",
         )

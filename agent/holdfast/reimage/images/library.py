@@ -99,7 +99,7 @@ class ImageLibrary:
         if request.descriptor_sha256 is None and request.signature is None:
             raise RequestError(
                 Slug.INVALID_REQUEST,
-                f"Nothing says which descriptor to trust: give `descriptor_sha256`. {why}",
+                f"Nothing determines which descriptor to trust: set `descriptor_sha256`. {why}",
                 "descriptor_sha256",
             )
         raise RequestError(

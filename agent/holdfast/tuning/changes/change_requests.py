@@ -27,8 +27,8 @@ from holdfast.tuning.knobs import Knob
 from holdfast.tuning.problems import problem_of
 
 _CUT_SHORT = (
-    "A change of settings was cut short. It is finished or taken back at the next start, apply, "
-    "rollback or look for drift."
+    "A change of settings was cut short. It is finished or reverted at the next start, apply, "
+    "rollback or check for drift."
 )
 _RETRY_SECONDS = 60.0
 """How often to retry what could not be reverted, besides at each occasion."""
@@ -108,7 +108,7 @@ class ChangeRequests:
             )
         if report.left:
             failed = "; ".join(map(str, _failures(report.left)))
-            self._events.add("failed", f"not everything could be taken back: {failed}")
+            self._events.add("failed", f"not everything could be reverted: {failed}")
         if report.settled:
             names = [str(one.knob) for one in report.settled]
             self._events.add(
@@ -124,7 +124,7 @@ class ChangeRequests:
             raise OperationFailed(
                 Problem.of(
                     Slug.INTERRUPTED,
-                    "The daemon ended while settings were written; all of them were taken back. "
+                    "The daemon ended while settings were written; all of them were reverted. "
                     "Start it again.",
                 )
             )

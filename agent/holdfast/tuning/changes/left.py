@@ -39,6 +39,6 @@ def problem_of_left(left: Sequence[LeftSetting]) -> str | None:
     )
     more = f"; and {len(left) - _MOST_NAMED} more" if len(left) > _MOST_NAMED else ""
     return (
-        f"Not everything could be taken back: {named}{more}. It is tried again at each start, "
+        f"Not everything could be reverted: {named}{more}. It is retried at each start, "
         "apply, rollback and from time to time; other settings are not affected."
     )

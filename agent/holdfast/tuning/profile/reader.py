@@ -195,7 +195,7 @@ class _Reader:
     def _select(self, subsystem: str, path: Path, value: Any) -> dict[str, list[str] | bool]:
         known = SELECTORS[subsystem]
         if not isinstance(value, dict) or not value:
-            self._wrong(path, f"should say which devices are meant, by {', '.join(known)}")
+            self._wrong(path, f"should select devices, by {', '.join(known)}")
             return {}
         found: dict[str, list[str] | bool] = {}
         for key, wanted in value.items():

@@ -95,4 +95,4 @@ def summary_of(value: str) -> str:
 
 def foreign(error: ForeignFileError) -> str:
     """Return why a file is left alone, as a clause."""
-    return f"{error}, so it is not holdfast's own and is left as it is; move it away"
+    return f"{error}, so it is not holdfast's own and is left unchanged; move it away"

@@ -202,7 +202,7 @@ def _shown(one: ShownQdisc) -> str:
         if prefix:
             return f"{prefix}{one.kind}"
         raise UnknownQdiscError(
-            f"has a {one.kind} qdisc that somebody set up; holdfast could not bring it back"
+            f"has a {one.kind} qdisc that another program set up; holdfast cannot restore it"
         )
     return prefix + _text(one.kind, dict(_parameters(one)))
 
@@ -218,7 +218,7 @@ def _parameters(one: ShownQdisc) -> Iterator[tuple[str, str]]:
             if one.handle == "0:":
                 continue
             raise UnknownQdiscError(
-                f"has a {one.kind} qdisc with {name!r} set, which holdfast could not bring back"
+                f"has a {one.kind} qdisc with {name!r} set, which holdfast cannot restore"
             )
         if value is None or isinstance(value, bool):
             yield from _flag(name, value is not False)

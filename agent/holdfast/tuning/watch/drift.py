@@ -110,7 +110,7 @@ class Drift:
                 self._events.add(
                     "contested",
                     f"{one.knob} was written back {ENFORCE_LIMIT} times and changed again: "
-                    "somebody else sets it, so it is only reported for a while",
+                    "another program sets it, so it is only reported for a while",
                     profile=active.profile,
                     settings=[str(one.knob)],
                 )

@@ -67,7 +67,7 @@ class Hotplug:
             self._refused |= {(one.knob, one.identity) for one in fresh}
             self._tell(
                 "failed",
-                f"settings of a device that appeared were taken back: {error.failure}",
+                f"settings of a device that appeared were reverted: {error.failure}",
                 active,
                 [error.failure.knob],
             )

@@ -48,7 +48,7 @@ class Watcher:
             try:
                 what()
             except (OSError, ImportError) as error:
-                log.warning("settings are looked at every %g s only: %s", self._seconds, error)
+                log.warning("settings are checked every %g s only: %s", self._seconds, error)
         self._thread = threading.Thread(target=self._run, name="tuning-watch", daemon=True)
         self._thread.start()
 

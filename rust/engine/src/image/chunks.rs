@@ -166,7 +166,9 @@ impl<R: Read> Chunks<R> {
     fn expect_end(&mut self) -> Result<Option<(u64, usize)>> {
         match self.read(&mut [0])? {
             0 => Ok(None),
-            _ => Err(self.damaged(format!("it goes on after {} bytes of the image", self.offset))),
+            _ => {
+                Err(self.damaged(format!("it continues after {} bytes of the image", self.offset)))
+            }
         }
     }
 

@@ -135,7 +135,7 @@ fn sectors(image: &Facts, path: &str, unit: u64) -> Option<String> {
              bytes: its partitions would not be found. Build it for sectors of {unit} bytes."
         )),
         None if unit != SECTORS[0] => Some(format!(
-            "{path} has sectors of {unit} bytes, and the descriptor of {} does not say for which \
+            "{path} has sectors of {unit} bytes, and the descriptor of {} does not state for which \
              sectors its partition table is; describe an image that was built for sectors of {unit} \
              bytes.",
             image.name
@@ -219,7 +219,7 @@ pub fn carried_root(image: &Facts) -> Result<u32, String> {
 fn unplaced(root: &Root) -> String {
     root.volume_problem.as_ref().map_or_else(
         || {
-            "and its descriptor does not say where on the disk that is; describe the image again"
+            "and its descriptor does not state where on the disk that is; describe the image again"
                 .to_owned()
         },
         |why| {
@@ -254,7 +254,7 @@ pub fn wishes(image: &Facts, wishes: Wishes) -> Vec<String> {
     if let Some(free) = free.filter(|free| *free < CARRIED && !wishes.grow_root) {
         reasons.push(format!(
             "The root of {} has {free} bytes free, and identity takes up to {CARRIED}: use \
-             `grow_root` (`--grow-root`), or build the image with more room.",
+             `grow_root` (`--grow-root`), or build the image with more free space.",
             image.name
         ));
     }

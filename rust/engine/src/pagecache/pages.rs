@@ -249,7 +249,7 @@ impl Encoded {
     /// # Errors
     /// What is wrong with it.
     pub fn decode(&self, limit: u64) -> Result<PageSet, &'static str> {
-        const BEYOND: &str = "it tells of pages beyond a file's end";
+        const BEYOND: &str = "it has pages beyond a file's end";
         let mut runs = Vec::new();
         let (pairs, rest) = self.runs.as_chunks::<2>();
         let mut at = 0_u64;
@@ -283,7 +283,7 @@ impl Encoded {
         }
         runs.sort_unstable_by_key(|run| run.start);
         if runs.windows(2).any(|pair| pair[0].end() > pair[1].start) {
-            return Err("it tells of a page twice");
+            return Err("it lists a page twice");
         }
         Ok(runs.into_iter().collect())
     }

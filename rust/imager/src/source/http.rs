@@ -250,7 +250,7 @@ pub fn read_answer(
                 begins.saturating_add(length)
             )));
         }
-        _ => return Err(lasting(format!("{host} does not tell the file's size"))),
+        _ => return Err(lasting(format!("{host} does not report the file's size"))),
     };
     Ok(Answer::Body(Body { stream, left, skip: offset - begins }))
 }

@@ -57,7 +57,7 @@ pub fn render(status: &Status) -> String {
     family(
         "holdfast_reimage_retries_total",
         "counter",
-        "Tries of the imager that were in vain.",
+        "Tries of the imager that failed.",
         &one("", status.retries()),
     );
     family("holdfast_operation_running", "gauge", "Operations that run now.", &one(reimage, 1));

@@ -191,7 +191,7 @@ fn respond(
         format!("{}\n", serde_json::to_string_pretty(&value).unwrap_or_default())
     };
     if !matches!(request.method, Some("GET")) {
-        let detail = "The imager only tells how far it is; use GET.";
+        let detail = "The imager only reports its progress; use GET.";
         return Response { more: "Allow: GET\r\n", ..problem("405 Method Not Allowed", detail) };
     }
     if path == "/healthz" {

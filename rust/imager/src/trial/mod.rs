@@ -161,7 +161,7 @@ fn attempt(request: &Request, image: &Descriptor, rows: &mut Rows) {
                 "copy",
                 Outcome::NotTried,
                 format!("The image cannot be unpacked for the trial: {why}."),
-                "Make room on the data volume, and ask for the plan again.",
+                "Free space on the data volume, and ask for the plan again.",
             );
             return;
         }
@@ -170,7 +170,7 @@ fn attempt(request: &Request, image: &Descriptor, rows: &mut Rows) {
             return;
         }
     };
-    rows.add("copy", Outcome::Passed, "The staged image is what its descriptor says.");
+    rows.add("copy", Outcome::Passed, "The staged image matches its descriptor.");
     let at = match mount_point() {
         Ok(at) => at,
         Err(fault) => {

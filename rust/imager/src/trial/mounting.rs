@@ -56,7 +56,7 @@ pub fn attempt(
         let said = if said.is_empty() {
             String::new()
         } else {
-            format!(" The kernel says: {}.", said.join("; "))
+            format!(" The kernel logged: {}.", said.join("; "))
         };
         let why = if error.raw_os_error() == Some(libc::ENODEV) {
             format!("This kernel has no file system {kind}.{said}")

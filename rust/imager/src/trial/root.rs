@@ -233,7 +233,7 @@ impl RootTrial<'_> {
                     "grow",
                     Outcome::Warning,
                     format!("The root would not be extended: {fault}."),
-                    "Leave out `grow_root`, or build the image with more room.",
+                    "Leave out `grow_root`, or build the image with more free space.",
                 ),
             }
         }
@@ -317,7 +317,7 @@ impl RootTrial<'_> {
         }
         let cloud = match (&report.cloud_init, cloud_init::is_in(root)) {
             (Some(file), _) => {
-                format!("cloud-init is told by {} to keep what was carried over.", file.path)
+                format!("{} makes cloud-init keep what was carried over.", file.path)
             }
             (None, true) => "cloud-init is in the image and needs no settings.".to_owned(),
             (None, false) => "There is no cloud-init in the image.".to_owned(),
@@ -379,7 +379,7 @@ fn space(top: &Path, rows: &mut Rows) {
 }
 
 fn room() -> &'static str {
-    "Use `grow_root` (`--grow-root`), or build the image with more room."
+    "Use `grow_root` (`--grow-root`), or build the image with more free space."
 }
 
 /// Whether what was put in place is there after the copy was unmounted.

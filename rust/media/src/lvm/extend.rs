@@ -49,7 +49,7 @@ pub fn extend(partition: &dyn ReadAt, size: u64, name: &str) -> Result<Extended,
         edited(&found.text, &layout.uuid, size, name, end).ok_or_else(damaged)??;
 
     let place = place_of(ring, offset..offset.saturating_add(length), text.len() as u64)
-        .ok_or("its metadata has no room")?;
+        .ok_or("its metadata has no free space")?;
     header[LOCATION..LOCATION + 8].copy_from_slice(&place.to_le_bytes());
     header[LOCATION + 8..LOCATION + 16].copy_from_slice(&(text.len() as u64).to_le_bytes());
     header[LOCATION + 16..LOCATION + 20].copy_from_slice(&checksum(text.as_bytes()).to_le_bytes());

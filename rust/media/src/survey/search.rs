@@ -102,7 +102,7 @@ impl<'a> Search<'a> {
         if several.len() > 1 {
             let list: Vec<_> = several.iter().map(shown).collect();
             let note = format!(
-                "Several partitions have a system, and nothing says which is booted: {}. Say which \
+                "Several partitions have a system, and nothing shows which is booted: {}. Choose one \
                  with --root-partition.",
                 list.join(", ")
             );

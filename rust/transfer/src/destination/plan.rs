@@ -271,7 +271,7 @@ impl<'a> Planner<'a> {
     /// Return the plan when the listing is complete.
     pub fn finish(mut self, count: u64) -> std::result::Result<Plan, &'static str> {
         if self.count != count.saturating_add(1) {
-            return Err("its listing has another length than it says");
+            return Err("its listing has another length than it declares");
         }
         self.plan.gone.extend(self.made.map(Into::into));
         Ok(self.plan)

@@ -43,7 +43,7 @@ TokensFile = Annotated[
         show_default="as configured",
     ),
 ]
-Name = Annotated[str, typer.Argument(help="A name that says who or what has it.")]
+Name = Annotated[str, typer.Argument(help="A name of the user or program that has it.")]
 
 
 @command(

@@ -153,7 +153,7 @@ def inspect(
 def verify(
     session: Session,
     *,
-    file: Annotated[Path, typer.Argument(help="The image, raw or as it is delivered.")],
+    file: Annotated[Path, typer.Argument(help="The image, raw or packed.")],
     descriptor: Annotated[Path, typer.Argument(help="Its descriptor.")],
     sha256: Annotated[
         str | None, typer.Option(help="What the descriptor's own SHA-256 must be.")

@@ -192,7 +192,7 @@ def load(
         typer.Option(parser=size_of, metavar="SIZE", help="Read at most this much a second."),
     ] = None,
     report: Annotated[
-        Report, typer.Option(help="Files that --json tells of one by one.")
+        Report, typer.Option(help="Files that --json lists one by one.")
     ] = Report.INCOMPLETE,
     until: Annotated[
         float | None,
@@ -220,7 +220,7 @@ def load(
     enough = None
     if until is not None or deadline is not None:
         if not wait:
-            raise UsageError("--until and --deadline say how long to wait, so not with --no-wait")
+            raise UsageError("--until and --deadline bound the wait, so not with --no-wait")
         enough = Enough(
             until,
             deadline,
@@ -261,7 +261,7 @@ def evict(
     *,
     paths: Annotated[
         list[Path],
-        typer.Argument(readable=False, help="Files, directories or roots; all must lie in a root."),
+        typer.Argument(readable=False, help="Files, directories or roots; all must be in a root."),
     ],
     sync: Annotated[
         bool, typer.Option("--sync", help="Write dirty pages out first, so that they can go too.")

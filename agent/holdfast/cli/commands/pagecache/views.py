@@ -34,7 +34,7 @@ def show_state(out: Output, answer: Any) -> None:
             out.line()
         _show_report(out, report)
     for root in state.unavailable:
-        out.line(f"{units.printable(root.root)}: cannot be looked at: {root.detail}")
+        out.line(f"{units.printable(root.root)}: cannot be inspected: {root.detail}")
 
 
 def _show_report(out: Output, report: ResidencyReport) -> None:
@@ -96,7 +96,7 @@ def show_dumped(out: Output, operation: Mapping[str, Any]) -> None:
     took = took_of(operation)
     out.line(
         f"dumped {units.size(result.bytes)} resident in {units.counted(result.files, 'file')}, "
-        f"of {units.count(result.files_scanned)} looked at{took}"
+        f"of {units.count(result.files_scanned)} inspected{took}"
     )
     out.line(f"dump {result.dump}, {units.size(result.record_bytes)} on disk")
     _show_skipped(out, result)
@@ -105,7 +105,7 @@ def show_dumped(out: Output, operation: Mapping[str, Any]) -> None:
             "each file was probed the slow way, with mincore: this kernel has no cachestat (Linux "
             "6.5), or a root is on a file system where cachestat does not see the pages"
         )
-    out.hint(f"to bring it back: holdfast pagecache load {result.dump}")
+    out.hint(f"to load it: holdfast pagecache load {result.dump}")
 
 
 def show_loaded(out: Output, operation: Mapping[str, Any]) -> None:

@@ -88,7 +88,7 @@ def _show_left(out: Output, left: Sequence[LeftSetting]) -> None:
     for one in left:
         what = " ".join(part for part in (one.target, one.name) if part)
         out.line(
-            units.printable(f"NOT taken back: {what} should be {one.before}: it {one.reason}"),
+            units.printable(f"NOT reverted: {what} should be {one.before}: it {one.reason}"),
             "bold red",
         )
 
@@ -135,7 +135,7 @@ def show_state(out: Output, state: TuningState) -> None:
                     units.printable(one.desired),
                     "-" if one.observed is None else units.printable(one.observed),
                     units.age(one.since),
-                    "contested: somebody keeps changing it" if one.contested else one.note or "",
+                    "contested: another program sets it" if one.contested else one.note or "",
                 )
                 for one in state.drifted
             ],

@@ -102,7 +102,7 @@ class BootNext:
         if self._esp is None:
             return (
                 "No EFI system partition on the disk of the root is mounted at /efi, /boot/efi or "
-                "/boot, so the firmware cannot be told to boot the imager."
+                "/boot, so the firmware cannot boot the imager."
             )
         return None
 
@@ -122,7 +122,7 @@ class BootNext:
         except FileNotFoundError:
             return found  # reported where the kernel is searched for
         except OSError as error:
-            found.unknown.append(f"{error.filename} cannot be looked at: {error.strerror}.")
+            found.unknown.append(f"{error.filename} cannot be inspected: {error.strerror}.")
             return found
         if stub is None:
             found.refusals.append(
@@ -141,7 +141,7 @@ class BootNext:
             )
         if self._variables.read(_NEXT, GLOBAL) is not None:
             found.refusals.append(
-                "The firmware is told already what to boot next; reboot, or take that back by "
+                "The firmware has a next boot set already; reboot, or clear it with "
                 "`efibootmgr --delete-bootnext`."
             )
         if self._ours():

@@ -93,7 +93,7 @@ class Grub:
         """Return the text of the entry. Raises `Refused`."""
         held = superblock_of(self._machine, self._storage.place.partition.name)
         if held is None or held.uuid is None:
-            raise Refused(f"{self._storage.place.partition.path}, with /boot, tells no UUID.")
+            raise Refused(f"{self._storage.place.partition.path}, with /boot, has no UUID.")
         try:
             kernel_line(words)  # what GRUB makes of it
             quoted = " ".join(grub_quoted(word) for word in words)

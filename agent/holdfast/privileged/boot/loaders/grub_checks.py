@@ -45,8 +45,8 @@ def unfit_place(storage: Storage, directory: str) -> str | None:
     if storage.kind in _FILE_SYSTEMS:
         return None
     return (
-        f"{directory} lies on {storage.kind}, where GRUB cannot take the one-time choice "
-        "back by itself; it can on ext2, ext3, ext4 and xfs."
+        f"{directory} lies on {storage.kind}, where GRUB cannot clear the one-time choice by "
+        "itself; it can on ext2, ext3, ext4 and xfs."
     )
 
 
@@ -105,7 +105,7 @@ class _Checks:
         words = (read_text(self._machine.proc / "cmdline") or "").split()
         if not any(word.startswith("BOOT_IMAGE=") for word in words):
             self._refuse(
-                "This system was not booted by GRUB: its kernel was not told BOOT_IMAGE. Boot it "
+                "This system was not booted by GRUB: its kernel got no BOOT_IMAGE. Boot it "
                 "through GRUB first."
             )
         try:
@@ -174,13 +174,13 @@ class _Checks:
             self._refuse(f"{shown} is still armed by an earlier arming; disarm first.")
         elif following:
             self._refuse(
-                f"{shown} has a next_entry of somebody else's, "
+                f"{shown} has a next_entry of another program, "
                 f"{following.decode(errors='replace')!r}; reboot or unset it first."
             )
         if found.get(_ELSEWHERE):
             self._refuse(
                 f"{shown} has env_block set: GRUB writes its variables elsewhere, and would not "
-                "take the one-time choice back here."
+                "clear the one-time choice here."
             )
         if found.get(_COUNTER):
             self._refuse(

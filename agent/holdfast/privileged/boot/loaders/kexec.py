@@ -55,7 +55,7 @@ class Kexec:
             found.refusals.append("kexec is turned off until the next boot (kexec_load_disabled).")
         if self._loaded and not self._machine.path(PAYLOAD).exists():
             found.refusals.append(
-                "A kernel of somebody else's is loaded already; `kexec --unload` takes it out."
+                "A kernel of another program is loaded already; `kexec --unload` removes it."
             )
         if EfiVariables(self._machine).secure_boot:
             found.refusals.append("Secure Boot is on, under which kexec is not used.")

@@ -54,7 +54,7 @@ def _no_grub(machine: MachineFiles) -> str:
     if machine.path("/boot/grub/menu.lst").exists():
         return (
             "This machine boots by /boot/grub/menu.lst, as GRUB 0.97 and the pv-grub of Xen do, "
-            "which cannot be told to boot something once; replace the root volume from outside "
+            "which cannot boot an entry once; replace the root volume from outside "
             "instead."
         )
     return "There is no GRUB 2 here: neither /boot/grub/grub.cfg nor /boot/grub2/grub.cfg."

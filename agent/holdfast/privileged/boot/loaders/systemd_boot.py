@@ -75,10 +75,10 @@ class SystemdBoot:
                 found.refusals.append(reason)
             self._examine_entries(found, self._esp)
         except OSError as error:
-            found.unknown.append(f"{error.filename} cannot be looked at: {error.strerror}.")
+            found.unknown.append(f"{error.filename} cannot be inspected: {error.strerror}.")
         if self._variables.read(_ONE_SHOT, LOADER) is not None:
             found.refusals.append(
-                "systemd-boot is told already what to boot next; reboot, or take that back by "
+                "systemd-boot has a next boot set already; reboot, or clear it with "
                 '`bootctl set-oneshot ""`.'
             )
         timeouts = [

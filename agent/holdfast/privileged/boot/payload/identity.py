@@ -78,7 +78,7 @@ def _collect_item(
     try:
         directory = _open_directory(machine, place)
     except OSError as error:
-        item.problems.append(f"{place} cannot be looked at: {error.strerror}.")
+        item.problems.append(f"{place} cannot be inspected: {error.strerror}.")
         return
     try:
         whole = patterns == ("*",)
@@ -138,7 +138,7 @@ def _walk(
             try:
                 inner = os.open(name, _DIRECTORY, dir_fd=directory)
             except OSError as error:
-                item.problems.append(f"{path} cannot be looked at: {error.strerror}.")
+                item.problems.append(f"{path} cannot be inspected: {error.strerror}.")
                 continue
             try:
                 yield from _walk(inner, path, item, deep=True)

@@ -38,7 +38,7 @@ def find_source(machine: MachineFiles, source: ImageSource) -> Source:
         # It need not be there yet: then it is to be staged where its nearest directory is.
         real = Path(machine.inside(machine.path(source.path).resolve()))
     except (OSError, RuntimeError, ValueError) as error:
-        raise Refused(f"The staged image {source.path} cannot be looked at: {error}.") from None
+        raise Refused(f"The staged image {source.path} cannot be inspected: {error}.") from None
     mount = mount_of(real, machine.mounts())
     devices = [] if mount is None else devices_below(mount, machine.sysfs(udev=False))
     if mount is None or not devices:
@@ -58,7 +58,7 @@ def find_source(machine: MachineFiles, source: ImageSource) -> Source:
             )
     held = superblock_of(machine, top.name)
     if held is None or held.uuid is None:
-        raise Refused(f"{top.path}, on which the staged image lies, tells no UUID.")
+        raise Refused(f"{top.path}, which holds the staged image, has no UUID.")
     inner = Path(mount.root) / real.relative_to(mount.point)
     modules = [file_system_module(mount.file_system)]
     if array is not None:

@@ -131,9 +131,7 @@ class Snapshot:
                         f"Block {block.index} of {self._name} has {len(data)} bytes.",
                     )
                 return data
-        raise SourceTroubleError(
-            f"Block {block.index} of {self._name} does not arrive as its SHA-256 says."
-        )
+        raise SourceTroubleError(f"Block {block.index} of {self._name} does not match its SHA-256.")
 
 
 def _cut(start: int, content: bytes | int, offset: int) -> Iterator[tuple[int, bytes | int]]:

@@ -122,7 +122,7 @@ class OpenedHttp:
         if packed != "identity":
             raise SourceError(
                 Slug.UNAVAILABLE,
-                f"{shown(self._url)} comes packed as {packed!r}, and was asked for as it is.",
+                f"{shown(self._url)} comes packed as {packed!r}, and was requested unpacked.",
             )
         self.validator = _validator(response)
         self.offset, self.size = 0, _number(response.headers.get("Content-Length"))

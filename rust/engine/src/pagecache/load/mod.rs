@@ -136,7 +136,7 @@ pub fn load(request: &Request, progress: &Progress) -> Result<Outcome> {
         return Err(Error::record(
             &request.record,
             format!(
-                "it tells of pages of {record_page_size} bytes and this machine has pages of {}; \
+                "it has pages of {record_page_size} bytes and this machine has pages of {}; \
                  load it with the policy `any` to convert it",
                 page_size()
             ),
