@@ -22,7 +22,7 @@ const ATTR_DAX: u64 = 0x0020_0000;
 /// `STATX_ATTR_MOUNT_ROOT`, Linux 5.8: the top of a mount.
 const ATTR_MOUNT_ROOT: u64 = 0x2000;
 
-/// `STATX_ATTR_AUTOMOUNT`: something is mounted here once somebody looks.
+/// `STATX_ATTR_AUTOMOUNT`: something is mounted here on access.
 const ATTR_AUTOMOUNT: u64 = 0x1000;
 
 /// `STATX_DIOALIGN`, Linux 6.1 (`include/uapi/linux/stat.h`).
@@ -77,7 +77,7 @@ pub struct OpenFile {
 pub struct Refusal {
     /// The reason.
     pub reason: Reason,
-    /// The system's words, where the reason does not say it all.
+    /// The system's message, where the reason does not contain it.
     pub detail: Option<String>,
 }
 
@@ -187,8 +187,8 @@ impl Root {
         self.fd.as_fd()
     }
 
-    /// Whether something else is mounted at a name in one of its directories, or would be for
-    /// somebody who looks; `stat` is that of the name, made with [`NAME`].
+    /// Whether something else is mounted at a name in one of its directories, or would be on
+    /// access; `stat` is that of the name, made with [`NAME`].
     pub fn is_elsewhere(&self, directory: impl AsFd, name: &CStr, stat: &Statx) -> bool {
         let attributes = stat.stx_attributes.bits();
         if self.across {
@@ -200,7 +200,7 @@ impl Root {
         }
         match (self.mount, mount_of(stat)) {
             (Some(root), Some(here)) => root != here,
-            // Before Linux 5.8 only an open tells.
+            // Before Linux 5.8 only an open shows it.
             _ => {
                 let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 openat2(directory, name, flags, Mode::empty(), ResolveFlags::NO_XDEV)
@@ -319,7 +319,7 @@ fn look_up(
     }
 }
 
-/// Repeat an opening with `O_NONBLOCK` while a lease stands in its way (`EWOULDBLOCK`, open(2)).
+/// Repeat an opening with `O_NONBLOCK` while a lease is in its way (`EWOULDBLOCK`, open(2)).
 fn wait_for_lease(
     progress: &Progress,
     open: impl Fn() -> rustix::io::Result<OwnedFd>,
@@ -371,7 +371,7 @@ pub fn stat(fd: impl AsFd) -> rustix::io::Result<Statx> {
     statx(fd, c"", AtFlags::EMPTY_PATH, STATE | DIOALIGN)
 }
 
-/// The device and inode number of a file, by which it is told from others where these are stable.
+/// The device and inode number of a file, which identify it where they are stable.
 pub fn identity(stat: &Statx) -> (u64, u64) {
     (device(stat), stat.stx_ino)
 }

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 pub enum Pages {
     /// They cannot be dropped and read back, or are kept elsewhere than in the page cache.
     Pinned,
-    /// cachestat(2) and mincore(2) agree: the inode that is opened is the one that has the pages.
+    /// cachestat(2) and mincore(2) agree: the inode that is opened is that which has the pages.
     Counted,
     /// Only mincore(2) may see them, and only where that is shown: file systems in layers map a file
     /// of another file system (overlayfs, FUSE with passthrough), and cachestat(2) counts the pages

@@ -1,4 +1,5 @@
-//! Any text as the descriptor of an image: refused, or it holds together and is written as it is read.
+//! Any text as the descriptor of an image: refused, or it is consistent and is written back
+//! unchanged.
 #![no_main]
 
 use std::path::Path;

@@ -12,10 +12,10 @@ const TEXT: usize = 4096;
 /// The size of an outcome record, in bytes.
 pub const OUTCOME_BYTES: u64 = 16384;
 
-/// Everything the imager is told. Members it does not know are ignored.
+/// Everything the imager receives. Members it does not know are ignored.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Job {
-    /// Tells this arming from all others; not a secret, since the kernel's command line has it.
+    /// Identifies this arming; not a secret, since the kernel's command line has it.
     pub nonce: String,
     /// Proves to the new system's daemon that a marker is of this arming.
     #[serde(default)]
@@ -34,10 +34,10 @@ pub struct Job {
     /// How to get a network, if at all.
     #[serde(default)]
     pub network: Option<Network>,
-    /// Where to tell the status, if at all.
+    /// Where to report the status, if at all.
     #[serde(default)]
     pub status: Option<Listen>,
-    /// Where the outcome record lies on the target.
+    /// Where the outcome record is on the target.
     pub outcome: Place,
     /// Disks that are never written to.
     #[serde(default)]
@@ -89,11 +89,11 @@ pub struct SavePrevious {
     pub uuid: String,
     /// The array it is on, if it is on one.
     pub array: Option<Array>,
-    /// Relative to the file system's root. What it lies in is there, and it is not.
+    /// Relative to the file system's root. Its parent is there, and it is not.
     pub directory: String,
 }
 
-/// What tells the target from every other disk.
+/// What identifies the target among all disks.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Pin {
     /// Its serial number, if it has one.
@@ -144,7 +144,7 @@ pub enum Source {
 pub struct Array {
     /// As mdadm prints it.
     pub uuid: String,
-    /// `raid0` and so on; for people, the superblocks tell.
+    /// `raid0` and so on; for people, as the superblocks have it.
     pub level: String,
     /// How many members it has.
     pub devices: u32,
@@ -163,7 +163,7 @@ pub struct Network {
     pub fixed: Option<Static>,
 }
 
-/// What tells an interface from others: its hardware address, or else its name.
+/// What identifies an interface: its hardware address, or else its name.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Interface {
     /// The hardware address.
@@ -188,7 +188,7 @@ pub struct Static {
     pub mtu: Option<u32>,
 }
 
-/// Where and how to tell the status.
+/// Where and how to report the status.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Listen {
     /// Address and port.
@@ -228,7 +228,7 @@ pub struct DataDisk {
 }
 
 impl Job {
-    /// Read a job, and check all in it that can be checked by looking at it.
+    /// Read a job, and check all in it that can be checked without the machine.
     ///
     /// # Errors
     /// A sentence about what is wrong.

@@ -1,5 +1,5 @@
-//! A partition that is no more than a range of a disk: the kernel learns of it by itself, while the disk
-//! has no table that says so.
+//! A partition that is no more than a range of a disk: the kernel learns of it by itself, while the
+//! disk has no table with it.
 
 use std::fs;
 use std::io;

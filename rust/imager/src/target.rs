@@ -1,4 +1,4 @@
-//! Which disk is written to: the one that was pinned when the machine was armed, and no other.
+//! Which disk is written to: that which was pinned when the machine was armed, and no other.
 
 use std::time::{Duration, Instant};
 
@@ -90,7 +90,7 @@ fn choose(pin: &Pin, candidates: &[&Device], disks: &[Device]) -> Result<Device>
     }
 }
 
-/// Whether all that sysfs tells of a disk is as it was pinned.
+/// Whether all that sysfs reports of a disk is as pinned.
 fn pinned(pin: &Pin, device: &Device) -> bool {
     let by_wwid = pin.wwid.is_some() && pin.wwid == device.wwid;
     let serial = match &pin.serial {

@@ -12,7 +12,7 @@ use crate::{Fault, Result};
 /// returns.
 ///
 /// # Errors
-/// The disk's, or a clause about why the physical volume is left as it is.
+/// The disk's, or a clause on why the physical volume is left unchanged.
 pub fn extend(disk: &Disk, start: u64, bytes: u64, name: &str) -> Result<Extended> {
     let partition = Aligned { disk, start, length: bytes };
     let extended = lvm::extend(&partition, bytes, name).map_err(Fault)?;
@@ -28,7 +28,7 @@ pub fn extend(disk: &Disk, start: u64, bytes: u64, name: &str) -> Result<Extende
     Ok(extended)
 }
 
-/// A sentence about what became of a physical volume that was to be extended.
+/// A sentence on the outcome for a physical volume that was to be extended.
 pub fn note(name: &str, done: &Result<Extended>) -> String {
     match done {
         Ok(Extended { volume_bytes: Some(bytes), .. }) => {

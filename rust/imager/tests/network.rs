@@ -232,7 +232,7 @@ struct Images {
     asked: Arc<Mutex<Vec<String>>>,
 }
 
-/// Each request is answered in the next manner; the last one stays.
+/// Each request is served in the next manner; the last one stays.
 fn images(content: &[u8], manners: &[Manner], tls: Option<Arc<rustls::ServerConfig>>) -> Images {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

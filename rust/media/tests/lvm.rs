@@ -199,7 +199,7 @@ fn the_group_grows_with_its_partition_and_so_does_the_last_volume() {
     let logical = volume("swap", NORMAL, &[linear(0, 4, "pv0", 0)])
         + &volume("root", NORMAL, &[linear(0, 8, "pv0", 4)]);
     let text = text(1, 31, &logical);
-    // Wherever in the ring the text is, the new one has room, and the old one stays whole until then.
+    // Wherever in the ring the text is, the new one fits, and the old one stays whole until then.
     for place in [512, 4096, AREA_BYTES - 600, AREA_BYTES - 2048, AREA_BYTES - text.len() as u64] {
         let disk = physical(IDS[0], 32 * MIB, &text, place);
         let (grown, bytes) = extended(&disk, 64 * MIB, "rl/root").unwrap();

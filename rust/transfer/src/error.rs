@@ -33,7 +33,7 @@ pub enum Error {
         /// How.
         reason: String,
     },
-    /// A byte arrived that differs from the one that was sent. Another attempt may succeed.
+    /// A byte arrived that differs from what was sent. Another attempt may succeed.
     #[error("{path}: {length} bytes at {offset} differ from what the source sent")]
     Damaged {
         /// The file.

@@ -9,7 +9,7 @@ const LARGEST: u64 = 64 << 20;
 /// Before a frame: its length and the digest of what follows, little endian.
 const HEAD: usize = 16;
 
-/// Return a frame as it is appended.
+/// Return a frame in the form in which it is appended.
 pub fn frame(body: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(HEAD + body.len());
     frame.extend((body.len() as u64).to_le_bytes());

@@ -1,4 +1,4 @@
-//! What the two ends say to each other. Every parser here reads what a stranger wrote.
+//! The messages between the two ends. Every parser here reads what a stranger wrote.
 //!
 //! A frame is its kind (one byte), the length of its body (four bytes, little endian) and the body,
 //! at most [`LIMIT`] bytes. Bodies are a message, a block of one file, or a pack of small files.
@@ -213,7 +213,7 @@ pub struct Reread {
     pub chunks: Vec<u32>,
 }
 
-/// What became of a chunk that the source read again.
+/// The outcome of a chunk that the source read again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// It is what the manifest has; its blocks follow.
@@ -355,7 +355,7 @@ pub enum Reply {
     Spent(Spent),
     /// Names of the owners in the listing that follows.
     Names(Names),
-    /// Files of the source are open for writing: the sentence that says which.
+    /// Files of the source are open for writing: a sentence with their names.
     Writers(String),
     /// A part of a record.
     Part(Vec<u8>),
@@ -367,7 +367,7 @@ pub enum Reply {
     Proven(Vec<Proven>),
     /// The end of the manifest: files, and files that it does not have.
     Proofs(u64, u64),
-    /// What became of the next chunk that was asked for.
+    /// The outcome of the next chunk that was asked for.
     Reread(Verdict),
     /// The source is not what it was when it was listed.
     Moved {
@@ -418,7 +418,7 @@ impl BlockHead {
     }
 }
 
-/// A small file in a pack; its bytes follow those of the one before.
+/// A small file in a pack; its bytes follow those of its predecessor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Small {
     /// Its end.

@@ -36,7 +36,7 @@ pub struct Report {
     pub refused_as_partition: Option<String>,
 }
 
-/// Look at the device at `path`.
+/// Inspect the device at `path`.
 ///
 /// # Errors
 /// [`Error::Io`], for want of rights as well.

@@ -252,7 +252,7 @@ fn described(path: Vec<u8>, stat: &Statx) -> Entry {
     entry
 }
 
-/// Take over what the system says of a file now.
+/// Take over the present metadata of a file.
 pub fn describe(entry: &mut Entry, stat: &Statx) {
     entry.identity = identity_of(stat);
     entry.mode = u32::from(stat.stx_mode) & 0o7777;
@@ -275,7 +275,7 @@ pub fn identity_of(stat: &Statx) -> Identity {
     }
 }
 
-/// Note that something could not be looked at.
+/// Note that something could not be read.
 fn fail(entry: &mut Entry, errno: Errno) {
     if matches!(errno, Errno::NOENT | Errno::NOTDIR) {
         entry.status = Status::Vanished;

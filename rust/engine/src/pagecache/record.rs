@@ -76,7 +76,7 @@ pub struct Entry {
     pub path: Vec<u8>,
     /// Index of its root in the header.
     pub root: usize,
-    /// Whether another line tells of the same file.
+    /// Whether another line describes the same file.
     pub more: bool,
     /// Its size in bytes when it was dumped.
     pub size: u64,
@@ -142,7 +142,7 @@ impl Dump {
         Ok(Some(entry))
     }
 
-    /// The trailer, after [`Dump::next`] answered `None`.
+    /// The trailer, after [`Dump::next`] returned `None`.
     pub fn trailer(&self) -> Option<&Trailer> {
         self.entries.trailer()
     }
@@ -180,7 +180,7 @@ impl Dump {
     }
 }
 
-/// What a whole dump tells, after all of it was checked.
+/// The summary of a whole dump, after all of it was checked.
 #[derive(Debug, Clone, Serialize)]
 pub struct Inspection {
     /// Its header.

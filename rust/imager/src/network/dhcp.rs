@@ -23,7 +23,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(8);
 /// Ask until a server answers or the time is over.
 ///
 /// # Errors
-/// If nobody answered, or the system refuses.
+/// If no server replied, or the system refuses.
 pub fn acquire(interface: &Interface, host_name: &str, patience: Duration) -> Result<Reply> {
     converse(interface, host_name, None, patience)
 }
@@ -31,7 +31,7 @@ pub fn acquire(interface: &Interface, host_name: &str, patience: Duration) -> Re
 /// Ask for more time with an address.
 ///
 /// # Errors
-/// If nobody answered, or the answer is no.
+/// If no server replied, or the reply is a refusal.
 pub fn renew(
     interface: &Interface,
     host_name: &str,

@@ -125,7 +125,7 @@ const STEP: usize = 4;
 const PAYS: f64 = 1.05;
 
 impl Growth {
-    /// Grow to at most so many connections.
+    /// Grow to at most this many connections.
     pub fn new(most: usize) -> Self {
         Self { most, before: None, settled: false }
     }

@@ -29,7 +29,7 @@ const ROUNDS: usize = 3;
 const BATCH: usize = 256 << 10;
 /// Files that are named in a result.
 const NAMED: usize = 1000;
-/// How long nothing may move on a data connection; the source says that it is alive.
+/// How long nothing may move on a data connection; the source reports that it is alive.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the passes of one call share.
@@ -342,7 +342,7 @@ impl Fetching<'_> {
         let sent = round.received.load(Ordering::Relaxed);
         pass.sent_bytes += sent;
         flushed?;
-        // A connection that was given up because another one failed says less.
+        // The error of a connection given up because another one failed is less specific.
         let mut errors: Vec<Error> = received.into_iter().filter_map(Result::err).collect();
         errors.sort_by_key(|error| match error {
             Error::Engine(holdfast_engine::Error::Cancelled) => 2,

@@ -221,7 +221,7 @@ impl<'a> Round<'a> {
             Reply::End(mut end) => {
                 self.owners.map(&mut end.metadata);
                 let want = end.want;
-                // The metadata says nothing of holes; by now it is known whether there are any.
+                // The metadata does not list holes; by now it is known whether there are any.
                 let Some(target) = self.target(channel, want, true)? else { return Ok(false) };
                 if end.stamp.size != target.size {
                     return Err(channel.broken("a file has another size at its end"));

@@ -128,7 +128,7 @@ impl Server {
         self.address
     }
 
-    /// Add an offer, or replace the one with its id.
+    /// Add an offer, or replace that with its id.
     ///
     /// # Errors
     /// [`Error::Engine`] for malformed ids, keys or patterns.

@@ -1,11 +1,11 @@
-//! Fairness between destinations: while several fetch at a time, each sends on as many connections as
-//! the one with the fewest, so that none gets more of the wire by opening more of them.
+//! Fairness between destinations: while several fetch at a time, each sends on as many connections
+//! as that with the fewest, so that none gets more of the wire by opening more of them.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long one wait is, between two looks at what the others do.
+/// How long one wait is, between two checks of what the others do.
 const TICK: Duration = Duration::from_millis(50);
 
 /// The turns of one destination's connections.

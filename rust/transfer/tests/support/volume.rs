@@ -14,8 +14,8 @@ pub struct Volume {
 }
 
 impl Volume {
-    /// Make one of so many MiB in a directory; `None`, with the reason on stderr, where that is not
-    /// to be had.
+    /// Make one of that many MiB in a directory; `None`, with the reason on stderr, where that is
+    /// not to be had.
     pub fn new(directory: &Path, name: &str, filesystem: &str, mib: u64) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: only root mounts");

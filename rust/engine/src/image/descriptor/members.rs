@@ -1,4 +1,4 @@
-//! What a descriptor says of an image's file, table, root and system.
+//! The members of a descriptor on an image's file, table, root and system.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +19,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// Tell by the first bytes of a file, of which six are enough, how it is packed.
+    /// Detect the encoding of a file from its first bytes, of which six are enough.
     ///
     /// RFC 8878, section 3.1 (zstd, and frames that it skips); RFC 1952, section 2.3 (gzip); the .xz
     /// file format, section 2.1.1.1.
@@ -60,13 +60,13 @@ pub struct Content {
     pub file: String,
     /// How the image is packed in it.
     pub encoding: Encoding,
-    /// Its size as it is, packed.
+    /// Its packed size.
     pub size_bytes: u64,
-    /// Its digest as it is, packed.
+    /// The digest of the packed file.
     pub sha256: Sha256,
 }
 
-/// A partition, as the table and the file system in it tell.
+/// A partition, as described by the table and the file system in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Partition {
     /// Its number, as in the names of the kernel's devices.
@@ -129,7 +129,7 @@ pub struct Root {
     /// A clause about why the volume may not be written.
     #[serde(default)]
     pub volume_problem: Option<String>,
-    /// The subvolume of a btrfs, where it is not the one mounted by default.
+    /// The subvolume of a btrfs, where it is not mounted by default.
     #[serde(default)]
     pub subvolume: Option<String>,
     /// The path of the deployment of an OSTree.
@@ -206,7 +206,7 @@ pub struct Inspection {
     /// The operating system.
     #[serde(default)]
     pub system: Option<System>,
-    /// Sentences for people: what is odd, and what could not be found out.
+    /// Sentences for people: what is odd, and what could not be determined.
     #[serde(default)]
     pub notes: Vec<String>,
 }

@@ -18,7 +18,7 @@ pub use self::members::{
     VolumeRange,
 };
 
-/// What the member `format` says.
+/// The value of the member `format`.
 pub const FORMAT: &str = "holdfast-image";
 /// The version that is written, and the only one that is read.
 pub const VERSION: u64 = 1;
@@ -64,7 +64,7 @@ pub struct Descriptor {
     pub inspection: Inspection,
 }
 
-/// What a descriptor says about one chunk of its image.
+/// The entry of one chunk in a descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece {
     /// Where the chunk begins in the image, in bytes.
@@ -76,7 +76,7 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// Whether `bytes` are what the descriptor says: of this length and digest, or zeros.
+    /// Whether `bytes` match the descriptor: of this length and digest, or zeros.
     pub fn matches(&self, bytes: &[u8]) -> bool {
         self.length == bytes.len() as u64
             && self.digest.map_or_else(|| is_zero(bytes), |digest| Sha256::of(bytes) == digest)
@@ -100,7 +100,7 @@ pub struct Summary {
     inspection: Inspection,
 }
 
-/// What tells whether the rest can be understood.
+/// What decides whether the rest can be understood.
 #[derive(Deserialize)]
 struct Kind {
     format: String,
@@ -111,7 +111,7 @@ impl Descriptor {
     /// Read a descriptor; `path` is for messages.
     ///
     /// # Errors
-    /// [`Error::Record`], saying what is wrong with it.
+    /// [`Error::Record`], with what is wrong with it.
     pub fn parse(path: &Path, json: &[u8]) -> Result<Self> {
         let wrong = |reason: String| Error::record(path, reason);
         if json.len() as u64 > LIMIT {
@@ -141,7 +141,7 @@ impl Descriptor {
         text
     }
 
-    /// What it says about the image as a whole.
+    /// Its summary of the image as a whole.
     pub fn summary(&self) -> Summary {
         Summary {
             name: self.name.clone(),

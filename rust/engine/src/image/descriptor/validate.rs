@@ -2,7 +2,7 @@
 
 use super::{CHUNK_SIZES, Descriptor, Encoding, Inspection, SECTOR, VolumeRange};
 
-/// The most partitions a descriptor may name; GPT as everybody makes it has room for 128.
+/// The most partitions a descriptor may name; The usual GPT has 128 entries.
 const PARTITIONS: usize = 1024;
 /// The longest text a descriptor may have in a member, in bytes.
 const TEXT: usize = 255;

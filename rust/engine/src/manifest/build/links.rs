@@ -14,7 +14,7 @@ pub(super) fn promote(entries: &mut [Entry], lost: usize) -> Option<usize> {
     Some(lost + 1 + next)
 }
 
-/// Give the other names of a file what was found out under its first.
+/// Give the other names of a file the result of its first.
 pub(super) fn share(entries: &mut [Entry]) {
     for index in 0..entries.len() {
         let Some(first) = entries[index].hardlink_of() else { continue };

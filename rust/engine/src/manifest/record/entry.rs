@@ -31,7 +31,7 @@ pub enum Type {
     Char,
 }
 
-/// What became of it.
+/// The outcome.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
@@ -80,7 +80,7 @@ pub struct Entry {
     pub nlink: u32,
     /// What it is.
     pub kind: Type,
-    /// What became of it.
+    /// The outcome.
     pub status: Status,
     /// What most have nothing of: a million lines are to fit into memory.
     pub rare: Option<Box<Rare>>,
@@ -93,7 +93,7 @@ pub struct Rare {
     pub chunks: Option<Chunks>,
     /// Of another name of a file: its first name in the order of the paths.
     pub hardlink_of: Option<Vec<u8>>,
-    /// Of a symbolic link: what it says.
+    /// Of a symbolic link: its target.
     pub target: Option<Vec<u8>>,
     /// The system's words, for an error.
     pub detail: Option<String>,
@@ -102,7 +102,7 @@ pub struct Rare {
     pub file: Option<u64>,
 }
 
-/// What tells the files of one walk apart.
+/// What distinguishes the files of one walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FileKey {
     /// Device and inode number.
@@ -128,7 +128,7 @@ impl Entry {
         self.rare.as_ref()?.hardlink_of.as_deref()
     }
 
-    /// What a symbolic link says.
+    /// The target of a symbolic link.
     pub fn target(&self) -> Option<&[u8]> {
         self.rare.as_ref()?.target.as_deref()
     }
@@ -138,7 +138,7 @@ impl Entry {
         self.rare.as_ref()?.detail.as_deref()
     }
 
-    /// Room for what few lines have.
+    /// Members that few lines have.
     pub fn rare_mut(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
     }

@@ -51,7 +51,7 @@ impl Entry {
     }
 }
 
-/// A line as it is written.
+/// A line in its written form.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Line<'a> {
     pub(super) path: Cow<'a, str>,
@@ -94,7 +94,7 @@ pub(super) struct Line<'a> {
     pub(super) chunks: Option<Table>,
 }
 
-/// A chunk table as it is written.
+/// A chunk table in its written form.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Table {
     pub(super) size: u64,

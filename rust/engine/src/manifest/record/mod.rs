@@ -47,7 +47,7 @@ pub struct Header {
     /// holds for a file that looks the same.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub written_back: bool,
-    /// Whatever else whoever made it wanted to say: id, host, boot id, time.
+    /// Further members of its maker: id, host, boot id, time.
     #[serde(flatten)]
     pub other: BTreeMap<String, serde_json::Value>,
 }

@@ -76,7 +76,7 @@ impl Manifest {
         Ok(Some(entry))
     }
 
-    /// The trailer, after [`Manifest::next`] answered `None`.
+    /// The trailer, after [`Manifest::next`] returned `None`.
     pub fn trailer(&self) -> Option<&Trailer> {
         self.entries.trailer()
     }

@@ -1,4 +1,4 @@
-//! What was found out about a file, as findings and counts.
+//! The results of each file, as findings and counts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,7 +34,7 @@ impl Verify<'_> {
         Ok(())
     }
 
-    /// Report what was found out about a file.
+    /// Report the result of a file.
     pub(super) fn settle(
         &self,
         check: &Check,
@@ -96,7 +96,7 @@ impl Verify<'_> {
     }
 }
 
-/// Ranges in order, those that touch made one.
+/// Ranges in order, those that touch merged.
 fn merged(mut ranges: Vec<[u64; 2]>) -> Vec<[u64; 2]> {
     ranges.sort_unstable();
     let mut merged: Vec<[u64; 2]> = Vec::new();

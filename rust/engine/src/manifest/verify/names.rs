@@ -14,7 +14,7 @@ use crate::{Progress, Result};
 pub(super) struct Check {
     /// Its names; more than one where they are one file and are to be the same.
     pub(super) paths: Vec<Box<[u8]>>,
-    /// The size that the manifest says.
+    /// The size in the manifest.
     pub(super) size: u64,
     /// The size it had when it was found.
     pub(super) found: u64,
