@@ -93,7 +93,7 @@ class Metrics:
         if degraded is not None:
             ready = Gauge(
                 "holdfast_ready",
-                "1 if the daemon can do all of its work, as /readyz tells; else 0.",
+                "1 if the daemon can do all of its work, as /readyz reports; else 0.",
                 registry=self._registry,
             )
             ready.set_function(lambda: 0.0 if degraded() else 1.0)
@@ -107,7 +107,7 @@ class Metrics:
             age.set_function(observed_age)
         self._requests = Counter(
             "holdfast_http_requests",
-            "HTTP requests answered, by method, route template and status code.",
+            "HTTP requests served, by method, route template and status code.",
             ("method", "route", "code"),
             registry=self._registry,
         )
@@ -242,8 +242,8 @@ class _Settings(Collector):
             ("settings", "drifted_settings", "left_settings"),
             (
                 "Settings that the applied profile put in force, by subsystem.",
-                "Settings that were not as applied when last looked at, by subsystem.",
-                "Settings that could not be taken back, by subsystem.",
+                "Settings that were not as applied at the last check, by subsystem.",
+                "Settings that could not be reverted, by subsystem.",
             ),
             self._tuning(),
             strict=True,

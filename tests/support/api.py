@@ -61,7 +61,7 @@ class Served:
         )
 
     def tcp(self, scope: str | None = None, **headers: str) -> httpx.Client:
-        """Make a client over TCP, with the token of a scope if one is given."""
+        """Make a client over TCP, with the token of a scope if one is passed."""
         if scope is not None:
             headers["Authorization"] = f"Bearer {self.secrets[scope]}"
         return httpx.Client(

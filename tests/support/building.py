@@ -95,7 +95,7 @@ def progress_of(daemon: Daemon, operation: Mapping[str, Any]) -> dict[str, Any]:
 def reached(
     daemon: Daemon, operation: Mapping[str, Any], count: int, *, current: str | None = None
 ) -> None:
-    """Wait until an operation has done `bytes_done` bytes, and is at a file of that name."""
+    """Wait until an operation has done `count` bytes, and is at a file of that name."""
 
     def there() -> bool:
         progress = progress_of(daemon, operation)

@@ -109,7 +109,7 @@ def to_toml(settings: Mapping[str, Any], name: str = "") -> str:
 class Daemon:
     """A `holdfast serve` process of a test's own.
 
-    Files of the test go below `root` (or the other `roots`), which lie on a disk file system.
+    Files of the test go below `root` (or the other `roots`), which are on a disk file system.
     """
 
     directory: Path  # configuration, log, socket; short, as a socket's path has at most 107 bytes
@@ -185,7 +185,7 @@ class Daemon:
         return run_cli(*arguments, seconds=seconds, **extra)
 
     def start(self, method_path: str, body: object, **headers: str) -> dict[str, Any]:
-        """POST a body that starts an operation, and answer the operation as accepted."""
+        """POST a body that starts an operation, and return the operation as accepted."""
         response = self.http.post(method_path, json=body, headers=headers)
         assert response.status_code == 202, response.text
         operation: dict[str, Any] = response.json()
@@ -237,7 +237,7 @@ class Daemon:
             try:
                 self.process.wait(seconds)
             except subprocess.TimeoutExpired:
-                # SIGQUIT would tell nothing without faulthandler; the log has what there is.
+                # SIGQUIT would show nothing without faulthandler; the log has what there is.
                 self.kill()
                 raise AssertionError(
                     f"the daemon was still there {seconds:g} s after SIGTERM:\n{self.log}"
@@ -276,7 +276,7 @@ class Daemon:
 
 
 def _accepts(path: Path) -> bool:
-    """Whether somebody listens; asked without httpx, which leaks a socket when nobody does."""
+    """Whether a process listens; asked without httpx, which leaks a socket when nobody does."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect(str(path))

@@ -20,9 +20,9 @@ _NUMBERS = st.one_of(st.integers(-1, 4), st.sampled_from([2**31, 2**63, 2**64, -
 
 
 def _or_hostile(*good: str) -> Texts:
-    """Mostly what fits, so that the other fields of the request are looked at as well."""
+    """Mostly what fits, so that the other fields of the request are checked as well."""
     fitting = st.sampled_from(good)
-    # Right at its end, or at its beginning: checks that look at one of them are not enough.
+    # Right at its end, or at its beginning: checks of one of them are not enough.
     climbing = st.builds(
         lambda way, name: way.replace("*", name),
         st.sampled_from(["../*", "../../../tmp/*", "/tmp/*", "a/../../*", "*/../*", "*\n", "\n*"]),

@@ -1,9 +1,9 @@
 """Kills processes that take and release the fleet's lock, and finds a lock that leaked or was lost.
 
 `python -m tests.support.lock_kills KILLS SEED`, with both kinds of lock managers; ends with a line
-for each, and with 1 at the first fault. Each round is a process of its own on the state of the one
-before: a node that arms, asks, and orders a reboot or not, and is killed at any moment. The manager
-grants the lock at once, and loses one answer of ten.
+for each, and with 1 at the first fault. Each round is a process of its own on the state of its
+predecessor: a node that arms, asks, and orders a reboot or not, and is killed at any moment. The
+manager grants the lock at once, and loses one answer of ten.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def _forked() -> Iterator[int]:
 
 
 def run(kind: str, kills: int, seed: int) -> None:
-    """Kill so many processes. Raises `AssertionError` at a lock that leaked or was lost."""
+    """Kill that many processes. Raises `AssertionError` at a lock that leaked or was lost."""
     moments = random.Random(seed)
     held = 0
     with tempfile.TemporaryDirectory(dir="/tmp") as directory:

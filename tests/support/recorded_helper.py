@@ -1,4 +1,4 @@
-"""A privileged helper that does nothing, remembers what it was asked, and answers as it is told."""
+"""A privileged helper that does nothing, remembers its requests, and returns set responses."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class RecordedHelper:
         self.asked: list[dict[str, Any]] = []
         self.answers: dict[str, dict[str, Any]] = dict(_REPORTS)
         self.on: dict[str, Callable[[], None]] = {}
-        """Called while a request of this `do` is answered."""
+        """Called while a request of this `do` is served."""
 
     def calls(self, do: str) -> int:
         """Count the requests of a kind that were no dry runs."""

@@ -430,7 +430,7 @@ class TestCarried:
         manifest = told.stdout.removeprefix("stored as manifest ").strip()
         verified = other.cli("manifest", "verify", manifest, "--path", other.root)
         assert verified.returncode == 0, verified.stderr
-        assert "say with `path`" in one_line(other.cli("manifest", "verify", manifest))
+        assert "set `path`" in one_line(other.cli("manifest", "verify", manifest))
         assert "uploaded" in other.cli("manifest", "list").stdout
 
         piped = subprocess.run(

@@ -105,7 +105,7 @@ def test_without_a_helper_nothing_is_written_and_the_answer_says_so(
         assert answer.status_code >= 400
         assert "the privileged helper cannot be asked: No such file" in answer.text
         assert node.sysctls() == before
-        # It is there later, and all goes on.
+        # It is there later, and all continues.
         with helping(path, wrapper=node.ns.wrapper):
             assert node.apply("mine")["written"] == len(SYSCTLS)
             node.rollback()
@@ -115,7 +115,7 @@ def test_without_a_helper_nothing_is_written_and_the_answer_says_so(
 def test_killed_in_the_middle_the_change_is_finished_by_the_next(
     start_daemon: Callable[..., Daemon], disk_dir: Path
 ) -> None:
-    """The helper dies at one write: what had been written is taken back once there is a helper."""
+    """The helper dies at one write: what had been written is reverted once there is a helper."""
     disk_dir.chmod(0o755)
     path = disk_dir / "helper"
     with tuned(start_daemon, disk_dir, user=NOBODY, helper=str(path)) as node:

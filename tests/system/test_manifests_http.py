@@ -418,7 +418,7 @@ class TestBrought:
         assert (stored["uploaded"], stored["root"]) == (True, str(one.root))
         url = f"{BUILDS}/{manifest}/verifications"
         problem = check_problem(other.http.post(url), 422, "outside-roots")
-        assert "say with `path`" in problem["detail"]
+        assert "set `path`" in problem["detail"]
         assert verify(other, manifest, path=str(other.root))["ok"]
         check_problem(put(other, record, manifest), 409, "conflict")
 

@@ -107,7 +107,7 @@ def check_harmless(page: Page, node: Daemon) -> None:
 
 
 def running_share(page: Page) -> float:
-    """Return how far the bar of the one running operation reaches, in percent."""
+    """Return how far the bar of the only running operation reaches, in percent."""
     width = page.evaluate("document.querySelector('#running .bar > div')?.style.width || '0%'")
     return float(width.removesuffix("%"))
 

@@ -46,7 +46,7 @@ def running(*command: str | Path) -> Iterator[None]:
 
 @contextmanager
 def answering(answer: Callable[[bytes], bytes]) -> Iterator[str]:
-    """Answer the first bytes of each connection."""
+    """Reply to the first bytes of each connection."""
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:

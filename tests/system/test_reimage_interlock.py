@@ -262,7 +262,7 @@ def test_a_volume_does_not_choose_whom_this_machine_speaks_to(
 def test_a_disarming_ends_what_is_being_asked(
     make_node: Callable[..., Node], helper: RecordedHelper, disk_dir: Path
 ) -> None:
-    """Also what the command has started, and the lock is given back."""
+    """Also what the command has started, and the lock is released."""
     started = disk_dir / "started"
     slow = f"sleep 300 & echo $! >{started}.new; mv {started}.new {started}; wait"
     with fleet_lock_server() as lock:

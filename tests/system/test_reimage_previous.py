@@ -75,7 +75,7 @@ def test_an_automatic_rollback_is_tried_once(daemon: Daemon) -> None:
 
     def told() -> dict[str, Any] | None:
         found = _reimage(daemon)
-        return found if "automatic rollback was not begun" in (found["reason"] or "") else None
+        return found if "automatic rollback was not started" in (found["reason"] or "") else None
 
     found = until(told, seconds=60, what="the end of the automatic rollback")
     assert found["state"] == "unconfirmed"

@@ -358,7 +358,7 @@ class Manifests:
         except RequestError as error:
             raise RequestError(
                 error.slug,
-                f"{error.detail} Manifest {manifest.id} was made there; say with `path` what to "
+                f"{error.detail} Manifest {manifest.id} was made there; set `path` to what to "
                 "verify.",
                 "path",
             ) from None

@@ -71,7 +71,7 @@ def _position(  # noqa: PLR0911 - a reason each
 ) -> DiskPosition | str:
     mount = mount_of(Path(directory), machine.mounts())
     if mount is None:
-        return f"No mount is known that {directory} lies in."
+        return f"No mount is known that contains {directory}."
     # Not udev's names: what is compared after a reboot must come from the kernel alone.
     sysfs = machine.sysfs(udev=False)
     found = devices_below(mount, sysfs)
@@ -258,7 +258,7 @@ def _of_target(
 
 
 def _all_of_group(name: str, group: str | None, sysfs: Sysfs) -> bool:
-    """Whether all that lies on a device, also further up, are logical volumes of a group."""
+    """Whether all that is on a device, also further up, are logical volumes of a group."""
     return group is not None and all(
         sysfs.volume_group(holder) == group and _all_of_group(holder, group, sysfs)
         for holder in sysfs.holders(name)

@@ -1,7 +1,7 @@
 """Requests and results of the page-cache capability.
 
 The same models describe the HTTP bodies, the stored operations and, as JSON, the calls into the
-engine. Sizes are bytes unless a name says `pages`; times are UTC.
+engine. Sizes are bytes unless a name has `pages`; times are UTC.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Residency(Located):
 
 
 class SkippedFile(Located):
-    """A file that was passed over, and why."""
+    """A file that was skipped, and why."""
 
     reason: str
     detail: str | None = None
@@ -63,7 +63,7 @@ class ResidencyReport(BaseModel, defer_build=True):
 
 
 class UnavailableRoot(BaseModel, defer_build=True):
-    """A root that could not be looked at, and why."""
+    """A root that could not be inspected, and why."""
 
     root: str
     detail: str
@@ -179,7 +179,7 @@ class LoadRequest(Request):
 
 
 class LoadedFile(Located):
-    """What became of one file of a dump; bytes of whole pages."""
+    """The outcome of one file of a dump; bytes of whole pages."""
 
     requested: Bytes
     already_resident: Bytes

@@ -62,7 +62,7 @@ class Helper:
     def tune(self, request: TuneRequest) -> TuneReport:
         """Have settings changed, with a journal. Raises `OSError` or `Refused`.
 
-        After an `OSError` about the helper's socket the journal says whether it was done.
+        After an `OSError` about the helper's socket the journal shows whether it was done.
         """
         return self._told(self._ask(request).tune)
 
@@ -86,7 +86,7 @@ class Helper:
         return self._told(self._ask(request, _TRIAL_SECONDS).trial)
 
     def disarm(self) -> DisarmReport:
-        """Have an arming taken back. Raises `OSError` or `Refused`."""
+        """Have an arming reverted. Raises `OSError` or `Refused`."""
         return self._told(self._ask(DisarmRequest()).disarm)
 
     def boot_outcome(self) -> OutcomeReport:
@@ -111,7 +111,7 @@ class Helper:
 
     def _told(self, report: _Report | None) -> _Report:
         if report is None:
-            raise self._error(errno.EPROTO, "the privileged helper answered something else")
+            raise self._error(errno.EPROTO, "the privileged helper returned something else")
         return report
 
     def _ask(self, request: AnyRequest, seconds: float = _SECONDS) -> Answer:

@@ -37,7 +37,7 @@ from holdfast.privileged.writes import (
 
 
 class Privileged(Protocol):
-    """Whoever has the rights: this process, or a process of its own."""
+    """The holder of the rights: this process, or a process of its own."""
 
     def perform(self, write: Write) -> None:
         """Do it. Raises `OSError` with a number and a reason, or `Refused`."""
@@ -58,7 +58,7 @@ class Privileged(Protocol):
         """Have the next boot, and only that one, write an image to the disk of the root.
 
         Raises `Refused` with a sentence where that is not safe, and `OSError`; after either,
-        what was there before is there again, unless `boot_outcome` says otherwise.
+        what was there before is there again, unless `boot_outcome` reports otherwise.
         """
 
     def try_image(self, request: TryRequest) -> TrialReport:
@@ -70,7 +70,7 @@ class Privileged(Protocol):
     def disarm(self) -> DisarmReport:
         """Take an arming back, byte for byte; does nothing where there is none.
 
-        Raises `OSError`, and `Refused` for what it cannot tell how to undo.
+        Raises `OSError`, and `Refused` for what it does not know how to undo.
         """
 
     def boot_outcome(self) -> OutcomeReport:
@@ -83,13 +83,13 @@ class Privileged(Protocol):
         """
 
     def reboot(self, nonce: str, *, dry_run: bool = False) -> None:
-        """Reboot, or only find out whether that could be done.
+        """Reboot, or only check whether that could be done.
 
         Raises `Refused` if the imager is not armed with this nonce, and `OSError`.
         """
 
     def inhibitors(self) -> list[Inhibitor]:
-        """List what blocks a shutdown. Raises `OSError` where that cannot be found out."""
+        """List what blocks a shutdown. Raises `OSError` where that cannot be determined."""
 
     def unit_state(self, unit: str) -> str:
         """Return `active`, `activating`, `failed` and the like of a unit. Raises `OSError`."""
@@ -150,7 +150,7 @@ class LocalExecutor:
         return self._boot.evidence(compare=compare)
 
     def reboot(self, nonce: str, *, dry_run: bool = False) -> None:
-        """Reboot, if the imager is armed with this nonce, or only find out whether it is."""
+        """Reboot, if the imager is armed with this nonce, or only check whether it is."""
         self._boot.reboot(nonce, dry_run=dry_run)
 
     def inhibitors(self) -> list[Inhibitor]:

@@ -105,7 +105,7 @@ def listen(path: Path, user: str) -> socket.socket:
 
 
 class HelperServer:
-    """Answers requests until SIGTERM, or until there was none for `idle_seconds`."""
+    """Serves requests until SIGTERM, or until there was none for `idle_seconds`."""
 
     def __init__(
         self,
@@ -188,7 +188,7 @@ class HelperServer:
             self._places.release()
 
     def _serve(self, connection: socket.socket) -> None:
-        """Answer the one request of a connection."""
+        """Serve the request of a connection."""
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
         pid, uid, _ = struct.unpack("iii", credentials)
         try:
@@ -233,7 +233,7 @@ class HelperServer:
             return Answer(errno=number, reason=reason, file=None if file is None else str(file))
 
     def _do(self, request: AnyRequest) -> Answer:
-        """Do it. The journal has the outcome of each change, whoever asked for it and why."""
+        """Do it. The journal has the outcome of each change, who asked for it and why."""
         match request:
             case PerformRequest():
                 self._allowed.check(request.write)

@@ -105,7 +105,7 @@ EVERY = 0
 """Placeholder for the number of each queue below mq."""
 
 
-class Refused(ValueError):  # noqa: N818 - it is refused, whoever is at fault
+class Refused(ValueError):  # noqa: N818 - it is refused, whatever the cause
     """A request that was refused; the message is a sentence."""
 
 

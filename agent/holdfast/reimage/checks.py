@@ -26,7 +26,7 @@ _LOOK_SECONDS = 0.25
 
 
 class Proof(Protocol):
-    """Whoever can tell whether the data are what a manifest says."""
+    """A verifier of the data against a manifest."""
 
     def exists(self, manifest: str) -> str:
         """Return the manifest's id. Raises `RequestError` if there is none."""
@@ -34,9 +34,9 @@ class Proof(Protocol):
     def verify(
         self, manifest: str, sample_percent: float | None, key: str, progress: Progress
     ) -> tuple[bool, str]:
-        """Say whether nothing differs, with a sentence for a person.
+        """Return whether nothing differs, with a sentence for a person.
 
-        `key` names the verification, so that the same one is gone on with after a restart. Raises
+        `key` names the verification, so that the same one is resumed after a restart. Raises
         `RequestError`, `OperationFailed`, and `CancelledError` once `progress` is cancelled.
         """
 

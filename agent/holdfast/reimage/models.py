@@ -36,7 +36,7 @@ class StageRequest(Request):
     signature: Url | None = Field(
         default=None,
         description="URL of the descriptor's signature; by default, where one is needed, the "
-        "descriptor's with `.sig` at its end. What is given has to hold: both, if both are.",
+        "descriptor's with `.sig` at its end. Each that is set has to hold.",
     )
     content: Url | None = Field(
         default=None,
@@ -63,7 +63,7 @@ class StageRequest(Request):
     )
     confirm: Literal["auto", "manual"] = Field(
         default="auto",
-        description="`auto`: confirmed once all checks pass; `manual`: once somebody says so.",
+        description="`auto`: confirmed once all checks pass; `manual`: once a caller confirms it.",
     )
     grow_root: bool = Field(
         default=False,
@@ -105,7 +105,7 @@ class StepRequest(AttemptRequest):
 
     dry_run: bool = Field(
         default=False,
-        description="Make all checks of this step and say what it would write; change nothing.",
+        description="Make all checks of this step and report what it would write; change nothing.",
     )
 
 
@@ -130,7 +130,7 @@ class RollbackRequest(AttemptRequest):
     )
     confirm: Literal["auto", "manual"] = Field(
         default="auto",
-        description="`auto`: confirmed once all checks pass; `manual`: once somebody says so.",
+        description="`auto`: confirmed once all checks pass; `manual`: once a caller confirms it.",
     )
 
 
@@ -143,14 +143,14 @@ class ConfirmRequest(AttemptRequest):
 
 
 class ImageSummary(BaseModel, defer_build=True):
-    """An image, as its descriptor tells."""
+    """An image, as its descriptor describes it."""
 
     name: str
     image_version: str
     descriptor_sha256: str
     size_bytes: Bytes
     mapped_bytes: Bytes = Field(description="That are not zeros.")
-    content_bytes: Bytes = Field(description="Of the file as it is fetched.")
+    content_bytes: Bytes = Field(description="Of the file as fetched.")
     encoding: str
     boot_modes: list[str]
     root_partition: int | None
@@ -197,13 +197,13 @@ class ImageSummary(BaseModel, defer_build=True):
     _facts: str | None = PrivateAttr(default=None)
 
     def with_facts(self, facts: str) -> ImageSummary:
-        """Attach all that the descriptor says but the digests, as JSON; it is shown to nobody."""
+        """Attach the descriptor without its digests, as JSON; it is not part of any response."""
         self._facts = facts
         return self
 
     @property
     def facts(self) -> str | None:
-        """What the descriptor says, if this summary was just made from it."""
+        """The content of the descriptor, if this summary was just made from it."""
         return self._facts
 
 
@@ -230,7 +230,7 @@ class Boot(BaseModel, defer_build=True):
 
 
 class SpaceReport(BaseModel, defer_build=True):
-    """Room that is needed, and room that there is."""
+    """Space that is needed, and space that is free."""
 
     what: str
     needed_bytes: Bytes
@@ -242,9 +242,9 @@ class Machine(BaseModel, defer_build=True):
 
     target: Disk | None = Field(description="The disk of the running system.")
     disks: list[Disk]
-    boot: Boot | None = Field(description="Null where it cannot be found out.")
-    loses: list[str] = Field(description="What else lies on the target and would be lost.")
-    unknown: list[str] = Field(description="What only the arming can find out, with its rights.")
+    boot: Boot | None = Field(description="Null where it cannot be determined.")
+    loses: list[str] = Field(description="What else is on the target and would be lost.")
+    unknown: list[str] = Field(description="What only the arming can determine, with its rights.")
     space: list[SpaceReport]
     blocked: list[str] = Field(description="Every reason why this machine is not re-imaged.")
 
@@ -283,7 +283,7 @@ class Phase(BaseModel, defer_build=True):
 
 
 class ImagerReport(BaseModel, defer_build=True):
-    """What the imager did, as it told the new system."""
+    """What the imager did, as it reported to the new system."""
 
     finished: str
     phases: list[Phase] = Field(default_factory=list)
@@ -309,7 +309,7 @@ class ReimageStatus(Machine):
 
     state: ReimageState
     reason: str | None = Field(
-        description="Why it failed, is not confirmed, or cannot be told apart."
+        description="Why it failed, is not confirmed, or cannot be determined."
     )
     operation: str | None = Field(description="The operation of kind `reimage` that it is of.")
     nonce: str | None = Field(description="Names this attempt; it proves nothing.")

@@ -37,7 +37,7 @@ class Calls(Protocol):
     """What a person would call."""
 
     def rollback(self, request: RollbackRequest) -> StageRequest:
-        """Say what is to be staged. Raises `RequestError`."""
+        """Return what is to be staged. Raises `RequestError`."""
 
     def arm(self) -> ReimageStatus:
         """Arm. Raises `RequestError`."""
@@ -103,7 +103,7 @@ class RollbackWatch:
             try:
                 self.look()
             except (RequestError, OperationFailed, OSError) as error:
-                log.error("re-imaging: the rollback cannot go on: %s", sentence(error))
+                log.error("re-imaging: the rollback cannot continue: %s", sentence(error))
             if not self._stopping.is_set():
                 self._attempt.wait(_LOOK_SECONDS)
 
@@ -152,10 +152,10 @@ class RollbackWatch:
             request = self._calls.rollback(RollbackRequest(manifest=job.request.manifest))
             self._running.start(self._kind, request, actor=ACTOR)
         except (Conflict, ShuttingDown):
-            # Its checks are being made again, or this process ends; nothing was begun.
+            # Its checks are being made again, or this process ends; nothing was started.
             self._attempt.update(rollback_begun=None)
         except (RequestError, OperationFailed) as error:
-            self._give_up(f"The automatic rollback was not begun: {sentence(error)}")
+            self._give_up(f"The automatic rollback was not started: {sentence(error)}")
 
     def _go_on(self, job: Job) -> None:
         if self._clock.boottime() < self._not_before:
@@ -172,7 +172,7 @@ class RollbackWatch:
             log.warning("re-imaging: the rollback waits: %s", error.detail)
         except RequestError as error:
             if self._attempt.state not in (_S.STAGED, _S.ARMED):
-                return  # somebody else did something about it
+                return  # another caller acted on it
             self._attempt.update(automatic=False)
             self._give_up(f"The automatic rollback stopped: {sentence(error)}")
 

@@ -1,6 +1,6 @@
 """Re-imaging as the API sees it: one attempt at a time, from staging to the new system.
 
-The calls here plan and bring about the next state; `operation.py` is the operation that runs
+The calls here plan the next state and lead to it; `operation.py` is the operation that runs
 meanwhile, and `attempt.py` what both of them remember. docs/reimage.md has the states.
 """
 
@@ -56,7 +56,7 @@ _GO = RebootRequest()
 
 
 class Reimage:
-    """The one attempt of this machine. Methods may be called from any thread, and may block."""
+    """The attempt of this machine. Methods may be called from any thread, and may block."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Reimage:
         self._attempt = Attempt(state_dir)
         self._clock = ConfirmationClock(self._attempt.boot_id)
         self._acting = threading.Lock()
-        """Held by whoever changes the boot loader, so that there is one at a time."""
+        """Held by the thread that changes the boot loader, so that there is one at a time."""
         self._keeper = LockKeeper(self._attempt, state_dir, lock, record)
         self._interlock = Interlock(
             self._attempt, privileged, self._keeper, rules or Rules(), record=record
@@ -136,7 +136,7 @@ class Reimage:
         return self._operation.kinds(self._check)
 
     def _check(self, params: StageRequest | ConfirmRequest) -> None:
-        """Find out before an operation is started whether it can be. Raises `RequestError`."""
+        """Check before an operation is started whether it can be. Raises `RequestError`."""
         if isinstance(params, ConfirmRequest):
             Call("confirm", params).expect(self._attempt.job)
             if self._attempt.state not in (_S.UNCONFIRMED, _S.UNKNOWN):
@@ -187,13 +187,13 @@ class Reimage:
             return job.state, sum(not one.passed for one in job.checks), job.imager
 
     def interlock_figures(self) -> tuple[bool, bool, Mapping[str, int]]:
-        """Return whether the lock is held, whether a window is open, and how often what said no."""
+        """Return whether the lock is held and a window is open, and how often each gate refused."""
         return self._interlock.figures()
 
-    # What is asked and answered at once.
+    # Calls that return at once.
 
     def status(self) -> ReimageStatus:
-        """Say where this machine is on its way to another image."""
+        """Return where this machine is on its way to another image."""
         with self._attempt.lock:
             job = self._attempt.job
         source = None if job is None or job.image is None else self._source_text(job)
@@ -228,12 +228,12 @@ class Reimage:
     def plan(
         self, request: StageRequest, progress: Progress | None = None, *, admin: bool = True
     ) -> ReimagePlan:
-        """Say what re-imaging with an image would do, and everything that is in the way.
+        """Return what re-imaging with an image would do, and everything that is in the way.
 
         Fetches the descriptor and nothing else, unless it is that of the old system that was kept.
-        Callers who are not `admin` have it fetched only from sources that the settings list, and
-        are not told the digest of what is there. Raises `RequestError` if the request itself makes
-        no sense or is not for this caller, `CancelledError`.
+        Callers who are not `admin` have it fetched only from sources that the settings list, and do
+        not learn the digest of what is there. Raises `RequestError` if the request itself makes no
+        sense or is not for this caller, `CancelledError`.
         """
         if self._attempt.store.previous.of(request.descriptor_sha256) is None:
             if not admin and not self._images.restricted:
@@ -281,7 +281,7 @@ class Reimage:
         return self.status()
 
     def reboot(self, request: RebootRequest = _GO, key: str | None = None) -> ReimageStatus:
-        """Reboot into the imager. Raises `RequestError` unless it is armed and all gates say yes.
+        """Reboot into the imager. Raises `RequestError` unless it is armed and all gates allow it.
 
         May take as long as the gates do.
         """
@@ -317,7 +317,7 @@ class Reimage:
         boot = status.boot and status.boot.model_copy(
             update={"loader": report.loader, "entry": report.entry, "files": report.files}
         )
-        # The arming's own rights have found out what could not be seen without.
+        # The arming's own rights have shown what could not be seen without.
         return status.model_copy(
             update={
                 "boot": boot,
@@ -329,7 +329,7 @@ class Reimage:
         )
 
     def rollback(self, request: RollbackRequest) -> StageRequest:
-        """Say what has to be staged to go back to the system that was kept.
+        """Return what has to be staged to go back to the system that was kept.
 
         Raises `RequestError` if none was, or if the caller means another attempt.
         """

@@ -44,7 +44,7 @@ class Steps:
 
     attempt: Attempt
     acting: threading.Lock
-    """Held by whoever changes the boot loader."""
+    """Held by the thread that changes the boot loader."""
     privileged: Privileged
     interlock: Interlock
     images: ImageLibrary
@@ -82,7 +82,7 @@ class Steps:
             report = self._ask(lambda: self.privileged.arm(self._arming(job)))
         except RequestError:
             # The answer may be what got lost. Unless this succeeds too, `boot_id` stays:
-            # cancelling, or the daemon's next start, takes back what may be armed.
+            # cancelling, or the daemon's next start, reverts what may be armed.
             self._ask(self.privileged.disarm)
             self.attempt.update(boot_id=None)
             raise
@@ -121,7 +121,7 @@ class Steps:
                 )
 
     def reboot(self, request: RebootRequest, key: str | None) -> None:
-        """Reboot into the imager, once all gates say yes.
+        """Reboot into the imager, once all gates allow it.
 
         A reboot that was ordered in an earlier boot is done, whatever runs now; one of this boot
         that has left the machine armed has come to nothing, and is ordered again.

@@ -97,11 +97,11 @@ class Job(BaseModel, defer_build=True):
     unsettled: bool = False
     """The attempt before this one left a system that nobody has confirmed."""
     rollback_begun: Timestamp | None = None
-    """When the automatic rollback of this attempt was begun: there is one, and no other."""
+    """When the automatic rollback of this attempt was started: there is at most one."""
     rollback_problem: str | None = None
     """Why it came to nothing."""
     gates: list[GateReport] = Field(default_factory=list)
-    """What was answered when a reboot was last asked for."""
+    """The answers of the gates when a reboot was last requested."""
     calls: list[StepCall] = Field(default_factory=list)
     """Calls with a key, oldest first; those of earlier attempts are remembered too."""
     history: list[Transition] = Field(default_factory=list)
@@ -143,5 +143,5 @@ class JobStore:
         replace_file(self._file, job.model_dump_json(indent=1).encode() + b"\n")
 
     def image_directory(self, descriptor_sha256: str) -> Path:
-        """Say where an image is kept."""
+        """Return where an image is kept."""
         return self.images / descriptor_sha256

@@ -115,7 +115,7 @@ class TransferListener:
             serving.server.close()
 
     def add(self, offer: StoredOffer) -> None:
-        """Serve an offer, or replace the one with its id. Raises `RequestError`, `ValueError`."""
+        """Serve an offer, or replace that with its id. Raises `RequestError`, `ValueError`."""
         if self._serving is None:
             return
         request = offer.request

@@ -208,7 +208,7 @@ def missing(layout: Layout) -> str | None:
 
 
 def debian_tree(directory: Path) -> Path:
-    """Unpack Debian's packages into a tree whose init says what it finds, and reboots."""
+    """Unpack Debian's packages into a tree whose init prints what it finds, and reboots."""
     tree = directory / "debian"
     command = ("mmdebstrap", "--quiet", "--variant=extract", f"--include={PACKAGES}", "bookworm")
     subprocess.run((*command, tree), check=True)
@@ -224,7 +224,7 @@ def debian_tree(directory: Path) -> Path:
 
 
 def make(layout: Layout, path: Path, tree: Path) -> str:
-    """Make an image; answers what its script printed."""
+    """Make an image; return what its script printed."""
     with path.open("wb") as file:
         file.truncate(layout.mib * MIB)
     return in_own_mounts(COMMON + layout.script, path, tree, str(layout.sector_bytes)).strip()

@@ -61,11 +61,11 @@ class Running:
 
     @property
     def said(self) -> list[str]:
-        """What the imager said, line by line."""
+        """What the imager printed, line by line."""
         return re.findall(r"holdfast-imager: (.*?)\r*$", self.console, re.MULTILINE)
 
     def on_console(self, pattern: str, seconds: float = SECONDS) -> str:
-        """Wait until something is printed, and answer the match."""
+        """Wait until something is printed, and return the match."""
         found = until(
             lambda: re.search(pattern, self.console) or self._process.poll() is not None,
             seconds=patience(seconds),

@@ -215,7 +215,7 @@ def _of_another_array(superblock: bytes) -> bytes:
 
 
 def test_there_is_a_copy_of_a_data_disk(rig: NewRig, staged: MakeData) -> None:
-    """As when a snapshot is attached: which of two is the right one, nobody can say."""
+    """As when a snapshot is attached: which of two is the right one is unknowable."""
     machine = rig()
     data = machine.put_data(staged())
     copy = machine.directory / "copy.raw"

@@ -44,7 +44,7 @@ _MAX_MESSAGE = 1024
 
 
 class ProblemError(Exception):
-    """A problem to answer with, with headers if it needs any."""
+    """A problem to return, with headers if it needs any."""
 
     def __init__(self, problem: Problem, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(problem.detail)
@@ -65,14 +65,14 @@ def refuse(
 
 
 def problem_response(problem: Problem, headers: Mapping[str, str] | None = None) -> Response:
-    """Answer with a problem."""
+    """Return the response for a problem."""
     response = JsonResponse(problem, status_code=problem.status, media_type=PROBLEM_JSON)
     response.headers.update(headers or {})
     return response
 
 
 def internal_problem(error: BaseException, what: str) -> Problem:
-    """Log an error nobody expected, and answer without its details."""
+    """Log an unexpected error, and return a problem without its details."""
     incident = new_id()
     log.error("incident %s: %s failed", incident, what, exc_info=error)
     return Problem.of(
@@ -90,7 +90,7 @@ _MAX_GUESSED = 64
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """Say what was probably meant, or what there is."""
+    """Return a hint: what was probably meant, or what there is."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1) if len(word) <= _MAX_GUESSED else []
     if close:

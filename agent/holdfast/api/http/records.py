@@ -150,7 +150,7 @@ def representation(
     """Return the form to send and its media type.
 
     `forms` has the media type of each, by preference; `application/octet-stream` means any form:
-    the one requested by name, or else the first.
+    that requested by name, or else the first.
     """
     accept = ", ".join(request.headers.getlist("accept"))
     if wanted is None:

@@ -66,7 +66,7 @@ async def get_reimage(services: ServicesDep, request: Request) -> Response:
 @router.post(
     "/plan",
     operation_id="planReimage",
-    summary="Say what re-imaging with an image would do",
+    summary="Plan a re-imaging with an image",
     response_model=ReimagePlan,
     responses=problems_of(404, 409, 413, 415),
 )
@@ -171,7 +171,7 @@ async def reboot_reimage(
     """Shut the machine down in order and boot the imager; refused unless it is armed.
 
     Before that the maintenance window, the fleet's lock, the operator's command and inhibitors of
-    systemd are asked, in this order. One that says no is answered with 409 `held-back`, its name in
+    systemd are asked, in this order. A refusal is returned as 409 `held-back`, its name in
     `gate` and, where it is known, `Retry-After`.
     """
     return await _step(services, request, services.reimage.reboot, params, idempotency_key)
@@ -240,7 +240,7 @@ async def rollback_reimage(
 @router.post(
     "/rollback/plan",
     operation_id="planReimageRollback",
-    summary="Say what going back to the system that was kept would do",
+    summary="Plan the way back to the system that was kept",
     response_model=ReimagePlan,
     responses=problems_of(404, 409, 413, 415),
 )

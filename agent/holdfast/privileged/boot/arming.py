@@ -101,7 +101,7 @@ class Boot:
             except Refused as error:
                 refusals.append(str(error))
             except OSError as error:
-                unknown.append(f"{error.filename} cannot be looked at: {error.strerror}.")
+                unknown.append(f"{error.filename} cannot be inspected: {error.strerror}.")
         refusals += payload.refusals()
         return BootReport(
             mode=mode,

@@ -1,4 +1,4 @@
-"""What can be asked of arming and disarming, and what is answered, as plain data."""
+"""Requests to arm and disarm, and their responses, as plain data."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class _Request(BaseModel, defer_build=True):
 
 
 class StagedImage(_Request):
-    """The image's content lies in a file of a data volume."""
+    """The image's content is in a file of a data volume."""
 
     kind: Literal["staged"] = "staged"
     path: AbsolutePath
-    """Of this machine, as it is mounted now; the arming finds file system and array below."""
+    """A path of this machine, as mounted now; the arming finds file system and array below."""
 
 
 class NetworkImage(_Request):
@@ -100,7 +100,7 @@ class ArmRequest(_Request):
     save_previous: AbsolutePath | None = None
     """The directory, not there yet, in which the imager keeps the old disk as an image."""
     dry_run: bool = False
-    """Look at everything that arming would look at, and write nothing."""
+    """Check everything that arming would check, and write nothing."""
 
 
 class TryRequest(_Request):
@@ -164,7 +164,7 @@ class ExplainRequest(_Request):
     boot_modes: list[BootMode] | None = None
     """In which the image can be booted."""
     image: str | None = None
-    """What the image's descriptor says of it, as JSON; the digests of chunks may be left out."""
+    """The content of the image's descriptor, as JSON; the digests of chunks may be left out."""
     source: ImageSource | None = None
     allow_kexec: bool = False
 
@@ -174,7 +174,7 @@ class _Report(BaseModel, defer_build=True):
 
 
 class Target(_Report):
-    """The disk that is written, and all that tells it from others; as the job has it."""
+    """The disk that is written, and all that distinguishes it from others; as the job has it."""
 
     path: str
     """In /dev; for people, since names of devices change between boots."""
@@ -190,7 +190,7 @@ class Target(_Report):
 
 
 class SystemSigns(_Report):
-    """What tells the running system from every other, as root observed it."""
+    """What distinguishes the running system from every other, as root observed it."""
 
     root_uuid: str | None
     """UUID of the file system of `/`; None where it has none."""
@@ -213,7 +213,7 @@ class PlacedFile(_Report):
 
 
 class FileEvidence(_Report):
-    """A carried file as it is now."""
+    """A carried file in its current state."""
 
     path: str
     differences: list[str]
@@ -246,7 +246,7 @@ class BootProgress(_Report):
         """Return it for a sentence."""
         said = [f"systemd: {self.systemd}"] if self.systemd else []
         said += [f"cloud-init: {self.cloud_init}"] if self.cloud_init else []
-        return ", ".join(said) or "nothing says how far it is"
+        return ", ".join(said) or "nothing reports its progress"
 
 
 class IdentityEvidence(_Report):
@@ -293,17 +293,17 @@ class BootReport(_Report):
     loader: str | None
     """`grub2-bios`, `grub2-uefi`, `systemd-boot`, `efi-bootnext` or `kexec`; None for none."""
     kernel: str
-    """Release of the kernel that would run the imager: the one that runs now."""
+    """Release of the kernel that would run the imager: the running kernel."""
     entry: str | None
     """What would be written into the boot loader's configuration."""
     files: list[FileReport]
     disks: list[Disk]
     loses: list[str]
-    """Sentences: what else lies on the target and is lost."""
+    """Sentences: what else is on the target and is lost."""
     refusals: list[str]
     """Sentences: why arming would be refused."""
     unknown: list[str]
-    """Sentences: what only somebody with more rights can find out."""
+    """Sentences: what only a process with more rights can determine."""
 
     @property
     def target(self) -> Disk | None:
@@ -353,7 +353,7 @@ class DisarmReport(_Report):
     restored: list[str]
     """Paths of files that are again as they were, byte for byte."""
     edited: list[str]
-    """Paths of files that somebody else changed meanwhile: only what is ours was taken out."""
+    """Paths of files that another program changed meanwhile: only what is ours was removed."""
     removed: list[str]
     notes: list[str] = []
 

@@ -21,7 +21,7 @@ _MOST_TEXT = 200
 
 
 class NotReadyError(Exception):
-    """It does not serve; the message is a clause that says why."""
+    """It does not serve; the message is a clause that states why."""
 
 
 class Connection:
@@ -83,7 +83,7 @@ def _host_and_port(address: str) -> tuple[str, int]:
 
 
 def shown(data: bytes | str) -> str:
-    """Return what a stranger said, bounded and printable."""
+    """Return a stranger's text, bounded and printable."""
     text = data.decode(errors="replace") if isinstance(data, bytes) else data
     text = " ".join(text.split())[:_MOST_TEXT]
     return "".join(character if character.isprintable() else "?" for character in text)

@@ -1,7 +1,7 @@
 """Asks the gates before this machine goes down, in order, for every way of rebooting it.
 
-Each answer is kept with the attempt. The first one that is no ends it, and the machine stays up;
-what was taken before is given back. With `force` each is asked as well, and none is heeded.
+Each answer is kept with the attempt. The first refusal ends it, and the machine stays up; what was
+taken before is released. With `force` each is asked as well, and none is heeded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from holdfast.reimage.store import Job
 
 _PAUSE_SECONDS = 5.0
 _RETRY_SECONDS = 60
-"""When to come back after a no that says nothing of it."""
+"""When to come back after a refusal without a time."""
 
 
 @dataclass(frozen=True)
@@ -68,14 +68,14 @@ class Interlock:
         self._asking: Gate | None = None
         self._stopping = threading.Event()
         self.refusals: Counter[Gate] = Counter(dict.fromkeys(Gate, 0))
-        """How often each gate said no."""
+        """How often each gate refused."""
 
     def stop(self) -> None:
         """End what is being asked."""
         self._stopping.set()
 
     def report(self, job: Job | None) -> InterlockReport:
-        """Return what was answered, and what is open and held now."""
+        """Return the last answers, and what is open and held now."""
         at = self._clock()
         windows = self._rules.windows
         closes = windows.closes(at)
@@ -91,7 +91,7 @@ class Interlock:
         )
 
     def figures(self) -> tuple[bool, bool, Mapping[str, int]]:
-        """Return whether the lock is held, whether a window is open, and what said no how often."""
+        """Return whether the lock is held and a window is open, and how often each gate refused."""
         is_open = self._rules.windows.closes(self._clock()) is not None
         counts = {gate.value: self.refusals[gate] for gate in Gate}
         return self._keeper.held, is_open, counts
@@ -155,7 +155,7 @@ class Interlock:
         self._keep(job, report)
 
     def _ask(self, gate: Gate, ask: Callable[[], str], *, force: bool) -> tuple[str, bool]:
-        """Ask one gate; return what it said, and whether that was a no which is not heeded."""
+        """Ask one gate; return its answer, and whether that was a refusal which is overridden."""
         self._asking = gate
         self._look()
         try:

@@ -1,7 +1,7 @@
 """Keeps the fleet's lock as long as it has to be held, and no longer, whatever process ends when.
 
-That the lock may be held is on the data volume before the first request goes out. From then on
-the state of the attempt says whether it has to be held, and a thread releases it if not, in this
+That the lock may be held is on the data volume before the first request goes out. From then on the
+state of the attempt determines whether it has to be held, and a thread releases it if not, in this
 process or in a later one, in this system or in the next. `should_hold` is the whole rule.
 """
 
@@ -85,7 +85,7 @@ class LockKeeper:
         self._damage: str | None = None
         self._problem: str | None = None
         self._busy = threading.Lock()
-        """Held by whoever speaks to the lock manager."""
+        """Held by the thread that talks to the lock manager."""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="fleet-lock", daemon=True)
 

@@ -1,4 +1,4 @@
-"""What the gates before a reboot answered, as the API shows it and the attempt remembers it."""
+"""The answers of the gates before a reboot, as the API shows and the attempt remembers them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Gate(StrEnum):
 
 
 class GateReport(BaseModel, defer_build=True):
-    """What one gate answered."""
+    """The answer of one gate."""
 
     gate: Gate
     passed: bool
@@ -57,7 +57,7 @@ class InterlockReport(BaseModel, defer_build=True):
 
 
 class HeldError(RequestError):
-    """A gate says no: the machine stays up. `retry_after` is whole seconds, if that is known."""
+    """A gate refuses: the machine stays up. `retry_after` is whole seconds, if that is known."""
 
     def __init__(self, gate: Gate, detail: str, retry_after: int | None = None) -> None:
         super().__init__(Slug.HELD_BACK, detail, gate=gate.value)

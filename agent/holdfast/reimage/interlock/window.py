@@ -80,7 +80,7 @@ class Window:
         return before
 
     def spans(self, now: datetime, days: int) -> Iterator[Span]:
-        """Yield what is open now or opens within so many days, in order."""
+        """Yield what is open now or opens within that many days, in order."""
         today = now.astimezone(self.zone).date()
         for number in range(-2, days):
             try:
@@ -125,7 +125,7 @@ class Windows:
 
 
 def parse_window(text: str) -> Window:
-    """Understand an expression. Raises `ValueError` with a clause that says what is wrong."""
+    """Understand an expression. Raises `ValueError` with a clause on what is wrong."""
     words = text.split()
     if len(words) < 2:
         raise ValueError(f"should be [DAYS] [DATE] FROM-TO ZONE, {_EXAMPLE}, not {text!r}")

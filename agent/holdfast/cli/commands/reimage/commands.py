@@ -46,7 +46,7 @@ app = group(
 
 
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Only say what it would do, or why it would not.")
+    bool, typer.Option("--dry-run", help="Only report what it would do, or why it would not.")
 ]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait until it is here.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -191,7 +191,7 @@ def arm(
     # What was shown is what is armed, whatever another caller stages meanwhile.
     meant = _meant(operation or status["operation"])
     _show(session, session.api.post("/v1/reimage/arm", meant, seconds=_SECONDS))
-    session.out.hint("next: holdfast reimage reboot; to take it back: holdfast reimage disarm")
+    session.out.hint("next: holdfast reimage reboot; to undo: holdfast reimage disarm")
 
 
 @command(app, "disarm", lines=["holdfast reimage disarm"])
@@ -364,7 +364,7 @@ def _confirm_disk(
             f"{target['model'] or 'model unknown'}, serial {target['serial'] or 'unknown'}, at the "
             "next boot."
         )
-        disk = typer.prompt("Name that disk to go on", err=True)
+        disk = typer.prompt("Type the name of that disk to continue", err=True)
     if disk is not None and disk not in names:
         raise CliError(f"{disk} is not the disk that would be written, which is {target['path']}")
 
