@@ -85,7 +85,7 @@ class ReimageSettings(Section):
     )
     status_listen: str = Field(
         default="auto",
-        description="Where the imager tells how far it is: ADDRESS:PORT; `auto`: as `listen` if "
+        description="Where the imager reports its progress: ADDRESS:PORT; `auto`: as `listen` if "
         "that reaches beyond this machine; empty: nowhere but on the console. Needs `tls`.",
     )
     ca_file: OptionalPath = Field(

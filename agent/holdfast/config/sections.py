@@ -153,7 +153,7 @@ class NodeSettings(Section):
     metadata: str = Field(
         default="auto",
         description="Where EC2's metadata service is; `auto`: at its usual address, if the "
-        "firmware says that this is EC2; empty: ask nobody.",
+        "firmware identifies EC2; empty: no requests.",
     )
 
     @field_validator("metadata")

@@ -54,7 +54,7 @@ class Settings(BaseSettings):
 
     roots: Annotated[list[AbsolutePath], NoDecode, Field(min_length=1, max_length=64)] = Field(
         default=[Path("/mnt/data")],
-        description="Directories of state; every path given to holdfast must lie in one of them.",
+        description="Directories of state; every path passed to holdfast must be in one of them.",
     )
     state_dir: OptionalPath = Field(
         default=None,
@@ -138,7 +138,7 @@ class Settings(BaseSettings):
                     raise ValueError(f"should not name {str(root)!r} twice")
                 if root.is_relative_to(other) or other.is_relative_to(root):
                     raise ValueError(
-                        f"should not lie in one another: {str(other)!r} and {str(root)!r}"
+                        f"should not contain one another: {str(other)!r} and {str(root)!r}"
                     )
         return roots
 
@@ -162,7 +162,7 @@ class Settings(BaseSettings):
             )
         if mode & 0o002:
             raise ValueError(
-                f"should not be {mode:#o}: whoever may write to the socket may do everything, "
+                f"should not be {mode:#o}: a user who may write to the socket may do everything, "
                 "so it cannot be open to all users"
             )
         return mode

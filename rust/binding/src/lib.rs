@@ -26,7 +26,7 @@ use serde::de::DeserializeOwned;
 use crate::errors::{EngineError, to_python};
 use crate::progress::Progress;
 
-/// Parse the request, do the work without the GIL, and answer the result as JSON.
+/// Parse the request, do the work without the GIL, and return the result as JSON.
 fn call<R, T>(
     py: Python<'_>,
     json: &str,

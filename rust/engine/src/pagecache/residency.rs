@@ -17,7 +17,7 @@ use crate::sys::{CacheStat, page_size};
 use crate::walk::{Found, Parts, Visit, walk};
 use crate::{Progress, Result};
 
-/// What to look at.
+/// What to inspect.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
@@ -25,9 +25,9 @@ pub struct Request {
     pub place: RootPath,
     /// Directories to leave out.
     pub exclude: Vec<PathBuf>,
-    /// Tell of directories so many levels below the place.
+    /// List directories up to this many levels below the place.
     pub depth: usize,
-    /// Tell of so many files and directories, those with most in memory.
+    /// List up to this many files and directories, those with most in memory.
     pub top: usize,
 }
 
@@ -113,7 +113,7 @@ struct Sought {
     detail: HashMap<Vec<u8>, Sums>,
 }
 
-/// Find out how much of a place is in memory.
+/// Measure how much of a place is in memory.
 ///
 /// # Errors
 /// [`Error::Io`](crate::Error::Io), [`Error::Unsupported`](crate::Error::Unsupported),

@@ -64,7 +64,7 @@ impl Request {
     }
 }
 
-/// Build the manifest. Files whose identity is the one that they were placed with are not read.
+/// Build the manifest. Files that still have the identity that they were placed with are not read.
 ///
 /// # Errors
 /// As [`build`].

@@ -199,7 +199,7 @@ pub struct Outcome {
     pub manifest: Option<holdfast_engine::manifest::build::Outcome>,
     /// What the lines of the manifest have in common with the source's: one SHA-256 of all.
     pub manifest_digest: Option<Sha256>,
-    /// The source's own manifest, if it made one.
+    /// The source's own manifest, if there is one.
     pub source_manifest: Option<SourceManifest>,
     /// Bytes of the source's record of the page cache, if it has one and it was asked for.
     pub page_cache_bytes: Option<u64>,

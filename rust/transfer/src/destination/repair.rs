@@ -97,7 +97,7 @@ pub struct Finding {
     pub repaired: bool,
     /// Whether the file was written to since it was transferred, or is gone.
     pub written_since: bool,
-    /// What else there is to say.
+    /// Further notes.
     pub detail: Option<String>,
 }
 

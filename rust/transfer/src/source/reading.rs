@@ -413,7 +413,7 @@ fn number(digest: &Digest) -> Option<u64> {
 }
 
 impl Reading<'_> {
-    /// Say that a file was sent whole, unless it changed meanwhile.
+    /// Report that a file was sent whole, unless it changed meanwhile.
     fn end(
         &self,
         want: u32,

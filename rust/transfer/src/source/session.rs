@@ -25,7 +25,7 @@ use crate::{Error, Proof, Result, owners, statistics};
 
 /// How long the destination may be silent between two requests: it flushes, plans and deletes.
 const SILENCE: Duration = Duration::from_secs(3600);
-/// How often a connection without data says that the source is alive.
+/// How often a connection without data reports that the source is alive.
 const ALIVE: Duration = Duration::from_secs(5);
 /// Bytes of a listing in one message, about.
 const BATCH: usize = 256 << 10;
@@ -71,7 +71,7 @@ impl Listed {
 }
 
 fn print(entry: &Entry, keys: &RandomState) -> u64 {
-    // The times of directories say nothing that their names do not.
+    // The times of directories add nothing to their names.
     let stamp = (entry.kind != Type::Directory).then(|| Stamp::from(&entry.identity));
     keys.hash_one((entry.kind, stamp, entry.target()))
 }

@@ -23,7 +23,7 @@ use holdfast_transfer::{
 pub const ID: &str = "000102030405060708090a0b0c0d0e0f";
 pub const MIB: usize = 1 << 20;
 
-/// Remembers who owns a ticket, as the caller's store does, and answers what it was set to answer.
+/// Remembers who owns a ticket, as the caller's store does, and returns what it was set to.
 #[derive(Default)]
 pub struct Owners(pub Mutex<Vec<String>>, pub Mutex<Answers>);
 

@@ -21,7 +21,7 @@ const QUIET_ATTEMPTS: u32 = 3;
 /// The longest time between two looks whether the build was cancelled.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// How a file can be begun with.
+/// How a file can be started.
 enum Start {
     /// It is open; `traced` if every write to it from then on changes its identity.
     Ready { file: Arc<OpenFile>, identity: Identity, traced: bool },
@@ -81,7 +81,7 @@ impl<'a> Build<'a> {
                 return Ok(None);
             }
         };
-        // What an earlier run knew was compared with the file as it was found, not as it is now.
+        // What an earlier run knew was compared with the file as found, not with its present state.
         let hasher = match begun.filter(|_| identity == found) {
             Some(chunks) => FileHasher::resume(self.algorithm, identity.size, chunks),
             None => FileHasher::new(self.algorithm, identity.size),

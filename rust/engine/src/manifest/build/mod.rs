@@ -44,7 +44,7 @@ pub struct Request {
     pub algorithm: Algorithm,
     /// The record file to write; its directory exists.
     pub destination: PathBuf,
-    /// What is found out meanwhile, for a later run if this one is killed.
+    /// The results so far, for a later run if this one is killed.
     pub journal: PathBuf,
     /// Manifests made here, by preference: the digests of unchanged files are taken over from the
     /// first one that is of the same directory and algorithm.
@@ -53,7 +53,7 @@ pub struct Request {
     pub max_bytes: u64,
     /// More members for the header.
     pub header: BTreeMap<String, serde_json::Value>,
-    /// At most so many bytes each second.
+    /// At most this many bytes each second.
     pub bytes_per_second: Option<u64>,
     /// Give way above this pressure.
     pub pressure: Option<crate::pressure::Limit>,
@@ -71,9 +71,9 @@ pub struct Outcome {
     /// What the manifest has.
     #[serde(flatten)]
     pub counts: Counts,
-    /// Files without a digest by name, as far as there is room.
+    /// Files without a digest by name, up to the limit.
     pub problems: Vec<Problem>,
-    /// Whether there was room for all.
+    /// Whether the list is complete.
     pub problems_all: bool,
     /// Bytes hashed in this run, holes included.
     pub hashed_bytes: u64,
@@ -105,7 +105,7 @@ struct Build<'a> {
     /// Files that were written to a moment before they were opened first.
     deferred: Mutex<HashSet<u32>>,
     second: Mutex<HashSet<u32>>,
-    /// Where to go on in files that an earlier run had begun.
+    /// Where to resume files that an earlier run had started.
     begun: Mutex<HashMap<u32, Chunks>>,
     journal: Mutex<Journal>,
 }

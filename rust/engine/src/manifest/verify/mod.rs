@@ -1,8 +1,9 @@
-//! Proving that what is on disk is what a manifest says, by reading it.
+//! Proving by reading that what is on disk matches a manifest.
 //!
 //! A file with a table of XXH64 states is checked chunk by chunk, on several processors at once:
 //! each chunk, taken in from the state before it, must arrive at the state after it, and the last one
-//! at the file's digest. That proves the standard digest of the whole, and tells which chunks differ.
+//! at the file's digest. That proves the standard digest of the whole, and shows which chunks
+//! differ.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -51,7 +52,7 @@ pub struct Request {
     pub report: PathBuf,
     /// More members for its header.
     pub header: BTreeMap<String, serde_json::Value>,
-    /// At most so many bytes each second.
+    /// At most this many bytes each second.
     pub bytes_per_second: Option<u64>,
     /// Give way above this pressure.
     pub pressure: Option<crate::pressure::Limit>,
@@ -60,7 +61,7 @@ pub struct Request {
     pub reader: read::Preference,
 }
 
-/// What was found out.
+/// The result.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Outcome {
     /// Whether nothing differs and everything could be proven.
@@ -85,9 +86,9 @@ pub struct Outcome {
     pub unproven: u64,
     /// Bytes in the ranges that differ.
     pub mismatched_bytes: u64,
-    /// What differs by name, as far as there is room.
+    /// What differs by name, up to the limit.
     pub findings: Vec<Finding>,
-    /// Whether there was room for all.
+    /// Whether the list is complete.
     pub findings_all: bool,
     /// Bytes checked, holes included.
     pub bytes: u64,

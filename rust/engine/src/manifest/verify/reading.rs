@@ -93,7 +93,7 @@ impl<'a> Verify<'a> {
         Ok(Some(Opened { file, range, stream, name }))
     }
 
-    /// A file that was there a moment ago cannot be opened: say so once for all its parts.
+    /// A file that was there a moment ago cannot be opened: report it once for all its parts.
     fn refused(&self, part: Part, refusal: &Refusal) -> Result<()> {
         let mut parts = vec![part];
         {
@@ -108,7 +108,7 @@ impl<'a> Verify<'a> {
         self.absent(&self.checks[part.check as usize], refusal)
     }
 
-    /// Take in what was found out about a part; about its file after the last one.
+    /// Take in the result of a part; of its file after the last part.
     fn ended(&self, part: Part, note: impl FnOnce(&mut State)) -> Result<()> {
         let state = {
             let mut open = lock(&self.open);
@@ -237,7 +237,7 @@ impl Work {
                         .filter(|(_, (wanted, found))| wanted != found)
                         .map(|(nth, _)| [begin(nth), (begin(nth) + wanted.size).min(check.size)])
                         .collect();
-                    // A manifest whose digests contradict each other tells nothing but that.
+                    // A manifest whose digests contradict each other proves nothing else.
                     return if ranges.is_empty() { whole } else { ranges };
                 }
                 digest == check.digest
