@@ -90,13 +90,13 @@ class Progress:
         """Bytes of file data this call caused to be read."""
     @property
     def current(self) -> str | None:
-        """The path of the largest file that is being worked on, where the call tells."""
+        """The path of the largest file that is being worked on, where the call reports it."""
     @property
     def cancelled(self) -> bool: ...
     def enter(self, phase: str) -> None:
-        """Say what is being done, for work that is not the engine's."""
+        """Set what is being done, for work that is not the engine's."""
     def expect(self, amount: int | None) -> None:
-        """Say how many bytes there are to deal with; None if that is not known."""
+        """Set how many bytes there are to process; None if that is not known."""
     def advance(self, amount: int) -> None:
         """Count bytes as dealt with."""
     def restart(self) -> None:
@@ -124,13 +124,13 @@ def has_cachestat() -> bool:
     """Whether the running kernel has cachestat(2), Linux 6.5 and later."""
 
 def kind_of(root: Path, path: Path) -> Literal["directory", "file", "other"]:
-    """Say what a path relative to a root is.
+    """Return what a path relative to a root is.
 
     Raises `OSError`: `EXDEV` if something else is mounted on the way, `ELOOP` at a symbolic link.
     """
 
 def measure_residency(request: str, progress: Progress) -> str:
-    """Find out how much of a file, a directory or a root is in memory."""
+    """Measure how much of a file, a directory or a root is in memory."""
 
 def dump_pages(request: str, progress: Progress) -> str:
     """Record which pages are in memory, in a record file that is there whole or not at all."""
@@ -151,16 +151,16 @@ def export_happycache(request: str, progress: Progress) -> str:
     """Write a record as happycache reads it, to the open descriptor `output`."""
 
 def build_manifest(request: str, progress: Progress) -> str:
-    """Record every file below a directory with its digest; go on where an earlier run stopped."""
+    """Record every file below a directory with its digest; resume an earlier run."""
 
 def check_patterns(include: list[str], exclude: list[str]) -> None:
     """Raise `ValueError`, naming the pattern, if one is malformed."""
 
 def verify_manifest(request: str, progress: Progress) -> str:
-    """Read the files that a manifest tells of and find out what differs, and where."""
+    """Read the files that a manifest lists and find what differs, and where."""
 
 def compare_manifests(request: str, progress: Progress) -> str:
-    """Find out in what two manifests differ, without reading any file they tell of."""
+    """Find in what two manifests differ, without reading any file that they list."""
 
 def inspect_manifest(request: str, progress: Progress) -> str:
     """Read a whole manifest, check it, and tell its header, totals and largest files."""
@@ -176,7 +176,7 @@ def describe_image(request: str, progress: Progress) -> str:
     """Read a disk image, raw or packed with zstd, gzip or xz, and make its descriptor."""
 
 def inspect_image(request: str, progress: Progress) -> str:
-    """Look into a disk image, raw or packed, without digests: what `describe_image` would find."""
+    """Inspect a disk image, raw or packed, without digests: what `describe_image` would find."""
 
 def apply_image_rules(question: str) -> str:
     """Return why an image cannot be written to a disk, boot a machine, or get what it should.
@@ -200,7 +200,7 @@ def pack_image(request: str, progress: Progress) -> str:
     """Pack a raw disk image with zstd, into a file that is not there yet."""
 
 def verify_image(request: str, progress: Progress) -> str:
-    """Read the file of a disk image and find out whether it is what a descriptor tells of."""
+    """Read the file of a disk image and check whether it is the image of a descriptor."""
 
 def inspect_descriptor(data: bytes) -> str:
     """Check the descriptor of an image and tell what it says, but for the digests of chunks.
@@ -209,7 +209,7 @@ def inspect_descriptor(data: bytes) -> str:
     """
 
 def ed25519_public(seed: bytes) -> bytes:
-    """Answer the public key, of 32 bytes, of a private one. `ValueError` unless it has 32."""
+    """Return the public key, of 32 bytes, of a private one. `ValueError` unless it has 32."""
 
 def ed25519_sign(seed: bytes, message: bytes) -> bytes:
     """Sign a message; 64 bytes. Raises `ValueError` unless the seed has 32 bytes."""

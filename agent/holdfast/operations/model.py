@@ -1,4 +1,4 @@
-"""What an operation is, as stored and as answered, and the problems that can be reported."""
+"""The model of an operation, as stored and as returned, and the problems it can report."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from holdfast.operations.results import Outcome
 
 
 def now() -> datetime:
-    """Return the time in UTC, to the millisecond: what is stored is what is answered."""
+    """Return the time in UTC, to the millisecond: what is stored is what is returned."""
     moment = datetime.now(UTC)
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 
@@ -244,7 +244,7 @@ class Operation(OperationSummary):
     result: dict[str, Any] | None = None
 
     def summary(self, params_bytes: int) -> OperationSummary:
-        """Return it without its result, and without parameters of more than so many bytes."""
+        """Return it without its result, and without parameters of more than `params_bytes`."""
         members = {name: getattr(self, name) for name in OperationSummary.model_fields}
         if len(json.dumps(self.params)) > params_bytes:
             members["params"] = None
@@ -252,7 +252,7 @@ class Operation(OperationSummary):
 
 
 class RequestError(Exception):
-    """A request that cannot be served, found out before any operation was started."""
+    """A request that cannot be served, refused before any operation was started."""
 
     def __init__(self, slug: Slug, detail: str, field: str | None = None, **members: Any) -> None:
         """`members` become extension members of the problem."""
