@@ -7,6 +7,8 @@ import os
 import socket
 import sys
 
+from holdfast import trace
+
 # syslog(3) priorities, which the journal takes from the start of a line.
 _PRIORITIES = (
     (logging.CRITICAL, 2),
@@ -17,7 +19,16 @@ _PRIORITIES = (
 )
 
 
-class _JournalFormatter(logging.Formatter):
+class _TraceFormatter(logging.Formatter):
+    """Lines that end with the trace that the work belongs to, if it does to one."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - of the library
+        found = trace.trace_id()
+        line = super().formatMessage(record)
+        return line if found is None else f"{line} [trace {found}]"
+
+
+class _JournalFormatter(_TraceFormatter):
     """Lines for the journal, which adds the time itself."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -32,7 +43,7 @@ def configure(level: str) -> None:
     if "JOURNAL_STREAM" in os.environ:
         handler.setFormatter(_JournalFormatter("%(name)s: %(message)s"))
     else:
-        formatter = logging.Formatter(
+        formatter = _TraceFormatter(
             "%(asctime)s.%(msecs)03d %(levelname)-8s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
         )
         handler.setFormatter(formatter)

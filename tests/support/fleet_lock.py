@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ class FleetLockServer:
     holders: dict[str, set[str]] = field(default_factory=dict)
     calls: list[tuple[str, str]] = field(default_factory=list)
     """What was called by whom."""
-    times: list[float] = field(default_factory=list)
+    traces: list[str | None] = field(default_factory=list)
     retry_after: str | None = None
     broken: bool = False
     """Answers 500 to all, having done nothing."""
@@ -45,7 +44,6 @@ class FleetLockServer:
         name, group = body["client_params"]["id"], body["client_params"]["group"]
         with self.changed:
             self.calls.append((call, name))
-            self.times.append(time.monotonic())
             if self.broken:
                 return 500, {"kind": "failed", "value": "etcd does not answer"}
             holders = self.holders.setdefault(group, set())
@@ -82,6 +80,7 @@ def fleet_lock_server(kind: Kind = "poseidon") -> Iterator[FleetLockServer]:
             ):
                 status, document = 400, {"kind": "protocol", "value": "this is not FleetLock"}
             else:
+                service.traces.append(self.headers.get("traceparent"))
                 status, document = service.answer(call, body)
             if service.forgets_to_answer:
                 self.close_connection = True

@@ -220,6 +220,10 @@ class OperationSummary(BaseModel, defer_build=True):
         "names it. Null until it succeeded, and for any other end.",
     )
     actor: str = Field(description="Who asked for it.")
+    traceparent: str | None = Field(
+        default=None,
+        description="The trace that the call which started it belongs to (W3C Trace Context).",
+    )
     created_at: Timestamp
     started_at: Timestamp | None = None
     finished_at: Timestamp | None = None

@@ -9,7 +9,7 @@ from holdfast.operations.model import Operation, OperationSummary, Problem, Prog
 from holdfast.operations.results import Outcome
 
 LISTED_PARAMS_BYTES = 4 << 10
-_HEAD = "id, kind, state, outcome, actor, created_at, started_at, finished_at"
+_HEAD = "id, kind, state, outcome, actor, traceparent, created_at, started_at, finished_at"
 COLUMNS = f"{_HEAD}, params, progress, result, error, params_apart, result_apart"
 SUMMARY_COLUMNS = (
     f"seq, {_HEAD}, CASE WHEN length(params) <= {LISTED_PARAMS_BYTES} AND NOT params_apart"
@@ -19,7 +19,7 @@ SUMMARY_COLUMNS = (
 
 def operation_of(row: tuple[Any, ...]) -> Operation:
     """Make an operation of the columns from `id` to `error`."""
-    id_, kind, state, outcome, actor, *times, params, progress, result, error = row
+    id_, kind, state, outcome, actor, traceparent, *times, params, progress, result, error = row
     created, started, finished = times
     return Operation(
         id=id_,
@@ -27,6 +27,7 @@ def operation_of(row: tuple[Any, ...]) -> Operation:
         state=State(state),
         outcome=outcome and Outcome(outcome),
         actor=actor,
+        traceparent=traceparent,
         created_at=created,
         started_at=started,
         finished_at=finished,
@@ -39,7 +40,7 @@ def operation_of(row: tuple[Any, ...]) -> Operation:
 
 def summary_of(row: tuple[Any, ...]) -> OperationSummary:
     """Make a summary of the columns in `SUMMARY_COLUMNS`."""
-    _, id_, kind, state, outcome, actor, *times, params, progress, error = row
+    _, id_, kind, state, outcome, actor, traceparent, *times, params, progress, error = row
     created, started, finished = times
     return OperationSummary(
         id=id_,
@@ -47,6 +48,7 @@ def summary_of(row: tuple[Any, ...]) -> OperationSummary:
         state=State(state),
         outcome=outcome and Outcome(outcome),
         actor=actor,
+        traceparent=traceparent,
         created_at=created,
         started_at=started,
         finished_at=finished,

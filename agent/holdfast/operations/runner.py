@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from holdfast import trace
 from holdfast._engine import CancelledError
 from holdfast.operations.events import Channel
 from holdfast.operations.kinds import Context, Kind
@@ -270,7 +271,8 @@ class Runner:
                 live.resumed,
                 will_resume=lambda: self._will_resume(live),
             )
-            result = live.kind.run(context)
+            with trace.belonging(live.operation.traceparent):
+                result = live.kind.run(context)
             if not isinstance(result, live.kind.result):
                 raise TypeError(f"{live.kind.name} returned {type(result).__name__}")
             dumped = result.model_dump(mode="json")

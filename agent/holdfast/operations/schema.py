@@ -7,7 +7,7 @@ import sqlite3
 from holdfast import logs
 from holdfast.operations.large import INLINE_BYTES, LargeTexts
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _MOST_SECONDS = 60
 """More than it takes to move one result into a file."""
 
@@ -32,11 +32,13 @@ CREATE TABLE operations (
     idempotency_digest TEXT,
     outcome TEXT CHECK (outcome IN ('ok', 'differs', 'partial')),
     params_apart INTEGER NOT NULL DEFAULT 0,
-    result_apart INTEGER NOT NULL DEFAULT 0
+    result_apart INTEGER NOT NULL DEFAULT 0,
+    traceparent TEXT
 ) STRICT;
 CREATE INDEX operations_by_kind ON operations (kind, seq);
 CREATE INDEX operations_by_state ON operations (state, seq);
 """
+_TO_VERSION_4 = "ALTER TABLE operations ADD COLUMN traceparent TEXT;"
 _TO_VERSION_2 = """
 ALTER TABLE operations ADD COLUMN outcome TEXT CHECK (outcome IN ('ok', 'differs', 'partial'));
 ALTER TABLE operations ADD COLUMN params_apart INTEGER NOT NULL DEFAULT 0;
@@ -69,7 +71,9 @@ def bring_up_to_date(connection: sqlite3.Connection, version: int, large: LargeT
         _execute(connection, _TO_VERSION_2, 2)
     if version <= 2:
         _move_apart(connection, large)
-        _execute(connection, "", SCHEMA_VERSION)
+        _execute(connection, "", 3)
+    if version <= 3:
+        _execute(connection, _TO_VERSION_4, SCHEMA_VERSION)
 
 
 def _execute(connection: sqlite3.Connection, script: str, version: int) -> None:

@@ -14,6 +14,7 @@ from typing import BinaryIO
 
 from pydantic import BaseModel, ValidationError
 
+from holdfast import trace
 from holdfast._engine import Progress
 from holdfast.operations.events import Listener
 from holdfast.operations.idempotency import check_key, digest_of
@@ -146,6 +147,7 @@ class Operations:
                 kind=kind,
                 state=State.QUEUED,
                 actor=actor,
+                traceparent=trace.current(),
                 created_at=now(),
                 params=params.model_dump(mode="json"),
             )

@@ -128,13 +128,14 @@ class Store:
         params, apart = self._set_apart(operation.id, "params", operation.params)
         self._write(
             f"INSERT INTO operations ({COLUMNS}, idempotency_key, idempotency_digest)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 operation.id,
                 operation.kind,
                 operation.state.value,
                 None,
                 operation.actor,
+                operation.traceparent,
                 format_time(operation.created_at),
                 None,
                 None,
@@ -358,15 +359,15 @@ class Store:
 
     def _whole(self, row: tuple[Any, ...]) -> Operation:
         """Make an operation of a row, with what lies apart from it."""
-        operation_id, params, result = row[0], row[8], row[10]
+        *head, params, progress, result, error, params_apart, result_apart = row
         with _as_store_error("read"):
-            if row[-2]:
-                with self._large.open(operation_id, "params") as file:
+            if params_apart:
+                with self._large.open(head[0], "params") as file:
                     params = file.read()
-            if row[-1]:
-                with self._large.open(operation_id, "result") as file:
+            if result_apart:
+                with self._large.open(head[0], "result") as file:
                     result = file.read()
-        return operation_of((*row[:8], params, row[9], result, row[11]))
+        return operation_of((*head, params, progress, result, error))
 
     def _write(self, statement: str, values: tuple[Any, ...]) -> bool:
         """Run one statement, committed to the disk; return whether it changed a row."""

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from holdfast import trace
+
 _LOOK_SECONDS = 0.25
 _KEPT_BYTES = 4096
 
@@ -29,6 +31,12 @@ class Ended:
     def passed(self) -> bool:
         """Whether it ended well."""
         return self.code == 0
+
+
+def _traced() -> dict[str, str]:
+    """Return what tells a command the trace that it belongs to."""
+    found = trace.current()
+    return {} if found is None else {"TRACEPARENT": found}
 
 
 def run_command(
@@ -50,7 +58,7 @@ def run_command(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, **_traced(), **(environment or {})},
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:

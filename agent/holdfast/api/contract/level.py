@@ -14,6 +14,7 @@ FEATURES = (
     "idempotency-key",
     "interlock",
     "node-id",
+    "traceparent",
     "transfers",
 )
 """Names that stay; sorted."""

@@ -19,6 +19,7 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
+from holdfast import trace
 from holdfast.api.http.rendering import printable
 from holdfast.atomic_files import flush_directory
 from holdfast.operations.model import format_time, now
@@ -76,6 +77,8 @@ class AuditLog:
     def record_event(self, event: Mapping[str, Any]) -> None:
         """Write what holdfast did without a call, to both files and to the disk. Blocks on it."""
         entry = {"time": format_time(now()), "who": "holdfast", **summary(event)}
+        if trace.current() is not None:
+            entry["traceparent"] = trace.current()
         self.record(entry, lasting=True)
         self.flush()
 

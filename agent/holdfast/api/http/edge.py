@@ -12,6 +12,7 @@ import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from holdfast import trace
 from holdfast.api.http.audit import AuditLog, summary
 from holdfast.api.http.auth import caller_in, peer_in
 from holdfast.api.http.browsers import SAFE_METHODS
@@ -48,6 +49,7 @@ class EdgeMiddleware:
             await self._app(scope, receive, send)
             return
         method: str = scope["method"]
+        trace.belong(trace.parse(Headers(scope=scope).getlist("traceparent")))
         begin = time.perf_counter()
         scope.setdefault("state", {})["audit"] = {}
         status: int | None = None
@@ -107,6 +109,8 @@ class EdgeMiddleware:
             "params": summary(added.pop("params", None)),
             **summary(added),
         }
+        if trace.current() is not None:
+            entry["traceparent"] = trace.current()
         if peer.certificate is not None:
             entry["certificate"] = summary(peer.certificate)
         needed = getattr(scope.get("route"), "permission", None)

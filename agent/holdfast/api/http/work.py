@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from contextvars import copy_context
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -142,7 +143,10 @@ class Work:
 
     def submit(self, pool: Pool, call: Callable[[], T]) -> asyncio.Future[T]:
         """Have a thread of a pool make a call; cancelling drops one that has not started."""
-        return asyncio.get_running_loop().run_in_executor(self._executors[pool], call)
+        context = copy_context()  # the trace that the request belongs to
+        return asyncio.get_running_loop().run_in_executor(
+            self._executors[pool], lambda: context.run(call)
+        )
 
     def close(self) -> None:
         """Begin no more work. What runs is not waited for."""

@@ -14,6 +14,8 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from holdfast import trace
+
 if TYPE_CHECKING:
     import httpx
 
@@ -81,7 +83,7 @@ class FleetLock:
                     "POST",
                     f"{self.url.rstrip('/')}/v1/{what}",
                     json=body,
-                    headers={"fleet-lock-protocol": "true"},
+                    headers=_headers(),
                 ) as response,
             ):
                 content = _beginning(response)
@@ -108,6 +110,12 @@ class FleetLock:
         if self.ca_file is not None:
             context.load_verify_locations(self.ca_file)
         return context
+
+
+def _headers() -> dict[str, str]:
+    found = trace.current()
+    passed_on = {} if found is None else {"traceparent": found}
+    return {"fleet-lock-protocol": "true", **passed_on}
 
 
 def _beginning(response: httpx.Response) -> bytes:
