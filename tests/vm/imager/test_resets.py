@@ -60,7 +60,7 @@ def test_a_power_cut_half_way_through_the_write(rig: NewRig, staged: MakeData) -
     assert not any(half[:MIB]), "the disk looks like a system before it is one"
     assert half != machine.before
     # Whatever boots the imager once more, there is nothing that it would continue.
-    machine.refused(machine.run(initrd), "there is no outcome record where the job", recorded=False)
+    machine.refused(machine.run(initrd), "no disk is the one that was armed", recorded=False)
 
 
 def test_the_kernel_panics(rig: NewRig, staged: MakeData) -> None:
