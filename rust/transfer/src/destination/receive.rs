@@ -356,7 +356,7 @@ impl<'a> Round<'a> {
             }
         }
         let mut files = Vec::new();
-        let table = if state.over { None } else { state.table(target.chunks()) };
+        let table = if state.over { None } else { target.table(&state) };
         if let Some(table) = table
             && let Some(end) = state.end.take()
         {

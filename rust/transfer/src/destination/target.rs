@@ -256,6 +256,15 @@ impl Target {
         let _ = fadvise(&self.plain, 0, None, Advice::DontNeed);
     }
 
+    /// Return the chunk table when the file is whole. Messages of several connections can overtake:
+    /// of an older version nothing counts before the source has compared it.
+    pub fn table(&self, state: &State) -> Option<Table> {
+        if self.based && state.differing.is_none() {
+            return None;
+        }
+        state.table(self.chunks())
+    }
+
     /// Return another descriptor of it.
     ///
     /// # Errors
@@ -266,8 +275,7 @@ impl Target {
 }
 
 impl State {
-    /// Return the chunk table when the file is whole.
-    pub fn table(&self, chunks: u32) -> Option<Table> {
+    fn table(&self, chunks: u32) -> Option<Table> {
         let count = chunks as usize;
         if self.end.is_none() || self.whole.len() != count {
             return None;
@@ -281,5 +289,48 @@ impl State {
         let digests = self.digests.values().map(|(digest, _)| *digest).collect();
         let states: Vec<_> = self.digests.values().filter_map(|(_, state)| *state).collect();
         (states.len() + 1 == count).then_some(Table { digests, states })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use holdfast_engine::RootPath;
+
+    use super::super::staging::Staging;
+    use super::Target;
+    use crate::message::{End, Metadata, Stamp, Table};
+
+    /// An older version of one chunk, of which the source's end came before its comparison.
+    fn ended(directory: &std::path::Path) -> Target {
+        let place = RootPath { root: directory.to_owned(), path: "destination".into() };
+        let staging = Staging::open(&place).unwrap();
+        let known = [(0, (1, None))].into();
+        let target = Target::open(&staging, (0, (*b"a").into(), 7), 8, true, known).unwrap();
+        let stamp = Stamp { size: 8, ..Stamp::default() };
+        let end = End { want: 0, digest: 2, stamp, metadata: Metadata::default() };
+        target.state().end = Some(end);
+        target
+    }
+
+    #[test]
+    fn an_end_that_overtakes_the_comparison_does_not_pass_the_older_version_off_as_new() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = ended(directory.path());
+        assert_eq!(target.table(&target.state()), None);
+        let table = Table { digests: vec![2], states: Vec::new() };
+        assert!(target.compared(table, vec![0]));
+        assert_eq!(target.table(&target.state()), None);
+        assert_eq!(target.arrived(0, 8), Some(vec![0]));
+        assert_eq!(target.table(&target.state()), Some(Table::default()));
+    }
+
+    #[test]
+    fn an_older_version_that_is_the_same_is_whole_once_it_was_compared() {
+        let directory = tempfile::tempdir().unwrap();
+        let target = ended(directory.path());
+        assert_eq!(target.table(&target.state()), None);
+        let table = Table { digests: vec![1], states: Vec::new() };
+        assert!(target.compared(table, Vec::new()));
+        assert_eq!(target.table(&target.state()), Some(Table::default()));
     }
 }
