@@ -34,7 +34,7 @@ class Ended:
 
 
 def _traced() -> dict[str, str]:
-    """Return what tells a command the trace that it belongs to."""
+    """Return the environment that names the trace of a command."""
     found = trace.current()
     return {} if found is None else {"TRACEPARENT": found}
 
