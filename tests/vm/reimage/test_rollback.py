@@ -144,7 +144,8 @@ def test_without_room_for_the_old_system_nothing_is_written(
         )
         plan = control.post("/v1/reimage/plan", request)
         assert not plan["ok"]
-        assert any("no room for the old system" in why for why in plan["blocked"]), plan["blocked"]
+        blocked = plan["blocked"]
+        assert any("not enough space for the old system" in why for why in blocked), blocked
         arm(control)
         assert control.post("/v1/reimage/reboot")["state"] == "rebooting"
         control.answers(IMAGE_SECONDS, not_boot=boot_id(old))
