@@ -25,6 +25,8 @@ class FleetLockServer:
     """What was called by whom."""
     traces: list[str | None] = field(default_factory=list)
     retry_after: str | None = None
+    success: int = 200
+    """The status of a yes."""
     broken: bool = False
     """Answers 500 to all, having done nothing."""
     forgets_to_answer: bool = False
@@ -52,11 +54,11 @@ class FleetLockServer:
                     if name not in holders and len(holders) >= self.slots:
                         return self._full(group)
                     holders.add(name)
-                    return 200, {}
+                    return self.success, {}
                 if name not in holders and self.kind == "poseidon":
                     return 423, {"kind": "lock_held", "value": "lock is held by another node"}
                 holders.discard(name)
-                return 200, {}
+                return self.success, {}
             finally:
                 self.changed.notify_all()
 

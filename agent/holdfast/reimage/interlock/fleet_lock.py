@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import ssl
+import time
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 _SECONDS = 5.0
 _MOST_BYTES = 16 << 10
 _MOST_TEXT = 200
-_OK, _LOCKED, _SERVER = 200, 423, 500
+_LOCKED, _SERVER = 423, 500
 _LONGEST_RETRY = 3600
 
 
@@ -94,7 +95,7 @@ class FleetLock:
             )
         status = response.status_code
         retry_after = _seconds(response.headers.get("Retry-After"))
-        if status == _OK:
+        if response.is_success:
             return Answer(Verdict.YES, f"The lock manager {self.url} says yes.")
         verdict = Verdict.NO if status < _SERVER else Verdict.UNKNOWN
         if status == _LOCKED:
@@ -120,9 +121,10 @@ def _headers() -> dict[str, str]:
 
 def _beginning(response: httpx.Response) -> bytes:
     content = b""
+    deadline = time.monotonic() + _SECONDS
     for piece in response.iter_raw(_MOST_BYTES):
         content += piece
-        if len(content) >= _MOST_BYTES:
+        if len(content) >= _MOST_BYTES or time.monotonic() > deadline:
             break
     return content
 
