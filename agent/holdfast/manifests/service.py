@@ -32,6 +32,7 @@ from holdfast.operations.model import RequestError, Slug
 from holdfast.pressure import engine_limit
 from holdfast.records.calls import call, provenance
 from holdfast.records.conversions import Write
+from holdfast.records.patterns import check_patterns
 from holdfast.records.uploads import Upload
 from holdfast.roots import RootPath, Roots
 
@@ -123,19 +124,7 @@ class Manifests:
             case BuildRequest():
                 self._build_place(params)
                 self._limits(params)
-                # Each on its own first, to name the field at fault; then both together.
-                for field, include, exclude in (
-                    ("include", params.include, []),
-                    ("exclude", [], params.exclude),
-                    ("exclude", params.include, params.exclude),
-                ):
-                    try:
-                        _engine.check_patterns(include, exclude)
-                    except ValueError as error:
-                        reason = str(error)
-                        raise RequestError(
-                            Slug.INVALID_REQUEST, f"{reason[0].upper()}{reason[1:]}.", field
-                        ) from None
+                check_patterns(params.include, params.exclude)
             case VerifyParams():
                 self._verify_place(params)
                 self._limits(params)

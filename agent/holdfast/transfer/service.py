@@ -16,6 +16,7 @@ from holdfast.operations.ids import new_id
 from holdfast.operations.kinds import Kind
 from holdfast.operations.model import RequestError, Slug, now
 from holdfast.pressure import engine_limit
+from holdfast.records.patterns import check_patterns
 from holdfast.roots import Roots
 from holdfast.scopes import Scope
 from holdfast.transfer.destinations import Destinations
@@ -154,7 +155,7 @@ class Transfers:
             )
         place = offered_place(self._places, request.path)
         engine_limit(request.pressure)
-        _check_patterns(request)
+        check_patterns(request.include, request.exclude)
         _check_files(request)
         request = request.model_copy(update={"path": str(place.root / place.path)})
         key, verifier = _engine.transfer_secret()
@@ -275,21 +276,6 @@ class Transfers:
 def _destination(params: PullParams | RepairParams) -> frozenset[str]:
     """Name what an operation holds: one of a directory at a time."""
     return frozenset({f"transfer:{params.path}"})
-
-
-def _check_patterns(request: OfferRequest) -> None:
-    for field, include, exclude in (
-        ("include", request.include, []),
-        ("exclude", [], request.exclude),
-        ("exclude", request.include, request.exclude),
-    ):
-        try:
-            _engine.check_patterns(include, exclude)
-        except ValueError as error:
-            reason = str(error)
-            raise RequestError(
-                Slug.INVALID_REQUEST, f"{reason[0].upper()}{reason[1:]}.", field
-            ) from None
 
 
 def _check_files(request: OfferRequest) -> None:
