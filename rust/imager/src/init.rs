@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
 
-use crate::reimage::{Armed, Ended};
+use crate::reimage::{Armed, Completion};
 use crate::{log, record, reimage, say, threads};
 
 /// Where the armed machine left what the imager needs.
@@ -20,9 +20,9 @@ pub fn run() -> ! {
     prepare();
     say!("holdfast-imager {}: hello", env!("CARGO_PKG_VERSION"));
     threads::tell_panics();
-    match threads::caught(|| reimage::run(&Armed::in_room(Path::new(ROOM)))) {
-        Ok(Ended::Written) => say!("the new system is on the disk; rebooting into it"),
-        Ok(Ended::StartedBefore) => {
+    match threads::caught(|| reimage::run(&Armed::in_directory(Path::new(ROOM)))) {
+        Ok(Completion::Written) => say!("the new system is on the disk; rebooting into it"),
+        Ok(Completion::StartedBefore) => {
             say!("this was started before with the same arming; nothing is done, rebooting");
         }
         Err(fault) => {

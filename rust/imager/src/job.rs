@@ -38,7 +38,7 @@ pub struct Job {
     #[serde(default)]
     pub status: Option<Listen>,
     /// Where the outcome record is on the target.
-    pub outcome: Place,
+    pub outcome: DiskRange,
     /// Disks that are never written to.
     #[serde(default)]
     pub data_disks: Vec<DataDisk>,
@@ -204,9 +204,9 @@ pub struct Listen {
     pub client_ca: bool,
 }
 
-/// A place on the target.
+/// A range of the target's bytes.
 #[derive(Debug, Clone, Copy, Deserialize)]
-pub struct Place {
+pub struct DiskRange {
     /// Where it begins.
     pub offset_bytes: u64,
     /// How long it is.
@@ -260,7 +260,7 @@ impl Job {
         }) {
             return Err("secret must be 64 hexadecimal digits".to_owned());
         }
-        let Place { offset_bytes, length_bytes } = self.outcome;
+        let DiskRange { offset_bytes, length_bytes } = self.outcome;
         if length_bytes != OUTCOME_BYTES || !offset_bytes.is_multiple_of(512) {
             return Err(format!(
                 "outcome must be {OUTCOME_BYTES} bytes and begin at a multiple of 512"

@@ -32,7 +32,7 @@ pub fn check(image: &Descriptor, identity: &Identity) -> Result<()> {
 }
 
 /// Where the file system of the root is.
-struct Place<'a> {
+struct RootLocation<'a> {
     partition: &'a Partition,
     /// The logical volume that it is on, and where on the disk that is.
     volume: Option<(&'a str, VolumeRange)>,
@@ -40,7 +40,7 @@ struct Place<'a> {
 }
 
 /// The file system that is mounted; a sentence about why there is none.
-fn root_of(image: &Descriptor) -> std::result::Result<Place<'_>, String> {
+fn root_of(image: &Descriptor) -> std::result::Result<RootLocation<'_>, String> {
     carried_root(&Facts::from(image))?;
     let partition =
         image.root().ok_or_else(|| "The root is no partition of the image.".to_owned())?;
@@ -50,7 +50,7 @@ fn root_of(image: &Descriptor) -> std::result::Result<Place<'_>, String> {
         Some(_) => root.and_then(|root| root.file_system.as_deref()),
         None => partition.file_system.as_deref(),
     };
-    Ok(Place { partition, volume, kind: kind.unwrap_or("no file system") })
+    Ok(RootLocation { partition, volume, kind: kind.unwrap_or("no file system") })
 }
 
 /// Whether nothing can be mounted by intent: the inspection of the image saw this root.
@@ -122,7 +122,12 @@ impl NewSystem<'_> {
     }
 
     /// Where on the disk the root's file system is, how long that is, and whether it became longer.
-    fn range(&self, disk: &Disk, root: &Place<'_>, extended_to: Option<u64>) -> (u64, u64, bool) {
+    fn range(
+        &self,
+        disk: &Disk,
+        root: &RootLocation<'_>,
+        extended_to: Option<u64>,
+    ) -> (u64, u64, bool) {
         let Some((name, range)) = root.volume else {
             let length = extended_to.unwrap_or(root.partition.size_bytes);
             return (root.partition.start_bytes, length, extended_to.is_some());

@@ -5,7 +5,7 @@ use holdfast_engine::image::Sha256;
 use serde::{Deserialize, Serialize};
 
 use crate::disk::{Buffer, Disk};
-use crate::job::{OUTCOME_BYTES, Place};
+use crate::job::{DiskRange, OUTCOME_BYTES};
 use crate::{Fault, Result};
 
 const FORMAT: &str = "holdfast-outcome";
@@ -96,7 +96,7 @@ impl Outcome {
     ///
     /// # Errors
     /// The disk's, or that another thing is there: then it is the wrong disk.
-    pub fn read(disk: &Disk, place: Place, nonce: &str) -> Result<Self> {
+    pub fn read(disk: &Disk, place: DiskRange, nonce: &str) -> Result<Self> {
         let mut bytes = Buffer::new(OUTCOME_BYTES as usize);
         disk.read_at(&mut bytes, place.offset_bytes)?;
         let outcome = Self::parse(&bytes)?;
@@ -110,7 +110,7 @@ impl Outcome {
     ///
     /// # Errors
     /// The disk's, or that it reads back differently.
-    pub fn write(&self, disk: &Disk, place: Place) -> Result<()> {
+    pub fn write(&self, disk: &Disk, place: DiskRange) -> Result<()> {
         let bytes = self.to_bytes();
         disk.write_at(&bytes, place.offset_bytes)?;
         disk.flush()?;
@@ -130,7 +130,7 @@ mod tests {
 
     use super::{FORMAT, OUTCOME_BYTES, Outcome, Sha256, State};
     use crate::disk::Disk;
-    use crate::job::Place;
+    use crate::job::DiskRange;
 
     fn outcome(reason: String, log: Vec<String>) -> Outcome {
         Outcome {
@@ -152,7 +152,7 @@ mod tests {
         let path = directory.path().join("disk");
         std::fs::write(&path, vec![7; 65536]).unwrap();
         let disk = Disk::open_exclusively(&path).unwrap();
-        let place = Place { offset_bytes: 8192, length_bytes: OUTCOME_BYTES };
+        let place = DiskRange { offset_bytes: 8192, length_bytes: OUTCOME_BYTES };
         Outcome::read(&disk, place, &"0".repeat(32)).unwrap_err();
         let record = outcome("no".to_owned(), vec!["one\ntwo".to_owned()]);
         record.write(&disk, place).unwrap();

@@ -54,7 +54,7 @@ pub fn save(
     status: &Status,
 ) -> Result<Sha256> {
     let (above, name) = directory.rsplit_once('/').unwrap_or((".", directory));
-    let place = Place::make(volume, above, name, state)?;
+    let place = PartialDirectory::make(volume, above, name, state)?;
     let result = (|| {
         let descriptor = write(disk, place.create(IMAGE)?, names, status)?;
         let path = volume.join(above).join(&place.partial).join(IMAGE);
@@ -72,14 +72,14 @@ pub fn save(
 }
 
 /// The directory while it is not complete, and its parent.
-struct Place {
+struct PartialDirectory {
     above: OwnedFd,
     directory: OwnedFd,
     partial: String,
     owner: (Uid, Gid),
 }
 
-impl Place {
+impl PartialDirectory {
     fn make(volume: &Path, above: &str, name: &str, state: &StateDirectory) -> Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let inside = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;

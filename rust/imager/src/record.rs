@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::devices;
 use crate::disk::Disk;
-use crate::job::{Job, Place};
+use crate::job::{DiskRange, Job};
 use crate::outcome::{Outcome, State};
 use crate::status::{Phase, Status, lock};
 use crate::{Fault, log, say};
@@ -12,7 +12,7 @@ use crate::{Fault, log, say};
 /// A record that is marked as started, and what to end it with.
 struct Recorder {
     disk: Arc<Disk>,
-    place: Place,
+    place: DiskRange,
     outcome: Outcome,
     status: Arc<Status>,
 }
@@ -20,7 +20,7 @@ struct Recorder {
 static RECORDER: Mutex<Option<Recorder>> = Mutex::new(None);
 
 /// From now on [`refused`] has a place for the reason: this record, which is on the disk already.
-pub fn keep(disk: &Arc<Disk>, place: Place, outcome: Outcome, status: &Arc<Status>) {
+pub fn keep(disk: &Arc<Disk>, place: DiskRange, outcome: Outcome, status: &Arc<Status>) {
     let recorder = Recorder { disk: Arc::clone(disk), place, outcome, status: Arc::clone(status) };
     *lock(&RECORDER) = Some(recorder);
 }

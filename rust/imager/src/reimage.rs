@@ -40,7 +40,7 @@ const NEW_ROOT: &str = "/target";
 
 /// How it ended, if not with a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum Completion {
     /// The image is on the disk.
     Written,
     /// The imager was started before with this arming, so nothing was done.
@@ -50,17 +50,17 @@ pub enum Ended {
 /// What the armed machine left in the initramfs.
 #[derive(Debug)]
 pub struct Armed {
-    room: PathBuf,
+    directory: PathBuf,
 }
 
 impl Armed {
     /// In this directory.
-    pub fn in_room(room: &Path) -> Self {
-        Self { room: room.to_owned() }
+    pub fn in_directory(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
     }
 
     fn read(&self, name: &str) -> Result<Vec<u8>> {
-        let path = self.room.join(name);
+        let path = self.directory.join(name);
         fs::read(&path).context(path.display())
     }
 
@@ -73,7 +73,7 @@ impl Armed {
         if Sha256::of(&json) != job.descriptor_sha256 {
             return Err(Fault::new("the descriptor is not the one that the job names"));
         }
-        Ok(Descriptor::parse(&self.room.join("descriptor.json"), &json)?)
+        Ok(Descriptor::parse(&self.directory.join("descriptor.json"), &json)?)
     }
 
     fn identity(&self) -> Result<Identity> {
@@ -85,20 +85,20 @@ impl Armed {
 ///
 /// # Errors
 /// Why nothing was written: once something was, it continues until the disk has the image.
-pub fn run(armed: &Armed) -> Result<Ended> {
+pub fn run(armed: &Armed) -> Result<Completion> {
     let job = armed.job()?;
     say!("armed as {} by {} at {}", job.nonce, job.operation, job.hostname);
     if clock::not_before(&job.time) {
         say!("the machine's clock was behind; it is set to {}", job.time);
     }
-    modules::load(&armed.room.join("modules"), &job.modules);
+    modules::load(&armed.directory.join("modules"), &job.modules);
     let (device, disk) =
         target::claim(&job).inspect_err(|fault| record::leave_word(&job, fault))?;
     say!("the target is {}", device.describe());
     let disk = Arc::new(disk);
     let outcome = Outcome::read(&disk, job.outcome, &job.nonce)?;
     if outcome.started > 0 || outcome.state != State::Armed {
-        return Ok(Ended::StartedBefore);
+        return Ok(Completion::StartedBefore);
     }
     let outcome = Outcome {
         started: outcome.started + 1,
@@ -128,7 +128,7 @@ pub fn run(armed: &Armed) -> Result<Ended> {
     };
     let result = work.replace(disk);
     status.end();
-    result.map(|()| Ended::Written)
+    result.map(|()| Completion::Written)
 }
 
 /// The boot loader's entry must be of the same arming as what it loaded: otherwise one of them was left
@@ -287,7 +287,7 @@ impl Work<'_> {
             }
             std::thread::sleep(Duration::from_secs(1));
         };
-        if let Err(fault) = serve_status(self.job, &self.armed.room, self.status) {
+        if let Err(fault) = serve_status(self.job, &self.armed.directory, self.status) {
             self.status.problem(format!("the status cannot be asked for: {fault}"));
         }
         Ok(network)
@@ -296,11 +296,11 @@ impl Work<'_> {
     /// The status for those who watch, if there is a network; the image does not need it.
     fn network_in_background(&self) {
         let (Some(wanted), Some(_)) = (self.job.network.clone(), &self.job.status) else { return };
-        let (job, room) = (self.job.clone(), self.armed.room.clone());
+        let (job, directory) = (self.job.clone(), self.armed.directory.clone());
         let status = Arc::clone(self.status);
         threads::in_background("the status", move || {
             let result = network::bring_up(&wanted, &job.hostname)
-                .and_then(|_| serve_status(&job, &room, &status));
+                .and_then(|_| serve_status(&job, &directory, &status));
             if let Err(fault) = result {
                 status.problem(format!("the status cannot be asked for: {fault}"));
             }
@@ -308,9 +308,9 @@ impl Work<'_> {
     }
 }
 
-fn serve_status(job: &Job, room: &Path, status: &Arc<Status>) -> Result<()> {
+fn serve_status(job: &Job, directory: &Path, status: &Arc<Status>) -> Result<()> {
     let Some(listen) = &job.status else { return Ok(()) };
-    let doors = Doors::in_room(listen, room)?;
+    let doors = Doors::in_directory(listen, directory)?;
     let address = server::start(&listen.listen, doors, Arc::clone(status))?;
     let scheme = if listen.tls { "https" } else { "http" };
     say!("the status can be asked for at {scheme}://{address}/v1/reimage");

@@ -150,7 +150,7 @@ fn the_status_is_told_over_tls_to_who_has_a_token() {
     status.tell(serde_json::json!({ "operation": "op-1", "image": { "name": "web" } }));
     status.enter(Phase::Writing, 1000);
     status.advance(250);
-    let doors = Doors::in_room(&listen, room).unwrap();
+    let doors = Doors::in_directory(&listen, room).unwrap();
     let address = server::start(&listen.listen, doors, Arc::clone(&status)).unwrap();
     let ask = |path: &str, token: Option<&str>| {
         let token = token.map_or_else(String::new, |t| format!("-H 'Authorization: Bearer {t}'"));
@@ -213,7 +213,7 @@ fn a_request_that_never_ends_is_refused() {
 
 /// How a server of images answers its next request.
 #[derive(Clone, Copy)]
-enum Manner {
+enum Behavior {
     /// As it should, ranges included.
     Well,
     /// It ends the connection after this many bytes.
@@ -232,23 +232,27 @@ struct Images {
     asked: Arc<Mutex<Vec<String>>>,
 }
 
-/// Each request is served in the next manner; the last one stays.
-fn images(content: &[u8], manners: &[Manner], tls: Option<Arc<rustls::ServerConfig>>) -> Images {
+/// Each request is served in the next behavior; the last one stays.
+fn images(
+    content: &[u8],
+    behaviors: &[Behavior],
+    tls: Option<Arc<rustls::ServerConfig>>,
+) -> Images {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let asked = Arc::new(Mutex::new(Vec::new()));
-    let (content, manners, log) = (content.to_vec(), manners.to_vec(), Arc::clone(&asked));
+    let (content, behaviors, log) = (content.to_vec(), behaviors.to_vec(), Arc::clone(&asked));
     thread::spawn(move || {
         for (number, stream) in listener.incoming().enumerate() {
-            let manner = manners[number.min(manners.len() - 1)];
+            let behavior = behaviors[number.min(behaviors.len() - 1)];
             let stream = stream.unwrap();
             // A client that does not like the certificate hangs up.
             let _ = match &tls {
-                None => answer(stream, &content, manner, &log),
+                None => answer(stream, &content, behavior, &log),
                 Some(config) => {
                     let connection = rustls::ServerConnection::new(Arc::clone(config)).unwrap();
                     let stream = rustls::StreamOwned::new(connection, stream);
-                    answer(stream, &content, manner, &log)
+                    answer(stream, &content, behavior, &log)
                 }
             };
         }
@@ -259,7 +263,7 @@ fn images(content: &[u8], manners: &[Manner], tls: Option<Arc<rustls::ServerConf
 fn answer(
     stream: impl Read + Write,
     content: &[u8],
-    manner: Manner,
+    behavior: Behavior,
     log: &Mutex<Vec<String>>,
 ) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
@@ -281,20 +285,20 @@ fn answer(
             whole - 1
         ),
     };
-    match manner {
-        Manner::Well => {
+    match behavior {
+        Behavior::Well => {
             write!(stream, "HTTP/1.1 {}\r\n\r\n", ranged(whole - from))?;
             stream.write_all(&content[from..])?;
         }
-        Manner::EndAfter(bytes) => {
+        Behavior::EndAfter(bytes) => {
             write!(stream, "HTTP/1.1 {}\r\n\r\n", ranged(whole - from))?;
             stream.write_all(&content[from..(from + bytes).min(whole)])?;
         }
-        Manner::All => {
+        Behavior::All => {
             write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {whole}\r\n\r\n")?;
             stream.write_all(content)?;
         }
-        Manner::Parts => {
+        Behavior::Parts => {
             write!(
                 stream,
                 "HTTP/1.1 {}\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -307,7 +311,7 @@ fn answer(
             }
             write!(stream, "0\r\n\r\n")?;
         }
-        Manner::Code(code) => write!(stream, "HTTP/1.1 {code}\r\nContent-Length: 0\r\n\r\n")?,
+        Behavior::Code(code) => write!(stream, "HTTP/1.1 {code}\r\nContent-Length: 0\r\n\r\n")?,
     }
     stream.flush()
 }
@@ -329,22 +333,22 @@ fn an_image_is_fetched_on_from_where_it_stopped() {
     let packed = zstd::encode_all(&image[..], 1).unwrap();
     let descriptor = describe(&image, MIB, &packed, Encoding::Zstd);
     let part = packed.len() / 3;
-    for manners in [
-        &[Manner::Well][..],
-        &[Manner::EndAfter(part), Manner::EndAfter(part), Manner::Well],
-        &[Manner::EndAfter(part), Manner::All],
-        &[Manner::Parts],
-        &[Manner::Code("503 Busy"), Manner::EndAfter(part), Manner::Parts],
-        &[Manner::Code("302 Found\r\nLocation: /elsewhere"), Manner::Well],
+    for behaviors in [
+        &[Behavior::Well][..],
+        &[Behavior::EndAfter(part), Behavior::EndAfter(part), Behavior::Well],
+        &[Behavior::EndAfter(part), Behavior::All],
+        &[Behavior::Parts],
+        &[Behavior::Code("503 Busy"), Behavior::EndAfter(part), Behavior::Parts],
+        &[Behavior::Code("302 Found\r\nLocation: /elsewhere"), Behavior::Well],
     ] {
-        let server = images(&packed, manners, None);
+        let server = images(&packed, behaviors, None);
         let (download, _) = download(&server, "http", packed.len() as u64, client(None));
         let status = Status::new();
         verify(&descriptor, &download, &status).unwrap();
-        assert_eq!(server.asked.lock().unwrap().len(), manners.len());
+        assert_eq!(server.asked.lock().unwrap().len(), behaviors.len());
         assert!(!download.name().contains("secret"));
     }
-    let server = images(&packed, &[Manner::EndAfter(part), Manner::Well], None);
+    let server = images(&packed, &[Behavior::EndAfter(part), Behavior::Well], None);
     let (download, status) = download(&server, "http", packed.len() as u64, client(None));
     verify(&descriptor, &download, &status).unwrap();
     let asked = server.asked.lock().unwrap();
@@ -358,12 +362,12 @@ fn what_will_not_get_better_is_refused_at_once() {
     let image = image();
     let descriptor = describe(&image, MIB, &image, Encoding::Identity);
     let size = image.len() as u64;
-    for (manner, told, size) in [
-        (Manner::Code("404 Not Found"), "answers 404", size),
-        (Manner::Code("302 Found\r\nLocation: /again"), "redirects too often", size),
-        (Manner::Well, "the descriptor says", size + 512),
+    for (behavior, told, size) in [
+        (Behavior::Code("404 Not Found"), "answers 404", size),
+        (Behavior::Code("302 Found\r\nLocation: /again"), "redirects too often", size),
+        (Behavior::Well, "the descriptor says", size + 512),
     ] {
-        let server = images(&image, &[manner], None);
+        let server = images(&image, &[behavior], None);
         let (download, status) = download(&server, "http", size, client(None));
         let fault = verify(&descriptor, &download, &status).unwrap_err();
         assert!(fault.0.contains(told), "{fault}");
@@ -382,10 +386,10 @@ fn a_server_must_prove_who_it_is() {
     let directory = directory();
     certificate(directory.path());
     let listen = job::Listen { listen: String::new(), tls: true, tokens: false, client_ca: false };
-    let tls = Doors::in_room(&listen, directory.path()).unwrap().tls;
+    let tls = Doors::in_directory(&listen, directory.path()).unwrap().tls;
     let image = image();
     let descriptor = describe(&image, MIB, &image, Encoding::Identity);
-    let server = images(&image, &[Manner::Well], tls);
+    let server = images(&image, &[Behavior::Well], tls);
     let size = image.len() as u64;
     let pem = fs::read(directory.path().join("tls/certificate.pem")).unwrap();
     let trusting = client(Some(http::trust(&pem).unwrap()));
@@ -451,7 +455,7 @@ fn beyond_this_machine_it_is_served_with_tls_and_tokens_or_not_at_all() {
     let directory = directory();
     certificate(directory.path());
     let listen = job::Listen { listen: String::new(), tls: true, tokens: false, client_ca: false };
-    let doors = Doors::in_room(&listen, directory.path()).unwrap();
+    let doors = Doors::in_directory(&listen, directory.path()).unwrap();
     server::start("0.0.0.0:0", doors, status).unwrap_err();
 }
 
@@ -463,13 +467,13 @@ fn client_certificates_are_asked_for_where_the_daemon_asks() {
     let listen =
         job::Listen { listen: "127.0.0.1:0".to_owned(), tls: true, tokens: false, client_ca: true };
     // Without the authorities it is not served at all.
-    Doors::in_room(&listen, room).unwrap_err();
+    Doors::in_directory(&listen, room).unwrap_err();
     fs::write(room.join("tls/client-ca.pem"), "nothing").unwrap();
-    Doors::in_room(&listen, room).unwrap_err();
+    Doors::in_directory(&listen, room).unwrap_err();
     let client = room.join("client");
     certificate(&client);
     fs::copy(client.join("tls/certificate.pem"), room.join("tls/client-ca.pem")).unwrap();
-    let doors = Doors::in_room(&listen, room).unwrap();
+    let doors = Doors::in_directory(&listen, room).unwrap();
     let address = server::start(&listen.listen, doors, Arc::new(Status::new())).unwrap();
     let ca = room.join("tls/certificate.pem").display().to_string();
     let ask = |with: &str| {

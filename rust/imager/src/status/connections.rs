@@ -78,7 +78,7 @@ impl Connections {
 
     /// Take a connection in. Where there are as many as there may be, one that was not admitted is
     /// closed for it: the oldest of the address that has the most. `None` if all were admitted.
-    pub fn take(&self, stream: &TcpStream, address: IpAddr) -> Option<Place> {
+    pub fn take(&self, stream: &TcpStream, address: IpAddr) -> Option<Slot> {
         let mut open = lock(&self.open);
         if open.len() >= self.most {
             let strangers = || open.iter().filter(|one| !one.admitted.load(Ordering::Acquire));
@@ -94,25 +94,25 @@ impl Connections {
         let admitted = Arc::<AtomicBool>::default();
         let stream = stream.try_clone().ok()?;
         open.push(Open { number, address, stream, admitted: Arc::clone(&admitted) });
-        Some(Place { number, admitted, of: self.clone() })
+        Some(Slot { number, admitted, of: self.clone() })
     }
 }
 
-/// A connection's place; free again when dropped, however that comes.
-pub struct Place {
+/// A connection's slot; free again when dropped, however that comes.
+pub struct Slot {
     number: u64,
     admitted: Arc<AtomicBool>,
     of: Connections,
 }
 
-impl Place {
+impl Slot {
     /// Keep it until its deadline: the client has asked for what it may have.
     pub fn admit(&self) {
         self.admitted.store(true, Ordering::Release);
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         lock(&self.of.open).retain(|one| one.number != self.number);
     }

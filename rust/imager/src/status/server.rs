@@ -15,7 +15,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned};
 use serde_json::json;
 
-use super::connections::{Connections, Limited, Place};
+use super::connections::{Connections, Limited, Slot};
 use super::tokens::Tokens;
 use super::{Status, metrics};
 use crate::{Context as _, Fault, Result, job, say, threads};
@@ -41,8 +41,8 @@ impl Doors {
     ///
     /// # Errors
     /// What of it cannot be used; then nobody is let in.
-    pub fn in_room(listen: &job::Listen, room: &Path) -> Result<Self> {
-        let read = |name: &str| std::fs::read(room.join(name)).context(name);
+    pub fn in_directory(listen: &job::Listen, directory: &Path) -> Result<Self> {
+        let read = |name: &str| std::fs::read(directory.join(name)).context(name);
         if listen.client_ca && !listen.tls {
             return Err(Fault::new("client certificates cannot be asked for without TLS"));
         }
@@ -106,11 +106,11 @@ fn serve(listener: &TcpListener, doors: &Arc<Doors>, status: &Arc<Status>) {
         match listener.accept() {
             Ok((stream, peer)) => {
                 // Where all places are taken by those who may ask, it is closed.
-                let Some(place) = connections.take(&stream, peer.ip()) else { continue };
+                let Some(slot) = connections.take(&stream, peer.ip()) else { continue };
                 let (doors, status) = (Arc::clone(doors), Arc::clone(status));
                 threads::in_background("an answer to a client", move || {
                     // A client that goes away in the middle is its own affair.
-                    let _ = converse(stream, &place, &doors, &status);
+                    let _ = converse(stream, &slot, &doors, &status);
                 });
             }
             Err(error) => {
@@ -121,17 +121,17 @@ fn serve(listener: &TcpListener, doors: &Arc<Doors>, status: &Arc<Status>) {
     }
 }
 
-fn converse(stream: TcpStream, place: &Place, doors: &Doors, status: &Status) -> io::Result<()> {
+fn converse(stream: TcpStream, slot: &Slot, doors: &Doors, status: &Status) -> io::Result<()> {
     let mut stream = Limited::new(stream, Instant::now() + PATIENCE);
     match &doors.tls {
         None => {
-            answer(&mut stream, place, doors, status)?;
+            answer(&mut stream, slot, doors, status)?;
             stream.shutdown()
         }
         Some(config) => {
             let connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
             let mut stream = StreamOwned::new(connection, stream);
-            answer(&mut stream, place, doors, status)?;
+            answer(&mut stream, slot, doors, status)?;
             stream.conn.send_close_notify();
             stream.flush()
         }
@@ -148,7 +148,7 @@ struct Response {
 
 fn answer(
     stream: &mut (impl Read + Write),
-    place: &Place,
+    slot: &Slot,
     doors: &Doors,
     status: &Status,
 ) -> io::Result<()> {
@@ -160,7 +160,7 @@ fn answer(
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut head = httparse::Request::new(&mut headers);
         match head.parse(&request) {
-            Ok(httparse::Status::Complete(_)) => break respond(&head, place, doors, status),
+            Ok(httparse::Status::Complete(_)) => break respond(&head, slot, doors, status),
             Ok(httparse::Status::Partial) if read > 0 && request.len() < REQUEST_BYTES => {}
             Ok(httparse::Status::Partial) if read == 0 => return Ok(()),
             Ok(httparse::Status::Partial) => {
@@ -182,7 +182,7 @@ fn answer(
 
 fn respond(
     request: &httparse::Request<'_, '_>,
-    place: &Place,
+    slot: &Slot,
     doors: &Doors,
     status: &Status,
 ) -> Response {
@@ -211,7 +211,7 @@ fn respond(
         let more = "WWW-Authenticate: Bearer realm=\"holdfast\"\r\n";
         return Response { more, ..problem("401 Unauthorized", detail) };
     }
-    place.admit();
+    slot.admit();
     match path {
         "/metrics" => Response {
             status: "200 OK",

@@ -6,9 +6,9 @@
 
 mod copy;
 mod kernel_log;
+mod location;
 mod loop_device;
 mod mounting;
-mod place;
 mod root;
 mod rows;
 
@@ -30,7 +30,7 @@ use crate::identity::Identity;
 use crate::source::staged::Staged;
 use crate::{Context as _, Fault, Result, threads};
 use copy::Missing;
-use place::Place;
+use location::RootLocation;
 use root::RootTrial;
 use rows::{Outcome, Rows};
 
@@ -123,7 +123,7 @@ fn attempt(request: &Request, image: &Descriptor, rows: &mut Rows) {
         rows.add("mount", Outcome::NotTried, "No root is known in the image, so none is mounted.");
         return;
     };
-    let place = match Place::of(image, partition) {
+    let place = match RootLocation::of(image, partition) {
         Ok(place) => place,
         Err(why) => {
             rows.add("mount", Outcome::NotTried, why);

@@ -8,9 +8,9 @@ use holdfast_engine::image::Descriptor;
 use holdfast_engine::image::descriptor::Partition;
 use holdfast_engine::image::rules::{Facts, carried_root, is_verified};
 
+use super::location::{RootLocation, Unextended};
 use super::loop_device::LoopDevice;
 use super::mounting::{Unmounted, attach, attempt, forget};
-use super::place::{Place, Unextended};
 use super::rows::{Outcome, Rows};
 use super::step;
 use crate::identity::names::Names;
@@ -30,7 +30,7 @@ pub struct RootTrial<'a> {
     /// The image.
     pub image: &'a Descriptor,
     /// Where the root's file system is.
-    pub place: Place<'a>,
+    pub place: RootLocation<'a>,
     /// What is carried over.
     pub identity: &'a Identity,
     /// The size of the partition once it is extended.

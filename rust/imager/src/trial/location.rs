@@ -13,7 +13,7 @@ use holdfast_media::lvm;
 use crate::{Fault, volume_group};
 
 /// The place of a file system in the copy.
-pub struct Place<'a> {
+pub struct RootLocation<'a> {
     /// The partition that it is on.
     pub partition: &'a Partition,
     /// The logical volume, group`/`volume, if it is on one.
@@ -36,7 +36,7 @@ pub enum Unextended {
     Volume(String),
 }
 
-impl<'a> Place<'a> {
+impl<'a> RootLocation<'a> {
     /// The place of an image's root.
     ///
     /// # Errors
