@@ -36,7 +36,7 @@ def check_exposure(
             )
     view = read_unit(system)
     if view is not None:
-        found += [Finding("warning", told) for told in hidden_settings(settings, view)]
+        found += [Finding("warning", text) for text in hidden_settings(settings, view)]
     if not settings.reimage.require_signature:
         found.append(
             Finding(

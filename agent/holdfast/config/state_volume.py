@@ -76,14 +76,14 @@ def open_store(
         free = space.f_bavail * space.f_frsize
         if state.path == settings.fallback_state_dir or free > _STORE_BYTES:
             raise
-        told = (
+        why = (
             f"The volume of {state.path} is full ({free} bytes are free), so operations are "
             f"recorded in {settings.fallback_state_dir}; free space and restart holdfast."
         )
         log.error("%s", error)
-        fallback = prepare_fallback(settings, told)
+        fallback = prepare_fallback(settings, why)
         stack.callback(fallback.release)
-        store, no_room = Store(fallback.path), [told]
+        store, no_room = Store(fallback.path), [why]
     stack.callback(store.close)
     return store, no_room
 
@@ -103,8 +103,8 @@ def lacking(settings: Settings, state: StateDir) -> Sequence[str]:
         reasons.append(another)
     for number, root in enumerate(settings.roots):
         reason = missing(root)
-        told = number == 0 and state.degraded is not None
-        if reason is not None and not told:
+        reported = number == 0 and state.degraded is not None
+        if reason is not None and not reported:
             reasons.append(f"Root {root} {reason}; mount the volume.")
     return reasons
 

@@ -86,7 +86,7 @@ def hidden_settings(settings: Settings, view: UnitView) -> list[str]:
         ("reimage.check_command", next((Path(word) for word in reimage.check_command), None)),
         ("reimage.before_reboot", next((Path(word) for word in reimage.before_reboot), None)),
     ]
-    told = [
+    warnings = [
         f"`{key}` = {path} is hidden from {UNIT}: `systemctl edit holdfast`, and in [Service] "
         f"`BindReadOnlyPaths=-{path}`."
         for key, path in needed
@@ -94,11 +94,11 @@ def hidden_settings(settings: Settings, view: UnitView) -> list[str]:
     ]
     state = settings.state_dir or settings.roots[0] / ".holdfast"
     if not view.writable(state):
-        told.append(
+        warnings.append(
             f"The state directory {state} is read-only for {UNIT}: `systemctl edit holdfast`, and "
             f"in [Service] `ReadWritePaths=-{state}`."
         )
-    return told
+    return warnings
 
 
 def _assign(paths: dict[str, list[str]], name: str, value: str) -> None:

@@ -54,10 +54,10 @@ class Verifications:
             return False, f"Operation {operation.id} ended as {operation.state.value}."
         result = operation.result
         share = f", {sample_percent:g} % of its chunks" if sample_percent is not None else ""
-        told = (
+        summary = (
             f"Manifest {params.manifest}{share}: {result['matching']} files match"
             if result["ok"]
             else f"Manifest {params.manifest}{share} differs: {result['mismatched']} mismatched, "
             f"{result['missing']} missing, {result['changed']} changed, {result['extra']} extra"
         )
-        return bool(result["ok"]), f"{told} (operation {operation.id})."
+        return bool(result["ok"]), f"{summary} (operation {operation.id})."

@@ -39,7 +39,7 @@ def copies(machine: MachineFiles, target: str, wanted: Iterable[Identifier]) -> 
     identifiers = list(wanted)
     if not identifiers:
         return []
-    told = []
+    clashes = []
     for name, path in _others(machine, target):
         try:
             content = read_superblock(machine.dev / name)
@@ -50,13 +50,13 @@ def copies(machine: MachineFiles, target: str, wanted: Iterable[Identifier]) -> 
         for one in identifiers:
             value = content.uuid if one.kind == "UUID" else content.label
             if value is not None and value.lower() == one.value.lower():
-                told.append(
+                clashes.append(
                     f"{path} has the {one.kind} {one.value} of {one.owner}, so that either may be "
                     f"taken for the other at boot; detach its disk, or give it another {one.kind} "
                     f"({_command(content, one.kind, path)})."
                 )
                 break
-    return told
+    return clashes
 
 
 def _others(machine: MachineFiles, target: str) -> Iterable[tuple[str, str]]:

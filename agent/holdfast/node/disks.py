@@ -141,9 +141,9 @@ def survey(machine: MachineFiles, roots: Sequence[str], image_bytes: int | None 
                 for root in data.get(name, [])
             ]
             group = system.group if isinstance(system, DiskPosition) else None
-            more, told, dark = _of_target(device, used.get(name, []), sysfs, machine, group)
+            more, lost, dark = _of_target(device, used.get(name, []), sysfs, machine, group)
             refusals += more
-            loses += told
+            loses += lost
             unknown += dark
             if image_bytes is not None and (device.size_bytes or 0) < image_bytes:
                 refusals.append(

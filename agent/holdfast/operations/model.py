@@ -186,7 +186,7 @@ class ProgressReport(BaseModel, defer_build=True):
 
     phase: str = Field(default="", description="One or two words; empty before the start.")
     current: str | None = Field(
-        default=None, description="The largest file that is being worked on, where it is told."
+        default=None, description="The largest file that is being worked on, where it is reported."
     )
     bytes_done: int = Field(default=0, ge=0)
     bytes_expected: int | None = Field(default=None, ge=0)

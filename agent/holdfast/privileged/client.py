@@ -64,7 +64,7 @@ class Helper:
 
         After an `OSError` about the helper's socket the journal shows whether it was done.
         """
-        return self._told(self._ask(request).tune)
+        return self._present(self._ask(request).tune)
 
     def open_files(self, mount_point: str) -> Mapping[str, int]:
         """Have regular files counted that are open on a file system. Raises `OSError`."""
@@ -72,30 +72,30 @@ class Helper:
 
     def writers(self, directory: str) -> Writers:
         """Have the files found that processes may write to. Raises `OSError`."""
-        return self._told(self._ask(WritersRequest(directory=directory)).writers)
+        return self._present(self._ask(WritersRequest(directory=directory)).writers)
 
     def arm(self, request: ArmRequest) -> ArmReport:
         """Have the next boot write an image. Raises `OSError` or `Refused`.
 
         After an `OSError` about the helper's socket, ask `boot_outcome` whether it is armed.
         """
-        return self._told(self._ask(request, _TRIAL_SECONDS).arm)
+        return self._present(self._ask(request, _TRIAL_SECONDS).arm)
 
     def try_image(self, request: TryRequest) -> TrialReport:
         """Have the new root tried on this machine. Raises `OSError` or `Refused`."""
-        return self._told(self._ask(request, _TRIAL_SECONDS).trial)
+        return self._present(self._ask(request, _TRIAL_SECONDS).trial)
 
     def disarm(self) -> DisarmReport:
         """Have an arming reverted. Raises `OSError` or `Refused`."""
-        return self._told(self._ask(DisarmRequest()).disarm)
+        return self._present(self._ask(DisarmRequest()).disarm)
 
     def boot_outcome(self) -> OutcomeReport:
         """Have it read what the imager left, and whether it is armed. Raises `OSError`."""
-        return self._told(self._ask(OutcomeRequest()).outcome)
+        return self._present(self._ask(OutcomeRequest()).outcome)
 
     def identity_evidence(self, *, compare: bool = True) -> IdentityEvidence:
         """Have what was carried over compared with what is there. Raises `OSError`."""
-        return self._told(self._ask(IdentityRequest(compare=compare)).evidence)
+        return self._present(self._ask(IdentityRequest(compare=compare)).evidence)
 
     def reboot(self, nonce: str, *, dry_run: bool = False) -> None:
         """Have the machine rebooted into the imager. Raises `OSError` or `Refused`."""
@@ -103,13 +103,13 @@ class Helper:
 
     def inhibitors(self) -> list[Inhibitor]:
         """Have it listed what blocks a shutdown. Raises `OSError` or `Refused`."""
-        return self._told(self._ask(InhibitorsRequest()).inhibitors)
+        return self._present(self._ask(InhibitorsRequest()).inhibitors)
 
     def unit_state(self, unit: str) -> str:
         """Have the state of a unit read. Raises `OSError` or `Refused`."""
-        return self._told(self._ask(UnitRequest(unit=unit)).unit_state)
+        return self._present(self._ask(UnitRequest(unit=unit)).unit_state)
 
-    def _told(self, report: _Report | None) -> _Report:
+    def _present(self, report: _Report | None) -> _Report:
         if report is None:
             raise self._error(errno.EPROTO, "the privileged helper returned something else")
         return report
@@ -121,10 +121,10 @@ class Helper:
                 connection.settimeout(seconds)
                 connection.connect(os.fspath(self.path))
                 connection.sendall(line)
-                told = receive_line(connection, bytearray())
-            if told is None:
+                reply = receive_line(connection, bytearray())
+            if reply is None:
                 raise LineError("it ended before it answered")
-            answer = Answer.model_validate_json(told)
+            answer = Answer.model_validate_json(reply)
         except (LineError, ValidationError) as error:
             wrong = first(error) if isinstance(error, ValidationError) else str(error)
             reason = " ".join(wrong.split())

@@ -134,8 +134,8 @@ def missing_signs(job: Job, report: OutcomeReport) -> list[str]:
         missing.append("its machine-id is another")
     record = report.record is not None and report.record.nonce == job.nonce
     if not record and job.nonce not in report.entry_nonces:
-        told = f" ({report.problem})" if report.problem else ""
-        missing.append(f"nothing of the arming is in its /boot{told}")
+        detail = f" ({report.problem})" if report.problem else ""
+        missing.append(f"nothing of the arming is in its /boot{detail}")
     return missing
 
 
@@ -188,10 +188,10 @@ def _ask(privileged: Privileged, pause: Callable[[float], None]) -> OutcomeRepor
 def _why(job: Job, report: OutcomeReport) -> str:
     record = report.record
     if record is None or record.nonce != job.nonce:
-        told = f" ({report.problem})" if report.problem else ""
+        detail = f" ({report.problem})" if report.problem else ""
         return (
-            f"The old system was booted, and the imager's outcome is not where it should be{told}: "
-            "something else wrote to /boot in between."
+            "The old system was booted, and the imager's outcome is not where it should be"
+            f"{detail}: something else wrote to /boot in between."
         )
     if record.state == "refused":
         phase = f" while {record.phase}" if record.phase else ""

@@ -79,7 +79,7 @@ def run_command(
         output.seek(max(0, output.tell() - _KEPT_BYTES))
         said = " ".join(output.read(_KEPT_BYTES).decode(errors="replace").split())
     said = "".join(character if character.isprintable() else "?" for character in said)
-    told = f": {said[-500:]}" if said else ""
+    tail = f": {said[-500:]}" if said else ""
     if late:
-        return Ended(None, said, f"{name} took longer than {seconds:g} s{told}.")
-    return Ended(process.returncode, said, f"{name} ended with {process.returncode}{told}.")
+        return Ended(None, said, f"{name} took longer than {seconds:g} s{tail}.")
+    return Ended(process.returncode, said, f"{name} ended with {process.returncode}{tail}.")

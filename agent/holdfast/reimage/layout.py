@@ -41,32 +41,34 @@ def layout_of(roots: Sequence[Path]) -> list[RootLayout]:
 def differences(before: Sequence[RootLayout], now: Sequence[RootLayout]) -> list[str]:
     """Return sentences on what has changed; none if nothing has."""
     by_root = {one.root: one for one in now}
-    told = []
+    differences = []
     for old in before:
         new = by_root.get(old.root)
         if new is None:
-            told.append(f"{old.root} is no root of the new system's settings.")
+            differences.append(f"{old.root} is no root of the new system's settings.")
         elif old.mount_point != new.mount_point:
             where = new.mount_point or "nowhere"
-            told.append(f"{old.root} was on what is mounted at {old.mount_point}, now at {where}.")
+            differences.append(
+                f"{old.root} was on what is mounted at {old.mount_point}, now at {where}."
+            )
         else:
-            told += _devices(old, new)
-    return told
+            differences += _devices(old, new)
+    return differences
 
 
 def _devices(old: RootLayout, new: RootLayout) -> list[str]:
-    told = []
+    differences = []
     if (old.file_system, old.size_bytes) != (new.file_system, new.size_bytes):
-        told.append(
+        differences.append(
             f"{old.root} was {old.file_system} of {old.size_bytes} bytes, and is "
             f"{new.file_system} of {new.size_bytes}."
         )
     if old.disks != new.disks:
-        told.append(f"{old.root} was on {_names(old)}, and is on {_names(new)}.")
+        differences.append(f"{old.root} was on {_names(old)}, and is on {_names(new)}.")
     if old.kinds != new.kinds:
         before, after = (", ".join(one.kinds) or "plain disks" for one in (old, new))
-        told.append(f"{old.root} was on {before}, and is on {after}.")
-    return told
+        differences.append(f"{old.root} was on {before}, and is on {after}.")
+    return differences
 
 
 def _layout_of(root: Path, sysfs: Sysfs) -> RootLayout:

@@ -372,8 +372,8 @@ def _arrival(job: Job, *, took_back: bool) -> str:
     """Return which system runs."""
     if not job.restores:
         return "The new system runs: it has this job's number."
-    told = " The arming that it was kept with was reverted." if took_back else ""
-    return f"The system that was kept runs again: it has this job's number.{told}"
+    reverted = " The arming that it was kept with was reverted." if took_back else ""
+    return f"The system that was kept runs again: it has this job's number.{reverted}"
 
 
 def _check(context: Context[Any]) -> None:

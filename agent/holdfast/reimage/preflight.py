@@ -67,19 +67,19 @@ def on_the_network(url: str) -> bool:
 
 def image_problems(image: ImageSummary, request: StageRequest, content: str) -> list[str]:
     """Return sentences on why an image cannot be written as asked, whatever the machine."""
-    told = []
+    refusals = []
     if image.facts is not None:
         wishes = {"identity": bool(request.identity), "grow_root": request.grow_root}
         question = {"image": json.loads(image.facts), "wishes": wishes}
-        told += json.loads(apply_image_rules(json.dumps(question)))["refusals"]
-    if not told and image.root_is_mounted is False and request.rollback == "automatic":
-        told.append(
+        refusals += json.loads(apply_image_rules(json.dumps(question)))["refusals"]
+    if not refusals and image.root_is_mounted is False and request.rollback == "automatic":
+        refusals.append(
             f"The imager can leave no marker in the root of {image.name} by which the new system "
             "could be recognised and put back; leave out `rollback`."
         )
     if request.mode == "network" and not on_the_network(content):
-        told.append(f"{content} cannot be fetched over the network; stage the image instead.")
-    return told
+        refusals.append(f"{content} cannot be fetched over the network; stage the image instead.")
+    return refusals
 
 
 def image_notes(image: ImageSummary) -> list[str]:
@@ -87,14 +87,14 @@ def image_notes(image: ImageSummary) -> list[str]:
     if image.facts is None:
         return []
     facts = json.loads(image.facts)
-    told: list[str] = json.loads(apply_image_rules(json.dumps({"image": facts})))["notes"]
+    notes: list[str] = json.loads(apply_image_rules(json.dumps({"image": facts})))["notes"]
     if image.system is not None and image.holdfast is None:
-        told.append(
+        notes.append(
             f"No holdfast was found in {image.name}: without it nobody checks the new system, and "
             "nobody confirms it."
         )
-    told += facts["notes"]
-    return told
+    notes += facts["notes"]
+    return notes
 
 
 def staging_space(image: ImageSummary, state_dir: Path, present_bytes: int) -> SpaceReport:
@@ -149,13 +149,13 @@ def _judging(request: StageRequest) -> str:
 def _saving(request: StageRequest) -> list[str]:
     if not request.save_previous:
         return []
-    told = "keep: The imager packs the old disk into an image on the data volume, and reads it back"
+    kept = "keep: The imager packs the old disk into an image on the data volume, and reads it back"
     late = (
         f" Unless the new system is confirmed within {request.confirm_seconds} s, it is put back."
         if request.rollback == "automatic"
         else ""
     )
-    return [f"{told}; if it cannot, nothing is written.{late}"]
+    return [f"{kept}; if it cannot, nothing is written.{late}"]
 
 
 def _growing(image: ImageSummary | None, request: StageRequest) -> list[str]:

@@ -197,6 +197,6 @@ class RollbackWatch:
 
     def _give_up(self, why: str) -> None:
         reason = self._attempt.require().reason
-        told = f"{reason} {why}" if reason else why
-        self._attempt.update(rollback_problem=why, reason=told)
+        both = f"{reason} {why}" if reason else why
+        self._attempt.update(rollback_problem=why, reason=both)
         log.error("re-imaging: %s", why)

@@ -379,10 +379,10 @@ class Reimage:
         return str(self._attempt.image_directory(job) / "image")
 
     def _own_problems(self) -> list[str]:
-        told = list(self._degraded())
+        reasons = list(self._degraded())
         if self._attempt.problem is not None:
-            told.append(self._attempt.problem)
-        return told
+            reasons.append(self._attempt.problem)
+        return reasons
 
     def _usable(self) -> None:
         """Raise `RequestError` where an attempt could not be remembered."""

@@ -130,10 +130,10 @@ class JobStore:
         except FileNotFoundError:
             return None
         except (ValidationError, OSError) as error:
-            told = first(error) if isinstance(error, ValidationError) else error
+            why = first(error) if isinstance(error, ValidationError) else error
             raise RequestError(
                 Slug.UNAVAILABLE,
-                f"{self._file} cannot be read ({told}), so how far a re-imaging has come is not "
+                f"{self._file} cannot be read ({why}), so how far a re-imaging has come is not "
                 "known; restore the file, or move it away to begin anew.",
             ) from None
 

@@ -57,7 +57,7 @@ class Catalog:
         try:
             lineage = self._library.lineage(name)
         except (ProfileError, RequestError) as error:
-            told = str(error)
+            problem = str(error)
             return ProfileSummary(
                 name=name,
                 description="",
@@ -65,7 +65,7 @@ class Catalog:
                 extends=[],
                 policy=None,
                 applied=applied == name,
-                error=told,
+                error=problem,
             )
         layer = lineage.layers[-1]
         return ProfileSummary(

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 
-def told(processes: Mapping[str, int], limit: int = 3) -> str:
+def described(processes: Mapping[str, int], limit: int = 3) -> str:
     """Return in a few words how many files are open, from the number by `name (pid)`."""
     files = sum(processes.values())
     top = Counter(processes).most_common(limit)

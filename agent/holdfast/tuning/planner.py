@@ -239,16 +239,16 @@ class Planner:
             return note, None
         if knob.name == "read_ahead_kb" and action in ("set", "restore"):
             mounts = machine.devices[knob.target].mounts if knob.target in machine.devices else ()
-            told = []
+            listed = []
             for mount in sorted(mounts):
                 opened = self._panel.open_files(mount)
                 if opened is None:
-                    told.append(f"files open on {mount}, which cannot be counted,")
+                    listed.append(f"files open on {mount}, which cannot be counted,")
                 elif opened:
-                    told.append(f"{openfiles.told(opened)} on {mount}")
-            if told:
+                    listed.append(f"{openfiles.described(opened)} on {mount}")
+            if listed:
                 old = f"keep {observed.value} KiB until opened again"
-                return f"{'; '.join(told)} {old}", "reopen"
+                return f"{'; '.join(listed)} {old}", "reopen"
         return note, None
 
     def _valued(self, knob: Knob, value: str) -> Valued:

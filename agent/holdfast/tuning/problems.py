@@ -16,9 +16,9 @@ class blamed(AbstractContextManager[None]):  # noqa: N801 - reads as a function
     def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
         if not isinstance(error, ProfileError):
             return
-        told = "; ".join(str(one) for one in error.mistakes[:5])
+        listed = "; ".join(str(one) for one in error.mistakes[:5])
         more = f"; and {len(error.mistakes) - 5} more" if len(error.mistakes) > 5 else ""
-        detail = f"{told}{more}"
+        detail = f"{listed}{more}"
         raise OperationFailed(
             Problem.of(
                 Slug.INVALID_REQUEST,

@@ -174,8 +174,8 @@ class _Resolver:
                 return _qdisc(value, queues)
             return self._subsystems[knob.subsystem].canonical(knob, _plain(value))
         except ValueError as error:
-            told = f"cannot be computed: {error}" if isinstance(error, ExpressionError) else error
-            self._mistakes.append(entry.spot.mistake(str(told)))
+            clause = f"cannot be computed: {error}" if isinstance(error, ExpressionError) else error
+            self._mistakes.append(entry.spot.mistake(str(clause)))
             return None
 
     def _decide(self, knob: Knob, candidates: Sequence[_Candidate]) -> Iterator[Wanted]:

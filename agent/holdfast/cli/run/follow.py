@@ -41,8 +41,8 @@ def follow(
         except KeyboardInterrupt as signal:
             if cancelling and run.can_leave:
                 raise Left from None
-            told = isinstance(signal, Terminated)
-            choice = "cancel" if told else _choose(run, out, started_here=started_here)
+            terminated = isinstance(signal, Terminated)
+            choice = "cancel" if terminated else _choose(run, out, started_here=started_here)
             if choice == "leave":
                 raise Left from None
             if choice == "cancel":

@@ -97,15 +97,15 @@ def finish(
         operation = follow(run, out, started_here=True, on_update=enough)
     except Left:
         met = enough is not None and enough.met
-        told = f"{enough.why}: " if enough is not None and enough.why else ""
+        prefix = f"{enough.why}: " if enough is not None and enough.why else ""
         if not run.can_leave:
             run.cancel()
-            out.note(f"{told}the work ends here")
+            out.note(f"{prefix}the work ends here")
             for _ in run.updates():
                 pass
         else:
             out.note(
-                f"{told}operation {run.id} continues; to follow it: holdfast op watch {run.id}"
+                f"{prefix}operation {run.id} continues; to follow it: holdfast op watch {run.id}"
             )
         if not met:
             raise typer.Exit(ExitCode.LEFT_RUNNING) from None

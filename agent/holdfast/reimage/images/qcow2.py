@@ -108,8 +108,8 @@ def _run(program: str, path: Path, raw: Path, progress: Progress) -> None:
             process.kill()
             raise
         said.seek(0, os.SEEK_SET)
-        told = " ".join(said.read().decode(errors="replace").split())[-_SAID_CHARACTERS:]
+        message = " ".join(said.read().decode(errors="replace").split())[-_SAID_CHARACTERS:]
     if process.returncode != 0:
         raise failed(
-            Slug.BAD_RECORD, f"qemu-img could not convert {path}: {told or process.returncode}."
+            Slug.BAD_RECORD, f"qemu-img could not convert {path}: {message or process.returncode}."
         )

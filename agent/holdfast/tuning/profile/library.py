@@ -94,9 +94,9 @@ class Library:
             try:
                 found = self.layer(parent)
             except RequestError as error:
-                told = error.detail[:1].lower() + error.detail[1:].rstrip(".")
+                detail = error.detail[:1].lower() + error.detail[1:].rstrip(".")
                 raise ProfileError(
-                    [layer.extends_spot.mistake(f"names a parent that is not there: {told}")]
+                    [layer.extends_spot.mistake(f"names a parent that is not there: {detail}")]
                 ) from None
             self._visit(found, layers, path)
         layers[layer.name] = layer

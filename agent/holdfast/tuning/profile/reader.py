@@ -45,11 +45,11 @@ def read_layer(name: str, file: str, content: bytes, *, builtin: bool) -> Layer:
     except UnicodeDecodeError:
         raise ProfileError([Mistake(file, 0, "", "is not UTF-8 text")]) from None
     except tomllib.TOMLDecodeError as error:
-        told = str(error)
-        found = re.search(r"\(at line (\d+), column \d+\)", told)
+        message = str(error)
+        found = re.search(r"\(at line (\d+), column \d+\)", message)
         line = int(found[1]) if found else text.count("\n") + 1
-        told = re.sub(r" \(at .*\)$", "", told)
-        raise ProfileError([Mistake(file, line, "", f"is not valid TOML: {told}")]) from None
+        message = re.sub(r" \(at .*\)$", "", message)
+        raise ProfileError([Mistake(file, line, "", f"is not valid TOML: {message}")]) from None
     except RecursionError:
         raise ProfileError([Mistake(file, 0, "", "is nested too deeply")]) from None
     return _Reader(name, file, text, document, builtin=builtin).layer()

@@ -38,8 +38,8 @@ def prepare(
     except KeyError:
         raise UsageError(f"there is no user {user!r}") from None
     try:
-        told = give_state_dir(session.load_settings(), owner.pw_uid, owner.pw_gid)
+        message = give_state_dir(session.load_settings(), owner.pw_uid, owner.pw_gid)
     except StateDirError as error:
         raise CliError(str(error).rstrip(".")) from error
     if not session.out.quiet:
-        session.out.line(told)
+        session.out.line(message)

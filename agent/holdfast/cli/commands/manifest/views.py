@@ -121,8 +121,8 @@ def comparison(result: CompareResult) -> str:
         (result.metadata, "with other metadata"),
         (result.unproven, "without a digest"),
     )
-    told = ", ".join(f"{units.count(number)} {name}" for number, name in counts if number)
-    return told or "both are empty"
+    counted = ", ".join(f"{units.count(number)} {name}" for number, name in counts if number)
+    return counted or "both are empty"
 
 
 def show_manifest(out: Output, answer: Any) -> None:
@@ -223,12 +223,12 @@ def finding_lines(findings: Iterable[Mapping[str, Any]]) -> Iterator[str]:
             path += "/"
         if moved_to := finding.get("moved_to"):
             path += f" -> {_path(moved_to)}"
-        told = _told(finding)
+        detail = _detail_of(finding)
         sign = _SIGNS.get(finding["finding"], "?")
-        yield f"{sign} {path}" + (f"  ({told})" if told else "")
+        yield f"{sign} {path}" + (f"  ({detail})" if detail else "")
 
 
-def _told(finding: Mapping[str, Any]) -> str:
+def _detail_of(finding: Mapping[str, Any]) -> str:
     kind, reason = finding["finding"], finding.get("reason")
     parts = []
     if fields := finding.get("fields"):
@@ -311,10 +311,10 @@ def _show_problems(
         (totals.vanished, "vanished"),
         (totals.errors, "could not be read"),
     )
-    told = ", ".join(f"{units.count(number)} {what}" for number, what in counts if number)
-    if not told:
+    counted = ", ".join(f"{units.count(number)} {what}" for number, what in counts if number)
+    if not counted:
         return
-    out.line(f"without a digest: {told}")
+    out.line(f"without a digest: {counted}")
     for problem in problems[:_EXAMPLES]:
         detail = f" ({units.printable(problem.detail)})" if problem.detail else ""
         out.line(f"  {units.printable(name_of(problem))}: {problem.status}{detail}")

@@ -341,7 +341,9 @@ def _staging(session: Session, path: str, body: Mapping[str, Any], *, no_wait: b
         else:
             session.out.line(operation["id"])
         return
-    staged = Enough(until=lambda told: told["progress"]["phase"] == "staged", why="staged")
+    staged = Enough(
+        until=lambda operation: operation["progress"]["phase"] == "staged", why="staged"
+    )
     if finish(session, RemoteRun(session.api, operation), _ended, staged) is None:
         if session.out.as_json:
             session.out.json(session.api.get(f"/v1/operations/{operation['id']}"))

@@ -63,8 +63,8 @@ def show_status(out: Output, status: ReimageStatus) -> None:
     out.fields([("running", status.image_id or ""), ("operation", status.operation or "")])
     if status.previous is not None:
         kept = status.previous
-        told = f"{kept.name}, {units.size(kept.size_bytes)}, of {when_of(kept.when)}"
-        out.fields([("kept", units.printable(told))])
+        text = f"{kept.name}, {units.size(kept.size_bytes)}, of {when_of(kept.when)}"
+        out.fields([("kept", units.printable(text))])
     if status.rollback_of is not None:
         out.fields([("rolls back", status.rollback_of)])
     if status.rollback_at is not None:

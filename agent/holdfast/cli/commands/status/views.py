@@ -101,21 +101,21 @@ def _verification(found: Any) -> str:
 def _tuning(found: Any) -> str:
     state = TuningState.model_validate(found) if found else None
     if state is None or state.profile is None:
-        told = "no profile is applied"
+        text = "no profile is applied"
     else:
         total = units.counted(sum(state.settings.values()), "setting")
         drift = (
             f"{len(state.drifted)} of {total} DRIFTED" if state.drifted else f"{total}, no drift"
         )
-        told = f"{state.profile}, {drift}"
+        text = f"{state.profile}, {drift}"
     if state is not None and state.problem is not None:
-        told += f"; PROBLEM: {units.printable(state.problem)}"
-    return told
+        text += f"; PROBLEM: {units.printable(state.problem)}"
+    return text
 
 
 def _reimage(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "not here"
     state, reason = str(found["state"]), found.get("reason")
-    told = state.upper() if state in ("failed", "unconfirmed", "unknown") else state
-    return f"{told}: {units.printable(str(reason))}" if reason else told
+    text = state.upper() if state in ("failed", "unconfirmed", "unknown") else state
+    return f"{text}: {units.printable(str(reason))}" if reason else text

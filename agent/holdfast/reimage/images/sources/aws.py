@@ -93,8 +93,8 @@ def code_of(error: Any) -> str:
 
 
 def _refusal(name: str, response: Any) -> SourceError:
-    told = response.get("Error", {})
-    code, message = str(told.get("Code", "")), str(told.get("Message", ""))
+    problem = response.get("Error", {})
+    code, message = str(problem.get("Code", "")), str(problem.get("Message", ""))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     said = f"{name}: AWS answers {code}" + (f" ({message.rstrip('.')})" if message else "")
     if code in _PASSING or status >= 500 or status == 429:
