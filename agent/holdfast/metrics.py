@@ -160,7 +160,7 @@ class _Operations(Collector):
     def _residency(
         sampler: ResidencySampler, figures: Mapping[str, KindFigures]
     ) -> Iterable[Metric]:
-        ended = sum(sum(one.finished.values()) for one in figures.values())
+        ended = sum(sum(figure.finished.values()) for figure in figures.values())
         sample, taken_at = sampler.latest(ended)
         resident = GaugeMetricFamily(
             "holdfast_pagecache_resident_bytes",

@@ -132,5 +132,5 @@ def _assignments(file: Path) -> Iterator[tuple[str, str]]:
 
 def _depth(path: Path, directories: Sequence[str]) -> int:
     """Return how many parts the innermost of these around a path has; -1 for none."""
-    around = [Path(one) for one in directories if path.is_relative_to(one)]
+    around = [Path(directory) for directory in directories if path.is_relative_to(directory)]
     return max((len(one.parts) for one in around), default=-1)

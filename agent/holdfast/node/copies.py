@@ -47,13 +47,13 @@ def copies(machine: MachineFiles, target: str, wanted: Iterable[Identifier]) -> 
             continue
         if content is None or content.kind != "file system":
             continue
-        for one in identifiers:
-            value = content.uuid if one.kind == "UUID" else content.label
-            if value is not None and value.lower() == one.value.lower():
+        for identifier in identifiers:
+            value = content.uuid if identifier.kind == "UUID" else content.label
+            if value is not None and value.lower() == identifier.value.lower():
                 clashes.append(
-                    f"{path} has the {one.kind} {one.value} of {one.owner}, so that either may be "
-                    f"taken for the other at boot; detach its disk, or give it another {one.kind} "
-                    f"({_command(content, one.kind, path)})."
+                    f"{path} has the {identifier.kind} {identifier.value} of {identifier.owner}, "
+                    "so that either may be taken for the other at boot; detach its disk, or give "
+                    f"it another {identifier.kind} ({_command(content, identifier.kind, path)})."
                 )
                 break
     return clashes

@@ -223,7 +223,7 @@ def _vital_product_data(path: Path) -> str | None:
 
 
 def _first(*candidates: str | None) -> str | None:
-    return next((one for one in candidates if one), None)
+    return next((candidate for candidate in candidates if candidate), None)
 
 
 def _chosen(schedulers: str | None) -> str | None:

@@ -245,7 +245,7 @@ def _of_target(
             content = read_content(machine.dev / name)
             why = content.refused_as_disk if whole else content.refused_as_partition
             if why is not None and group is not None and not whole:
-                places = [machine.dev / one for one in partitions]
+                places = [machine.dev / partition for partition in partitions]
                 why = refused_in_system(machine.dev / name, [group], places)
         except OSError as error:
             unknown.append(f"What is on {machine.dev}/{name} cannot be read: {error.strerror}.")

@@ -91,7 +91,7 @@ def default_routes() -> frozenset[str]:
         *_json("ip", "-j", "route", "show", "default"),
         *_json("ip", "-j", "-6", "route", "show", "default"),
     ]
-    return frozenset(one["dev"] for one in routes if "dev" in one)
+    return frozenset(route["dev"] for route in routes if "dev" in route)
 
 
 def _link(shown: Mapping[str, Any], sys: Path) -> Link:

@@ -60,9 +60,9 @@ def read_cgroups(proc: Path = Path("/proc")) -> list[CgroupMemory]:
 def headroom(cgroups: list[CgroupMemory]) -> int | None:
     """Return what the tightest limit leaves, in bytes; None when there is no limit."""
     left = [
-        max(limit - (one.current_bytes or 0), 0)
-        for one in cgroups
-        for limit in (one.max_bytes, one.high_bytes)
+        max(limit - (cgroup.current_bytes or 0), 0)
+        for cgroup in cgroups
+        for limit in (cgroup.max_bytes, cgroup.high_bytes)
         if limit is not None
     ]
     return min(left, default=None)

@@ -55,10 +55,12 @@ def read_content(device: Path) -> DeviceContent:
 
 def _first(signatures: Sequence[dict[str, Any]]) -> Superblock | None:
     """Return the first signature that is a member or a file system; members come first."""
-    for one in signatures:
-        if one["type"] in _MEMBERS:
-            kind = _MEMBERS[one["type"]]
-            return Superblock("member", kind, one["uuid"] if kind == "md" else None)
-        if one["file_system"]:
-            return Superblock("file system", one["type"], one["uuid"], one["label"])
+    for signature in signatures:
+        if signature["type"] in _MEMBERS:
+            kind = _MEMBERS[signature["type"]]
+            return Superblock("member", kind, signature["uuid"] if kind == "md" else None)
+        if signature["file_system"]:
+            return Superblock(
+                "file system", signature["type"], signature["uuid"], signature["label"]
+            )
     return None

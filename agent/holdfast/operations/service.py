@@ -206,7 +206,9 @@ class Operations:
     def page(self, selection: Selection, limit: int, before: int | None = None) -> Listed:
         """Return a part of the list of operations, newest first; see `Store.page`."""
         part = self._store.page(selection, limit, before)
-        return Listed([self._overlay_summary(one) for one in part.operations], part.next)
+        return Listed(
+            [self._overlay_summary(operation) for operation in part.operations], part.next
+        )
 
     def list(
         self,

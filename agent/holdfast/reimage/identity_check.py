@@ -91,7 +91,7 @@ class IdentityCheck:
         for change in evidence.changes:
             by = f", by {change.by}" if change.by else ", and no log shows by what"
             problems.append(f"{change.path}: {'; '.join(change.differences)}{by}.")
-        known = {one.path for one in evidence.files}
+        known = {file.path for file in evidence.files}
         named = " ".join(self.job.identity_problems)
         armed = self.job.armed.identity if self.job.armed is not None else []
         return problems + [

@@ -73,21 +73,21 @@ def _devices(old: RootLayout, new: RootLayout) -> list[str]:
 
 def _layout_of(root: Path, sysfs: Sysfs) -> RootLayout:
     found = describe_root(root, sysfs=sysfs)
-    disks = [one for one in found.devices if not one.lies_on]
+    disks = [device for device in found.devices if not device.lies_on]
     return RootLayout(
         root=found.root,
         mount_point=found.mount_point,
         file_system=found.file_system,
         size_bytes=found.size_bytes,
         kinds=sorted(
-            f"{one.type} {one.detail}" if one.detail else one.type
-            for one in found.devices
-            if one.lies_on
+            f"{device.type} {device.detail}" if device.detail else device.type
+            for device in found.devices
+            if device.lies_on
         ),
         disks=sorted(
             (
-                DiskIdentity(serial=one.serial, model=one.model, size_bytes=one.size_bytes)
-                for one in disks
+                DiskIdentity(serial=disk.serial, model=disk.model, size_bytes=disk.size_bytes)
+                for disk in disks
             ),
             key=lambda one: (one.serial or "", one.model or "", one.size_bytes or 0),
         ),
@@ -95,4 +95,4 @@ def _layout_of(root: Path, sysfs: Sysfs) -> RootLayout:
 
 
 def _names(layout: RootLayout) -> str:
-    return ", ".join(one.serial or one.model or "a disk" for one in layout.disks) or "no disk"
+    return ", ".join(disk.serial or disk.model or "a disk" for disk in layout.disks) or "no disk"

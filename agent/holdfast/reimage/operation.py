@@ -281,7 +281,7 @@ class ReimageOperation:
         """Check the new system. Raises `OperationFailed` unless all is well."""
         job = self._attempt.require()
         checks = self._examiner.examine(job, context.progress, self._privileged, attempt=attempt)
-        failed = [one for one in checks if not one.passed]
+        failed = [check for check in checks if not check.passed]
         self._attempt.update(checks=checks)
         if failed:
             why = " ".join(f"{one.name}: {one.detail}" for one in failed)
@@ -290,7 +290,7 @@ class ReimageOperation:
                 Problem.of(
                     Slug.NOT_CONFIRMED,
                     f"The new system runs, and is not confirmed: {why}",
-                    checks=[one.model_dump(mode="json") for one in checks],
+                    checks=[check.model_dump(mode="json") for check in checks],
                 )
             )
         if job.request.confirm == "auto" or attempt != "first":
@@ -321,7 +321,7 @@ class ReimageOperation:
             return float((moment - job.rebooted_at).total_seconds())
 
         return ReimageResult(
-            ok=all(one.passed for one in job.checks),
+            ok=all(check.passed for check in job.checks),
             image=job.image,
             image_id=identify().image_id,
             checks=job.checks,

@@ -184,7 +184,7 @@ class Reimage:
             job = self._attempt.job
             if job is None:
                 return _S.IDLE, 0, None
-            return job.state, sum(not one.passed for one in job.checks), job.imager
+            return job.state, sum(not check.passed for check in job.checks), job.imager
 
     def interlock_figures(self) -> tuple[bool, bool, Mapping[str, int]]:
         """Return whether the lock is held and a window is open, and how often each gate refused."""

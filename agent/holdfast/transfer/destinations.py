@@ -143,7 +143,7 @@ class Destinations:
 
     def _of(self, path: str) -> StoredTransfer | None:
         """Return the transfer into a directory: either not complete, or still there."""
-        found = [one for one in self._store.transfers() if one.path == path]
+        found = [transfer for transfer in self._store.transfers() if transfer.path == path]
         inode = inode_of(Path(path))
         return next((one for one in found if not one.complete or one.inode == inode), None)
 

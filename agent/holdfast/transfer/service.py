@@ -249,7 +249,7 @@ class Transfers:
 
     def transfers(self) -> TransferList:
         """List the transfers into this node, newest first. Raises `OSError`."""
-        return TransferList(transfers=[_transfer(one) for one in self._store.transfers()])
+        return TransferList(transfers=[_transfer(transfer) for transfer in self._store.transfers()])
 
     def transfer(self, name: str) -> Transfer:
         """Return a transfer by its id or the beginning of it. Raises `RequestError`, `OSError`."""

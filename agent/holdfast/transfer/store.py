@@ -170,7 +170,9 @@ class TransferStore:
         """Return the offer that a request with this key made."""
         with self._lock:
             offers = self._known().values()
-            return next((one for one in offers if one.idempotency_key == idempotency_key), None)
+            return next(
+                (offer for offer in offers if offer.idempotency_key == idempotency_key), None
+            )
 
     def renew(self, offer_id: str, verifier: str) -> StoredOffer | None:
         """Replace the ticket of an offer durably; None if one was used. Raises `OSError`."""

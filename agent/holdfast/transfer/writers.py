@@ -37,9 +37,9 @@ def open_for_writing(tree: Path, find: FindWriters) -> OpenForWriting:
     compared by inode. Raises `OSError` where that cannot be determined.
     """
     found = find(str(tree))
-    others = [one for one in found.files if one.pid != os.getpid()]
-    holders = {one.process: one.path for one in others if one.path}
-    elsewhere = {(one.device, one.inode): one.process for one in others if not one.path}
+    others = [file for file in found.files if file.pid != os.getpid()]
+    holders = {other.process: other.path for other in others if other.path}
+    elsewhere = {(other.device, other.inode): other.process for other in others if not other.path}
     if elsewhere:
         holders |= {elsewhere[key]: path for key, path in _names(tree, elsewhere.keys())}
     named = [f"{process} has {path} open" for process, path in sorted(holders.items())]

@@ -94,14 +94,17 @@ def neighbours(name: str, base: Path) -> Iterator[str]:
 def _places(parts: tuple[str, ...], base: Path) -> list[Path]:
     directory = base.joinpath(*parts[:-1])
     if len(parts) == 2 and parts[0] == "net":
-        return [base / "net/netfilter", *(one for one in _entries(directory) if one.is_file())]
+        return [
+            base / "net/netfilter",
+            *(entry for entry in _entries(directory) if entry.is_file()),
+        ]
     if parts[:2] == ("net", "netfilter"):
         return [directory, base / "net/nf_conntrack_max"]
     if parts[:2] not in _FAMILIES or parts == _FORWARDING:
         return [directory]
     if len(parts) == 3:
         # Only ip_forward is copied to interfaces, and there may be thousands of them.
-        return [one for one in _entries(directory) if one.name not in _TABLES]
+        return [entry for entry in _entries(directory) if entry.name not in _TABLES]
     if parts[2] in _TABLES and parts[3] in _ALL:
         # conf/all/forwarding is the same as ip_forward, which is above it.
         return [directory.parents[1]]

@@ -197,4 +197,4 @@ class Inventory:
 
 
 def _any(patterns: list[str] | bool, text: str) -> bool:
-    return isinstance(patterns, list) and any(fnmatchcase(text, one) for one in patterns)
+    return isinstance(patterns, list) and any(fnmatchcase(text, pattern) for pattern in patterns)

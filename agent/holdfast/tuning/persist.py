@@ -55,7 +55,9 @@ def files_for(
         "sysctl.d": SysctlFileWrite(
             profile=profile,
             settings=fitting(
-                SysctlFileWrite, "settings", ((one, (one.knob.name, one.value)) for one in sysctls)
+                SysctlFileWrite,
+                "settings",
+                ((sysctl, (sysctl.knob.name, sysctl.value)) for sysctl in sysctls),
             ),
         ),
         "udev": UdevFileWrite(
@@ -72,7 +74,10 @@ def files_for(
             modules=fitting(
                 TmpfilesFileWrite,
                 "modules",
-                ((one, (one.knob.target, one.knob.name, one.value)) for one in modules),
+                (
+                    (module, (module.knob.target, module.knob.name, module.value))
+                    for module in modules
+                ),
             ),
         ),
     }
@@ -98,7 +103,7 @@ def _rules(
         by_device.setdefault(one.knob.target, []).append(one)
     for name, settings in by_device.items():
         settings.sort(key=lambda one: one.knob.name != "scheduler")
-        values = [(one.knob.name, one.value) for one in settings]
+        values = [(setting.knob.name, setting.value) for setting in settings]
         rule = _rule(devices.get(name), values)
         if rule is None:
             notes.append(

@@ -82,7 +82,7 @@ class Planner:
             notes += more
         wanted = {one.knob: one.value for one in present} | contents
         baseline = unwanted(state, wanted, self._panel)
-        seen = self._panel.observe([*wanted, *(one.knob for one in baseline.settings)])
+        seen = self._panel.observe([*wanted, *(setting.knob for setting in baseline.settings)])
         owners = Owners()
         details = {one.knob: one for one in present}
         goal: list[Valued] = []
@@ -119,9 +119,9 @@ class Planner:
                     )
                 )
         restore = [
-            one
-            for one in baseline.settings
-            if not self._panel.same(one.knob, one.value, seen[one.knob])
+            setting
+            for setting in baseline.settings
+            if not self._panel.same(setting.knob, setting.value, seen[setting.knob])
         ]
         rows += [
             self._row(

@@ -16,7 +16,7 @@ class blamed(AbstractContextManager[None]):  # noqa: N801 - reads as a function
     def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
         if not isinstance(error, ProfileError):
             return
-        listed = "; ".join(str(one) for one in error.mistakes[:5])
+        listed = "; ".join(str(mistake) for mistake in error.mistakes[:5])
         more = f"; and {len(error.mistakes) - 5} more" if len(error.mistakes) > 5 else ""
         detail = f"{listed}{more}"
         raise OperationFailed(
@@ -25,10 +25,12 @@ class blamed(AbstractContextManager[None]):  # noqa: N801 - reads as a function
                 f"The profile cannot be used: {detail}{'' if detail.endswith('?') else '.'}",
                 errors=[
                     FieldError(
-                        field=f"{one.file}:{one.line}: {one.key}" if one.line else one.file,
-                        message=one.message,
+                        field=f"{mistake.file}:{mistake.line}: {mistake.key}"
+                        if mistake.line
+                        else mistake.file,
+                        message=mistake.message,
                     )
-                    for one in error.mistakes
+                    for mistake in error.mistakes
                 ],
             )
         ) from error

@@ -181,8 +181,10 @@ class _Resolver:
     def _decide(self, knob: Knob, candidates: Sequence[_Candidate]) -> Iterator[Wanted]:
         """Choose the value of the layer that inherits from the others, or report a disagreement."""
         ancestors = self._lineage.ancestors
-        overridden = frozenset[str]().union(*(ancestors[one.layer.name] for one in candidates))
-        left = [one for one in candidates if one.layer.name not in overridden]
+        overridden = frozenset[str]().union(
+            *(ancestors[candidate.layer.name] for candidate in candidates)
+        )
+        left = [candidate for candidate in candidates if candidate.layer.name not in overridden]
         # Within one file what is written later counts.
         by_layer = {one.layer.name: one for one in left}
         first, *others = by_layer.values()

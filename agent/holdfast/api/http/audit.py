@@ -176,6 +176,6 @@ def summary(params: Any) -> Any:
     if isinstance(params, Mapping):
         return {str(key): summary(value) for key, value in params.items()}
     if isinstance(params, list | tuple):
-        shown = [summary(one) for one in params[:10]]
+        shown = [summary(param) for param in params[:10]]
         return [*shown, f"… {len(params) - 10} more"] if len(params) > 10 else shown
     return params

@@ -136,7 +136,7 @@ def _text(status: _Status) -> str:
     lines = [f"holdfast {__version__}   roots: {', '.join(map(one_line, status.roots))}"]
     lines += [f"NOT READY: {reason}" for reason in status.reasons]
     lines += ["", "Operations, newest first:"]
-    lines += [f"  {_line(one)}" for one in status.operations] or ["  none yet"]
+    lines += [f"  {_line(operation)}" for operation in status.operations] or ["  none yet"]
     lines += ["", "What to call:"]
     lines += [f"  {method:<5}{path:<40} {what}" for method, path, what in _CALLS]
     lines += [

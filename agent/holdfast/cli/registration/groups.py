@@ -64,9 +64,9 @@ class PlainCommand(TyperCommand):
 
 def plain_flags(parameters: Iterable[Any]) -> None:
     """See that no type is shown for flags, as if a value had to follow."""
-    for one in parameters:
-        if getattr(one, "is_flag", False):
-            one.metavar = ""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
 
 
 class LazyGroup(TyperGroup):

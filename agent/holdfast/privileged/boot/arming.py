@@ -180,7 +180,7 @@ class Boot:
             files=files,
             target=target,
             kernel=machine.kernel,
-            modules=[one.name for one in collected.modules],
+            modules=[module.name for module in collected.modules],
             identity=collected.identity.items,
             network=(
                 None if collected.network is None else str(collected.network["interface"]["name"])
@@ -293,14 +293,14 @@ class Boot:
     def _source_refusals(self, source: Source) -> Sequence[str]:
         system = system_position(self.machine)
         if isinstance(system, DiskPosition) and system.disk.name in [
-            one.name for one in source.disks
+            disk.name for disk in source.disks
         ]:
             return ["The staged image lies on the disk that would be written over."]
         return []
 
 
 def _changes(loader: Loader | None) -> list[FileReport]:
-    return [] if loader is None else [FileReport(path=one) for one in loader.changes]
+    return [] if loader is None else [FileReport(path=change) for change in loader.changes]
 
 
 def _boots(armed: Armed, nonce: str) -> bool:

@@ -69,12 +69,17 @@ def _of_image(image: Mapping[str, Any]) -> Sequence[Identifier]:
     """
     partitions = (image.get("partition_table") or {}).get("partitions", [])
     found = [
-        Identifier("UUID", one["uuid"], f"partition {one['number']} of the image")
-        for one in partitions
-        if one.get("uuid") and one.get("file_system")
+        Identifier("UUID", partition["uuid"], f"partition {partition['number']} of the image")
+        for partition in partitions
+        if partition.get("uuid") and partition.get("file_system")
     ]
     root: Mapping[str, Any] = next(
-        (one for one in partitions if one["number"] == image.get("root_partition")), {}
+        (
+            partition
+            for partition in partitions
+            if partition["number"] == image.get("root_partition")
+        ),
+        {},
     )
     inside: Mapping[str, Any] = image.get("root") or {}
     if inside.get("volume"):

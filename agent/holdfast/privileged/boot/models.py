@@ -265,7 +265,7 @@ class IdentityEvidence(_Report):
     @property
     def changes(self) -> list[FileEvidence]:
         """What is different."""
-        found = [one for one in self.files if one.differences]
+        found = [file for file in self.files if file.differences]
         return found if self.hostname is None else [*found, self.hostname]
 
 

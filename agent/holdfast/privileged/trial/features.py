@@ -95,15 +95,17 @@ def _missing(kind: str, features: Sequence[str], kernel: str, sys: Path) -> list
             return None
         names = {entry.name for entry in known.iterdir()}
         # Every kernel has the first one, and lists it only for a file system.
-        return [one for one in features if one != "mixed_backref" and one not in names]
+        return [
+            feature for feature in features if feature != "mixed_backref" and feature not in names
+        ]
     table = _TABLES.get(kind)
     release = re.match(r"(\d+)\.(\d+)", kernel)
     if table is None or release is None:
         return None
     running = (int(release[1]), int(release[2]))
     missing = [
-        f"{one} (from {table[one][0]}.{table[one][1]} on)"
-        for one in features
-        if one in table and table[one] > running
+        f"{feature} (from {table[feature][0]}.{table[feature][1]} on)"
+        for feature in features
+        if feature in table and table[feature] > running
     ]
-    return missing + [one for one in features if one.startswith(_UNNAMED)]
+    return missing + [feature for feature in features if feature.startswith(_UNNAMED)]

@@ -101,7 +101,7 @@ class KeptTrials:
         """Keep an outcome; `file` is the image as it was before. A fault is logged."""
         with self._one_writer:
             made = _Outcome(key=key, file=file, tried_at=now(), rows=list(rows))
-            others = [one for one in self._read().outcomes if one.key != key]
+            others = [outcome for outcome in self._read().outcomes if outcome.key != key]
             document = _Outcomes(outcomes=[made, *others][:_MOST])
             content = document.model_dump_json().encode()
             if len(content) > _MOST_BYTES:

@@ -193,7 +193,10 @@ class ImageLibrary:
         """Return the summary of a descriptor. Raises `RecordError`."""
         image = Descriptor.parse(found.data)
         partitions = image.partition_table.partitions if image.partition_table else []
-        root = next((one for one in partitions if one.number == image.root_partition), None)
+        root = next(
+            (partition for partition in partitions if partition.number == image.root_partition),
+            None,
+        )
         facts = image.model_dump_json()
         rules = json.loads(apply_image_rules(json.dumps({"image": json.loads(facts)})))
         system = image.system
@@ -210,7 +213,7 @@ class ImageLibrary:
             root_file_system=image.root_file_system,
             root_volume=image.root.volume if image.root else None,
             root_is_last=root is not None
-            and all(one.start_bytes <= root.start_bytes for one in partitions),
+            and all(partition.start_bytes <= root.start_bytes for partition in partitions),
             root_is_mounted=rules["carried_root"] is not None,
             root_free_bytes=image.root.free_bytes if image.root else None,
             signed_by=found.signed_by,
@@ -235,7 +238,11 @@ class ImageLibrary:
         partitions = image.partition_table.partitions if image.partition_table else []
         # A root on a logical volume is no partition's.
         found = {image.root.uuid} if image.root is not None else set()
-        found |= {one.uuid for one in partitions if one.file_system not in (None, "vfat", "swap")}
+        found |= {
+            partition.uuid
+            for partition in partitions
+            if partition.file_system not in (None, "vfat", "swap")
+        }
         return sorted(one for one in found if one is not None)
 
     def root_partition_uuid(self, directory: Path) -> str | None:
@@ -244,7 +251,7 @@ class ImageLibrary:
         if image is None or image.partition_table is None:
             return None
         parts = image.partition_table.partitions
-        found = (one.part_uuid for one in parts if one.number == image.root_partition)
+        found = (part.part_uuid for part in parts if part.number == image.root_partition)
         return next(found, None)
 
     def content_url(self, request: StageRequest, found: Obtained) -> str:

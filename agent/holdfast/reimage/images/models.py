@@ -139,7 +139,11 @@ class Descriptor(Inspection, defer_build=True):
         if self.root is not None and self.root.volume is not None:
             return self.root.file_system
         partitions = self.partition_table.partitions if self.partition_table else []
-        found = (one.file_system for one in partitions if one.number == self.root_partition)
+        found = (
+            partition.file_system
+            for partition in partitions
+            if partition.number == self.root_partition
+        )
         return next(found, None)
 
     @classmethod

@@ -77,7 +77,7 @@ class ChangeRequests:
 
     def enforce(self, settings: Sequence[InForce]) -> Sequence[Failure]:
         """Write settings back that have drifted; return those that could not be."""
-        knobs = [StoredKnob(**one.model_dump(include=_NAMED)) for one in settings]
+        knobs = [StoredKnob(**setting.model_dump(include=_NAMED)) for setting in settings]
         return _failures(self.ask(TuneEnforce(knobs=knobs)).left)
 
     def follow(self, request: TuneChange) -> None:
@@ -104,7 +104,7 @@ class ChangeRequests:
             self._events.add(
                 "recovered",
                 f"a change of {len(knobs)} settings that the end of a process cut short was {what}",
-                settings=[str(one.knob) for one in knobs],
+                settings=[str(knob.knob) for knob in knobs],
             )
         if report.left:
             failed = "; ".join(map(str, _failures(report.left)))

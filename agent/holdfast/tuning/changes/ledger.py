@@ -180,11 +180,11 @@ class Ledger:
 
     def _off(self, baseline: Baseline) -> Baseline:
         """Return what of it is not so by now."""
-        observed = self._panel.observe(one.knob for one in baseline.settings)
+        observed = self._panel.observe(setting.knob for setting in baseline.settings)
         off = [
-            one
-            for one in baseline.settings
-            if not self._panel.same(one.knob, one.value, observed[one.knob])
+            setting
+            for setting in baseline.settings
+            if not self._panel.same(setting.knob, setting.value, observed[setting.knob])
         ]
         return Baseline(off, baseline.peers, baseline.notes)
 
@@ -192,8 +192,8 @@ class Ledger:
         state = self._store.state()
         if state.active is None or state.boot_id != self._boot_id:
             return TuneReport(conflict=_CHANGED)
-        asked = {one.knob for one in request.knobs}
-        goal = [one for one in state.active.settings if one.knob in asked]
+        asked = {knob.knob for knob in request.knobs}
+        goal = [setting for setting in state.active.settings if setting.knob in asked]
         written: list[Knob] = []
         left = self._panel.bring(goal, written=written, keep_going=True)
         return TuneReport(
@@ -310,4 +310,6 @@ def _failed(failure: Failure) -> FailedKnob:
 
 
 def _stored(knobs: Iterable[Knob]) -> list[StoredKnob]:
-    return [StoredKnob(subsystem=one.subsystem, target=one.target, name=one.name) for one in knobs]
+    return [
+        StoredKnob(subsystem=knob.subsystem, target=knob.target, name=knob.name) for knob in knobs
+    ]

@@ -270,4 +270,4 @@ def _in_force(state: State, one: Left) -> bool:
 
 
 def _knobs(failures: Sequence[Failure]) -> frozenset[Knob]:
-    return frozenset(one.knob for one in failures)
+    return frozenset(failure.knob for failure in failures)

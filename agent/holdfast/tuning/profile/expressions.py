@@ -107,7 +107,7 @@ def _value(node: ast.expr, variables: Mapping[str, Number]) -> Number:  # noqa: 
             function, fewest, most = _FUNCTIONS[name]
             if not fewest <= len(arguments) <= most:
                 raise ExpressionError(f"{name}() takes {fewest} to {most} values")
-            return function(*[_value(one, variables) for one in arguments])
+            return function(*[_value(argument, variables) for argument in arguments])
     raise ExpressionError(
         "only numbers, variables, + - * / // %, comparisons, and, or, not, and "
         f"{', '.join(f'{name}()' for name in _FUNCTIONS)} can be used"

@@ -175,7 +175,7 @@ class _Reader:
 
     def _selected(self, subsystem: str) -> Iterable[Table]:
         tables = self._document.get(subsystem, [])
-        if not isinstance(tables, list) or not all(isinstance(one, dict) for one in tables):
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
             self._wrong((subsystem,), f"is written [[{subsystem}]], with two brackets")
             return
         for number, values in enumerate(tables):

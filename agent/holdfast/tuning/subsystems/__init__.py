@@ -26,4 +26,4 @@ def all_subsystems(sys: Path = Path("/sys"), proc: Path = Path("/proc")) -> Mapp
         Modules(sys),
         Persistence(),
     )
-    return {one.name: one for one in subsystems}
+    return {subsystem.name: subsystem for subsystem in subsystems}

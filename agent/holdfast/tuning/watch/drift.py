@@ -85,13 +85,13 @@ class Drift:
         self.checked_at = moment
 
     def _off(self, settings: Sequence[InForce]) -> list[_Off]:
-        seen = self._panel.observe(one.knob for one in settings)
+        seen = self._panel.observe(setting.knob for setting in settings)
         return [
-            _Off(one.knob, one, seen[one.knob])
-            for one in settings
-            if not self._panel.same(one.knob, one.value, seen[one.knob])
+            _Off(setting.knob, setting, seen[setting.knob])
+            for setting in settings
+            if not self._panel.same(setting.knob, setting.value, seen[setting.knob])
             # What is gone has not drifted.
-            and not self._panel.gone(one)
+            and not self._panel.gone(setting)
         ]
 
     def _enforce(self, active: Active, off: Sequence[_Off]) -> None:
@@ -162,8 +162,8 @@ class Drift:
 def counts(settings: Iterable[StoredKnob]) -> Mapping[str, int]:
     """Count settings by subsystem."""
     found: dict[str, int] = {}
-    for one in settings:
-        found[one.subsystem] = found.get(one.subsystem, 0) + 1
+    for setting in settings:
+        found[setting.subsystem] = found.get(setting.subsystem, 0) + 1
     return found
 
 

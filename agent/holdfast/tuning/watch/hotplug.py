@@ -48,7 +48,7 @@ class Hotplug:
 
         Raises `RequestError` and `ProfileError` if the profile cannot be read any more.
         """
-        kept = [one for one in active.settings if not self._panel.gone(one)]
+        kept = [setting for setting in active.settings if not self._panel.gone(setting)]
         fresh = list(self._fresh(active, {one.knob for one in kept}))
         if not fresh and len(kept) == len(active.settings):
             return

@@ -111,14 +111,14 @@ def _show_partitions(out: Output, image: Descriptor | Inspected) -> None:
         ["partition", ">start", ">size", "file system", "label", Column("type", text=True, rank=1)],
         [
             (
-                str(one.number),
-                units.size(one.start_bytes),
-                units.size(one.size_bytes),
-                one.file_system or "",
-                one.label or one.name,
-                one.type,
+                str(partition.number),
+                units.size(partition.start_bytes),
+                units.size(partition.size_bytes),
+                partition.file_system or "",
+                partition.label or partition.name,
+                partition.type,
             )
-            for one in image.partition_table.partitions
+            for partition in image.partition_table.partitions
         ],
         indent=2,
     )
@@ -136,6 +136,6 @@ def show_verified(out: Output, result: Mapping[str, Any]) -> None:
         )
         return
     words = {"differs": "differs", "zeros": "is zeros", "not_zeros": "should be zeros"}
-    for one in found.differences:
-        out.line(f"{one.offset}+{one.length} {words[one.kind]}")
+    for difference in found.differences:
+        out.line(f"{difference.offset}+{difference.length} {words[difference.kind]}")
     out.line(f"not as described: {found.why()}")

@@ -132,9 +132,9 @@ def show_rehearsal(out: Output, status: ReimageStatus) -> None:
     _trial(out, status.trial)
     if status.boot is not None and status.state is ReimageState.STAGED:
         out.heading("Writes")
-        for one in status.boot.files:
-            size = "" if one.size_bytes is None else f"  {units.size(one.size_bytes)}"
-            out.line(f"  {units.printable(one.path)}{size}")
+        for file in status.boot.files:
+            size = "" if file.size_bytes is None else f"  {units.size(file.size_bytes)}"
+            out.line(f"  {units.printable(file.path)}{size}")
     if status.carried:
         kept = ", ".join(dict.fromkeys(one.name for one in status.carried))
         out.line(f"  carried over: {units.printable(kept)}")
@@ -178,12 +178,12 @@ def _machine(out: Output, machine: Machine, *, entry: bool) -> None:
             ("disk", Column("serial", rank=1), ">size", "~what becomes of it"),
             [
                 (
-                    one.path,
-                    one.serial or "-",
-                    units.size(one.size_bytes),
-                    "WRITTEN OVER" if one.target else " ".join(one.excluded) or "not touched",
+                    disk.path,
+                    disk.serial or "-",
+                    units.size(disk.size_bytes),
+                    "WRITTEN OVER" if disk.target else " ".join(disk.excluded) or "not touched",
                 )
-                for one in machine.disks
+                for disk in machine.disks
             ],
             indent=2,
         )
@@ -209,11 +209,11 @@ def _trial(out: Output, rows: Sequence[TrialRow]) -> None:
         ("tried", "result", "~what was found, and what to do"),
         [
             (
-                one.check.replace("_", " "),
-                _RESULTS[one.outcome],
-                units.printable(f"{one.detail} {one.advice or ''}".rstrip()),
+                row.check.replace("_", " "),
+                _RESULTS[row.outcome],
+                units.printable(f"{row.detail} {row.advice or ''}".rstrip()),
             )
-            for one in rows
+            for row in rows
         ],
         indent=2,
         styles={
@@ -229,7 +229,10 @@ def _checks(out: Output, checks: Sequence[Check]) -> None:
     out.heading("Checks of the new system")
     out.table(
         ("", "name", "~detail"),
-        [("=" if one.passed else "!", one.name, units.printable(one.detail)) for one in checks],
+        [
+            ("=" if check.passed else "!", check.name, units.printable(check.detail))
+            for check in checks
+        ],
         indent=2,
         header=False,
         styles={"=": "green", "!": "bold red"},

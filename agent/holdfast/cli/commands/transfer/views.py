@@ -105,7 +105,7 @@ def _show_last(out: Output, last: TransferPass) -> None:
         out.line(
             f"unfinished: {units.printable(name_of(unfinished))}: {unfinished.reason}", "yellow"
         )
-    names = ", ".join(units.printable(name_of(one)) for one in last.special_names[:_EXAMPLES])
+    names = ", ".join(units.printable(name_of(name)) for name in last.special_names[:_EXAMPLES])
     for kind, count in last.specials.items():
         out.line(f"not made: {units.count(count)} {units.plain_words(kind)} ({names})", "yellow")
     for reason, count in last.left_out.items():
@@ -122,13 +122,13 @@ def show_repaired(out: Output, operation: Mapping[str, Any]) -> None:
     result = RepairResult.model_validate(operation["result"])
     files = units.counted(result.files, "file")
     out.line(f"compared {units.size(result.bytes)} in {files}{took_of(operation, result.bytes)}")
-    for one in result.findings[:_EXAMPLES]:
-        parts = f"{one.offset}-{one.offset + one.length}"
-        side = f", {units.plain_words(one.side)}" if one.side else ""
-        state = "repaired" if one.repaired else "NOT repaired"
-        detail = f": {units.printable(one.detail)}" if one.detail else ""
-        style = "" if one.repaired else "bold red"
-        out.line(f"  {units.printable(name_of(one))} [{parts}] {state}{side}{detail}", style)
+    for finding in result.findings[:_EXAMPLES]:
+        parts = f"{finding.offset}-{finding.offset + finding.length}"
+        side = f", {units.plain_words(finding.side)}" if finding.side else ""
+        state = "repaired" if finding.repaired else "NOT repaired"
+        detail = f": {units.printable(finding.detail)}" if finding.detail else ""
+        style = "" if finding.repaired else "bold red"
+        out.line(f"  {units.printable(name_of(finding))} [{parts}] {state}{side}{detail}", style)
     if result.findings_total > _EXAMPLES:
         more = units.count(result.findings_total - _EXAMPLES)
         out.line(f"  and {more} more: holdfast op show {operation['id']}")
@@ -158,13 +158,13 @@ def show_transfers(out: Output, found: Any) -> None:
         ["id", "state", "~path", Column("source", rank=1), Column("started", rank=2)],
         [
             [
-                one.id,
-                "complete" if one.complete else "open",
-                units.printable(one.path),
-                f"{one.source} {units.printable(one.source_path)}",
-                units.age(one.created_at),
+                transfer.id,
+                "complete" if transfer.complete else "open",
+                units.printable(transfer.path),
+                f"{transfer.source} {units.printable(transfer.source_path)}",
+                units.age(transfer.created_at),
             ]
-            for one in listed.transfers
+            for transfer in listed.transfers
         ],
         styles={"complete": "green"},
     )
@@ -204,13 +204,13 @@ def show_offers(out: Output, found: Any) -> None:
         ],
         [
             [
-                one.id,
-                one.state.replace("_", " "),
-                units.printable(one.path),
-                units.count(one.connections),
-                units.size(one.sent_bytes),
-                units.moment(one.expires_at),
+                offer.id,
+                offer.state.replace("_", " "),
+                units.printable(offer.path),
+                units.count(offer.connections),
+                units.size(offer.sent_bytes),
+                units.moment(offer.expires_at),
             ]
-            for one in listed.offers
+            for offer in listed.offers
         ],
     )

@@ -32,12 +32,14 @@ def show_plan(out: Output, plan: Plan, *, everything: bool) -> None:
     """Print what would change, a line each under its device or subsystem."""
     wanted = len(plan.settings)
     shown = [
-        one for one in plan.settings if everything or one.action in ("set", "restore", "impossible")
+        setting
+        for setting in plan.settings
+        if everything or setting.action in ("set", "restore", "impossible")
     ]
     _show_settings(out, shown)
     for note in plan.notes:
         out.note(f"note: {units.printable(note)}", "dim")
-    impossible = sum(one.action == "impossible" for one in plan.settings)
+    impossible = sum(setting.action == "impossible" for setting in plan.settings)
     if impossible:
         out.line(
             f"profile {plan.profile} CANNOT BE APPLIED: {units.counted(impossible, 'setting')} "
@@ -57,7 +59,9 @@ def show_plan(out: Output, plan: Plan, *, everything: bool) -> None:
 def show_applied(out: Output, answer: Mapping[str, Any]) -> None:
     """Print what was written."""
     applied = Applied.model_validate(answer)
-    _show_settings(out, [one for one in applied.settings if one.action in ("set", "restore")])
+    _show_settings(
+        out, [setting for setting in applied.settings if setting.action in ("set", "restore")]
+    )
     total = units.counted(len(applied.settings), "setting")
     if applied.written:
         out.line(
@@ -74,7 +78,9 @@ def show_applied(out: Output, answer: Mapping[str, Any]) -> None:
 def show_rolled_back(out: Output, answer: Mapping[str, Any]) -> None:
     """Print what was restored."""
     result = RolledBack.model_validate(answer)
-    _show_settings(out, [one for one in result.settings if one.action == "restore"], was=False)
+    _show_settings(
+        out, [setting for setting in result.settings if setting.action == "restore"], was=False
+    )
     for note in result.notes:
         out.note(f"note: {units.printable(note)}")
     now = f"profile {result.profile} is in force" if result.profile else "no profile is in force"
@@ -167,12 +173,14 @@ def show_profiles(out: Output, profiles: ProfileList) -> None:
         ("", "profile", Column("from", rank=1), "~what"),
         [
             (
-                "*" if one.applied else "",
-                one.name,
-                "holdfast" if one.builtin else "here",
-                one.description if one.error is None else f"UNUSABLE: {units.printable(one.error)}",
+                "*" if profile.applied else "",
+                profile.name,
+                "holdfast" if profile.builtin else "here",
+                profile.description
+                if profile.error is None
+                else f"UNUSABLE: {units.printable(profile.error)}",
             )
-            for one in profiles.profiles
+            for profile in profiles.profiles
         ],
     )
 
@@ -215,17 +223,17 @@ def _show_settings(out: Output, settings: Iterable[Setting], *, was: bool = True
         out.line(f"{subsystem} {units.printable(target)}".rstrip(), "bold")
         out.table(
             ("", "name", "change", Column("source", text=True, least=_SOURCE)),
-            [(_SIGNS[one.action], one.name, _change(one, was=was), _source(one)) for one in rows],
+            [(_SIGNS[row.action], row.name, _change(row, was=was), _source(row)) for row in rows],
             indent=2,
             header=False,
             styles=_STYLES,
             notes=[
                 [
                     units.printable(text)
-                    for text in (one.note, *(f"conflict: {who}" for who in one.conflicts))
+                    for text in (row.note, *(f"conflict: {who}" for who in row.conflicts))
                     if text
                 ]
-                for one in rows
+                for row in rows
             ],
         )
 

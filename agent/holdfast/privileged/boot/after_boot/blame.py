@@ -42,7 +42,7 @@ class Logs:
         """Return the program with what it logged about a path; None if none did."""
         if self._entries is None:
             changes = (*_cloud_init(self._machine), *_journal(self._machine))
-            self._entries = [one for one in changes if _CHANGES.search(one[1])]
+            self._entries = [change for change in changes if _CHANGES.search(change[1])]
         named = re.compile(rf"{re.escape(path)}(?![\w.-]*\w)")
         for program, message in self._entries:
             if named.search(message) or (path == _HOSTNAME_FILE and _HOSTNAME.search(message)):

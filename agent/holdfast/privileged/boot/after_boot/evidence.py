@@ -139,7 +139,7 @@ def _hostname(
     machine: MachineFiles, files: Sequence[FileEvidence], logs: Logs
 ) -> FileEvidence | None:
     """Compare the kernel's hostname with the carried one; None if none was carried over."""
-    carried = next((one for one in files if one.path == _HOSTNAME), None)
+    carried = next((file for file in files if file.path == _HOSTNAME), None)
     if carried is None:
         return None
     found = (read_text(machine.proc / "sys/kernel/hostname") or "").strip()

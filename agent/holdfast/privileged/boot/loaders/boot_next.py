@@ -82,7 +82,9 @@ class BootNext:
         """Return it on a machine that boots with EFI. Raises `OSError`."""
         if not machine.boots_with_efi:
             return None
-        found = [one for one in system_partitions(machine) if one.partition.type == ESP]
+        found = [
+            partition for partition in system_partitions(machine) if partition.partition.type == ESP
+        ]
         return cls(machine, found[0] if found else None)
 
     @property

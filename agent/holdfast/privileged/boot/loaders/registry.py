@@ -40,11 +40,11 @@ def choose(machine: MachineFiles, *, allow_kexec: bool) -> Choice:
 
     Raises `OSError`.
     """
-    candidates = [one for one in loaders(machine) if allow_kexec or one.name != "kexec"]
-    fit = next((one for one in candidates if one.unfit() is None), None)
+    candidates = [loader for loader in loaders(machine) if allow_kexec or loader.name != "kexec"]
+    fit = next((candidate for candidate in candidates if candidate.unfit() is None), None)
     if fit is not None:
         return Choice(fit, ())
-    reasons = [reason for one in candidates if (reason := one.unfit()) is not None]
+    reasons = [reason for candidate in candidates if (reason := candidate.unfit()) is not None]
     if not any(machine.path(f"{one}/grub.cfg").exists() for one in DIRECTORIES):
         reasons.insert(0, _no_grub(machine))
     return Choice(None, reasons)

@@ -123,7 +123,9 @@ class SystemdBoot:
             return False
         # Kernels that are images of their own have a key from the system's /etc/os-release.
         unified = self._machine.path(esp.point) / "EFI/Linux"
-        return any("sort-key" in _settings(one) for one in entries) or any(unified.glob("*.efi"))
+        return any("sort-key" in _settings(entry) for entry in entries) or any(
+            unified.glob("*.efi")
+        )
 
     def entry(self, title: str, words: Sequence[str]) -> str:
         """Return the text of the entry. Raises `Refused`."""

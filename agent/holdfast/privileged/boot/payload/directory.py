@@ -129,7 +129,7 @@ class Payload:
             network=collected.network,
             outcome_offset=outcome_offset,
             data_disks=collected.data_disks,
-            modules=[one.name for one in collected.modules],
+            modules=[module.name for module in collected.modules],
             previous=None if collected.previous is None else collected.previous.job,
             state_dir=collected.state_dir,
         )

@@ -86,8 +86,8 @@ def _collect_item(
             found.directories.append(_owner(place, os.fstat(directory)))
         for path, status, parent in _walk(directory, place, item, deep=whole):
             if path in _NEVER or not any(
-                fnmatch.fnmatch(os.path.basename(path), one)  # noqa: PTH119 - text, not a file
-                for one in patterns
+                fnmatch.fnmatch(os.path.basename(path), pattern)  # noqa: PTH119 - text, not a file
+                for pattern in patterns
             ):
                 continue
             if stat.S_ISDIR(status.st_mode):
@@ -119,7 +119,7 @@ def _collect_file(
     except OSError as error:
         item.problems.append(f"{path} cannot be carried over: {error.strerror}.")
         return
-    if sum(len(one["content"]) for one in found.files) + len(content) > MAX_ALL:
+    if sum(len(file["content"]) for file in found.files) + len(content) > MAX_ALL:
         item.problems.append(f"{path} is not carried over: the identity is above {MAX_ALL} bytes.")
         return
     found.files.append(_owner(path, status) | {"content": base64.b64encode(content).decode()})

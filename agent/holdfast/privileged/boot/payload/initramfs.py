@@ -34,7 +34,9 @@ def entries(
         cpio.file("holdfast/identity.json", json.dumps(identity).encode() + b"\n"),
         cpio.directory("holdfast/modules"),
     ]
-    listed += [cpio.file(f"holdfast/modules/{one.name}", one.content, 0o644) for one in modules]
+    listed += [
+        cpio.file(f"holdfast/modules/{module.name}", module.content, 0o644) for module in modules
+    ]
     made = {"holdfast"}
     for name, content in files.items():
         path = f"holdfast/{name}"

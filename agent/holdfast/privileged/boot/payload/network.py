@@ -36,7 +36,7 @@ def describe_network(machine: MachineFiles) -> dict[str, Any] | str:
         one for one in shown.get("addr_info", []) if one.get("scope") == "global" and "local" in one
     ]
     static = {
-        "addresses": [f"{one['local']}/{one['prefixlen']}" for one in addresses],
+        "addresses": [f"{address['local']}/{address['prefixlen']}" for address in addresses],
         "gateway": route.get("gateway"),
         "dns": list(name_servers(machine)),
         "mtu": int(shown.get("mtu", 1500)),
@@ -44,7 +44,7 @@ def describe_network(machine: MachineFiles) -> dict[str, Any] | str:
     return {
         "interface": {"mac": mac, "name": name},
         # An address with a lifetime came from DHCP.
-        "dhcp": any(one.get("dynamic") for one in addresses) or not addresses,
+        "dhcp": any(address.get("dynamic") for address in addresses) or not addresses,
         "static": static if addresses else None,
     }
 
