@@ -85,6 +85,7 @@ def test_operation_json_is_that_of_the_contract() -> None:
         "state": "running",
         "outcome": None,
         "actor": "someone",
+        "traceparent": None,
         "created_at": "2026-11-23T01:02:03.456Z",
         "started_at": None,
         "finished_at": None,

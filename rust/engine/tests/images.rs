@@ -308,7 +308,7 @@ fn each_kind_of_difference_is_found_where_it_is() {
             (&packed[..packed.len() - 1], "unpacked"),
             (&packed[..pack_once(half, encoding).len()], "ends after"),
             (&flipped[..], ""),
-            (&[&packed[..], &packed[..]].concat()[..], "goes on"),
+            (&[&packed[..], &packed[..]].concat()[..], "continues after"),
             (&[&packed[..], b"garbage"].concat()[..], "unpacked"),
             (&pack_as(&good[..good.len() - 512], encoding)[..], "ends after"),
             (&pack_once(&good, encoding)[..], "SHA-256 of its file"),
