@@ -7,6 +7,9 @@ use std::process::Command;
 
 use super::MIB;
 
+/// The smallest blocks that a file system here has: ext4 below 512 MiB.
+const BLOCK: usize = 1024;
+
 /// A mounted file system.
 pub struct Volume {
     image: PathBuf,
@@ -40,15 +43,16 @@ impl Volume {
     /// Flip a bit on the device where one of its blocks begins with these bytes, behind the file
     /// system.
     pub fn flip(&self, needle: &[u8]) {
+        rustix::fs::syncfs(File::open(&self.path).unwrap()).unwrap();
         let image = File::options().read(true).write(true).open(&self.image).unwrap();
         let length = image.metadata().unwrap().len();
         let mut window = vec![0; MIB];
         let mut at = 0;
         while at < length {
             let count = image.read_at(&mut window, at).unwrap();
-            let mut blocks = window[..count].chunks(4096);
+            let mut blocks = window[..count].chunks(BLOCK);
             if let Some(place) = blocks.position(|block| block.starts_with(needle)) {
-                let offset = at + 4096 * place as u64;
+                let offset = at + (BLOCK * place) as u64;
                 image.write_all_at(&[needle[0] ^ 1], offset).unwrap();
                 image.sync_all().unwrap();
                 return;
