@@ -163,7 +163,7 @@ def watch(session: Session, operation: OperationId) -> None:
             run, out, started_here=False, on_update=out.json_line if out.as_json else None
         )
     except Left:
-        out.note(f"operation {run.id} goes on")
+        out.note(f"operation {run.id} continues")
         raise typer.Exit(ExitCode.LEFT_RUNNING) from None
     if last["state"] != "succeeded":
         raise CliError(why(last), problem=last.get("error"))
