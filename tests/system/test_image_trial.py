@@ -441,7 +441,7 @@ def program(node: Node, script: str) -> Boot:
     [
         ('echo \'{"step": "write"}\'; exec sleep 600', "write", "failed", "not done with `write`"),
         ('echo \'{"step": "copy"}\'; exec sleep 600', "mount", "not_tried", "was at `copy`"),
-        ("echo nonsense; exec sleep 600", "mount", "not_tried", "not known here"),
+        ("echo nonsense; exec sleep 600", "mount", "not_tried", "something unknown"),
         ("echo why >&2; exit 4", "mount", "not_tried", "code 4: why"),
         ("kill -9 $$", "mount", "not_tried", "signal 9"),
         ("yes 1234567 | tr -d '\\n'", "mount", "not_tried", "too much"),
