@@ -344,6 +344,8 @@ class TestItsLife:
 
     def test_it_ends_when_told(self, disk_dir: Path) -> None:
         with helping(disk_dir / "helper") as helper:
+            # One that answers has its handlers; its socket is there a moment earlier.
+            assert helper.ask({"do": "open_files", "mount_point": "/nowhere"})["errno"] == 2
             helper.process.send_signal(signal.SIGTERM)
             assert helper.process.wait(20) == 0
 
