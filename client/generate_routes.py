@@ -433,15 +433,16 @@ def generate(doc: _Schema) -> dict[str, str]:
     }
 
 
-def main() -> None:
-    """Write the files."""
-    for name, source in generate(document()).items():
-        (ROUTES / name).write_text(source)
+def write(doc: _Schema, directory: Path) -> None:
+    """Write the formatted sources for a document to a directory."""
+    for name, source in generate(doc).items():
+        (directory / name).write_text(source)
+    settings = f"--config={ROUTES.parents[1] / 'pyproject.toml'}"
     ruff = [sys.executable, "-m", "ruff"]
-    fix = ["check", "--quiet", "--fix", "--select=F401,I"]
-    subprocess.run([*ruff, *fix, ROUTES], check=True)  # noqa: S603 - our own files
-    subprocess.run([*ruff, "format", "--quiet", ROUTES], check=True)  # noqa: S603
+    fix = ["check", settings, "--quiet", "--fix", "--select=F401,I"]
+    subprocess.run([*ruff, *fix, directory], check=True)  # noqa: S603 - our own files
+    subprocess.run([*ruff, "format", settings, "--quiet", directory], check=True)  # noqa: S603
 
 
 if __name__ == "__main__":
-    main()
+    write(document(), ROUTES)

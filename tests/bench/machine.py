@@ -27,7 +27,7 @@ class Device:
         self.sysfs = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve()
         if not (self.sysfs / "inflight").exists():
             raise RuntimeError(
-                f"{directory} lies on no single block device, so that the end of reading ahead "
+                f"{directory} is on no single block device, so that the end of reading ahead "
                 "cannot be told; name another directory with --dir"
             )
 

@@ -39,7 +39,7 @@ class Aws:
     url: str
     asked: list[Asked] = field(default_factory=list)
     throttled: int = 0
-    """This many of the next requests for blocks are told to come back later."""
+    """This many of the next requests for blocks are refused for now."""
     refused: int | None = None
     """Status and no reason for every request for an object."""
     flipped: int = 0

@@ -158,7 +158,7 @@ def test_a_file_in_two_pieces_is_told_from_one_in_one(disk: BootDisk) -> None:
 class TestTheMachine:
     def test_loop_devices_are_no_disks(self, disk: BootDisk) -> None:
         boot = replace(disk.arming, machine=replace(disk.machine, loop_disks=False))
-        refused(disk, "/ lies on a partition of /dev/loop[0-9]+, which is not a disk", boot)
+        refused(disk, "/ is on a partition of /dev/loop[0-9]+, which is not a disk", boot)
 
     def test_this_machines_own_root(self) -> None:
         """Whatever it is on here, no loop device is taken for a disk; nothing is written."""
@@ -181,15 +181,15 @@ class TestTheMachine:
             with mounted(disk_dir / kind, "-t", kind, *options, "none") as root:
                 boot = Boot(replace(disk.machine, root=root))
                 report = boot.explain(ExplainRequest(roots=["/mnt/data"]))
-                wanted = f"/ lies on {kind} (none), which is no partition"
+                wanted = f"/ is on {kind} (none), which is no partition"
                 assert any(one.startswith(wanted) for one in report.refusals)
 
     def test_a_data_root_on_the_same_disk(self, disk: BootDisk) -> None:
         (disk.root / "mnt/data").mkdir(parents=True, exist_ok=True)
-        refused(disk, "The root /mnt/data lies on /dev/loop[0-9]+, the disk that would be written")
+        refused(disk, "The root /mnt/data is on /dev/loop[0-9]+, the disk that would be written")
         staged = StagedImage(path="/mnt/data/image")
         report = disk.arming.explain(ExplainRequest(roots=["/mnt/data"], source=staged))
-        assert any("staged image lies on the disk" in one for one in report.refusals)
+        assert any("staged image is on the disk" in one for one in report.refusals)
         (disk.root / "mnt/data").rmdir()
 
     def test_a_kernel_that_is_not_there_any_more(self, disk: BootDisk) -> None:

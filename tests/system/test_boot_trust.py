@@ -197,7 +197,7 @@ def test_the_daemon_names_neither_roots_nor_ways_to_boot(hostile: Hostile) -> No
     data = hostile.disk.root / "mnt/data"
     data.mkdir(parents=True)
     try:
-        hostile.refused("The root /mnt/data lies on", content, good)
+        hostile.refused("The root /mnt/data is on", content, good)
     finally:
         data.rmdir()
 

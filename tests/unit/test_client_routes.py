@@ -26,9 +26,25 @@ PACKAGE = CLIENT / "holdfast_client"
 
 
 @pytest.fixture(scope="module")
-def routes(tmp_path_factory: pytest.TempPathFactory) -> list[generate.Route]:
+def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with served(tmp_path_factory.mktemp("routes")) as server, server.http() as http:
-        return list(generate.routes(http.get("/openapi.json").json()))
+        found: dict[str, Any] = http.get("/openapi.json").json()
+        return found
+
+
+@pytest.fixture(scope="module")
+def routes(document: dict[str, Any]) -> list[generate.Route]:
+    return list(generate.routes(document))
+
+
+def test_what_is_generated_is_that_of_the_document(
+    document: dict[str, Any], tmp_path: Path
+) -> None:
+    generate.write(document, tmp_path)
+    for file in tmp_path.iterdir():
+        assert file.read_text() == (PACKAGE / "routes" / file.name).read_text(), (
+            f"run `make client-routes`: {file.name}"
+        )
 
 
 def test_every_route_has_a_method_with_its_parameters(routes: list[generate.Route]) -> None:

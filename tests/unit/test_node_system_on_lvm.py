@@ -108,7 +108,7 @@ def test_other_volumes_of_its_group_are_named_as_lost(machine: OnLvm) -> None:
     machine.fake.mount("252:1", "/home", "xfs", "/dev/mapper/rl-home")
     disks = machine.survey()
     assert disks.refusals == []
-    assert "/home (xfs) lies on the same disk and is lost." in disks.loses
+    assert "/home (xfs) is on the same disk and is lost." in disks.loses
 
 
 def test_two_physical_volumes_on_the_same_disk_go_with_it(machine: OnLvm) -> None:
@@ -139,14 +139,14 @@ def test_another_group_on_the_same_disk_is_refused(machine: OnLvm) -> None:
     # Also while a volume of it is in use.
     machine.mapped("dm-1", "252:1", f"LVM-{OTHER}{'d' * 32}", "vda3")
     (refusal,) = machine.survey().refusals
-    assert refusal.startswith("dm-1 lies on")
+    assert refusal.startswith("dm-1 is on")
 
 
 def test_what_lies_on_a_volume_of_the_group_is_refused(machine: OnLvm) -> None:
     machine.mapped("dm-1", "252:1", f"LVM-{GROUP}{'h' * 32}", "vda2")
     machine.mapped("dm-2", "252:2", "CRYPT-LUKS2-x", "dm-1")
     (refusal,) = machine.survey().refusals
-    assert "lies on" in refusal
+    assert "is on" in refusal
 
 
 def test_an_encrypted_root_below_the_volume_is_refused(machine: OnLvm) -> None:

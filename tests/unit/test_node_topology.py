@@ -187,7 +187,7 @@ def test_a_device_that_sysfs_does_not_show(machine: Machine, root: Path) -> None
 @pytest.mark.parametrize(
     ("kind", "source", "told"),
     [
-        ("overlay", "overlay", "lies on no block device"),
+        ("overlay", "overlay", "is on no block device"),
         ("nfs4", "server:/export", "not on a disk of this machine"),
     ],
 )

@@ -81,9 +81,7 @@ def test_an_empty_mount_point_of_fstab_is_no_root(system: Path, root: Path) -> N
 
 def test_a_root_within_a_volume_that_is_not_mounted(system: Path, root: Path) -> None:
     fstab(system, root.parent)
-    told = (
-        f"lies in {root.parent}, which is not mounted though /etc/fstab names it as a mount point"
-    )
+    told = f"is in {root.parent}, which is not mounted though /etc/fstab names it as a mount point"
     assert missing(root, system) == told
     assert on_missing_volume(root / "state", system) == told
 
@@ -94,7 +92,7 @@ def test_the_innermost_mount_point_counts(system: Path, root: Path) -> None:
     fstab(system, "/proc", "/proc/self")
     told = missing(Path("/proc/self/fd"), system)
     assert told is not None
-    assert told.startswith("lies in /proc/")
+    assert told.startswith("is in /proc/")
 
 
 @pytest.mark.parametrize("directory", ["etc/systemd/system", "run/systemd/generator"])

@@ -65,6 +65,6 @@ def state_dir_exposed(settings: Settings) -> str | None:
         return None
     return (
         f"The state directory {path} can be moved or replaced by others than root and holdfast: "
-        f"{why} `chown root:root` and `chmod 0755` what it lies in, with directories of their own "
+        f"{why} `chown root:root` and `chmod 0755` what it is in, with directories of their own "
         "for others below it, or set `state_dir` to a directory elsewhere."
     )

@@ -179,7 +179,8 @@ class TransferSettings(Section):
         "`transfer.listen`, or if it is a wildcard those of the interfaces.",
     )
     connections: Annotated[Number, Field(ge=1, le=32)] = Field(
-        default=8, description="Data connections of a pull."
+        default=8,
+        description="Data connections that a pull begins with; up to 32 as long as the rate grows.",
     )
 
     @field_validator("listen")

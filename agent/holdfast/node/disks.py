@@ -77,7 +77,7 @@ def _position(  # noqa: PLR0911 - a reason each
     found = devices_below(mount, sysfs)
     if not found:
         return (
-            f"{directory} lies on {mount.file_system} ({mount.source}), which is no partition of a "
+            f"{directory} is on {mount.file_system} ({mount.source}), which is no partition of a "
             "disk of this machine."
         )
     top, group = found[0], None
@@ -87,25 +87,23 @@ def _position(  # noqa: PLR0911 - a reason each
         if group is not None:
             found = [one for one in found if sysfs.volume_group(one.name) != group]
         if len({one.name for one in found if one.type == "disk"}) > 1:
-            return f"{directory} lies on a logical volume on several disks, {top.path}."
+            return f"{directory} is on a logical volume on several disks, {top.path}."
         # Of several partitions of one disk it is on each; one is enough to find the disk.
         extra = [one for one in found if one.type == "partition"][1:] if group else []
         found = [one for one in found if one not in extra]
     above = next((one for one in found if one.type in ("dm", "md")), None)
     if above is not None:
         what = {"md": f"an md array ({above.detail})", "dm": f"a mapped device ({above.detail})"}
-        return f"{directory} lies on {what[above.type]}, {above.path}, not on a plain partition."
+        return f"{directory} is on {what[above.type]}, {above.path}, not on a plain partition."
     if mount.file_system == "btrfs" and len([one for one in found if not one.lies_on]) > 1:
-        return f"{directory} lies on a btrfs of several devices, not on one partition."
+        return f"{directory} is on a btrfs of several devices, not on one partition."
     if len(found) != 2 or found[0].type != "partition":
         if found[0].type == "loop" and not machine.loop_disks:
-            return f"{directory} lies on a loop device, {found[0].path}, not on a disk."
-        return (
-            f"{directory} lies on {found[0].path} as a whole, which is not a partition of a disk."
-        )
+            return f"{directory} is on a loop device, {found[0].path}, not on a disk."
+        return f"{directory} is on {found[0].path} as a whole, which is not a partition of a disk."
     partition, disk = found
     if disk.type != "disk" and not (machine.loop_disks and disk.type == "loop"):
-        return f"{directory} lies on a partition of {disk.path}, which is not a disk."
+        return f"{directory} is on a partition of {disk.path}, which is not a disk."
     device = partition if group is None else top
     start = sysfs.start_bytes(partition.name)
     return DiskPosition(mount, device, partition, disk, start, group)
@@ -123,7 +121,7 @@ def survey(machine: MachineFiles, roots: Sequence[str], image_bytes: int | None 
     target = system.disk.name if isinstance(system, DiskPosition) else None
     if isinstance(boot, DiskPosition) and target not in (None, boot.disk.name):
         refusals.append(
-            f"/boot lies on another disk ({boot.disk.path}) than / (/dev/{target}): which of them "
+            f"/boot is on another disk ({boot.disk.path}) than / (/dev/{target}): which of them "
             "the firmware boots from is not known."
         )
     data = _data_disks(machine, roots, mounts, sysfs)
@@ -134,10 +132,10 @@ def survey(machine: MachineFiles, roots: Sequence[str], image_bytes: int | None 
         device = sysfs.describe(name)
         if device is None or not _is_disk(device, machine, target):
             continue
-        reasons = [f"The root {root} lies on it." for root in data.get(name, [])]
+        reasons = [f"The root {root} is on it." for root in data.get(name, [])]
         if name == target:
             refusals += [
-                f"The root {root} lies on {device.path}, the disk that would be written over."
+                f"The root {root} is on {device.path}, the disk that would be written over."
                 for root in data.get(name, [])
             ]
             group = system.group if isinstance(system, DiskPosition) else None
@@ -238,7 +236,7 @@ def _of_target(
     for name in (disk.name, *partitions):
         holders = sysfs.holders(name)
         if holders and not _all_of_group(name, group, sysfs):
-            refusals.append(f"{', '.join(holders)} lies on {machine.dev}/{name}, of the same disk.")
+            refusals.append(f"{', '.join(holders)} is on {machine.dev}/{name}, of the same disk.")
             continue
         whole = name == disk.name
         try:
@@ -253,7 +251,7 @@ def _of_target(
         if why is not None:
             refusals.append(f"{why[0].upper()}{why[1:]}." if whole else f"{why}.")
     own = ("/ (", "/boot (", "/boot/", "/efi (")
-    loses = [f"{use} lies on the same disk and is lost." for use in uses if not use.startswith(own)]
+    loses = [f"{use} is on the same disk and is lost." for use in uses if not use.startswith(own)]
     return refusals, loses, unknown
 
 
@@ -282,7 +280,7 @@ def _why_not(
     for name in (disk.name, *sysfs.partitions(disk.name)):
         holders = sysfs.holders(name)
         if holders:
-            reasons.append(f"{', '.join(holders)} lies on {machine.dev}/{name}.")
+            reasons.append(f"{', '.join(holders)} is on {machine.dev}/{name}.")
             continue
         held = superblock_of(machine, name)
         if held is not None and held.kind == "member":

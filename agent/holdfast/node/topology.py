@@ -46,7 +46,7 @@ def describe_root(root: Path, *, proc: Path = Path("/proc"), sysfs: Sysfs) -> Ro
         answer.note = f"The mounts of this system cannot be read: {error.strerror}."
         return answer
     if mount is None:
-        answer.note = f"No mount is known that {shown} lies in."
+        answer.note = f"No mount is known that {shown} is in."
         return answer
     answer.mount_point = _shown(mount.point)
     answer.source = _shown(mount.source)
@@ -88,7 +88,7 @@ def _mounted_devices(mount: Mount, sysfs: Sysfs) -> Sequence[str]:
 def _why_no_device(mount: Mount) -> str:
     source = _shown(mount.source)
     if mount.file_system in ("overlay", "tmpfs", "ramfs", "9p", "virtiofs", "zfs", "fuse"):
-        return f"A {mount.file_system} file system lies on no block device that is known here."
+        return f"A {mount.file_system} file system is on no block device that is known here."
     if mount.file_system.startswith(("nfs", "cifs", "ceph", "fuse.")):
         return f"{source} is a {mount.file_system} file system and not on a disk of this machine."
     return f"The device {source} ({mount.number}) is not in /sys, as in some containers."

@@ -32,7 +32,7 @@ def missing(root: Path, system: Path = _SYSTEM) -> str | None:
     point, told_by = found
     if point == Path(os.path.realpath(root)):
         return f"is not mounted, though {told_by} names it as a mount point"
-    return f"lies in {point}, which is not mounted though {told_by} names it as a mount point"
+    return f"is in {point}, which is not mounted though {told_by} names it as a mount point"
 
 
 def on_missing_volume(path: Path, system: Path = _SYSTEM) -> str | None:
@@ -40,7 +40,7 @@ def on_missing_volume(path: Path, system: Path = _SYSTEM) -> str | None:
     found = _unmounted(path, system)
     if found is None:
         return None
-    return f"lies in {found[0]}, which is not mounted though {found[1]} names it as a mount point"
+    return f"is in {found[0]}, which is not mounted though {found[1]} names it as a mount point"
 
 
 def _unmounted(path: Path, system: Path) -> tuple[Path, str] | None:

@@ -43,11 +43,11 @@ class Planner:
         notes: Sequence[str],
         progress: Progress,
         *,
-        tell: bool,
+        explain: bool,
     ) -> ReimagePlan:
         """Return the plan; `problems` are in the way already, and `notes` are not.
 
-        `tell` is for callers who may learn the digest of what is there. Raises `CancelledError`.
+        `explain` is for callers who may learn the digest of what is there. Raises `CancelledError`.
         """
         image, source, blocked = None, None, list(problems)
         notes = list(notes)
@@ -61,7 +61,7 @@ class Planner:
         try:
             # This machine's own, or one that a key or a digest vouches for.
             kept = self.store.previous.obtained(request.descriptor_sha256)
-            found = kept or self.images.plan(request, progress, tell=tell)
+            found = kept or self.images.plan(request, progress, explain=explain)
             source = self.images.content_url(request, found)
             image = self.images.summary(found)
         except (RequestError, OperationFailed, OSError) as error:

@@ -48,7 +48,7 @@ def policy_of_root(config_file: Path | None) -> Policy:
     if why is not None:
         raise Refused(
             f"The settings file {path} is not believed, so nothing is armed: {why} Make it, and "
-            "all that it lies in, root's, and take the others' right to write away."
+            "all that it is in, root's, and take the others' right to write away."
         )
     try:
         settings = load_settings(config_file)

@@ -256,7 +256,7 @@ class Reimage:
             self._own_problems(),
             self._notes(),
             progress or Progress(),
-            tell=admin,
+            explain=admin,
         )
 
     # The steps. `key` is the caller's idempotency key: a call is done once for one key.

@@ -315,7 +315,7 @@ class FleetLockReport(TypedDict):
 
 
 class GateReport(TypedDict):
-    """What one gate answered."""
+    """The answer of one gate."""
 
     gate: str
     passed: bool
@@ -331,7 +331,7 @@ class Health(TypedDict):
 
 
 class ImageSummary(TypedDict):
-    """An image, as its descriptor tells."""
+    """An image, as its descriptor describes it."""
 
     name: str
     image_version: str
@@ -359,7 +359,7 @@ class ImageSummary(TypedDict):
 
 
 class ImagerReport(TypedDict):
-    """What the imager did, as it told the new system."""
+    """What the imager did, as it reported to the new system."""
 
     finished: str
     phases: list[Phase]
@@ -441,7 +441,7 @@ class LoadResult(TypedDict):
 
 
 class LoadedFile(TypedDict):
-    """What became of one file of a dump; bytes of whole pages."""
+    """The outcome of one file of a dump; bytes of whole pages."""
 
     path: str
     path_b64: str | None
@@ -596,6 +596,7 @@ class OperationSummary(TypedDict):
     state: str
     outcome: str | None
     actor: str
+    traceparent: str | None
     created_at: str
     started_at: str | None
     finished_at: str | None
@@ -945,7 +946,7 @@ class Setting(TypedDict):
 
 
 class SkippedFile(TypedDict):
-    """A file that was passed over, and why."""
+    """A file that was skipped, and why."""
 
     path: str
     path_b64: str | None
@@ -961,7 +962,7 @@ class SourceManifest(TypedDict):
 
 
 class SpaceReport(TypedDict):
-    """Room that is needed, and room that there is."""
+    """Space that is needed, and space that is free."""
 
     what: str
     needed_bytes: int
@@ -1098,7 +1099,7 @@ class TuningState(TypedDict):
 
 
 class UnavailableRoot(TypedDict):
-    """A root that could not be looked at, and why."""
+    """A root that could not be inspected, and why."""
 
     root: str
     detail: str

@@ -153,7 +153,7 @@ class Pagecache:
         report: Literal["incomplete", "all"] | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncOperation:
-        """Bring the pages of a dump back."""
+        """Load the pages of a dump."""
         return await self._call.operation(
             "POST",
             "/v1/pagecache/loads",
@@ -207,7 +207,7 @@ class Pagecache:
         )
 
     async def upload_dump(self, dump_id: str, content: Content) -> answers.Dump:
-        """Bring a dump from another node."""
+        """Upload a dump of another node."""
         answer: answers.Dump = await self._call.upload(
             f"/v1/pagecache/dumps/{segment(dump_id)}/content", content
         )
@@ -349,7 +349,7 @@ class Manifests:
         )
 
     async def upload(self, manifest_id: str, content: Content) -> answers.ManifestDetails:
-        """Bring a manifest from another node."""
+        """Upload a manifest of another node."""
         answer: answers.ManifestDetails = await self._call.upload(
             f"/v1/manifests/{segment(manifest_id)}/content", content
         )
@@ -390,7 +390,7 @@ class Tuning:
         persist: bool | None = None,
         idempotency_key: str | None = None,
     ) -> answers.Plan:
-        """Say what applying a profile would do."""
+        """Plan the apply of a profile."""
         answer: answers.Plan = await self._call.json(
             "POST",
             "/v1/tuning/plan",
@@ -419,7 +419,7 @@ class Tuning:
     async def rollback(
         self, *, to: Literal["last", "first"] | None = None, idempotency_key: str | None = None
     ) -> answers.RolledBack | AsyncOperation:
-        """Bring back what was before."""
+        """Restore the previous settings."""
         answer: answers.RolledBack | AsyncOperation = await self._call.either(
             "POST", "/v1/tuning/rollback", body={"to": to}, key=idempotency_key
         )
@@ -456,7 +456,7 @@ class Reimage:
         confirm_seconds: int | None = None,
         idempotency_key: str | None = None,
     ) -> answers.ReimagePlan:
-        """Say what re-imaging with an image would do."""
+        """Plan a re-imaging with an image."""
         answer: answers.ReimagePlan = await self._call.json(
             "POST",
             "/v1/reimage/plan",
@@ -604,7 +604,7 @@ class Reimage:
         confirm: Literal["auto", "manual"] | None = None,
         idempotency_key: str | None = None,
     ) -> answers.ReimagePlan:
-        """Say what going back to the system that was kept would do."""
+        """Plan the way back to the system that was kept."""
         answer: answers.ReimagePlan = await self._call.json(
             "POST",
             "/v1/reimage/rollback/plan",

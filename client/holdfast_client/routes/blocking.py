@@ -151,7 +151,7 @@ class Pagecache:
         report: Literal["incomplete", "all"] | None = None,
         idempotency_key: str | None = None,
     ) -> Operation:
-        """Bring the pages of a dump back."""
+        """Load the pages of a dump."""
         return self._call.operation(
             "POST",
             "/v1/pagecache/loads",
@@ -203,7 +203,7 @@ class Pagecache:
         )
 
     def upload_dump(self, dump_id: str, content: Content) -> answers.Dump:
-        """Bring a dump from another node."""
+        """Upload a dump of another node."""
         answer: answers.Dump = self._call.upload(
             f"/v1/pagecache/dumps/{segment(dump_id)}/content", content
         )
@@ -345,7 +345,7 @@ class Manifests:
         )
 
     def upload(self, manifest_id: str, content: Content) -> answers.ManifestDetails:
-        """Bring a manifest from another node."""
+        """Upload a manifest of another node."""
         answer: answers.ManifestDetails = self._call.upload(
             f"/v1/manifests/{segment(manifest_id)}/content", content
         )
@@ -386,7 +386,7 @@ class Tuning:
         persist: bool | None = None,
         idempotency_key: str | None = None,
     ) -> answers.Plan:
-        """Say what applying a profile would do."""
+        """Plan the apply of a profile."""
         answer: answers.Plan = self._call.json(
             "POST",
             "/v1/tuning/plan",
@@ -415,7 +415,7 @@ class Tuning:
     def rollback(
         self, *, to: Literal["last", "first"] | None = None, idempotency_key: str | None = None
     ) -> answers.RolledBack | Operation:
-        """Bring back what was before."""
+        """Restore the previous settings."""
         answer: answers.RolledBack | Operation = self._call.either(
             "POST", "/v1/tuning/rollback", body={"to": to}, key=idempotency_key
         )
@@ -452,7 +452,7 @@ class Reimage:
         confirm_seconds: int | None = None,
         idempotency_key: str | None = None,
     ) -> answers.ReimagePlan:
-        """Say what re-imaging with an image would do."""
+        """Plan a re-imaging with an image."""
         answer: answers.ReimagePlan = self._call.json(
             "POST",
             "/v1/reimage/plan",
@@ -600,7 +600,7 @@ class Reimage:
         confirm: Literal["auto", "manual"] | None = None,
         idempotency_key: str | None = None,
     ) -> answers.ReimagePlan:
-        """Say what going back to the system that was kept would do."""
+        """Plan the way back to the system that was kept."""
         answer: answers.ReimagePlan = self._call.json(
             "POST",
             "/v1/reimage/rollback/plan",

@@ -239,7 +239,7 @@ fn extend_mbr(
     }
     if number > 4 {
         return Err(format!(
-            "partition {number} lies in an extended partition and was not extended"
+            "partition {number} is in an extended partition and was not extended"
         ));
     }
     let entry = |number: u32| MBR_ENTRIES + 16 * (number as usize - 1);

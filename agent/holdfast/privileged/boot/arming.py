@@ -295,7 +295,7 @@ class Boot:
         if isinstance(system, DiskPosition) and system.disk.name in [
             disk.name for disk in source.disks
         ]:
-            return ["The staged image lies on the disk that would be written over."]
+            return ["The staged image is on the disk that would be written over."]
         return []
 
 

@@ -28,11 +28,11 @@ def fetch_descriptor(
     reach: Reach,
     progress: Progress,
     patience: Patience | None = None,
-    tell: bool = True,
+    explain: bool = True,
 ) -> bytes:
     """Fetch a descriptor, and return it if it has this SHA-256, where one is stated.
 
-    With `tell`, the error for another one names the SHA-256 that it has.
+    With `explain`, the error for another one names the SHA-256 that it has.
 
     Raises `OperationFailed` with the reason, or `CancelledError`.
     """
@@ -46,7 +46,7 @@ def fetch_descriptor(
     )
     found = hashlib.sha256(data).hexdigest()
     if sha256 is not None and found != sha256:
-        which = f"is {found} and not {sha256}" if tell else f"is not {sha256}"
+        which = f"is {found} and not {sha256}" if explain else f"is not {sha256}"
         raise failed(Slug.BAD_RECORD, f"The descriptor's SHA-256 {which}, as asked for.")
     return data
 

@@ -106,17 +106,17 @@ class ImageLibrary:
             Slug.INVALID_REQUEST, f"The signature cannot be checked. {why}", "signature"
         )
 
-    def plan(self, request: StageRequest, progress: Progress, *, tell: bool) -> Obtained:
+    def plan(self, request: StageRequest, progress: Progress, *, explain: bool) -> Obtained:
         """Obtain a descriptor as `obtain` does, but never from this machine itself.
 
-        With `tell`, errors name the SHA-256 that was found and what is wrong with the descriptor;
-        other callers would learn something of files that they may not read. Raises
-        `OperationFailed`, `RecordError`, `CancelledError`.
+        With `explain`, errors name the SHA-256 that was found and what is wrong with it; others
+        would learn something of files that they may not read. Raises `OperationFailed`,
+        `RecordError`, `CancelledError`.
         """
         try:
-            return self._obtain(request, progress, self._planning, tell=tell)
+            return self._obtain(request, progress, self._planning, explain=explain)
         except RecordError as error:
-            if tell:
+            if explain:
                 raise
             raise RecordError("what is there is no descriptor of an image") from error
 
@@ -125,17 +125,17 @@ class ImageLibrary:
 
         Raises `OperationFailed`, `RecordError`, `CancelledError`.
         """
-        return self._obtain(request, progress or Progress(), self._reach, tell=False)
+        return self._obtain(request, progress or Progress(), self._reach, explain=False)
 
     def _obtain(
-        self, request: StageRequest, progress: Progress, reach: Reach, *, tell: bool
+        self, request: StageRequest, progress: Progress, reach: Reach, *, explain: bool
     ) -> Obtained:
         data = fetch_descriptor(
             request.descriptor,
             request.descriptor_sha256,
             reach=reach,
             progress=progress,
-            tell=tell,
+            explain=explain,
         )
         sha256 = hashlib.sha256(data).hexdigest()
         if not self._needs_signature(request):
@@ -146,7 +146,7 @@ class ImageLibrary:
         try:
             name = self._keys.check(data, signatures)
         except UntrustedError as error:
-            which = f"The descriptor of SHA-256 {sha256}" if tell else "The descriptor"
+            which = f"The descriptor of SHA-256 {sha256}" if explain else "The descriptor"
             raise failed(Slug.BAD_RECORD, f"{which} is not trusted: {error}") from error
         log.info("the descriptor of SHA-256 %s is signed by the key %s", sha256, name)
         Descriptor.parse(data)

@@ -103,7 +103,7 @@ pub fn resume(
     started: i64,
     counts: &mut Known,
 ) -> HashMap<u32, Chunks> {
-    let mut begun = HashMap::new();
+    let mut partial = HashMap::new();
     for (index, entry) in entries.iter_mut().enumerate() {
         if entry.kind != Type::File || entry.digest.is_some() || entry.hardlink_of().is_some() {
             continue;
@@ -128,10 +128,10 @@ pub fn resume(
                     && chunks.size.saturating_mul(chunks.states.len() as u64) < size =>
             {
                 counts.resumed_bytes += chunks.size * chunks.states.len() as u64;
-                begun.insert(index as u32, chunks);
+                partial.insert(index as u32, chunks);
             }
             _ => {}
         }
     }
-    begun
+    partial
 }

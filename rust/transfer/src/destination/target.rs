@@ -85,10 +85,8 @@ impl Target {
         let alignment = ALIGNMENT.max(found.stx_dio_offset_align as usize);
         let direct = open(flags | OFlags::DIRECT).ok().filter(|_| aligned);
         let direct = direct.map(|fd| (File::from(fd), alignment));
-        let chunk = chunk_size(size);
         let whole = known.keys().map(|&index| (index, true)).collect();
         let state = State { whole, digests: known, ..State::default() };
-        debug_assert!(chunk > 0);
         Ok(Self {
             want,
             path,

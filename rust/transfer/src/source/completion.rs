@@ -116,7 +116,7 @@ fn make(
     });
     let from = known::write(&offer.place, request, known)?;
     let mut build = request.build(&offer.place, from.path());
-    build.across_mounts = offer.mounts() == Mounts::Include;
+    build.across_mounts = offer.mounts == Mounts::Include;
     build.exclude.clone_from(&offer.exclude);
     // What is included is selected below, with the directories on the way.
     build.include_patterns = Vec::new();

@@ -30,7 +30,7 @@ pub struct Listing {
 pub fn open_base(offering: &Offering) -> Result<Root> {
     let place = &offering.offer.place;
     let base = Root::open(&place.root)?.below(&place.path)?;
-    Ok(if offering.offer.mounts() == Mounts::Include { base.across_mounts() } else { base })
+    Ok(if offering.offer.mounts == Mounts::Include { base.across_mounts() } else { base })
 }
 
 /// Walk the offered directory.
@@ -43,10 +43,10 @@ pub fn list(offering: &Offering, base: &Root, progress: &Progress) -> Result<Lis
     let Survey { mut entries, left_out, mounts } =
         survey(base, &offer.exclude, &excluding, progress)?;
     if let Some(mount) = mounts.iter().min()
-        && offer.mounts() != Mounts::LeaveOut
+        && offer.mounts != Mounts::LeaveOut
     {
         let shown = String::from_utf8_lossy(mount);
-        return Err(Error::Invalid(match offer.mounts() {
+        return Err(Error::Invalid(match offer.mounts {
             Mounts::Include => format!(
                 "{shown} is on a file system that cannot be included, since not every change of a \
                  file leaves a trace there; offer it by itself, or leave such file systems out"

@@ -43,9 +43,6 @@ pub struct Offer {
     /// What becomes of other file systems below the place.
     #[serde(default)]
     pub mounts: Mounts,
-    /// The same as `leave_out` for `mounts`.
-    #[serde(default)]
-    pub leave_out_mounts: bool,
     /// A file, private to this offer, in which digests of what was read are kept for the manifest;
     /// without one the manifest reads everything again.
     #[serde(default)]
@@ -66,13 +63,6 @@ pub struct Offer {
 /// The directory of `passwd` and `group`.
 pub(crate) fn accounts() -> PathBuf {
     "/etc".into()
-}
-
-impl Offer {
-    /// Return what becomes of other file systems below the place.
-    pub fn mounts(&self) -> Mounts {
-        if self.leave_out_mounts { Mounts::LeaveOut } else { self.mounts }
-    }
 }
 
 /// What becomes of other file systems below an offered directory.

@@ -107,7 +107,6 @@ impl Pair {
             exclude_patterns: Vec::new(),
             files: None,
             mounts: Mounts::Refuse,
-            leave_out_mounts: false,
             digests: Some(self.directory.path().join("digests")),
             accounts: "/etc".into(),
             bytes_per_second: None,

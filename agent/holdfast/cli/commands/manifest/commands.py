@@ -14,8 +14,8 @@ import typer
 from holdfast.cli.registration.arguments import Wait, absolute, size_of
 from holdfast.cli.registration.command import command, group
 from holdfast.cli.registration.completion import manifest_ids, operation_ids
+from holdfast.cli.registration.pressure import PressureGroup, PressurePercent, pressure_limit
 from holdfast.cli.run.session import Session
-from holdfast.cli.terminal.errors import UsageError
 
 if TYPE_CHECKING:
     from holdfast.cli.terminal.output import Output
@@ -48,25 +48,6 @@ ManifestId = Annotated[
 Rate = Annotated[
     int | None,
     typer.Option(parser=size_of, metavar="SIZE", help="Read at most this much a second."),
-]
-PressurePercent = Annotated[
-    float | None,
-    typer.Option(
-        "--pressure",
-        metavar="PERCENT",
-        min=0.01,
-        max=100,
-        help="Pause while some task waits for I/O during more than this share of the time.",
-    ),
-]
-PressureGroup = Annotated[
-    str | None,
-    typer.Option(
-        "--pressure-cgroup",
-        metavar="CGROUP",
-        help="With --pressure: watch this control group, e.g. system.slice/cassandra.service.",
-        show_default="the whole system",
-    ),
 ]
 
 
@@ -303,7 +284,4 @@ def delete(
 
 
 def _limits(rate: int | None, percent: float | None, cgroup: str | None) -> dict[str, Any]:
-    if cgroup is not None and percent is None:
-        raise UsageError("--pressure-cgroup needs --pressure PERCENT")
-    limit = None if percent is None else {"threshold_percent": percent, "cgroup": cgroup}
-    return {"bytes_per_second": rate, "pressure": limit}
+    return {"bytes_per_second": rate, "pressure": pressure_limit(percent, cgroup)}

@@ -14,6 +14,7 @@ from holdfast.cli.commands.transfer.commands import Rate, app
 from holdfast.cli.registration.arguments import absolute, segment, span_of
 from holdfast.cli.registration.command import command
 from holdfast.cli.registration.completion import offer_ids
+from holdfast.cli.registration.pressure import PressureGroup, PressurePercent, pressure_limit
 from holdfast.cli.run.session import Session
 from holdfast.cli.terminal.errors import UsageError
 
@@ -64,30 +65,13 @@ def offer(
         ),
     ] = None,
     rate: Rate = None,
-    pressure: Annotated[
-        float | None,
-        typer.Option(
-            metavar="PERCENT",
-            min=0.01,
-            max=100,
-            help="Pause while some task waits for I/O during more than this share of the time.",
-        ),
-    ] = None,
-    pressure_cgroup: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CGROUP",
-            help="With --pressure: watch this control group.",
-            show_default="the whole system",
-        ),
-    ] = None,
+    pressure: PressurePercent = None,
+    pressure_cgroup: PressureGroup = None,
 ) -> None:
     """Offer a directory to one other node, and print the ticket that lets it fetch it, once.
 
     The ticket is shown here and never again. Needs the setting `transfer.listen`.
     """
-    if pressure_cgroup is not None and pressure is None:
-        raise UsageError("--pressure-cgroup needs --pressure PERCENT")
     body: dict[str, Any] = {
         "path": absolute(path),
         "include": include or None,
@@ -98,9 +82,7 @@ def offer(
         else other_filesystems.value.replace("-", "_"),
         "expires_seconds": None if expires is None else max(int(expires), 1),
         "bytes_per_second": rate,
-        "pressure": None
-        if pressure is None
-        else {"threshold_percent": pressure, "cgroup": pressure_cgroup},
+        "pressure": pressure_limit(pressure, pressure_cgroup),
     }
     made = session.api.post(
         "/v1/transfers/offers", {key: value for key, value in body.items() if value is not None}

@@ -45,7 +45,7 @@ def unfit_place(storage: Storage, directory: str) -> str | None:
     if storage.kind in _FILE_SYSTEMS:
         return None
     return (
-        f"{directory} lies on {storage.kind}, where GRUB cannot clear the one-time choice by "
+        f"{directory} is on {storage.kind}, where GRUB cannot clear the one-time choice by "
         "itself; it can on ext2, ext3, ext4 and xfs."
     )
 

@@ -42,10 +42,10 @@ def find_source(machine: MachineFiles, source: ImageSource) -> Source:
     mount = mount_of(real, machine.mounts())
     devices = [] if mount is None else devices_below(mount, machine.sysfs(udev=False))
     if mount is None or not devices:
-        raise Refused(f"The staged image {source.path} lies on no disk of this machine.")
+        raise Refused(f"The staged image {source.path} is on no disk of this machine.")
     if mount.file_system not in _READABLE:
         raise Refused(
-            f"The staged image {source.path} lies on {mount.file_system}, which the imager cannot "
+            f"The staged image {source.path} is on {mount.file_system}, which the imager cannot "
             f"mount; it can: {', '.join(sorted(_READABLE))}."
         )
     top = devices[0]
@@ -53,7 +53,7 @@ def find_source(machine: MachineFiles, source: ImageSource) -> Source:
     for below in devices[1:] if array else devices:
         if below.type in ("dm", "md"):
             raise Refused(
-                f"The staged image {source.path} lies on {below.path} ({below.detail or below.type}"
+                f"The staged image {source.path} is on {below.path} ({below.detail or below.type}"
                 "), which the imager cannot put together; fetch the image over the network instead."
             )
     held = superblock_of(machine, top.name)

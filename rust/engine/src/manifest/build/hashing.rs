@@ -70,8 +70,8 @@ impl<'a> Build<'a> {
         if matches!(start, Start::Later) {
             return Ok(None);
         }
-        let begun = lock(&self.begun).remove(&index);
-        let had = begun.as_ref().map_or(0, |chunks| chunks.size * chunks.states.len() as u64);
+        let partial = lock(&self.partial).remove(&index);
+        let had = partial.as_ref().map_or(0, |chunks| chunks.size * chunks.states.len() as u64);
         let (file, identity, traced) = match start {
             Start::Ready { file, identity, traced } => (file, identity, traced),
             Start::Later => return Ok(None),
@@ -82,7 +82,7 @@ impl<'a> Build<'a> {
             }
         };
         // What an earlier run knew was compared with the file as found, not with its present state.
-        let hasher = match begun.filter(|_| identity == found) {
+        let hasher = match partial.filter(|_| identity == found) {
             Some(chunks) => FileHasher::resume(self.algorithm, identity.size, chunks),
             None => FileHasher::new(self.algorithm, identity.size),
         };
@@ -303,7 +303,7 @@ mod tests {
             waiting: Mutex::new(Queue::default()),
             deferred: Mutex::new([0, 1, 2].into()),
             second: Mutex::default(),
-            begun: Mutex::default(),
+            partial: Mutex::default(),
             journal: Mutex::new(Journal::open(&path("journal"), &plan).unwrap().0),
         };
         assert!(build.open(0).unwrap().is_none());
@@ -343,7 +343,7 @@ mod tests {
                 waiting: Mutex::new(Queue::default()),
                 deferred: Mutex::new([0].into()),
                 second: Mutex::default(),
-                begun: Mutex::new(HashMap::from([(0, chunks)])),
+                partial: Mutex::new(HashMap::from([(0, chunks)])),
                 journal: Mutex::new(Journal::open(&journal, &plan).unwrap().0),
             };
             build.open(0).unwrap().unwrap().range.start

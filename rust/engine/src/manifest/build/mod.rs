@@ -106,7 +106,7 @@ struct Build<'a> {
     deferred: Mutex<HashSet<u32>>,
     second: Mutex<HashSet<u32>>,
     /// Where to resume files that an earlier run had started.
-    begun: Mutex<HashMap<u32, Chunks>>,
+    partial: Mutex<HashMap<u32, Chunks>>,
     journal: Mutex<Journal>,
 }
 
@@ -162,12 +162,12 @@ pub fn build_of(
         (!request.previous.is_empty())
             .then(|| format!("not every change of a file leaves a trace on {}", filesystem.name))
     };
-    let begun = resume(&mut entries, &mut past, started, &mut known);
+    let partial = resume(&mut entries, &mut past, started, &mut known);
     drop(past);
     let waiting = wanting(&mut entries, request.algorithm, filesystem.true_sizes);
     let left = |index: &u32| {
         let size = entries[*index as usize].identity.size;
-        size - begun.get(index).map_or(0, |chunks| chunks.size * chunks.states.len() as u64)
+        size - partial.get(index).map_or(0, |chunks| chunks.size * chunks.states.len() as u64)
     };
     let bytes = waiting.iter().map(left).fold(0, u64::saturating_add);
     let files = entries.iter().filter(|entry| entry.kind == Type::File).count() as u64;
@@ -183,7 +183,7 @@ pub fn build_of(
         waiting: Mutex::new(Queue { first: waiting.into(), again: Vec::new() }),
         deferred: Mutex::default(),
         second: Mutex::default(),
-        begun: Mutex::new(begun),
+        partial: Mutex::new(partial),
         journal: Mutex::new(journal),
     };
     let options = ReadOptions {

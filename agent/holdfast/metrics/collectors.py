@@ -1,25 +1,10 @@
-"""Prometheus metrics: what is counted here, and what is read from operations at each scrape.
-
-A scrape only reads memory. The residency of a big tree takes seconds to measure, so
-it is sampled in the background (`pagecache/sampling.py`), and a scrape shows the last sample.
-"""
+"""What is read from the parts of the daemon at each scrape."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    disable_created_metrics,
-)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.gc_collector import GCCollector
-from prometheus_client.platform_collector import PlatformCollector
-from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from holdfast import __version__
@@ -30,10 +15,7 @@ from holdfast.operations.statistics import KindFigures
 from holdfast.pagecache.sampling import ResidencySampler
 from holdfast.reimage.models import ImagerReport
 from holdfast.reimage.states import ReimageState
-from holdfast.transfer.figures import TransferCollector, TransferFigures
-
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+from holdfast.transfer.figures import TransferFigures
 
 Verified = Mapping[tuple[str, bool], int]
 """Verifications by root and whether all was well."""
@@ -47,101 +29,20 @@ ReimageFigures = tuple[ReimageState, int, ImagerReport | None]
 """The state, the checks of the new system that failed, and what the imager reported."""
 
 
-class Metrics:
-    """The registry of this daemon. Methods may be called from any thread."""
+class ScrapedCollector(Collector):
+    """Yields families made of figures that are read at each scrape."""
 
-    def __init__(
-        self,
-        operations: Operations,
-        *,
-        residency: Callable[[], Mapping[str, int]] | None = None,
-        verified: Callable[[], Verified] | None = None,
-        left_out: Callable[[], LeftOut] | None = None,
-        tuning: Callable[[], TuningFigures] | None = None,
-        degraded: Callable[[], Sequence[str]] | None = None,
-        observed_age: Callable[[], float] | None = None,
-        reimage: Callable[[], ReimageFigures] | None = None,
-        space: Callable[[], tuple[int, int] | None] | None = None,
-        node: Callable[[], Mapping[str, str]] | None = None,
-        transfer: Callable[[], TransferFigures] | None = None,
-        interlock: Callable[[], InterlockFigures] | None = None,
-    ) -> None:
-        """`residency` returns resident bytes by root and may take long; the others are quick."""
-        disable_created_metrics()  # type: ignore[no-untyped-call]
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
-        GCCollector(registry=self._registry)
-        sampler = ResidencySampler(residency) if residency is not None else None
-        self._registry.register(_Operations(operations, sampler))
-        if verified is not None:
-            self._registry.register(_Verifications(verified))
-        if left_out is not None:
-            self._registry.register(_LeftOut(left_out))
-        if tuning is not None:
-            self._registry.register(_Settings(tuning))
-        if reimage is not None:
-            self._registry.register(_Reimage(reimage))
-        if interlock is not None:
-            self._registry.register(_Interlock(interlock))
-        if node is not None:
-            self._registry.register(_Node(node))
-        if space is not None:
-            self._registry.register(_Space(space))
-        if transfer is not None:
-            self._registry.register(TransferCollector(transfer))
-        if degraded is not None:
-            ready = Gauge(
-                "holdfast_ready",
-                "1 if the daemon can do all of its work, as /readyz reports; else 0.",
-                registry=self._registry,
-            )
-            ready.set_function(lambda: 0.0 if degraded() else 1.0)
-        if observed_age is not None:
-            age = Gauge(
-                "holdfast_ready_age_seconds",
-                "Seconds since the state in holdfast_ready was observed; it grows while a root "
-                "does not answer.",
-                registry=self._registry,
-            )
-            age.set_function(observed_age)
-        self._requests = Counter(
-            "holdfast_http_requests",
-            "HTTP requests served, by method, route template and status code.",
-            ("method", "route", "code"),
-            registry=self._registry,
-        )
-        self._durations = Histogram(
-            "holdfast_http_request_duration_seconds",
-            "Time from a request's arrival to the last byte of its answer, by route template; "
-            "long polls and event streams take as long as their clients ask.",
-            ("route",),
-            buckets=BUCKETS,
-            registry=self._registry,
-        )
-
-    def observe_request(self, method: str, route: str, code: int, seconds: float) -> None:
-        """Count a served request. `route` is a template, never a path that a client chose."""
-        method = method if method in METHODS else "other"
-        self._requests.labels(method, route, str(code)).inc()
-        self._durations.labels(route).observe(seconds)
-
-    def render(self, accept: str = "") -> tuple[bytes, str]:
-        """Return the exposition that the `Accept` header asks for, and its content type."""
-        encode, content_type = choose_encoder(accept)
-        return encode(self._registry), content_type
+    def describe(self) -> Iterable[Metric]:
+        """Name nothing in advance, so that registering does not collect."""
+        return ()
 
 
-class _Operations(Collector):
+class OperationsCollector(ScrapedCollector):
     """Reads operations, and the residency they change, at each scrape."""
 
     def __init__(self, operations: Operations, sampler: ResidencySampler | None) -> None:
         self._operations = operations
         self._sampler = sampler
-
-    def describe(self) -> Iterable[Metric]:
-        """Name nothing in advance, so that registering does not collect."""
-        return ()
 
     def collect(self) -> Iterable[Metric]:
         """Yield the families."""
@@ -181,15 +82,11 @@ class _Operations(Collector):
         yield taken
 
 
-class _Verifications(Collector):
+class VerificationsCollector(ScrapedCollector):
     """Reports the results of verifications: an operation that finds a difference succeeds too."""
 
     def __init__(self, verified: Callable[[], Verified]) -> None:
         self._verified = verified
-
-    def describe(self) -> Iterable[Metric]:
-        """Name nothing in advance, so that registering does not collect."""
-        return ()
 
     def collect(self) -> Iterable[Metric]:
         """Yield the family."""
@@ -203,15 +100,11 @@ class _Verifications(Collector):
         yield family
 
 
-class _LeftOut(Collector):
+class LeftOutCollector(ScrapedCollector):
     """Reports what of each root no response covers."""
 
     def __init__(self, left_out: Callable[[], LeftOut]) -> None:
         self._left_out = left_out
-
-    def describe(self) -> Iterable[Metric]:
-        """Name nothing in advance, so that registering does not collect."""
-        return ()
 
     def collect(self) -> Iterable[Metric]:
         """Yield the family."""
@@ -226,15 +119,11 @@ class _LeftOut(Collector):
         yield family
 
 
-class _Settings(Collector):
+class SettingsCollector(ScrapedCollector):
     """Counts the settings in force, those not as applied and those that could not be reverted."""
 
     def __init__(self, tuning: Callable[[], TuningFigures]) -> None:
         self._tuning = tuning
-
-    def describe(self) -> Iterable[Metric]:
-        """Name nothing in advance, so that registering does not collect."""
-        return ()
 
     def collect(self) -> Iterable[Metric]:
         """Yield the families."""
@@ -254,15 +143,11 @@ class _Settings(Collector):
             yield family
 
 
-class _Reimage(Collector):
+class ReimageCollector(ScrapedCollector):
     """Reports where the machine is on its way to another image."""
 
     def __init__(self, figures: Callable[[], ReimageFigures]) -> None:
         self._figures = figures
-
-    def describe(self) -> Iterable[Metric]:
-        """Name nothing in advance, so that registering does not collect."""
-        return ()
 
     def collect(self) -> Iterable[Metric]:
         """Yield the families."""
@@ -292,15 +177,11 @@ class _Reimage(Collector):
         yield seconds
 
 
-class _Interlock(Collector):
+class InterlockCollector(ScrapedCollector):
     """Shows what keeps the machine from going down."""
 
     def __init__(self, figures: Callable[[], InterlockFigures]) -> None:
         self._figures = figures
-
-    def describe(self) -> Iterable[Metric]:
-        """Name nothing in advance, so that registering does not collect."""
-        return ()
 
     def collect(self) -> Iterable[Metric]:
         """Yield the families."""
@@ -323,15 +204,11 @@ class _Interlock(Collector):
         yield counts
 
 
-class _Node(Collector):
+class NodeCollector(ScrapedCollector):
     """Shows which node this is."""
 
     def __init__(self, info: Callable[[], Mapping[str, str]]) -> None:
         self._info = info
-
-    def describe(self) -> Iterable[Metric]:
-        """Name nothing in advance, so that registering does not collect."""
-        return ()
 
     def collect(self) -> Iterable[Metric]:
         """Yield the family."""
@@ -346,15 +223,49 @@ class _Node(Collector):
         yield family
 
 
-class _Space(Collector):
+class TransferCollector(ScrapedCollector):
+    """Reads the figures at each scrape."""
+
+    def __init__(self, figures: Callable[[], TransferFigures]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the families."""
+        figures = self._figures()
+        for name, text, counts in (
+            ("sent", "Bytes of files sent to destinations, by level of proof.", figures.sent_bytes),
+            ("received", "Bytes of files fetched, by level of proof.", figures.received_bytes),
+        ):
+            moved = CounterMetricFamily(f"holdfast_transfer_{name}_bytes", text, labels=("proof",))
+            for proof, count in counts.items():
+                moved.add_metric((proof,), count)
+            yield moved
+        limited = CounterMetricFamily(
+            "holdfast_transfer_limited_seconds",
+            "Time of transfers into this node, by what limited them.",
+            labels=("by",),
+        )
+        for by, seconds in figures.limited_seconds.items():
+            limited.add_metric((by,), seconds)
+        yield limited
+        offers = GaugeMetricFamily(
+            "holdfast_transfer_offers", "Offers of this node, by state.", labels=("state",)
+        )
+        for state, count in figures.offers.items():
+            offers.add_metric((state,), count)
+        yield offers
+        yield GaugeMetricFamily(
+            "holdfast_transfer_connections",
+            "Connections of destinations that proved their ticket, now.",
+            figures.connections,
+        )
+
+
+class SpaceCollector(ScrapedCollector):
     """Shows how much of the data volume is free, and how much of that has to stay so."""
 
     def __init__(self, figures: Callable[[], tuple[int, int] | None]) -> None:
         self._figures = figures
-
-    def describe(self) -> Iterable[Metric]:
-        """Name nothing in advance, so that registering does not collect."""
-        return ()
 
     def collect(self) -> Iterable[Metric]:
         """Yield the families, with nothing in them while nothing is known."""

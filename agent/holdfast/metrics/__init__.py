@@ -1,0 +1,5 @@
+"""Prometheus metrics."""
+
+from holdfast.metrics.registry import Metrics
+
+__all__ = ["Metrics"]
