@@ -238,9 +238,7 @@ fn extend_mbr(
         return Err("the image has no partition table, so nothing was extended".to_owned());
     }
     if number > 4 {
-        return Err(format!(
-            "partition {number} is in an extended partition and was not extended"
-        ));
+        return Err(format!("partition {number} is in an extended partition and was not extended"));
     }
     let entry = |number: u32| MBR_ENTRIES + 16 * (number as usize - 1);
     let place = |at: usize| {
