@@ -1,0 +1,50 @@
+"""A lifeboat is booted by a BIOS from its one sector, and the imager runs with its command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from holdfast.privileged.boot.lifeboat import bios, region
+from holdfast.privileged.boot.lifeboat.parts import Region
+from holdfast.privileged.boot.payload import cpio
+from tests.vm.imager.arming import IMAGER
+from tests.vm.imager.images import MIB
+from tests.vm.imager.kernel import Kernel
+from tests.vm.imager.machine import Drive, running
+
+REGION = Region(80 * MIB + 4096, 48 * MIB)
+NONCE = "0123456789abcdef" * 2
+
+
+@pytest.mark.parametrize(("label", "nvme"), [("dos", False), ("gpt", True)])
+def test_one_sector_boots_it(room: Path, debian: Kernel, label: str, nvme: bool) -> None:
+    disk, initramfs = room / f"lifeboat-{label}.raw", room / "lifeboat-initramfs.img"
+    with disk.open("wb") as file:
+        file.truncate(160 * MIB)
+    table = f"label: {label}\nstart=1MiB, size=64MiB, type=linux\n"
+    subprocess.run(("sfdisk", "-q", disk), input=table, text=True, check=True)
+    entries = [
+        cpio.directory("dev"),
+        cpio.character_device("dev/console", 5, 1),
+        cpio.file("init", IMAGER, 0o755),
+    ]
+    initramfs.write_bytes(b"".join(cpio.archive(entries)))
+    words = ["console=ttyS0", "panic=1", "a.b=x y", "holdfast.lifeboat"]
+    parts = bios.build(REGION, debian.path, initramfs, words, disk.read_bytes()[:512])
+    target = os.open(disk, os.O_RDWR)
+    try:
+        region.write(disk, region.Sink(target, REGION.offset_bytes), REGION, parts, NONCE)
+        os.pwrite(target, parts.switch, 0)
+    finally:
+        os.close(target)
+    before = subprocess.run(("sfdisk", "-d", disk), capture_output=True, text=True, check=True)
+    assert "size=      131072" in before.stdout
+
+    with running(None, None, [Drive(disk, "root", nvme)], room / "run") as machine:
+        machine.on_console(r'Command line: .* console=ttyS0 panic=1 "a.b=x y" holdfast.lifeboat')
+        machine.on_console("holdfast-imager: refused, and nothing was written: /holdfast/job.json")
+        machine.rebooted()
