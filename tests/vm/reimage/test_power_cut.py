@@ -6,6 +6,7 @@ import random
 import shutil
 from dataclasses import replace
 
+from tests.oracles.powerloss.writelog import entries
 from tests.support.waiting import until
 from tests.vm.image import CACHE
 from tests.vm.reimage import powercut
@@ -41,9 +42,9 @@ def test_a_cut_while_arming(start: Start, installed: Disks, published: Published
         node.control.answers(BOOT_SECONDS)
         node.settled()
         stage(node.control, published.request())
-        began = powercut.entries(node.disks.root.with_name(powercut.LOG))
+        began = entries(node.disks.root.with_name(powercut.LOG))
         arm(node.control)
-        armed = powercut.entries(node.disks.root.with_name(powercut.LOG))
+        armed = entries(node.disks.root.with_name(powercut.LOG))
         node.kill()
         log = CACHE / "cut.log"
         shutil.copyfile(node.disks.root.with_name(powercut.LOG), log)
