@@ -146,12 +146,20 @@ test-vm: packages deb ## Run whole machines, emulated: boots, kills, re-imaging,
 check: lint-toolchain test-packages-or-skip lint ## Run the fast subset: lint and the unit tests that are not slow
 	$(parallel) -m 'not slow' tests/unit $(PYTEST_ARGS)
 
+# Ansible, and mypy for it, find a collection by where it is.
+collections := .venv/collections
+.PHONY: collection
+collection: .venv/stamp
+	@mkdir -p $(collections)/ansible_collections/holdfast
+	@ln -sfn $(CURDIR)/fleet/ansible $(collections)/ansible_collections/holdfast/agent
+
 .PHONY: lint
-lint: lint-toolchain build ## Check formatting, lint, types, and the extension's stub against the built module
+lint: lint-toolchain build collection ## Check formatting, lint, types, and the extension's stub against the built module
 	$(bin)/ruff format --quiet --check .
 	$(bin)/ruff check --quiet .
 	$(bin)/mypy
 	$(bin)/mypy --python-version 3.10 client/holdfast_client
+	MYPYPATH=$(collections) $(bin)/mypy -p ansible_collections.holdfast.agent.plugins
 	MYPYPATH=agent $(bin)/python -m mypy.stubtest holdfast._engine
 	cargo fmt --all --check
 	cargo clippy --locked --quiet --workspace --all-targets -- -D warnings
