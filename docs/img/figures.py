@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import layers
+import lifeboat
 import node
 import privileges
 import reader
@@ -18,6 +19,7 @@ import request
 _HERE = Path(__file__).parent
 _FIGURES = {
     "layers": layers.draw,
+    "lifeboat": lifeboat.draw,
     "node": node.draw,
     "privileges": privileges.draw,
     "reader": reader.draw,

@@ -7,8 +7,9 @@ use std::time::Duration;
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
 
-use crate::reimage::{Armed, Completion};
-use crate::{log, record, reimage, say, threads};
+use crate::armed::Armed;
+use crate::reimage::Completion;
+use crate::{log, record, reimage, say, threads, watchdog};
 
 /// Where the armed machine left what the imager needs.
 pub const ROOM: &str = "/holdfast";
@@ -24,6 +25,10 @@ pub fn run() -> ! {
         Ok(Completion::Written) => say!("the new system is on the disk; rebooting into it"),
         Ok(Completion::StartedBefore) => {
             say!("this was started before with the same arming; nothing is done, rebooting");
+        }
+        Ok(Completion::Faulty) => {
+            say!("a reset may help; rebooting");
+            std::thread::sleep(LAST_WORDS);
         }
         Err(fault) => {
             say!("refused, and nothing was written: {fault}");
@@ -64,6 +69,7 @@ fn prepare() {
 /// Reboot; power off is never an option, since it would lose the data of instance storage.
 fn leave() -> ! {
     rustix::fs::sync();
+    watchdog::stop();
     let result = reboot(RebootCommand::Restart);
     say!("the kernel refuses to reboot: {result:?}; ending, so that it panics and reboots");
     std::process::exit(1)

@@ -5,6 +5,7 @@ use std::path::{Component, Path};
 use holdfast_engine::image::Sha256;
 use serde::{Deserialize, Serialize};
 
+use crate::lifeboat::header::{HEADER_BYTES, MOST_BYTES};
 use crate::{Fault, Result};
 
 /// The most that any of the job's texts may have, in bytes.
@@ -39,9 +40,15 @@ pub struct Job {
     pub status: Option<Listen>,
     /// Where the outcome record is on the target.
     pub outcome: DiskRange,
+    /// Where the lifeboat is on the target, if there is one.
+    #[serde(default)]
+    pub lifeboat: Option<DiskRange>,
     /// Disks that are never written to.
     #[serde(default)]
     pub data_disks: Vec<DataDisk>,
+    /// Whether the module of a hardware watchdog is among `modules`.
+    #[serde(default)]
+    pub watchdog: bool,
     /// Kernel modules in the order in which to load them.
     #[serde(default)]
     pub modules: Vec<String>,
@@ -75,6 +82,9 @@ pub struct Options {
     /// Extend the root partition and its file system to the end of the disk.
     #[serde(default)]
     pub grow_root: bool,
+    /// Write without a lifeboat, so that a cut may leave a disk that does not boot.
+    #[serde(default)]
+    pub allow_unprotected: bool,
     /// Keep the old disk as an image, before it is written over.
     #[serde(default)]
     pub save_previous: Option<SavePrevious>,
@@ -205,7 +215,7 @@ pub struct Listen {
 }
 
 /// A range of the target's bytes.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 pub struct DiskRange {
     /// Where it begins.
     pub offset_bytes: u64,
@@ -277,6 +287,20 @@ impl Job {
         {
             return Err("target.head_bytes must be a multiple of 512 of at most 16 MiB".to_owned());
         }
+        if let Some(DiskRange { offset_bytes, length_bytes }) = self.lifeboat {
+            let end = offset_bytes.checked_add(length_bytes);
+            if !offset_bytes.is_multiple_of(HEADER_BYTES)
+                || !length_bytes.is_multiple_of(HEADER_BYTES)
+                || !(HEADER_BYTES..=MOST_BYTES).contains(&length_bytes)
+                || end.is_none_or(|end| end > self.target.size_bytes)
+            {
+                return Err(
+                    "lifeboat must be a range of the target of at most 64 MiB that begins \
+                            and ends at multiples of 4096"
+                        .to_owned(),
+                );
+            }
+        }
         for module in &self.modules {
             if module.len() > TEXT || !is_bare(module) {
                 return Err("modules must be bare file names".to_owned());
@@ -335,6 +359,7 @@ mod tests {
                                    "mtu": 1500}},
             "status": {"listen": "0.0.0.0:9918", "tls": true, "tokens": true},
             "outcome": {"offset_bytes": 4096, "length_bytes": 16384},
+            "lifeboat": {"offset_bytes": 512 << 20, "length_bytes": 64 << 20},
             "data_disks": [{"serial": "d", "model": null, "size_bytes": 1}],
             "modules": ["00-virtio.ko"], "time": "2026-11-24T20:00:00Z", "another": 1,
         })
@@ -370,6 +395,12 @@ mod tests {
             ("/outcome/offset_bytes", json!(u64::MAX - 511)),
             ("/target/head_bytes", json!(0)),
             ("/target/head_bytes", json!(1_u64 << 40)),
+            ("/lifeboat", json!({"offset_bytes": 512, "length_bytes": 4096})),
+            ("/lifeboat", json!({"offset_bytes": 4096, "length_bytes": 4608})),
+            ("/lifeboat", json!({"offset_bytes": 4096, "length_bytes": 0})),
+            ("/lifeboat", json!({"offset_bytes": 1 << 20, "length_bytes": 65 << 20})),
+            ("/lifeboat", json!({"offset_bytes": 1 << 30, "length_bytes": 4096})),
+            ("/lifeboat", json!({"offset_bytes": u64::MAX - 4095, "length_bytes": 4096})),
             ("/modules/0", json!("../evil.ko")),
             ("/modules/0", json!("a/b.ko")),
             ("/source/path", json!("../image")),

@@ -3,6 +3,7 @@
 //! It is the first and only process of its boot. `init` is its way from the kernel's hand-over to the
 //! reboot; everything it calls runs as well in an ordinary process, on loop devices and files.
 
+pub mod armed;
 pub mod array;
 pub mod clock;
 pub mod devices;
@@ -11,7 +12,9 @@ pub mod error;
 pub mod grow;
 pub mod identity;
 pub mod init;
+pub mod insist;
 pub mod job;
+pub mod lifeboat;
 pub mod log;
 pub mod marker;
 pub mod modules;
@@ -32,5 +35,6 @@ pub mod target;
 pub mod threads;
 pub mod trial;
 pub mod volume_group;
+pub mod watchdog;
 
 pub use error::{Context, Fault, Result};

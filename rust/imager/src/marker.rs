@@ -52,6 +52,8 @@ fn text(subject: Subject<'_>, identity: &Report, status: &Status, detail: Detail
         "previous": previous.map(|digest| json!({ "descriptor_sha256": digest })),
         "state_dir": job.state_dir,
         "finished": clock::timestamp(),
+        "lifeboat": job.lifeboat,
+        "resumed": status.resumed(),
         "identity": identity,
     });
     let text = if detail == Detail::Whole {

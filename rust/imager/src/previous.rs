@@ -182,8 +182,11 @@ fn write(disk: &Disk, file: File, names: Names, status: &Status) -> Result<Descr
         Ok(())
     })?;
     let output = encoder.finish().context("writing the image of it")?;
+    // The kernel may have much of it in memory still.
+    let silence = status.expect_silence();
     let file = output.file.into_inner().map_err(io::IntoInnerError::into_error);
     file.and_then(|file| file.sync_all()).context("writing the image of it")?;
+    drop(silence);
     let content = Content {
         file: IMAGE.to_owned(),
         encoding: Encoding::Zstd,

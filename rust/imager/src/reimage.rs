@@ -1,8 +1,9 @@
 //! The work from beginning to end, in the order that keeps the old system whole until the image is
-//! proven: disks, outcome record, source, verify, and only then write (`pipeline/replace.rs`).
+//! proven: disks, outcome record, source, verify, and only then write (`pipeline/replace.rs`). Booted from
+//! the lifeboat there is no old system any more, and no outcome record: it tries until it is done.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,15 +12,18 @@ use holdfast_engine::image::rules::{Facts, carried_root};
 use holdfast_engine::image::{Descriptor, Sha256};
 use serde_json::json;
 
+use crate::armed::Armed;
 use crate::devices::Device;
 use crate::disk::Disk;
 use crate::identity::Identity;
+use crate::insist::{insist, storm};
 use crate::job::{Job, SavePrevious, Source};
+use crate::lifeboat::Lifeboat;
 use crate::marker::Subject;
 use crate::network::{self, Network};
 use crate::new_system::{self, NewSystem};
 use crate::outcome::{Outcome, State};
-use crate::pipeline::{Digests, Supply, replace::replace, verify::verify};
+use crate::pipeline::{Digests, Manner, Supply, replace::replace, verify::verify_with_head};
 use crate::source::download::Download;
 use crate::source::http::{self, Client};
 use crate::source::staged::Staged;
@@ -27,14 +31,17 @@ use crate::source::url::Url;
 use crate::source::volume::{Volume, Wanted};
 use crate::status::server::{self, Doors};
 use crate::status::{Phase, Status};
-use crate::{Context as _, Fault, Result, clock, modules, previous, record, say, target, threads};
+use crate::target::{self, Claimed};
+use crate::{
+    Context as _, Fault, Result, clock, modules, previous, record, say, threads, watchdog,
+};
 
 /// How often to report progress.
 const NARRATION: Duration = Duration::from_secs(5);
 /// How long the network that the image comes through may take.
 const NETWORK_PATIENCE: Duration = Duration::from_secs(600);
-/// The longest pause between two tries.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// The word on the kernel's command line of a boot from the lifeboat.
+const FROM_LIFEBOAT: &str = "holdfast.lifeboat";
 /// Where the new system's root is mounted.
 const NEW_ROOT: &str = "/target";
 
@@ -45,57 +52,66 @@ pub enum Completion {
     Written,
     /// The imager was started before with this arming, so nothing was done.
     StartedBefore,
-}
-
-/// What the armed machine left in the initramfs.
-#[derive(Debug)]
-pub struct Armed {
-    directory: PathBuf,
-}
-
-impl Armed {
-    /// In this directory.
-    pub fn in_directory(directory: &Path) -> Self {
-        Self { directory: directory.to_owned() }
-    }
-
-    fn read(&self, name: &str) -> Result<Vec<u8>> {
-        let path = self.directory.join(name);
-        fs::read(&path).context(path.display())
-    }
-
-    fn job(&self) -> Result<Job> {
-        Job::parse(&self.read("job.json")?)
-    }
-
-    fn descriptor(&self, job: &Job) -> Result<Descriptor> {
-        let json = self.read("descriptor.json")?;
-        if Sha256::of(&json) != job.descriptor_sha256 {
-            return Err(Fault::new("the descriptor is not the one that the job names"));
-        }
-        Ok(Descriptor::parse(&self.directory.join("descriptor.json"), &json)?)
-    }
-
-    fn identity(&self) -> Result<Identity> {
-        Identity::parse(&self.read("identity.json")?)
-    }
+    /// The disk boots the lifeboat, and only faults came: a reset may help.
+    Faulty,
 }
 
 /// Do everything but the reboot.
 ///
 /// # Errors
-/// Why nothing was written: once something was, it continues until the disk has the image.
+/// Why nothing was written: once something was, it continues until the disk has the image, or until a
+/// reset may help.
 pub fn run(armed: &Armed) -> Result<Completion> {
     let job = armed.job()?;
     say!("armed as {} by {} at {}", job.nonce, job.operation, job.hostname);
     if clock::not_before(&job.time) {
         say!("the machine's clock was behind; it is set to {}", job.time);
     }
-    modules::load(&armed.directory.join("modules"), &job.modules);
-    let (device, disk) =
-        target::claim(&job).inspect_err(|fault| record::leave_word(&job, fault))?;
-    say!("the target is {}", device.describe());
-    let disk = Arc::new(disk);
+    let status = Arc::new(Status::new());
+    modules::load(&armed.directory().join("modules"), &job.modules);
+    if job.lifeboat.is_some() {
+        watchdog::start(job.watchdog, &status);
+    }
+    let words = fs::read_to_string("/proc/cmdline").context("/proc/cmdline")?;
+    let from_lifeboat = words.split_whitespace().any(|word| word == FROM_LIFEBOAT);
+    let claimed = if from_lifeboat {
+        insist(&status, Some(storm(0)), || match target::claim(&job)? {
+            Claimed { lifeboat: None, .. } => {
+                Err(Fault::new("this was booted from the lifeboat, and the target boots none"))
+            }
+            claimed => Ok(claimed),
+        })
+    } else {
+        target::claim(&job).inspect_err(|fault| record::leave_word(&job, fault))
+    };
+    let result = claimed.and_then(|Claimed { device, disk, lifeboat }| {
+        say!("the target is {}", device.describe());
+        let disk = Arc::new(disk);
+        match lifeboat {
+            None => begin(armed, &job, &device, disk, &words, &status),
+            Some(lifeboat) => resume(armed, &job, &device, disk, &lifeboat, &status),
+        }
+    });
+    status.end();
+    match result {
+        // Here a refusal would be a lie, and the old system is not there to read it.
+        Err(fault) if from_lifeboat || status.first_write() => {
+            say!("{fault}");
+            Ok(Completion::Faulty)
+        }
+        result => result,
+    }
+}
+
+/// Start with a machine whose old system is whole.
+fn begin(
+    armed: &Armed,
+    job: &Job,
+    device: &Device,
+    disk: Arc<Disk>,
+    words: &str,
+    status: &Arc<Status>,
+) -> Result<Completion> {
     let outcome = Outcome::read(&disk, job.outcome, &job.nonce)?;
     if outcome.started > 0 || outcome.state != State::Armed {
         return Ok(Completion::StartedBefore);
@@ -107,28 +123,69 @@ pub fn run(armed: &Armed) -> Result<Completion> {
         ..outcome
     };
     outcome.write(&disk, job.outcome)?;
-    let status = Arc::new(Status::new());
-    record::keep(&disk, job.outcome, outcome, &status);
-    check_nonce(&job.nonce, &fs::read_to_string("/proc/cmdline").context("/proc/cmdline")?)?;
-    let image = armed.descriptor(&job)?;
-    say!("the image is {} {}, {} bytes", image.name, image.image_version, image.size_bytes);
-    target::check_fit(&image, &disk)?;
+    record::keep(&disk, job.outcome, outcome, status);
+    check_nonce(&job.nonce, words)?;
+    let lifeboat = match job.lifeboat {
+        Some(range) => Some(Lifeboat::read(&*disk, range, &job.nonce)?),
+        None if job.options.allow_unprotected => None,
+        None => {
+            return Err(Fault::new(
+                "the job has no lifeboat, and does not allow a write that a power cut would make \
+                 fatal (options.allow_unprotected)",
+            ));
+        }
+    };
+    let image = armed.image(job, &disk)?;
+    if let Some(lifeboat) = &lifeboat {
+        lifeboat.check_fit(&image, &*disk)?;
+        lifeboat.check_parts(&*disk)?;
+    }
     let identity = armed.identity()?;
     new_system::check(&image, &identity)?;
-    status.tell(facts(&job, &image, &device));
-    let narrator = Arc::clone(&status);
-    threads::in_background("telling how far it is", move || narrator.narrate(NARRATION));
     let work = Work {
         armed,
-        job: &job,
+        job,
         image: &image,
         identity: &identity,
-        device: &device,
-        status: &status,
+        device,
+        lifeboat: lifeboat.as_ref(),
+        resumed: false,
+        status,
     };
-    let result = work.replace(disk);
-    status.end();
-    result.map(|()| Completion::Written)
+    work.announce();
+    work.replace(disk).map(|()| Completion::Written)
+}
+
+/// Continue on a disk that boots the lifeboat.
+fn resume(
+    armed: &Armed,
+    job: &Job,
+    device: &Device,
+    disk: Arc<Disk>,
+    lifeboat: &Lifeboat,
+    status: &Arc<Status>,
+) -> Result<Completion> {
+    status.begin_writing();
+    let resumed = lifeboat.resume(&*disk, status);
+    status.set_resumed(resumed);
+    say!("the disk boots the lifeboat; resuming for the {resumed}. time");
+    if let Err(fault) = lifeboat.check_parts(&*disk) {
+        status.problem(fault.to_string());
+    }
+    let image = armed.image(job, &disk)?;
+    let identity = armed.identity()?;
+    let work = Work {
+        armed,
+        job,
+        image: &image,
+        identity: &identity,
+        device,
+        lifeboat: Some(lifeboat),
+        resumed: true,
+        status,
+    };
+    work.announce();
+    work.replace(disk).map(|()| Completion::Written)
 }
 
 /// The boot loader's entry must be of the same arming as what it loaded: otherwise one of them was left
@@ -177,20 +234,43 @@ struct Work<'a> {
     image: &'a Descriptor,
     identity: &'a Identity,
     device: &'a Device,
+    lifeboat: Option<&'a Lifeboat>,
+    /// Whether the lifeboat was booted.
+    resumed: bool,
     status: &'a Arc<Status>,
 }
 
 impl Work<'_> {
+    /// Report what does not change, and progress from now on.
+    fn announce(&self) {
+        self.status.tell(facts(self.job, self.image, self.device));
+        let narrator = Arc::clone(self.status);
+        threads::in_background("telling how far it is", move || narrator.narrate(NARRATION));
+    }
+
+    /// Try once where there is an old system, and else until it is done or a reset may help.
+    fn prepare<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+        if self.resumed { insist(self.status, self.storm(), attempt) } else { attempt() }
+    }
+
+    /// How long to try before a reset, where that boots the lifeboat.
+    fn storm(&self) -> Option<Duration> {
+        self.lifeboat.map(|_| storm(self.status.resumed()))
+    }
+
     fn replace(&self, disk: Arc<Disk>) -> Result<()> {
         match &self.job.source {
             Source::Staged { path, file_system, uuid, array } => {
                 self.network_in_background();
-                let wanted = Wanted { kind: file_system, uuid, array: array.as_ref() };
-                let volume = Volume::find(wanted, &self.device.name, 0)?;
-                let mut staged = Staged::on(volume, path)?;
-                let digests = verify(self.image, &staged, self.status)?;
+                let (mut staged, verified) = self.prepare(|| {
+                    let wanted = Wanted { kind: file_system, uuid, array: array.as_ref() };
+                    let volume = Volume::find(wanted, &self.device.name, 0)?;
+                    let staged = Staged::on(volume, path)?;
+                    let verified = verify_with_head(self.image, &staged, self.status)?;
+                    Ok((staged, verified))
+                })?;
                 let previous = self.save_previous(&disk, staged.volume())?;
-                self.put(&staged, &digests, previous.as_ref(), disk)?;
+                self.put(&staged, &verified, previous, disk)?;
                 if let Err(fault) = staged.release() {
                     // Nothing on it can have changed: it was mounted read-only.
                     say!("{fault}");
@@ -198,7 +278,7 @@ impl Work<'_> {
             }
             Source::Network { url } => {
                 let url = Url::parse(url)?;
-                let network = self.network()?;
+                let network = self.prepare(|| self.network())?;
                 let tls = match self.armed.read("ca.pem") {
                     Ok(pem) => Some(http::trust(&pem)?),
                     Err(_) => None,
@@ -206,9 +286,10 @@ impl Work<'_> {
                 let size = self.image.content.size_bytes;
                 let client = Client { network, tls };
                 let download = Download::new(client, url, size, Arc::clone(self.status));
-                let digests = verify(self.image, &download, self.status)?;
+                let verified =
+                    self.prepare(|| verify_with_head(self.image, &download, self.status))?;
                 let previous = self.save_previous(&disk, None)?;
-                self.put(&download, &digests, previous.as_ref(), disk)?;
+                self.put(&download, &verified, previous, disk)?;
             }
         }
         self.status.enter(Phase::Rebooting, 0);
@@ -216,8 +297,11 @@ impl Work<'_> {
     }
 
     /// Keep the old disk, if that was asked for; `volume` is one that is there already. Returns the
-    /// digest of its descriptor.
+    /// digest of its descriptor. Once the lifeboat was booted this is done, and the journal has the digest.
     fn save_previous(&self, disk: &Disk, volume: Option<&mut Volume>) -> Result<Option<Sha256>> {
+        if let Some(lifeboat) = self.lifeboat.filter(|_| self.resumed) {
+            return Ok(lifeboat.previous());
+        }
         let Some(wanted) = &self.job.options.save_previous else { return Ok(None) };
         let state = self.job.state_dir.as_ref();
         let state =
@@ -248,28 +332,34 @@ impl Work<'_> {
     fn put(
         &self,
         supply: &dyn Supply,
-        digests: &Digests,
-        previous: Option<&Sha256>,
+        (digests, head): &(Digests, Vec<u8>),
+        previous: Option<Sha256>,
         claimed: Arc<Disk>,
     ) -> Result<()> {
+        if let Some(lifeboat) = self.lifeboat.filter(|_| !self.resumed) {
+            lifeboat.check_parts(&*claimed)?;
+            lifeboat.check_beginnings(head, &*claimed)?;
+            lifeboat.place(&*claimed, previous)?;
+        }
         // The table of a root that is not mounted, and so not grown, is left unchanged.
         let root = carried_root(&Facts::from(self.image)).ok();
         let grow = root.filter(|_| self.job.options.grow_root);
         let disk = claimed.shared()?;
         let mut claimed = Some(claimed);
         let system = NewSystem {
-            subject: Subject { job: self.job, image: self.image, previous },
+            subject: Subject { job: self.job, image: self.image, previous: previous.as_ref() },
             identity: self.identity,
             status: self.status,
         };
-        insist(self.status, || {
-            replace(self.image, supply, digests, &disk, grow, self.status, |table| {
+        let manner = Manner { grow, lifeboat: self.lifeboat, compare: self.resumed };
+        insist(self.status, self.storm(), || {
+            replace(self.image, supply, digests, &disk, manner, self.status, |table| {
                 // Nobody can mount a partition of a disk that is held exclusively.
                 record::release();
                 drop(claimed.take());
                 system.finish(&disk, table, Path::new(NEW_ROOT))
             })
-        });
+        })?;
         say!("the disk has the image, and was read back");
         Ok(())
     }
@@ -287,7 +377,7 @@ impl Work<'_> {
             }
             std::thread::sleep(Duration::from_secs(1));
         };
-        if let Err(fault) = serve_status(self.job, &self.armed.directory, self.status) {
+        if let Err(fault) = serve_status(self.job, self.armed.directory(), self.status) {
             self.status.problem(format!("the status cannot be asked for: {fault}"));
         }
         Ok(network)
@@ -296,7 +386,7 @@ impl Work<'_> {
     /// The status for those who watch, if there is a network; the image does not need it.
     fn network_in_background(&self) {
         let (Some(wanted), Some(_)) = (self.job.network.clone(), &self.job.status) else { return };
-        let (job, directory) = (self.job.clone(), self.armed.directory.clone());
+        let (job, directory) = (self.job.clone(), self.armed.directory().to_owned());
         let status = Arc::clone(self.status);
         threads::in_background("the status", move || {
             let result = network::bring_up(&wanted, &job.hostname)
@@ -315,42 +405,4 @@ fn serve_status(job: &Job, directory: &Path, status: &Arc<Status>) -> Result<()>
     let scheme = if listen.tls { "https" } else { "http" };
     say!("the status can be asked for at {scheme}://{address}/v1/reimage");
     Ok(())
-}
-
-/// Try for ever: there is no system to go back to any more.
-fn insist<T>(status: &Status, mut attempt: impl FnMut() -> Result<T>) -> T {
-    let mut pause = Duration::from_secs(1);
-    loop {
-        let fault = match threads::caught(&mut attempt) {
-            Ok(done) => return done,
-            Err(fault) => fault,
-        };
-        status.retry();
-        status.enter(Phase::Waiting, 0);
-        status.problem(format!("writing to the disk has started and must be finished: {fault}"));
-        say!("trying again from the beginning in {} s", pause.as_secs());
-        std::thread::sleep(pause);
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::insist;
-    use crate::Fault;
-    use crate::status::Status;
-
-    #[test]
-    fn what_was_begun_is_tried_again_also_after_a_panic() {
-        let mut left = vec![Ok(7), Err(Fault::new("the disk fails"))];
-        let done = insist(&Status::new(), || match left.len() {
-            2 => left.pop().unwrap(),
-            1 => {
-                left.push(Ok(8));
-                panic!("no thread to be had")
-            }
-            _ => left.pop().unwrap(),
-        });
-        assert_eq!(done, 8);
-    }
 }

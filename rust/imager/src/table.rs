@@ -23,43 +23,52 @@ pub struct Fitted {
     pub extended_to: Option<u64>,
 }
 
-/// Make the table at a disk's beginning fit a disk of `disk_bytes` in sectors of `sector` bytes (512 or
-/// 4096), of which the image has `image_bytes`; `grow` is the number of the partition to extend, if any.
-pub fn fit(
-    ends: &mut Ends,
-    image_bytes: u64,
-    disk_bytes: u64,
-    sector: u64,
-    grow: Option<u32>,
-) -> Fitted {
+/// Sizes that a table has to fit.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// The image's.
+    pub image_bytes: u64,
+    /// The disk's.
+    pub disk_bytes: u64,
+    /// Where a partition that is extended has to end at the latest, if that is before the disk's end.
+    pub limit_bytes: Option<u64>,
+}
+
+/// Make the table at a disk's beginning fit a disk in sectors of `sector` bytes (512 or 4096); `grow` is
+/// the number of the partition to extend, if any.
+pub fn fit(ends: &mut Ends, room: Room, sector: u64, grow: Option<u32>) -> Fitted {
     let mut fitted = Fitted::default();
-    if disk_bytes <= image_bytes && grow.is_none() {
+    if room.disk_bytes <= room.image_bytes && grow.is_none() {
         return fitted;
     }
     let header = ends.head.get(sector as usize..).unwrap_or_default();
     let done = if header.starts_with(b"EFI PART") {
-        fit_gpt(ends, disk_bytes, sector, grow, &mut fitted)
+        fit_gpt(ends, room, sector, grow, &mut fitted)
     } else {
-        grow.map_or(Ok(()), |number| {
-            extend_mbr(&mut ends.head, disk_bytes, sector, number, &mut fitted)
-        })
+        grow.map_or(Ok(()), |number| extend_mbr(&mut ends.head, room, sector, number, &mut fitted))
     };
     if let Err(why) = done {
         fitted.notes.push(why);
+    }
+    if let (Some(limit), Some(_)) = (room.limit_bytes, fitted.extended_to) {
+        fitted.notes.push(format!(
+            "the root was extended up to byte {limit}, where the lifeboat was; growpart extends it \
+             further"
+        ));
     }
     fitted
 }
 
 fn fit_gpt(
     ends: &mut Ends,
-    disk_bytes: u64,
+    room: Room,
     sector: u64,
     grow: Option<u32>,
     fitted: &mut Fitted,
 ) -> Result<(), String> {
     let left = |why: &str| format!("the image's GPT is left unchanged: {why}");
     let mut gpt = Gpt::read(&ends.head, sector).map_err(left)?;
-    let last = disk_bytes / sector - 1;
+    let last = room.disk_bytes / sector - 1;
     let backup_at = last
         .checked_sub(gpt.entries_sectors())
         .filter(|at| at * sector >= ends.tail_at)
@@ -69,7 +78,8 @@ fn fit_gpt(
         return Err(left("a partition reaches to where its backup would be"));
     }
     if let Some(number) = grow {
-        match gpt.extend(number, last_usable) {
+        let limit = room.limit_bytes.map_or(u64::MAX, |limit| (limit / sector).saturating_sub(1));
+        match gpt.extend(number, last_usable.min(limit)) {
             Ok(sectors) => fitted.extended_to = Some(sectors * sector),
             Err(why) => fitted.notes.push(why),
         }
@@ -229,7 +239,7 @@ fn protect(head: &mut [u8], last: u64) -> bool {
 /// Extend a primary partition of an MBR.
 fn extend_mbr(
     head: &mut [u8],
-    disk_bytes: u64,
+    room: Room,
     sector: u64,
     number: u32,
     fitted: &mut Fitted,
@@ -252,7 +262,8 @@ fn extend_mbr(
         return Err(not_last(number));
     }
     // A sector further than this has no number in such a table.
-    let end = (disk_bytes / sector).min(u64::from(u32::MAX));
+    let end = room.limit_bytes.unwrap_or(u64::MAX).min(room.disk_bytes) / sector;
+    let end = end.min(u64::from(u32::MAX));
     let step = ALIGNMENT / sector;
     let sectors = end.saturating_sub(first) / step * step;
     if sectors <= old {
@@ -274,7 +285,7 @@ fn not_last(number: u32) -> String {
 }
 
 fn no_room(number: u32) -> String {
-    format!("partition {number} reaches to the end of the disk already")
+    format!("partition {number} reaches to the end of the disk, or of what it may have, already")
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -289,7 +300,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::fit;
+    use super::{Room, fit};
     use crate::pipeline::ends::Ends;
 
     proptest! {
@@ -301,6 +312,7 @@ mod tests {
             image in 1_u64..5000,
             more in 0_u64..5000,
             large: bool,
+            limit in prop::option::of(0_u64..10_000),
         ) {
             let sector = if large { 4096 } else { 512 };
             let (image, disk) = (image * sector, (image + more) * sector);
@@ -312,7 +324,9 @@ mod tests {
                 ends.head[header..header + 8].copy_from_slice(b"EFI PART");
                 ends.head[510..512].copy_from_slice(&[0x55, 0xaa]);
             }
-            let _ = fit(&mut ends, image, disk, sector, grow);
+            let limit_bytes = limit.map(|limit| limit * sector);
+            let room = Room { image_bytes: image, disk_bytes: disk, limit_bytes };
+            let _ = fit(&mut ends, room, sector, grow);
         }
     }
 }

@@ -9,6 +9,7 @@ use holdfast_media::{lvm, rules};
 use crate::devices::{self, Device};
 use crate::disk::{self, Buffer, Disk};
 use crate::job::{DataDisk, Job, Pin};
+use crate::lifeboat::Lifeboat;
 use crate::volume_group::Aligned;
 use crate::{Context as _, Fault, Result, say, superblock};
 
@@ -17,13 +18,24 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How often to look.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// The disk that is written to.
+#[derive(Debug)]
+pub struct Claimed {
+    /// As sysfs shows it.
+    pub device: Device,
+    /// Open so that nobody else can use it.
+    pub disk: Disk,
+    /// The lifeboat, if that is what boots the disk now: then there is no old system any more.
+    pub lifeboat: Option<Lifeboat>,
+}
+
 /// Find the target, open it so that nobody else can use it, and let the kernel refuse writes to all
-/// other disks.
+/// other disks. It begins as it did when the machine was armed, or boots the lifeboat of the arming.
 ///
 /// # Errors
 /// A sentence about why no disk, more than one, or not this one may be written to.
-pub fn claim(job: &Job) -> Result<(Device, Disk)> {
-    let device = wait_for(&job.target, &job.data_disks)?;
+pub fn claim(job: &Job) -> Result<Claimed> {
+    let (device, lifeboat) = wait_for(job)?;
     for other in devices::all() {
         let own = other.name == device.name || other.disk.as_ref() == Some(&device.name);
         if !own {
@@ -33,13 +45,18 @@ pub fn claim(job: &Job) -> Result<(Device, Disk)> {
             ))?;
         }
     }
-    let disk = examine(&device, &job.data_disks, &job.target.volume_groups)?;
-    Ok((device, disk))
+    let disk = open(&device, &job.data_disks)?;
+    // What is left of the old system, and half of the new one, says nothing about whose the disk is.
+    if lifeboat.is_none() {
+        examine(&device, &disk, &job.target.volume_groups)?;
+    }
+    Ok(Claimed { device, disk, lifeboat })
 }
 
 /// Wait until the target is there, and the data disks as well: only then is it certain that no other
 /// disk looks like the target.
-fn wait_for(pin: &Pin, data: &[DataDisk]) -> Result<Device> {
+fn wait_for(job: &Job) -> Result<(Device, Option<Lifeboat>)> {
+    let (pin, data) = (&job.target, &job.data_disks);
     let deadline = Instant::now() + PATIENCE;
     loop {
         let disks: Vec<_> = devices::all().into_iter().filter(|d| d.partition.is_none()).collect();
@@ -49,27 +66,36 @@ fn wait_for(pin: &Pin, data: &[DataDisk]) -> Result<Device> {
             if !everything {
                 say!("not all data disks that the job names are there; going on without");
             }
-            return choose(pin, &candidates, &disks);
+            return choose(job, &candidates, &disks);
         }
         std::thread::sleep(PAUSE);
     }
 }
 
-fn choose(pin: &Pin, candidates: &[&Device], disks: &[Device]) -> Result<Device> {
+fn choose(
+    job: &Job,
+    candidates: &[&Device],
+    disks: &[Device],
+) -> Result<(Device, Option<Lifeboat>)> {
+    let pin = &job.target;
     let mut matching = Vec::new();
     for device in candidates {
         let disk = Disk::open(&device.path)?;
+        if let Some(lifeboat) = booted_lifeboat(job, &disk)? {
+            matching.push((*device, Some(lifeboat)));
+            continue;
+        }
         let mut head = Buffer::new(usize::try_from(pin.head_bytes).context("target.head_bytes")?);
         disk.read_at(&mut head, 0)?;
         if Sha256::of(&head) == pin.head_sha256 {
-            matching.push(*device);
+            matching.push((*device, None));
         } else {
             say!("{} does not begin as the target did when armed", device.describe());
         }
     }
-    match matching[..] {
-        [device] => Ok(device.clone()),
-        [] => {
+    match matching.len() {
+        1 => Ok(matching.remove(0)).map(|(device, lifeboat)| (device.clone(), lifeboat)),
+        0 => {
             let list: Vec<_> = disks.iter().map(Device::describe).collect();
             Err(Fault(format!(
                 "no disk is the one that was armed (serial {}, model {}, {} bytes, {}); there are: {}",
@@ -81,13 +107,21 @@ fn choose(pin: &Pin, candidates: &[&Device], disks: &[Device]) -> Result<Device>
             )))
         }
         _ => {
-            let list: Vec<_> = matching.iter().map(|device| device.describe()).collect();
+            let list: Vec<_> = matching.iter().map(|(device, _)| device.describe()).collect();
             Err(Fault(format!(
                 "several disks look like the one that was armed: {}",
                 list.join(", ")
             )))
         }
     }
+}
+
+/// The lifeboat of the job on a disk, if the disk boots it.
+fn booted_lifeboat(job: &Job, disk: &Disk) -> Result<Option<Lifeboat>> {
+    let Some(range) = job.lifeboat else { return Ok(None) };
+    // What is no lifeboat, or cannot be read, boots nothing.
+    let Ok(lifeboat) = Lifeboat::read(disk, range, &job.nonce) else { return Ok(None) };
+    Ok(lifeboat.boots(disk)?.then_some(lifeboat))
 }
 
 /// Whether all that sysfs reports of a disk is as pinned.
@@ -122,8 +156,8 @@ fn models_agree(one: &Option<String>, other: &Option<String>) -> bool {
     }
 }
 
-/// Prove that a disk holds nothing but a system that is to be replaced, and open it.
-fn examine(device: &Device, data: &[DataDisk], own: &[String]) -> Result<Disk> {
+/// Open a disk that no data are on, and that nobody uses.
+fn open(device: &Device, data: &[DataDisk]) -> Result<Disk> {
     let what = device.describe();
     let known = |wanted: &&DataDisk| wanted.serial.is_some() && same(wanted, device);
     if data.iter().any(|wanted| known(&wanted)) {
@@ -133,9 +167,14 @@ fn examine(device: &Device, data: &[DataDisk], own: &[String]) -> Result<Disk> {
     if !holders.is_empty() {
         return Err(Fault(format!("{what} is in use by {}", holders.join(", "))));
     }
-    let disk = Disk::open_exclusively(&device.path)
-        .context(format_args!("{what} cannot be opened for itself alone"))?;
-    if let Some(why) = rules::whole_disk(&what, &superblock::look(&disk)?.all) {
+    Disk::open_exclusively(&device.path)
+        .context(format_args!("{what} cannot be opened for itself alone"))
+}
+
+/// Prove that a disk holds nothing but a system that is to be replaced.
+fn examine(device: &Device, disk: &Disk, own: &[String]) -> Result<()> {
+    let what = device.describe();
+    if let Some(why) = rules::whole_disk(&what, &superblock::look(disk)?.all) {
         return Err(Fault(why));
     }
     let partitions: Vec<_> = devices::all()
@@ -155,7 +194,7 @@ fn examine(device: &Device, data: &[DataDisk], own: &[String]) -> Result<Disk> {
         members.extend(rules::partition_of_system(&name, &found, group.as_ref(), own, &on_disk));
     }
     if members.is_empty() {
-        Ok(disk)
+        Ok(())
     } else {
         Err(Fault(format!("on {what}, {}", members.join(", "))))
     }

@@ -19,7 +19,7 @@ use holdfast_imager::identity::Identity;
 use holdfast_imager::job::Job;
 use holdfast_imager::marker::Subject;
 use holdfast_imager::new_system::{NewSystem, check};
-use holdfast_imager::pipeline::{Blocks, replace::replace, verify::verify};
+use holdfast_imager::pipeline::{Blocks, Manner, replace::replace, verify::verify};
 use holdfast_imager::source::staged::Staged;
 use holdfast_imager::status::Status;
 use holdfast_imager::{Fault, Result};
@@ -143,7 +143,8 @@ fn case() -> Case {
 impl Case {
     fn replace(&self, disk: &Recorder, carry: impl FnOnce() -> Result<()>) -> Result<()> {
         let status = Status::new();
-        replace(&self.descriptor, &self.staged, &self.digests, disk, Some(1), &status, |_| carry())
+        let manner = Manner { grow: Some(1), ..Manner::default() };
+        replace(&self.descriptor, &self.staged, &self.digests, disk, manner, &status, |_| carry())
     }
 
     /// What the disk is to be in the end.
@@ -315,7 +316,8 @@ fn replaced_by(
     let (job, previous) = (job(), Sha256::of(b"kept"));
     let subject = Subject { job: &job, image: descriptor, previous: Some(&previous) };
     let system = NewSystem { subject, identity, status: &status };
-    replace(descriptor, &staged, &digests, &disk, grow, &status, |table| {
+    let manner = Manner { grow, ..Manner::default() };
+    replace(descriptor, &staged, &digests, &disk, manner, &status, |table| {
         system.finish(&disk, table, &directory.join("root"))?;
         let mut head = Buffer::new(MIB);
         disk.read_at(&mut head, 0)?;

@@ -11,7 +11,7 @@ use holdfast_engine::image::Descriptor;
 use holdfast_engine::image::describe::{Request, describe};
 use holdfast_imager::disk::Disk;
 use holdfast_imager::mount;
-use holdfast_imager::pipeline::{read_back::read_back, verify::verify, write};
+use holdfast_imager::pipeline::{Manner, read_back::read_back, verify::verify, write};
 use holdfast_imager::source::staged::Staged;
 use holdfast_imager::status::Status;
 use holdfast_imager::table::Fitted;
@@ -58,9 +58,10 @@ fn put(file: &Path, disk: &Loop, grow: Option<u32>) -> Fitted {
     let (image, staged, status) = (described(file), Staged::at(file.to_owned()), Status::new());
     let disk = Disk::open_exclusively(&disk.path).unwrap();
     let digests = verify(&image, &staged, &status).unwrap();
-    let written = write::write(&image, &staged, &digests, &disk, grow, &status).unwrap();
+    let manner = Manner { grow, ..Manner::default() };
+    let written = write::write(&image, &staged, &digests, &disk, manner, &status).unwrap();
     read_back(&image, &digests, &written, &disk, &status).unwrap();
-    write::complete(&written, &disk, &status).unwrap();
+    write::complete(&written, &disk, None, &status).unwrap();
     written.table
 }
 

@@ -16,7 +16,7 @@ use holdfast_imager::identity::Identity;
 use holdfast_imager::job::Job;
 use holdfast_imager::marker::Subject;
 use holdfast_imager::new_system::{NewSystem, check};
-use holdfast_imager::pipeline::{replace::replace, verify::verify};
+use holdfast_imager::pipeline::{Manner, replace::replace, verify::verify};
 use holdfast_imager::source::staged::Staged;
 use holdfast_imager::status::Status;
 use serde_json::json;
@@ -151,7 +151,8 @@ fn replaced(directory: &Path, sector: &str, image: &Descriptor) -> (std::path::P
     let subject = Subject { job: &job, image, previous: None };
     let system = NewSystem { subject, identity: &identity, status: &status };
     let grow = image.root_partition;
-    replace(image, &staged, &digests, &disk, grow, &status, |table| {
+    let manner = Manner { grow, ..Manner::default() };
+    replace(image, &staged, &digests, &disk, manner, &status, |table| {
         system.finish(&disk, table, &directory.join("root"))
     })
     .unwrap();

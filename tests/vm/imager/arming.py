@@ -91,6 +91,7 @@ class Arming:
             modules=[module.name for module in kernel.modules],
         )
         document = json.loads(made.document())
+        document["options"]["allow_unprotected"] = True
         self.change(document)
         return json.dumps(document).encode()
 

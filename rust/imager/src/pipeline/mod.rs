@@ -1,6 +1,7 @@
 //! Checking an image, writing it, and proving that the disk has it: reading, unpacking, digesting
 //! and writing run at the same time, in memory that is bounded whatever the image.
 
+pub mod differing;
 pub mod ends;
 pub mod read_back;
 pub mod replace;
@@ -13,8 +14,9 @@ use std::io::Read;
 use holdfast_engine::image::Descriptor;
 use holdfast_engine::image::descriptor::SECTOR;
 
-use crate::Result;
-use crate::disk::Disk;
+use crate::disk::{Buffer, Disk};
+use crate::lifeboat::Lifeboat;
+use crate::{Fault, Result};
 
 /// Where the image's packed bytes come from; asked anew for each pass.
 pub trait Supply: Sync {
@@ -98,6 +100,34 @@ impl Blocks for Disk {
     fn flush(&self) -> Result<()> {
         Self::flush(self)
     }
+}
+
+/// How a disk is written.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Manner<'a> {
+    /// The number of the partition to extend, if any.
+    pub grow: Option<u32>,
+    /// What the disk boots until it has the image, if there is anything.
+    pub lifeboat: Option<&'a Lifeboat>,
+    /// Whether to read what the disk has, and write only where it differs.
+    pub compare: bool,
+}
+
+/// Write a few bytes, and check that the disk has them; all that was written before is on the medium
+/// then, too. `what` names them in messages.
+///
+/// # Errors
+/// The disk's, or that it reads back differently.
+pub(crate) fn put(disk: &dyn Blocks, bytes: &[u8], at: u64, what: &str) -> Result<()> {
+    disk.write_at(bytes, at)?;
+    disk.flush()?;
+    let mut back = Buffer::new(bytes.len());
+    disk.read_at(&mut back, at)?;
+    if *bytes == *back { Ok(()) } else { Err(differs(what)) }
+}
+
+fn differs(what: &str) -> Fault {
+    Fault(format!("the {what} reads back differently than it was written"))
 }
 
 /// The most bytes at the disk's beginning that are written after everything else, so that no firmware

@@ -6,10 +6,14 @@ use holdfast_engine::image::{Descriptor, is_zero};
 use holdfast_engine::xxh64::xxh64;
 
 use super::ends::Ends;
-use super::{Blocks, Digests, HEAD_BYTES, Supply, head_bytes, stream, workers};
+use super::{
+    Blocks, Digests, HEAD_BYTES, Manner, Supply, differing, differs, head_bytes, put, stream,
+    workers,
+};
 use crate::disk::Buffer;
+use crate::lifeboat::Lifeboat;
 use crate::status::{Phase, Status, lock};
-use crate::table::{self, Fitted};
+use crate::table::{self, Fitted, Room};
 use crate::{Fault, Result};
 
 /// The largest range that is zeroed by one request, so that progress can be reported.
@@ -17,8 +21,8 @@ const ZERO_AT_ONCE: u64 = 64 << 20;
 /// Writes in flight.
 const IN_FLIGHT: usize = 4;
 /// Names of both ends, for messages.
-const BEGINNING: &str = "beginning";
-const END: &str = "end";
+const BEGINNING: &str = "beginning of the disk";
+const END: &str = "end of the disk";
 
 /// What was written, and what is still to be.
 #[derive(Debug)]
@@ -35,10 +39,10 @@ pub struct Written {
 }
 
 /// Write everything but what makes the disk boot: the rest of the image, zeros where it has none, and
-/// the disk's last MiB, where there are zeros or what `grow` and a larger disk make of the partition
+/// the disk's last MiB, where there are zeros or what a grown root and a larger disk make of the partition
 /// table. What made the old disk boot goes first: its system may have the image's layout, and would
-/// boot what is not complete. All is durable when this returns. `grow` is the number of the partition to
-/// extend, if any.
+/// boot what is not complete. With a lifeboat the sectors up to its switch stay: it boots by them. All
+/// is durable when this returns.
 ///
 /// # Errors
 /// The disk's or the source's; what was written is not undone.
@@ -47,20 +51,21 @@ pub fn write(
     supply: &dyn Supply,
     digests: &Digests,
     disk: &dyn Blocks,
-    grow: Option<u32>,
+    manner: Manner<'_>,
     status: &Status,
 ) -> Result<Written> {
     status.enter(Phase::Writing, image.size_bytes);
     status.begin_writing();
     let ends = Ends::new(head_bytes(image), disk.size_bytes());
-    clear(disk, 0, HEAD_BYTES.min(image.size_bytes), BEGINNING)?;
+    let kept = manner.lifeboat.map_or(0, Lifeboat::kept_bytes);
+    clear(disk, kept, HEAD_BYTES.min(image.size_bytes).saturating_sub(kept), BEGINNING)?;
     if !ends.tail.is_empty() {
         let sector = disk.sector_bytes();
         clear(disk, disk.size_bytes() - sector, sector, END)?;
     }
     for (from, length) in image.zero_ranges() {
         let middle = ends.between(from, length);
-        zero(disk, from + middle.start as u64, middle.len() as u64, status)?;
+        zero(disk, from + middle.start as u64, middle.len() as u64, manner.compare, status)?;
     }
     let ends = Mutex::new(ends);
     stream::pass(image, supply, workers(IN_FLIGHT), &|index, piece, bytes| {
@@ -79,8 +84,11 @@ pub fn write(
         }
         if piece.digest.is_some() {
             if !middle.is_empty() {
-                disk.write_at(&bytes[middle.clone()], piece.offset + middle.start as u64)?;
-                status.wrote(middle.len() as u64);
+                let (at, bytes) = (piece.offset + middle.start as u64, &bytes[middle]);
+                status.wrote(match manner.compare {
+                    true => differing::write(disk, bytes, at)?,
+                    false => disk.write_at(bytes, at).map(|()| bytes.len() as u64)?,
+                });
             }
             status.advance(piece.length);
         }
@@ -89,7 +97,13 @@ pub fn write(
     let image_ends = ends.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut ends = image_ends.clone();
     let sector = disk.sector_bytes();
-    let table = table::fit(&mut ends, image.size_bytes, disk.size_bytes(), sector, grow);
+    let room = Room {
+        image_bytes: image.size_bytes,
+        disk_bytes: disk.size_bytes(),
+        // The lifeboat is no part of a partition while it may be booted.
+        limit_bytes: manner.lifeboat.map(|lifeboat| lifeboat.range().offset_bytes),
+    };
+    let table = table::fit(&mut ends, room, sector, manner.grow);
     let backup = take_backup(&mut ends.tail, sector as usize);
     if is_zero(&ends.tail) {
         disk.zero(ends.tail_at, ends.tail.len() as u64)?;
@@ -102,24 +116,30 @@ pub fn write(
     Ok(Written { image: image_ends, disk: ends, backup, table })
 }
 
-/// Write what makes the disk boot, the first MiB last, and check that the disk has it.
+/// Write what makes the disk boot, the first MiB last, and check that the disk has it. With a lifeboat
+/// the sector that boots it is the last one, by itself; `fenced` is the disk without that sector.
 ///
 /// # Errors
 /// The disk's, or that it reads back differently.
-pub fn complete(written: &Written, disk: &dyn Blocks, status: &Status) -> Result<()> {
+pub fn complete(
+    written: &Written,
+    disk: &dyn Blocks,
+    fenced: Option<(&Lifeboat, &dyn Blocks)>,
+    status: &Status,
+) -> Result<()> {
+    let others = fenced.map_or(disk, |(_, fenced)| fenced);
     if let Some(backup) = &written.backup {
-        put(disk, backup, disk.size_bytes() - disk.sector_bytes(), END, status)?;
+        put(others, backup, disk.size_bytes() - disk.sector_bytes(), END)?;
+        status.wrote(backup.len() as u64);
     }
-    put(disk, &written.disk.head, 0, BEGINNING, status)
-}
-
-fn put(disk: &dyn Blocks, bytes: &Buffer, at: u64, what: &str, status: &Status) -> Result<()> {
-    disk.write_at(bytes, at)?;
-    disk.flush()?;
-    status.wrote(bytes.len() as u64);
-    let mut back = Buffer::new(bytes.len());
-    disk.read_at(&mut back, at)?;
-    if **bytes == *back { Ok(()) } else { Err(differs(what)) }
+    let kept = fenced.map_or(0, |(lifeboat, _)| lifeboat.kept_bytes());
+    let rest = written.disk.head.get(kept as usize..).unwrap_or_default();
+    if !rest.is_empty() {
+        put(others, rest, kept, BEGINNING)?;
+        status.wrote(rest.len() as u64);
+    }
+    fenced
+        .map_or(Ok(()), |(lifeboat, _)| lifeboat.switch_to_image(&written.disk.head, disk, status))
 }
 
 /// Zero what makes a disk boot, and check that it is gone.
@@ -129,10 +149,6 @@ fn clear(disk: &dyn Blocks, at: u64, length: u64, what: &str) -> Result<()> {
     let mut back = Buffer::new(length as usize);
     disk.read_at(&mut back, at)?;
     if is_zero(&back) { Ok(()) } else { Err(differs(what)) }
-}
-
-fn differs(what: &str) -> Fault {
-    Fault(format!("the {what} of the disk reads back differently than it was written"))
 }
 
 /// Take a backup header of a GPT out of the disk's last sector.
@@ -148,12 +164,15 @@ fn take_backup(tail: &mut Buffer, sector: usize) -> Option<Buffer> {
     Some(backup)
 }
 
-fn zero(disk: &dyn Blocks, from: u64, length: u64, status: &Status) -> Result<()> {
+fn zero(disk: &dyn Blocks, from: u64, length: u64, compare: bool, status: &Status) -> Result<()> {
     let end = from + length;
     let mut at = from;
     while at < end {
         let length = (end - at).min(ZERO_AT_ONCE);
-        disk.zero(at, length)?;
+        match compare {
+            true => differing::zero(disk, at, length)?,
+            false => disk.zero(at, length)?,
+        }
         status.advance(length);
         at += length;
     }

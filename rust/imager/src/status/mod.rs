@@ -92,8 +92,22 @@ pub struct Status {
     bytes_written: AtomicU64,
     last_progress: AtomicU64,
     retries: AtomicU64,
+    resumed: AtomicU64,
     first_write: AtomicBool,
     ended: AtomicBool,
+    /// When something last happened, and how many waits are announced.
+    life: Mutex<(Instant, usize)>,
+}
+
+/// A wait of unknown length in which nothing happens; announced until it is dropped.
+#[derive(Debug)]
+pub struct Silence<'a>(&'a Status);
+
+impl Drop for Silence<'_> {
+    fn drop(&mut self) {
+        let mut life = lock(&self.0.life);
+        *life = (Instant::now(), life.1 - 1);
+    }
 }
 
 impl Default for Status {
@@ -122,6 +136,8 @@ impl Status {
             bytes_written: AtomicU64::new(0),
             last_progress: AtomicU64::new(clock::now()),
             retries: AtomicU64::new(0),
+            resumed: AtomicU64::new(0),
+            life: Mutex::new((Instant::now(), 0)),
             first_write: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         }
@@ -219,6 +235,33 @@ impl Status {
     /// Count a try that failed.
     pub fn retry(&self) {
         self.retries.fetch_add(1, Ordering::Relaxed);
+        self.lives();
+    }
+
+    /// How many times the imager was booted from the lifeboat.
+    pub fn resumed(&self) -> u64 {
+        self.resumed.load(Ordering::Relaxed)
+    }
+
+    /// Note how many times the imager was booted from the lifeboat.
+    pub fn set_resumed(&self, times: u64) {
+        self.resumed.store(times, Ordering::Relaxed);
+    }
+
+    /// Announce that nothing may happen for as long as the answer lives.
+    pub fn expect_silence(&self) -> Silence<'_> {
+        lock(&self.life).1 += 1;
+        Silence(self)
+    }
+
+    /// For how long nothing has happened that was not announced.
+    pub fn silent_for(&self) -> Duration {
+        let (since, announced) = *lock(&self.life);
+        if announced > 0 { Duration::ZERO } else { since.elapsed() }
+    }
+
+    fn lives(&self) {
+        lock(&self.life).0 = Instant::now();
     }
 
     /// From here on there is no way back.
@@ -275,6 +318,7 @@ impl Status {
             "phases": self.finished(),
             "first_write": self.first_write(),
             "retries": self.retries(),
+            "resumed": self.resumed(),
             "problems": *lock(&self.problems),
             "notes": *lock(&self.notes),
             "log": log::recent(),
@@ -310,6 +354,7 @@ impl Status {
 
     fn progressed(&self) {
         self.last_progress.store(clock::now(), Ordering::Relaxed);
+        self.lives();
     }
 }
 
