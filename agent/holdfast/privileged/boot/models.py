@@ -99,6 +99,8 @@ class ArmRequest(_Request):
     """Extend the root partition and its file system to the end of the disk."""
     save_previous: AbsolutePath | None = None
     """The directory, not there yet, in which the imager keeps the old disk as an image."""
+    allow_unprotected: bool = False
+    """Arm it although there is no place for a lifeboat: a power cut may then cost the disk."""
     dry_run: bool = False
     """Check everything that arming would check, and write nothing."""
 
@@ -116,6 +118,12 @@ class DisarmRequest(_Request):
     """Take an arming back; does nothing where there is none."""
 
     do: Literal["disarm"] = "disarm"
+
+
+class ForgetLifeboatRequest(_Request):
+    """Wipe what the imager left of the lifeboat, in the system that it wrote."""
+
+    do: Literal["forget_lifeboat"] = "forget_lifeboat"
 
 
 class OutcomeRequest(_Request):
@@ -167,6 +175,9 @@ class ExplainRequest(_Request):
     """The content of the image's descriptor, as JSON; the digests of chunks may be left out."""
     source: ImageSource | None = None
     allow_kexec: bool = False
+    allow_unprotected: bool = False
+    require_lifeboat: bool = False
+    """Root forbids `allow_unprotected`."""
 
 
 class _Report(BaseModel, defer_build=True):
@@ -286,6 +297,24 @@ class CarriedItem(_Report):
     """Sentences: what was left out and why."""
 
 
+LifeboatKind = Literal["file", "tail", "none"]
+"""Blocks of a file of the old system, a range without a partition, or nothing."""
+
+
+class LifeboatReport(_Report):
+    """Where the lifeboat is, or would be: what boots after a power cut while the disk is written.
+
+    Offset and length are bytes of the target.
+    """
+
+    kind: LifeboatKind
+    offset_bytes: int | None = None
+    """None where only arming determines it."""
+    length_bytes: int | None = None
+    reason: str | None = None
+    """Sentences: why there is none, or what is not known yet."""
+
+
 class BootReport(_Report):
     """What arming finds on this machine and would do."""
 
@@ -304,6 +333,8 @@ class BootReport(_Report):
     """Sentences: why arming would be refused."""
     unknown: list[str]
     """Sentences: what only a process with more rights can determine."""
+    lifeboat: LifeboatReport | None = None
+    """None where the image is not known."""
 
     @property
     def target(self) -> Disk | None:
@@ -330,6 +361,7 @@ class ArmReport(_Report):
     """Whether GRUB's own code finds all of it; None where grub-fstest is not installed."""
     trial: list[TrialRow] = []
     """What was tried of the new root before anything was written."""
+    lifeboat: LifeboatReport | None = None
 
 
 class TrialReport(_Report):
@@ -356,6 +388,13 @@ class DisarmReport(_Report):
     """Paths of files that another program changed meanwhile: only what is ours was removed."""
     removed: list[str]
     notes: list[str] = []
+
+
+class ForgottenReport(_Report):
+    """What was done about a lifeboat that was left in the new system."""
+
+    notes: list[str] = []
+    """Sentences: what was not done; none if nothing is left."""
 
 
 class OutcomeRecord(_Report):
@@ -398,4 +437,5 @@ BootRequest = (
     | RebootRequest
     | InhibitorsRequest
     | UnitRequest
+    | ForgetLifeboatRequest
 )

@@ -16,8 +16,9 @@ _HEADER = struct.Struct("=QQIIII")
 _EXTENT = struct.Struct("=QQQQQIIII")
 _AT_ONCE = 512
 _LAST = 0x1
-# unknown, delayed, encoded, encrypted, not aligned, inline, tail, unwritten.
-_NOT_IN_PLACE = 0x2 | 0x4 | 0x8 | 0x80 | 0x100 | 0x200 | 0x400 | 0x800
+# unknown, delayed, encoded, encrypted, not aligned, inline, tail.
+_NOT_IN_PLACE = 0x2 | 0x4 | 0x8 | 0x80 | 0x100 | 0x200 | 0x400
+_UNWRITTEN = 0x800
 
 
 @dataclass(frozen=True)
@@ -29,11 +30,13 @@ class Extent:
     length: int
 
 
-def extents_of(path: Path) -> Sequence[Extent]:
+def extents_of(path: Path, *, unwritten: bool = False) -> Sequence[Extent]:
     """Return the extents of a file, neighbours on the disk joined, holes left out.
 
+    With `unwritten` also those that are allocated and read as zeros, whatever the device has.
     Raises `OSError`: `EINVAL` with a reason where not all of its bytes are plainly on the device.
     """
+    refused = _NOT_IN_PLACE if unwritten else _NOT_IN_PLACE | _UNWRITTEN
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         found: list[Extent] = []
@@ -48,7 +51,7 @@ def extents_of(path: Path) -> Sequence[Extent]:
             for number in range(mapped):
                 fields = _EXTENT.unpack_from(buffer, _HEADER.size + number * _EXTENT.size)
                 offset, place, length, flags = fields[0], fields[1], fields[2], fields[5]
-                if flags & _NOT_IN_PLACE:
+                if flags & refused:
                     reason = f"its bytes are not plainly on the disk (FIEMAP flags {flags:#x})"
                     raise OSError(errno.EINVAL, reason, str(path))
                 append(found, Extent(offset, place, length))

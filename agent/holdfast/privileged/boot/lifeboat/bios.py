@@ -36,7 +36,7 @@ _NEEDED = ("boot.img", "diskboot.img", "kernel.img", "lzma_decompress.img", "mod
 _MODULES = ("biosdisk", "linux", "reboot")
 _PATH = "/usr/bin:/usr/sbin:/bin:/sbin"
 _SECONDS = 60.0
-_MOST_CORE = 0x78000 - 0x8000
+MOST_CORE = 0x78000 - 0x8000
 """Bytes of conventional memory that a core image may take."""
 _CORE_SECTOR, _DRIVE_CHECK, _CODE = 0x5C, 0x66, 440
 _NOPS = b"\x90\x90"
@@ -136,7 +136,7 @@ def _core(modules: Path, configuration: bytes) -> bytes:
             env={"PATH": _PATH, "LC_ALL": "C"},
         )
         core = wrote.read()
-    if done.returncode != 0 or not 2 * SECTOR < len(core) < _MOST_CORE:
+    if done.returncode != 0 or not 2 * SECTOR < len(core) < MOST_CORE:
         said = " ".join(done.stderr.split()) or f"{len(core)} bytes"
         raise LifeboatError(f"{tool} made no core image of GRUB: {said}.")
     return core

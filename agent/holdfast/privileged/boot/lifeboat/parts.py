@@ -143,6 +143,26 @@ def header_nonce(content: bytes) -> str | None:
     return nonce if known and isinstance(nonce, str) else None
 
 
+def described(content: bytes, nonce: str, region: Region) -> Sequence[PartRecord] | None:
+    """Return what a header describes, the switch sector among it; None if it is of another arming.
+
+    All of it is within the region.
+    """
+    if header_nonce(content) != nonce:
+        return None
+    document = json.loads(content.partition(b"\n")[0])
+    try:
+        switch = {"name": "switch", "length_bytes": document["sector_bytes"]} | document["switch"]
+        switch.pop("lba")
+        found = [PartRecord(**part) for part in (switch, *document["parts"])]
+        inside = all(
+            0 <= one.offset_bytes <= region.length_bytes - one.length_bytes for one in found
+        )
+    except (KeyError, TypeError):
+        return None
+    return found if inside else None
+
+
 def aligned(length: int) -> int:
     """Round up to a multiple of `ALIGNED`."""
     return -(-length // ALIGNED) * ALIGNED

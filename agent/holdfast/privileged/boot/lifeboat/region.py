@@ -20,6 +20,7 @@ from holdfast.privileged.boot.lifeboat.parts import (
     PartRecord,
     Parts,
     Region,
+    described,
     header,
     header_nonce,
 )
@@ -99,6 +100,22 @@ def check(
             for chunk in read_raw(
                 file, region.offset_bytes + record.offset_bytes, record.length_bytes
             ):
+                digest.update(chunk)
+            if digest.hexdigest() != record.sha256:
+                raise _differs(device)
+
+
+def verify(device: Path, region: Region, nonce: str) -> None:
+    """Raise `OSError` unless a region on the device has the whole lifeboat of an arming."""
+    with raw(device) as file:
+        content = b"".join(read_raw(file, region.offset_bytes, HEADER_BYTES))
+        found = described(content, nonce, region)
+        if found is None:
+            raise _differs(device)
+        for record in found:
+            digest = hashlib.sha256()
+            start = region.offset_bytes + record.offset_bytes
+            for chunk in read_raw(file, start, record.length_bytes):
                 digest.update(chunk)
             if digest.hexdigest() != record.sha256:
                 raise _differs(device)

@@ -1,0 +1,115 @@
+"""Which ranges of a disk nothing of the running system needs: its partition tables and the kernel.
+
+Both are asked, since the kernel may know of partitions that the table does not have any more, and
+shows an extended partition as its first sectors only.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from holdfast.node.machine_files import MachineFiles
+from holdfast.privileged.boot.disk.read_back import raw, read_raw
+from holdfast.privileged.boot.lifeboat.parts import ALIGNED, END_BYTES, Region, aligned
+
+_ENTRIES_AT, _ENTRY_BYTES = 446, 16
+_MOST_ENTRIES, _MOST_ENTRY_BYTES = 1024, 4096
+_HEADER = struct.Struct("<8sIIIIQQQQ16sQII")  # UEFI Specification 2.10, 5.3.2
+
+
+def beyond_image(image_bytes: int, disk_bytes: int) -> Region | None:
+    """Return the range of a disk that an image does not write; None where there is none."""
+    start = max(aligned(image_bytes), END_BYTES)
+    end = (disk_bytes - END_BYTES) // ALIGNED * ALIGNED
+    return Region(start, end - start) if end > start else None
+
+
+def overlap(one: Region, other: Region) -> Region | None:
+    """Return what two ranges have in common, at the alignment of a lifeboat's region."""
+    start = aligned(max(one.offset_bytes, other.offset_bytes))
+    end = min(one.end_bytes, other.end_bytes) // ALIGNED * ALIGNED
+    return Region(start, end - start) if end > start else None
+
+
+def gaps(taken: Sequence[Region], within: Region) -> Sequence[Region]:
+    """Return the ranges of `within` that are not taken, in the order of the disk."""
+    found, at = [], within.offset_bytes
+    for region in sorted(taken, key=lambda region: region.offset_bytes):
+        if region.offset_bytes > at:
+            free = overlap(Region(at, region.offset_bytes - at), within)
+            found += [] if free is None else [free]
+        at = max(at, region.end_bytes)
+    rest = overlap(Region(at, within.end_bytes - at), within) if at < within.end_bytes else None
+    return [*found, *([] if rest is None else [rest])]
+
+
+def partitions(machine: MachineFiles, disk: str) -> Sequence[Region]:
+    """Return the partitions of a disk that the kernel knows."""
+    sysfs = machine.sysfs(udev=False)
+    found = []
+    for name in sysfs.partitions(disk):
+        device = sysfs.describe(name)
+        if device is not None and device.size_bytes:
+            found.append(Region(sysfs.start_bytes(name), device.size_bytes))
+    return found
+
+
+def tables(device: Path, sector_bytes: int) -> Sequence[Region]:
+    """Return what the tables on a disk have in use, and where they are themselves.
+
+    Raises `OSError`; `EINVAL` for a table that cannot be understood.
+    """
+    with raw(device) as file:
+        first = b"".join(read_raw(file, 0, 512))
+        found = [Region(0, 1 << 20)]
+        if first[510:] == b"\x55\xaa":
+            found += _of_mbr(first, sector_bytes)
+        header = _gpt_header(file, 1, sector_bytes)
+        if header is None:
+            return found
+        found += _of_gpt(file, header, sector_bytes, device)
+        # It is not at the end of a disk that was enlarged since.
+        other = _gpt_header(file, header[6], sector_bytes)
+        if other is not None:
+            found += _of_gpt(file, other, sector_bytes, device)
+    return found
+
+
+def _of_mbr(sector: bytes, sector_bytes: int) -> Iterator[Region]:
+    for number in range(4):
+        at = _ENTRIES_AT + number * _ENTRY_BYTES
+        kind = sector[at + 4]
+        start, count = struct.unpack_from("<II", sector, at + 8)
+        # 0xee protects a GPT, which has what is in use.
+        if kind not in (0, 0xEE) and count:
+            yield Region(start * sector_bytes, count * sector_bytes)
+
+
+def _gpt_header(file: int, lba: int, sector_bytes: int) -> tuple[int, ...] | None:
+    try:
+        content = b"".join(read_raw(file, lba * sector_bytes, 512))
+    except OSError as error:
+        if error.errno == errno.EIO:  # beyond the end of the disk
+            return None
+        raise
+    fields = _HEADER.unpack_from(content)
+    return fields if fields[0] == b"EFI PART" and fields[5] == lba else None
+
+
+def _of_gpt(
+    file: int, header: tuple[int, ...], sector_bytes: int, device: Path
+) -> Iterator[Region]:
+    own, at, count, size = header[5], *header[10:13]
+    if not 128 <= size <= _MOST_ENTRY_BYTES or count > _MOST_ENTRIES:
+        raise OSError(errno.EINVAL, "its partition table cannot be understood", str(device))
+    yield Region(own * sector_bytes, sector_bytes)
+    yield Region(at * sector_bytes, count * size)
+    entries = b"".join(read_raw(file, at * sector_bytes, count * size))
+    for number in range(count):
+        entry = entries[number * size :][:128]
+        if any(entry[:16]):
+            start, last = struct.unpack_from("<QQ", entry, 32)
+            yield Region(start * sector_bytes, max(last - start + 1, 0) * sector_bytes)
