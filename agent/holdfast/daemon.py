@@ -189,6 +189,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         degraded=degraded,
         notes=notes,
         allow_kexec=settings.reimage.allow_kexec,
+        require_lifeboat=settings.reimage.require_lifeboat,
         lock=fleet_lock_of(settings, node.place),
         rules=rules_of(settings, node.place),
         record=audit.record_event,

@@ -69,6 +69,8 @@ class BootDisk:
     boot_number: int
     boot_on_root: bool
     policy: Policy = POLICY
+    firmware: bool = False
+    """It booted with UEFI: without a GPT there is no lifeboat for it."""
 
     @property
     def root(self) -> Path:
@@ -112,7 +114,7 @@ class BootDisk:
         where.mkdir(parents=True)
         for name, value in variables.items():
             (where / name.replace("_", "-")).write_bytes(b"\7\0\0\0" + value)
-        return replace(self, machine=replace(self.machine, sys=sys))
+        return replace(self, machine=replace(self.machine, sys=sys), firmware=True)
 
     def request(self, **changes: object) -> ArmRequest:
         """Stage a small image's descriptor and make a request to arm for it."""
@@ -128,6 +130,8 @@ class BootDisk:
             "source": NetworkImage(url="http://10.0.2.2/disk.raw"),
             "identity": ["ssh_host_keys", "machine_id", "hostname", "holdfast"],
         }
+        if self.firmware:
+            fields["allow_unprotected"] = True
         return ArmRequest.model_validate(fields | changes)
 
     def state(self) -> dict[str, object]:

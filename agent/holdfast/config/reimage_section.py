@@ -112,6 +112,12 @@ class ReimageSettings(Section):
         description="Have the running kernel start the imager where no boot loader can boot it "
         "once. Without a firmware in between some devices do not start again; never on Xen.",
     )
+    require_lifeboat: bool = Field(
+        default=False,
+        description="Arm nothing that a power cut could leave without a system that boots, "
+        "whatever a request says. There is then no rollback to a kept system either: it is as "
+        "large as the disk, which leaves no place for a lifeboat.",
+    )
     imager: AbsolutePath = Field(
         default=Path("/usr/lib/holdfast/imager/holdfast-imager"),
         description="The program that writes images; in a checkout target/imager/holdfast-imager.",

@@ -16,6 +16,8 @@ from holdfast.privileged.boot.models import (
     ArmRequest,
     DisarmReport,
     DisarmRequest,
+    ForgetLifeboatRequest,
+    ForgottenReport,
     IdentityEvidence,
     IdentityRequest,
     Inhibitor,
@@ -88,6 +90,10 @@ class Helper:
     def disarm(self) -> DisarmReport:
         """Have an arming reverted. Raises `OSError` or `Refused`."""
         return self._present(self._ask(DisarmRequest()).disarm)
+
+    def forget_lifeboat(self) -> ForgottenReport:
+        """Have what is left of the lifeboat wiped in the new system. Raises `OSError`."""
+        return self._present(self._ask(ForgetLifeboatRequest()).forgotten)
 
     def boot_outcome(self) -> OutcomeReport:
         """Have it read what the imager left, and whether it is armed. Raises `OSError`."""

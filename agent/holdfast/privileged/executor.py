@@ -13,6 +13,7 @@ from holdfast.privileged.boot.models import (
     ArmReport,
     ArmRequest,
     DisarmReport,
+    ForgottenReport,
     IdentityEvidence,
     Inhibitor,
     OutcomeReport,
@@ -71,6 +72,12 @@ class Privileged(Protocol):
         """Take an arming back, byte for byte; does nothing where there is none.
 
         Raises `OSError`, and `Refused` for what it does not know how to undo.
+        """
+
+    def forget_lifeboat(self) -> ForgottenReport:
+        """Wipe what the imager left of the lifeboat in the system that it wrote, if it did.
+
+        Raises `OSError`.
         """
 
     def boot_outcome(self) -> OutcomeReport:
@@ -140,6 +147,10 @@ class LocalExecutor:
     def disarm(self) -> DisarmReport:
         """Take an arming back, byte for byte; does nothing where there is none."""
         return self._boot.disarm()
+
+    def forget_lifeboat(self) -> ForgottenReport:
+        """Wipe what the imager left of the lifeboat in the system that it wrote, if it did."""
+        return self._boot.forget_lifeboat()
 
     def boot_outcome(self) -> OutcomeReport:
         """Read what the imager left behind, and whether it is armed now."""

@@ -31,6 +31,7 @@ from holdfast.privileged.allowed import AllowList
 from holdfast.privileged.boot.models import (
     ArmRequest,
     DisarmRequest,
+    ForgetLifeboatRequest,
     IdentityRequest,
     InhibitorsRequest,
     OutcomeRequest,
@@ -269,7 +270,12 @@ class HelperServer:
                     return Answer(trial=self._executor.try_image(request))
 
     def _do_boot(
-        self, request: ArmRequest | DisarmRequest | OutcomeRequest | RebootRequest
+        self,
+        request: ArmRequest
+        | DisarmRequest
+        | ForgetLifeboatRequest
+        | OutcomeRequest
+        | RebootRequest,
     ) -> Answer:
         match request:
             case ArmRequest():
@@ -281,6 +287,8 @@ class HelperServer:
                 disarmed = self._executor.disarm()
                 log.info("disarmed: %s", disarmed.model_dump_json())
                 return Answer(disarm=disarmed)
+            case ForgetLifeboatRequest():
+                return Answer(forgotten=self._executor.forget_lifeboat())
             case OutcomeRequest():
                 return Answer(outcome=self._executor.boot_outcome())
             case RebootRequest():

@@ -14,6 +14,8 @@ from holdfast.privileged.boot.models import (
     ArmRequest,
     DisarmReport,
     DisarmRequest,
+    ForgetLifeboatRequest,
+    ForgottenReport,
     IdentityEvidence,
     IdentityRequest,
     Inhibitor,
@@ -82,6 +84,7 @@ AnyRequest = (
     | RebootRequest
     | InhibitorsRequest
     | UnitRequest
+    | ForgetLifeboatRequest
 )
 Request = Annotated[AnyRequest, Field(discriminator="do")]
 
@@ -112,6 +115,7 @@ class Answer(BaseModel, defer_build=True):
     outcome: OutcomeReport | None = None
     evidence: IdentityEvidence | None = None
     trial: TrialReport | None = None
+    forgotten: ForgottenReport | None = None
 
 
 class LineError(Exception):

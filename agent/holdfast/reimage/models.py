@@ -10,7 +10,13 @@ from holdfast.config.confirm_when import CheckKind
 from holdfast.node.models import Disk
 from holdfast.operations.model import Timestamp
 from holdfast.operations.results import OperationResult, Outcome
-from holdfast.privileged.boot.models import BootMode, CarriedItem, FileReport, IdentityName
+from holdfast.privileged.boot.models import (
+    BootMode,
+    CarriedItem,
+    FileReport,
+    IdentityName,
+    LifeboatReport,
+)
 from holdfast.privileged.trial.models import TrialRow
 from holdfast.records.models import Bytes, Request
 from holdfast.reimage.interlock.models import InterlockReport
@@ -75,6 +81,11 @@ class StageRequest(Request):
         description="Keep the old system's disk as an image on the data volume, to be rolled back "
         "to; if it cannot be kept, nothing is written.",
     )
+    allow_unprotected: bool = Field(
+        default=False,
+        description="Write the disk although it has no place for a lifeboat, without which a "
+        "power cut during the write leaves a disk that does not boot.",
+    )
     rollback: Literal["never", "automatic"] = Field(
         default="never",
         description="`automatic`: unless it is confirmed in time, the new system's holdfast puts "
@@ -127,6 +138,11 @@ class RollbackRequest(AttemptRequest):
         min_length=1,
         max_length=64,
         description="A manifest to verify the data by once it runs again, or `latest`.",
+    )
+    allow_unprotected: bool = Field(
+        default=False,
+        description="Write the disk without a lifeboat. The kept system is as large as the disk, "
+        "so that there is never a place for one.",
     )
     confirm: Literal["auto", "manual"] = Field(
         default="auto",
@@ -246,6 +262,12 @@ class Machine(BaseModel, defer_build=True):
     loses: list[str] = Field(description="What else is on the target and would be lost.")
     unknown: list[str] = Field(description="What only the arming can determine, with its rights.")
     space: list[SpaceReport]
+    lifeboat: LifeboatReport | None = Field(
+        default=None,
+        description="Where the lifeboat is or would be: `file`, blocks of a file of this system; "
+        "`tail`, a range without a partition; `none`, and `reason`. `offset_bytes` is null where "
+        "only arming can determine it. Null where the image is not known.",
+    )
     blocked: list[str] = Field(description="Every reason why this machine is not re-imaged.")
 
 
@@ -282,6 +304,13 @@ class Phase(BaseModel, defer_build=True):
     bytes: Bytes = 0
 
 
+class LifeboatRange(BaseModel, defer_build=True):
+    """A range of the disk."""
+
+    offset_bytes: Bytes
+    length_bytes: Bytes
+
+
 class ImagerReport(BaseModel, defer_build=True):
     """What the imager did, as it reported to the new system."""
 
@@ -290,6 +319,12 @@ class ImagerReport(BaseModel, defer_build=True):
     bytes_written: Bytes = 0
     bytes_mapped: Bytes = 0
     memory_peak_bytes: Bytes = 0
+    resumed: int = Field(
+        default=0, description="How often it was booted from the lifeboat, as after a power cut."
+    )
+    lifeboat: LifeboatRange | None = Field(
+        default=None, description="Where the lifeboat was; null without one."
+    )
     notes: list[str] = Field(
         default_factory=list, description="Of the partition table, the root, and the old disk."
     )

@@ -25,6 +25,7 @@ from holdfast.reimage.checks import PostBootChecks
 from holdfast.reimage.confirmation_clock import ConfirmationClock
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.images.library import Obtained
+from holdfast.reimage.lifeboat import forget_lifeboat
 from holdfast.reimage.models import (
     ConfirmRequest,
     ImagerReport,
@@ -61,7 +62,7 @@ class ReimageOperation:
         images: ImageLibrary,
         trials: Trials,
         examiner: PostBootChecks,
-        describe: Callable[[ImageSummary | None, str | None], Machine],
+        describe: Callable[[ImageSummary | None, str | None, StageRequest | None], Machine],
         usable: Callable[[], None],
         state_dir: Path,
         clock: ConfirmationClock,
@@ -225,7 +226,7 @@ class ReimageOperation:
         problems = preflight.image_problems(image, request, content)
         directory = self._attempt.store.image_directory(found.sha256)
         source = content if request.mode == "network" else str(directory / "image")
-        problems += self._describe(image, source).blocked
+        problems += self._describe(image, source, request).blocked
         problems += self._saving_problems(request, image, directory)
         trial = self._trials.network(image) if request.mode == "network" else []
         problems += failures(trial)
@@ -295,6 +296,7 @@ class ReimageOperation:
             )
         if job.request.confirm == "auto" or attempt != "first":
             self._attempt.confirmed("All checks passed.")
+            forget_lifeboat(job, self._privileged)
 
     def _recheck(self, context: Context[ConfirmRequest]) -> ReimageResult:
         """Check a new system again that was not confirmed, or was not recognised."""

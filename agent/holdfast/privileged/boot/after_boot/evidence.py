@@ -17,6 +17,7 @@ from holdfast.node.guarded import why_unguarded
 from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.after_boot.blame import Logs
 from holdfast.privileged.boot.after_boot.progress import boot_progress
+from holdfast.privileged.boot.lifeboat.parts import Region
 from holdfast.privileged.boot.models import FileEvidence, IdentityEvidence, PlacedFile
 
 MARKER = "/etc/holdfast/reimaged.json"
@@ -32,9 +33,15 @@ class _Identity(BaseModel, defer_build=True):
     files: list[PlacedFile] | None = None
 
 
+class _Lifeboat(BaseModel, defer_build=True):
+    offset_bytes: int
+    length_bytes: int
+
+
 class _Marker(BaseModel, defer_build=True):
     nonce: str
     identity: _Identity
+    lifeboat: _Lifeboat | None = None
 
 
 def identity_evidence(machine: MachineFiles, *, compare: bool) -> IdentityEvidence:
@@ -63,6 +70,21 @@ def identity_evidence(machine: MachineFiles, *, compare: bool) -> IdentityEviden
         where = f"{error.filename} " if error.filename else ""
         return IdentityEvidence(boot=progress, problem=f"{where}cannot be read: {error.strerror}.")
     return IdentityEvidence(boot=progress, nonce=marker.nonce, files=files, hostname=hostname)
+
+
+def marker_lifeboat(machine: MachineFiles) -> tuple[str, Region] | None:
+    """Return an arming's nonce and where its lifeboat was, as the marker has it; None without one.
+
+    Raises `OSError` where the marker cannot be read or believed.
+    """
+    try:
+        marker = _marker(machine)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise OSError(errno.EINVAL, str(error), MARKER) from None
+    place = marker.lifeboat
+    return None if place is None else (marker.nonce, Region(place.offset_bytes, place.length_bytes))
 
 
 def _marker(machine: MachineFiles) -> _Marker:

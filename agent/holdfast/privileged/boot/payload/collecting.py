@@ -37,6 +37,8 @@ class Collected:
     """Where the old disk is kept, if it is."""
     state_dir: DirectoryIdentity
     """The identity by which the state directory is recognised."""
+    watchdog: bool
+    """There is a hardware watchdog, whose module is among the others if it has one."""
 
 
 def collect_all(
@@ -66,6 +68,9 @@ def collect_all(
         card = machine.sys / "class/net" / network["interface"]["name"]
         names += modules.drivers_of(machine, card)
     names += source.modules
+    watchdogs = modules.watchdogs(machine)
+    for one in watchdogs:
+        names += modules.drivers_of(machine, one)
     previous = _previous(machine, request, disks)
     if previous is not None:
         names += previous.modules
@@ -86,6 +91,7 @@ def collect_all(
         notes=notes,
         previous=previous,
         state_dir=approved.state_dir,
+        watchdog=bool(watchdogs),
     )
 
 

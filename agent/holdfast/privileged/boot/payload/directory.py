@@ -13,6 +13,7 @@ from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.file_io import write_file
 from holdfast.privileged.boot.disk.storage import Storage
 from holdfast.privileged.boot.kernel import kernel_of
+from holdfast.privileged.boot.lifeboat.parts import MAX_BYTES, Region
 from holdfast.privileged.boot.models import OUTCOME_BYTES, ArmRequest, FileReport, Target
 from holdfast.privileged.boot.payload import cpio, initramfs, job
 from holdfast.privileged.boot.payload.collecting import Collected
@@ -33,6 +34,11 @@ class Payload:
         self._path = machine.path(directory)
         self._parent = str(Path(directory).parent)
         self._imager = imager
+
+    @property
+    def path(self) -> Path:
+        """Where the directory is."""
+        return self._path
 
     @property
     def outcome(self) -> Path:
@@ -70,15 +76,21 @@ class Payload:
         return found
 
     def rehearse(
-        self, request: ArmRequest, collected: Collected, system: DiskPosition, descriptor: bytes
+        self,
+        request: ArmRequest,
+        collected: Collected,
+        system: DiskPosition,
+        descriptor: bytes,
+        *,
+        protected: bool = False,
     ) -> tuple[list[FileReport], Target]:
         """Return what `write` would write, and to which disk. Raises `Refused`, `OSError`.
 
-        The initramfs may become some bytes smaller: where the record will lie is not known yet.
+        `protected` is whether there will be a lifeboat. The initramfs may become some bytes
+        smaller: where the record and the lifeboat will lie is not known yet.
         """
         target = pin(self._machine, system)
-        entries = self._entries(request, collected, target, target.size_bytes, descriptor)
-        size = cpio.size_of(entries)
+        size = self.initramfs_bytes(request, collected, system, descriptor, protected=protected)
         self._check_space(size)
         shown = f"{self.directory}/{INITRAMFS}"
         files = [
@@ -87,8 +99,31 @@ class Payload:
         ]
         return files, target
 
+    def initramfs_bytes(
+        self,
+        request: ArmRequest,
+        collected: Collected,
+        system: DiskPosition,
+        descriptor: bytes,
+        *,
+        protected: bool = True,
+    ) -> int:
+        """Return the most that the initramfs can have; writes nothing. Raises `OSError`."""
+        target = pin(self._machine, system)
+        end = target.size_bytes
+        place = Region(end, MAX_BYTES) if protected else None
+        return cpio.size_of(
+            self._entries(request, collected, target, end, descriptor, lifeboat=place)
+        )
+
     def write(
-        self, request: ArmRequest, collected: Collected, system: DiskPosition, descriptor: bytes
+        self,
+        request: ArmRequest,
+        collected: Collected,
+        system: DiskPosition,
+        descriptor: bytes,
+        *,
+        lifeboat: Region | None = None,
     ) -> tuple[list[FileReport], Target]:
         """Write all of it and read it back from the disk. Raises `Refused`, `OSError`."""
         storage = Storage.of(self._machine, self._parent)
@@ -100,7 +135,7 @@ class Payload:
         offset = storage.single_place(self.outcome, OUTCOME_BYTES)
         target = pin(self._machine, system)
         offset += storage.place.start_bytes
-        entries = self._entries(request, collected, target, offset, descriptor)
+        entries = self._entries(request, collected, target, offset, descriptor, lifeboat=lifeboat)
         self._check_space(cpio.size_of(entries))
         shown = f"{self.directory}/{INITRAMFS}"
         files.append(write_file(self._path / INITRAMFS, cpio.archive(entries), private, shown))
@@ -120,6 +155,8 @@ class Payload:
         target: Target,
         outcome_offset: int,
         descriptor: bytes,
+        *,
+        lifeboat: Region | None,
     ) -> Sequence[cpio.Entry]:
         order = job.Job(
             request=request,
@@ -132,6 +169,8 @@ class Payload:
             modules=[module.name for module in collected.modules],
             previous=None if collected.previous is None else collected.previous.job,
             state_dir=collected.state_dir,
+            lifeboat=None if lifeboat is None else vars(lifeboat),
+            watchdog=collected.watchdog,
         )
         return initramfs.entries(
             imager=self._imager,

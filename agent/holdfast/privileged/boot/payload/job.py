@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -108,6 +108,10 @@ class Job:
     """Where the old disk is kept, in the form of an image's `source`."""
     state_dir: DirectoryIdentity | None = None
     """The state directory, by which the imager and the new system recognise it."""
+    lifeboat: Mapping[str, int] | None = None
+    """Where on the target it is: `offset_bytes` and `length_bytes`."""
+    watchdog: bool = False
+    """There is a hardware watchdog, and its module is among `modules` or part of the kernel."""
 
     def document(self) -> bytes:
         """Return job.json."""
@@ -145,8 +149,11 @@ class Job:
             "modules": list(self.modules),
             "time": at,
             "state_dir": None if self.state_dir is None else self.state_dir.model_dump(),
+            "lifeboat": self.lifeboat,
+            "watchdog": self.watchdog,
             "options": {
                 "grow_root": self.request.grow_root,
+                **({"allow_unprotected": True} if self.request.allow_unprotected else {}),
                 "save_previous": None
                 if self.previous is None
                 else {

@@ -52,6 +52,12 @@ def drivers_of(machine: MachineFiles, entry: Path) -> Sequence[str]:
     return list(dict.fromkeys(reversed(found)))
 
 
+def watchdogs(machine: MachineFiles) -> Sequence[Path]:
+    """Return the hardware watchdogs, as directories of sysfs: softdog is no device's."""
+    found = sorted((machine.sys / "class/watchdog").glob("watchdog*"))
+    return [one for one in found if (one / "device/driver").exists()]
+
+
 def file_system_module(kind: str) -> str:
     """Name the module of a file system."""
     return _FILE_SYSTEMS.get(kind, kind)
