@@ -249,7 +249,8 @@ def booting() -> st.SearchStrategy[dict[str, Any]]:
         "source": {"kind": "network", "url": "http://x/y"},
     }
     others = st.fixed_dictionaries(
-        {"do": st.sampled_from(["disarm", "boot_outcome", "reboot"])}, optional={"nonce": text}
+        {"do": st.sampled_from(["disarm", "boot_outcome", "reboot", "forget_lifeboat"])},
+        optional={"nonce": text},
     )
     armings = st.fixed_dictionaries({}, optional=arming).map(lambda changes: whole | changes)
     return st.one_of(armings, others)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -198,3 +199,44 @@ def test_what_the_imager_left_of_it_is_wiped_in_the_new_system(disk: BootDisk) -
     marker.chmod(0o666)
     with pytest.raises(OSError, match="not believed"):
         disk.arming.forget_lifeboat()
+
+
+ARM = """
+import sys
+from pathlib import Path
+from holdfast.node.machine_files import MachineFiles
+from holdfast.privileged.boot import Boot
+from holdfast.privileged.boot.models import ArmRequest
+from tests.support.bootdisk import POLICY
+root, proc, kernel, imager, request = sys.argv[1:]
+machine = MachineFiles(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
+Boot(machine, Path(imager), lambda: POLICY).arm(ArmRequest.model_validate_json(request))
+"""
+
+
+def test_killed_while_a_file_is_held_all_of_it_can_be_undone(disk: BootDisk) -> None:
+    cover_tail(disk)
+    call = "fallocate"
+    machine, before = disk.machine, disk.state()
+    request = disk.request().model_dump_json()
+    free = os.statvfs(disk.root).f_bfree
+    kills = 0
+    for number in range(1, 10):
+        command = [
+            "strace", "-qq", "-f", "-o", "/dev/null", "-e", f"trace={call}",
+            "-e", f"inject={call}:signal=SIGKILL:when={number}",
+            sys.executable, "-c", ARM, str(machine.root), str(machine.proc), machine.kernel,
+            str(disk.arming.imager), request,
+        ]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        disk.arming.disarm()
+        assert disk.state() == before, f"{call} {number}"
+        assert not any(machine.path(path).exists() for path in FILES)
+        os.sync()
+        # But for the directory that it is in.
+        assert free - os.statvfs(disk.root).f_bfree < 16
+        if done.returncode == 0:
+            break
+        assert done.returncode in (-9, 137), done.stderr
+        kills += 1
+    assert kills > 0

@@ -175,6 +175,11 @@ class ReimageCollector(ScrapedCollector):
         for phase in report.phases:
             seconds.add_metric((phase.phase,), phase.seconds)
         yield seconds
+        yield GaugeMetricFamily(
+            "holdfast_reimage_resumed",
+            "How often the imager that wrote this system was booted from the lifeboat.",
+            report.resumed,
+        )
 
 
 class InterlockCollector(ScrapedCollector):

@@ -164,7 +164,8 @@ class ReimageOperation:
             case boot_outcome.Arrived(marker, took_back):
                 report = ImagerReport(**marker.model_dump(include=set(ImagerReport.model_fields)))
                 self._attempt.update(imager=report, identity_problems=marker.identity.problems)
-                self._arrived(job, _arrival(job, took_back=took_back))
+                resumed = _resumed(report)
+                self._arrived(job, _arrival(job, took_back=took_back) + resumed)
             case boot_outcome.Recognised(why):
                 self._attempt.update(recognised=why)
                 self._arrived(job, f"The new system runs, without the marker of the imager: {why}")
@@ -376,6 +377,13 @@ def _arrival(job: Job, *, took_back: bool) -> str:
         return "The new system runs: it has this job's number."
     reverted = " The arming that it was kept with was reverted." if took_back else ""
     return f"The system that was kept runs again: it has this job's number.{reverted}"
+
+
+def _resumed(report: ImagerReport) -> str:
+    if not report.resumed:
+        return ""
+    times = "once" if report.resumed == 1 else f"{report.resumed} times"
+    return f" The imager was booted from the lifeboat {times}, as after a power cut, and resumed."
 
 
 def _check(context: Context[Any]) -> None:

@@ -27,7 +27,7 @@ MAX_BYTES = 64 << 20
 END_BYTES = 1 << 20
 """What stays free at the end of the disk: the image's backup table goes there."""
 FORMAT = "holdfast-lifeboat"
-_CHUNK = 1 << 20
+_CHUNK = 4 << 20
 
 PartName = Literal["core", "kernel", "initramfs", "table", "backup-table", "esp"]
 

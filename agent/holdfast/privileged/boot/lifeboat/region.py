@@ -25,7 +25,7 @@ from holdfast.privileged.boot.lifeboat.parts import (
     header_nonce,
 )
 
-_CHUNK = 1 << 20
+_CHUNK = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -56,11 +56,12 @@ class Sink:
 def write(device: Path, sink: Sink, region: Region, parts: Parts, nonce: str) -> bytes:
     """Write a lifeboat, all bytes of the region, flush it and read it back from `device`.
 
-    Returns the header, which is written last. Raises `LifeboatError`, `OSError`.
+    Returns the header. Nothing boots it before the imager has compared it once more. Raises
+    `LifeboatError`, `OSError`.
     """
     _check(region, parts)
-    sink.write(0, [bytes(PARTS_AT)])
-    sink.write(SWITCH_AT, [parts.switch])
+    begin = bytes(SWITCH_AT) + parts.switch
+    sink.write(0, [begin.ljust(PARTS_AT, b"\0")])
     at, records = PARTS_AT, []
     for part in sorted(parts.parts, key=lambda part: part.offset_bytes):
         sink.write(at, _zeros(part.offset_bytes - at))
@@ -75,7 +76,6 @@ def write(device: Path, sink: Sink, region: Region, parts: Parts, nonce: str) ->
         length = at - part.offset_bytes
         records.append(PartRecord(part.name, part.offset_bytes, length, digest.hexdigest()))
     sink.write(at, _zeros(region.length_bytes - at))
-    sink.flush()
     switch_sha256 = hashlib.sha256(parts.switch).hexdigest()
     content = header(region, nonce, parts, switch_sha256, records)
     if len(content) != HEADER_BYTES:
@@ -128,9 +128,7 @@ def nonce_in(device: Path, region: Region) -> str | None:
 
 
 def wipe(device: Path, sink: Sink, region: Region) -> None:
-    """Write zeros over a region, its header first, and read them back. Raises `OSError`."""
-    sink.write(0, [bytes(HEADER_BYTES)])
-    sink.flush()
+    """Write zeros over a region, and read them back. Raises `OSError`."""
     sink.write(0, _zeros(region.length_bytes))
     sink.flush()
     with raw(device) as file:
