@@ -7,6 +7,7 @@ import functools
 import importlib
 import io
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,7 +22,10 @@ from tests.support.ground import CHECKOUT
 from tests.support.harness import clean_environment
 
 COLLECTION = CHECKOUT / "fleet" / "ansible"
-PLAYBOOK = Path(sys.executable).with_name("ansible-playbook")
+PLAYBOOK = Path(
+    os.environ.get("HOLDFAST_TEST_ANSIBLE") or Path(sys.executable).with_name("ansible-playbook")
+)
+"""The controller, which may be of another version and environment than the tests."""
 TICK = 0.2
 """Seconds between questions, where production has 30."""
 
@@ -96,6 +100,27 @@ def run_module(
     return result
 
 
+class FakeSsh:
+    """A program in place of `ssh` that runs the command here, or fails as ssh does."""
+
+    def __init__(self, program: Path) -> None:
+        self.program = program
+        self._fault = program.with_suffix(".fault")
+        program.write_text(
+            f"#!/bin/sh\nif [ -e {self._fault} ]; then cat {self._fault} >&2; exit 255; fi\n"
+            'for last; do :; done\nexec sh -c "$last"\n'
+        )
+        program.chmod(0o755)
+
+    def fail(self, message: str = "ssh: connect to host port 22: No route to host") -> None:
+        """Fail from now on."""
+        self._fault.write_text(message + "\n")
+
+    def recover(self) -> None:
+        """Connect again."""
+        self._fault.unlink()
+
+
 class Controller:
     """A directory with the collection, an inventory and playbooks."""
 
@@ -115,6 +140,17 @@ class Controller:
             "holdfast_socket": str(socket),
         } | variables
 
+    def by_ssh(self, name: str) -> FakeSsh:
+        """Have a host be reached by the connection plugin ssh, whose program is of this test."""
+        fake = FakeSsh(self.directory / f"ssh-{name}")
+        self.inventory[name] |= {
+            "ansible_connection": "ssh",
+            "ansible_host": f"{name}.example",
+            "ansible_ssh_executable": str(fake.program),
+            "ansible_ssh_retries": 0,
+        }
+        return fake
+
     def play(
         self, playbook: Sequence[Mapping[str, Any]] | str, *arguments: str, **variables: Any
     ) -> Played:
@@ -130,7 +166,7 @@ class Controller:
             Path(name).write_text(json.dumps(playbook))
         recorded = self.directory / "results"
         recorded.write_text("")
-        command = [sys.executable, str(PLAYBOOK), "-i", str(inventory), name, *arguments]
+        command = [str(PLAYBOOK), "-i", str(inventory), name, *arguments]
         done = subprocess.run(
             [*command, "-e", json.dumps(variables)],
             capture_output=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,10 +15,23 @@ import pytest
 from tests.support.ansible import Controller, play, plugin, run_module, task
 from tests.support.cutting import cutting_proxy
 from tests.support.disk import write_file
-from tests.support.harness import Daemon
+from tests.support.harness import Daemon, free_port
 from tests.support.transfer import fill, make_pair, tree
 
 NOWHERE = "01M83VKATAZXB97BQKR2MA3A5B"
+
+REDIS = (
+    "redis-server",
+    "--port",
+    "{port}",
+    "--save",
+    "",
+    "--bind",
+    "127.0.0.1",
+    "--loglevel",
+    "warning",
+)
+MEMCACHED = ("memcached", "-l", "127.0.0.1", "-p", "{port}", "-u", "root")
 
 Run = Callable[..., dict[str, Any]]
 
@@ -185,6 +199,23 @@ def test_what_a_node_refuses_is_one_sentence(
         assert words in f"{result['msg']} {result.get('problem')}", result
         assert "\n" not in result["msg"]
         assert "exception" not in result, result
+
+
+@pytest.mark.parametrize(("check", "command"), [("redis", REDIS), ("memcached", MEMCACHED)])
+def test_a_gate_opens_once_a_real_server_was_good_several_times(
+    check: str, command: tuple[str, ...]
+) -> None:
+    port = free_port()
+    gate: dict[str, Any] = {"check": check, "address": f"127.0.0.1:{port}", "every_seconds": 0.05}
+    shut = run_module("gate", within_seconds=0.1, **gate)
+    assert shut["failed"] is True
+    with subprocess.Popen([each.format(port=port) for each in command]) as server:
+        try:
+            opened = run_module("gate", within_seconds=20, stable=4, **gate)
+        finally:
+            server.terminate()
+    assert opened.get("failed") is not True, opened
+    assert opened["readings"] >= 4
 
 
 def test_a_directory_moves_from_node_to_node(

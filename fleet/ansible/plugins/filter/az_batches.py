@@ -61,13 +61,14 @@ def az_batches(
     zones: Mapping[str, Any],
     per_az: int | str = 1,
     canary: int = 0,
-    max_parallel: int | None = None,
+    max_parallel: int | str | None = None,
 ) -> list[list[str]]:
     """Return the batches. Raises `AnsibleFilterError` for what is no number or has no zone."""
     if not isinstance(zones, Mapping):
         raise AnsibleFilterError("az_batches needs a mapping of hosts to their zones.")
     canary = _number("canary", canary, least=0)
-    most = None if max_parallel is None else _number("max_parallel", max_parallel, least=1)
+    # Jinja of ansible-core before 2.19 turns none into a text.
+    most = None if max_parallel in (None, "") else _number("max_parallel", max_parallel, least=1)
     hosts: dict[str, list[str]] = {}
     for host, zone in zones.items():
         if not isinstance(zone, str) or not zone.strip():

@@ -89,6 +89,13 @@ class Node:
         """Return the document of a GET."""
         return self.call("GET", path, query=query).document
 
+    def operation(self, name: str) -> dict[str, Any]:
+        """Return an operation as it is now, asked once without retries."""
+        target = f"/v1/operations/{quote(name, safe='')}"
+        answer = self._once("GET", target, {"Accept": "application/json"}, None, _SILENCE_SECONDS)
+        document: dict[str, Any] = answer.document
+        return document
+
     def post(
         self,
         path: str,

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.holdfast.agent.plugins.module_utils.node import (
@@ -54,7 +54,7 @@ def follow(node: Node, operation: str, seconds: float, phases: Collection[str] =
     while True:
         away: str | None = None
         try:
-            for event in node.events(operation, max(0.0, deadline - time.monotonic())):
+            for event in _events(node, operation, deadline):
                 seen, failures, denied = event, 0, None
                 if event["state"] in FINAL or phase_of(event) in phases:
                     return Seen(seen, None, lost=False)
@@ -71,6 +71,14 @@ def follow(node: Node, operation: str, seconds: float, phases: Collection[str] =
         if pause <= 0:
             return Seen(seen, away, lost=False)
         time.sleep(pause)
+
+
+def _events(node: Node, operation: str, deadline: float) -> Iterator[Mapping[str, Any]]:
+    """Yield an operation as it is now, however little time is left, and then as it changes."""
+    yield node.operation(operation)
+    left = deadline - time.monotonic()
+    if left > 0:
+        yield from node.events(operation, left)
 
 
 def _denied(node: Node, since: float | None) -> float | None:
