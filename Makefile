@@ -96,6 +96,15 @@ client-wheel: .venv/stamp ## Build dist/holdfast_client-*.whl, the library for p
 client-routes: build ## Write the client's methods anew, one for each route of the API
 	PYTHONPATH=. $(bin)/python client/generate_routes.py
 
+.PHONY: fleet-ansible
+fleet-ansible: .venv/stamp ## Build dist/holdfast-agent-*.tar.gz, the Ansible collection
+	@mkdir -p dist
+	$(bin)/ansible-galaxy collection build --force --output-path dist fleet/ansible
+
+.PHONY: fleet-ansible-test
+fleet-ansible-test: build ## Test the Ansible collection with the oldest and the newest Ansible (1 hour)
+	@packaging/test-collection
+
 .PHONY: deb
 deb: deb-packages wheel imager ## Build dist/holdfast_*.deb for Debian 12, Ubuntu 24.04 and later
 	@packaging/build-deb
