@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from holdfast.reimage.models import StageRequest
 from tests.support.ansible import TICK, Controller, Played, play, plugin, run_module, task
 from tests.support.boots import BootedNode, booted_nodes
 from tests.support.harness import Daemon
@@ -89,6 +90,13 @@ def test_nodes_are_followed_through_their_boots_and_never_unreachable(
     # Once more: it runs the image, and nothing is done.
     again = run_module("reimage_stage", socket=str(good.socket), **IMAGE)
     assert (again["changed"], again["current"]) == (False, True)
+
+
+def test_every_wish_of_a_caller_can_be_staged() -> None:
+    members = plugin("modules.reimage_stage").MEMBERS
+    assert set(members) == set(StageRequest.model_fields)
+    action = plugin("action.reimage")
+    assert {**action.STAGE, "confirm": members["confirm"]}.keys() == members.keys()
 
 
 def test_the_documented_options_are_those_of_the_action() -> None:

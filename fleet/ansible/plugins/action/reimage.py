@@ -49,6 +49,7 @@ STAGE = {
     "sample_percent": {"type": "float"},
     "grow_root": {"type": "bool"},
     "save_previous": {"type": "bool"},
+    "allow_unprotected": {"type": "bool"},
     "rollback": {"type": "str", "choices": ["never", "automatic"]},
     "confirm_seconds": {"type": "int"},
 }

@@ -90,6 +90,11 @@ options:
   save_previous:
     description: Whether the old system is kept on the data volume, to go back to.
     type: bool
+  allow_unprotected:
+    description:
+      - Whether the disk may be written without a place for a lifeboat. A power cut during the write
+        then leaves a disk that does not boot.
+    type: bool
   rollback:
     description: Whether a system that is not confirmed in time is replaced by the old one.
     type: str

@@ -86,6 +86,7 @@ MEMBERS = {
     "sample_percent": {"type": "float"},
     "grow_root": {"type": "bool"},
     "save_previous": {"type": "bool"},
+    "allow_unprotected": {"type": "bool"},
     "rollback": {"type": "str", "choices": ["never", "automatic"]},
     "confirm_seconds": {"type": "int"},
     "confirm": {"type": "str", "choices": ["auto", "manual"]},

@@ -43,6 +43,12 @@ options:
   manifest:
     description: With O(step=rollback), the manifest that is verified afterwards.
     type: str
+  allow_unprotected:
+    description:
+      - With O(step=rollback), write the disk without a lifeboat. A kept system is as large as the
+        disk, so that there is never a place for one.
+    type: bool
+    default: false
   timeout:
     description: Seconds that the step may take. The gates before a reboot may take long.
     type: float
@@ -104,6 +110,7 @@ def take(module: AnsibleModule, node: Node) -> dict[str, Any]:
         body["override"] = True
     if step == "rollback":
         body["manifest"] = module.params["manifest"]
+        body["allow_unprotected"] = module.params["allow_unprotected"]
     if module.check_mode:
         if step not in ("arm", "reboot"):
             return {"changed": LEADS_TO.get(step) != before}
@@ -145,6 +152,7 @@ def main() -> None:
             "force": {"type": "bool", "default": False},
             "override": {"type": "bool", "default": False},
             "manifest": {"type": "str"},
+            "allow_unprotected": {"type": "bool", "default": False},
             "timeout": {"type": "float", "default": 3600.0},
         },
         supports_check_mode=True,
