@@ -159,6 +159,17 @@ def test_without_a_place_it_is_refused_unless_that_is_allowed(
     assert disk.state() == before
 
 
+def test_with_uefi_an_image_without_a_gpt_has_no_switch(disk: BootDisk) -> None:
+    machine = disk.with_firmware(SecureBoot_8be4df61_93ca_11d2_aa0d_00e098032b8c=b"\0").arming
+    for table in (None, {"kind": "dos", "partitions": []}):
+        image = json.dumps(DESCRIPTOR | {"partition_table": table})
+        found = machine.explain(explained(disk, image=image, boot_modes=["uefi"]))
+        assert found.lifeboat is not None
+        assert found.lifeboat.kind == "none"
+        assert "no GPT" in (found.lifeboat.reason or "")
+        assert any("no place for a lifeboat" in one for one in found.refusals)
+
+
 def test_a_partition_that_was_made_over_it_meanwhile_is_not_wiped(disk: BootDisk) -> None:
     report = disk.arming.arm(disk.request())
     place = placed(report)

@@ -7,6 +7,7 @@ once.
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
 import subprocess
@@ -341,8 +342,14 @@ class Boot:
         """Return where the lifeboat would be, and why it is refused to do without."""
         if request.image_bytes is None:
             return None, ()
-        described = len(request.image or "")
-        found = self._lifeboat.explain(request.image_bytes, described)
+        try:
+            found = self._lifeboat.explain(request.image_bytes, len(request.image or ""))
+        except OSError as error:
+            found = LifeboatReport(kind="none", reason=f"It cannot be planned: {error}.")
+        if request.image is not None:
+            table = (json.loads(request.image).get("partition_table") or {}).get("kind")
+            if (why := self._no_switch(table)) is not None:
+                found = LifeboatReport(kind="none", reason=why)
         if found.kind != "none" or (request.allow_unprotected and not request.require_lifeboat):
             return found, ()
         return found, [_no_place(found.reason or "", forbidden=request.require_lifeboat)]
@@ -351,7 +358,10 @@ class Boot:
         self, request: ArmRequest, policy: Policy, descriptor: Descriptor, initramfs_bytes: int
     ) -> tuple[Place | None, str]:
         """Hold a place for it, or return why there is none. Raises `Refused`, `OSError`."""
+        table = descriptor.partition_table
         try:
+            if (why := self._no_switch(None if table is None else table.kind)) is not None:
+                raise LifeboatError(why)
             place = self._lifeboat.hold(
                 descriptor.size_bytes, initramfs_bytes, last=request.grow_root
             )
@@ -361,6 +371,12 @@ class Boot:
                 raise Refused(_no_place(str(error), forbidden=forbidden)) from None
             return None, str(error)
         return place, ""
+
+    def _no_switch(self, image_table: str | None) -> str | None:
+        """Return why an image with such a partition table cannot be the last switch's."""
+        if not self.machine.boots_with_efi or image_table == "gpt":
+            return None
+        return "The image has no GPT, so that with UEFI no one sector decides what boots."
 
     def _payload(self, loader: Loader | None) -> Payload:
         directory = PAYLOAD if loader is None else loader.payload

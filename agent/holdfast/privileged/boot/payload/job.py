@@ -35,6 +35,7 @@ class _Partition(BaseModel, defer_build=True):
 
 
 class _PartitionTable(BaseModel, defer_build=True):
+    kind: str | None = None
     partitions: list[_Partition] = []
 
 
