@@ -10,6 +10,7 @@ PYTEST_ARGS ?=
 # Tests wait as often as they compute.
 WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 MINUTES ?= 60
+CUTS ?= 1000
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -43,7 +44,7 @@ help: ## Show this list
 	@printf 'holdfast: make TARGET [VARIABLE=value]\n\n'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
 		while IFS=$$'\t' read -r target text; do printf '  %-12s %s\n' "$$target" "$$text"; done
-	@printf '\nVariables: PYTHON (3.11 or later), DATA (a directory), LISTEN (address:port), MINUTES, WORKERS, PYTEST_ARGS\n'
+	@printf '\nVariables: PYTHON (3.11 or later), DATA (a directory), LISTEN (address:port), MINUTES, CUTS, WORKERS, PYTEST_ARGS\n'
 
 .PHONY: toolchain
 toolchain:
@@ -150,6 +151,10 @@ test: lint-toolchain packages-or-skip lint deb-or-skip ## Run lint, the engine's
 .PHONY: test-vm
 test-vm: packages deb ## Run whole machines, emulated: boots, kills, re-imaging, faults, removal (2 hours)
 	$(bin)/python -m pytest -s tests/vm $(PYTEST_ARGS)
+
+.PHONY: test-cuts
+test-cuts: packages build imager ## Cut the power of re-imagings CUTS=1000 times; continues where it was ended (12 hours)
+	$(bin)/python -m tests.vm.cuts '$(CUTS)' --jobs "$$(nproc)"
 
 .PHONY: check
 check: lint-toolchain test-packages-or-skip lint ## Run the fast subset: lint and the unit tests that are not slow

@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.oracles.powerloss.bios import GRUB, Bios
+from tests.oracles.powerloss.bios import Bios
 from tests.oracles.powerloss.loaded import Firmware
 from tests.oracles.powerloss.sectors import SECTOR, Contents, Extent
 from tests.oracles.powerloss.states import Epoch, Report, check, epochs, replayed
 from tests.oracles.powerloss.uefi import REMOVABLE, Uefi
 from tests.oracles.powerloss.verdict import Lifeboat, Scene
+from tests.support import grub
 
 KIB, MIB = 1 << 10, 1 << 20
 DISK_BYTES = 12 * MIB
@@ -81,29 +82,16 @@ class Boat:
     firmware: Firmware
 
 
-def bios_boat(directory: Path, old: bytes) -> Boat:
+def bios_boat(old: bytes) -> Boat:
     """Make a lifeboat of GRUB's own parts."""
     kernel_at, initramfs_at, core_at = _PARTS, _PARTS + 64 * KIB, _PARTS + 256 * KIB
-    config = directory / "embedded.cfg"
-    config.write_text(
-        f"linux (hd0){kernel_at // SECTOR}+{-(-len(KERNEL) // SECTOR)} quiet {WORD}\n"
-        f"initrd (hd0){initramfs_at // SECTOR}+{-(-len(INITRAMFS) // SECTOR)}\nboot\n"
+    core = grub.core_image(
+        f"linux {grub.blocks(kernel_at, KERNEL)} quiet {WORD}\n"
+        f"initrd {grub.blocks(initramfs_at, INITRAMFS)}\nboot\n",
+        core_at,
     )
-    made = directory / "core.img"
-    subprocess.run(
-        ("grub-mkimage", "-O", "i386-pc", "-p", "(hd0)", "-c", config, "-o", made, "biosdisk",
-         "linux"),
-        check=True,
-    )  # fmt: skip
-    core = bytearray(made.read_bytes())
-    sectors = -(-len(core) // SECTOR)
-    struct.pack_into("<QHH", core, 500, core_at // SECTOR + 1, sectors - 1, 0x820)
-    boot = bytearray((GRUB / "boot.img").read_bytes())
-    struct.pack_into("<Q", boot, 0x5C, core_at // SECTOR)
-    boot[0x66:0x68] = b"\x90\x90"
-    boot[440:512] = old[440:512]
-    parts = {kernel_at: KERNEL, initramfs_at: INITRAMFS, core_at: bytes(core)}
-    return Boat(0, bytes(boot), parts, Bios())
+    parts = {kernel_at: KERNEL, initramfs_at: INITRAMFS, core_at: core}
+    return Boat(0, grub.boot_sector(core_at, old), parts, Bios())
 
 
 def uefi_boat(directory: Path, old: bytes, *, with_backup: bool = True) -> Boat:

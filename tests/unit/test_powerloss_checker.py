@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.oracles.powerloss.bios import GRUB
+from tests.support.grub import MODULES
 from tests.support.powerloss import (
     DISK_BYTES,
     IMAGE_BYTES,
@@ -26,7 +26,7 @@ from tests.support.powerloss import (
 STATES = 600
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("grub-mkimage") is None or not GRUB.is_dir() or shutil.which("mcopy") is None,
+    shutil.which("grub-mkimage") is None or not MODULES.is_dir() or shutil.which("mcopy") is None,
     reason="grub-mkimage, GRUB's modules for a BIOS (grub-pc-bin) or mtools is missing",
 )
 
@@ -40,14 +40,14 @@ _boats: dict[str, Boat] = {}
 """A test changes none of them."""
 
 
-def bios(directory: Path) -> Reimaging:
+def bios(_: Path) -> Reimaging:
     old, image = _mbr_disk(11, DISK_BYTES), _mbr_disk(12, IMAGE_BYTES)
-    return Reimaging(old, image, bytes(MIB), _kept("bios", lambda: bios_boat(directory, old)))
+    return Reimaging(old, image, bytes(MIB), _kept("bios", lambda: bios_boat(old)))
 
 
-def bios_gpt(directory: Path) -> Reimaging:
+def bios_gpt(_: Path) -> Reimaging:
     old, image, tail = _gpt_disks()
-    return Reimaging(old, image, tail, _kept("gpt", lambda: bios_boat(directory, old)))
+    return Reimaging(old, image, tail, _kept("gpt", lambda: bios_boat(old)))
 
 
 def uefi(directory: Path) -> Reimaging:

@@ -99,9 +99,9 @@ def outcome_offset(disk: Path) -> int:
     return offset
 
 
-def file_of(disk: Path, path: str) -> str:
-    """Read a file of a system's root, which begins after 1 MiB."""
-    command = ("debugfs", "-R", f"cat {path}", f"{disk}?offset={MIB}")
+def file_of(disk: Path, path: str, *, offset: int = MIB) -> str:
+    """Read a file of a system's root, which by default begins after 1 MiB."""
+    command = ("debugfs", "-R", f"cat {path}", f"{disk}?offset={offset}")
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 

@@ -83,6 +83,11 @@ class Running:
             raise AssertionError(f"it did not end: {self.console[-3000:]}") from None
         assert code == 0, (code, self._log.read_text(), self.console[-3000:])
 
+    @property
+    def ended(self) -> bool:
+        """Whether it rebooted, with which it ends here."""
+        return self._process.poll() is not None
+
     def cut_power(self) -> None:
         """End it at once."""
         self._process.kill()

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.oracles.powerloss.writelog import writes
+from tests.oracles.powerloss.power_cut import cut
 from tests.vm.reimage.node import Disks
 
 LOG = "writes.log"
@@ -32,22 +32,13 @@ def logged(root: Path) -> tuple[str, ...]:
 def after_cut(before: Disks, log: Path, until: int, directory: Path, keep: random.Random) -> Disks:
     """Make the disks as a cut leaves them after `until` entries of the log of `before`'s root.
 
-    Of the writes after the last flush, `keep` decides one by one which the disk had done.
+    Of the writes after the last flush, `keep` decides which the disk had done.
     """
     directory.mkdir(parents=True, exist_ok=True)
     raw = directory / "root.raw"
     convert = ("qemu-img", "convert", "-O", "raw", str(before.root), str(raw))
     subprocess.run(convert, check=True)
-    taken = [write for number, write in enumerate(writes(log)) if number < until]
-    last = max((number for number, write in enumerate(taken) if write.flush), default=-1)
-    with log.open("rb") as source, raw.open("r+b") as disk:
-        for number, write in enumerate(taken):
-            lost = number > last and not write.fua and keep.random() < 0.5
-            if lost or not write.changes:
-                continue
-            source.seek(write.data_at)
-            disk.seek(write.offset)
-            disk.write(source.read(write.length))
+    cut(log, raw, until, keep)
     root = directory / "root.qcow2"
     subprocess.run(
         ("qemu-img", "create", "-q", "-f", "qcow2", "-b", str(raw), "-F", "raw", str(root)),
