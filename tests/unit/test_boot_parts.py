@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -229,6 +230,41 @@ class TestModules:
         subprocess.run(["depmod", "--basedir", machine.root, "1.0"], check=True)
         with pytest.raises(Refused, match=r"kernel module nosuch of 1\.0 cannot be found"):
             modules.gather(machine, ["nosuch"])
+
+    def test_a_watchdog_is_found_by_its_device_also_where_nobody_loaded_its_driver(
+        self, machine: MachineFiles
+    ) -> None:
+        where = machine.path("/lib/modules/1.0/kernel/drivers/watchdog")
+        where.mkdir(parents=True)
+        alias = 'const char s[] __attribute__((section(".modinfo"),used)) = "alias=pci:v1d2*";'
+        (where / "dog.c").write_text(alias)
+        subprocess.run(["cc", "-c", "-o", where / "dog.ko", where / "dog.c"], check=True)
+        subprocess.run(["depmod", "--basedir", machine.root, "1.0"], check=True)
+        machine = replace(machine, sys=machine.root / "sys")
+        devices = machine.sys / "bus/pci/devices"
+        for name, modalias in (("0", "pci:v9d9"), ("1", "pci:v1d2sv3")):
+            (devices / name).mkdir(parents=True)
+            (devices / name / "modalias").write_text(f"{modalias}\n")
+        found = modules.watchdogs(machine)
+        assert (found.found, found.modules) == (True, ["dog"])
+        (devices / "1/modalias").unlink()
+        assert not modules.watchdogs(machine).found
+
+        device = machine.sys / "devices/0000:00:05.0"
+        (device / "watchdog/watchdog0").mkdir(parents=True)
+        (machine.sys / "bus/dog").mkdir()
+        (machine.sys / "module/dog").mkdir(parents=True)
+        (machine.sys / "bus/dog/module").symlink_to(machine.sys / "module/dog")
+        (device / "driver").symlink_to(machine.sys / "bus/dog")
+        (device / "watchdog/watchdog0/device").symlink_to(device)
+        links = machine.sys / "class/watchdog"
+        links.mkdir(parents=True)
+        (links / "watchdog0").symlink_to(device / "watchdog/watchdog0")
+        # softdog has no device.
+        (machine.sys / "devices/virtual/watchdog1").mkdir(parents=True)
+        (links / "watchdog1").symlink_to(machine.sys / "devices/virtual/watchdog1")
+        found = modules.watchdogs(machine)
+        assert (found.found, found.modules) == (True, ["dog"])
 
     def test_drivers_are_found_from_the_bus_down(self, tmp_path: Path) -> None:
         """As the kernel lays out a virtio disk and a multipath NVMe disk."""

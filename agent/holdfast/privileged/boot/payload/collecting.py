@@ -69,8 +69,7 @@ def collect_all(
         names += modules.drivers_of(machine, card)
     names += source.modules
     watchdogs = modules.watchdogs(machine)
-    for one in watchdogs:
-        names += modules.drivers_of(machine, one)
+    names += watchdogs.modules
     previous = _previous(machine, request, disks)
     if previous is not None:
         names += previous.modules
@@ -91,7 +90,7 @@ def collect_all(
         notes=notes,
         previous=previous,
         state_dir=approved.state_dir,
-        watchdog=bool(watchdogs),
+        watchdog=watchdogs.found,
     )
 
 

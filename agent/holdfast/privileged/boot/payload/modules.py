@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast import _engine
+from holdfast.node.files import read_text
 from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.writes import Refused
 
@@ -52,10 +53,38 @@ def drivers_of(machine: MachineFiles, entry: Path) -> Sequence[str]:
     return list(dict.fromkeys(reversed(found)))
 
 
-def watchdogs(machine: MachineFiles) -> Sequence[Path]:
-    """Return the hardware watchdogs, as directories of sysfs: softdog is no device's."""
-    found = sorted((machine.sys / "class/watchdog").glob("watchdog*"))
-    return [one for one in found if (one / "device/driver").exists()]
+@dataclass(frozen=True)
+class Watchdogs:
+    """The hardware watchdogs of a machine."""
+
+    found: bool
+    modules: Sequence[str]
+    """Names; none of one whose driver is part of the kernel."""
+
+
+def watchdogs(machine: MachineFiles) -> Watchdogs:
+    """Find those that run, and those whose driver no distribution loads by itself.
+
+    softdog is no device's. Raises `Refused`, `OSError`.
+    """
+    running = sorted((machine.sys / "class/watchdog").glob("watchdog*"))
+    running = [one for one in running if (one / "device/driver").exists()]
+    names = [name for one in running for name in drivers_of(machine, one)]
+    if not running:
+        for bus in ("pci", "platform"):
+            for device in sorted((machine.sys / "bus" / bus / "devices").glob("*")):
+                alias = read_text(device / "modalias")
+                if alias and not (device / "driver").exists():
+                    names += _watchdog_of(machine, alias)
+    return Watchdogs(bool(running or names), list(dict.fromkeys(names)))
+
+
+def _watchdog_of(machine: MachineFiles, alias: str) -> Sequence[str]:
+    """Return the module for a device, if it is a watchdog's driver."""
+    paths = _needed(machine, alias, required=False)
+    if not paths or "watchdog" not in paths[-1].parts:
+        return []
+    return [paths[-1].name.partition(".ko")[0]]
 
 
 def file_system_module(kind: str) -> str:
