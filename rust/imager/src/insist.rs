@@ -7,8 +7,8 @@ use crate::{Fault, Result, say, threads};
 
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// How long nothing but faults may come until the machine is reset, which may help a disk or a network
-/// card, and boots the lifeboat. Each boot from it doubles this, up to [`DOUBLINGS`] times.
+/// How long nothing but faults may come until the machine is reset, which may help a disk or a
+/// controller, and boots the lifeboat. Each boot from it doubles this, up to [`DOUBLINGS`] times.
 const STORM: Duration = Duration::from_secs(600);
 const DOUBLINGS: u64 = 4;
 /// How often to try before that in any case.

@@ -168,7 +168,7 @@ fn resume(
     status.begin_writing();
     let resumed = lifeboat.resume(&*disk, status);
     status.set_resumed(resumed);
-    say!("the disk boots the lifeboat; resuming for the {resumed}. time");
+    say!("the disk boots the lifeboat; resuming, boot {resumed} from it");
     if let Err(fault) = lifeboat.check_parts(&*disk) {
         status.problem(fault.to_string());
     }

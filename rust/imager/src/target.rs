@@ -220,10 +220,11 @@ mod tests {
     use std::path::Path;
 
     use holdfast_engine::image::Sha256;
+    use serde_json::json;
 
-    use super::{pinned, same};
+    use super::{choose, pinned, same};
     use crate::devices::{self, Device};
-    use crate::job::{DataDisk, Pin};
+    use crate::job::{DataDisk, Job, Pin};
 
     /// A machine's sysfs, with one disk that has a partition.
     fn disk(files: &[(&str, &str)]) -> Device {
@@ -288,6 +289,78 @@ mod tests {
         let data =
             DataDisk { serial: Some("ABCD".to_owned()), model: None, wwid: None, size_bytes: None };
         assert!(same(&data, &scsi) && !same(&data, &nvme));
+    }
+
+    const NONCE: &str = "0123456789abcdef0123456789abcdef";
+
+    fn job(head: &[u8]) -> Job {
+        let job = json!({
+            "format": "holdfast-job", "version": 1, "nonce": NONCE, "operation": "op",
+            "target": {"serial": null, "model": null, "size_bytes": 1 << 20,
+                       "head_bytes": head.len(), "head_sha256": Sha256::of(head)},
+            "descriptor_sha256": "0".repeat(64),
+            "source": {"kind": "network", "url": "https://x/y"},
+            "outcome": {"offset_bytes": 4096, "length_bytes": 16384},
+            "lifeboat": {"offset_bytes": 65536, "length_bytes": 131_072},
+            "time": "2026-11-24T20:00:00Z",
+        });
+        Job::parse(job.to_string().as_bytes()).unwrap()
+    }
+
+    /// A disk with a lifeboat of this arming, which boots the old system.
+    fn armed(nonce: &str) -> Vec<u8> {
+        let mut disk = vec![1; 1 << 20];
+        let mut switch = vec![2; 512];
+        switch[510..].copy_from_slice(&[0x55, 0xaa]);
+        let header = json!({
+            "format": "holdfast-lifeboat", "version": 1, "nonce": nonce, "firmware": "bios",
+            "sector_bytes": 512, "length_bytes": 131_072,
+            "switch": {"lba": 0, "offset_bytes": 69632, "sha256": Sha256::of(&switch)},
+            "journal": {"offset_bytes": 4096, "length_bytes": 65536},
+            "parts": [{"name": "core", "offset_bytes": 73728, "length_bytes": 1,
+                       "sha256": Sha256::of(&[1])}],
+        });
+        let text = format!("{header}\n");
+        disk[65536..65536 + text.len()].copy_from_slice(text.as_bytes());
+        disk[65536 + 69632..][..512].copy_from_slice(&switch);
+        disk
+    }
+
+    #[test]
+    fn the_target_begins_as_when_armed_or_boots_the_lifeboat_of_the_arming() {
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let old = armed(NONCE);
+        let job = job(&old[..4096]);
+        let place = |name: &str, bytes: &[u8]| {
+            let path = directory.path().join(name);
+            fs::write(&path, bytes).unwrap();
+            let mut device = disk(&[]);
+            device.path = path;
+            device
+        };
+        let switched = |nonce: &str| {
+            let mut bytes = armed(nonce);
+            bytes[..512].copy_from_slice(&armed(nonce)[65536 + 69632..][..512]);
+            bytes
+        };
+        let chosen = |disks: &[&Device]| {
+            choose(&job, disks, &[]).map(|(device, lifeboat)| (device.path, lifeboat.is_some()))
+        };
+        let whole = place("old", &old);
+        let boat = place("boat", &switched(NONCE));
+        // As it is half-way through: only the sector and the range are as they were.
+        let mut half = switched(NONCE);
+        half[512..65536].fill(0);
+        half[65536 + 131_072..].fill(9);
+        let half = place("half", &half);
+        let other = place("other", &switched(&"f".repeat(32)));
+        assert_eq!(chosen(&[&whole]), Ok((whole.path.clone(), false)));
+        assert_eq!(chosen(&[&boat]), Ok((boat.path.clone(), true)));
+        assert_eq!(chosen(&[&other, &half]), Ok((half.path.clone(), true)));
+        assert!(chosen(&[&other]).unwrap_err().0.contains("no disk is the one"));
+        assert!(chosen(&[&whole, &half]).unwrap_err().0.contains("several disks"));
+        // A copy of it cannot be told from it, so neither is written.
+        assert!(chosen(&[&boat, &half]).unwrap_err().0.contains("several disks"));
     }
 
     #[test]

@@ -75,7 +75,7 @@ fn switches(case: &Case, calls: &[Call]) -> Vec<usize> {
 
 fn has_dead_states(case: &Case, calls: &[Call]) -> bool {
     let mut dead = false;
-    cuts(&case.old, calls, case.setup.sector, 3, |disk| dead |= case.boots(disk) == Boots::Nothing);
+    cuts(&case.old, calls, case.setup.sector, 0, |disk| dead |= case.boots(disk) == Boots::Nothing);
     dead
 }
 

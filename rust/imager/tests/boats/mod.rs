@@ -162,7 +162,7 @@ impl Case {
         let staged = Staged::at(file);
         let (digests, head) = verify_with_head(&descriptor, &staged, &Status::new()).unwrap();
         let mut old = system(11, DISK);
-        // Its journal may have anything in it.
+        // What is behind the lifeboat is of no system.
         old[4 * MIB..4 * MIB + 5000].copy_from_slice(&noise(13, 5000));
         place(&mut old, setup);
         let mut case = Self {
@@ -243,7 +243,7 @@ impl Case {
 /// Put a lifeboat on a disk, as arming does.
 pub fn place(disk: &mut [u8], setup: Setup) {
     let switch = if setup.uefi {
-        // A table elsewhere, which is not looked at here.
+        // Of a table elsewhere, which nothing reads here.
         let mut table = vec![0; 2 * MIB];
         gpt(&mut table, setup.sector, [MIB, MIB + 4096]);
         table[setup.sector..2 * setup.sector].to_vec()
