@@ -5,7 +5,7 @@ Every call that can be long releases the GIL, reports to a `Progress`, and stops
 Failures of the operating system are raised as `OSError` with `errno` and `filename` set.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, final
 
@@ -20,6 +20,7 @@ __all__ = [
     "TransferServer",
     "__version__",
     "apply_image_rules",
+    "build_fat",
     "build_manifest",
     "check_free_space",
     "check_patterns",
@@ -216,6 +217,13 @@ def ed25519_sign(seed: bytes, message: bytes) -> bytes:
 
 def ed25519_verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     """Whether a signature is one of this message by this key; False for anything malformed."""
+
+def build_fat(sector_bytes: int, files: Sequence[tuple[str, bytes]]) -> bytes:
+    """Return a FAT file system with these files, for a disk with sectors of 512 or 4096 bytes.
+
+    A path is `EFI/BOOT/BOOTX64.EFI`; directories are made as needed. The same arguments give the
+    same bytes, hardly more than those of the files. Raises `ValueError` for what FAT cannot have.
+    """
 
 def decompress(data: bytes, encoding: str, max_bytes: int) -> bytes:
     """Unpack data, of encoding `zstd`, `gzip`, `xz` or `identity`, that fits in memory.

@@ -10,6 +10,7 @@ mod transfer;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use holdfast_engine::fat;
 use holdfast_engine::image::{self, Descriptor, Encoding};
 use holdfast_engine::manifest;
 use holdfast_engine::pagecache::{self, happycache, record};
@@ -262,6 +263,20 @@ mod _engine {
     #[pyfunction]
     fn pull_transfer(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
         transfer::fetch(py, request, progress)
+    }
+
+    #[pyfunction]
+    fn build_fat<'py>(
+        py: Python<'py>,
+        sector_bytes: u16,
+        files: Vec<(String, Vec<u8>)>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let bytes = py.detach(|| {
+            let files: Vec<_> =
+                files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
+            fat::build(sector_bytes, &files)
+        });
+        bytes.map(|bytes| PyBytes::new(py, &bytes)).map_err(to_python)
     }
 
     #[pyfunction]

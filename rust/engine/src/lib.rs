@@ -6,6 +6,7 @@
 pub mod confine;
 pub mod digest;
 pub mod error;
+pub mod fat;
 pub mod filesystem;
 pub mod image;
 pub mod inode;
