@@ -8,14 +8,11 @@ include/grub/i386/pc/boot.h.
 
 from __future__ import annotations
 
-import os
-import shutil
 import struct
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
 
+from holdfast.privileged.boot.lifeboat.grub_image import configuration, image, tool
 from holdfast.privileged.boot.lifeboat.parts import (
     PARTS_AT,
     LifeboatError,
@@ -24,7 +21,6 @@ from holdfast.privileged.boot.lifeboat.parts import (
     Region,
     aligned,
 )
-from holdfast.privileged.boot.loaders.cmdline import grub_quoted, kernel_line
 
 SECTOR = 512
 _MODULE_DIRECTORIES = (
@@ -34,8 +30,6 @@ _MODULE_DIRECTORIES = (
 )
 _NEEDED = ("boot.img", "diskboot.img", "kernel.img", "lzma_decompress.img", "moddep.lst")
 _MODULES = ("biosdisk", "linux", "reboot")
-_PATH = "/usr/bin:/usr/sbin:/bin:/sbin"
-_SECONDS = 60.0
 MOST_CORE = 0x78000 - 0x8000
 """Bytes of conventional memory that a core image may take."""
 _CORE_SECTOR, _DRIVE_CHECK, _CODE = 0x5C, 0x66, 440
@@ -48,7 +42,7 @@ _BEHIND_DISKBOOT = 0x820
 def missing_tools(directories: Sequence[str] = _MODULE_DIRECTORIES) -> str | None:
     """Return a sentence about what is not installed here and is needed; None if all is."""
     try:
-        _tool()
+        tool()
         _modules(directories)
     except LifeboatError as error:
         return str(error)
@@ -77,8 +71,8 @@ def build(
     modules = _modules(directories)
     begin = Part("kernel", PARTS_AT, kernel)
     archive = Part("initramfs", begin.offset_bytes + begin.length_bytes, initramfs)
-    places = [_place(region, part) for part in (begin, archive)]
-    core = _core(modules, _configuration(words, *places))
+    configured = configuration(_place(region, begin), _place(region, archive), words)
+    core = _core(modules, configured)
     loader = Part("core", archive.offset_bytes + archive.length_bytes, core)
     first = (region.offset_bytes + loader.offset_bytes) // SECTOR
     loader = Part("core", loader.offset_bytes, _with_blocklist(core, first))
@@ -93,61 +87,17 @@ def build(
 
 
 def _place(region: Region, part: Part) -> str:
-    """Return a part's sectors as GRUB writes a list of blocks."""
+    """Return a part's sectors as GRUB writes a list of blocks of the drive that was booted."""
     start = (region.offset_bytes + part.offset_bytes) // SECTOR
-    return f"{start}+{part.length_bytes // SECTOR}"
+    return f"(${{root}}){start}+{part.length_bytes // SECTOR}"
 
 
-def _configuration(words: Sequence[str], kernel: str, initramfs: str) -> bytes:
-    """Return the embedded configuration, which GRUB's rescue parser reads line by line.
-
-    `$root` is the drive that the BIOS booted from. Raises `ValueError` with a clause.
-    """
-    kernel_line(words)
-    quoted = " ".join(grub_quoted(word) for word in words)
-    lines = (
-        f"linux (${{root}}){kernel} {quoted}",
-        f"initrd (${{root}}){initramfs}",
-        "boot",
-        # Only where one of them failed: the disk may answer the next time.
-        "reboot",
-    )
-    return "".join(f"{line}\n" for line in lines).encode()
-
-
-def _core(modules: Path, configuration: bytes) -> bytes:
+def _core(modules: Path, configured: bytes) -> bytes:
     """Make a core image. Raises `LifeboatError`, `OSError`."""
-    tool = _tool()
-    # Files in memory: what it reads and writes is in no directory.
-    with _memory("configuration") as read, _memory("core") as wrote:
-        read.write(configuration)
-        read.flush()
-        command = [tool, "-O", "i386-pc", "-d", str(modules), "-p", "/"]
-        command += ["-c", _named(read), "-o", _named(wrote), *_MODULES]
-        done = subprocess.run(  # noqa: S603 - a fixed program, no shell
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_SECONDS,
-            check=False,
-            pass_fds=[read.fileno(), wrote.fileno()],
-            env={"PATH": _PATH, "LC_ALL": "C"},
-        )
-        core = wrote.read()
-    if done.returncode != 0 or not 2 * SECTOR < len(core) < MOST_CORE:
-        said = " ".join(done.stderr.split()) or f"{len(core)} bytes"
-        raise LifeboatError(f"{tool} made no core image of GRUB: {said}.")
+    core = image("i386-pc", modules, _MODULES, configured)
+    if not 2 * SECTOR < len(core) < MOST_CORE:
+        raise LifeboatError(f"The core image of GRUB has {len(core)} bytes, which no BIOS loads.")
     return core
-
-
-def _memory(name: str) -> BinaryIO:
-    return os.fdopen(os.memfd_create(name), "w+b")
-
-
-def _named(file: BinaryIO) -> str:
-    return f"/proc/self/fd/{file.fileno()}"
 
 
 def _with_blocklist(core: bytes, first: int) -> bytes:
@@ -157,16 +107,6 @@ def _with_blocklist(core: bytes, first: int) -> bytes:
     # One entry: the list grows downwards, and ends at one without a length.
     struct.pack_into("<QHH", patched, _BLOCKLIST, first + 1, rest, _BEHIND_DISKBOOT)
     return bytes(patched)
-
-
-def _tool() -> str:
-    for name in ("grub-mkimage", "grub2-mkimage"):
-        program = shutil.which(name, path=_PATH)
-        if program is not None:
-            return program
-    raise LifeboatError(
-        "grub-mkimage is not installed (Debian, Ubuntu: grub-common; Fedora, RHEL: grub2-tools)."
-    )
 
 
 def _modules(directories: Sequence[str]) -> Path:

@@ -19,6 +19,7 @@ from holdfast.privileged.boot.disk.file_io import read_plain, write_file
 from holdfast.privileged.boot.disk.read_back import raw, read_raw
 from holdfast.privileged.boot.kernel import kernel_of
 from holdfast.privileged.boot.lifeboat import bios, region
+from holdfast.privileged.boot.lifeboat.efi_lifeboat import EfiLifeboat
 from holdfast.privileged.boot.lifeboat.held_file import protect, release_file
 from holdfast.privileged.boot.lifeboat.parts import (
     MAX_BYTES,
@@ -74,7 +75,10 @@ class Lifeboat:
             return LifeboatReport(kind="none", reason=why)
         contents = [kernel_of(self._machine), self._imager]
         known = sum(path.stat().st_size for path in contents if path.is_file())
-        needed = self._length(known + descriptor_bytes + _ABOUT)
+        try:
+            needed = self._length(known + descriptor_bytes + _ABOUT)
+        except PermissionError:  # the system partition is the superuser's
+            needed = PARTS_AT + known + descriptor_bytes + _ABOUT
         return prospect(self._machine, system, image_bytes, min(needed, MAX_BYTES))
 
     def hold(self, image_bytes: int, initramfs_bytes: int, *, last: bool) -> Place:
@@ -158,10 +162,12 @@ class Lifeboat:
     def _parts(self, place: Place, payload: Path, nonce: str) -> Parts:
         cmdline = read_text(self._machine.proc / "cmdline") or ""
         words = [*imager_words(cmdline, nonce), WORD]
-        with raw(place.device) as file:
-            first = b"".join(read_raw(file, 0, bios.SECTOR))
         kernel, initramfs = payload / "vmlinuz", payload / "initramfs.img"
         try:
+            if self._mode == "uefi":
+                return self._efi().build(place, kernel, initramfs, words)
+            with raw(place.device) as file:
+                first = b"".join(read_raw(file, 0, bios.SECTOR))
             return bios.build(place.region, kernel, initramfs, words, first)
         except ValueError as error:
             raise LifeboatError(
@@ -171,13 +177,19 @@ class Lifeboat:
     def _unfit(self, system: DiskPosition) -> str | None:
         """Return why there can be none on this machine, whatever its disk has."""
         if self._mode == "uefi":
-            return "There is no lifeboat for UEFI yet."
+            return self._efi().unfit(system)
         size = sector_bytes_of(self._machine, system)
         if size != bios.SECTOR:
             return f"{system.disk.path} has sectors of {size} bytes, from which no BIOS boots."
         return bios.missing_tools()
 
+    def _efi(self) -> EfiLifeboat:
+        return EfiLifeboat(self._machine)
+
     def _length(self, contents: int) -> int:
+        """Return the most that it takes. Raises `LifeboatError`, `OSError`."""
+        if self._mode == "uefi":
+            return self._efi().length_bytes(contents)
         return PARTS_AT + aligned(contents) + 2 * aligned(1) + bios.MOST_CORE
 
 

@@ -1,0 +1,144 @@
+"""Builds a lifeboat for UEFI: a system partition of its own, in a table of its own.
+
+The primary header of the GPT (LBA 1) is the switch: it leads to that table, or to the system's.
+The table has a valid backup, so that no firmware writes one where it supposes it. The partition
+has the number and the GUID of the system partition that the machine boots from, and a loader at
+the removable path and at the path of the firmware's entry, so that both lead to it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast import _engine
+from holdfast.privileged.boot.disk.gpt import GptPartition
+from holdfast.privileged.boot.lifeboat.efi_loader import EfiLoader
+from holdfast.privileged.boot.lifeboat.gpt_header import (
+    TABLE_BYTES,
+    Header,
+    disk_uuid,
+    is_protective,
+    table_of,
+)
+from holdfast.privileged.boot.lifeboat.grub_image import configuration
+from holdfast.privileged.boot.lifeboat.parts import (
+    PARTS_AT,
+    LifeboatError,
+    Part,
+    Parts,
+    Region,
+    aligned,
+)
+from holdfast.privileged.boot.loaders.cmdline import kernel_line
+
+REMOVABLE = "EFI/BOOT/BOOTX64.EFI"
+"""What firmware starts from a disk that it has no entry for (UEFI 2.10, 3.5.1.1)."""
+NO_SWITCH = (
+    "The disk has no GPT with a protective MBR alone, so there is no one sector by which its "
+    "firmware could boot the lifeboat."
+)
+_MIB = 1 << 20
+_CLUSTER, _SYSTEM_BYTES = 32 << 10, 2 * _MIB
+"""What each file wastes at most, and what the file system takes with its configuration."""
+KERNEL, INITRAMFS = "holdfast/vmlinuz", "holdfast/initramfs.img"
+
+
+@dataclass(frozen=True)
+class OldDisk:
+    """What of the disk's present table the lifeboat keeps."""
+
+    mbr: bytes
+    """LBA 0."""
+    header: bytes
+    """LBA 1."""
+    partition: GptPartition
+    """The system partition that the machine boots from."""
+    paths: Sequence[str]
+    """Where the firmware's entries have loaders on it, such as `EFI/debian/shimx64.efi`."""
+
+
+def build(
+    region: Region,
+    kernel: bytes | Path,
+    initramfs: bytes | Path,
+    words: Sequence[str],
+    *,
+    old: OldDisk,
+    loader: EfiLoader,
+    sector_bytes: int,
+) -> Parts:
+    """Build what boots `kernel` with `initramfs` and the command line `words` from a region.
+
+    A `loader` that is made here has `embedded(words)` as its configuration. Raises `LifeboatError`,
+    `OSError`; `ValueError` with a clause for words no kernel takes.
+    """
+    uuid = disk_uuid(old.header)
+    if uuid is None or not is_protective(old.mbr):
+        raise LifeboatError(NO_SWITCH)
+    kernel_line(words)
+    files = {KERNEL: _content(kernel), INITRAMFS: _content(initramfs)}
+    files |= loader.files(f"/{KERNEL}", f"/{INITRAMFS}", words)
+    for path in (REMOVABLE, *old.paths):
+        _place_loader(files, loader, path)
+    try:
+        system = _engine.build_fat(sector_bytes, sorted(files.items()))
+    except ValueError as error:
+        raise LifeboatError(f"{error}.") from None
+
+    table_at = PARTS_AT
+    backup_at = table_at + aligned(TABLE_BYTES)
+    header_at = backup_at + aligned(TABLE_BYTES)
+    esp_at = header_at + aligned(sector_bytes)
+
+    def sector(offset: int) -> int:
+        return (region.offset_bytes + offset) // sector_bytes
+
+    first, last = sector(esp_at), sector(esp_at + len(system)) - 1
+    entries = table_of(old.partition, first, last)
+    primary = Header(1, sector(header_at), first, last, uuid, sector(table_at))
+    backup = Header(sector(header_at), 1, first, last, uuid, sector(backup_at))
+    second = entries.ljust(aligned(TABLE_BYTES), b"\0") + backup.encoded(entries, sector_bytes)
+    return Parts(
+        "uefi",
+        sector_bytes,
+        1,
+        primary.encoded(entries, sector_bytes),
+        [
+            Part("table", table_at, entries),
+            Part("backup-table", backup_at, second),
+            Part("esp", esp_at, system),
+        ],
+    )
+
+
+def length_bytes(contents: int, loader: EfiLoader, paths: int) -> int:
+    """Return the most that a lifeboat takes of its region.
+
+    `contents` are the bytes of kernel and initramfs, `paths` how many the firmware's menu has.
+    """
+    one = len(loader.program) + sum(map(len, loader.beside.values()))
+    files = 2 + (1 + paths) * (1 + len(loader.beside)) + len(loader.files("", "", []))
+    system = contents + (1 + paths) * one + files * _CLUSTER + _SYSTEM_BYTES
+    return PARTS_AT + 2 * aligned(TABLE_BYTES) + 2 * aligned(1) + -(-system // _MIB) * _MIB
+
+
+def embedded(words: Sequence[str]) -> bytes:
+    """Return what a GRUB that is made for it has embedded. Raises `ValueError` with a clause."""
+    return configuration(f"/{KERNEL}", f"/{INITRAMFS}", words)
+
+
+def _place_loader(files: dict[str, bytes], loader: EfiLoader, path: str) -> None:
+    """Put the loader at a path, and what it starts beside it."""
+    known = {name.casefold() for name in files}
+    directory = posixpath.dirname(path)
+    wanted = {path: loader.program}
+    wanted |= {f"{directory}/{name}": content for name, content in loader.beside.items()}
+    # FAT does not tell upper case from lower case.
+    files.update({name: one for name, one in wanted.items() if name.casefold() not in known})
+
+
+def _content(content: bytes | Path) -> bytes:
+    return content if isinstance(content, bytes) else content.read_bytes()
