@@ -63,6 +63,7 @@ class TestDocument:
             ("/v1/operations/{operation_id}/cancel", "POST"),
             ("/v1/version", "GET"),
             ("/v1/pagecache", "GET"),
+            ("/v1/pagecache/history", "GET"),
             ("/v1/pagecache/dumps", "GET"),
             ("/v1/pagecache/dumps", "POST"),
             ("/v1/pagecache/dumps/{dump_id}", "GET"),
@@ -219,6 +220,8 @@ class TestProblems:
             ("/v1/operations/x?wait=nan", "wait", "must be a finite number"),
             ("/v1/pagecache?depth=-1", "depth", "must be at least 0"),
             ("/v1/pagecache?path=", "path", "must have at least one character"),
+            ("/v1/pagecache?by=tables", "by", "must be 'table', 'index' or 'file-kind'"),
+            ("/v1/pagecache/history?hours=0", "hours", "must be at least 1"),
             ("/v1/node?a=1", "a", "is not a known query parameter"),
         ],
     )

@@ -6,11 +6,13 @@ import re
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.oracles.residency import PAGE, pinned
 from tests.support.browser import Browser, Page, running_browser
 from tests.support.disk import drop, write_file
 from tests.support.harness import Daemon
@@ -151,6 +153,58 @@ def test_it_shows_the_node_what_runs_and_what_is_in_memory(browser: Browser, nod
     assert "cancelled" in page.text("#recent")
 
 
+def test_a_map_shows_what_is_in_memory_of_each_store(browser: Browser, node: Daemon) -> None:
+    names = {"MANIFEST-000001": 1, "000002.sst": 6, "000003.log": 3}
+    with ExitStack() as stack:
+        for name, pages in names.items():
+            path = write_file(node.root / "<b>rocks</b>" / name, 8 * PAGE)
+            drop(path)
+            stack.enter_context(pinned(path, range(pages)))
+        page = shown(browser, node)
+        page.until("document.querySelector('.map')")
+        leaves = (
+            "[...document.querySelectorAll('.leaf')].map((one) => { const box = "
+            "one.getBoundingClientRect(); return [one.title, box.width * box.height]; })"
+        )
+        areas = dict(page.evaluate(leaves))
+        (sst,) = (area for title, area in areas.items() if title.startswith("sst (rocksdb): 24"))
+        (log,) = (area for title, area in areas.items() if title.startswith("log (rocksdb): 12"))
+        assert sst == pytest.approx(2 * log, rel=0.05)
+        (other,) = (title for title in areas if title.startswith("other files: "))
+        assert re.search(r"of all that is .* of 33\.0 MiB in 5 files", other)
+        # By the keyboard alone: another grouping, and what a small area is.
+        page.evaluate("document.querySelector('[data-by=table]').focus()")
+        page.type("[data-by=table]", "")
+        page.until("document.querySelector('.map').dataset.key === 'table'")
+        page.evaluate("document.querySelector('.leaf[title*=rocks]').focus()")
+        assert page.text("#pointed").startswith("<b>rocks</b> (rocksdb): 40.0 KiB in memory")
+        boxes = page.evaluate(
+            "(() => { const map = document.querySelector('.map').getBoundingClientRect();"
+            "return [...document.querySelectorAll('.leaf')].map((one) => { const box = "
+            "one.getBoundingClientRect(); return box.right <= map.right + 1 && box.left >= "
+            "map.left - 1 && box.bottom <= map.bottom + 1; }); })()"
+        )
+        assert len(boxes) == 2
+        assert all(boxes)
+        # It stays when it is looked at again.
+        looks(page, 1)
+        assert page.evaluate("document.activeElement.className").startswith("leaf")
+    check_harmless(page, node)
+
+
+def test_history_is_a_line_with_axes(browser: Browser, node: Daemon) -> None:
+    node.run("/v1/pagecache/dumps", {})
+    page = shown(browser, node)
+    page.until("document.querySelectorAll('.plot circle').length === 2")
+    assert "from 2 dumps" in page.text("#history")
+    texts = page.evaluate("[...document.querySelectorAll('.plot text')].map((t) => t.textContent)")
+    assert texts[0] == "0 B"
+    assert all(re.fullmatch(r"[\d.]+ (B|KiB|MiB|GiB)", text) for text in texts[:3])
+    assert all(re.fullmatch(r"\d\d:\d\d", text) for text in texts[3:])
+    assert str(node.root) in page.evaluate("document.querySelector('.plot title').textContent")
+    check_harmless(page, node)
+
+
 def test_a_check_that_found_differences_is_red_and_what_is_partial_amber(
     browser: Browser, node: Daemon
 ) -> None:
@@ -191,9 +245,12 @@ def test_it_is_readable_on_a_telephone_and_in_the_dark(
     write_file(node.root / ("long-name" * 20), MIB)
     write_file(node.root / ("directory-with-a-long-name" * 5) / "file", MIB)
     node.finish(node.start("/v1/pagecache/evictions", {"paths": [str(node.root)]}))
+    for number, kind in enumerate(("Data", "Index", "Filter", "Summary", "Statistics", "CRC")):
+        write_file(node.root / "ks" / "table" / f"nb-1-big-{kind}.db", (6 - number) * MIB)
     slow = node.start("/v1/manifests", {"full": True, "bytes_per_second": 2 * MIB})
     page = shown(browser, node, width=400, dark=dark)
-    page.until("document.querySelector('#running .bar')")
+    page.until("document.querySelector('#running .bar') && document.querySelector('.leaf')")
+    page.until("document.querySelector('.plot')")
 
     wide = page.evaluate(
         "[...document.querySelectorAll('body *')]"

@@ -50,6 +50,63 @@ class SkippedFile(Located):
     detail: str | None = None
 
 
+GroupBy = Literal["table", "index", "file-kind"]
+"""By what residency can be grouped."""
+
+
+class ResidencyGroup(Located):
+    """How much of the files that belong together in a datastore is in the page cache.
+
+    `path` is the directory of the group: a data directory, a table's, an index's; what was asked
+    for where its files are in several.
+    """
+
+    store: Literal["postgresql", "cassandra", "lucene", "rocksdb"] | None = Field(
+        description="Null for the files that belong to no store that is known."
+    )
+    kind: str | None = Field(
+        description="The kind of the files, by `file-kind`: for example `table`, `index`, `toast`, "
+        "`fsm`, `vm`, `wal` of PostgreSQL, `data`, `filter` of Cassandra, `compound` of Lucene, "
+        "`sst` of RocksDB."
+    )
+    name: str | None = Field(
+        description="The name of the table or index, by `table` and `index`; null for the files of "
+        "a store that are of none. U+FFFD stands in it for what is not UTF-8."
+    )
+    name_b64: str | None = Field(
+        default=None, description="The bytes of a name that is not UTF-8, in base64."
+    )
+    files: Count
+    bytes: int = Field(ge=0, description="Sizes of the files; sparse ones may exceed 2^63.")
+    resident: Bytes
+    dirty: Bytes | None = None
+    writeback: Bytes | None = None
+    evicted: Bytes | None = None
+    recently_evicted: Bytes | None = None
+
+
+class RestOfGroups(BaseModel, defer_build=True):
+    """The groups that were not listed, together."""
+
+    groups: Count
+    files: Count
+    bytes: int = Field(ge=0)
+    resident: Bytes
+    dirty: Bytes | None = None
+    writeback: Bytes | None = None
+    evicted: Bytes | None = None
+    recently_evicted: Bytes | None = None
+
+
+class GroupedResidency(BaseModel, defer_build=True):
+    """All files of a report in groups, those with most in memory first; sums equal its total."""
+
+    by: GroupBy
+    groups: list[ResidencyGroup]
+    rest: RestOfGroups
+    notes: list[str] = Field(description="Why some have no name, a sentence each.")
+
+
 class ResidencyReport(BaseModel, defer_build=True):
     """Residency of one path: its total, its directories down to a level, its largest residents."""
 
@@ -57,6 +114,9 @@ class ResidencyReport(BaseModel, defer_build=True):
     total: Residency
     directories: list[Residency]
     files: list[Residency]
+    grouped: GroupedResidency | None = Field(
+        default=None, description="The same files by table, index or kind, where `by` asks for it."
+    )
     skipped: dict[str, Count] = Field(default_factory=dict)
     left_out: LeftOutByReason
     method: Literal["cachestat", "mincore"]
@@ -145,6 +205,25 @@ class DumpList(BaseModel, defer_build=True):
 
     dumps: list[Dump]
     damaged: list[DamagedRecord] = Field(default_factory=list)
+
+
+class ResidencyPoint(BaseModel, defer_build=True):
+    """What was resident when a dump of whole roots was made."""
+
+    at: datetime
+    roots: list[str] = Field(description="The roots that it is of.")
+    resident: Bytes = Field(description="Bytes of resident pages of all of them.")
+    files: Count = Field(description="Files with at least one resident page.")
+    dump: str = Field(description="The id of the dump, which may have been removed since.")
+    outcome: Outcome = Field(description="`partial` if files were skipped that could have pages.")
+
+
+class ResidencyHistory(BaseModel, defer_build=True):
+    """What was resident over time, the oldest first."""
+
+    since: datetime
+    until: datetime
+    points: list[ResidencyPoint]
 
 
 class LoadRequest(Request):

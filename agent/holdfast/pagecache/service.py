@@ -27,6 +27,7 @@ from holdfast.pagecache.models import (
     DumpResult,
     EvictRequest,
     EvictResult,
+    GroupBy,
     LoadRequest,
     LoadResult,
     PageCacheState,
@@ -122,18 +123,24 @@ class PageCache:
                 self._evict_places(params)
 
     def state(
-        self, *, path: str | None, depth: int, top: int, progress: Progress | None = None
+        self,
+        *,
+        path: str | None,
+        depth: int,
+        top: int,
+        by: GroupBy | None = None,
+        progress: Progress | None = None,
     ) -> PageCacheState:
         """Return what is resident now; takes seconds for millions of files.
 
-        `depth` is how many levels of directories are listed one by one, `top` how many files and
-        directories at most. Raises `RequestError` for a path that is not in a root.
+        `depth` is how many levels of directories are listed one by one, `top` how many files,
+        directories and groups at most. Raises `RequestError` for a path that is not in a root.
         """
         places, unavailable = self._shown(path)
         reports = []
         for place in places:
             try:
-                reports.append(self._residency(place, depth, top, progress or Progress()))
+                reports.append(self._residency(place, depth, top, by, progress or Progress()))
             except (OSError, ValueError) as error:
                 if path is not None:
                     raise _not_to_be_looked_at(path, error) from None
@@ -325,13 +332,16 @@ class PageCache:
         ]
 
     def _residency(
-        self, place: RootPath, depth: int, top: int, progress: Progress
+        self, place: RootPath, depth: int, top: int, by: GroupBy | None, progress: Progress
     ) -> ResidencyReport:
-        outcome = call(
-            _engine.measure_residency,
-            {"place": place.request(), "exclude": self._exclude, "depth": depth, "top": top},
-            progress,
-        )
+        request = {
+            "place": place.request(),
+            "exclude": self._exclude,
+            "depth": depth,
+            "top": top,
+            "by": by,
+        }
+        outcome = call(_engine.measure_residency, request, progress)
         self._note([place], outcome)
         whole = place.root / place.path
         kind = "root" if not place.path else "directory" if whole.is_dir() else "file"

@@ -324,6 +324,15 @@ class GateReport(TypedDict):
     at: str
 
 
+class GroupedResidency(TypedDict):
+    """All files of a report in groups, those with most in memory first; sums equal its total."""
+
+    by: str
+    groups: list[ResidencyGroup]
+    rest: RestOfGroups
+    notes: list[str]
+
+
 class Health(TypedDict):
     """The process answers."""
 
@@ -898,6 +907,43 @@ class Residency(TypedDict):
     recently_evicted: int | None
 
 
+class ResidencyGroup(TypedDict):
+    """How much of the files that belong together in a datastore is in the page cache."""
+
+    path: str
+    path_b64: str | None
+    store: str | None
+    kind: str | None
+    name: str | None
+    name_b64: str | None
+    files: int
+    bytes: int
+    resident: int
+    dirty: int | None
+    writeback: int | None
+    evicted: int | None
+    recently_evicted: int | None
+
+
+class ResidencyHistory(TypedDict):
+    """What was resident over time, the oldest first."""
+
+    since: str
+    until: str
+    points: list[ResidencyPoint]
+
+
+class ResidencyPoint(TypedDict):
+    """What was resident when a dump of whole roots was made."""
+
+    at: str
+    roots: list[str]
+    resident: int
+    files: int
+    dump: str
+    outcome: str
+
+
 class ResidencyReport(TypedDict):
     """Residency of one path: its total, its directories down to a level, its largest residents."""
 
@@ -905,9 +951,23 @@ class ResidencyReport(TypedDict):
     total: Residency
     directories: list[Residency]
     files: list[Residency]
+    grouped: GroupedResidency | None
     skipped: dict[str, int]
     left_out: dict[str, LeftOut]
     method: str
+
+
+class RestOfGroups(TypedDict):
+    """The groups that were not listed, together."""
+
+    groups: int
+    files: int
+    bytes: int
+    resident: int
+    dirty: int | None
+    writeback: int | None
+    evicted: int | None
+    recently_evicted: int | None
 
 
 class RetainedFile(TypedDict):

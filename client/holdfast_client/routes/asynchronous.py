@@ -111,11 +111,23 @@ class Pagecache:
         self._call = call
 
     async def show(
-        self, *, path: str | None = None, depth: int | None = None, top: int | None = None
+        self,
+        *,
+        path: str | None = None,
+        depth: int | None = None,
+        top: int | None = None,
+        by: Literal["table", "index", "file-kind"] | None = None,
     ) -> answers.PageCacheState:
         """Show what is resident."""
         answer: answers.PageCacheState = await self._call.json(
-            "GET", "/v1/pagecache", query={"path": path, "depth": depth, "top": top}
+            "GET", "/v1/pagecache", query={"path": path, "depth": depth, "top": top, "by": by}
+        )
+        return answer
+
+    async def get_residency_history(self, *, hours: int | None = None) -> answers.ResidencyHistory:
+        """Show what was resident over the last hours."""
+        answer: answers.ResidencyHistory = await self._call.json(
+            "GET", "/v1/pagecache/history", query={"hours": hours}
         )
         return answer
 

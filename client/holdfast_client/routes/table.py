@@ -15,6 +15,7 @@ TABLE: tuple[tuple[str, str, str, str], ...] = (
     ("GET", "/v1/operations/{operation_id}/events", "operations.events", "watch"),
     ("POST", "/v1/operations/{operation_id}/cancel", "operations.cancel", "operation"),
     ("GET", "/v1/pagecache", "pagecache.show", "json"),
+    ("GET", "/v1/pagecache/history", "pagecache.get_residency_history", "json"),
     ("POST", "/v1/pagecache/dumps", "pagecache.dump", "operation"),
     ("GET", "/v1/pagecache/dumps", "pagecache.list_dumps", "json"),
     ("POST", "/v1/pagecache/loads", "pagecache.load", "operation"),

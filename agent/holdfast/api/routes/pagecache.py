@@ -28,13 +28,16 @@ from holdfast.api.http.tokens import Scope
 from holdfast.api.http.work import Pool, act, run
 from holdfast.api.routes.operations import IdempotencyKey, start
 from holdfast.operations.model import Operation
+from holdfast.pagecache.history import residency_history
 from holdfast.pagecache.models import (
     Dump,
     DumpList,
     DumpRequest,
     EvictRequest,
+    GroupBy,
     LoadRequest,
     PageCacheState,
+    ResidencyHistory,
 )
 
 router = Router(
@@ -67,6 +70,7 @@ DumpIdOrLatest = Annotated[
 async def get_page_cache(
     services: ServicesDep,
     request: Request,
+    *,
     path: Annotated[
         str | None,
         Query(
@@ -80,15 +84,46 @@ async def get_page_cache(
         int, Query(ge=0, le=64, description="Levels of directories listed one by one.")
     ] = 1,
     top: Annotated[
-        int, Query(ge=0, le=10_000, description="Files listed one by one: those most resident.")
+        int,
+        Query(
+            ge=0, le=10_000, description="Files and groups listed one by one: those most resident."
+        ),
     ] = 10,
+    by: Annotated[
+        GroupBy | None,
+        Query(
+            description="Group the files as well: by `table`, by `index` or by `file-kind` of the "
+            "datastores that are recognized."
+        ),
+    ] = None,
 ) -> Response:
     """Ask the kernel about every file, now: that takes seconds for millions of files."""
 
     def look(progress: Progress) -> PageCacheState:
-        return services.pagecache.state(path=path, depth=depth, top=top, progress=progress)
+        return services.pagecache.state(path=path, depth=depth, top=top, by=by, progress=progress)
 
     return await large_json(await run(request, Pool.LOOKS, look))
+
+
+@router.get(
+    "/history",
+    operation_id="getResidencyHistory",
+    summary="Show what was resident over the last hours",
+    response_model=ResidencyHistory,
+    responses=problems_of(),
+)
+@spec(Scope.READ)
+async def get_residency_history(
+    services: ServicesDep,
+    request: Request,
+    hours: Annotated[int, Query(ge=1, le=168, description="How far back.")] = 24,
+) -> Response:
+    """Return a point for each dump of whole roots, also for those removed since."""
+
+    def look(_: Progress) -> ResidencyHistory:
+        return residency_history(services.operations, hours)
+
+    return await large_json(await run(request, Pool.READS, look))
 
 
 @router.post(

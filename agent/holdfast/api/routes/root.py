@@ -29,7 +29,8 @@ _SHOWN = 10
 
 _CALLS = (
     ("GET", "/v1/node", "this machine: identity, memory, disks below each root"),
-    ("GET", "/v1/pagecache", "what is resident"),
+    ("GET", "/v1/pagecache", "what is resident; ?by=table, index or file-kind"),
+    ("GET", "/v1/pagecache/history", "what was resident, from the dumps of the last day"),
     ("POST", "/v1/pagecache/dumps", "record it"),
     ("GET", "/v1/pagecache/dumps", "the dumps stored here"),
     ("POST", "/v1/pagecache/loads", 'load a dump: {"dump": "latest"}'),
@@ -60,7 +61,19 @@ _CALLS = (
     ("GET", "/healthz  /readyz  /metrics", "monitoring"),
     ("GET", "/openapi.json", "all of this, for programs"),
 )
-_PAGE = files("holdfast.api.routes").joinpath("page.html").read_text(encoding="utf-8")
+_PLOTS = "page_plots.js"
+
+
+def _page() -> str:
+    """Return the page as it is sent: one document, with the script of its plots in it."""
+    sources = files("holdfast.api.routes")
+    page, plots = (
+        sources.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", _PLOTS)
+    )
+    return page.replace(f"// {{{_PLOTS}}}\n", plots)
+
+
+_PAGE = _page()
 
 
 def _policy(page: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from holdfast.cli.run.runs import Run
+    from holdfast.pagecache.models import GroupBy
 
 Document = dict[str, Any]
 
@@ -67,7 +68,9 @@ class Backend(Protocol):
     def profiles(self) -> Profiles:
         """Kernel settings."""
 
-    def residency(self, *, path: str | None, depth: int, top: int) -> Document:
+    def residency(
+        self, *, path: str | None, depth: int, top: int, by: GroupBy | None = None
+    ) -> Document:
         """Describe what is in memory below `path`, or of every root."""
 
     def report(self, operation: str) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ from holdfast.config.statedir import locate_state_dir
 from holdfast.manifests.service import Manifests
 from holdfast.operations.model import OperationFailed, RequestError
 from holdfast.operations.outcome import problem_of
+from holdfast.pagecache.models import GroupBy
 from holdfast.pagecache.service import PageCache
 from holdfast.records.conversions import Write, converted
 from holdfast.tuning.models import PlanRequest
@@ -146,10 +147,12 @@ class LocalBackend:
         )
         self.profiles = LocalProfiles(self._tuning, self.start)
 
-    def residency(self, *, path: str | None, depth: int, top: int) -> Document:
+    def residency(
+        self, *, path: str | None, depth: int, top: int, by: GroupBy | None = None
+    ) -> Document:
         """Describe what is in memory."""
         with _refusals():
-            return _document(self._pagecache.state(path=path, depth=depth, top=top))
+            return _document(self._pagecache.state(path=path, depth=depth, top=top, by=by))
 
     def report(self, operation: str) -> Iterator[bytes]:
         """Yield the lines of a report."""

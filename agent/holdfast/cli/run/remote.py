@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast.cli.registration.arguments import segment
 from holdfast.cli.run.backend import Document
 from holdfast.cli.run.client import SECONDS, Api
 from holdfast.cli.run.runs import RemoteRun, Run
 from holdfast.operations.ids import new_id
+
+if TYPE_CHECKING:
+    from holdfast.pagecache.models import GroupBy
 
 _LONG_SECONDS = 600.0
 """For requests that make the daemon read every file, or a record of a million files."""
@@ -109,10 +112,12 @@ class RemoteBackend:
         self.manifests = RemoteRecords(api, "/v1/manifests", seconds=_LONG_SECONDS)
         self.profiles = RemoteProfiles(api)
 
-    def residency(self, *, path: str | None, depth: int, top: int) -> Document:
+    def residency(
+        self, *, path: str | None, depth: int, top: int, by: GroupBy | None = None
+    ) -> Document:
         """Describe what is in memory."""
         answer: Document = self._api.get(
-            "/v1/pagecache", seconds=_LONG_SECONDS, path=path, depth=depth, top=top
+            "/v1/pagecache", seconds=_LONG_SECONDS, path=path, depth=depth, top=top, by=by
         )
         return answer
 

@@ -10,6 +10,7 @@ pub mod probe;
 pub mod record;
 pub mod residency;
 mod sparse;
+mod stores;
 
 use crate::root_path::{RootPath, bytes};
 use crate::skips::Summary;

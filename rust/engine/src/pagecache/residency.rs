@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::probe::{may_probe, method, statistics, way};
+use super::stores::{By, Collected, Groups, Part};
 use super::{open_roots, refuse_unseen, starts, walkers};
 use crate::confine::{OpenFile, Refusal};
 use crate::progress::lock;
@@ -29,6 +30,9 @@ pub struct Request {
     pub depth: usize,
     /// List up to this many files and directories, those with most in memory.
     pub top: usize,
+    /// Group the files as well, into up to `top` groups.
+    #[serde(default)]
+    pub by: Option<By>,
 }
 
 /// Residency of one thing, in bytes of whole pages; `bytes` is the size of its files.
@@ -54,11 +58,13 @@ pub struct Residency {
 }
 
 /// What was found.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct Outcome {
     total: Sums,
     directories: Vec<Residency>,
     files: Vec<Residency>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grouped: Option<Groups>,
     skipped: BTreeMap<Reason, u64>,
     left_out: BTreeMap<Reason, LeftOut>,
     left_out_of: Vec<BTreeMap<Reason, u64>>,
@@ -66,7 +72,8 @@ pub struct Outcome {
 }
 
 impl Sums {
-    fn of(size: u64, stat: CacheStat, detailed: bool) -> Self {
+    /// Those of one file.
+    pub(super) fn of(size: u64, stat: CacheStat, detailed: bool) -> Self {
         let bytes = |pages: u64| detailed.then_some(pages * page_size());
         Self {
             files: 1,
@@ -79,7 +86,13 @@ impl Sums {
         }
     }
 
-    fn add(&mut self, other: &Self) {
+    /// Bytes in memory.
+    pub(super) fn resident(&self) -> u64 {
+        self.resident
+    }
+
+    /// Add those of another thing.
+    pub(super) fn add(&mut self, other: &Self) {
         // A number that is known for a part only would pass for the whole.
         let known = |a: Option<u64>, b: Option<u64>| Some(a? + b?);
         if self.files == 0 {
@@ -111,6 +124,7 @@ struct Sought {
     /// The largest so far, by bytes in memory.
     files: BTreeSet<(u64, Vec<u8>)>,
     detail: HashMap<Vec<u8>, Sums>,
+    collected: Collected,
 }
 
 /// Measure how much of a place is in memory.
@@ -145,10 +159,16 @@ pub fn residency(request: &Request, progress: &Progress) -> Result<Outcome> {
             })
             .collect()
     };
+    let grouped = request.by.map(|by| {
+        progress.enter("grouping");
+        found.collected.into_groups(by, request.top, (&roots[0], &request.place), progress)
+    });
+    progress.check()?;
     Ok(Outcome {
         total: found.total,
         directories: list(found.directories),
         files: list(found.detail),
+        grouped,
         skipped: skips.skipped,
         left_out: skips.left_out,
         left_out_of: skips.left_out_of,
@@ -168,6 +188,9 @@ impl Visit for Surveyor<'_> {
     }
 
     fn skip(&self, _root: usize, path: &[u8], refusal: Refusal) -> Result<()> {
+        if self.request.by.is_some() {
+            lock(&self.found).collected.note(path);
+        }
         self.skips.add(0, &self.request.place.absolute(path), refusal.reason, refusal.detail);
         Ok(())
     }
@@ -189,7 +212,9 @@ impl Surveyor<'_> {
                 let sums = Sums::of(size, stat, detailed);
                 self.progress.add_files(1);
                 self.progress.add_bytes(sums.resident);
-                lock(&self.found).add(path, &sums, self.base, self.request);
+                let part =
+                    self.request.by.and_then(|_| Collected::part(&path, &self.request.place));
+                lock(&self.found).add(path, part, &sums, self.base, self.request);
                 Ok(())
             }
             Err(errno) => self.skip(root, &path, errno.into()),
@@ -198,8 +223,18 @@ impl Surveyor<'_> {
 }
 
 impl Sought {
-    fn add(&mut self, path: Vec<u8>, sums: &Sums, base: usize, request: &Request) {
+    fn add(
+        &mut self,
+        path: Vec<u8>,
+        part: Option<Part>,
+        sums: &Sums,
+        base: usize,
+        request: &Request,
+    ) {
         self.total.add(sums);
+        if request.by.is_some() {
+            self.collected.add(&path, part, sums);
+        }
         let slashes = path.iter().enumerate().skip(base).filter(|&(_, &byte)| byte == b'/');
         for (at, _) in slashes.take(request.depth) {
             match self.directories.get_mut(&path[..at]) {

@@ -104,7 +104,7 @@ fn set_direct(file: &OwnedFd, on: bool) -> Result<(), Errno> {
 }
 
 /// What is read ahead would come into the page cache without our knowing.
-fn no_readahead(file: &OwnedFd) {
+pub fn no_readahead(file: &OwnedFd) {
     // It is advice; without it more is read than needed and stays for a while.
     let _ = fadvise(file, 0, None, Advice::Random);
 }

@@ -7,7 +7,7 @@
 //! for the end. How many reads are in flight is a property of the device, shared by the threads that
 //! still have work: one huge file alone gets the whole queue.
 
-mod access;
+pub(crate) mod access;
 pub mod buffers;
 mod device;
 mod extents;

@@ -42,6 +42,14 @@ class Report(StrEnum):
     ALL = "all"
 
 
+class GroupBy(StrEnum):
+    """By what residency is grouped."""
+
+    TABLE = "table"
+    INDEX = "index"
+    FILE_KIND = "file-kind"
+
+
 class OnDenied(StrEnum):
     """What to do about files that may not be probed."""
 
@@ -62,6 +70,7 @@ DumpId = Annotated[
     lines=[
         "holdfast pagecache show",
         "holdfast pagecache show /mnt/data/sstables --depth 2 --top 20",
+        "holdfast pagecache show --by table",
         "holdfast pagecache show --json | jq '.reports[].total.resident'",
     ],
 )
@@ -78,12 +87,22 @@ def show(
         int, typer.Option(min=0, max=64, help="Levels of directories to break it down to.")
     ] = 1,
     top: Annotated[
-        int, typer.Option(min=0, max=10_000, help="Files to name, those with most in memory.")
+        int,
+        typer.Option(min=0, max=10_000, help="Files or groups to name, those with most in memory."),
     ] = 10,
+    by: Annotated[
+        GroupBy | None,
+        typer.Option(
+            help="Group the files of PostgreSQL, Cassandra, Lucene and RocksDB instead.",
+            show_default="directories and files",
+        ),
+    ] = None,
 ) -> None:
-    """Show how much of each root is in memory, by directory and by file."""
+    """Show how much of each root is in memory, by directory and by file, or by what it is."""
     named = None if path is None else absolute(path)
-    state = session.backend.residency(path=named, depth=depth, top=top)
+    state = session.backend.residency(
+        path=named, depth=depth, top=top, by=None if by is None else by.value
+    )
     if session.out.as_json:
         session.out.json(state)
         return

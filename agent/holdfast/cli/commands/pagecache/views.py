@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from holdfast.cli.commands.pagecache.groups import show_groups
 from holdfast.cli.terminal import units
 from holdfast.cli.terminal.output import Output
 from holdfast.cli.terminal.phrases import name_of, show_left_out, took_of, when_of
@@ -57,6 +58,10 @@ def _show_report(out: Output, report: ResidencyReport) -> None:
     out.line(", ".join(more))
     _show_reasons(out, _without(report.skipped, report.left_out))
     show_left_out(out, report.left_out)
+    if report.grouped is not None:
+        out.line()
+        show_groups(out, report.grouped, total)
+        return
     if report.directories:
         out.line()
         _show_residency(out, "directory", report.directories, total)
