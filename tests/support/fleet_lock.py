@@ -69,7 +69,9 @@ class FleetLockServer:
 
 
 @contextmanager
-def fleet_lock_server(kind: Kind = "poseidon") -> Iterator[FleetLockServer]:
+def fleet_lock_server(
+    kind: Kind = "poseidon", service_class: type[FleetLockServer] | None = None
+) -> Iterator[FleetLockServer]:
     """Serve on loopback until the end of the block."""
 
     class Handler(BaseHTTPRequestHandler):
@@ -100,7 +102,9 @@ def fleet_lock_server(kind: Kind = "poseidon") -> Iterator[FleetLockServer]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.daemon_threads = True
-        service = FleetLockServer(f"http://127.0.0.1:{server.server_port}/base", kind)
+        service = (service_class or FleetLockServer)(
+            f"http://127.0.0.1:{server.server_port}/base", kind
+        )
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
         thread.start()
         try:
