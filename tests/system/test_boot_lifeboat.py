@@ -170,6 +170,14 @@ def test_with_uefi_an_image_without_a_gpt_has_no_switch(disk: BootDisk) -> None:
         assert any("no place for a lifeboat" in one for one in found.refusals)
 
 
+def test_with_uefi_and_no_system_partition_there_is_none(disk: BootDisk) -> None:
+    machine = disk.with_firmware(SecureBoot_8be4df61_93ca_11d2_aa0d_00e098032b8c=b"\0").arming
+    found = machine.explain(explained(disk, boot_modes=["uefi"])).lifeboat
+    assert found is not None
+    assert found.kind == "none"
+    assert "No EFI system partition" in (found.reason or "")
+
+
 def test_a_partition_that_was_made_over_it_meanwhile_is_not_wiped(disk: BootDisk) -> None:
     report = disk.arming.arm(disk.request())
     place = placed(report)

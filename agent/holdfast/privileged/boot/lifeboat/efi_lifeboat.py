@@ -26,6 +26,7 @@ class EfiLifeboat:
     def unfit(self, system: DiskPosition) -> str | None:
         """Return why there can be none, as far as this process may inspect. Raises `OSError`."""
         try:
+            booted_partition(self._machine)
             mbr, header = self._table(system)
             self._loader([])
         except PermissionError:

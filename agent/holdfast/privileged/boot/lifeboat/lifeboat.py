@@ -45,7 +45,7 @@ WORD = "holdfast.lifeboat"
 """On the kernel's command line where the lifeboat boots."""
 _NOTE_BYTES = 4096
 _ABOUT = 16 << 20
-"""For the modules and all else in the initramfs that is only known when it is made."""
+"""For the boot loader, and what in the initramfs is only known when it is made: modules."""
 
 
 class _Note(BaseModel):
@@ -75,10 +75,8 @@ class Lifeboat:
             return LifeboatReport(kind="none", reason=why)
         contents = [kernel_of(self._machine), self._imager]
         known = sum(path.stat().st_size for path in contents if path.is_file())
-        try:
-            needed = self._length(known + descriptor_bytes + _ABOUT)
-        except PermissionError:  # the system partition is the superuser's
-            needed = PARTS_AT + known + descriptor_bytes + _ABOUT
+        # Not by making one: this is asked whenever the state is shown.
+        needed = PARTS_AT + aligned(known + descriptor_bytes) + _ABOUT
         return prospect(self._machine, system, image_bytes, min(needed, MAX_BYTES))
 
     def hold(self, image_bytes: int, initramfs_bytes: int, *, last: bool) -> Place:
