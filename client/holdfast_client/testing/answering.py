@@ -36,6 +36,7 @@ _STEPS = {
     "arm": ("staged", "armed"),
     "disarm": ("armed", "staged"),
     "reboot": ("armed", "rebooting"),
+    "confirm": ("booted", "confirmed"),
 }
 
 
@@ -183,6 +184,8 @@ class Handler(BaseHTTPRequestHandler):
             return 200, {"operations": made, "next": None}
         if path == "/v1/reimage":
             return 200, _status(node)
+        if path == "/v1/node":
+            return 200, {"boot_id": f"boot-{node.boots}", "hostname": "fake"}
         return self._act(node, call, path, kind)
 
     def _act(self, node: FakeNode, call: Call, path: str, kind: str) -> tuple[int, dict[str, Any]]:
@@ -293,6 +296,8 @@ def _step(node: FakeNode, call: Call, *, done: bool) -> tuple[int, dict[str, Any
         return 200, _status(node)
     ordered = step == "reboot" and node.state == before
     node.state = after
+    if step == "confirm" and attempt is not None:
+        attempt.settle("succeeded")
     node.advance()
     if call.key is not None:
         node.keys[call.key] = (call, None)
@@ -300,8 +305,17 @@ def _step(node: FakeNode, call: Call, *, done: bool) -> tuple[int, dict[str, Any
 
 
 def _status(node: FakeNode) -> dict[str, Any]:
-    operation = None if node.attempt is None else node.attempt.id
-    return {"state": node.state, "reason": None, "operation": operation, "history": []}
+    attempt = node.attempt
+    passed = {"name": "data", "passed": True, "detail": "As the test says."}
+    digest = None if attempt is None else attempt.params.get("descriptor_sha256")
+    return {
+        "state": node.state,
+        "reason": None,
+        "operation": None if attempt is None else attempt.id,
+        "image": None if digest is None else {"descriptor_sha256": digest},
+        "checks": [passed] if node.state in ("booted", "confirmed") else [],
+        "history": [],
+    }
 
 
 def _refused(slug: str, detail: str, **members: Any) -> tuple[int, dict[str, Any]]:

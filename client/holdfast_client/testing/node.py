@@ -59,6 +59,7 @@ class FakeNode:
         self._boots: threading.Thread | None = None
         self._closed = threading.Event()
         self.imaging = False
+        self.boots = 1
 
     def __enter__(self) -> Self:
         self.start()
@@ -179,9 +180,14 @@ class FakeNode:
         self.imaging = False
         self._closed.wait(plan.down)
         with self.lock:
+            self.boots += 1
             self.state = plan.end
+            asks = self.attempt is not None and self.attempt.params.get("confirm") == "manual"
+            if asks and plan.end == "confirmed":
+                self.state = "booted"  # until a caller confirms it
             if self.attempt is not None:
-                self.attempt.phase = plan.end
+                self.attempt.phase = self.state
+            if self.attempt is not None and self.state != "booted":
                 slug = {"failed": "not-reimaged", "unconfirmed": "not-confirmed"}.get(plan.end)
                 self.attempt.settle("succeeded" if slug is None else "failed", slug)
         self.start()
