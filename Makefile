@@ -93,6 +93,12 @@ client-wheel: .venv/stamp ## Build dist/holdfast_client-*.whl, the library for p
 	$(bin)/python -m flit_core.wheel --outdir dist client
 	@ls dist/holdfast_client-*.whl
 
+.PHONY: rollout-wheel
+rollout-wheel: .venv/stamp ## Build dist/holdfast_rollout-*.whl, which rolls a fleet
+	@rm -f dist/holdfast_rollout-*.whl
+	$(bin)/python -m flit_core.wheel --outdir dist fleet/rollout
+	@ls dist/holdfast_rollout-*.whl
+
 .PHONY: client-routes
 client-routes: build ## Write the client's methods anew, one for each route of the API
 	PYTHONPATH=. $(bin)/python client/generate_routes.py
@@ -200,6 +206,10 @@ soak: build ## Run hostile and honest clients against a daemon for MINUTES=60, a
 lock-kills: build ## Kill a thousand processes that take the fleet's lock; none may leak or lose it
 	$(bin)/python -m tests.support.lock_kills 1000 "$$RANDOM"
 
+.PHONY: simulate-fleet
+simulate-fleet: .venv/stamp ## Run 10,000 random rolls on a virtual clock; each must keep every invariant (20 minutes)
+	PYTHONPATH=client:fleet/rollout $(bin)/python -m tests.simulation --schedules 10000
+
 .PHONY: fuzz
 fuzz: ## Fuzz the record parsers for a minute each (needs cargo-fuzz and a nightly toolchain)
 	@packaging/check-toolchain fuzz
@@ -230,4 +240,4 @@ test-packages-or-skip:
 clean: ## Remove what builds and tests made, the virtual environment included
 	rm -rf .venv target dist rust/fuzz/target agent/holdfast/*.so
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find agent client tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find agent client fleet tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""What the steps reach in reality: nodes, commands, HTTP, the clock."""

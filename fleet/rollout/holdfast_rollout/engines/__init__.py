@@ -1,0 +1,1 @@
+"""Durable engines that run the workflows."""

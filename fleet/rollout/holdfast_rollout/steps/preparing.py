@@ -1,0 +1,123 @@
+"""What does not disturb a node: check it, and stage the image; and undo the latter."""
+
+from __future__ import annotations
+
+from holdfast_rollout.interfaces import Away, Json, NodeStatus, OperationStatus, Refused
+from holdfast_rollout.steps.context import Context, Pace, ended, insist, passed
+
+FEATURES = ("attempt-precondition", "idempotency-key")
+"""What a node has to be able to do, so that two controllers cannot disturb each other."""
+UNDER_WAY = frozenset({"staging", "staged", "armed", "rebooting", "imaging", "booted"})
+UNPROVEN = frozenset({"unconfirmed", "unknown"})
+
+
+async def check(context: Context, arguments: Json) -> Json:
+    """Check whether a node can be re-imaged, or is already.
+
+    `operations` are those of earlier attempts of this roll: one that is under way is continued.
+    """
+    node = arguments["node"]
+    api = context.nodes(node)
+    try:
+        features = await insist(context, node, api.features)
+        boot_id = await insist(context, node, api.boot_id)
+        seen = await insist(context, node, api.status)
+    except Away as error:
+        return ended("unknown", f"It does not answer: {error}", disturbed=True)
+    except Refused as error:
+        return ended("failed", f"It cannot be checked: {error}")
+    missing = [name for name in FEATURES if name not in features]
+    if missing:
+        return ended("failed", f"Its holdfast cannot do {', '.join(missing)}: upgrade it.")
+    result = _judged(context, seen, arguments.get("operations", []))
+    return {**result, "boot_id": boot_id}
+
+
+def _judged(context: Context, seen: NodeStatus, own: list[str]) -> Json:
+    wanted = context.inventory.image.descriptor_sha256
+    if seen.state == "confirmed" and wanted is not None and seen.image_sha256 == wanted:
+        return passed(already=True, operation=seen.operation)
+    if seen.state in UNPROVEN:
+        return ended(
+            "failed",
+            f"It is {seen.state}: {seen.reason} Confirm it or roll it back, then resume.",
+            disturbed=True,
+        )
+    if seen.state in UNDER_WAY:
+        if seen.operation in own:
+            return passed(operation=seen.operation, state=seen.state)
+        return ended(
+            "failed", f"Another re-imaging is under way there: {seen.operation} is {seen.state}."
+        )
+    if seen.blocked:
+        return ended("failed", f"It cannot be re-imaged: {' '.join(seen.blocked)}")
+    return passed()
+
+
+async def stage(context: Context, arguments: Json) -> Json:
+    """Stage the image, and return once it is on the node's data volume."""
+    node, key = arguments["node"], arguments["key"]
+    inventory = context.inventory
+    members = inventory.image.model_dump(mode="json", exclude_none=True)
+    try:
+        begun = await insist(
+            context,
+            node,
+            lambda: context.nodes(node).stage({**members, "confirm": "manual"}, f"{key}.stage"),
+        )
+    except Away as error:
+        return ended("unknown", f"It stopped answering before it staged: {error}", disturbed=True)
+    except Refused as error:
+        return ended("failed", f"It does not stage the image: {error}")
+    return await staged(context, node, begun, inventory.times.stage)
+
+
+async def staged(context: Context, node: str, begun: OperationStatus, seconds: float) -> Json:
+    """Wait until an operation that stages has done so; the result has the `operation`."""
+    pace = Pace(context, node, seconds)
+    seen = begun
+    away: Away | None = None
+    while True:
+        if seen.final:
+            return ended("failed", f"Staging ended as {seen.state}: {seen.detail}")
+        if seen.phase == "staged":
+            return passed(operation=seen.id)
+        if not await pace.turn():
+            break
+        try:
+            wait = 0.0 if away else min(context.inventory.times.poll, pace.left)
+            seen, away = await context.nodes(node).operation(begun.id, wait), None
+            context.board.node(node, progress(seen))
+        except Away as error:
+            away = error
+        except Refused as error:
+            return ended("unknown", f"Its operation cannot be read: {error}")
+    if away is not None:
+        return ended("unknown", f"It stopped answering while it staged: {away}", disturbed=True)
+    return ended("failed", f"It did not stage the image within {seconds:g} s.")
+
+
+async def cancel(context: Context, arguments: Json) -> Json:
+    """End the attempt of a node that was not disturbed; what was staged is deleted there."""
+    node, operation = arguments["node"], arguments["operation"]
+    try:
+        await insist(
+            context,
+            node,
+            lambda: context.nodes(node).cancel(operation, f"{arguments['key']}.cancel"),
+        )
+    except Away as error:
+        return ended("unknown", f"It does not answer, and {operation} could not be ended: {error}")
+    except Refused as error:
+        return ended("failed", f"{operation} could not be ended: {error}")
+    return passed()
+
+
+def progress(seen: OperationStatus) -> Json:
+    """Return what a board shows of an operation."""
+    return {
+        "phase": seen.phase,
+        "bytes_done": seen.bytes_done,
+        "bytes_expected": seen.bytes_expected,
+        "bytes_per_second": seen.bytes_per_second,
+    }
