@@ -117,7 +117,7 @@ def test_a_paused_roll_disturbs_no_further_node_and_an_aborted_one_ends(tmp_path
         def paused() -> bool:
             shown = httpx.get(f"{page}status.json", trust_env=False).json()
             done = shown["nodes"]["a-1"]["state"] == "done"
-            return done and shown["summary"].get("waits") == "The roll is paused."
+            return bool(done and shown["summary"].get("waits") == "The roll is paused.")
 
         until(paused, seconds=60, what="the page to show the pause")
         metrics = httpx.get(f"{page}metrics", trust_env=False).text
