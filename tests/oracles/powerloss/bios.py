@@ -30,7 +30,6 @@ _CODE_LIST_BEGINS = 0x1A0
 _SEGMENT = 0x820
 _LZMA = [{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 16, "lc": 3, "lp": 0, "pb": 2}]
 _MOST_UNPACKED = 4 << 20
-_MODULES, _CONFIG = b"mimg", 2
 _BOOTED = {"", "hd0", "$root", "${root}"}
 """Names of the disk that a BIOS booted; `root` is it as long as nothing sets it."""
 _BLOCKS = re.compile(r"\(([^)]*)\)(\d+)\+(\d+)")
@@ -102,24 +101,7 @@ def _config(core: bytes) -> str:
         raise NotBootableError(f"the core image cannot be unpacked: {error}") from error
     if len(kernel) != unpacked_bytes:
         raise NotBootableError("the core image is not whole")
-    return _module(kernel, _CONFIG).split(b"\0")[0].decode()
-
-
-def _module(kernel: bytes, wanted: int) -> bytes:
-    """Return the module of a kind, e.g. the configuration, from GRUB's kernel in memory."""
-    begin = kernel.find(_MODULES, len(_program("kernel.img")) & ~0xFFF)
-    while begin >= 0:
-        offset, size = struct.unpack_from("<II", kernel, begin + 4)
-        at, end = begin + offset, begin + size
-        while at + 8 <= min(end, len(kernel)):
-            kind, length = struct.unpack_from("<II", kernel, at)
-            if length < 8:
-                break
-            if kind == wanted:
-                return kernel[at + 8 : at + length]
-            at += length
-        begin = kernel.find(_MODULES, begin + 1)
-    raise NotBootableError("the core image has no configuration")
+    return grub_config.embedded(kernel, wide=False)
 
 
 def _blocks(disk: Reader, names: object) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,3 +55,29 @@ def _expand(line: str, variables: dict[str, str]) -> str:
     for name in sorted(variables, key=len, reverse=True):
         line = line.replace(f"${{{name}}}", variables[name]).replace(f"${name}", variables[name])
     return line
+
+
+_MODULES, _CONFIG = b"mimg", 2
+# `struct grub_module_info32` and 64: magic, padding in the wide one, offset and size.
+_NARROW, _WIDE = struct.Struct("<4xII"), struct.Struct("<8xQQ")
+
+
+def embedded(image: bytes, *, wide: bool) -> str:
+    """Return the configuration that an image of GRUB's kernel has among its modules.
+
+    `wide` is whether GRUB has 64-bit words. Raises `NotBootableError` if there is none.
+    """
+    fields = _WIDE if wide else _NARROW
+    begin = image.find(_MODULES)
+    while 0 <= begin <= len(image) - fields.size:
+        offset, size = fields.unpack_from(image, begin)
+        at, end = begin + offset, min(begin + size, len(image))
+        while fields.size <= at - begin and at + 8 <= end:
+            kind, length = struct.unpack_from("<II", image, at)
+            if length < 8:
+                break
+            if kind == _CONFIG:
+                return image[at + 8 : at + length].split(b"\0")[0].decode()
+            at += length
+        begin = image.find(_MODULES, begin + 1)
+    raise NotBootableError("GRUB has no embedded configuration")

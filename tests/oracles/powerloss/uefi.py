@@ -52,7 +52,8 @@ class Uefi:
     """OVMF or the like."""
 
     configuration: Sequence[str]
-    """Paths of GRUB's configuration on the system partition, the first that is there counts."""
+    """Paths of GRUB's configuration on the system partition, the first that is there counts; none
+    if the loader has it embedded."""
     loaders: Sequence[str] = (REMOVABLE,)
     """Paths by which it may boot: every one must lead to a program."""
     sector_bytes: int = SECTOR
@@ -91,7 +92,11 @@ class Uefi:
         for loader in self.loaders:
             if not fat.file(loader).startswith(b"MZ"):
                 raise NotBootableError(f"{loader} is no program")
-        entry = grub_config.parse(self._configuration(fat))
+        if self.configuration:
+            text = self._configuration(fat)
+        else:
+            text = grub_config.embedded(fat.file(self.loaders[0]), wide=True)
+        entry = grub_config.parse(text)
         names = [name.partition(")")[2] if name[0] == "(" else name for name in entry.initrds]
         kernel = entry.kernel.partition(")")[2] if entry.kernel[0] == "(" else entry.kernel
         initramfs = b"".join(fat.file(name) for name in names)

@@ -20,12 +20,20 @@ from tests.vm.cuts.scenario import DATA_SERIAL, ROOT_SERIAL, Scenario, root_of
 from tests.vm.cuts.systems import ROOT_AT
 from tests.vm.imager.baddisk import Faults, bad_disk
 from tests.vm.imager.images import NONCE, file_of
-from tests.vm.imager.machine import Drive, Running, running
+from tests.vm.imager.machine import (
+    COMMAND_LINE,
+    PROCESSORS,
+    Drive,
+    Running,
+    firmware_options,
+    running,
+)
 from tests.vm.pace import patience
+from tests.vm.reimage.firmware import OVMF
 
 Booted = Literal["old", "lifeboat", "new"]
 
-MEMORY_MIB = 224
+_MEMORY_MIB = {"bios": 224, "uefi": 384}
 _SECONDS = 150.0
 _IMAGER = r"holdfast-imager: the disk boots the lifeboat; resuming"
 _SYSTEMS: dict[str, Booted] = {
@@ -105,6 +113,8 @@ class Machine:
     def _switched_on(
         self, node: Sequence[str], by_loader: bool, options: dict[str, Any]
     ) -> Iterator[Running]:
+        processors = options.pop("processors", PROCESSORS)
+        options.setdefault("command_line", f"{COMMAND_LINE} no_timer_check")
         drives = [Drive(self.disk, ROOT_SERIAL, node=node)]
         if self._data is not None:
             drives.append(Drive(self._data, DATA_SERIAL))
@@ -117,10 +127,17 @@ class Machine:
             drives,
             self.directory / "run",
             network=self.scenario.network,
-            memory_mib=MEMORY_MIB,
+            memory_mib=_MEMORY_MIB["uefi" if self.scenario.kind.uefi else "bios"],
+            options=(*processors, *self._firmware(by_loader=by_loader)),
             **options,
         ) as machine:
             yield machine
+
+    def _firmware(self, *, by_loader: bool) -> Sequence[str]:
+        """Return QEMU's options for its firmware, whose variables are as in a new machine."""
+        if by_loader or not self.scenario.kind.uefi:
+            return ()
+        return firmware_options(_copied(OVMF.variables, self.directory / "variables.fd"))
 
     def keep(self) -> None:
         """Take over all that was written."""

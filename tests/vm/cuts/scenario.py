@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from holdfast.privileged.boot.lifeboat import bios, region
-from holdfast.privileged.boot.lifeboat.parts import Region
+from holdfast.privileged.boot.disk.gpt import ESP, GptPartition
+from holdfast.privileged.boot.lifeboat import bios, region, uefi
+from holdfast.privileged.boot.lifeboat.efi_loader import choose
+from holdfast.privileged.boot.lifeboat.parts import Parts, Region
 from tests.oracles.powerloss.bios import Bios
 from tests.oracles.powerloss.sectors import Contents, Extent
+from tests.oracles.powerloss.uefi import REMOVABLE, Uefi
 from tests.oracles.powerloss.verdict import Lifeboat, Scene
 from tests.support.fileserver import Behaviour, serving
 from tests.vm.cuts.kernel import small_kernel
@@ -39,6 +44,9 @@ _DATA_BYTES = 24 * MIB
 _IMAGE_PATH = ".holdfast/images/abc/image"
 _DATA_UUID = "6f1b1a52-9d1c-4d42-8d7b-0d6f3f2c1a10"
 _WORD = "holdfast.lifeboat"
+_MENU = r"\EFI\debian\grubx64.efi"
+"""Where the firmware's own entry has a loader."""
+_TABLE_BYTES = 128 * 128
 _OUTCOME_BYTES = 16 << 10
 # Of the region, the imager's journal is all that changes while it boots.
 _JOURNAL = (4096, 69632)
@@ -51,11 +59,16 @@ class Kind:
     layout: Layout
     origin: Origin
 
+    @property
+    def uefi(self) -> bool:
+        """Whether its firmware is UEFI."""
+        return self.layout == "uefi-gpt"
+
     def __str__(self) -> str:
         return f"{self.layout}-{self.origin}"
 
 
-_LAYOUTS: tuple[Layout, ...] = ("bios-mbr", "bios-gpt")
+_LAYOUTS: tuple[Layout, ...] = ("bios-mbr", "bios-gpt", "uefi-gpt")
 _ORIGINS: tuple[Origin, ...] = ("staged", "network")
 KINDS = [Kind(layout, origin) for layout in _LAYOUTS for origin in _ORIGINS]
 
@@ -93,7 +106,7 @@ class Scenario:
         header = Extent.of_bytes(REGION_AT, _JOURNAL[0])
         rest = Extent.of_bytes(REGION_AT + _JOURNAL[1], REGION_BYTES - _JOURNAL[1])
         return Scene(
-            firmware=Bios(),
+            firmware=Uefi((), (REMOVABLE, _MENU)) if self.kind.uefi else Bios(),
             before=before,
             final=final,
             owned=(self.record, self.region),
@@ -118,7 +131,7 @@ def scenario(kind: Kind, directory: Path) -> Iterator[Scenario]:
         with serving(behaviour) as url:
             seen = f"{url.replace('127.0.0.1', HOST)}/image"
             more: dict[str, Any] = {"source": {"kind": "network", "url": seen}, "network": DHCP}
-            initramfs = _arm(armed, code, image, directory, more)
+            initramfs = _arm(kind, armed, code, image, more)
             yield Scenario(kind, code, image, armed, initramfs, None, seen)
     else:
         data = _data_disk(directory, image)
@@ -130,11 +143,12 @@ def scenario(kind: Kind, directory: Path) -> Iterator[Scenario]:
             "array": None,
         }
         disks = [DataDisk(DATA_SERIAL, data.stat().st_size)]
-        initramfs = _arm(armed, code, image, directory, {"source": source, "data_disks": disks})
+        more = {"source": source, "data_disks": disks}
+        initramfs = _arm(kind, armed, code, image, more)
         yield Scenario(kind, code, image, armed, initramfs, data, None)
 
 
-def _arm(target: Path, code: Kernel, image: Image, directory: Path, more: dict[str, Any]) -> Path:
+def _arm(kind: Kind, target: Path, code: Kernel, image: Image, more: dict[str, Any]) -> Path:
     """Write the initramfs, and the lifeboat onto the target."""
 
     def change(job: dict[str, Any]) -> None:
@@ -142,13 +156,28 @@ def _arm(target: Path, code: Kernel, image: Image, directory: Path, more: dict[s
         job["options"] |= {"grow_root": True, "allow_unprotected": False}
 
     arming = Arming(target=target, image=image, change=change, **more)
-    initramfs = arming.initramfs(code, directory / "initramfs.img")
+    initramfs = arming.initramfs(code, target.with_name("initramfs.img"))
     with target.open("r+b") as disk:
         place = Region(REGION_AT, REGION_BYTES)
-        words = [*COMMAND_LINE.split(), _WORD]
-        parts = bios.build(place, code.path, initramfs, words, disk.read(512))
+        words = [*COMMAND_LINE.split(), "no_timer_check", _WORD]
+        build = _for_uefi if kind.uefi else _for_bios
+        parts = build(place, code.path, initramfs, words, disk.read(1024 + _TABLE_BYTES))
         region.write(target, region.Sink(disk.fileno(), REGION_AT), place, parts, NONCE)
     return initramfs
+
+
+def _for_bios(place: Region, code: Path, initramfs: Path, words: list[str], head: bytes) -> Parts:
+    return bios.build(place, code, initramfs, words, head[:512])
+
+
+def _for_uefi(place: Region, code: Path, initramfs: Path, words: list[str], head: bytes) -> Parts:
+    """Build a lifeboat for a machine whose firmware has an entry for its system partition."""
+    own = str(uuid.UUID(bytes_le=head[1024 + 16 : 1024 + 32]))
+    first, last = struct.unpack_from("<QQ", head, 1024 + 32)
+    partition = GptPartition(1, ESP, own, first, last - first + 1)
+    old = uefi.OldDisk(head[:512], head[512:1024], partition, [_MENU.replace("\\", "/")[1:]])
+    loader = choose(Path("/nowhere"), configured=uefi.embedded(words), secure_boot=False)
+    return uefi.build(place, code, initramfs, words, old=old, loader=loader, sector_bytes=512)
 
 
 def _data_disk(directory: Path, image: Image) -> Path:
