@@ -24,9 +24,11 @@ __all__ = [
     "build_manifest",
     "check_free_space",
     "check_patterns",
+    "commit_memory",
     "compare_manifests",
     "decompress",
     "describe_image",
+    "discard_memory",
     "dump_pages",
     "ed25519_public",
     "ed25519_sign",
@@ -41,6 +43,7 @@ __all__ = [
     "inspect_dump",
     "inspect_image",
     "inspect_manifest",
+    "inspect_memory_save",
     "kind_of",
     "load_pages",
     "measure_residency",
@@ -48,9 +51,12 @@ __all__ = [
     "page_size",
     "probe_device",
     "pull_transfer",
+    "recover_memory",
     "refused_in_system",
     "repair_transfer",
+    "save_memory",
     "set_free_space_floor",
+    "stage_memory",
     "transfer_certificate",
     "transfer_secret",
     "transfer_statistics",
@@ -316,6 +322,42 @@ def transfer_statistics() -> str:
     what limited transfers into this machine (`source-read`, `wire`, `destination-write`,
     `processor`).
     """
+
+def save_memory(request: str, progress: Progress) -> str:
+    """Save the files of a tmpfs root to a directory. Raises `OSError`, `ValueError`.
+
+    `request` is a JSON object: `root`, `directory` (empty, on the volume), `names` (where `passwd`
+    and `group` are), `header`, and optionally `leave_out`, `include`, `exclude`, `even_if_changed`
+    and `bytes_per_second`. The result is a part of `SaveResult`. What a failed call has written is
+    for the caller to remove.
+    """
+
+def inspect_memory_save(request: str, progress: Progress) -> str:
+    """Check a save, and compare it with a root. Raises `RecordError`, `OSError`, `ValueError`.
+
+    `request` is a JSON object: `root` and `save`. The result has `saved_root`, `needed_bytes`,
+    `needed_files`, `free_bytes`, `free_files`, `memory_bytes`, `memory_limit`, and up to 20 names
+    that are `present` as files or `foreign`: there as something else.
+    """
+
+def stage_memory(request: str, progress: Progress) -> str:
+    """Put a save together beside the files of a root, and verify it. Raises as the inspection.
+
+    `request` is a JSON object: `root`, `save`, `names`, and optionally `replace` and
+    `bytes_per_second`. The result is a part of `RestoreResult`. Nothing is left if it fails.
+    """
+
+def commit_memory(request: str, progress: Progress) -> str:
+    """Rename what was staged in `root` into place, or leave all as it was. Raises `OSError`."""
+
+def recover_memory(request: str, progress: Progress) -> str:
+    """Complete a commit in `root` that was cut off, and discard what else was staged.
+
+    The result has `done`: `nothing`, `discarded` or `completed`. Raises as `commit_memory`.
+    """
+
+def discard_memory(request: str, progress: Progress) -> str:
+    """Remove what was staged in `root`. Raises `OSError`."""
 
 def pull_transfer(request: str, progress: Progress) -> str:
     """Fetch what a ticket offers, in passes. Raises `TransferError`, `OSError`, `ValueError`.

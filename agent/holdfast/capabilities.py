@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.manifests.service import Manifests
+from holdfast.memory.service import MemoryStates
 from holdfast.pagecache.service import PageCache
 from holdfast.privileged import privileged
 from holdfast.transfer.service import Transfers
@@ -25,6 +26,7 @@ class Capabilities:
     manifests: Manifests
     tuning: Tuning
     transfer: Transfers
+    memory: MemoryStates
 
 
 def capabilities_of(
@@ -69,6 +71,12 @@ def capabilities_of(
             connections=settings.transfer.connections,
             manifests=manifests.target,
             page_cache=pagecache,
+            writers=writer.writers,
+        ),
+        memory=MemoryStates(
+            roots=settings.memory.roots,
+            state_dir=state_dir,
+            reserve_bytes=settings.pagecache.reserve_bytes,
             writers=writer.writers,
         ),
     )

@@ -139,7 +139,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
     left_out = LeftOut()
     made = capabilities_of(settings, state.path, left_out)
     pagecache, manifests, tuning = made.pagecache, made.manifests, made.tuning
-    transfer = made.transfer
+    transfer, memory = made.transfer, made.memory
 
     def degraded() -> Sequence[str]:
         return [*lacking(settings, state), *no_room]
@@ -195,7 +195,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         record=audit.record_event,
     )
     registry = Registry()
-    for capability in (pagecache, manifests, tuning, reimage, transfer):
+    for capability in (pagecache, manifests, tuning, reimage, transfer, memory):
         capability.prepare()
         for kind in capability.kinds():
             registry.register(believing(state, kind))
@@ -217,6 +217,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         reimage=reimage,
         node=node,
         transfer=transfer,
+        memory=memory,
         metrics=Metrics(
             operations,
             residency=lambda: _resident_bytes(pagecache),
@@ -227,6 +228,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
             observed_age=readiness.age,
             reimage=reimage.figures,
             transfer=transfer.figures,
+            memory=memory.figures,
             space=space.SpaceFigures(state.path).latest,
             node=node.info,
             interlock=reimage.interlock_figures,

@@ -22,11 +22,12 @@ def draw() -> str:
         _LEFT, 44, 300, 52, title="cli", code=True, lines=["a client of the API, or --local"]
     )
     canvas.box(330, 44, 300, 52, title="api", code=True, lines=["routes, contract, http"])
-    width = 114
+    width = 93
     for number, (name, line) in enumerate(
         (
             ("pagecache", "dump, load"),
             ("manifests", "build, verify"),
+            ("memory", "save, restore"),
             ("transfer", "offer, pull"),
             ("tuning", "plan, apply"),
             ("reimage", "stage, confirm"),
@@ -69,7 +70,7 @@ def draw() -> str:
         300,
         82,
         "data",
-        title="engine, transfer",
+        title="engine, transfer, memory",
         code=True,
         lines=["walk, read, hash, residency,", "record files; no Python"],
     )

@@ -18,6 +18,7 @@ from holdfast.api.services import Services
 from holdfast.config import load_settings
 from holdfast.manifests.service import Manifests
 from holdfast.manifests.verification import Verifications
+from holdfast.memory.service import MemoryStates
 from holdfast.metrics import Metrics
 from holdfast.node.service import Node
 from holdfast.operations.kinds import Kind
@@ -145,6 +146,12 @@ def served(
         page_cache=pagecache,
         writers=LocalExecutor().writers,
     )
+    memory = MemoryStates(
+        roots=settings.memory.roots,
+        state_dir=base / "state",
+        reserve_bytes=0,
+        writers=LocalExecutor().writers,
+    )
     registered = (
         *kinds,
         *pagecache.kinds(),
@@ -152,6 +159,7 @@ def served(
         *tuning.kinds(),
         *reimage.kinds(),
         *transfer.kinds(),
+        *memory.kinds(),
     )
     with operations(base / "state", *registered) as service:
         services = change(
@@ -164,6 +172,7 @@ def served(
                 tuning=tuning,
                 reimage=reimage,
                 transfer=transfer,
+                memory=memory,
                 node=Node(roots=settings.roots),
                 metrics=Metrics(service),
                 degraded=lambda: degraded,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -17,7 +18,11 @@ ROW = re.compile(r"^\| `(?P<name>\w+)` \| (?P<type>\w+) \|(?P<labels>[^|]*)\|", 
 STANDARD = ("process_", "python_")
 
 
-def test_the_document_names_every_metric_with_its_type_and_labels(daemon: Daemon) -> None:
+def test_the_document_names_every_metric_with_its_type_and_labels(
+    start_daemon: Callable[..., Daemon],
+) -> None:
+    daemon = start_daemon(memory={"roots": ["/dev/shm"]})
+    daemon.run("/v1/memory/saves", {"include": ["no-such-file"], "even_if_open": True})
     write_file(daemon.root / "file", 1 << 20)
     dumped = daemon.run("/v1/pagecache/dumps", {})
     daemon.run("/v1/pagecache/loads", {"dump": dumped["dump"]})

@@ -18,6 +18,7 @@ from holdfast.api.http.work import Work
 from holdfast.api.routes import (
     health,
     manifests,
+    memory,
     node,
     openapi,
     operations,
@@ -37,6 +38,7 @@ ROUTERS = (
     operations.router,
     pagecache.router,
     manifests.router,
+    memory.router,
     tuning.router,
     reimage.router,
     transfer.router,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from holdfast.api.http.audit import AuditLog
     from holdfast.config import Settings
     from holdfast.manifests.service import Manifests
+    from holdfast.memory.service import MemoryStates
     from holdfast.metrics import Metrics
     from holdfast.node.service import Node
     from holdfast.operations.service import Operations
@@ -45,6 +46,7 @@ class Services:
     tuning: Tuning
     reimage: Reimage
     transfer: Transfers
+    memory: MemoryStates
     node: Node
     metrics: Metrics
     audit: AuditLog | None = None

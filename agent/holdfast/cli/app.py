@@ -23,6 +23,8 @@ _ABOUT = {
     "pagecache": "See, dump, load and evict what the page cache holds of the roots' files.",
     "manifest": "Record files with their digests; verify and compare them, to prove that a copy is "
     "faithful.",
+    "memory": "Caches in memory: save files of a tmpfs to the data volume, and put them back, "
+    "verified.",
     "transfer": "Offer a directory to another node, and fetch what one offers: proven, in passes.",
     "tune": "Kernel settings by profile: see what would change, apply all or nothing, watch, roll "
     "back.",
@@ -43,6 +45,7 @@ _MODULES = {
     "prepare": ["admin.prepare"],
     "pagecache": ["pagecache.commands", "pagecache.transfer"],
     "manifest": ["manifest.commands", "manifest.transfer"],
+    "memory": ["memory.commands"],
     "transfer": ["transfer.commands", "transfer.offers"],
     "tune": ["tune.commands"],
     "reimage": ["reimage.commands"],

@@ -111,6 +111,26 @@ class ManifestSettings(Section):
     )
 
 
+class MemorySettings(Section):
+    """Caches in memory."""
+
+    roots: Annotated[list[AbsolutePath], Field(max_length=16)] = Field(
+        default=[],
+        description="Directories on tmpfs that can be saved to the data volume and restored.",
+    )
+
+    @field_validator("roots")
+    @classmethod
+    def _separate(cls, roots: list[Path]) -> list[Path]:
+        for number, root in enumerate(roots):
+            if root == Path("/"):
+                raise ValueError("should not be the root of the file system")
+            for other in roots[:number]:
+                if root.is_relative_to(other) or other.is_relative_to(root):
+                    raise ValueError(f"should not overlap: {str(other)!r} and {str(root)!r}")
+        return roots
+
+
 class TuningSettings(Section):
     """Kernel settings by profile."""
 

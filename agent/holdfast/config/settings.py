@@ -26,6 +26,7 @@ from holdfast.config.reimage_section import ReimageSettings
 from holdfast.config.sections import (
     DataSettings,
     ManifestSettings,
+    MemorySettings,
     NodeSettings,
     OperationSettings,
     PageCacheSettings,
@@ -104,6 +105,7 @@ class Settings(BaseSettings):
     operations: OperationSettings = Field(default_factory=OperationSettings)
     pagecache: PageCacheSettings = Field(default_factory=PageCacheSettings)
     manifests: ManifestSettings = Field(default_factory=ManifestSettings)
+    memory: MemorySettings = Field(default_factory=MemorySettings)
     tuning: TuningSettings = Field(default_factory=TuningSettings)
     reimage: ReimageSettings = Field(default_factory=ReimageSettings)
     transfer: TransferSettings = Field(default_factory=TransferSettings)

@@ -20,11 +20,13 @@ from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 
+from holdfast.memory.models import MemoryFigures
 from holdfast.metrics.collectors import (
     InterlockCollector,
     InterlockFigures,
     LeftOut,
     LeftOutCollector,
+    MemoryCollector,
     NodeCollector,
     OperationsCollector,
     ReimageCollector,
@@ -61,6 +63,7 @@ class Metrics:
         space: Callable[[], tuple[int, int] | None] | None = None,
         node: Callable[[], Mapping[str, str]] | None = None,
         transfer: Callable[[], TransferFigures] | None = None,
+        memory: Callable[[], MemoryFigures] | None = None,
         interlock: Callable[[], InterlockFigures] | None = None,
     ) -> None:
         """`residency` returns resident bytes by root and may take long; the others are quick."""
@@ -87,6 +90,8 @@ class Metrics:
             self._registry.register(SpaceCollector(space))
         if transfer is not None:
             self._registry.register(TransferCollector(transfer))
+        if memory is not None:
+            self._registry.register(MemoryCollector(memory))
         if degraded is not None:
             ready = Gauge(
                 "holdfast_ready",

@@ -14,7 +14,7 @@ from holdfast.roots import RootPath, Roots
 from holdfast.transfer.models import TransferTicket
 from holdfast.transfer.store import StoredTransfer, TransferStore
 from holdfast.transfer.tickets import offer_of
-from holdfast.transfer.writers import FindWriters, OpenForWriting, open_for_writing
+from holdfast.writers import FindWriters, OpenForWriting, at_rest
 
 _SLUGS = {
     "wire": Slug.UNAVAILABLE,
@@ -121,25 +121,7 @@ class Destinations:
         tree = place.root / place.path
         if not tree.is_dir():
             return None
-        try:
-            found = open_for_writing(tree, self._writers)
-        except (OSError, ValueError) as error:
-            if overrule:
-                return None
-            raise RequestError(
-                Slug.UNAVAILABLE,
-                f"Open files of {tree} cannot be inspected ({error}); see that the helper runs, or "
-                "overrule this with `even_if_open`.",
-                "path",
-            ) from error
-        if found.holders and not overrule:
-            raise RequestError(
-                Slug.CONFLICT,
-                f"Files of {tree} are open for writing ({found.sentence}); stop what uses them, or "
-                "overrule this with `even_if_open`.",
-                "path",
-            )
-        return found
+        return at_rest(tree, self._writers, overrule=overrule, field="path")
 
     def _of(self, path: str) -> StoredTransfer | None:
         """Return the transfer into a directory: either not complete, or still there."""

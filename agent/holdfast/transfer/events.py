@@ -16,7 +16,7 @@ from holdfast.roots import RootPath, Roots
 from holdfast.transfer.ids import from_wire
 from holdfast.transfer.others import ManifestTarget, PageCacheTrees
 from holdfast.transfer.store import TransferStore
-from holdfast.transfer.writers import FindWriters, open_for_writing
+from holdfast.writers import FindWriters, open_for_writing
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from holdfast.transfer.models import (
 from holdfast.transfer.others import ManifestTarget, PageCacheTrees
 from holdfast.transfer.store import StoredTransfer, TransferStore
 from holdfast.transfer.tickets import offer_of, source_of
-from holdfast.transfer.writers import OpenForWriting
+from holdfast.writers import OpenForWriting
 
 PULL = "transfer.pull"
 

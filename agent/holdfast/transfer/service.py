@@ -43,7 +43,7 @@ from holdfast.transfer.pulls import PULL, Pulls
 from holdfast.transfer.repairs import REPAIR, Repairs
 from holdfast.transfer.store import StoredOffer, StoredTransfer, TransferStore
 from holdfast.transfer.tickets import source_of, ticket_of
-from holdfast.transfer.writers import FindWriters
+from holdfast.writers import FindWriters
 
 log = logging.getLogger(__name__)
 

@@ -569,6 +569,40 @@ class Memory(TypedDict):
     headroom_bytes: int | None
 
 
+class MemoryRoot(TypedDict):
+    """A root of `memory.roots` as it is now."""
+
+    root: str
+    problem: str | None
+    size_bytes: int
+    used_bytes: int
+
+
+class MemorySave(TypedDict):
+    """A save on the data volume."""
+
+    id: str
+    root: str
+    created_at: str
+    host: str
+    boot_id: str
+    files: int
+    directories: int
+    bytes: int
+    data_bytes: int
+    stored_bytes: int
+    used_at: str | None
+    used_by: str | None
+
+
+class MemoryState(TypedDict):
+    """The configured roots, and the saves."""
+
+    roots: list[MemoryRoot]
+    saves: list[MemorySave]
+    damaged: list[str]
+
+
 class NoParameters(TypedDict):
     """An empty object: there is nothing to choose here."""
 
@@ -970,6 +1004,24 @@ class RestOfGroups(TypedDict):
     recently_evicted: int | None
 
 
+class RestoreResult(TypedDict):
+    """What was restored."""
+
+    save: str | None
+    root: str
+    restored: bool
+    reason: str | None
+    files: int
+    directories: int
+    bytes: int
+    data_bytes: int
+    reader: str | None
+    unmapped_owners: Unmapped
+    unset_attributes: int
+    open_for_writing: list[str]
+    uninspected_processes: int
+
+
 class RetainedFile(TypedDict):
     """A file of which pages stayed in memory."""
 
@@ -1004,6 +1056,24 @@ class RootTopology(TypedDict):
     available_bytes: int | None
     devices: list[BlockDevice]
     note: str | None
+
+
+class SaveResult(TypedDict):
+    """What was saved."""
+
+    save: str
+    root: str
+    files: int
+    directories: int
+    bytes: int
+    data_bytes: int
+    stored_bytes: int
+    direct: bool
+    left_out: dict[str, int]
+    left_out_names: list[Located]
+    changed: list[Located]
+    open_for_writing: list[str]
+    uninspected_processes: int
 
 
 class Setting(TypedDict):
@@ -1192,6 +1262,13 @@ class Unfinished(TypedDict):
     path: str
     path_b64: str | None
     reason: str
+
+
+class Unmapped(TypedDict):
+    """Owners whose names nobody has here; they keep their numbers."""
+
+    count: int
+    names: list[str]
 
 
 class UnmappedOwners(TypedDict):

@@ -368,6 +368,78 @@ class Manifests:
         return answer
 
 
+class Memory:
+    """Routes below `/v1/memory`."""
+
+    def __init__(self, call: AsyncCalls) -> None:
+        self._call = call
+
+    async def get_memory(self) -> answers.MemoryState:
+        """Show roots in memory and their saves."""
+        answer: answers.MemoryState = await self._call.json("GET", "/v1/memory")
+        return answer
+
+    async def create_memory_save(
+        self,
+        *,
+        root: str | None = None,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        requires: Sequence[str] | None = None,
+        even_if_open: bool | None = None,
+        bytes_per_second: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncOperation:
+        """Save a root to the data volume."""
+        return await self._call.operation(
+            "POST",
+            "/v1/memory/saves",
+            body={
+                "root": root,
+                "include": include,
+                "exclude": exclude,
+                "requires": requires,
+                "even_if_open": even_if_open,
+                "bytes_per_second": bytes_per_second,
+            },
+            key=idempotency_key,
+        )
+
+    async def delete_memory_save(self, save_id: str) -> None:
+        """Delete a save."""
+        await self._call.nothing("DELETE", f"/v1/memory/saves/{segment(save_id)}")
+
+    async def create_memory_restore(
+        self,
+        *,
+        save: str | None = None,
+        root: str | None = None,
+        existing: Literal["refuse", "replace"] | None = None,
+        before_start: bool | None = None,
+        again: bool | None = None,
+        max_age_seconds: int | None = None,
+        even_if_open: bool | None = None,
+        bytes_per_second: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> AsyncOperation:
+        """Put a save back into its root."""
+        return await self._call.operation(
+            "POST",
+            "/v1/memory/restores",
+            body={
+                "save": save,
+                "root": root,
+                "existing": existing,
+                "before_start": before_start,
+                "again": again,
+                "max_age_seconds": max_age_seconds,
+                "even_if_open": even_if_open,
+                "bytes_per_second": bytes_per_second,
+            },
+            key=idempotency_key,
+        )
+
+
 class Tuning:
     """Tuning profiles: plan, apply, roll back."""
 
@@ -784,6 +856,7 @@ class Groups:
         self.operations = Operations(call)
         self.pagecache = Pagecache(call)
         self.manifests = Manifests(call)
+        self.memory = Memory(call)
         self.tuning = Tuning(call)
         self.reimage = Reimage(call)
         self.transfers = Transfers(call)

@@ -18,6 +18,7 @@ use holdfast_engine::parse_request;
 use holdfast_engine::patterns::Patterns;
 use holdfast_engine::signature;
 use holdfast_engine::space::{self, Floor};
+use holdfast_memory as memory;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -277,6 +278,36 @@ mod _engine {
             fat::build(sector_bytes, &files)
         });
         bytes.map(|bytes| PyBytes::new(py, &bytes)).map_err(to_python)
+    }
+
+    #[pyfunction]
+    fn save_memory(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, memory::save::save)
+    }
+
+    #[pyfunction]
+    fn inspect_memory_save(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, memory::inspect::inspect)
+    }
+
+    #[pyfunction]
+    fn stage_memory(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, memory::restore::stage)
+    }
+
+    #[pyfunction]
+    fn commit_memory(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, memory::commit::commit)
+    }
+
+    #[pyfunction]
+    fn recover_memory(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, memory::commit::recover)
+    }
+
+    #[pyfunction]
+    fn discard_memory(py: Python<'_>, request: &str, progress: &Progress) -> PyResult<String> {
+        call(py, request, progress, memory::commit::discard)
     }
 
     #[pyfunction]

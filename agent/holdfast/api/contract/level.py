@@ -13,6 +13,7 @@ FEATURES = (
     "confirm-when",
     "idempotency-key",
     "interlock",
+    "memory",
     "node-id",
     "traceparent",
     "transfers",

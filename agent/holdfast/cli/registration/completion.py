@@ -54,6 +54,13 @@ def transfer_ids(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str
             yield transfer["id"], f"{transfer['path']} from {transfer['source']}"
 
 
+def save_ids(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+    """Offer the ids of saves of roots in memory."""
+    for save in _ask(ctx, "/v1/memory").get("saves", ()):
+        if save["id"].startswith(incomplete):
+            yield save["id"], f"{save['root']}, {save['created_at']}"
+
+
 def profile_names(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
     """Offer the names of profiles."""
     for profile in _ask(ctx, "/v1/tuning/profiles").get("profiles", ()):

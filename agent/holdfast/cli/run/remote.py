@@ -21,6 +21,8 @@ _STARTS = {
     "manifest.build": "/v1/manifests",
     "manifest.compare": "/v1/manifests/comparisons",
     "manifest.verify": "/v1/manifests/{manifest}/verifications",
+    "memory.restore": "/v1/memory/restores",
+    "memory.save": "/v1/memory/saves",
     "pagecache.dump": "/v1/pagecache/dumps",
     "pagecache.evict": "/v1/pagecache/evictions",
     "pagecache.load": "/v1/pagecache/loads",

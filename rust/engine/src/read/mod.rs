@@ -10,7 +10,7 @@
 pub(crate) mod access;
 pub mod buffers;
 mod device;
-mod extents;
+pub mod extents;
 mod queue;
 mod threads;
 mod uring;

@@ -1,4 +1,4 @@
-"""Who may write to a tree: nothing of it may change while it is fetched for the last time."""
+"""Who may write to a tree: nothing of it may change while it is copied for good."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast.operations.model import RequestError, Slug
 from holdfast.privileged.open_files import Writers
 
 FindWriters = Callable[[str], Writers]
@@ -28,6 +29,33 @@ class OpenForWriting:
     def sentence(self) -> str:
         """Name them, for the middle of a sentence."""
         return "; ".join(self.holders[:5]) + ("; and more" if len(self.holders) > 5 else "")
+
+
+def at_rest(tree: Path, find: FindWriters, *, overrule: bool, field: str) -> OpenForWriting | None:
+    """Refuse while files of a tree may be written to, unless that is overruled.
+
+    Return what is open; None where that cannot be determined and is overruled. Raises
+    `RequestError` about a field of the request.
+    """
+    try:
+        found = open_for_writing(tree, find)
+    except (OSError, ValueError) as error:
+        if overrule:
+            return None
+        raise RequestError(
+            Slug.UNAVAILABLE,
+            f"Open files of {tree} cannot be inspected ({error}); see that the helper runs, or "
+            "overrule this with `even_if_open`.",
+            field,
+        ) from error
+    if found.holders and not overrule:
+        raise RequestError(
+            Slug.CONFLICT,
+            f"Files of {tree} are open for writing ({found.sentence}); stop what uses them, or "
+            "overrule this with `even_if_open`.",
+            field,
+        )
+    return found
 
 
 def open_for_writing(tree: Path, find: FindWriters) -> OpenForWriting:
