@@ -10,7 +10,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.bench import dump, image, load, manifest, million, reimage, service, start, tuning
+from tests.bench import (
+    dump,
+    image,
+    load,
+    manifest,
+    memory,
+    million,
+    reimage,
+    service,
+    start,
+    tuning,
+)
 from tests.bench.context import Context
 from tests.bench.figures import Section
 from tests.bench.hashers import versions
@@ -22,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[Context], Iterator[Section]]] = {
     "dump": dump.benchmark,
     "load": load.benchmark,
     "manifest": manifest.benchmark,
+    "memory": memory.benchmark,
     "service": service.benchmark,
     "start": start.benchmark,
     "tuning": tuning.benchmark,

@@ -112,6 +112,11 @@ def test_a_file_that_is_open_for_writing_is_neither_saved_nor_replaced(node: Mem
             for problem in (saving, replacing):
                 assert problem["type"] == "/problems/conflict"
                 assert f"({holder.pid}) has {file} open" in problem["detail"]
+            # A service that starts all the same has what is there.
+            refused = node.refused("restores", before_start=True)
+            assert refused["type"] == "/problems/conflict"
+            shown = node.daemon.http.get("/v1/memory").json()["saves"]
+            assert shown[0]["used_at"] is not None
             overruled = node.save(even_if_open=True)
             assert f"({holder.pid})" in overruled["open_for_writing"][0]
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -246,28 +246,28 @@ class MemoryStates:
         params = context.params
         root = self._roots.find(params.root)
         save = self._named(params, root)
-        done = self._settle(context, root, save)
-        if done is not None:
-            return done
         if save is None:
             if not params.before_start:
                 self._check_restore(params)
             return RestoreResult(save=None, root=str(root), restored=False, reason="no-save")
-        outdated = self._outdated(params, save, context.id)
-        if outdated is not None:
-            if not params.before_start:
-                raise RequestError(Slug.CONFLICT, outdated[1], "save")
-            return _left(save, root, outdated[0])
         with self._using(context, save):
+            done = self._settle(context, root, save)
+            if done is not None:
+                return done
+            outdated = self._outdated(params, save, context.id)
+            if outdated is not None:
+                if not params.before_start:
+                    raise RequestError(Slug.CONFLICT, outdated[1], "save")
+                return _left(save, root, outdated[0])
             return self._put_back(context, root, save)
 
     def _settle(
-        self, context: Context[RestoreRequest], root: Path, save: MemorySave | None
+        self, context: Context[RestoreRequest], root: Path, save: MemorySave
     ) -> RestoreResult | None:
         """Complete or discard a restore that was cut off; return its result if it was this one."""
         at_rest(root, self._writers, overrule=context.params.even_if_open, field="root")
         done = call(_engine.recover_memory, {"root": str(root)}, context.progress)["done"]
-        if not context.resumed or save is None or done == "discarded":
+        if not context.resumed or done == "discarded":
             return None
         used = self._store.used(save.id)
         return used.result if used is not None and used.operation == context.id else None
@@ -278,11 +278,17 @@ class MemoryStates:
         try:
             yield
         except BaseException:
-            will_run_again = context.will_resume()
-            if context.params.before_start and not will_run_again:
-                with suppress(OSError):
-                    self._store.mark(save.id, context.id)
+            if context.params.before_start and not context.will_resume():
+                self._note_used(save, context.id)
             raise
+
+    def _note_used(self, save: MemorySave, operation: str) -> None:
+        """Note that a service starts without a save, unless that is known."""
+        try:
+            if self._store.used(save.id) is None:
+                self._store.mark(save.id, operation)
+        except OSError as error:
+            log.error("save %s could not be marked as used: %s", save.id, error)
 
     def _put_back(
         self, context: Context[RestoreRequest], root: Path, save: MemorySave
@@ -314,7 +320,12 @@ class MemoryStates:
             self._discard(root)
             raise
         context.progress.enter("placing")
-        call(_engine.commit_memory, {"root": str(root)}, context.progress)
+        try:
+            call(_engine.commit_memory, {"root": str(root)}, context.progress)
+        except (OSError, ValueError):
+            # The root is as it was, so the save can be restored once more.
+            self._store.unmark(save.id, before=save)
+            raise
         return result
 
     def _discard(self, root: Path) -> None:

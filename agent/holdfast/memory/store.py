@@ -152,6 +152,13 @@ class SaveStore:
         replace_file(self.path(save_id) / _USED, used.model_dump_json().encode() + b"\n")
         self.all()
 
+    def unmark(self, save_id: str, *, before: MemorySave) -> None:
+        """Forget that a save was used, unless it was before. Raises `OSError`."""
+        if before.used_at is None:
+            (self.path(save_id) / _USED).unlink(missing_ok=True)
+            flush_directory(self.path(save_id))
+            self.all()
+
     def delete(self, save_id: str) -> str:
         """Remove a save, also a damaged one; return its id. Raises `RequestError`, `OSError`."""
         path = self.path(save_id)
