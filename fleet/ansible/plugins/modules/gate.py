@@ -130,7 +130,7 @@ class Reader:
         try:
             text: str = getattr(self, f"_{check}")()
         except (OSError, ValueError) as error:
-            raise NotGood(str(error) or type(error).__name__) from error
+            raise NotGood(str(error) or error.__class__.__name__) from error
         pattern, unwanted = self._module.params["pattern"], self._module.params["unwanted"]
         if pattern is not None and not re.search(pattern, text, re.MULTILINE):
             raise NotGood(f"{pattern!r} was not found in: {_cut(text)}")

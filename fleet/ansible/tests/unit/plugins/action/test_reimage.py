@@ -97,7 +97,7 @@ class Node:
         return {"reimage": {"state": self.phase, "checks": self.checks}}
 
     def steps(self) -> list[str]:
-        return [step for step, _ in self.calls]
+        return [call[0] for call in self.calls]
 
     def keys(self, step: str) -> set[str]:
         return {arguments["key"] for each, arguments in self.calls if each == step}
