@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import importlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -72,6 +74,7 @@ def lay_out(directory: Path) -> None:
 @functools.cache
 def _importable() -> None:
     directory = Path(tempfile.mkdtemp(prefix="holdfast-collection-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
     lay_out(directory)
     sys.path.append(str(directory))
 
