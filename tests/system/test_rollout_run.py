@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from holdfast_client.testing import FakeNode, Reimaging
+from tests.support.postgres import USER, Postgres, needs_postgres
 from tests.support.rollout import command, start, write_inventory
 from tests.support.waiting import until
 
@@ -54,7 +58,7 @@ def _states(file: Path) -> dict[str, str]:
 
 def _kill_and_resume(fleet: dict[str, list[FakeNode]], file: Path, log: Path, *more: str) -> None:
     """Kill the controller after each few of its steps, and run it to the end."""
-    for seen in (3, 8):
+    for seen in (len(_all(fleet)), 2 * len(_all(fleet)) + 1):
         process = start("run", file, "--plain", *more, log=log)
         until(lambda seen=seen: _posts(fleet) >= seen, seconds=60, what=f"step {seen}")  # type: ignore[misc]
         process.kill()
@@ -75,6 +79,29 @@ def test_a_controller_that_is_killed_continues_with_each_step_once(tmp_path: Pat
         file = write_inventory(tmp_path, _sockets(fleet), rules={"per_zone": 2})
         _kill_and_resume(fleet, file, tmp_path / "log")
         assert set(_states(file).values()) == {"done"}
+
+
+@pytest.mark.slow
+@needs_postgres
+def test_the_same_holds_with_postgresql(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="hf-", dir="/tmp") as place, _fleet(a=1) as fleet:
+        sockets = Path(place)
+        data = sockets / "data"
+        data.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            for path in (sockets, data):
+                os.chown(path, USER, USER)
+        server = Postgres(data, sockets)
+        server.run("initdb", "-D", data, "-U", "bench", "-A", "trust", "--no-sync")
+        server.start()
+        try:
+            url = f"postgresql://bench@/postgres?host={sockets}"
+            file = write_inventory(tmp_path, _sockets(fleet))
+            _kill_and_resume(fleet, file, tmp_path / "log", "--database", url)
+            shown = command("status", file, "--json", "--database", url)
+            assert json.loads(shown.stdout)["nodes"]["a-1"]["state"] == "done", shown.stderr
+        finally:
+            server.stop()
 
 
 def test_it_stops_at_a_failure_and_resumes_after_the_fix(tmp_path: Path) -> None:
