@@ -5,6 +5,7 @@ pub mod evict;
 pub mod happycache;
 mod hotness;
 pub mod load;
+mod mincore;
 pub mod pages;
 pub mod probe;
 pub mod record;

@@ -2,18 +2,18 @@
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{PoisonError, RwLock};
 
 use rustix::fs::{Access, Advice, AtFlags, Statx, fadvise};
 use rustix::io::Errno;
 
+use super::mincore::{self, PAGES, QUERIES};
 use super::pages::PageSet;
 use super::sparse::next_data;
 use crate::Root;
 use crate::confine::{OpenFile, Refusal, device, mount_of};
-use crate::filesystem::{Filesystem, Pages};
+use crate::filesystem::{self, Filesystem};
 use crate::skips::Reason;
-use crate::sys::{Arena, CacheStat, cachestat, has_cachestat, page_size};
+use crate::sys::{CacheStat, Query, cachestat, has_cachestat, page_size};
 
 /// Pages asked about in one call of cachestat(2): 128 MiB of 4 KiB pages. A window that is empty or
 /// full costs one short call; one that is neither is split into smaller ones.
@@ -26,14 +26,16 @@ const SMALL_WINDOW: u64 = 512;
 const SCATTERED: u32 = 4;
 /// Up to this many pages are asked about one by one with cachestat(2), which needs no mapping.
 const SINGLY: u64 = 16;
+/// Pages at the beginning of a range that are asked about first. Where they are neither all there nor
+/// all absent, the same is taken to hold for the range: counting scattered pages costs a third of
+/// what finding them does, and is not needed then.
+const SAMPLE: u64 = 64;
 /// Files of up to this many pages are probed many at a time.
 const TOGETHER: u64 = 8 * SMALL_WINDOW;
-/// Pages that a thread can have mapped at a time. It is address space, not memory.
-const ARENA_PAGES: u64 = 2 * WINDOW;
 
 /// How the residency of what is in these roots is read.
 pub fn method(roots: &[Root]) -> &'static str {
-    let counted = roots.iter().all(|root| root.filesystem().pages == Pages::Counted);
+    let counted = roots.iter().all(|root| root.filesystem().pages == filesystem::Pages::Counted);
     if counted && has_cachestat() { "cachestat" } else { "mincore" }
 }
 
@@ -62,7 +64,7 @@ pub fn way(file: &OpenFile) -> std::result::Result<Way, Refusal> {
         Some((_, way)) => way,
         None => {
             let pages = Filesystem::of(&file.fd)?.pages;
-            let way = (pages != Pages::Mapped).then_some(Way::Counted);
+            let way = (pages != filesystem::Pages::Mapped).then_some(Way::Counted);
             MOUNTS.with_borrow_mut(|mounts| mounts.push((key, way)));
             way
         }
@@ -132,29 +134,10 @@ fn has_fowner() -> bool {
 }
 
 thread_local! {
-    /// Address space for mappings; it goes with its thread, and threads live as long as one call.
-    static ARENA: RefCell<Option<Arena>> = const { RefCell::new(None) };
     /// How to ask about the files of a mount, where that is known: of one in a file system that
     /// promises nothing it is once pages of a file were seen. Mount numbers are used anew, but not
     /// while a call has a root of it open, and so not while this thread lives.
     static MOUNTS: RefCell<Vec<(u64, Option<Way>)>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Held for reading while mincore(2) is called, for writing while files are mapped. In the kernel
-/// these two take the lock on the memory map, for which each mapping would wait between two probes,
-/// and all probes for it: with a lock of our own around many files at a time, threads probe in
-/// parallel.
-static MAPPING: RwLock<()> = RwLock::new(());
-
-fn with_arena<T>(work: impl FnOnce(&mut Arena) -> rustix::io::Result<T>) -> rustix::io::Result<T> {
-    ARENA.with_borrow_mut(|arena| {
-        let arena = match arena {
-            Some(arena) => arena,
-            none => none.insert(Arena::new(ARENA_PAGES)?),
-        };
-        arena.reuse();
-        work(arena)
-    })
 }
 
 /// A file to probe together with others.
@@ -186,8 +169,8 @@ pub fn resident_of_many(looks: &mut [Look<'_>]) {
             mixed.push(look);
             continue;
         }
-        match (small && look.pages > SINGLY).then(|| cached(look.fd, 0, look.pages)) {
-            Some(Ok(Some(cached))) if cached > 0 && cached < look.pages => mixed.push(look),
+        match (small && look.pages > SINGLY).then(|| share(look.fd, 0, look.pages)) {
+            Some(Ok(Some(Share::Some))) => mixed.push(look),
             _ => {
                 let mut pages = PageSet::default();
                 look.resident =
@@ -198,9 +181,9 @@ pub fn resident_of_many(looks: &mut [Look<'_>]) {
     let mut rest = mixed.as_mut_slice();
     while !rest.is_empty() {
         let mut pages = 0;
-        let fit = rest.iter().take_while(|look| {
+        let fit = rest.iter().take(QUERIES).take_while(|look| {
             pages += look.pages;
-            pages <= ARENA_PAGES
+            pages <= PAGES
         });
         let (now, later) = rest.split_at_mut(fit.count());
         look_together(now);
@@ -209,24 +192,18 @@ pub fn resident_of_many(looks: &mut [Look<'_>]) {
 }
 
 fn look_together(looks: &mut [&mut Look<'_>]) {
-    let looked = with_arena(|arena| {
-        let mapped: Vec<_> = {
-            let _alone = MAPPING.write().unwrap_or_else(PoisonError::into_inner);
-            looks.iter().map(|look| arena.map(look.fd, 0, look.pages)).collect()
-        };
-        let _together = MAPPING.read().unwrap_or_else(PoisonError::into_inner);
-        let mut vector = vec![0; TOGETHER as usize];
-        for (look, mapping) in looks.iter_mut().zip(mapped) {
-            let vector = &mut vector[..look.pages as usize];
-            look.resident = mapping.and_then(|mapping| mapping.mincore(0, vector)).map(|()| {
-                let mut pages = PageSet::default();
-                pages.push_vector(0, vector);
-                pages
-            });
-        }
-        Ok(())
+    let queries: Vec<_> = looks
+        .iter()
+        .map(|look| Query { fd: look.fd.as_fd(), start: 0, pages: look.pages })
+        .collect();
+    let asked = mincore::ask(&queries, |index, vector| {
+        looks[index].resident = vector.map(|vector| {
+            let mut pages = PageSet::default();
+            pages.push_vector(0, vector);
+            pages
+        });
     });
-    if let Err(errno) = looked {
+    if let Err(errno) = asked {
         looks.iter_mut().for_each(|look| look.resident = Err(errno));
     }
 }
@@ -247,15 +224,15 @@ pub fn resident(
         return up_to_date(fd, start, end, into);
     }
     for (from, to) in windows(start, end, WINDOW) {
-        match cached(fd, from, to)? {
-            Some(0) => {}
-            Some(all) if all == to - from => into.push(from, all),
-            Some(_) if to - from <= SINGLY => {
+        match share(fd, from, to)? {
+            Some(Share::None) => {}
+            Some(Share::All) => into.push(from, to - from),
+            Some(Share::Some) if to - from <= SINGLY => {
                 for page in from..to {
                     into.push(page, cached(fd, page, page + 1)?.unwrap_or(0));
                 }
             }
-            Some(_) => mixed(fd, from, to, into)?,
+            Some(Share::Some) => mixed(fd, from, to, into)?,
             None => up_to_date(fd, from, to, into)?,
         }
     }
@@ -294,21 +271,15 @@ pub fn up_to_date(
     end: u64,
     into: &mut PageSet,
 ) -> rustix::io::Result<()> {
-    with_arena(|arena| {
-        let mut vector = vec![0; WINDOW.min(end - start) as usize];
-        for (from, to) in windows(start, end, WINDOW) {
-            let vector = &mut vector[..(to - from) as usize];
-            let mapping = {
-                let _alone = MAPPING.write().unwrap_or_else(PoisonError::into_inner);
-                arena.reuse();
-                arena.map(fd, from, to - from)?
-            };
-            let _together = MAPPING.read().unwrap_or_else(PoisonError::into_inner);
-            mapping.mincore(from, vector)?;
-            into.push_vector(from, vector);
-        }
-        Ok(())
-    })
+    for (from, to) in windows(start, end, WINDOW) {
+        let mut answer = Ok(());
+        let query = Query { fd: fd.as_fd(), start: from, pages: to - from };
+        mincore::ask(&[query], |_, vector| {
+            answer = vector.map(|vector| into.push_vector(from, vector));
+        })?;
+        answer?;
+    }
+    Ok(())
 }
 
 /// Cut `[start, end)` at multiples of `size`, which are the borders of large folios.
@@ -330,11 +301,36 @@ fn windows(start: u64, end: u64, size: u64) -> impl Iterator<Item = (u64, u64)> 
 pub fn has_any(fd: &OwnedFd, way: Way, start: u64, end: u64) -> rustix::io::Result<bool> {
     if way == Way::Counted
         && has_cachestat()
-        && let Some(pages) = cached(fd, start, end)?
+        && let Some(share) = share(fd, start, end)?
     {
-        return Ok(pages > 0);
+        return Ok(share != Share::None);
     }
     Ok(next_data(fd, start, end)?.is_some())
+}
+
+/// How much of a range is in the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    None,
+    Some,
+    All,
+}
+
+/// How much of `[start, end)` is in the cache, or `None` where the kernel does not report it.
+fn share(fd: &OwnedFd, start: u64, end: u64) -> rustix::io::Result<Option<Share>> {
+    let share = |to| {
+        Ok(cached(fd, start, to)?.map(|pages| match pages {
+            0 => Share::None,
+            all if all == to - start => Share::All,
+            _ => Share::Some,
+        }))
+    };
+    if end - start > 2 * SAMPLE
+        && let Some(Share::Some) = share(start + SAMPLE)?
+    {
+        return Ok(Some(Share::Some));
+    }
+    share(end)
 }
 
 /// How many pages of `[start, end)` are in the cache, or `None` where the kernel does not report

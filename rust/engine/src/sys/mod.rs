@@ -3,11 +3,13 @@
 mod cachestat;
 mod extent;
 mod mapping;
+mod prober;
 mod sync;
 
 pub use cachestat::{CacheStat, cachestat, has_cachestat};
 pub use extent::physical_address;
 pub use mapping::{Arena, Mapping};
+pub use prober::{Prober, Query};
 pub use sync::write_range_back;
 
 /// Bytes in a page of memory.
