@@ -82,7 +82,7 @@ def used_well_and_badly(daemon: Daemon, secret: str) -> dict[str, bytes]:
         for what, answered in {
             "an unknown field": http.post(path, headers=known, json={"token": secret}),
             "an unknown parameter": http.post(path, headers=known, params={"token": secret}),
-            "a wrong field": http.post(path, headers=known, json={"hotness": secret}),
+            "a wrong field": http.post(path, headers=known, json={"on_denied": secret}),
             "no JSON": http.post(path, headers=known | kind, content=secret),
         }.items():
             assert answered.status_code == 422

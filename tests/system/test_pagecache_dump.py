@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.oracles.residency import PAGE, evict, make_resident, pinned
+from tests.oracles.residency import PAGE, evict, pinned
 from tests.support.disk import read_all, write_file
 from tests.support.harness import Daemon, run_cli
 from tests.support.mounts import tmpfs
@@ -179,29 +179,19 @@ def test_residency_that_the_kernel_does_not_tell(daemon: Daemon, disk_dir: Path)
     assert '"not_permitted": 1' in out
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the kernel shows its marks to root only")
-def test_hotness(daemon: Daemon) -> None:
+def test_hotness_is_accepted_and_has_no_effect(daemon: Daemon) -> None:
     path = write_file(daemon.root / "f", 64 * PAGE)
-    groups = {times: set(range(times * 16, times * 16 + 8)) for times in (1, 2, 3)}
-    make_resident(path, [])
-    with path.open("rb", buffering=0) as file:
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_RANDOM)
-        for times, pages in groups.items():
-            for _ in range(times):
-                for page in sorted(pages):
-                    os.pread(file.fileno(), 1, page * PAGE)
-    _, first = dump(daemon, hotness=True)
-    _, second = dump(daemon, hotness=True)
-    # Looking does not heat.
-    assert first.tiers == second.tiers
-    tiers = first.tiers[b"f"]
-    assert first.header["hotness"] is True
-    assert len(tiers) == 4
-
-    def tier_of(pages: set[int]) -> float:
-        return sum(sum(page in tier for page in pages) * n for n, tier in enumerate(tiers))
-
-    assert tier_of(groups[1]) < tier_of(groups[2]) <= tier_of(groups[3])
+    pages = set(range(0, 64, 3))
+    with pinned(path, pages):
+        result, record = dump(daemon, hotness=True)
+    assert record.pages == {b"f": pages}
+    assert len(record.tiers[b"f"]) == 1
+    assert (result["hotness"], record.header["hotness"]) == (False, False)
+    schema = daemon.http.get("/openapi.json").json()["components"]["schemas"]
+    assert schema["DumpRequest"]["properties"]["hotness"]["deprecated"] is True
+    done = daemon.cli("pagecache", "dump", "--hotness")
+    assert done.returncode == 0, done.stderr
+    assert "--hotness has no effect" in done.stderr
 
 
 def test_so_many_are_kept(start_daemon: Callable[..., Daemon]) -> None:

@@ -62,7 +62,7 @@ def test_the_key_of_the_caller_is_used(node: FakeNode, client: Client) -> None:
     first = client.pagecache.dump(idempotency_key="mine")
     assert client.pagecache.dump(idempotency_key="mine").id == first.id
     with pytest.raises(IdempotencyMismatch):
-        client.pagecache.dump(hotness=False, idempotency_key="mine")
+        client.pagecache.dump(on_denied="skip", idempotency_key="mine")
     assert len(node.operations) == 1
 
 

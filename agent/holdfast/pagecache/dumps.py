@@ -24,7 +24,7 @@ class _Header(BaseModel, defer_build=True):
 
     page_size: int
     roots: list[_Text] = Field(max_length=64)
-    hotness: bool
+    hotness: bool = False
     created_at: datetime | None = None
     host: _Text = ""
     boot_id: _Text = ""

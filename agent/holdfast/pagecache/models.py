@@ -148,7 +148,9 @@ class DumpRequest(Request):
     )
     hotness: bool = Field(
         default=False,
-        description="Also record how hot each page is. Needs root; costs about 0.3 µs a page.",
+        description="Has no effect: the kernel's marks of recent use do not predict which pages "
+        "are needed next.",
+        json_schema_extra={"deprecated": True},
     )
     on_denied: Literal["fail", "skip"] = Field(
         default="fail",
@@ -178,7 +180,9 @@ class DumpResult(OperationResult):
     method: Literal["cachestat", "mincore"] = Field(
         description="The call that reported which pages are resident."
     )
-    hotness: bool = Field(description="Whether it has how hot each page is.")
+    hotness: bool = Field(
+        default=False, description="False.", json_schema_extra={"deprecated": True}
+    )
 
     @property
     def outcome(self) -> Outcome:
@@ -197,7 +201,11 @@ class Dump(Stored):
     files: Count
     bytes: Bytes
     record_bytes: Bytes
-    hotness: bool
+    hotness: bool = Field(
+        description="Whether its pages are in tiers, as an earlier version could record them; they "
+        "are loaded alike.",
+        json_schema_extra={"deprecated": True},
+    )
 
 
 class DumpList(BaseModel, defer_build=True):

@@ -219,7 +219,6 @@ class PageCache:
             "exclude": self._exclude,
             "destination": str(destination),
             "header": provenance(new_id()),
-            "hotness": False,
             "on_denied": "skip",
         }
         call(_engine.dump_pages, request, Progress())
@@ -254,7 +253,6 @@ class PageCache:
                 "exclude": self._exclude,
                 "destination": str(self._store.destination(context.id)),
                 "header": provenance(context.id),
-                "hotness": params.hotness,
                 "on_denied": params.on_denied,
             },
             context.progress,
@@ -264,7 +262,6 @@ class PageCache:
         return DumpResult(
             dump=context.id,
             roots=[str(place.root) for place in places],
-            hotness=params.hotness,
             **outcome,
         )
 

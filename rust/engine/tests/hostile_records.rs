@@ -75,12 +75,8 @@ fn more_pages_than_memory_could_hold_are_refused() {
     let all = r#"{"runs":[0]}"#;
     let largest = line(4096 << 36, all);
     read(record(HEADER, &[&largest], 1, 1 << 36)).unwrap();
-    // In one line, in two, and in two tiers of one.
-    for lines in [
-        vec![line(i64::MAX as u64, all)],
-        vec![largest.clone(), line(4096, all)],
-        vec![line(4096 << 36, &format!(r#"{all},{{"runs":[0,1]}}"#))],
-    ] {
+    // In one line, and in two.
+    for lines in [vec![line(i64::MAX as u64, all)], vec![largest.clone(), line(4096, all)]] {
         let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
         let reason = refusal(record(HEADER, &lines, lines.len() as u64, 1));
         assert!(reason.contains("more than the 68719476736 pages"), "{reason}");
@@ -100,6 +96,7 @@ fn what_is_wrong_is_said() {
     assert!(with(&line("a", r#"{"runs":[0,2]}"#)).contains("beyond a file's end"));
     assert!(with(&line("a", r#"{"runs":[1,9223372036854775808]}"#)).contains("beyond"));
     assert!(with(&line("a", r#"{"runs":[0,1],"bits":[[0,"AQ"]]}"#)).contains("twice"));
+    assert!(with(&line("a", &format!(r#"{all},{all}"#))).contains("twice"));
     assert!(with(&line("a", r#"{"bits":[[0,"?"]]}"#)).contains("malformed bitmap"));
     assert!(with(r#"{"path":"a","size":1}"#).contains("malformed line"));
     assert!(with("[]").contains("malformed line"));

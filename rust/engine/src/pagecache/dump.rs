@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 
-use super::hotness::PageHotness;
 use super::pages::PageSet;
 use super::probe::{Look, Way, has_any, may_probe, method, resident, resident_of_many, way};
 use super::record::{FORMAT, Header, Line, VERSION};
@@ -39,8 +38,6 @@ pub struct Request {
     pub destination: PathBuf,
     /// More members for the header.
     pub header: BTreeMap<String, serde_json::Value>,
-    /// Whether to record how hot each page is.
-    pub hotness: bool,
     /// What to do about files that may not be opened or probed.
     pub on_denied: OnDenied,
 }
@@ -80,7 +77,6 @@ pub struct Outcome {
 struct Dumper<'a> {
     request: &'a Request,
     progress: &'a Progress,
-    hotness: Option<PageHotness>,
     output: Mutex<Output>,
     files: AtomicU64,
     pages: AtomicU64,
@@ -129,20 +125,18 @@ struct Part {
 pub fn dump(request: &Request, progress: &Progress) -> Result<Outcome> {
     progress.enter("scanning");
     let roots = open_roots(&request.places)?;
-    let hotness = request.hotness.then(PageHotness::new).transpose()?;
     let header = Header {
         format: FORMAT.to_owned(),
         version: VERSION,
         page_size: page_size(),
         roots: roots.iter().map(|root| root.path().to_string_lossy().into_owned()).collect(),
-        hotness: request.hotness,
+        hotness: false,
         other: request.header.clone(),
     };
     let writer = Writer::create(&request.destination, &header)?;
     let dumper = Dumper {
         request,
         progress,
-        hotness,
         output: Mutex::new(Output { writer, lines: Vec::new(), size: 0 }),
         files: AtomicU64::new(0),
         pages: AtomicU64::new(0),
@@ -248,16 +242,9 @@ impl Visit for Dumper<'_> {
 impl Dumper<'_> {
     /// Record the residency of a file or a part of one.
     fn found(&self, file: &Scanned, pages: rustix::io::Result<PageSet>) -> Result<()> {
-        let sorted = pages.and_then(|pages| {
-            let tiers = match &self.hotness {
-                Some(hotness) => hotness.sort(&file.file.fd, &pages)?,
-                None => vec![pages.clone()],
-            };
-            Ok((pages, tiers))
-        });
-        match sorted {
-            Ok((pages, _)) if pages.is_empty() => Ok(()),
-            Ok((pages, tiers)) => self.record(file, &pages, &tiers),
+        match pages {
+            Ok(pages) if pages.is_empty() => Ok(()),
+            Ok(pages) => self.record(file, &pages),
             Err(errno) => self.skip(file.root, &file.path, errno.into()),
         }
     }
@@ -270,7 +257,7 @@ impl Dumper<'_> {
         self.request.places[root].absolute(path)
     }
 
-    fn record(&self, file: &Scanned, pages: &PageSet, tiers: &[PageSet]) -> Result<()> {
+    fn record(&self, file: &Scanned, pages: &PageSet) -> Result<()> {
         let more = file.recorded.swap(true, Ordering::Relaxed);
         let stat = &file.file.stat;
         let size = stat.stx_size.div_ceil(page_size());
@@ -280,7 +267,7 @@ impl Dumper<'_> {
             more,
             size: stat.stx_size,
             mtime_ms: mtime_ms(stat),
-            tiers: tiers.iter().map(|tier| tier.encode(size)).collect(),
+            tiers: vec![pages.encode(size)],
         };
         let mut text = Vec::with_capacity(128);
         push_line(&mut text, &line)?;

@@ -249,10 +249,8 @@ pub fn export(request: &ExportRequest, progress: &Progress) -> Result<Outcome> {
             continue;
         }
         outcome.files += u64::from(!entry.more);
-        let mut runs: Vec<_> = entry.tiers.iter().flat_map(PageSet::runs).copied().collect();
-        runs.sort_unstable_by_key(|run| run.start);
         let mut before: Option<u64> = None;
-        for page in runs.iter().flat_map(|run| run.start..run.end()) {
+        for page in entry.pages.runs().iter().flat_map(|run| run.start..run.end()) {
             outcome.pages += 1;
             match before {
                 Some(before) if before / STRETCH == page / STRETCH => {

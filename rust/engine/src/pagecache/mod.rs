@@ -3,7 +3,6 @@
 pub mod dump;
 pub mod evict;
 pub mod happycache;
-mod hotness;
 pub mod load;
 mod mincore;
 pub mod pages;

@@ -281,12 +281,27 @@ impl Encoded {
                 return Err("it has too many runs in one line");
             }
         }
-        runs.sort_unstable_by_key(|run| run.start);
-        if runs.windows(2).any(|pair| pair[0].end() > pair[1].start) {
-            return Err("it lists a page twice");
-        }
-        Ok(runs.into_iter().collect())
+        disjoint(runs)
     }
+}
+
+/// The pages of all these sets.
+///
+/// # Errors
+/// If two of them have a page in common.
+pub fn union(mut sets: Vec<PageSet>) -> Result<PageSet, &'static str> {
+    if sets.len() == 1 {
+        return Ok(sets.remove(0));
+    }
+    disjoint(sets.into_iter().flat_map(|set| set.0).collect())
+}
+
+fn disjoint(mut runs: Vec<Run>) -> Result<PageSet, &'static str> {
+    runs.sort_unstable_by_key(|run| run.start);
+    if runs.windows(2).any(|pair| pair[0].end() > pair[1].start) {
+        return Err("it lists a page twice");
+    }
+    Ok(runs.into_iter().collect())
 }
 
 fn from_bitmap(start: u64, bytes: &[u8]) -> PageSet {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::pages::{Encoded, PageSet};
+use super::pages::{Encoded, PageSet, union};
 use crate::record::{Entries, PathText, Reader, Trailer};
 use crate::{Progress, Result};
 
@@ -28,7 +28,8 @@ pub struct Header {
     pub page_size: u64,
     /// The roots that were dumped; lines name them by their index.
     pub roots: Vec<String>,
-    /// Whether pages are distinguished by how hot they were.
+    /// False. Earlier dumps could sort pages into tiers by the kernel's marks.
+    #[serde(default)]
     pub hotness: bool,
     /// Further members of its maker: id, host, boot id, time.
     #[serde(flatten)]
@@ -52,7 +53,7 @@ pub struct Line {
     /// Its modification time, in milliseconds since the epoch: finer ones would double what a file
     /// costs in the record, and show no better whether it is the same.
     pub mtime_ms: i64,
-    /// Its resident pages, by hotness; the hottest tier last. One tier without hotness.
+    /// Its resident pages, as one tier; several, in dumps with `hotness`.
     pub tiers: Vec<Encoded>,
 }
 
@@ -82,8 +83,8 @@ pub struct Entry {
     pub size: u64,
     /// Its modification time when it was dumped, in milliseconds since the epoch.
     pub mtime_ms: i64,
-    /// Its pages by hotness, the hottest last.
-    pub tiers: Vec<PageSet>,
+    /// Its pages.
+    pub pages: PageSet,
 }
 
 /// A dump being read.
@@ -132,8 +133,7 @@ impl Dump {
     pub fn next(&mut self, progress: &Progress) -> Result<Option<Entry>> {
         let Some(line) = self.entries.next(progress)? else { return Ok(None) };
         let entry = self.check(line)?;
-        let pages = entry.tiers.iter().map(PageSet::count).fold(0, u64::saturating_add);
-        self.pages = self.pages.saturating_add(pages);
+        self.pages = self.pages.saturating_add(entry.pages.count());
         if self.pages > MOST_PAGES {
             return Err(self.entries.bad(format!(
                 "it claims more than the {MOST_PAGES} pages that any memory could hold"
@@ -175,7 +175,7 @@ impl Dump {
             more: line.more,
             size: line.size,
             mtime_ms: line.mtime_ms,
-            tiers,
+            pages: union(tiers).map_err(bad)?,
         })
     }
 }
@@ -189,8 +189,6 @@ pub struct Inspection {
     pub files: u64,
     /// Bytes of pages in it.
     pub bytes: u64,
-    /// Bytes of pages per tier, the coldest first.
-    pub tiers: Vec<u64>,
 }
 
 /// Read all of a dump and check it.
@@ -199,24 +197,17 @@ pub struct Inspection {
 /// [`Error::Io`](crate::Error::Io), [`Error::Record`](crate::Error::Record),
 /// [`Error::Cancelled`](crate::Error::Cancelled).
 pub fn inspect(mut dump: Dump, progress: &Progress) -> Result<Inspection> {
-    let mut tiers = Vec::new();
-    let mut files = 0;
+    let (mut files, mut bytes) = (0, 0_u64);
     while let Some(entry) = dump.next(progress)? {
         files += u64::from(!entry.more);
-        if tiers.len() < entry.tiers.len() {
-            tiers.resize(entry.tiers.len(), 0_u64);
-        }
-        for (sum, tier) in tiers.iter_mut().zip(&entry.tiers) {
-            let bytes = tier.count().saturating_mul(dump.header.page_size);
-            *sum = sum.saturating_add(bytes);
-        }
+        let of_entry = entry.pages.count().saturating_mul(dump.header.page_size);
+        bytes = bytes.saturating_add(of_entry);
     }
-    let bytes = tiers.iter().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
     if bytes > MOST_BYTES {
         return Err(dump.entries.bad("it claims more bytes than there can be"));
     }
     if dump.trailer().is_none_or(|trailer| trailer.files != files || trailer.bytes != bytes) {
         return Err(dump.entries.bad("its trailer does not fit its lines"));
     }
-    Ok(Inspection { header: dump.header, files, bytes, tiers })
+    Ok(Inspection { header: dump.header, files, bytes })
 }

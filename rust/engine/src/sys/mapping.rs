@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 use super::page_size;
 
@@ -111,7 +111,7 @@ impl Mapping {
     pub fn mincore(&self, start: u64, vector: &mut [u8]) -> rustix::io::Result<()> {
         assert!(start >= self.start);
         assert!(start + vector.len() as u64 <= self.start + self.pages);
-        let mut address = self.address() + (start - self.start) * page_size();
+        let mut address = self.address + (start - self.start) * page_size();
         for part in vector.chunks_mut(CALL) {
             let length = part.len() * page_size() as usize;
             loop {
@@ -129,38 +129,5 @@ impl Mapping {
             address += length as u64;
         }
         Ok(())
-    }
-
-    /// The first page of the file in it, and how many follow.
-    pub fn range(&self) -> (u64, u64) {
-        (self.start, self.pages)
-    }
-
-    /// Where it is.
-    pub fn address(&self) -> u64 {
-        self.address
-    }
-
-    /// No read-ahead for faults in this mapping.
-    ///
-    /// # Errors
-    /// The system's error.
-    pub fn advise_random(&self) -> rustix::io::Result<()> {
-        self.advise(Advice::Random)
-    }
-
-    /// What was accessed through this mapping does not count as accessed when it goes away.
-    ///
-    /// # Errors
-    /// The system's error.
-    pub fn advise_sequential(&self) -> rustix::io::Result<()> {
-        self.advise(Advice::Sequential)
-    }
-
-    fn advise(&self, advice: Advice) -> rustix::io::Result<()> {
-        let length = (self.pages * page_size()) as usize;
-        let address = std::ptr::with_exposed_provenance_mut(self.address as usize);
-        // SAFETY: the range is a file mapping of an arena; these advices change no content.
-        unsafe { madvise(address, length, advice) }
     }
 }

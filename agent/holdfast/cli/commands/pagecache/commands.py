@@ -118,7 +118,6 @@ def show(
     lines=[
         "holdfast pagecache dump",
         "holdfast pagecache dump /mnt/data/sstables --no-wait",
-        "sudo holdfast pagecache dump --hotness --json",
     ],
 )
 def dump(
@@ -132,9 +131,7 @@ def dump(
             show_default="every root",
         ),
     ] = None,
-    hotness: Annotated[
-        bool, typer.Option("--hotness", help="Also record how hot each page is. Needs root.")
-    ] = False,
+    hotness: Annotated[bool, typer.Option("--hotness", hidden=True)] = False,
     on_denied: Annotated[
         OnDenied,
         typer.Option(help="When the kernel hides which pages of a file are resident."),
@@ -152,6 +149,8 @@ def dump(
     from holdfast.cli.commands.pagecache.views import show_dumped
     from holdfast.cli.run.outcome import perform
 
+    if hotness:
+        session.out.note("--hotness has no effect any more: leave it out")
     if unless_loading:
         running = session.backend.running("pagecache.load")
         if running is not None:
@@ -159,7 +158,6 @@ def dump(
             return
     body = {
         "path": path and absolute(path),
-        "hotness": hotness or None,
         "on_denied": None if on_denied is OnDenied.FAIL else on_denied.value,
     }
     perform(session, "pagecache.dump", body, show_dumped, wait=wait)

@@ -233,7 +233,6 @@ def _marks(dump: Dump) -> str:
     marks = (
         ("latest", dump.latest),
         ("uploaded", dump.uploaded),
-        ("hotness", dump.hotness),
     )
     return ", ".join(name for name, holds in marks if holds)
 

@@ -125,7 +125,7 @@ impl<'a> Issuer<'a> {
     fn queued(&mut self, target: &Arc<Target>, run: Run, bytes: u64) -> Result<()> {
         self.in_flight += bytes;
         match self.bursts.back_mut() {
-            // Tiers and sorted files may come back to a target: its pages must ascend.
+            // Sorted files may come back to a target: its pages must ascend.
             Some(burst)
                 if burst.bytes < BURST
                     && Arc::ptr_eq(&burst.target, target)

@@ -1,13 +1,14 @@
 //! Reading the pages of a dump back into memory, and making sure that they arrived.
 //!
-//! The dump is read three times or more: once to check all of it before anything is done, once per
-//! tier of hotness to load (the hottest first, so that a budget is spent on what matters), and once
-//! to ask the kernel what is in memory now, read again what is not, and report the outcome. So
-//! memory use does not depend on how long a dump is, but for a few bytes per file.
+//! The dump is read three or four times: once to check all of it before anything is done, once to
+//! load it, or twice under a budget that does not allow all of it, and once to ask the kernel what is
+//! in memory now, read again what is not, and report the outcome. So memory use does not depend on
+//! how long a dump is, but for a few bytes per file.
 
 mod budget;
 mod issue;
 mod report;
+mod shares;
 mod target;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use self::budget::Budget;
 use self::issue::{Absent, Issuer, reread};
 use self::report::{FileOutcome, Report};
+use self::shares::Shares;
 use self::target::Target;
 use super::pages::PageSet;
 use super::record::{Dump, Entry, inspect};
@@ -98,18 +100,18 @@ pub struct Outcome {
     stopped: Option<Reason>,
 }
 
-/// What the loading passes recorded of the pages of one tier of one line, for the last pass.
+/// What the loading passes recorded of the pages of one line in one pass, for the last.
 #[derive(Debug, Clone, Copy, Default)]
 struct Unit {
     already: u64,
     cut: u64,
 }
 
-/// Pages of one line in one tier.
+/// Pages of one line in one pass.
 struct Job {
     unit: usize,
     entry: Entry,
-    tier: usize,
+    pages: PageSet,
 }
 
 struct Loader<'a> {
@@ -118,6 +120,7 @@ struct Loader<'a> {
     roots: Vec<Root>,
     record_page_size: u64,
     budget: Budget,
+    shares: Shares,
     throttle: Throttle,
     units: Mutex<Vec<Unit>>,
     reread: AtomicU64,
@@ -151,20 +154,22 @@ pub fn load(request: &Request, progress: &Progress) -> Result<Outcome> {
     }
     let roots =
         request.roots.iter().map(|path| Root::with_page_cache(path)).collect::<Result<Vec<_>>>()?;
+    let budget = Budget::new(request.budget_bytes, request.reserve_bytes, Sources::default())?;
     let loader = Loader {
         request,
         progress,
         roots,
         record_page_size,
-        budget: Budget::new(request.budget_bytes, request.reserve_bytes, Sources::default())?,
+        shares: Shares::new(budget.describe().0, inspection.bytes),
+        budget,
         throttle: Throttle::new(request.bytes_per_second),
         units: Mutex::default(),
         reread: AtomicU64::new(0),
     };
     progress.expect(inspection.bytes, inspection.files);
     progress.enter("loading");
-    for tier in (0..inspection.tiers.len()).rev().filter(|&tier| inspection.tiers[tier] > 0) {
-        loader.load(tier)?;
+    for pass in 0..loader.shares.passes() {
+        loader.load(pass)?;
     }
     progress.enter("verifying");
     let report = loader.verify()?;
@@ -175,33 +180,31 @@ fn open(request: &Request) -> Result<Dump> {
     Dump::open(&request.record, request.max_bytes)
 }
 
-/// Walk through a dump, with the number of the first unit of each entry.
-fn each_entry(
-    request: &Request,
-    progress: &Progress,
-    mut visit: impl FnMut(usize, Entry) -> bool,
-) -> Result<()> {
-    let mut dump = open(request)?;
-    let mut unit = 0;
-    while let Some(entry) = dump.next(progress)? {
-        let next = unit + entry.tiers.iter().filter(|tier| !tier.is_empty()).count();
-        if !visit(unit, entry) {
-            break;
-        }
-        unit = next;
-    }
-    Ok(())
-}
-
-/// The tiers of an entry that have pages, with their units.
-fn units(first: usize, entry: &Entry) -> impl Iterator<Item = (usize, usize)> {
-    let tiers = entry.tiers.iter().enumerate().filter(|(_, pages)| !pages.is_empty());
-    tiers.enumerate().map(move |(nth, (tier, _))| (first + nth, tier))
+/// The parts that have pages, with their passes and their units, of which `first` is the first.
+fn units(first: usize, parts: Vec<PageSet>) -> impl Iterator<Item = (usize, usize, PageSet)> {
+    let parts = parts.into_iter().enumerate().filter(|(_, pages)| !pages.is_empty());
+    parts.enumerate().map(move |(nth, (pass, pages))| (first + nth, pass, pages))
 }
 
 impl Loader<'_> {
-    /// Load one tier: some threads open files and find what is absent, another asks for it.
-    fn load(&self, tier: usize) -> Result<()> {
+    /// Walk through the dump, with the number of the first unit of each entry, and its pages by pass.
+    fn each_entry(&self, mut visit: impl FnMut(usize, Entry, Vec<PageSet>) -> bool) -> Result<()> {
+        let mut dump = open(self.request)?;
+        let (mut unit, mut number) = (0, 0);
+        while let Some(mut entry) = dump.next(self.progress)? {
+            let parts = self.shares.split(number, std::mem::take(&mut entry.pages));
+            let next = unit + parts.iter().filter(|pages| !pages.is_empty()).count();
+            if !visit(unit, entry, parts) {
+                break;
+            }
+            unit = next;
+            number += 1;
+        }
+        Ok(())
+    }
+
+    /// Load in one pass: some threads open files and find what is absent, another asks for it.
+    fn load(&self, pass: usize) -> Result<()> {
         let (sender, receiver) = sync_channel(QUEUE);
         std::thread::scope(|scope| {
             let issuing = scope.spawn(|| {
@@ -209,23 +212,22 @@ impl Loader<'_> {
                 // The receiver goes with this thread, so that nobody waits for it if it fails.
                 self.issue(receiver)
             });
-            let opening = self.open_all(tier, sender);
+            let opening = self.open_all(pass, sender);
             let issued = issuing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
             // A failure to hand over a file only shows that the other thread failed.
             issued.and(opening)
         })
     }
 
-    fn open_all(&self, tier: usize, absent: SyncSender<Absent>) -> Result<()> {
+    fn open_all(&self, pass: usize, absent: SyncSender<Absent>) -> Result<()> {
         let produce = |queue: &pool::Queue<Job>| {
-            each_entry(self.request, self.progress, |first, entry| {
-                let found: Vec<_> = units(first, &entry).collect();
-                if let Some(&(unit, _)) = found.iter().find(|&&(_, t)| t == tier) {
-                    let hottest = found.last().is_some_and(|&(_, t)| t == tier);
-                    if hottest && !entry.more {
+            self.each_entry(|first, entry, parts| {
+                let last = parts.iter().rposition(|pages| !pages.is_empty()) == Some(pass);
+                if let Some((unit, _, pages)) = units(first, parts).find(|unit| unit.1 == pass) {
+                    if last && !entry.more {
                         self.progress.add_files(1);
                     }
-                    queue.push(Job { unit, entry, tier });
+                    queue.push(Job { unit, entry, pages });
                 }
                 queue.wait_for_room(QUEUE)
             })
@@ -241,15 +243,14 @@ impl Loader<'_> {
 
     /// Open a file and return which of its pages are absent, if any are.
     fn open(&self, job: &Job) -> Result<Option<Absent>> {
-        let tier = &job.entry.tiers[job.tier];
-        let requested = tier.count() * self.record_page_size;
+        let requested = job.pages.count() * self.record_page_size;
         if self.budget.stopped().is_some() {
             self.settle(job.unit, Unit { already: u64::MAX, cut: u64::MAX });
             self.progress.add_bytes(requested);
             return Ok(None);
         }
         let found = self.target(&job.entry).ok().and_then(|target| {
-            let wanted = target.want(tier).pages;
+            let wanted = target.want(&job.pages).pages;
             let absent = target.absent(&wanted).ok()?;
             Some((target, wanted, absent))
         });
@@ -310,14 +311,14 @@ impl Loader<'_> {
         pool::feed(
             walkers(),
             |queue| {
-                each_entry(self.request, self.progress, |first, entry| {
-                    queue.push((first, entry));
+                self.each_entry(|first, entry, parts| {
+                    queue.push((first, entry, parts));
                     queue.wait_for_room(QUEUE)
                 })
             },
-            |(first, entry): (usize, Entry), _| {
+            |(first, entry, parts): (usize, Entry, Vec<PageSet>), _| {
                 self.progress.check()?;
-                let outcome = self.check(first, &entry, &known)?;
+                let outcome = self.check(first, &entry, parts, &known)?;
                 lock(&report).add(&entry, outcome);
                 Ok(())
             },
@@ -325,18 +326,24 @@ impl Loader<'_> {
         Ok(report.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    fn check(&self, first: usize, entry: &Entry, known: &[Unit]) -> Result<FileOutcome> {
+    fn check(
+        &self,
+        first: usize,
+        entry: &Entry,
+        parts: Vec<PageSet>,
+        known: &[Unit],
+    ) -> Result<FileOutcome> {
         let mut outcome = FileOutcome::default();
         let target = match self.target(entry) {
             Ok(target) => target,
             Err(refusal) => {
-                let pages: u64 = entry.tiers.iter().map(PageSet::count).sum();
+                let pages: u64 = parts.iter().map(PageSet::count).sum();
                 outcome.skip(refusal.reason, pages * self.record_page_size, refusal.detail);
                 return Ok(outcome);
             }
         };
-        for (unit, tier) in units(first, entry) {
-            let wanted = target.want(&entry.tiers[tier]);
+        for (unit, _, pages) in units(first, parts) {
+            let wanted = target.want(&pages);
             for (reason, pages) in wanted.dropped {
                 outcome.skip(reason, pages * page_size(), None);
             }

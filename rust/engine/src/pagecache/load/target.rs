@@ -59,9 +59,9 @@ impl Target {
         Err(Refusal { reason, detail: None })
     }
 
-    /// Which of a tier's pages to load.
-    pub fn want(&self, tier: &PageSet) -> Wanted {
-        let mut pages = convert(tier, self.record_page_size);
+    /// Which of the dumped pages to load.
+    pub fn want(&self, dumped: &PageSet) -> Wanted {
+        let mut pages = convert(dumped, self.record_page_size);
         let mut dropped = Vec::new();
         let mut note = |reason, before: u64, after: u64| {
             if after < before {
@@ -170,12 +170,12 @@ fn subtract(runs: &[crate::pagecache::pages::Run], taken: &PageSet, into: &mut P
 }
 
 /// The same bytes in pages of this machine.
-fn convert(tier: &PageSet, record_page_size: u64) -> PageSet {
+fn convert(dumped: &PageSet, record_page_size: u64) -> PageSet {
     if record_page_size == page_size() {
-        return tier.clone();
+        return dumped.clone();
     }
     let mut pages = PageSet::default();
-    for run in tier.runs() {
+    for run in dumped.runs() {
         let start = (run.start.saturating_mul(record_page_size) / page_size()).max(pages.end());
         let end = run.end().saturating_mul(record_page_size).div_ceil(page_size());
         pages.push(start, end.saturating_sub(start));
