@@ -21,6 +21,7 @@ from tests.bench import (
     service,
     start,
     tuning,
+    warm,
 )
 from tests.bench.context import Context
 from tests.bench.figures import Section
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[Context], Iterator[Section]]] = {
     "image": image.benchmark,
     "million": million.benchmark,
     "reimage": reimage.benchmark,
+    "warm": warm.benchmark,
 }
 NO_HAPPYCACHE = (
     "happycache: not here. Build it from https://github.com/hashbrowncipher/happycache and name it "

@@ -10,7 +10,7 @@ pub const QUERIES: usize = 128;
 /// Pages in one call of [`ask`]. In this process it is address space, not memory.
 pub const PAGES: u64 = 64 * 1024;
 /// Pages that a thread asks about itself before it starts a process for that. Starting one takes
-/// about as long as asking about so many.
+/// about as long as that.
 const ALONE: u64 = 16 * 1024;
 /// Pages for which it is not worth waking the process.
 const FEW: u64 = 1024;

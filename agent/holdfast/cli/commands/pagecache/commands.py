@@ -131,7 +131,7 @@ def dump(
             show_default="every root",
         ),
     ] = None,
-    hotness: Annotated[bool, typer.Option("--hotness", hidden=True)] = False,
+    hotness: Annotated[bool, typer.Option("--hotness", hidden=True, help="Has no effect.")] = False,
     on_denied: Annotated[
         OnDenied,
         typer.Option(help="When the kernel hides which pages of a file are resident."),
