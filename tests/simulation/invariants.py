@@ -112,7 +112,9 @@ class Monitor:
         if workflow != self._roll:
             return
         if call.startswith("start "):
-            self._attempts[call.split(":")[1]] += 1
+            name = call.split(":")[1]
+            self._attempts[name] += 1
+            self.acted(name)
         if call == "receive" and value is not None:
             self._received(value)
         if call == "send":
