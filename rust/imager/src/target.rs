@@ -359,7 +359,7 @@ mod tests {
         assert_eq!(chosen(&[&other, &half]), Ok((half.path.clone(), true)));
         assert!(chosen(&[&other]).unwrap_err().0.contains("no disk is the one"));
         assert!(chosen(&[&whole, &half]).unwrap_err().0.contains("several disks"));
-        // A copy of it cannot be told from it, so neither is written.
+        // A copy of it cannot be distinguished from it, so neither is written.
         assert!(chosen(&[&boat, &half]).unwrap_err().0.contains("several disks"));
     }
 
