@@ -253,7 +253,8 @@ unsafe fn serve(shared: *const Shared, parent: libc::pid_t) -> ! {
         let signal = libc::SIGKILL as libc::c_ulong;
         libc::prctl(libc::PR_SET_PDEATHSIG, signal);
         libc::prctl(libc::PR_SET_NAME, c"holdfast-probe".as_ptr());
-        // The parent may have ended before the first of these.
+        // The parent may have ended before the first of these. If only its thread did, the signal comes
+        // when the process ends.
         let mut ending = libc::getppid() != parent;
         let state = &raw const (*shared).state;
         while !ending {
@@ -388,8 +389,10 @@ mod tests {
     #[test]
     fn it_ends_with_the_thread_that_made_it() {
         let pid = std::thread::spawn(|| {
-            let prober = Prober::start().unwrap();
+            let mut prober = Prober::start().unwrap();
             let pid = prober.pid;
+            // Once it has answered it has asked the kernel for the signal.
+            asked(&mut prober, &file()).unwrap();
             std::mem::forget(prober);
             pid
         });
