@@ -3,11 +3,17 @@
 use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::{Context as _, Fault, Result, say};
+
+/// How long a mount may stay in use after its last file was closed: a program that another thread starts
+/// at that moment has this process's files open until it runs.
+const BUSY: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// A mounted file system; it is unmounted when dropped.
 #[derive(Debug)]
@@ -24,11 +30,17 @@ impl Mounted {
     /// Unmount it, and report whether that worked.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's; `EBUSY` if it stays in use for two seconds.
     pub fn unmount(self) -> Result<()> {
         let path = self.path.clone();
         std::mem::forget(self);
-        unmount(&path, UnmountFlags::empty()).context(format_args!("unmounting {}", path.display()))
+        let deadline = Instant::now() + BUSY;
+        loop {
+            match unmount(&path, UnmountFlags::empty()) {
+                Err(Errno::BUSY) if Instant::now() < deadline => std::thread::sleep(PAUSE),
+                done => return done.context(format_args!("unmounting {}", path.display())),
+            }
+        }
     }
 }
 
