@@ -29,7 +29,7 @@ class EfiLifeboat:
             booted_partition(self._machine)
             mbr, header = self._table(system)
             self._loader([])
-        except PermissionError:
+        except (PermissionError, FileNotFoundError):  # a service may have no devices at all
             return None
         except LifeboatError as error:
             return str(error)

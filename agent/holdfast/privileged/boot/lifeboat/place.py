@@ -159,7 +159,7 @@ def _taken(machine: MachineFiles, system: DiskPosition, *, strict: bool) -> Sequ
     found = list(partitions(machine, system.disk.name))
     try:
         found += tables(machine.dev / system.disk.name, sector_bytes_of(machine, system))
-    except PermissionError:
+    except (PermissionError, FileNotFoundError):  # a service may have no devices at all
         if strict:
             raise
     return found
