@@ -121,6 +121,8 @@ def test_it_stops_at_a_failure_and_resumes_after_the_fix(tmp_path: Path) -> None
         assert command("resume", file).returncode == 0
         done = command("run", file, "--plain")
         assert done.returncode == 0, done.stdout + done.stderr
+        # Also those that were done in the process before.
+        assert "roll: 4 of 4 done" in done.stdout
         assert set(_states(file).values()) == {"done"}
         told = [json.loads(line)["event"] for line in events.read_text().splitlines()]
         assert told == ["begun", "stopped", "ended"]

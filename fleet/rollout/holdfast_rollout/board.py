@@ -41,6 +41,12 @@ class LiveBoard:
                     shown.pop(name_of_progress, None)
             shown.update(members)
 
+    def recall(self, name: str, members: Json) -> None:
+        """Show members of a node as an earlier process left them, unless it has newer ones."""
+        with self._lock:
+            if self._nodes[name]["state"] == IDLE:
+                self._nodes[name].update(members)
+
     def roll(self, members: Json) -> None:
         """Show members of the roll."""
         with self._lock:

@@ -85,6 +85,10 @@ def run(
     with served(page, board, registry_of(board)) as address:
 
         def watch(ended: Callable[[], bool]) -> int:
+            # A node that ended in an earlier process has no workflow that would show it.
+            with _rolls(file, inventory, database) as rolls:
+                for name, members in rolls.status(inventory)[1].items():
+                    board.recall(name, members)
             shown_plain = plain or not sys.stdout.isatty()
             with TerminalView(board, plain=shown_plain, address=address):
                 return _wait(board, ended, leave)

@@ -90,6 +90,7 @@ async def staged(context: Context, node: str, begun: OperationStatus, seconds: f
             context.board.node(node, progress(seen))
         except Away as error:
             away = error
+            context.board.node(node, {"phase": "unreachable", "bytes_expected": None})
         except Refused as error:
             return ended("unknown", f"Its operation cannot be read: {error}")
     if away is not None:
