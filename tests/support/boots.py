@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from holdfast.operations.idempotency import digest_of
 from holdfast.operations.ids import new_id
@@ -119,8 +119,13 @@ class BootedNode:
         state: str = self.daemon.http.get("/v1/reimage").json()["state"]
         return state
 
+    def leave(self, seconds: float) -> None:
+        """Kill the daemon now, and start it again after that long, in the same boot."""
+        self._settled.clear()
+        self._in_thread(lambda: self._away(seconds))
+
     def settle(self) -> None:
-        """Wait for a boot that is under way."""
+        """Wait for a boot that is under way, or an absence."""
         assert self._settled.wait(60)
 
     def close(self) -> None:
@@ -131,6 +136,28 @@ class BootedNode:
         self._closed.set()
         for thread in self._threads:
             thread.join()
+
+    def come_up(self, job: dict[str, Any]) -> None:
+        """Leave what both boots leave: another boot id, and signs of the system that runs."""
+        self._write(job | {"boot_id": OLD_BOOT, "old_system": OLD})
+        system = OLD if self.end == "failed" else OLD | {"root_uuid": IMAGE_ROOT}
+        self.helper.answers["boot_outcome"] = {
+            "outcome": {
+                "record": None,
+                "armed": False,
+                "entry": False,
+                "entry_nonces": [job["nonce"]] if self.end == "failed" else [],
+                "system": system | {"boot_id": "another"},
+            }
+        }
+
+    @property
+    def job(self) -> dict[str, Any]:
+        """The attempt as stored on the disk; empty if there never was one."""
+        if not self._file.exists():
+            return {}
+        job: dict[str, Any] = json.loads(self._file.read_text())
+        return job
 
     @property
     def _file(self) -> Path:
@@ -143,20 +170,23 @@ class BootedNode:
     def _ordered(self) -> None:
         if not self.helper.asked[-1].get("dry_run"):
             self._settled.clear()
-            self._threads.append(threading.Thread(target=self._boot))
-            self._threads[-1].start()
+            self._in_thread(self._boot)
+
+    def _in_thread(self, work: Callable[[], None]) -> None:
+        def run() -> None:
+            try:
+                work()
+            finally:
+                self._settled.set()
+            # A daemon ends with the thread that started it.
+            self._closed.wait()
+
+        self._threads.append(threading.Thread(target=run))
+        self._threads[-1].start()
 
     def _boot(self) -> None:
-        try:
-            self._boot_once()
-        finally:
-            self._settled.set()
-        # A daemon ends with the thread that started it.
-        self._closed.wait()
-
-    def _boot_once(self) -> None:
         until(
-            lambda: json.loads(self._file.read_text())["state"] == "rebooting",
+            lambda: self.job["state"] == "rebooting",
             seconds=30,
             what="the order to reboot on the disk",
         )
@@ -164,35 +194,35 @@ class BootedNode:
         assert self.daemon is not None
         self.daemon.kill()
         self.boots += 1
-        job = json.loads(self._file.read_text())
-        self._write(job | {"boot_id": OLD_BOOT, "old_system": OLD})
         time.sleep(self.down)
-        system = OLD if self.end == "failed" else OLD | {"root_uuid": IMAGE_ROOT}
-        self.helper.answers["boot_outcome"] = {
-            "outcome": {
-                "record": None,
-                "armed": False,
-                "entry": False,
-                "entry_nonces": [job["nonce"]] if self.end == "failed" else [],
-                "system": system | {"boot_id": "another"},
-            }
-        }
+        self.come_up(self.job)
+        self.daemon.restart()
+
+    def _away(self, seconds: float) -> None:
+        assert self.daemon is not None
+        self.daemon.kill()
+        time.sleep(seconds)
         self.daemon.restart()
 
 
+N = TypeVar("N", bound=BootedNode)
+
+
 @contextmanager
-def booted_nodes(
-    directory: Path, start_daemon: Callable[..., Daemon]
-) -> Iterator[Callable[..., BootedNode]]:
-    """Give a function that makes a node; its daemon is not started."""
-    made: list[BootedNode] = []
+def nodes_of(
+    directory: Path,
+    start_daemon: Callable[..., Daemon],
+    kind: Callable[..., N],
+) -> Iterator[Callable[..., N]]:
+    """Give a function that makes a node of a class; its daemon is not started."""
+    made: list[N] = []
     with ExitStack() as stack:
 
-        def make(name: str, **options: Any) -> BootedNode:
+        def make(name: str, **options: Any) -> N:
             place = directory / name
             place.mkdir()
             helper = stack.enter_context(recorded_helper(place / "helper"))
-            made.append(BootedNode(place, helper, start_daemon, **options))
+            made.append(kind(place, helper, start_daemon, **options))
             return made[-1]
 
         try:
@@ -200,3 +230,12 @@ def booted_nodes(
         finally:
             for node in made:
                 node.close()
+
+
+@contextmanager
+def booted_nodes(
+    directory: Path, start_daemon: Callable[..., Daemon]
+) -> Iterator[Callable[..., BootedNode]]:
+    """Give a function that makes a node; its daemon is not started."""
+    with nodes_of(directory, start_daemon, BootedNode) as make:
+        yield make

@@ -121,6 +121,7 @@ class Daemon:
     process: subprocess.Popen[bytes]
     environment: dict[str, str]
     wrapper: Sequence[str] = ()
+    program: Sequence[str] = HOLDFAST
     # Set by tests that provoke an internal error on purpose; otherwise one fails the test.
     may_log_tracebacks: bool = False
     _clients: list[httpx.Client] = field(default_factory=list)
@@ -248,7 +249,9 @@ class Daemon:
         """Start the daemon again, with the same files, after `stop` or `kill`."""
         assert self.process.poll() is not None, "stop or kill the daemon first"
         self._close_clients()
-        self.process = _spawn(self.directory, self.config, self.environment, self.wrapper)
+        self.process = _spawn(
+            self.directory, self.config, self.environment, self.wrapper, self.program
+        )
         self.wait_ready()
 
     def rewrite_config(self, change: Callable[[str], str]) -> None:
@@ -286,11 +289,15 @@ def _accepts(path: Path) -> bool:
 
 
 def _spawn(
-    directory: Path, config: Path, environment: Mapping[str, str], wrapper: Sequence[str] = ()
+    directory: Path,
+    config: Path,
+    environment: Mapping[str, str],
+    wrapper: Sequence[str],
+    program: Sequence[str],
 ) -> subprocess.Popen[bytes]:
     with (directory / "log").open("ab") as log:
         return subprocess.Popen(
-            dying_with_parent([*wrapper, *HOLDFAST, "serve", "--config", config]),
+            dying_with_parent([*wrapper, *program, "serve", "--config", config]),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -308,6 +315,7 @@ def start_daemon(
     environment: Mapping[str, str] | None = None,
     user: int | None = None,
     wrapper: Sequence[str] = (),
+    program: Sequence[str] = HOLDFAST,
     wait: bool = True,
     **settings: Any,
 ) -> Daemon:
@@ -316,7 +324,8 @@ def start_daemon(
     `settings` are keys of the configuration file (a mapping is a table) and win over what is
     chosen here; None leaves a key out. `user` is the id of an unprivileged user to run it as, for
     which this process must be root. `wrapper` is a command that runs the command behind it, such
-    as `nsenter`. `wait=False` is for daemons that ought to refuse to start.
+    as `nsenter`; `program` one that is run in place of `holdfast`. `wait=False` is for daemons that
+    ought to refuse to start, and for many that start at once.
     """
     directory = Path(tempfile.mkdtemp(prefix="hf-", dir="/tmp"))
     work = Path(tempfile.mkdtemp(prefix="daemon-", dir=base))
@@ -356,9 +365,10 @@ def start_daemon(
         port=port,
         tokens=Tokens(token_file, tokens.secrets),
         config=config,
-        process=_spawn(directory, config, surroundings, wrapper),
+        process=_spawn(directory, config, surroundings, wrapper, program),
         environment=surroundings,
         wrapper=wrapper,
+        program=program,
     )
     if wait:
         try:

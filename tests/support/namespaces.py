@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ class Namespaces:
     """A network namespace and a mount namespace, in which commands can be run."""
 
     def __init__(self, pid: int, scratch: Path) -> None:
+        self.pid = pid
         self.scratch = scratch
         self.wrapper = ("nsenter", "--target", str(pid), "--net", "--mount", "--")
 
@@ -78,9 +79,13 @@ class Namespaces:
         return sorted(re.sub(r"parent \w+:", "parent :", " ".join(one)) for one in words)
 
 
+class NoNamespacesError(Exception):
+    """No namespaces can be made here; the message says why."""
+
+
 @contextmanager
-def own_namespaces(scratch: Path) -> Iterator[Namespaces]:
-    """Make namespaces, gone at the end; skips the test where that is not allowed."""
+def made_namespaces(scratch: Path) -> Iterator[Namespaces]:
+    """Make namespaces, gone at the end. Raises `NoNamespacesError`."""
     scratch.mkdir(parents=True, exist_ok=True)
     command = ["unshare", "--net", "--mount", "--propagation", "private"]
     holder = subprocess.Popen(
@@ -88,16 +93,30 @@ def own_namespaces(scratch: Path) -> Iterator[Namespaces]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        process_group=0,  # a Ctrl-C is for us, who still need them to end what runs in them
     )
     assert holder.stdout is not None
     assert holder.stderr is not None
     try:
         if holder.stdout.readline() != "ready\n":
             holder.wait()
-            pytest.skip(f"no namespaces can be made here: {holder.stderr.read().strip()}")
+            raise NoNamespacesError(
+                f"no namespaces can be made here: {holder.stderr.read().strip()}"
+            )
         yield Namespaces(holder.pid, scratch)
     finally:
         holder.kill()
         holder.wait()
         holder.stdout.close()
         holder.stderr.close()
+
+
+@contextmanager
+def own_namespaces(scratch: Path) -> Iterator[Namespaces]:
+    """Make namespaces, gone at the end; skips the test where that is not allowed."""
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(made_namespaces(scratch))
+        except NoNamespacesError as error:
+            pytest.skip(str(error))
+        yield made
