@@ -130,7 +130,15 @@ demo-machine: demo-tools .venv/packed ## Show a whole emulated machine becoming 
 
 .PHONY: demo-tools
 demo-tools:
-	@$(PYTHON) demo/requirements.py
+	@$(PYTHON) demo/requirements.py demo-machine
+
+.PHONY: demo-fleet
+demo-fleet: demo-fleet-tools build ## Show 12 daemons in 3 zones becoming another image, with faults (as root)
+	@$(bin)/python -m demo.fleet
+
+.PHONY: demo-fleet-tools
+demo-fleet-tools:
+	@$(PYTHON) demo/requirements.py demo-fleet
 
 # The package, if anything in it has changed since it was last built here.
 .venv/packed: .venv/built $(packed)

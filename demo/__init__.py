@@ -1,1 +1,1 @@
-"""What holdfast does, to watch: `make demo` and `make demo-machine`."""
+"""What holdfast does, to watch: `make demo`, `make demo-machine`, `make demo-fleet`."""

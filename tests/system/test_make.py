@@ -100,6 +100,41 @@ def test_the_demo_on_its_own_sample(disk_dir: Path) -> None:
     assert list(disk_dir.iterdir()) == []
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces take root")
+def test_the_demo_of_a_fleet_rolls_real_daemons(disk_dir: Path) -> None:
+    smaller = ("--zones", "2", "--per-zone", "1", "--quick")
+    done = subprocess.run(
+        [sys.executable, "-m", "demo.fleet", *smaller],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=clean_environment(HOLDFAST_TEST_DIR=str(disk_dir)),
+    )
+    if "no network namespaces can be made here" in done.stderr:
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stdout + done.stderr
+    for node in ("a-1", "b-1"):
+        row = rf"^\w +{node} +done +confirmed +web-2 +1 "
+        assert re.search(row, done.stdout, re.MULTILINE), done.stdout
+    assert list(disk_dir.iterdir()) == []
+
+
+def test_the_demo_of_a_fleet_names_in_a_line_what_it_needs(ordinary: list[str]) -> None:
+    done = subprocess.run(
+        [*ordinary, sys.executable, "demo/requirements.py", "demo-fleet"],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode == 126 or "Permission denied" in done.stderr:
+        pytest.skip("other users cannot read this checkout")
+    assert done.returncode == 1
+    assert re.fullmatch(r"make demo-fleet: .*(takes root|apt-get install).*\n", done.stderr)
+
+
 def test_the_lines_that_make_run_prints_can_be_pasted(data: Path, disk_dir: Path) -> None:
     # A copy, as the script keeps its files below its checkout.
     checkout = disk_dir / "checkout"

@@ -1,0 +1,111 @@
+"""`make demo-fleet`: 12 daemons in 3 zones become another image, with faults on the way.
+
+Each daemon has its own network and mount namespace, data and state, and is called over TLS. The
+rollout is `holdfast-rollout` on DBOS and SQLite. Only the boots are shortened: a kill, what the
+imager would have left, and a restart. Ends with 0 only if all nodes are done, and leaves neither
+process, interface nor file behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+import httpx
+from rich.console import Console
+
+from demo.fleet.controller import Controller, published_image
+from demo.fleet.nodes import addresses, running_fleet
+from demo.fleet.story import FellShortError, Story, say, title
+from demo.requirements import NAMESPACES, lacking_for_fleet
+from tests.support.disk import real_directory
+from tests.support.namespaces import NoNamespacesError
+
+DOWN_SECONDS, QUICK_SECONDS = 3.0, 0.3
+"""How long a node is down, besides the start of its daemon."""
+
+_FAULTS = (
+    FellShortError,
+    NoNamespacesError,
+    RuntimeError,
+    AssertionError,
+    OSError,
+    subprocess.SubprocessError,
+    httpx.HTTPError,
+)
+
+
+def run(work: Path, zones: int, per_zone: int, *, quick: bool) -> bool:
+    """Show the story, or quickly a roll without faults; return whether every node is done."""
+    began = datetime.now(UTC)
+    places = addresses(zones, per_zone)
+    title(f"{len(places)} nodes in {zones} zones: a namespace, a daemon and its data each")
+    say(f"{places[0].name} is https://{places[0].name}:9918 ({places[0].ip}), and so on.")
+    with ExitStack() as stack:
+        image, sha256 = stack.enter_context(published_image(work, slowly=not quick))
+        down = QUICK_SECONDS if quick else DOWN_SECONDS
+        fleet = stack.enter_context(running_fleet(work, places, down))
+        stack.callback(_ending)
+        story = Story(fleet, Controller(work, fleet, image, sha256), began)
+        out = Console(highlight=False)
+        good = story.tell_without_faults(out) if quick else story.tell(out)
+    seconds = (datetime.now(UTC) - began).total_seconds()
+    verdict = f"all {len(places)} nodes run the image" if good else "IT FELL SHORT"
+    print(f"\n{verdict}; {seconds:.0f} s, and nothing is left running")
+    return good
+
+
+def _ending() -> None:
+    """Say what takes a moment now, and do it whole: without it, daemons would be left."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    say("\nending the daemons")
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def main() -> int:
+    """Run the demo and return its exit code."""
+    parser = argparse.ArgumentParser(prog="make demo-fleet", description=__doc__)
+    parser.add_argument("--zones", type=int, choices=range(2, 7), default=3)
+    parser.add_argument("--per-zone", type=int, choices=range(1, 33), default=4)
+    parser.add_argument("--quick", action="store_true", help="without faults, as fast as it can")
+    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    missing = lacking_for_fleet()
+    if missing is not None:
+        print(f"make demo-fleet: {missing}", file=sys.stderr)
+        return 1
+    if not options.inside:
+        # A namespace of the demo's own, with which all interfaces and mounts end.
+        command = [*NAMESPACES, sys.executable, "-m", "demo.fleet", *sys.argv[1:], "--inside"]
+        os.execvp(command[0], command)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
+    work = Path(tempfile.mkdtemp(prefix="holdfast-fleet-", dir=real_directory()))
+    try:
+        good = run(work, options.zones, options.per_zone, quick=options.quick)
+    except KeyboardInterrupt:
+        print("\ninterrupted; the daemons are ended, and nothing is left", file=sys.stderr)
+        return 130
+    except _FAULTS as problem:
+        print(f"the demo fell short: {problem}", file=sys.stderr)
+        return 1
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
