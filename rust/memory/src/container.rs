@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::Scope;
@@ -32,6 +33,7 @@ pub struct Container {
     file: File,
     direct: bool,
     path: PathBuf,
+    written: AtomicU64,
     failure: Mutex<Option<io::Error>>,
 }
 
@@ -70,7 +72,8 @@ impl Container {
         direct.write(true).custom_flags(libc::O_DIRECT);
         let opened = aligned.then(|| direct.open(path).ok()).flatten();
         let (direct, file) = (opened.is_some(), opened.unwrap_or(file));
-        Ok(Self { file, direct, path: path.to_owned(), failure: Mutex::default() })
+        let (path, written, failure) = (path.to_owned(), AtomicU64::new(0), Mutex::default());
+        Ok(Self { file, direct, path, written, failure })
     }
 
     /// Whether it is written past the page cache.
@@ -119,14 +122,14 @@ impl Container {
             {
                 *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             }
-            if done.send(buffer).is_err() {
-                return;
-            }
+            // At the end nobody wants it back, and what is queued is written all the same.
+            let _ = done.send(buffer);
         }
     }
 
     fn write_block(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.file.write_all_at(bytes, offset)?;
+        self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if !self.direct {
             // Paced: dirty pages do not pile up, and the page cache keeps what it had.
             write_range_back(&self.file, offset, bytes.len() as u64)?;
@@ -156,6 +159,11 @@ impl Container {
     pub fn finish(&self, length: u64) -> Result<()> {
         self.check()?;
         let failed = |error: io::Error| Error::io(&self.path, error);
+        let written = self.written.load(Ordering::Relaxed);
+        if written != length {
+            let reason = format!("{written} of {length} bytes were written");
+            return Err(failed(io::Error::other(reason)));
+        }
         self.file.set_len(length).map_err(failed)?;
         self.file.sync_all().map_err(failed)
     }
