@@ -35,6 +35,16 @@ def test_what_is_restored_is_what_was_saved(node: MemoryNode) -> None:
     assert tree(node.root) == before
 
 
+def test_the_last_bytes_of_a_save_are_written_too(node: MemoryNode) -> None:
+    # Several blocks are on their way to the device when the last one comes.
+    (node.root / "large").write_bytes(os.urandom(40 * MIB))
+    for number in range(6):
+        last = os.urandom(500 + number)
+        (node.root / "last").write_bytes(last)
+        save = node.save()["save"]
+        assert last in node.stored(save).read_bytes()[-4096:]
+
+
 def test_a_save_is_restored_once_unless_asked_for_again(node: MemoryNode) -> None:
     (node.root / "file").write_bytes(b"old")
     save = node.save()["save"]
