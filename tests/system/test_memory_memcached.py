@@ -31,10 +31,13 @@ class Memcached:
     def __init__(self, root: Path, socket_path: Path) -> None:
         self.root = root
         self.socket_path = socket_path
+        self.stopped = 0.0
 
     @contextmanager
     def running(self) -> Iterator[None]:
         """Run it, and stop it with SIGUSR1, after which it writes its metadata."""
+        # It takes no metadata of the second in which it starts.
+        until(lambda: time.time() > self.stopped + 2, what="the next second")
         user = ["-u", "root"] if os.geteuid() == 0 else []
         process = subprocess.Popen(
             dying_with_parent(
@@ -48,6 +51,7 @@ class Memcached:
             yield
             process.send_signal(signal.SIGUSR1)
             assert process.wait(30) == 0
+            self.stopped = time.time()
         finally:
             if process.poll() is None:
                 process.kill()
