@@ -11,7 +11,7 @@ import re
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -249,3 +249,14 @@ def test_the_tail_is_what_no_table_has_in_use(disk_dir: Path) -> None:
         assert large.region.offset_bytes == 470 * MIB
         other = hold(found.machine, found.position, IMAGE, 42 * MIB, last=False)
         assert other.kind == "file"
+
+
+def test_without_the_disk_it_is_planned_and_not_held(disk_dir: Path) -> None:
+    with system(disk_dir, table="label: dos\\nstart=1MiB, size=400MiB, type=83\\n") as found:
+        # As in the daemon's unit, which has no device nodes.
+        machine = replace(found.machine, dev=disk_dir / "no-devices")
+        planned = prospect(machine, found.position, IMAGE, LENGTH)
+        assert (planned.kind, planned.length_bytes) == ("tail", LENGTH)
+        # Only the disk itself has the partitions that the kernel does not know.
+        with pytest.raises(FileNotFoundError):
+            hold(machine, found.position, IMAGE, LENGTH, last=False)

@@ -12,14 +12,12 @@ import pytest
 
 from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.gpt import ESP, GptPartition
-from holdfast.privileged.boot.disk.storage import Storage
 from holdfast.privileged.boot.lifeboat import efi_loader, region, uefi
 from holdfast.privileged.boot.lifeboat.efi_entries import paths_to
 from holdfast.privileged.boot.lifeboat.efi_loader import EfiLoader
 from holdfast.privileged.boot.lifeboat.parts import LifeboatError, Parts, Region
 from holdfast.privileged.boot.loaders.boot_next import LoadOption, device_path
 from holdfast.privileged.boot.loaders.efi_variables import GLOBAL
-from holdfast.privileged.boot.loaders.esp import Esp
 from tests.oracles.powerloss.sectors import Contents, Reader
 from tests.oracles.powerloss.uefi import Uefi
 
@@ -54,7 +52,9 @@ def built(loader: EfiLoader, sector_bytes: int, **changes: bytes) -> Parts:
 def test_firmware_boots_it_by_one_sector_and_repairs_nothing(
     disk_dir: Path, sector_bytes: int
 ) -> None:
-    loader = EfiLoader("shim", b"MZ shim", {"grubx64.efi": b"MZ grub"}, "EFI/debian")
+    loader = EfiLoader(
+        "shim", b"MZ shim", beside={"grubx64.efi": b"MZ grub"}, directory="EFI/debian"
+    )
     parts = built(loader, sector_bytes)
     assert parts.length_bytes <= uefi.length_bytes(4_500_000, loader, 1) <= 16 * MIB
     disk = disk_dir / "disk"
@@ -95,23 +95,21 @@ def test_firmware_boots_it_by_one_sector_and_repairs_nothing(
 )
 def test_a_disk_without_a_sector_that_decides_is_refused(changes: dict[str, bytes]) -> None:
     with pytest.raises(LifeboatError, match="no one sector"):
-        built(EfiLoader("grub", b"MZ", embedded=True), 512, **changes)
+        built(EfiLoader("grub", b"MZ", directory="EFI/debian"), 512, **changes)
 
 
 def choose(esp: Path, *, secure_boot: bool, modules: bool = False) -> EfiLoader:
     directories = [str(MODULES.parent)] if modules else []
-    configured = uefi.embedded(WORDS)
-    return efi_loader.choose(
-        esp, configured=configured, secure_boot=secure_boot, directories=directories
-    )
+    return efi_loader.choose(esp, secure_boot=secure_boot, directories=directories)
 
 
 @pytest.mark.skipif(not MODULES.exists(), reason="grub-efi-amd64-bin is not installed")
 def test_grub_is_made_from_the_nodes_modules(tmp_path: Path) -> None:
     loader = choose(tmp_path, secure_boot=False, modules=True)
-    assert loader.embedded
-    assert loader.program.startswith(b"MZ")
-    assert uefi.embedded(WORDS) in loader.program
+    program = loader.program("/a", "/b", WORDS)
+    assert program.startswith(b"MZ")
+    assert len(program) <= loader.most_bytes
+    assert b"linux /a console=ttyS0 'a.b=x y' holdfast.lifeboat\ninitrd /b\nboot\n" in program
     assert loader.files("/a", "/b", WORDS) == {}
 
 
@@ -126,7 +124,7 @@ def test_with_secure_boot_it_is_the_signed_grub_behind_shim(tmp_path: Path) -> N
         choose(tmp_path, secure_boot=True, modules=True)
     shutil.copy(SHIM, directory / "shimx64.efi")
     loader = choose(tmp_path, secure_boot=True, modules=True)
-    assert (loader.name, loader.program) == ("shim", SHIM.read_bytes())
+    assert (loader.name, loader.program("/k", "/i", WORDS)) == ("shim", SHIM.read_bytes())
     assert loader.beside["grubx64.efi"] == SIGNED_GRUB.read_bytes()
     (path,) = loader.files("/k", "/i", WORDS)
     assert path == "EFI/debian/grub.cfg"
@@ -160,6 +158,5 @@ def test_it_lies_at_each_path_of_the_firmwares_menu(tmp_path: Path) -> None:
         (where / f"Boot{number:04X}-{GLOBAL}").write_bytes(content)
     order = struct.pack("<6H", 3, 1, 4, 5, 6, 7)
     (where / f"BootOrder-{GLOBAL}").write_bytes(b"\7\0\0\0" + order)
-    storage = Storage.__new__(Storage)
-    found = paths_to(MachineFiles(sys=tmp_path), Esp("/boot/efi", storage, PARTITION))
+    found = paths_to(MachineFiles(sys=tmp_path), PARTITION)
     assert found == ["EFI/debian/shimx64.efi", "EFI/fedora/grubx64.efi"]

@@ -176,7 +176,7 @@ def _for_uefi(place: Region, code: Path, initramfs: Path, words: list[str], head
     first, last = struct.unpack_from("<QQ", head, 1024 + 32)
     partition = GptPartition(1, ESP, own, first, last - first + 1)
     old = uefi.OldDisk(head[:512], head[512:1024], partition, [_MENU.replace("\\", "/")[1:]])
-    loader = choose(Path("/nowhere"), configured=uefi.embedded(words), secure_boot=False)
+    loader = choose(Path("/nowhere"), secure_boot=False)
     return uefi.build(place, code, initramfs, words, old=old, loader=loader, sector_bytes=512)
 
 

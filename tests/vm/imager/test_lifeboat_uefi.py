@@ -82,8 +82,8 @@ def _loader(node: Node, esp: Path) -> EfiLoader:
     node.fill(esp)
     directories = {} if node.made else {"directories": ()}
     secure = node.firmware is SECURE_OVMF
-    loader = choose(esp, configured=uefi.embedded(WORDS), secure_boot=secure, **directories)
-    assert (loader.name, loader.embedded) == (node.loader, node.made)
+    loader = choose(esp, secure_boot=secure, **directories)
+    assert (loader.name, loader.modules is not None) == (node.loader, node.made)
     return loader
 
 

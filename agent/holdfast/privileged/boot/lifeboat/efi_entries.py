@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 
 from holdfast.node.machine_files import MachineFiles
-from holdfast.privileged.boot.disk.gpt import ESP
+from holdfast.privileged.boot.disk.gpt import ESP, GptPartition
 from holdfast.privileged.boot.lifeboat.parts import LifeboatError
 from holdfast.privileged.boot.loaders.boot_next import LoadOption
 from holdfast.privileged.boot.loaders.efi_variables import GLOBAL, EfiVariables
@@ -36,7 +36,7 @@ def booted_partition(machine: MachineFiles) -> Esp:
     return next((one for one in found if one.partition.uuid == wanted), found[0])
 
 
-def paths_to(machine: MachineFiles, partition: Esp) -> Sequence[str]:
+def paths_to(machine: MachineFiles, partition: GptPartition) -> Sequence[str]:
     """Return the files on it that the menu has, in the order of the firmware. Raises `OSError`."""
     variables = EfiVariables(machine)
     order = variables.read("BootOrder", GLOBAL) or b""
@@ -46,7 +46,7 @@ def paths_to(machine: MachineFiles, partition: Esp) -> Sequence[str]:
         if option is None:
             continue
         target, path = _target(option.path)
-        if target == partition.partition.uuid and path is not None:
+        if target == partition.uuid and path is not None:
             found.setdefault(path.casefold(), path)
     return list(found.values())[:_MOST_PATHS]
 

@@ -26,9 +26,8 @@ class EfiLifeboat:
     def unfit(self, system: DiskPosition) -> str | None:
         """Return why there can be none, as far as this process may inspect. Raises `OSError`."""
         try:
-            booted_partition(self._machine)
+            self._loader()
             mbr, header = self._table(system)
-            self._loader([])
         except (PermissionError, FileNotFoundError):  # a service may have no devices at all
             return None
         except LifeboatError as error:
@@ -42,8 +41,8 @@ class EfiLifeboat:
 
         Raises `LifeboatError`, `OSError`.
         """
-        paths = paths_to(self._machine, booted_partition(self._machine))
-        return uefi.length_bytes(contents, self._loader([]), len(paths))
+        paths = paths_to(self._machine, booted_partition(self._machine).partition)
+        return uefi.length_bytes(contents, self._loader(), len(paths))
 
     def build(self, place: Place, kernel: Path, initramfs: Path, words: Sequence[str]) -> Parts:
         """Build it for a region that is held.
@@ -53,26 +52,22 @@ class EfiLifeboat:
         system = system_position(self._machine)
         if isinstance(system, str):
             raise LifeboatError(system)
-        partition = booted_partition(self._machine)
+        partition = booted_partition(self._machine).partition
         mbr, header = self._table(system)
-        old = uefi.OldDisk(mbr, header, partition.partition, paths_to(self._machine, partition))
+        old = uefi.OldDisk(mbr, header, partition, paths_to(self._machine, partition))
         return uefi.build(
             place.region,
             kernel,
             initramfs,
             words,
             old=old,
-            loader=self._loader(words),
+            loader=self._loader(),
             sector_bytes=sector_bytes_of(self._machine, system),
         )
 
-    def _loader(self, words: Sequence[str]) -> EfiLoader:
+    def _loader(self) -> EfiLoader:
         point = self._machine.path(booted_partition(self._machine).point)
-        return choose(
-            point,
-            configured=uefi.embedded(words),
-            secure_boot=EfiVariables(self._machine).secure_boot,
-        )
+        return choose(point, secure_boot=EfiVariables(self._machine).secure_boot)
 
     def _table(self, system: DiskPosition) -> tuple[bytes, bytes]:
         """Return LBA 0 and LBA 1."""

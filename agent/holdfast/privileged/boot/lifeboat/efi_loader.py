@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from holdfast.privileged.boot.lifeboat.grub_image import configuration, image
+from holdfast.privileged.boot.lifeboat.grub_image import configuration, image, tool
 from holdfast.privileged.boot.lifeboat.parts import LifeboatError
 from holdfast.privileged.boot.loaders.cmdline import kernel_line
 
@@ -23,7 +23,7 @@ _MODULE_DIRECTORIES = (
     "/usr/share/grub2/x86_64-efi",
 )
 _MODULES = ("part_gpt", "fat", "linux", "reboot")
-_MOST_PROGRAM = 8 << 20
+_MOST_PROGRAM, _MOST_MADE = 8 << 20, 1 << 20
 _VENDOR = re.compile(rb"/(EFI/[A-Za-z0-9][A-Za-z0-9_.-]{0,40})\0")
 """What a signed GRUB has built in as the directory of its configuration."""
 _SYSTEMD_BOOT = b"#### LoaderInfo: systemd-boot "
@@ -35,17 +35,36 @@ class EfiLoader:
     """A boot loader, and how it is configured."""
 
     name: str
-    program: bytes
-    """What the firmware starts."""
+    content: bytes = b""
+    """What the firmware starts, if it is taken from the system partition."""
+    modules: Path | None = None
+    """What GRUB is made from otherwise."""
     beside: Mapping[str, bytes] = field(default_factory=dict)
     """What the program starts from its own directory, by name."""
     directory: str | None = None
-    """Where GRUB finds its configuration; None where it is embedded, or of systemd-boot."""
-    embedded: bool = False
+    """Where a GRUB of the system partition finds its configuration."""
+
+    @property
+    def most_bytes(self) -> int:
+        """The most that program and what is beside it take."""
+        program = len(self.content) if self.modules is None else _MOST_MADE
+        return program + sum(map(len, self.beside.values()))
+
+    def program(self, kernel: str, initramfs: str, words: Sequence[str]) -> bytes:
+        """Return what the firmware starts, made if need be.
+
+        Raises `LifeboatError`, `OSError`; `ValueError` with a clause.
+        """
+        if self.modules is None:
+            return self.content
+        made = image("x86_64-efi", self.modules, _MODULES, configuration(kernel, initramfs, words))
+        if len(made) > _MOST_MADE:
+            raise LifeboatError(f"The GRUB that was made for it has {len(made)} bytes.")
+        return made
 
     def files(self, kernel: str, initramfs: str, words: Sequence[str]) -> dict[str, bytes]:
         """Return its configuration. Raises `ValueError` with a clause."""
-        if self.embedded:
+        if self.modules is not None:
             return {}
         if self.directory is not None:
             return {f"{self.directory}/grub.cfg": configuration(kernel, initramfs, words)}
@@ -62,16 +81,17 @@ class EfiLoader:
 def choose(
     system_partition: Path,
     *,
-    configured: bytes,
     secure_boot: bool,
     directories: Sequence[str] = _MODULE_DIRECTORIES,
 ) -> EfiLoader:
     """Choose a loader for a machine whose system partition is mounted at `system_partition`.
 
-    `configured` is what a GRUB that is made here has embedded. Raises `LifeboatError`, `OSError`.
+    Makes none yet. Raises `LifeboatError`, `OSError`.
     """
-    if not secure_boot and (made := _made(directories, configured)) is not None:
-        return EfiLoader("grub", made, embedded=True)
+    modules = [one for one in map(Path, directories) if (one / "kernel.img").is_file()]
+    if modules and not secure_boot:
+        tool()
+        return EfiLoader("grub", modules=modules[0])
     programs = dict(_programs(system_partition))
     for path, content in programs.items():
         vendor = _vendor(content)
@@ -81,7 +101,8 @@ def choose(
         if shim is not None and shim != content:
             mok = _beside(programs, path, "mmx64.efi")
             more = {} if mok is None else {"mmx64.efi": mok}
-            return EfiLoader("shim", shim, {"grubx64.efi": content} | more, vendor)
+            beside = {"grubx64.efi": content} | more
+            return EfiLoader("shim", shim, beside=beside, directory=vendor)
         if not secure_boot:
             return EfiLoader("grub", content, directory=vendor)
     if not secure_boot:
@@ -122,14 +143,3 @@ def _vendor(program: bytes) -> str | None:
         return None
     found = {match[1].decode() for match in _VENDOR.finditer(program)}
     return found.pop() if len(found) == 1 else None
-
-
-def _made(directories: Sequence[str], configured: bytes) -> bytes | None:
-    """Make GRUB from the node's modules; None without them. Raises `LifeboatError`, `OSError`."""
-    modules = next(
-        (one for one in map(Path, directories) if (one / "kernel.img").is_file()),
-        None,
-    )
-    if modules is None:
-        return None
-    return image("x86_64-efi", modules, _MODULES, configured)

@@ -71,7 +71,7 @@ def prospect(
     within = beyond_image(image_bytes, system.disk.size_bytes or 0)
     if within is None or within.length_bytes < needed_bytes:
         return LifeboatReport(kind="none", reason=_too_large(system, image_bytes, needed_bytes))
-    tail = _tail(machine, system, within, needed_bytes)
+    tail = _tail(machine, system, within, needed_bytes, strict=False)
     if tail is not None:
         return LifeboatReport(
             kind="tail", offset_bytes=tail.offset_bytes, length_bytes=tail.length_bytes
@@ -97,13 +97,14 @@ def hold(
 ) -> Place:
     """Hold a region of `length` bytes; with `last` as far back on the disk as can be.
 
-    Raises `LifeboatError` where there is none, `OSError`.
+    Raises `LifeboatError` where there is none, `OSError`; also where the disk's own tables, which
+    may have partitions that the kernel does not know, cannot be read.
     """
     device = machine.dev / system.disk.name
     within = beyond_image(image_bytes, system.disk.size_bytes or 0)
     if within is None or within.length_bytes < length:
         raise LifeboatError(_too_large(system, image_bytes, length))
-    tail = _tail(machine, system, within, length)
+    tail = _tail(machine, system, within, length, strict=True)
     if tail is not None:
         return Place("tail", device, tail)
     reasons = []
@@ -146,10 +147,10 @@ def sector_bytes_of(machine: MachineFiles, system: DiskPosition) -> int:
 
 
 def _tail(
-    machine: MachineFiles, system: DiskPosition, within: Region, length: int
+    machine: MachineFiles, system: DiskPosition, within: Region, length: int, *, strict: bool
 ) -> Region | None:
     """Return the last range without a partition, if there is one that is large enough."""
-    free = gaps(_taken(machine, system, strict=False), within)
+    free = gaps(_taken(machine, system, strict=strict), within)
     large = [gap for gap in free if gap.length_bytes >= length]
     return Region(large[-1].end_bytes - length, length) if large else None
 

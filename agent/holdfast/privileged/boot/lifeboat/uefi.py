@@ -23,7 +23,6 @@ from holdfast.privileged.boot.lifeboat.gpt_header import (
     is_protective,
     table_of,
 )
-from holdfast.privileged.boot.lifeboat.grub_image import configuration
 from holdfast.privileged.boot.lifeboat.parts import (
     PARTS_AT,
     LifeboatError,
@@ -72,8 +71,7 @@ def build(
 ) -> Parts:
     """Build what boots `kernel` with `initramfs` and the command line `words` from a region.
 
-    A `loader` that is made here has `embedded(words)` as its configuration. Raises `LifeboatError`,
-    `OSError`; `ValueError` with a clause for words no kernel takes.
+    Raises `LifeboatError`, `OSError`; `ValueError` with a clause for words no kernel takes.
     """
     uuid = disk_uuid(old.header)
     if uuid is None or not is_protective(old.mbr):
@@ -81,8 +79,15 @@ def build(
     kernel_line(words)
     files = {KERNEL: _content(kernel), INITRAMFS: _content(initramfs)}
     files |= loader.files(f"/{KERNEL}", f"/{INITRAMFS}", words)
+    program = loader.program(f"/{KERNEL}", f"/{INITRAMFS}", words)
+    # Each program once: FAT takes upper case and lower case for the same.
+    known = {name.casefold() for name in files}
     for path in (REMOVABLE, *old.paths):
-        _place_loader(files, loader, path)
+        directory = posixpath.dirname(path)
+        placed = {path: program}
+        placed |= {f"{directory}/{name}": content for name, content in loader.beside.items()}
+        files |= {name: one for name, one in placed.items() if name.casefold() not in known}
+        known |= {name.casefold() for name in placed}
     try:
         system = _engine.build_fat(sector_bytes, sorted(files.items()))
     except ValueError as error:
@@ -119,25 +124,9 @@ def length_bytes(contents: int, loader: EfiLoader, paths: int) -> int:
 
     `contents` are the bytes of kernel and initramfs, `paths` how many the firmware's menu has.
     """
-    one = len(loader.program) + sum(map(len, loader.beside.values()))
     files = 2 + (1 + paths) * (1 + len(loader.beside)) + len(loader.files("", "", []))
-    system = contents + (1 + paths) * one + files * _CLUSTER + _SYSTEM_BYTES
+    system = contents + (1 + paths) * loader.most_bytes + files * _CLUSTER + _SYSTEM_BYTES
     return PARTS_AT + 2 * aligned(TABLE_BYTES) + 2 * aligned(1) + -(-system // _MIB) * _MIB
-
-
-def embedded(words: Sequence[str]) -> bytes:
-    """Return what a GRUB that is made for it has embedded. Raises `ValueError` with a clause."""
-    return configuration(f"/{KERNEL}", f"/{INITRAMFS}", words)
-
-
-def _place_loader(files: dict[str, bytes], loader: EfiLoader, path: str) -> None:
-    """Put the loader at a path, and what it starts beside it."""
-    known = {name.casefold() for name in files}
-    directory = posixpath.dirname(path)
-    wanted = {path: loader.program}
-    wanted |= {f"{directory}/{name}": content for name, content in loader.beside.items()}
-    # FAT does not tell upper case from lower case.
-    files.update({name: one for name, one in wanted.items() if name.casefold() not in known})
 
 
 def _content(content: bytes | Path) -> bytes:
