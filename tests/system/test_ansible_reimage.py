@@ -95,8 +95,8 @@ def test_nodes_are_followed_through_their_boots_and_never_unreachable(
 def test_every_wish_of_a_caller_can_be_staged() -> None:
     members = plugin("modules.reimage_stage").MEMBERS
     assert set(members) == set(StageRequest.model_fields)
-    action = plugin("action.reimage")
-    assert {**action.STAGE, "confirm": members["confirm"]}.keys() == members.keys()
+    staging = plugin("module_utils.work").STAGE_ARGUMENTS
+    assert {*staging, "confirm"} == set(members)
 
 
 def test_the_documented_options_are_those_of_the_action() -> None:
@@ -107,7 +107,8 @@ def test_the_documented_options_are_those_of_the_action() -> None:
     documented: dict[str, Any] = {}
     for text in (fragment.DOCUMENTATION, fragment.STAGE, module.DOCUMENTATION):
         documented |= yaml.safe_load(text)["options"]
-    accepted = action.NODE | action.STAGE | action.OWN
+    arguments = plugin("module_utils.work")
+    accepted = arguments.NODE_ARGUMENTS | arguments.STAGE_ARGUMENTS | action.OWN
     assert set(documented) == set(accepted)
     for name, option in accepted.items():
         for member in ("type", "default", "choices"):

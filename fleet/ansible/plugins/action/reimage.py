@@ -18,6 +18,10 @@ from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.holdfast.agent.plugins.module_utils.node import FINAL
 from ansible_collections.holdfast.agent.plugins.module_utils.operations import describe, phase_of
+from ansible_collections.holdfast.agent.plugins.module_utils.work import (
+    NODE_ARGUMENTS,
+    STAGE_ARGUMENTS,
+)
 from ansible_collections.holdfast.agent.plugins.plugin_utils.known_hosts import (
     KnownHosts,
     is_host_key_fault,
@@ -38,25 +42,6 @@ OPERATORS = "before-reboot"
 WAITING = ("staged", "armed")
 """Phases in which the next step is ours."""
 
-STAGE = {
-    "descriptor": {"type": "str"},
-    "descriptor_sha256": {"type": "str"},
-    "signature": {"type": "str"},
-    "content": {"type": "str"},
-    "mode": {"type": "str", "choices": ["staged", "network"]},
-    "identity": {"type": "list", "elements": "str"},
-    "manifest": {"type": "str"},
-    "sample_percent": {"type": "float"},
-    "grow_root": {"type": "bool"},
-    "save_previous": {"type": "bool"},
-    "allow_unprotected": {"type": "bool"},
-    "rollback": {"type": "str", "choices": ["never", "automatic"]},
-    "confirm_seconds": {"type": "int"},
-}
-NODE = {
-    "socket": {"type": "path", "default": "/run/holdfast/holdfast.sock"},
-    "call_timeout": {"type": "float", "default": 60.0},
-}
 OWN = {
     "operation": {"type": "str"},
     "key": {"type": "str", "no_log": False},
@@ -97,7 +82,7 @@ class ActionModule(ActionBase):
         """Return the result of the task."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         _options, options = self.validate_argument_spec(
-            argument_spec={**NODE, **STAGE, **OWN},
+            argument_spec={**NODE_ARGUMENTS, **STAGE_ARGUMENTS, **OWN},
             required_one_of=[("descriptor", "operation")],
             mutually_exclusive=[("descriptor", "operation")],
         )
@@ -105,7 +90,7 @@ class ActionModule(ActionBase):
         result.update(changed=False, key=key, phases=[])
         if len(key) > MAX_KEY:
             return {**result, "failed": True, "msg": f"key has at most {MAX_KEY} characters."}
-        remote = Remote(self, task_vars or {}, {name: options[name] for name in NODE})
+        remote = Remote(self, task_vars or {}, {name: options[name] for name in NODE_ARGUMENTS})
         run = Run(remote, options, key, KnownHosts(self._connection, options), result["phases"])
         try:
             result.update(run.check() if self._task.check_mode else run.run())
@@ -188,7 +173,9 @@ class Run:
         raise Ended("refused", f"{MAX_ATTEMPTS} attempts with the key {self._key} have failed.")
 
     def _stage_arguments(self, key: str) -> dict[str, Any]:
-        chosen = {name: self._options[name] for name in STAGE if self._options[name] is not None}
+        chosen = {
+            name: self._options[name] for name in STAGE_ARGUMENTS if self._options[name] is not None
+        }
         if self._options["confirm"] != "auto":
             chosen["confirm"] = "manual"
         return {**chosen, "key": f"{key}.stage", "wait": False}
@@ -304,7 +291,7 @@ class Run:
         raise Ended(reason, describe(operation), {"problem": problem, "problem_type": slug})
 
     def _patiently(self, call: Any) -> Any:
-        """Make a call for as long as a node may be away that was not told to reboot."""
+        """Make a call for as long as a node may be away that was not ordered to reboot."""
         while True:
             asked = time.monotonic()
             try:
@@ -329,8 +316,8 @@ class Run:
         if now >= self._deadline:
             raise Ended(
                 "lost",
-                "The node was told to reboot and did not come back in time; what runs there is not "
-                f"known: {away}",
+                "The node was ordered to reboot and did not come back in time; what runs there is "
+                f"not known: {away}",
             )
         pause = self._options["poll_seconds"] if self._ordered else SETTLE_SECONDS
         # What took long to fail has waited already.

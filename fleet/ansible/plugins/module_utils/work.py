@@ -20,6 +20,22 @@ WAIT_ARGUMENTS: dict[str, Any] = {
     "timeout": {"type": "float", "default": 3600.0},
     "key": {"type": "str", "no_log": False},
 }
+STAGE_ARGUMENTS: dict[str, Any] = {
+    "descriptor": {"type": "str"},
+    "descriptor_sha256": {"type": "str"},
+    "signature": {"type": "str"},
+    "content": {"type": "str"},
+    "mode": {"type": "str", "choices": ["staged", "network"]},
+    "identity": {"type": "list", "elements": "str"},
+    "manifest": {"type": "str"},
+    "sample_percent": {"type": "float"},
+    "grow_root": {"type": "bool"},
+    "save_previous": {"type": "bool"},
+    "allow_unprotected": {"type": "bool"},
+    "rollback": {"type": "str", "choices": ["never", "automatic"]},
+    "confirm_seconds": {"type": "int"},
+}
+"""What an image is staged with, but for who confirms it."""
 
 
 def run(module: AnsibleModule, work: Callable[[Node], Mapping[str, Any]]) -> None:

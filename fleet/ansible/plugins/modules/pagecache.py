@@ -28,9 +28,6 @@ options:
   path:
     description: A directory below a root, to record or to show.
     type: path
-  hotness:
-    description: With O(action=dump), whether to record how hot pages are. Needs root's rights.
-    type: bool
   on_denied:
     description: With O(action=dump), what to do about files whose residency may not be probed.
     type: str
@@ -108,7 +105,7 @@ from ansible_collections.holdfast.agent.plugins.module_utils.work import (
 
 LOAD = ("dump", "root", "policy", "budget_bytes", "reserve_bytes", "bytes_per_second")
 PATHS = {"dump": "dumps", "load": "loads", "evict": "evictions"}
-MEMBERS = {"dump": ("root", "path", "hotness", "on_denied"), "load": LOAD, "evict": ("paths",)}
+MEMBERS = {"dump": ("root", "path", "on_denied"), "load": LOAD, "evict": ("paths",)}
 
 
 def act(module: AnsibleModule, node: Node) -> dict[str, Any]:
@@ -147,7 +144,6 @@ def main() -> None:
             },
             "root": {"type": "path"},
             "path": {"type": "path"},
-            "hotness": {"type": "bool"},
             "on_denied": {"type": "str", "choices": ["fail", "skip"]},
             "dump": {"type": "str", "default": "latest"},
             "policy": {"type": "str", "choices": ["strict", "clamp", "any"]},

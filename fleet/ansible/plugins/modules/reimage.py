@@ -61,7 +61,7 @@ options:
     type: float
     default: 1800
   connect_seconds:
-    description: Seconds for which a connection is tried again before the node was told to reboot.
+    description: Seconds for which a connection is tried again before the order to reboot.
     type: float
     default: 60
   poll_seconds:
@@ -74,7 +74,7 @@ options:
         over.
       - V(fail) fails at once, instead of waiting for a node that SSH refuses to talk to.
       - V(expected) replaces the known keys by O(host_keys).
-      - V(accept) trusts the key that the node shows then. Whoever is between can show another one.
+      - V(accept) trusts the key that the node shows then. Anyone in between can show another one.
     type: str
     choices: [fail, expected, accept]
     default: fail
@@ -140,7 +140,7 @@ reason:
       which nothing proves which system runs.
     - V(lost) is a node of which the outcome is not known, V(unfinished) one that needs longer,
       V(disarmed) one that another caller disarmed, V(unreachable) one that could not be connected
-      before it was told to reboot, and V(host_key) one that shows another host key.
+      before it was ordered to reboot, and V(host_key) one that shows another host key.
   returned: on failure
   type: str
 reimage:

@@ -70,25 +70,15 @@ from ansible_collections.holdfast.agent.plugins.module_utils.node import FINAL, 
 from ansible_collections.holdfast.agent.plugins.module_utils.operations import describe, follow
 from ansible_collections.holdfast.agent.plugins.module_utils.work import (
     NODE_ARGUMENTS,
+    STAGE_ARGUMENTS,
     WAIT_ARGUMENTS,
     chosen,
     run,
 )
 
 MEMBERS = {
+    **STAGE_ARGUMENTS,
     "descriptor": {"type": "str", "required": True},
-    "descriptor_sha256": {"type": "str"},
-    "signature": {"type": "str"},
-    "content": {"type": "str"},
-    "mode": {"type": "str", "choices": ["staged", "network"]},
-    "identity": {"type": "list", "elements": "str"},
-    "manifest": {"type": "str"},
-    "sample_percent": {"type": "float"},
-    "grow_root": {"type": "bool"},
-    "save_previous": {"type": "bool"},
-    "allow_unprotected": {"type": "bool"},
-    "rollback": {"type": "str", "choices": ["never", "automatic"]},
-    "confirm_seconds": {"type": "int"},
     "confirm": {"type": "str", "choices": ["auto", "manual"]},
 }
 STAGED = ("staged", "armed", "rebooting", "booted")

@@ -33,7 +33,7 @@ class KnownHosts:
     def replace(self, *, may_have_changed: bool) -> str | None:
         """Make the new key known, once; return why not in a sentence, or None if it was.
 
-        `may_have_changed` is whether the node was told to become another system.
+        `may_have_changed` is whether the node was ordered to become another system.
         """
         name = self._name()
         if name is None:

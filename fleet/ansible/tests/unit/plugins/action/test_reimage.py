@@ -118,7 +118,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def start(node: Node, **options: Any) -> reimage.Run:
-    chosen = {name: option.get("default") for name, option in (reimage.STAGE | reimage.OWN).items()}
+    chosen = {
+        name: option.get("default")
+        for name, option in (reimage.STAGE_ARGUMENTS | reimage.OWN).items()
+    }
     chosen |= {"descriptor": "https://images.example/x.json"} | options
     return reimage.Run(node, chosen, "k", NoKnownHosts(), [])
 

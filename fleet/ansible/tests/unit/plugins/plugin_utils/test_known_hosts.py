@@ -51,7 +51,7 @@ def test_only_the_expected_key_replaces_the_known_one(tmp_path: Path) -> None:
     file = tmp_path / "known"
     file.write_text(f"node {OLD}\nother {OLD}\n")
     known = make(file, changed_host_key="expected", host_keys=[f"{NEW} comment"])
-    # Before the node was told to become another system its key has no reason to change.
+    # Before the node was ordered to become another system its key has no reason to change.
     assert known.replace(may_have_changed=False) is not None
     assert file.read_text() == f"node {OLD}\nother {OLD}\n"
     assert known.replace(may_have_changed=True) is None
