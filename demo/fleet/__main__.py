@@ -57,7 +57,7 @@ def run(work: Path, zones: int, per_zone: int, *, quick: bool) -> bool:
         stack.callback(_ending)
         story = Story(fleet, Controller(work, fleet, image, sha256), began)
         out = Console(highlight=False)
-        good = story.tell_without_faults(out) if quick else story.tell(out)
+        good = story.run_without_faults(out) if quick else story.run(out)
     seconds = (datetime.now(UTC) - began).total_seconds()
     verdict = f"all {len(places)} nodes run the image" if good else "IT FELL SHORT"
     print(f"\n{verdict}; {seconds:.0f} s, and nothing is left running")

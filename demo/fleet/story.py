@@ -44,13 +44,13 @@ class Story:
         self._notes: list[str] = []
         self._ended = threading.Event()
 
-    def tell_without_faults(self, out: Console) -> bool:
+    def run_without_faults(self, out: Console) -> bool:
         """Show a roll that nothing disturbs; return whether every node is done."""
         title("Stage ahead, then the canary, then zone after zone")
         self._expect("run", self._controller.run(), DONE)
         return self._report(out)
 
-    def tell(self, out: Console) -> bool:
+    def run(self, out: Console) -> bool:
         """Show all of it; return whether every node is done. Raises `FellShortError`."""
         absence = threading.Thread(target=self._leave)
         absence.start()

@@ -77,11 +77,11 @@ def _serve(directory: str) -> None:
     for request in sys.stdin:
         count, seed = map(int, request.split())
         keys = [key(rank) for rank in ranks(random.Random(seed), count, KEYS)]
-        begun = time.monotonic()
+        began = time.monotonic()
         for each in keys:
             if store.get(each) is None:
                 raise SystemExit(f"{each!r} is missing")
-        print(time.monotonic() - begun, flush=True)
+        print(time.monotonic() - began, flush=True)
 
 
 if __name__ == "__main__":

@@ -48,21 +48,21 @@ def _measure(
     took: dict[str, list[float]] = {}
     copy, file = work / "copy", node.root / "memory_file"
     for _ in range(context.rounds):
-        begun = time.monotonic()
+        began = time.monotonic()
         subprocess.run(["cp", "--sparse=always", file, copy], check=True)
         subprocess.run(["sync", "-f", copy], check=True)
-        took.setdefault("cp out", []).append(time.monotonic() - begun)
+        took.setdefault("cp out", []).append(time.monotonic() - began)
         subprocess.run(["xxh64sum", copy], check=True, capture_output=True)
-        took.setdefault("cp and xxh64sum out", []).append(time.monotonic() - begun)
+        took.setdefault("cp and xxh64sum out", []).append(time.monotonic() - began)
         took.setdefault("holdfast out", []).append(_seconds(node, "saves", {}))
         subprocess.run(["dd", f"if={copy}", "iflag=nocache", "count=0"], check=False,
                        capture_output=True)  # fmt: skip
         node.lose(size)
-        begun = time.monotonic()
+        began = time.monotonic()
         subprocess.run(["cp", "--sparse=always", copy, file], check=True)
-        took.setdefault("cp in", []).append(time.monotonic() - begun)
+        took.setdefault("cp in", []).append(time.monotonic() - began)
         subprocess.run(["xxh64sum", file], check=True, capture_output=True)
-        took.setdefault("cp and xxh64sum in", []).append(time.monotonic() - begun)
+        took.setdefault("cp and xxh64sum in", []).append(time.monotonic() - began)
         node.lose(size)
         took.setdefault("holdfast in", []).append(_seconds(node, "restores", {}))
     for section, suffix in ((saving, " out"), (restoring, " in")):

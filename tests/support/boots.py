@@ -1,4 +1,4 @@
-"""Nodes that are re-imaged for as far as a daemon can tell: a kill and a restart are the boots."""
+"""Nodes that are re-imaged as far as a daemon can see: a kill and a restart are the boots."""
 
 from __future__ import annotations
 

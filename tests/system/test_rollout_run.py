@@ -124,8 +124,8 @@ def test_it_stops_at_a_failure_and_resumes_after_the_fix(tmp_path: Path) -> None
         # Also those that were done in the process before.
         assert "roll: 4 of 4 done" in done.stdout
         assert set(_states(file).values()) == {"done"}
-        told = [json.loads(line)["event"] for line in events.read_text().splitlines()]
-        assert told == ["begun", "stopped", "ended"]
+        events_sent = [json.loads(line)["event"] for line in events.read_text().splitlines()]
+        assert events_sent == ["started", "stopped", "ended"]
 
 
 def test_a_paused_roll_disturbs_no_further_node_and_an_aborted_one_ends(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ async def roll_node(engine: Engine, job: Json) -> Json:
         reason = f"A step failed unexpectedly: {type(error).__name__}: {error}"
         result = {"outcome": "unknown", "disturbed": True, "reason": reason}
     await course.show(result["outcome"], reason=result["reason"], disturbed=result["disturbed"])
-    await course.tell({"type": "end", **result, "operation": course.operation})
+    await course.send({"type": "end", **result, "operation": course.operation})
     return result
 
 
@@ -255,13 +255,13 @@ class _NodeRoll:
         """Ask the roll, and return its answer: `go`, `back` or `abort`."""
         self._asked += 1
         asks = {"type": "ask", "purpose": purpose, "number": self._asked}
-        await self.tell({**asks, "disturbed": self.disturbed})
+        await self.send({**asks, "disturbed": self.disturbed})
         while True:
             message = await self._engine.receive(DAY)
             if message is not None and message["number"] == self._asked:
                 return str(message["answer"])
 
-    async def tell(self, message: Json) -> None:
+    async def send(self, message: Json) -> None:
         """Send a message to the roll."""
         names = {name: self._job[name] for name in ("node", "attempt")}
         await self._engine.send(self._job["roll"], {**names, **message})

@@ -33,7 +33,7 @@ class _Roll:
         """In how many seconds windows and alerts are to be read again, while they hold the roll."""
 
     async def run(self) -> Json:
-        await self._notify("begun", "")
+        await self._notify("started", "")
         while True:
             for entry in self._ledger.to_start():
                 await self._start(entry)

@@ -64,9 +64,9 @@ function treemap(report) {
   const share = (part, whole) => `${(100 * part) / whole}%`;
   const leaves = all.map((one, at) => {
     const box = boxes[at], name = groupName(one, by, several);
-    const told = `${name}${one.store && !name.endsWith(one.store) ? ` (${one.store})` : ""}: ${words(one)}`;
+    const label = `${name}${one.store && !name.endsWith(one.store) ? ` (${one.store})` : ""}: ${words(one)}`;
     const room = box.width > 44 && box.height > 18;
-    return el("div", { class: `leaf ${colour(one)}`, role: "listitem", tabindex: "0", title: told, "aria-label": told,
+    return el("div", { class: `leaf ${colour(one)}`, role: "listitem", tabindex: "0", title: label, "aria-label": label,
       style: { left: share(box.left, width), top: share(box.top, height), width: share(box.width, width), height: share(box.height, height) } },
       room ? el("span", {}, name) : null, room && box.height > 36 ? el("span", {}, size(one.resident)) : null);
   });

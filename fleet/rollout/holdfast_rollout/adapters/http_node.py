@@ -107,14 +107,14 @@ class HttpNode:
     async def rollback(self, operation: str, key: str) -> OperationStatus:
         """Start to stage the system that was kept."""
         async with self._client() as client:
-            begun = client.reimage.rollback(
+            started = client.reimage.rollback(
                 operation=operation,
                 confirm="manual",
                 # The kept system is as large as the disk, and leaves no place for a lifeboat.
                 allow_unprotected=True,
                 idempotency_key=key,
             )
-            return _seen(await begun)
+            return _seen(await started)
 
     async def cancel(self, operation: str, key: str) -> None:
         """Ask an operation to end."""

@@ -60,7 +60,7 @@ async def stage(context: Context, arguments: Json) -> Json:
     inventory = context.inventory
     members = inventory.image.model_dump(mode="json", exclude_none=True)
     try:
-        begun = await insist(
+        started = await insist(
             context,
             node,
             lambda: context.nodes(node).stage({**members, "confirm": "manual"}, f"{key}.stage"),
@@ -69,13 +69,13 @@ async def stage(context: Context, arguments: Json) -> Json:
         return ended("unknown", f"It stopped answering before it staged: {error}", disturbed=True)
     except Refused as error:
         return ended("failed", f"It does not stage the image: {error}")
-    return await staged(context, node, begun, inventory.times.stage)
+    return await staged(context, node, started, inventory.times.stage)
 
 
-async def staged(context: Context, node: str, begun: OperationStatus, seconds: float) -> Json:
+async def staged(context: Context, node: str, started: OperationStatus, seconds: float) -> Json:
     """Wait until an operation that stages has done so; the result has the `operation`."""
     pace = Pace(context, node, seconds)
-    seen = begun
+    seen = started
     away: Away | None = None
     while True:
         if seen.final:
@@ -86,7 +86,7 @@ async def staged(context: Context, node: str, begun: OperationStatus, seconds: f
             break
         try:
             wait = 0.0 if away else min(context.inventory.times.poll, pace.left)
-            seen, away = await context.nodes(node).operation(begun.id, wait), None
+            seen, away = await context.nodes(node).operation(started.id, wait), None
             context.board.node(node, progress(seen))
         except Away as error:
             away = error

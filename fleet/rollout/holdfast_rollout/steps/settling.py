@@ -88,14 +88,14 @@ async def rollback(context: Context, arguments: Json) -> Json:
             # Its operation waits for a confirmation, and must end first.
             await insist(context, node, lambda: api.cancel(operation, f"{key}.cancel"))
             await _unconfirmed(context, node)
-        begun = await insist(context, node, lambda: api.rollback(operation, f"{key}.rollback"))
+        started = await insist(context, node, lambda: api.rollback(operation, f"{key}.rollback"))
     except Away as error:
         return ended(
             "unknown", f"It stopped answering before it went back: {error}", disturbed=True
         )
     except Refused as error:
         return ended("failed", f"It cannot be rolled back: {error}", disturbed=True)
-    result = await staged(context, node, begun, context.inventory.times.stage)
+    result = await staged(context, node, started, context.inventory.times.stage)
     return {**result, "disturbed": True} if result["verdict"] == "end" else result
 
 

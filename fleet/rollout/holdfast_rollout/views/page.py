@@ -36,7 +36,7 @@ def served(
     """Serve `/`, `/status.json` and `/metrics` until the end of the block; yield the URL.
 
     Without an address nothing is served. Raises `OSError`, and `ValueError` for an address that is
-    not on loopback: whoever reaches it sees every node of the fleet.
+    not on loopback: anyone who reaches it sees every node of the fleet.
     """
     if address is None:
         yield None
