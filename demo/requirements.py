@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shutil
@@ -78,8 +79,16 @@ def _missing(commands: Mapping[str, str]) -> str | None:
 _CHECKS = {"demo-machine": lacking, "demo-fleet": lacking_for_fleet}
 
 
-if __name__ == "__main__":
-    reason = _CHECKS[sys.argv[1]]()
+def main() -> int:
+    """Say in one line what the target of make that is named lacks; return 1 if it lacks anything."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("target", choices=_CHECKS)
+    target = parser.parse_args().target
+    reason = _CHECKS[target]()
     if reason is not None:
-        print(f"make {sys.argv[1]}: {reason}", file=sys.stderr)
-    sys.exit(0 if reason is None else 1)
+        print(f"make {target}: {reason}", file=sys.stderr)
+    return 0 if reason is None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -19,9 +19,18 @@ from tests.support.ground import CHECKOUT
 from tests.support.waiting import until
 
 
-def test_missing_programs_are_named_in_one_line_with_their_packages(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("target", "program", "package"),
+    [
+        ("demo-machine", "qemu-system-x86_64", "qemu-system-x86"),
+        ("demo-fleet", "nsenter", "util-linux"),
+    ],
+)
+def test_missing_programs_are_named_in_one_line_with_their_packages(
+    target: str, program: str, package: str, tmp_path: Path
+) -> None:
     done = subprocess.run(
-        [sys.executable, CHECKOUT / "demo" / "requirements.py"],
+        [sys.executable, CHECKOUT / "demo" / "requirements.py", target],
         env={"PATH": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -29,9 +38,9 @@ def test_missing_programs_are_named_in_one_line_with_their_packages(tmp_path: Pa
     )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert "qemu-system-x86_64" in done.stderr
-    assert "apt-get install" in done.stderr
-    assert "qemu-system-x86" in done.stderr.partition("apt-get install")[2].split()
+    assert done.stderr.startswith(f"make {target}: ")
+    assert program in done.stderr
+    assert package in done.stderr.partition("apt-get install")[2].split()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="for an ordinary user")
