@@ -6,17 +6,27 @@ that exist, by the name of a path parameter or of a field of a body.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import zlib
 from typing import Any
 
+import requests.sessions
 import schemathesis
+from requests.adapters import HTTPAdapter
 from schemathesis import Case, GenerationMode, HookContext
+from urllib3 import Retry
 
 KNOWN: dict[str, list[Any]] = json.loads(os.environ["HOLDFAST_TEST_KNOWN"])
 ADDRESSES = frozenset({"descriptor", "content"})
 """Fields with addresses of servers: those made up do not answer, which takes half a minute."""
+
+# It tries wrong tokens faster than the daemon answers them to one address: then they wait.
+_WAITING = Retry(total=3, status_forcelist=[429], allowed_methods=None, raise_on_status=False)
+requests.sessions.HTTPAdapter = functools.partial(  # type: ignore[attr-defined, assignment]
+    HTTPAdapter, max_retries=_WAITING
+)
 
 
 def _replaced(values: dict[str, Any]) -> dict[str, Any]:
