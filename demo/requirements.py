@@ -80,7 +80,7 @@ _CHECKS = {"demo-machine": lacking, "demo-fleet": lacking_for_fleet}
 
 
 def main() -> int:
-    """Say in one line what the target of make that is named lacks; return 1 if it lacks anything."""
+    """Say in one line what a target of make lacks; return 1 if it lacks anything."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("target", choices=_CHECKS)
     target = parser.parse_args().target
