@@ -128,6 +128,26 @@ def test_it_stops_at_a_failure_and_resumes_after_the_fix(tmp_path: Path) -> None
         assert events_sent == ["started", "stopped", "ended"]
 
 
+def test_a_roll_is_not_continued_with_what_it_would_ignore(tmp_path: Path) -> None:
+    with _fleet(a=2) as fleet:
+        broken = fleet["a"][1]
+        broken.reimaging = Reimaging(stage_seconds=0.1, down=0.1, imaging=0.2, end="failed")
+        file = write_inventory(tmp_path, _sockets(fleet))
+        assert command("run", file, "--plain").returncode == 3
+        assert command("resume", file).returncode == 0
+        changed = write_inventory(tmp_path, _sockets(fleet), rules={"max_failed": 1})
+        refused = command("run", changed, "--plain")
+        assert refused.returncode == 1
+        assert "began with other rules" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+        assert broken.state != "confirmed"
+        # What is read by each run may be another.
+        broken.reimaging = _QUICK
+        passes = {"drain": {"command": ["true"]}}
+        file = write_inventory(tmp_path, _sockets(fleet), hooks=passes)
+        assert command("run", file, "--plain").returncode == 0
+
+
 def test_a_paused_roll_disturbs_no_further_node_and_an_aborted_one_ends(tmp_path: Path) -> None:
     with _fleet(a=2) as fleet:
         first, second = fleet["a"]

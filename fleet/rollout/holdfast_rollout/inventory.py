@@ -191,6 +191,20 @@ class Inventory(_Section):
             zones.setdefault(node.zone, []).append(node)
         return zones
 
+    def changed_since(self, first: Inventory) -> list[str]:
+        """Return the members that count from a roll's first run, and are others now."""
+        now, then = self._settled(), first._settled()
+        return [name for name in now if now[name] != then[name]]
+
+    def _settled(self) -> dict[str, Any]:
+        """Return what a roll decides by; the rest is read again by each run."""
+        return {
+            "image": self.image,
+            "nodes": [(node.name, node.zone) for node in self.nodes],
+            "rules": self.rules.model_dump(exclude={"windows", "recheck_seconds"}),
+            "times": self.times,
+        }
+
     def node(self, name: str) -> Node:
         """Return a node by name. Raises `KeyError`."""
         for node in self.nodes:

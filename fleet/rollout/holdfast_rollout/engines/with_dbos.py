@@ -115,6 +115,7 @@ def run_roll(
     Raises `EngineError`.
     """
     with _alone(url, inventory.roll):
+        _refuse_changes(url, inventory)
         ended = _launch(url, inventory, context)
         try:
             code = watch(ended.is_set)
@@ -153,6 +154,26 @@ def _launch(url: str, inventory: Inventory, context: Context) -> threading.Event
     ended = threading.Event()
     threading.Thread(target=_await, args=(handle, ended), daemon=True).start()
     return ended
+
+
+def _refuse_changes(url: str, inventory: Inventory) -> None:
+    """Raise `EngineError` if the roll began with another inventory, which it would decide by.
+
+    Before the launch, which resumes what is there.
+    """
+    rolls = DbosRolls(url)
+    try:
+        document = rolls.began_with(inventory.roll)
+    except sqlalchemy.exc.DBAPIError:
+        return  # Without tables there is no roll; the launch makes them, or says what is wrong.
+    finally:
+        rolls.close()
+    changed = inventory.changed_since(Inventory.model_validate(document)) if document else []
+    if changed:
+        raise EngineError(
+            f"The roll {inventory.roll} began with other {' and '.join(changed)}, and these do not "
+            "change during a roll: put them back, or abort it and give the new one another name."
+        )
 
 
 def _await(handle: Any, ended: threading.Event) -> None:
@@ -211,6 +232,17 @@ class DbosRolls:
     def close(self) -> None:
         """Close the connections."""
         self._client.destroy()
+
+    def began_with(self, roll: str) -> Json | None:
+        """Return the inventory of a roll's first run; None if there is no such roll.
+
+        Raises `sqlalchemy.exc.DBAPIError` if the database has no tables yet.
+        """
+        for known in self._client.list_workflows(workflow_ids=[roll]):
+            if known.input is not None:
+                document: Json = known.input["args"][0]
+                return document
+        return None
 
     def command(self, roll: str, command: str, **members: Any) -> None:
         """Send a command to a roll: `pause`, `resume` or `abort`."""
