@@ -1,6 +1,7 @@
 """The Rust engine.
 
-Requests and results are JSON documents whose shapes are the models of the capability that calls.
+Requests and results are JSON documents. A capability has the shapes of its requests in its
+`engine_requests.py`, and those of results among its models.
 Every call that can be long releases the GIL, reports to a `Progress`, and stops when cancelled.
 Failures of the operating system are raised as `OSError` with `errno` and `filename` set.
 """

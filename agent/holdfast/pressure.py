@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pydantic import Field
@@ -63,8 +64,16 @@ def pressure_file(limit: PressureLimit) -> Path:
     )
 
 
-def engine_limit(limit: PressureLimit | None) -> dict[str, object] | None:
+@dataclass(frozen=True, kw_only=True)
+class EnginePressure:
+    """A limit in the engine's form."""
+
+    file: Path
+    threshold_percent: float
+
+
+def engine_limit(limit: PressureLimit | None) -> EnginePressure | None:
     """Return the engine's form of a limit. Raises `RequestError` as `pressure_file` does."""
     if limit is None:
         return None
-    return {"file": str(pressure_file(limit)), "threshold_percent": limit.threshold_percent}
+    return EnginePressure(file=pressure_file(limit), threshold_percent=limit.threshold_percent)

@@ -16,14 +16,13 @@ from holdfast.operations.model import RequestError, Slug
 
 @dataclass(frozen=True)
 class RootPath:
-    """A root, and what in it is meant: `path` is relative to it and empty for all of it."""
+    """A root, and what in it is meant: `path` is relative to it and empty for all of it.
+
+    The engine parses its two fields.
+    """
 
     root: Path
     path: str = ""
-
-    def request(self) -> dict[str, str]:
-        """Give the engine's form of it."""
-        return {"root": str(self.root), "path": self.path}
 
 
 class Roots:

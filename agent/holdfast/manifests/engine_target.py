@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from holdfast.atomic_files import make_directory
 from holdfast.manifests.store import ManifestStore
+from holdfast.records.models import ReservedRecord
 from holdfast.roots import RootPath
 
 
@@ -17,17 +17,17 @@ class EngineTarget:
     def __init__(self, store: ManifestStore) -> None:
         self._store = store
 
-    def reserve(self, record_id: str, *, replace: bool) -> dict[str, Any]:
-        """Return `destination`, `journal` and `max_bytes` of a manifest that the engine will make.
+    def reserve(self, record_id: str, *, replace: bool) -> ReservedRecord:
+        """Return where the engine writes a manifest that it will make.
 
         Raises `RequestError` if the id is taken and may not be replaced, `OSError`.
         """
         make_directory(self._store.directory)
-        return {
-            "destination": str(self._store.destination(record_id, replace=replace)),
-            "journal": str(self._store.journal(record_id)),
-            "max_bytes": self._store.max_bytes,
-        }
+        return ReservedRecord(
+            destination=self._store.destination(record_id, replace=replace),
+            journal=self._store.journal(record_id),
+            max_bytes=self._store.max_bytes,
+        )
 
     def stored(self, record_id: str) -> bool:
         """Whether there is a manifest of this id."""
@@ -45,10 +45,16 @@ class EngineTarget:
     ) -> tuple[Path, int] | None:
         """Return, as `file` does, the newest manifest of a directory with these patterns."""
         wanted = (str(place.root), place.path, "xxh64", list(include), list(exclude))
-        for one in self._store.all()[0]:
-            made = (one.root, one.path, one.algorithm, one.include, one.exclude)
-            if made == wanted and not one.uploaded:
-                return self.file(one.id)
+        for manifest in self._store.all()[0]:
+            made = (
+                manifest.root,
+                manifest.path,
+                manifest.algorithm,
+                manifest.include,
+                manifest.exclude,
+            )
+            if made == wanted and not manifest.uploaded:
+                return self.file(manifest.id)
         return None
 
     def added(self, record_id: str) -> None:

@@ -9,10 +9,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from holdfast import _engine, space
+from holdfast import space
 from holdfast._engine import Progress
 from holdfast.atomic_files import make_directory
+from holdfast.engine_request import call
 from holdfast.left_out import LeftOut
+from holdfast.manifests.engine_requests import (
+    BuildManifest,
+    CompareManifests,
+    ExportManifest,
+    Reader,
+    Text,
+    VerifyManifest,
+)
 from holdfast.manifests.engine_target import EngineTarget
 from holdfast.manifests.models import (
     BuildRequest,
@@ -22,7 +31,6 @@ from holdfast.manifests.models import (
     Manifest,
     ManifestDetails,
     ManifestList,
-    ReadLimits,
     VerifyParams,
     VerifyResult,
 )
@@ -30,18 +38,16 @@ from holdfast.manifests.store import ManifestStore, ReportStore
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import RequestError, Slug
 from holdfast.pressure import engine_limit
-from holdfast.records.calls import call, provenance
 from holdfast.records.conversions import Write
 from holdfast.records.patterns import check_patterns
+from holdfast.records.provenance import provenance
 from holdfast.records.uploads import Upload
 from holdfast.roots import RootPath, Roots
 
 BUILD, VERIFY, COMPARE = "manifest.build", "manifest.verify", "manifest.compare"
 
 Params = BuildRequest | VerifyParams | CompareRequest
-Text = Literal["jsonl", "xxhsum", "xxhsum_escaped"]
 Form = Literal["native"] | Text
-Reader = Literal["auto", "io_uring", "pread", "buffered"]
 
 
 class Manifests:
@@ -59,7 +65,7 @@ class Manifests:
     ) -> None:
         self._left_out = left_out or LeftOut()
         self._places = Roots(roots, state_dir)
-        self._exclude = [str(state_dir)]
+        self._exclude = [state_dir]
         self._state_dir = state_dir
         self._reader = reader
         self._max_record_bytes = max_record_bytes
@@ -123,11 +129,11 @@ class Manifests:
         match params:
             case BuildRequest():
                 self._build_place(params)
-                self._limits(params)
+                engine_limit(params.pressure)
                 check_patterns(params.include, params.exclude)
             case VerifyParams():
                 self._verify_place(params)
-                self._limits(params)
+                engine_limit(params.pressure)
             case CompareRequest():
                 left = self._store.get(params.left, field="left")
                 right = self._store.get(params.right, field="right")
@@ -221,20 +227,21 @@ class Manifests:
             previous = [path for path in previous if path == destination]
         try:
             outcome = call(
-                _engine.build_manifest,
-                {
-                    "place": place.request(),
-                    "exclude": self._exclude,
-                    "include_patterns": params.include,
-                    "exclude_patterns": params.exclude,
-                    "algorithm": params.algorithm,
-                    "destination": str(destination),
-                    "journal": str(journal),
-                    "previous": [str(path) for path in previous],
-                    "max_bytes": self._store.max_bytes,
-                    "header": provenance(context.id),
-                    **self._limits(params),
-                },
+                BuildManifest(
+                    place=place,
+                    exclude=self._exclude,
+                    include_patterns=params.include,
+                    exclude_patterns=params.exclude,
+                    algorithm=params.algorithm,
+                    destination=destination,
+                    journal=journal,
+                    previous=previous,
+                    max_bytes=self._store.max_bytes,
+                    header=provenance(context.id),
+                    bytes_per_second=params.bytes_per_second,
+                    pressure=engine_limit(params.pressure),
+                    reader=self._reader,
+                ),
                 context.progress,
             )
         except BaseException:
@@ -260,18 +267,19 @@ class Manifests:
         seed = secrets.randbits(63) if params.seed is None else params.seed
         with self._store.use(manifest.id) as record:
             outcome = call(
-                _engine.verify_manifest,
-                {
-                    "record": str(record),
-                    "max_bytes": self._store.max_bytes,
-                    "place": place.request(),
-                    "exclude": self._exclude,
-                    "sample_percent": params.sample_percent,
-                    "seed": seed,
-                    "report": str(self._reports.destination(context.id)),
-                    "header": provenance(context.id) | {"manifest": manifest.id},
-                    **self._limits(params),
-                },
+                VerifyManifest(
+                    record=record,
+                    max_bytes=self._store.max_bytes,
+                    place=place,
+                    exclude=self._exclude,
+                    sample_percent=params.sample_percent,
+                    seed=seed,
+                    report=self._reports.destination(context.id),
+                    header=provenance(context.id) | {"manifest": manifest.id},
+                    bytes_per_second=params.bytes_per_second,
+                    pressure=engine_limit(params.pressure),
+                    reader=self._reader,
+                ),
                 context.progress,
             )
         with self._lock:
@@ -291,15 +299,14 @@ class Manifests:
         right = self._store.get(params.right, field="right", before=before)
         with self._store.use(left.id) as left_record, self._store.use(right.id) as right_record:
             outcome = call(
-                _engine.compare_manifests,
-                {
-                    "left": str(left_record),
-                    "right": str(right_record),
-                    "max_bytes": self._store.max_bytes,
-                    "report": str(self._reports.destination(context.id)),
-                    "header": provenance(context.id) | {"left": left.id, "right": right.id},
-                    "identical": params.identical,
-                },
+                CompareManifests(
+                    left=left_record,
+                    right=right_record,
+                    max_bytes=self._store.max_bytes,
+                    report=self._reports.destination(context.id),
+                    header=provenance(context.id) | {"left": left.id, "right": right.id},
+                    identical=params.identical,
+                ),
                 context.progress,
             )
         return CompareResult(left=left.id, right=right.id, **outcome)
@@ -373,21 +380,11 @@ class Manifests:
             return frozenset()
         return frozenset({f"{COMPARE}:{':'.join(sorted(ids))}"})
 
-    def _limits(self, params: ReadLimits) -> dict[str, Any]:
-        return {
-            "bytes_per_second": params.bytes_per_second,
-            "pressure": engine_limit(params.pressure),
-            "reader": self._reader,
-        }
-
     def _export(self, record: Path, form: Text, output: int, progress: Progress) -> None:
-        request = {
-            "source": str(record),
-            "output": output,
-            "max_bytes": self._store.max_bytes,
-            "form": form,
-        }
-        call(_engine.export_manifest, request, progress)
+        request = ExportManifest(
+            source=record, output=output, max_bytes=self._store.max_bytes, form=form
+        )
+        call(request, progress)
 
 
 def _directory(place: RootPath, field: str) -> RootPath:

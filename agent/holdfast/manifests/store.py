@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from holdfast import _engine
 from holdfast._engine import Progress
 from holdfast.atomic_files import make_directory
+from holdfast.manifests.engine_requests import InspectManifest
 from holdfast.manifests.models import (
     Algorithm,
     FileProblem,
@@ -74,8 +74,8 @@ class ManifestStore(RecordStore[ManifestDetails]):
 
     def check(self, path: Path, max_bytes: int, progress: Progress) -> _Inspection:
         """Read and check a whole manifest."""
-        request = {"record": str(path), "max_bytes": max_bytes, "largest": _LARGEST}
-        return inspection(_engine.inspect_manifest, request, _Inspection, progress)
+        request = InspectManifest(record=path, max_bytes=max_bytes, largest=_LARGEST)
+        return inspection(request, path, _Inspection, progress)
 
     def describe(
         self, record_id: str, path: Path, *, uploaded: bool, progress: Progress

@@ -9,8 +9,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from holdfast import _engine, space
+from holdfast import space
 from holdfast._engine import Progress
+from holdfast.engine_request import call
+from holdfast.memory.engine_requests import (
+    CommitMemory,
+    DiscardMemory,
+    InspectMemorySave,
+    RecoverMemory,
+    SaveMemory,
+    StageMemory,
+)
 from holdfast.memory.models import (
     MemoryFigures,
     MemorySave,
@@ -25,15 +34,13 @@ from holdfast.memory.roots import MemoryRoots
 from holdfast.memory.store import SaveAbout, SaveStore
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import OperationFailed, Problem, RequestError, Slug
-from holdfast.records.calls import call, provenance
 from holdfast.records.patterns import check_patterns
+from holdfast.records.provenance import provenance
 from holdfast.writers import FindWriters, OpenForWriting, at_rest
 
 log = logging.getLogger(__name__)
 
 SAVE, RESTORE = "memory.save", "memory.restore"
-_NAMES = "/etc"
-"""Where users and groups have their names."""
 
 
 class MemoryStates:
@@ -153,18 +160,16 @@ class MemoryStates:
         header = provenance(context.id)
         with self._store.new(context.id) as directory:
             outcome = call(
-                _engine.save_memory,
-                {
-                    "root": str(root),
-                    "leave_out": [str(self._state_dir)],
-                    "include": params.include,
-                    "exclude": params.exclude,
-                    "directory": str(directory),
-                    "names": _NAMES,
-                    "header": header,
-                    "even_if_changed": params.even_if_open,
-                    "bytes_per_second": params.bytes_per_second,
-                },
+                SaveMemory(
+                    root=root,
+                    leave_out=[self._state_dir],
+                    include=params.include,
+                    exclude=params.exclude,
+                    directory=directory,
+                    header=header,
+                    even_if_changed=params.even_if_open,
+                    bytes_per_second=params.bytes_per_second,
+                ),
                 context.progress,
             )
             # A mapping leaves no trace in a file's times: nobody may have opened one meanwhile.
@@ -266,7 +271,7 @@ class MemoryStates:
     ) -> RestoreResult | None:
         """Complete or discard a restore that was cut off; return its result if it was this one."""
         at_rest(root, self._writers, overrule=context.params.even_if_open, field="root")
-        done = call(_engine.recover_memory, {"root": str(root)}, context.progress)["done"]
+        done = call(RecoverMemory(root=root), context.progress)["done"]
         if not context.resumed or done == "discarded":
             return None
         used = self._store.used(save.id)
@@ -294,21 +299,20 @@ class MemoryStates:
         self, context: Context[RestoreRequest], root: Path, save: MemorySave
     ) -> RestoreResult:
         params = context.params
-        request = {"root": str(root), "save": str(self._store.path(save.id))}
-        found = call(_engine.inspect_memory_save, request, context.progress)
+        directory = self._store.path(save.id)
+        found = call(InspectMemorySave(root=root, save=directory), context.progress)
         if params.before_start and (found["present"] or found["foreign"]):
             self._store.mark(save.id, context.id)
             return _left(save, root, "files-present")
         _check_names(root, params, found)
         self._check_memory(root, found)
         outcome = call(
-            _engine.stage_memory,
-            request
-            | {
-                "names": _NAMES,
-                "replace": params.existing == "replace",
-                "bytes_per_second": params.bytes_per_second,
-            },
+            StageMemory(
+                root=root,
+                save=directory,
+                replace=params.existing == "replace",
+                bytes_per_second=params.bytes_per_second,
+            ),
             context.progress,
         )
         try:
@@ -321,7 +325,7 @@ class MemoryStates:
             raise
         context.progress.enter("placing")
         try:
-            call(_engine.commit_memory, {"root": str(root)}, context.progress)
+            call(CommitMemory(root=root), context.progress)
         except (OSError, ValueError):
             # The root is as it was, so the save can be restored once more.
             self._store.unmark(save.id, before=save)
@@ -330,7 +334,7 @@ class MemoryStates:
 
     def _discard(self, root: Path) -> None:
         try:
-            call(_engine.discard_memory, {"root": str(root)}, Progress())
+            call(DiscardMemory(root=root), Progress())
         except (OSError, ValueError) as error:
             log.warning("what a restore left in %s could not be removed: %s", root, error)
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from holdfast import _engine
 from holdfast._engine import Progress
+from holdfast.engine_request import call
+from holdfast.pagecache.engine_requests import ImportHappycache, InspectDump
 from holdfast.pagecache.models import Dump
 from holdfast.records.store import RecordStore, inspection
 from holdfast.records.uploads import Upload
@@ -43,8 +43,8 @@ class DumpStore(RecordStore[Dump]):
 
     def check(self, path: Path, max_bytes: int, progress: Progress) -> _Inspection:
         """Read and check a whole dump."""
-        request = {"record": str(path), "max_bytes": max_bytes}
-        return inspection(_engine.inspect_dump, request, _Inspection, progress)
+        request = InspectDump(record=path, max_bytes=max_bytes)
+        return inspection(request, path, _Inspection, progress)
 
     def describe(self, record_id: str, path: Path, *, uploaded: bool, progress: Progress) -> Dump:
         """Describe a dump."""
@@ -91,11 +91,11 @@ class DumpUpload(Upload[Dump]):
         if not foreign:
             super()._place(received, record_id, destination, limit, progress)
             return
-        request = {
-            "source": str(received),
-            "destination": str(destination),
-            "root": str(self._root),
-            "header": {"id": record_id},
-            "max_bytes": limit,
-        }
-        _engine.import_happycache(json.dumps(request), progress)
+        request = ImportHappycache(
+            source=received,
+            destination=destination,
+            root=self._root,
+            header={"id": record_id},
+            max_bytes=limit,
+        )
+        call(request, progress)

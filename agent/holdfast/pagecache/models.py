@@ -52,6 +52,8 @@ class SkippedFile(Located):
 
 GroupBy = Literal["table", "index", "file-kind"]
 """By what residency can be grouped."""
+Policy = Literal["strict", "clamp", "any"]
+"""Which files still count as those dumped."""
 
 
 class ResidencyGroup(Located):
@@ -242,7 +244,7 @@ class LoadRequest(Request):
         default=None,
         description="The configured root to load into, for a dump of one root made elsewhere.",
     )
-    policy: Literal["strict", "clamp", "any"] = Field(
+    policy: Policy = Field(
         default="clamp",
         description=(
             "Which files still count as those dumped. `strict`: same size and modification time. "

@@ -13,12 +13,20 @@ from pydantic import BaseModel
 from holdfast import _engine, space
 from holdfast._engine import Progress
 from holdfast.atomic_files import make_directory
+from holdfast.engine_request import call
 from holdfast.left_out import LeftOut
 from holdfast.node.volumes import missing
 from holdfast.operations.ids import new_id
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import RequestError, Slug
 from holdfast.pagecache.dumps import DumpStore, DumpUpload
+from holdfast.pagecache.engine_requests import (
+    DumpPages,
+    EvictPages,
+    ExportHappycache,
+    LoadPages,
+    MeasureResidency,
+)
 from holdfast.pagecache.holders import holders
 from holdfast.pagecache.models import (
     Dump,
@@ -34,8 +42,8 @@ from holdfast.pagecache.models import (
     ResidencyReport,
     UnavailableRoot,
 )
-from holdfast.records.calls import call, provenance
 from holdfast.records.conversions import Write
+from holdfast.records.provenance import provenance
 from holdfast.roots import RootPath, Roots
 
 DUMP, LOAD, EVICT = "pagecache.dump", "pagecache.load", "pagecache.evict"
@@ -59,7 +67,7 @@ class PageCache:
     ) -> None:
         self._left_out = left_out or LeftOut()
         self._places = Roots(roots, state_dir)
-        self._exclude = [str(state_dir)]
+        self._exclude = [state_dir]
         self._state_dir = state_dir
         self._reserve_bytes = reserve_bytes
         self._max_record_bytes = max_record_bytes
@@ -193,9 +201,9 @@ class PageCache:
 
         def write(output: int, progress: Progress) -> None:
             with self._store.use(dump.id) as record:
-                request = {"source": str(record), "output": output, "max_bytes": allowed}
+                request = ExportHappycache(source=record, output=output, max_bytes=allowed)
                 try:
-                    call(_engine.export_happycache, request, progress)
+                    call(request, progress)
                 except ValueError as error:
                     raise RequestError(Slug.INVALID_REQUEST, f"{error}.", "format") from None
 
@@ -214,31 +222,31 @@ class PageCache:
 
     def dump_tree(self, directory: Path, destination: Path) -> None:
         """Record what is resident of a directory. Raises `OSError`, `ValueError`, `EngineError`."""
-        request = {
-            "places": [{"root": str(directory), "path": ""}],
-            "exclude": self._exclude,
-            "destination": str(destination),
-            "header": provenance(new_id()),
-            "on_denied": "skip",
-        }
-        call(_engine.dump_pages, request, Progress())
+        request = DumpPages(
+            places=[RootPath(directory)],
+            exclude=self._exclude,
+            destination=destination,
+            header=provenance(new_id()),
+            on_denied="skip",
+        )
+        call(request, Progress())
 
     def load_tree(self, record: Path, directory: Path, progress: Progress) -> dict[str, Any]:
         """Load what a record of `dump_tree`, from another node, names of a directory.
 
         Raises `RecordError` if it cannot be trusted, `OSError`, `ValueError`, `CancelledError`.
         """
-        request = {
-            "record": str(record),
-            "max_bytes": self._store.max_bytes,
-            "roots": [str(directory)],
-            "policy": LoadRequest().policy,
-            "budget_bytes": None,
-            "reserve_bytes": self._reserve_bytes,
-            "bytes_per_second": None,
-            "report_all": False,
-        }
-        return call(_engine.load_pages, request, progress)
+        request = LoadPages(
+            record=record,
+            max_bytes=self._store.max_bytes,
+            roots=[directory],
+            policy=LoadRequest().policy,
+            budget_bytes=None,
+            reserve_bytes=self._reserve_bytes,
+            bytes_per_second=None,
+            report_all=False,
+        )
+        return call(request, progress)
 
     # Operations, each in a thread of its own.
 
@@ -247,14 +255,13 @@ class PageCache:
         places = self._dump_places(params)
         make_directory(self._store.directory)
         outcome = call(
-            _engine.dump_pages,
-            {
-                "places": [place.request() for place in places],
-                "exclude": self._exclude,
-                "destination": str(self._store.destination(context.id)),
-                "header": provenance(context.id),
-                "on_denied": params.on_denied,
-            },
+            DumpPages(
+                places=places,
+                exclude=self._exclude,
+                destination=self._store.destination(context.id),
+                header=provenance(context.id),
+                on_denied=params.on_denied,
+            ),
             context.progress,
         )
         self._store.retain(context.id)
@@ -271,21 +278,20 @@ class PageCache:
         dump = self._store.get(params.dump, before=context.id if context.resumed else None)
         with self._store.use(dump.id) as record:
             outcome = call(
-                _engine.load_pages,
-                {
-                    "record": str(record),
-                    "max_bytes": self._store.max_bytes,
-                    "roots": [str(root) for root in self._load_roots(params, dump)],
-                    "policy": params.policy,
-                    "budget_bytes": params.budget_bytes,
-                    "reserve_bytes": (
+                LoadPages(
+                    record=record,
+                    max_bytes=self._store.max_bytes,
+                    roots=self._load_roots(params, dump),
+                    policy=params.policy,
+                    budget_bytes=params.budget_bytes,
+                    reserve_bytes=(
                         self._reserve_bytes
                         if params.reserve_bytes is None
                         else params.reserve_bytes
                     ),
-                    "bytes_per_second": params.bytes_per_second,
-                    "report_all": params.report == "all",
-                },
+                    bytes_per_second=params.bytes_per_second,
+                    report_all=params.report == "all",
+                ),
                 context.progress,
             )
         return LoadResult(dump=dump.id, **outcome)
@@ -293,12 +299,7 @@ class PageCache:
     def _evict(self, context: Context[EvictRequest]) -> EvictResult:
         places = self._evict_places(context.params)
         outcome = call(
-            _engine.evict_pages,
-            {
-                "places": [place.request() for place in places],
-                "exclude": self._exclude,
-                "sync": context.params.sync,
-            },
+            EvictPages(places=places, exclude=self._exclude, sync=context.params.sync),
             context.progress,
         )
         self._note(places, outcome)
@@ -331,14 +332,8 @@ class PageCache:
     def _residency(
         self, place: RootPath, depth: int, top: int, by: GroupBy | None, progress: Progress
     ) -> ResidencyReport:
-        request = {
-            "place": place.request(),
-            "exclude": self._exclude,
-            "depth": depth,
-            "top": top,
-            "by": by,
-        }
-        outcome = call(_engine.measure_residency, request, progress)
+        request = MeasureResidency(place=place, exclude=self._exclude, depth=depth, top=top, by=by)
+        outcome = call(request, progress)
         self._note([place], outcome)
         whole = place.root / place.path
         kind = "root" if not place.path else "directory" if whole.is_dir() else "file"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -48,3 +49,13 @@ LeftOutByReason = Annotated[
         "nothing of their own, and are not here.",
     ),
 ]
+
+
+class ReservedRecord(NamedTuple):
+    """Where the engine writes a record that it will make."""
+
+    destination: Path
+    journal: Path
+    """The checkpoint of the build."""
+    max_bytes: int
+    """Of a record, to decompress at most."""

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from holdfast import _engine
 from holdfast._engine import Progress
 from holdfast.atomic_files import flush_directory, make_directory
+from holdfast.engine_request import EngineRequest, call_for_text
 from holdfast.operations.ids import ambiguous, new_id, seconds_of
 from holdfast.operations.model import RequestError, Slug
 
@@ -320,22 +320,17 @@ class RecordStore(ABC, Generic[R]):
         return known.outcome
 
 
-def inspection(
-    work: Callable[[str, Progress], str],
-    request: dict[str, Any],
-    model: type[M],
-    progress: Progress,
-) -> M:
+def inspection(request: EngineRequest, record: Path, model: type[M], progress: Progress) -> M:
     """Have the engine check a whole record, and check what its header claims.
 
     Raises `RecordError` if it cannot be trusted, `OSError` if it cannot be read, `CancelledError`.
     """
-    text = work(json.dumps(request), progress)
+    text = call_for_text(request, progress)
     try:
         return model.model_validate_json(text)
     except ValidationError as error:
         field = ".".join(map(str, error.errors()[0]["loc"]))
-        message = f"{request['record']}: its header is malformed ({field})"
+        message = f"{record}: its header is malformed ({field})"
         raise _engine.RecordError(message) from None
 
 

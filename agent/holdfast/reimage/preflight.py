@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast._engine import apply_image_rules
+from holdfast.image_questions import ImageQuestion, ImageWishes, judge
 from holdfast.node.models import Disk
 from holdfast.privileged.boot import explain
 from holdfast.privileged.boot.models import BootReport, ExplainRequest, NetworkImage, StagedImage
@@ -78,9 +78,9 @@ def image_problems(image: ImageSummary, request: StageRequest, content: str) -> 
     """Return sentences on why an image cannot be written as asked, whatever the machine."""
     refusals = []
     if image.facts is not None:
-        wishes = {"identity": bool(request.identity), "grow_root": request.grow_root}
-        question = {"image": json.loads(image.facts), "wishes": wishes}
-        refusals += json.loads(apply_image_rules(json.dumps(question)))["refusals"]
+        wishes = ImageWishes(identity=bool(request.identity), grow_root=request.grow_root)
+        question = ImageQuestion(image=json.loads(image.facts), wishes=wishes)
+        refusals += judge(question).refusals
     if not refusals and image.root_is_mounted is False and request.rollback == "automatic":
         refusals.append(
             f"The imager can leave no marker in the root of {image.name} by which the new system "
@@ -96,7 +96,7 @@ def image_notes(image: ImageSummary) -> list[str]:
     if image.facts is None:
         return []
     facts = json.loads(image.facts)
-    notes: list[str] = json.loads(apply_image_rules(json.dumps({"image": facts})))["notes"]
+    notes = judge(ImageQuestion(image=facts)).notes
     if image.system is not None and image.holdfast is None:
         notes.append(
             f"No holdfast was found in {image.name}: without it nobody checks the new system, and "

@@ -9,10 +9,12 @@ import threading
 from pathlib import Path
 
 from holdfast._engine import EngineError
+from holdfast.engine_request import encode
 from holdfast.operations.ids import new_id
 from holdfast.operations.model import RequestError, Slug
-from holdfast.records.calls import provenance
+from holdfast.records.provenance import provenance
 from holdfast.roots import RootPath, Roots
+from holdfast.transfer.engine_requests import ManifestToMake
 from holdfast.transfer.ids import from_wire
 from holdfast.transfer.others import ManifestTarget, PageCacheTrees
 from holdfast.transfer.store import TransferStore
@@ -89,7 +91,14 @@ class SourceEvents:
         with self._lock:
             self._being_made[offer_id] = record_id
         header = provenance(record_id) | {"transfer": offer_id}
-        return json.dumps(self._manifests.reserve(record_id, replace=False) | {"header": header})
+        reserved = self._manifests.reserve(record_id, replace=False)
+        manifest = ManifestToMake(
+            destination=reserved.destination,
+            journal=reserved.journal,
+            max_bytes=reserved.max_bytes,
+            header=header,
+        )
+        return encode(manifest)
 
     def completed(self, offer: str, outcome: str) -> bool:
         """Store which manifest was made when a destination has all of an offer."""

@@ -15,8 +15,10 @@ import psutil
 from pydantic import BaseModel
 
 from holdfast import _engine
+from holdfast.engine_request import encode
 from holdfast.operations.model import RequestError
 from holdfast.pressure import engine_limit
+from holdfast.transfer.engine_requests import OfferToServe
 from holdfast.transfer.events import SourceEvents
 from holdfast.transfer.ids import from_wire, to_wire
 from holdfast.transfer.store import StoredOffer, TransferStore
@@ -59,7 +61,7 @@ class TransferListener:
         self._store = store
         self._address = address
         self._named = list(named)
-        self._exclude = [str(path) for path in exclude]
+        self._exclude = list(exclude)
         self._events = events
         self._serving: _Serving | None = None
 
@@ -120,22 +122,22 @@ class TransferListener:
             return
         request = offer.request
         place = self._events.place(request.path)
-        members: dict[str, Any] = {
-            "id": to_wire(offer.id),
-            "verifier": offer.verifier,
-            "puller": offer.puller,
-            "place": place.request(),
-            "exclude": self._exclude,
-            "include_patterns": request.include,
-            "exclude_patterns": request.exclude,
-            "files": request.files,
-            "mounts": request.other_filesystems,
-            "digests": str(self._store.digests_of(offer.id)),
-            "bytes_per_second": request.bytes_per_second,
-            "pressure": engine_limit(request.pressure),
-            "expires_at": offer.expires_at,
-        }
-        self._serving.server.offer(json.dumps(members))
+        served = OfferToServe(
+            id=to_wire(offer.id),
+            verifier=offer.verifier,
+            puller=offer.puller,
+            place=place,
+            exclude=self._exclude,
+            include_patterns=request.include,
+            exclude_patterns=request.exclude,
+            files=request.files,
+            mounts=request.other_filesystems,
+            digests=self._store.digests_of(offer.id),
+            bytes_per_second=request.bytes_per_second,
+            pressure=engine_limit(request.pressure),
+            expires_at=offer.expires_at,
+        )
+        self._serving.server.offer(encode(served))
 
     def revoke(self, offer_id: str) -> None:
         """Serve an offer no more, and cut its connections. Idempotent."""

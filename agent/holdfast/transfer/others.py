@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from holdfast._engine import Progress
+    from holdfast.records.models import ReservedRecord
     from holdfast.roots import RootPath
 
 
 class ManifestTarget(Protocol):
     """Where the manifests of a completed transfer go."""
 
-    def reserve(self, record_id: str, *, replace: bool) -> dict[str, Any]:
-        """Return `destination`, `journal` and `max_bytes` for the engine. Raises `RequestError`."""
+    def reserve(self, record_id: str, *, replace: bool) -> ReservedRecord:
+        """Return where the engine writes a manifest. Raises `RequestError`."""
 
     def stored(self, record_id: str) -> bool:
         """Whether there is such a manifest."""

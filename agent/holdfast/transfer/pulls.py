@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from holdfast import _engine
 from holdfast._engine import CancelledError, EngineError, TransferError
+from holdfast.engine_request import call
 from holdfast.operations.kinds import Context
 from holdfast.operations.model import RequestError, Slug
-from holdfast.records.calls import call, provenance
+from holdfast.records.provenance import provenance
 from holdfast.roots import RootPath
 from holdfast.transfer.destinations import Destinations, failure, inode_of
+from holdfast.transfer.engine_requests import ManifestToMake, PullTransfer
 from holdfast.transfer.models import (
     CarriedPageCache,
     PullOptions,
@@ -46,7 +47,7 @@ class Pulls:
     ) -> None:
         self._destinations = destinations
         self._store = store
-        self._exclude = [str(path) for path in exclude]
+        self._exclude = list(exclude)
         self._connections = connections
         self._manifests = manifests
         self._page_cache = page_cache
@@ -113,36 +114,40 @@ class Pulls:
     ) -> dict[str, Any]:
         """Have the engine fetch. Raises `OperationFailed` and what the engine raises."""
         params = context.params
-        request: dict[str, Any] = {
-            "ticket": transfer.tickets[params.offer].model_dump(),
-            "place": place.request(),
-            "state": str(self._store.state_of(transfer.id)),
-            "connections": params.connections or self._connections,
-            "most_connections": params.connections or _MOST_CONNECTIONS,
-            "proof": params.proof,
-            "bytes_per_second": params.bytes_per_second,
-            "passes": 1 if params.final else params.passes,
-            "until_remaining": params.until_remaining,
-            "complete": params.final,
-            "overrule_writers": params.even_if_open,
-            "map_owners": params.map_owners,
-        }
-        if params.final and params.page_cache:
-            request["page_cache"] = str(self._dump_of(transfer))
-        if params.final:
-            request["manifest"] = {
-                **self._manifests.reserve(context.id, replace=context.resumed),
-                "exclude": self._exclude,
-                "header": provenance(context.id) | {"transfer": transfer.id},
-            }
+        request = PullTransfer(
+            ticket=transfer.tickets[params.offer],
+            place=place,
+            state=self._store.state_of(transfer.id),
+            connections=params.connections or self._connections,
+            most_connections=params.connections or _MOST_CONNECTIONS,
+            proof=params.proof,
+            bytes_per_second=params.bytes_per_second,
+            passes=1 if params.final else params.passes,
+            until_remaining=params.until_remaining,
+            complete=params.final,
+            overrule_writers=params.even_if_open,
+            map_owners=params.map_owners,
+            page_cache=self._dump_of(transfer) if params.final and params.page_cache else None,
+            manifest=self._manifest(context, transfer) if params.final else None,
+        )
         try:
-            return call(_engine.pull_transfer, request, context.progress)
+            return call(request, context.progress)
         except TransferError as error:
             # The last run ended between the engine's last record and ours.
             finished = error.args[1] == "complete" and context.resumed and params.final
             if not (finished and self._manifests.stored(context.id)):
                 raise failure(error) from error
             return {"passes": []}
+
+    def _manifest(self, context: Context[PullParams], transfer: StoredTransfer) -> ManifestToMake:
+        reserved = self._manifests.reserve(context.id, replace=context.resumed)
+        return ManifestToMake(
+            destination=reserved.destination,
+            journal=reserved.journal,
+            max_bytes=reserved.max_bytes,
+            exclude=self._exclude,
+            header=provenance(context.id) | {"transfer": transfer.id},
+        )
 
     def _dump_of(self, transfer: StoredTransfer) -> Path:
         return self._store.state_of(transfer.id) / "page-cache.zst"

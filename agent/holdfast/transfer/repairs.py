@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from holdfast import _engine
 from holdfast._engine import TransferError
+from holdfast.engine_request import call
 from holdfast.operations.kinds import Context
-from holdfast.records.calls import call
 from holdfast.transfer.destinations import Destinations, failure
+from holdfast.transfer.engine_requests import RepairTransfer
 from holdfast.transfer.models import RepairOptions, RepairParams, RepairRequest, RepairResult
 from holdfast.transfer.store import TransferStore
 from holdfast.transfer.tickets import offer_of, source_of
@@ -47,15 +47,15 @@ class Repairs:
         with self._destinations.using(params.path, params.offer) as transfer:
             place = self._destinations.place(params.path)
             self._destinations.at_rest(place, overrule=params.even_if_open)
-            request = {
-                "ticket": transfer.tickets[params.offer].model_dump(),
-                "place": place.request(),
-                "state": str(self._store.state_of(transfer.id)),
-                "overwrite_written": params.overwrite_written,
-                "bytes_per_second": params.bytes_per_second,
-            }
+            request = RepairTransfer(
+                ticket=transfer.tickets[params.offer],
+                place=place,
+                state=self._store.state_of(transfer.id),
+                overwrite_written=params.overwrite_written,
+                bytes_per_second=params.bytes_per_second,
+            )
             try:
-                outcome = call(_engine.repair_transfer, request, context.progress)
+                outcome = call(request, context.progress)
             except TransferError as error:
                 raise failure(error) from error
         return RepairResult(transfer=transfer.id, path=params.path, **outcome)

@@ -1,7 +1,7 @@
 //! `holdfast._engine`: converts types and releases the GIL, nothing else.
 //!
-//! Requests and results cross as JSON text, which the Python side writes and reads with the same
-//! models that describe its HTTP interface.
+//! Requests and results cross as JSON text. The Python side writes requests from dataclasses with
+//! the fields that are parsed here, and reads results with the models of its HTTP interface.
 
 mod errors;
 mod progress;

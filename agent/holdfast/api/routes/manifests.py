@@ -27,6 +27,7 @@ from holdfast.api.http.rendering import JsonResponse, large_json
 from holdfast.api.http.tokens import Scope
 from holdfast.api.http.work import Pool, act, run
 from holdfast.api.routes.operations import IdempotencyKey, OperationName, start
+from holdfast.manifests.engine_requests import Text
 from holdfast.manifests.models import (
     BuildRequest,
     CompareRequest,
@@ -35,7 +36,7 @@ from holdfast.manifests.models import (
     VerifyParams,
     VerifyRequest,
 )
-from holdfast.manifests.service import Form, Text
+from holdfast.manifests.service import Form
 from holdfast.operations.model import Operation
 
 router = Router(

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from holdfast._engine import apply_image_rules
+from holdfast.image_questions import ImageMachine, ImageQuestion, ImageTarget, judge
 from holdfast.node.copies import Identifier, copies, identifiers_of
 from holdfast.node.disks import DiskPosition, position_of, system_position
 from holdfast.node.machine_files import MachineFiles
@@ -24,25 +24,25 @@ def image_refusals(
     Members of the request that are not known are not judged.
     """
     image = json.loads(request.image) if request.image is not None else None
-    refusals: list[str] = []
-    question: dict[str, Any] = {"image": image or {"name": "", "size_bytes": 0}}
+    facts: dict[str, Any] = image or {"name": "", "size_bytes": 0}
+    judged_machine = None
     if image is not None or request.boot_modes is not None:
         known = image or {"name": request.image_name, "size_bytes": 0}
-        question["image"] = {**known, "boot_modes": request.boot_modes or []}
-        question["machine"] = {"architecture": platform.machine(), "boot_mode": mode}
-    if target is not None:
-        device = machine.sysfs().describe(target.name)
-        sector = device.logical_block_size if device is not None else None
-        question["target"] = {
-            "path": target.path,
-            "size_bytes": target.size_bytes,
-            "sector_bytes": sector or 512,
-        }
-    refusals += json.loads(apply_image_rules(json.dumps(question)))["refusals"]
+        facts = {**known, "boot_modes": request.boot_modes or []}
+        judged_machine = ImageMachine(architecture=platform.machine(), boot_mode=mode)
+    judged_target = None if target is None else _target(machine, target)
+    question = ImageQuestion(image=facts, target=judged_target, machine=judged_machine)
+    refusals = judge(question).refusals
     if target is not None:
         identifiers = [*_of_system(machine), *_of_image(image or {})]
         refusals += copies(machine, target.name, identifiers)
     return refusals
+
+
+def _target(machine: MachineFiles, target: Disk) -> ImageTarget:
+    device = machine.sysfs().describe(target.name)
+    sector = device.logical_block_size if device is not None else None
+    return ImageTarget(path=target.path, size_bytes=target.size_bytes, sector_bytes=sector or 512)
 
 
 def _of_system(machine: MachineFiles) -> Sequence[Identifier]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
-from holdfast._engine import Progress, describe_image, inspect_image, verify_image
+from holdfast._engine import Progress
 from holdfast.atomic_files import write_output
+from holdfast.engine_request import call, call_for_text
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import Slug, format_time
-from holdfast.records.calls import call
 from holdfast.reimage.images import qcow2
+from holdfast.reimage.images.engine_requests import DescribeImage, InspectImage, VerifyImage
 from holdfast.reimage.images.models import (
     Described,
     DescribeParams,
@@ -48,14 +48,14 @@ def describe(params: DescribeParams, progress: Progress) -> Described:
 
 
 def _written(params: DescribeParams, file: Path, output: Path, progress: Progress) -> Described:
-    request = {
-        "file": str(file),
-        "name": params.name,
-        "image_version": params.image_version,
-        "created": format_time(params.created),
-        "root_partition": params.root_partition,
-    }
-    text = describe_image(json.dumps(request), progress).encode() + b"\n"
+    request = DescribeImage(
+        file=file,
+        name=params.name,
+        image_version=params.image_version,
+        created=format_time(params.created),
+        root_partition=params.root_partition,
+    )
+    text = call_for_text(request, progress).encode() + b"\n"
     write_output(output, [text], 0o644)
     return Described(
         descriptor=output,
@@ -72,8 +72,8 @@ def inspect(params: InspectParams, progress: Progress) -> Inspected:
             f"{params.file} is a qcow2 file: convert it with `holdfast image describe`, or with "
             "`qemu-img convert -O raw`, and inspect the result.",
         )
-    request = {"file": str(params.file), "root_partition": params.root_partition}
-    return Inspected.model_validate(call(inspect_image, request, progress))
+    request = InspectImage(file=params.file, root_partition=params.root_partition)
+    return Inspected.model_validate(call(request, progress))
 
 
 def verify(params: VerifyParams, progress: Progress) -> Verified:
@@ -85,12 +85,8 @@ def verify(params: VerifyParams, progress: Progress) -> Verified:
     signed_by, sha256 = None, params.descriptor_sha256
     if params.key is not None:
         signed_by, sha256 = _check_signature(params, params.key)
-    request = {
-        "file": str(params.file),
-        "descriptor": str(params.descriptor),
-        "descriptor_sha256": sha256,
-    }
-    found = Verified.model_validate(call(verify_image, request, progress))
+    request = VerifyImage(file=params.file, descriptor=params.descriptor, descriptor_sha256=sha256)
+    found = Verified.model_validate(call(request, progress))
     return found.model_copy(update={"signed_by": signed_by})
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast import space
-from holdfast._engine import Progress, RecordError, apply_image_rules
+from holdfast._engine import Progress, RecordError
 from holdfast.atomic_files import make_directory, replace_file
+from holdfast.image_questions import ImageQuestion, judge
 from holdfast.node.beneath import read_file
 from holdfast.operations.model import RequestError, Slug
 from holdfast.reimage.images import fetch as fetching
@@ -198,7 +199,7 @@ class ImageLibrary:
             None,
         )
         facts = image.model_dump_json()
-        rules = json.loads(apply_image_rules(json.dumps({"image": json.loads(facts)})))
+        judged = judge(ImageQuestion(image=json.loads(facts)))
         system = image.system
         return ImageSummary(
             name=image.name,
@@ -214,7 +215,7 @@ class ImageLibrary:
             root_volume=image.root.volume if image.root else None,
             root_is_last=root is not None
             and all(partition.start_bytes <= root.start_bytes for partition in partitions),
-            root_is_mounted=rules["carried_root"] is not None,
+            root_is_mounted=judged.carried_root is not None,
             root_free_bytes=image.root.free_bytes if image.root else None,
             signed_by=found.signed_by,
             inspected=image.inspected,

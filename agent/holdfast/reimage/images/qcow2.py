@@ -6,7 +6,6 @@ docs/interop/qcow2.txt of QEMU describes it.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import struct
@@ -15,9 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from holdfast._engine import CancelledError, Progress, pack_image
+from holdfast._engine import CancelledError, Progress
 from holdfast.atomic_files import flush_directory, linked_file
+from holdfast.engine_request import call
 from holdfast.operations.model import Slug
+from holdfast.reimage.images.engine_requests import PackImage
 from holdfast.reimage.images.retries import check, failed
 
 _MAGIC = b"QFI\xfb"
@@ -56,7 +57,7 @@ def convert(path: Path, progress: Progress) -> Path:
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{path.name}.") as scratch:
         raw, packed = Path(scratch, "disk.raw"), Path(scratch, "disk.raw.zst")
         _run(program, path, raw, progress)
-        pack_image(json.dumps({"file": str(raw), "output": str(packed)}), progress)
+        call(PackImage(file=raw, output=packed), progress)
         packed.chmod(0o644)
         packed.rename(target)
     flush_directory(target.parent)

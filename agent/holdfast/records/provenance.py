@@ -1,23 +1,11 @@
-"""What calls into the engine have in common."""
+"""Where and when a record was made."""
 
 from __future__ import annotations
 
-import json
 import platform
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from holdfast._engine import Progress
 from holdfast.operations.model import format_time, now
-
-
-def call(
-    work: Callable[[str, Progress], str], request: dict[str, Any], progress: Progress
-) -> dict[str, Any]:
-    """Have the engine do something; raises what the engine raises."""
-    outcome: dict[str, Any] = json.loads(work(json.dumps(request), progress))
-    return outcome
 
 
 def provenance(record_id: str) -> dict[str, str]:
