@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,3 +52,17 @@ def probe(path: Path, start: int, size: int) -> Mapping[str, str]:
     """Ask blkid what is in a part of an image."""
     text = run("blkid", "-p", "-O", str(start), "-S", str(size), "-o", "export", path)
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+
+
+def put_grub(disk: Path, *, core: bool) -> None:
+    """Put boot code like GRUB's into sector 0, and the core image that it loads."""
+    with disk.open("r+b") as file:
+        file.write(b"\xeb\x63\x90")
+        file.seek(0x5C)
+        file.write(struct.pack("<Q", 34))
+        file.seek(0x180)
+        file.write(b"GRUB \0Geom\0Hard Disk\0")
+        if core:
+            file.seek(34 * 512)
+            file.write(b"\x52\xbf" + bytes(498) + struct.pack("<QHH", 35, 60, 0x820))
+            file.write(b"\xea" * 512)

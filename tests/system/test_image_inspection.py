@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.harness import run_cli
-from tests.support.images import MIB, FileSystem, make_disk, run
+from tests.support.images import MIB, FileSystem, make_disk, put_grub, run
 
 ROOT = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
 ROOT_ARM = "b921b045-1df0-41c3-af44-4c6f280d3fae"
@@ -69,20 +69,6 @@ def put_loader(disk: Path, start_mib: int, name: str, machine: int) -> None:
     source.write_bytes(program(machine))
     run("mmd", "-i", place, "::/EFI", "::/EFI/BOOT")
     run("mcopy", "-i", place, source, f"::/EFI/BOOT/{name}")
-
-
-def put_grub(disk: Path, *, core: bool) -> None:
-    """Put boot code like GRUB's into sector 0, and the core image that it loads."""
-    with disk.open("r+b") as file:
-        file.write(b"\xeb\x63\x90")
-        file.seek(0x5C)
-        file.write(struct.pack("<Q", 34))
-        file.seek(0x180)
-        file.write(b"GRUB \0Geom\0Hard Disk\0")
-        if core:
-            file.seek(34 * 512)
-            file.write(b"\x52\xbf" + bytes(498) + struct.pack("<QHH", 35, 60, 0x820))
-            file.write(b"\xea" * 512)
 
 
 def test_a_root_is_found_by_what_is_in_it_and_not_by_its_size(

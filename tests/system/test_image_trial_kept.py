@@ -14,8 +14,8 @@ import pytest
 from holdfast.privileged.boot.models import TryRequest
 from holdfast.privileged.trial.kept import KeptTrials
 from holdfast.privileged.trial.models import TrialRow
+from tests.support.trials import IMAGER, Node, ext4_disk, node
 from tests.support.waiting import until
-from tests.system.test_image_trial import IMAGER, Node, ext4_disk, node
 
 __all__ = ["node"]
 

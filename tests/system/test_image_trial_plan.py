@@ -19,12 +19,11 @@ from holdfast.privileged.writes import Refused
 from tests.support.bootdisk import boot_disk, run
 from tests.support.fileserver import Behaviour, serving
 from tests.support.harness import Daemon, run_cli
-from tests.support.images import MIB
+from tests.support.images import MIB, put_grub
 from tests.support.loops import attach
 from tests.support.mounts import mounted
 from tests.support.reimage import IMAGE, UNCONFIRMED
-from tests.system.test_image_inspection import put_grub
-from tests.system.test_image_trial import IMAGER, ext4_disk
+from tests.support.trials import IMAGER, ext4_disk
 
 Start = Callable[..., Daemon]
 NAMES = ("--name", "new", "--image-version", "2")

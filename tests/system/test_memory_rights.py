@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.harness import Daemon
 from tests.support.memory import fill, memory_node, tree
-from tests.system.test_transfer_rights import NOBODY, as_service, rights
+from tests.support.service_rights import NOBODY, as_service, rights
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="changing capabilities takes root")
 

@@ -13,24 +13,8 @@ import pytest
 
 from tests.support.disk import write_file
 from tests.support.harness import Daemon
+from tests.support.service_rights import NOBODY, as_service, rights
 from tests.support.transfer import fill, make_pair, tree
-
-UNITS = Path(__file__).parents[2] / "systemd"
-NOBODY = 65_534
-
-
-def rights(*files: str) -> list[str]:
-    """Answer the capabilities that units give, as setpriv(1) names them."""
-    text = "\n".join((UNITS / file).read_text() for file in files)
-    lines = re.findall(r"^AmbientCapabilities=(.*)$", text, re.MULTILINE)
-    return [name.removeprefix("CAP_").lower() for line in lines for name in line.split()]
-
-
-def as_service(*files: str) -> tuple[str, ...]:
-    """Answer a wrapper that runs a command as an unprivileged user with these capabilities."""
-    given = ",".join(f"+{name}" for name in rights(*files))
-    user = (f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
-    return ("setpriv", *user, f"--inh-caps=-all,{given}", f"--ambient-caps=-all,{given}", "--")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="changing capabilities takes root")

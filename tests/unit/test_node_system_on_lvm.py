@@ -11,7 +11,7 @@ import pytest
 
 from holdfast.node.disks import DiskPosition, Disks, position_of, survey, system_position
 from holdfast.node.machine_files import MachineFiles
-from tests.unit.test_node_topology import Machine
+from tests.support.topologies import Machine
 
 MIB = 1 << 20
 AREA = 4096

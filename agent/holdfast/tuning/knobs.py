@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from holdfast.privileged import Write
+    from holdfast.privileged.writes import Write
 
 
 @dataclass(frozen=True, order=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.vm.image import CACHE
-from tests.vm.imager import data, images
+from tests.vm.imager import data, images, layouts
 from tests.vm.imager.arming import IMAGER
 from tests.vm.imager.data import Data, Ended
 from tests.vm.imager.images import Image
@@ -101,3 +101,9 @@ def rig(debian: Kernel, old: Path, bare: Image, room: Path) -> Iterator[NewRig]:
     yield make
     for one in made:
         one.remove()
+
+
+@pytest.fixture(scope="session")
+def tree(room: Path) -> Path:
+    """Give what is in every system."""
+    return layouts.debian_tree(room)

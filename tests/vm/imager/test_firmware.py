@@ -12,20 +12,17 @@ from tests.vm.imager.images import describe
 from tests.vm.imager.kernel import kernel
 from tests.vm.imager.layouts import LVM, Layout, make
 from tests.vm.imager.machine import PROCESSORS, Drive, firmware_options, running
-from tests.vm.imager.test_layouts import (
+from tests.vm.imager.writing import (
     IDENTITY,
     armed,
     boot_initramfs,
     booted_as,
     check_file_systems,
     inspect,
-    tree,
     write,
 )
 from tests.vm.reimage.firmware import OVMF
 from tests.vm.reimage.telling import tell
-
-__all__ = ["tree"]
 
 ESP_MIB = 120
 _SECONDS = 420.0

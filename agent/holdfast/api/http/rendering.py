@@ -14,6 +14,7 @@ from pydantic_core import PydanticSerializationError
 from starlette.responses import Response
 
 from holdfast.operations.model import OperationSummary, ProgressReport, State
+from holdfast.shortening import shortened
 
 JSON = "application/json"
 PROBLEM_JSON = "application/problem+json"
@@ -115,11 +116,6 @@ def progress_line(operation: OperationSummary, moment: datetime) -> str:
     if report.current:
         parts.append(one_line(shortened(report.current)))
     return "  ".join(parts)
-
-
-def shortened(path: str, width: int = 40) -> str:
-    """Return the end of a long path, which identifies it better than its beginning."""
-    return path if len(path) <= width else f"…{path[1 - width :]}"
 
 
 def one_line(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from holdfast.cli.terminal import units
 from holdfast.cli.terminal.output import Output, console_for, moves_cursor
 from holdfast.cli.terminal.tables import cells
+from holdfast.shortening import shortened
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -92,7 +93,7 @@ def describe(operation: OperationSummary) -> str:
     if report.eta_seconds is not None and not operation.state.final:
         parts.append(f"{units.duration(report.eta_seconds)} left")
     if report.current and not operation.state.final:
-        parts.append(units.printable(units.shortened(report.current)))
+        parts.append(units.printable(shortened(report.current)))
     return ", ".join(parts)
 
 
@@ -205,7 +206,7 @@ def live_parts(operation: Operation, width: int) -> list[str | int]:
     report = operation.progress
     known = share(report)
     phase = report.phase or operation.state.value
-    current = units.printable(units.shortened(report.current, 30)) if report.current else ""
+    current = units.printable(shortened(report.current, 30)) if report.current else ""
     left = report.eta_seconds
     parts: list[tuple[int, str | int]] = [
         (3, f"{verb(operation.kind)}: {phase}"),

@@ -142,11 +142,6 @@ def printable(text: str) -> str:
     return "".join(out)
 
 
-def shortened(path: str, width: int = 40) -> str:
-    """Return the end of a long path, which identifies it better than its beginning."""
-    return path if len(path) <= width else f"…{path[1 - width :]}"
-
-
 def plain_words(code: str) -> str:
     """Write a code such as `not_regular` as words: `not regular`."""
     return code.replace("_", " ").replace("-", " ")
