@@ -36,7 +36,7 @@ parallel = $(bin)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --n
 # What the extension is built from.
 sources := $(shell find rust -path rust/fuzz -prune -o -type f -print) $(wildcard Cargo.* rust-toolchain* .cargo/*)
 # What the package has besides.
-packed := $(shell find $(wildcard agent systemd packaging) -name __pycache__ -prune -o -type f ! -name '*.so' -print)
+packed := $(shell find $(wildcard agent client systemd packaging) -name __pycache__ -prune -o -type f ! -name '*.so' -print)
 lists := $(addprefix packaging/,deb-packages.txt test-packages.txt vm-packages.txt)
 
 .PHONY: help
@@ -54,13 +54,15 @@ toolchain:
 lint-toolchain:
 	@packaging/check-toolchain fmt clippy
 
-.venv/stamp: pyproject.toml $(lock) | toolchain
+# With the client of this checkout, which holdfast depends on and no index has.
+.venv/stamp: pyproject.toml $(lock) $(wildcard client/pyproject.toml) | toolchain
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo 'holdfast: needs Python 3.11 or later, and $(PYTHON) is not; name one: make PYTHON=/path/to/python3.11' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 		echo 'holdfast: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv' >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(bin)/python -m pip install --quiet --requirement $(lock)
+	$(bin)/python -m pip install --quiet --no-deps --no-build-isolation --editable client
 	@touch $@
 
 .PHONY: build
@@ -82,7 +84,7 @@ imager: toolchain ## Build target/imager/holdfast-imager, the static program of 
 	cp target/imager/$(imager_target)/release/holdfast-imager target/imager/holdfast-imager
 
 .PHONY: wheel
-wheel: build ## Build dist/holdfast-*.whl, which pip installs
+wheel: build client-wheel ## Build dist/holdfast-*.whl, which pip installs with the client's wheel
 	@rm -f dist/holdfast-*.whl
 	$(maturin) build --release --quiet --out dist
 	@ls dist/holdfast-*.whl

@@ -138,14 +138,18 @@ class Calls:
         return run(self.core.upload(path, content)).document
 
     @contextmanager
-    def download(self, path: str, *, accept: str, query: Members) -> Iterator[Iterator[bytes]]:
-        """Give the pieces of a body."""
-        context = self.core.open(path, accept=accept, query=query)
+    def download(self, path: str, **options: Any) -> Iterator[Iterator[bytes]]:
+        """Give the pieces of a body; `options` are those of `Core.open`."""
+        context = self.core.open(path, **options)
         reply: Reply = run(context.__aenter__())
         try:
             yield run_each(reply.pieces)
         finally:
             run(context.__aexit__(None, None, None))
+
+    def lines(self, path: str, **options: Any) -> Iterator[bytes]:
+        """Yield the lines of a body as they come; `options` are those of `Core.open`."""
+        return run_each(_lines(self.core, path, **options))
 
     def events(self, path: str) -> Iterator[Members]:
         """Yield the events of one connection."""
@@ -189,11 +193,9 @@ class AsyncCalls:
         return (await self.core.upload(path, content)).document
 
     @asynccontextmanager
-    async def download(
-        self, path: str, *, accept: str, query: Members
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Give the pieces of a body."""
-        async with self.core.open(path, accept=accept, query=query) as reply:
+    async def download(self, path: str, **options: Any) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Give the pieces of a body; `options` are those of `Core.open`."""
+        async with self.core.open(path, **options) as reply:
             yield reply.pieces
 
     def events(self, path: str) -> AsyncIterator[Members]:
@@ -203,6 +205,12 @@ class AsyncCalls:
     def watch(self, operation_id: str) -> AsyncIterator[AsyncOperation]:
         """Yield an operation as it changes, until it has ended."""
         return AsyncOperation({"id": operation_id}, self.core).events()
+
+
+async def _lines(core: Core, path: str, **options: Any) -> AsyncIterator[bytes]:
+    async with core.open(path, **options) as reply:
+        async for line in lines(reply.pieces):
+            yield line
 
 
 async def _events(core: Core, path: str) -> AsyncIterator[Members]:

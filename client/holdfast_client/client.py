@@ -14,11 +14,13 @@ from holdfast_client.calls import (
     Operation,
 )
 from holdfast_client.core import Core
-from holdfast_client.exchange import Blocking, NonBlocking, Target, run
+from holdfast_client.exchange import blocking as blocking_exchange
+from holdfast_client.exchange import non_blocking, run
 from holdfast_client.reimaging import Changed, ReimageRun
 from holdfast_client.retrying import Retries
 from holdfast_client.routes import asynchronous, blocking
-from holdfast_client.version import __version__
+from holdfast_client.target import Target
+from holdfast_client.version import AGENT
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from holdfast_client.routes.answers import StageRequest
 
 SOCKET = Path("/run/holdfast/holdfast.sock")
-AGENT = f"holdfast-client/{__version__}"
 _File = str | PathLike[str]
 
 
@@ -108,7 +109,7 @@ class Client(blocking.Groups):
         retries: Retries | None = None,
     ) -> None:
         target = _target(url, socket, token, ca_file, certificate)
-        self._core = Core(Blocking(target, AGENT), retries or Retries())
+        self._core = Core(blocking_exchange(target, AGENT), retries or Retries())
         calls = Calls(self._core)
         super().__init__(calls)
         self.operations: Operations = Operations(calls)
@@ -139,7 +140,7 @@ class AsyncClient(asynchronous.Groups):
         retries: Retries | None = None,
     ) -> None:
         target = _target(url, socket, token, ca_file, certificate)
-        self._core = Core(NonBlocking(target, AGENT), retries or Retries())
+        self._core = Core(non_blocking(target, AGENT), retries or Retries())
         calls = AsyncCalls(self._core)
         super().__init__(calls)
         self.operations: AsyncOperations = AsyncOperations(calls)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from uuid import uuid4
+from typing import Any, NamedTuple
 
 from holdfast_client.errors import (
     PREFIX,
@@ -32,8 +32,7 @@ _IMAGER = frozenset({404, 405})
 """With a problem of type about:blank: the imager, which has few paths."""
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """A whole answer."""
 
     status: int
@@ -80,7 +79,7 @@ class Core:
             encoded = json.dumps(given(body)).encode()
             content = lambda: encoded  # noqa: E731
         if method == "POST":
-            headers["Idempotency-Key"] = uuid4().hex if key is None else key
+            headers["Idempotency-Key"] = new_key() if key is None else key
         # Steps of a re-imaging read and write disks before they answer.
         seconds = read_seconds or (90.0 if method == "POST" else 30.0)
         seconds += float((query or {}).get("wait") or 0.0)
@@ -111,6 +110,8 @@ class Core:
                 lost = isinstance(error, Unreachable) and error.sent
                 unsure = unsure or lost
                 if not transient(error) or (lost and request.method == "PUT"):
+                    raise
+                if self.retries.lost_only and not (unsure and _lost_for_now(error)):
                     raise
                 pause = at_least(self.retries.pause(failures), error)
                 left = since + self.retries.seconds - time.monotonic()
@@ -162,6 +163,10 @@ class Core:
         )
 
 
+def _lost_for_now(error: HoldfastError) -> bool:
+    return isinstance(error, Unreachable) and error.why != "silent"
+
+
 async def _whole(reply: Reply) -> Answer:
     """Read an answer to its end. Raises the exception of a problem."""
     body = b"".join([piece async for piece in reply.pieces])
@@ -170,22 +175,29 @@ async def _whole(reply: Reply) -> Answer:
         return answer
     problem = _problem(answer)
     if reply.status in _IMAGER and not str(problem["type"]).startswith(PREFIX):
-        raise NodeImaging(str(problem.get("detail") or "The imager answers in the daemon's place."))
+        raise NodeImaging(reply.status, problem)
     raise problem_error(reply.status, problem, _seconds(reply.headers.get("retry-after")))
 
 
 def _problem(answer: Answer) -> Mapping[str, Any]:
     if answer.headers.get("content-type", "").startswith("application/problem+json"):
         document = answer.document
-        if isinstance(document, dict) and isinstance(document.get("type"), str):
-            return document
+        if isinstance(document, dict) and isinstance(document.get("type", ""), str):
+            return {"type": "about:blank", **document}
     if answer.status in (502, 503, 504):  # a proxy that does not reach it
         return {"type": "about:blank", "detail": f"The answer is {answer.status}, of a proxy."}
-    raise UnexpectedAnswer(f"The answer is {answer.status}, and not as holdfast's are.")
+    raise UnexpectedAnswer(
+        f"The answer is {answer.status}, and not as holdfast's are.", answer.status
+    )
 
 
 def _seconds(value: str | None) -> float | None:
     return float(value) if value is not None and value.isascii() and value.isdigit() else None
+
+
+def new_key() -> str:
+    """Return a key that no other call has."""
+    return os.urandom(16).hex()  # the module uuid is slow to load
 
 
 def given(members: Mapping[str, Any] | None) -> dict[str, Any]:

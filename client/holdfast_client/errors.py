@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from holdfast_client.record import OperationRecord
 
+Why = Literal["no-connection", "silent", "broken"]
+"""Of what is not reachable: nothing accepts, nothing is said in time, or it broke off."""
 PREFIX = "/problems/"
 """What the `type` of every problem of the daemon begins with; the imager's does not."""
 
@@ -20,17 +22,31 @@ class HoldfastError(Exception):
 class Unreachable(HoldfastError):
     """No whole answer came; `sent` if the last request may have been received."""
 
-    def __init__(self, message: str, *, sent: bool = True) -> None:
+    def __init__(
+        self, message: str, *, sent: bool = True, why: Why = "broken", reason: str = ""
+    ) -> None:
         super().__init__(message)
         self.sent = sent
+        self.why = why
+        self.reason = reason or message
+        """What the operating system or the protocol says, without the node's name."""
 
 
 class UnexpectedAnswer(HoldfastError):
-    """What answered is not holdfast, or a proxy in front of it."""
+    """What answered is not holdfast, or a proxy in front of it; `status` if it is no success."""
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class NodeImaging(HoldfastError):
     """The imager answers in the daemon's place: the node is being written."""
+
+    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+        super().__init__(str(problem.get("detail") or "The imager answers in the daemon's place."))
+        self.status = status
+        self.problem = problem
 
 
 class ProblemError(HoldfastError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
@@ -39,11 +40,22 @@ class Patience:
     """What is known of an operation, and for how long it is still followed."""
 
     def __init__(
-        self, core: Core, seen: Mapping[str, Any], timeout: float, away: Away | None = None
+        self,
+        core: Core,
+        seen: Mapping[str, Any],
+        timeout: float,
+        away: Away | None = None,
+        *,
+        away_seconds: float = math.inf,
     ) -> None:
-        """`timeout` is in seconds; `away` is called with why the node does not answer."""
+        """`timeout` is in seconds; `away` is called with why the node does not answer.
+
+        It may stay away for `away_seconds`, after which the operation counts as lost.
+        """
         self._core = core
         self._away = away
+        self._away_seconds = away_seconds
+        self._away_since: float | None = None
         self._deadline = time.monotonic() + timeout
         self._failures = 0
         self._last: HoldfastError | None = None
@@ -68,7 +80,7 @@ class Patience:
     def saw(self, document: Mapping[str, Any]) -> OperationRecord:
         """Keep an answer; return the operation. Raises `OperationFailed` if it did."""
         self.seen = document
-        self._failures, self._last, self._denied = 0, None, None
+        self._failures, self._last, self._denied, self._away_since = 0, None, None, None
         record = OperationRecord(document)
         if record.final and record.state != "succeeded":
             raise OperationFailed(record)
@@ -84,6 +96,10 @@ class Patience:
         self._failures += 1
         if self._away is not None:
             self._away(error)
+        now = time.monotonic()
+        self._away_since = self._away_since or now
+        if now - self._away_since > self._away_seconds:
+            raise self._lost(error) from error
         await self.pause(at_least(self._core.retries.pause(self._failures), error))
 
     async def pause(self, seconds: float) -> None:
@@ -95,16 +111,23 @@ class Patience:
         """Raise `OperationUnfinished` or `OperationLost` once the time is up."""
         if self.left > 0:
             return
-        name = f"Operation {self.record.id}" if self.record.id else "The operation"
         if self._last is None:
             raise OperationUnfinished(
-                f"{name} is {self.record.state} and did not end in time.", self.record
+                f"{self._name} is {self.record.state} and did not end in time.", self.record
             )
-        state = self.record.state
-        raise OperationLost(
-            f"{name} was {state} when last seen, and what became of it is not known: {self._last}",
-            self.record,
-        ) from self._last
+        raise self._lost(self._last) from self._last
+
+    @property
+    def _name(self) -> str:
+        return f"Operation {self.record.id}" if self.record.id else "The operation"
+
+    def _lost(self, error: HoldfastError) -> OperationLost:
+        record = self.record
+        return OperationLost(
+            f"{self._name} was {record.state} when last seen, and what became of it is not known: "
+            f"{error}",
+            record,
+        )
 
     async def _denial(self, error: NotFound) -> None:
         """Raise `OperationLost` if the node has been ready, and without the operation, for long."""

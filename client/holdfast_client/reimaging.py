@@ -5,9 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
-from uuid import uuid4
 
-from holdfast_client.core import Core
+from holdfast_client.core import Core, new_key
 from holdfast_client.errors import (
     AttemptChanged,
     HeldBack,
@@ -40,7 +39,7 @@ class ReimageRun:
         if key is not None and not 0 < len(key) <= MAX_KEY:
             raise ValueError(f"A key of a re-imaging has 1 to {MAX_KEY} characters.")
         self._core = core
-        self._key = key or uuid4().hex
+        self._key = key or new_key()
         self._changed = changed
         self._phase = ""
         self._patience = Patience(core, {}, timeout, self._away)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import dataclass
 
 from holdfast_client.errors import (
@@ -29,9 +28,13 @@ class Retries:
     """Upper bound of the pause before the first retry; doubles with each."""
     cap: float = 5.0
     """Upper bound of any pause, unless the node asks for a longer one."""
+    lost_only: bool = False
+    """Repeat nothing but a request whose answer was lost: a refusal is raised at once."""
 
     def pause(self, failures: int) -> float:
         """Return the seconds to wait after so many failures in a row: full jitter."""
+        import random  # noqa: PLC0415 - slow to load, and few calls fail
+
         bound = min(self.cap, self.base * 2 ** min(failures - 1, 30))
         return random.uniform(0.0, bound)  # noqa: S311 - spreads load, protects nothing
 

@@ -38,6 +38,11 @@ def wheel() -> Path:
 
 
 @pytest.fixture(scope="module")
+def client_wheel() -> Path:
+    return built("holdfast_client-*.whl", "wheel")
+
+
+@pytest.fixture(scope="module")
 def unpacked(package: Path) -> Iterator[Path]:
     """Give the package's files, and its control files in DEBIAN."""
     with tempfile.TemporaryDirectory() as directory:
@@ -130,15 +135,18 @@ def test_libraries_need_nothing_else(unpacked: Path) -> None:
         assert [one for one in needed if not COMMON.fullmatch(one)] == [], library
 
 
-def test_the_wheel_in_an_environment_of_its_own(wheel: Path, disk_dir: Path) -> None:
+def test_the_wheel_in_an_environment_of_its_own(
+    wheel: Path, client_wheel: Path, disk_dir: Path
+) -> None:
     tag = re.search(r"-cp311-abi3-manylinux_2_(\d+)_\w+\.whl$", wheel.name)
     assert tag is not None, wheel.name
     assert int(tag[1]) <= 36, "Debian 12 has glibc 2.36"
     environment = disk_dir / "venv"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     constraints = CHECKOUT / "packaging/constraints.txt"
+    wheels = (wheel, client_wheel)
     subprocess.run(
-        [environment / "bin/pip", "install", "--quiet", "--constraint", constraints, wheel],
+        [environment / "bin/pip", "install", "--quiet", "--constraint", constraints, *wheels],
         check=True,
         env=clean_environment(PIP_DISABLE_PIP_VERSION_CHECK="1"),
     )

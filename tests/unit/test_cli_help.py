@@ -116,6 +116,6 @@ def test_a_client_of_the_socket_imports_neither_httpx_nor_models(tmp_path: Path)
     """Also where no daemon answers, which the same modules report."""
     socket = ["--socket", str(tmp_path / "none")]
     modules = modules_after("op", "list", "--json", *socket, code=1)
-    assert "holdfast.cli.run.unix_client" in modules
-    assert not {"httpx", "pydantic", "rich"} & modules
+    assert "holdfast_client.socket_exchange" in modules
+    assert not {"httpx", "asyncio", "pydantic", "rich"} & modules
     assert "httpx" in modules_after("op", "list", "--url", "http://127.0.0.1:1", code=1)

@@ -13,8 +13,13 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def test_the_lock_fits_the_project() -> None:
-    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]
-    needed = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    needed: list[str] = []
+    for name in ("pyproject.toml", "client/pyproject.toml"):
+        project = tomllib.loads((CHECKOUT / name).read_text())["project"]
+        needed += project["dependencies"]
+        needed += project.get("optional-dependencies", {}).get("dev", [])
+    client = f"holdfast-client=={project['version']}"
+    needed.remove(client)  # of this checkout
     locked = {
         canonicalize_name(match["name"]): match["version"]
         for line in (CHECKOUT / "packaging" / "constraints.txt").read_text().splitlines()

@@ -234,15 +234,17 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "application/x-ndjson")
         self.send_header("Connection", "close")
+        self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         last = None
         while True:
             document = operation.document()
             if (document["state"], document["progress"]) != last:
                 last = (document["state"], document["progress"])
-                self.wfile.write(json.dumps(document).encode() + b"\n")
-                self.wfile.flush()
+                line = json.dumps(document).encode() + b"\n"
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(line), line))
             if operation.end is not None:
+                self.wfile.write(b"0\r\n\r\n")
                 return
             self._pause()
 

@@ -1,37 +1,33 @@
-"""The HTTP client: the daemon's unix socket, or a URL with a bearer token."""
+"""The daemon as commands call it: holdfast-client, whose errors become one line for a person."""
 
 from __future__ import annotations
 
-import errno
-import json
-import os
-import socket
-import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.cli.run.exchange import (
-    Answer,
-    CannotConnectError,
-    Client,
-    ExchangeError,
-    Request,
-    TimedOutError,
-    WrongSchemeError,
-)
-from holdfast.cli.terminal.errors import CliError
+from holdfast.cli.terminal.errors import CliError, UsageError
+from holdfast_client import errors
+from holdfast_client.calls import Calls
+from holdfast_client.core import Core
+from holdfast_client.exchange import blocking
+from holdfast_client.exchange import run as run_call
+from holdfast_client.retrying import Retries
+from holdfast_client.target import Target as Node
+from holdfast_client.version import AGENT
 
 # Generous: nothing but a long poll or an upload keeps the daemon from answering at once.
 SECONDS = 30.0
-_UPLOAD_SECONDS = 600.0
-"""The daemon checks the whole file before it answers."""
+ONCE = Retries(attempts=1)
+LOST_ANSWERS = Retries(attempts=8, seconds=10.0, lost_only=True)
+"""A person waits: a daemon that refuses or is not there is reported at once. One that broke off in
+the middle, as when it is restarted, is asked again under the same key, which does nothing twice."""
 _UNAUTHORIZED = 401
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)  # one that showed itself would show the token
 class Target:
     """Where the daemon is and how to prove who asks."""
 
@@ -47,11 +43,32 @@ class Target:
     def __str__(self) -> str:
         return self.url or str(self.socket)
 
+    @property
+    def node(self) -> Node:
+        """The same for holdfast-client. Raises `UsageError` for a URL that is none."""
+        if self.url is None:
+            return Node(socket=self.socket)
+        certificate = None
+        if self.client_cert is not None:
+            certificate = (self.client_cert, self.client_key)
+        try:
+            return Node(
+                url=self.url,
+                token=self.token,
+                ca_file=self.ca_file,
+                certificate=certificate,
+                tunnelled=True,
+            )
+        except ValueError as error:
+            raise UsageError(
+                f"--url {self.url} is not a URL like http://127.0.0.1:9918 or https://node:9918"
+            ) from error
+
 
 class ProblemError(CliError):
     """The daemon returned a problem; `body` is the problem object."""
 
-    def __init__(self, status: int, body: dict[str, Any]) -> None:
+    def __init__(self, status: int, body: Mapping[str, Any]) -> None:
         self.status = status
         self.body = body
         super().__init__(_sentence(status, body), problem=body)
@@ -61,163 +78,108 @@ class ConnectionLostError(CliError):
     """The daemon went away in the middle of an answer, or does not answer."""
 
 
+class Stream:
+    """A body that is read piece by piece."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+
+    def pieces(self) -> Iterator[bytes]:
+        """Yield it as it comes."""
+        return self._pieces
+
+
 class Api:
     """Calls of the HTTP API; every failure is a `CliError` that states what to do."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, retries: Retries = ONCE) -> None:
+        """Raise `UsageError` for a URL or files that cannot be used."""
         self.target = target
-        self._client = _client_of(target)
+        node = target.node
+        try:
+            exchange = blocking(node, AGENT)
+        except (OSError, ValueError) as error:
+            from holdfast.cli.run.diagnosis import why_unusable  # noqa: PLC0415
+
+            raise UsageError(why_unusable(target, error)) from error
+        self._base = node.base
+        self.core = Core(exchange, retries)
+        self._calls = Calls(self.core)
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        run_call(self.core.exchange.close())
 
-    def get(self, path: str, /, *, seconds: float | None = None, **params: Any) -> Any:
+    def get(self, path: str, /, *, seconds: float = SECONDS, **params: Any) -> Any:
         """GET a JSON document; parameters that are None are left out.
 
         `seconds` is for answers that the daemon has to work for.
         """
-        return self._call(Request("GET", path, seconds or SECONDS, params=_given(params)))
+        return self._call("GET", path, query=params, read_seconds=seconds)
 
-    def post(self, path: str, body: Any = None, *, seconds: float | None = None) -> Any:
+    def post(self, path: str, body: Any = None, *, seconds: float = SECONDS) -> Any:
         """POST a JSON document and return the response; `seconds` as for `get`."""
-        if body is None:
-            return self._call(Request("POST", path, seconds or SECONDS))
-        # ASCII, so that a name which is not UTF-8 gets there as the escape that it is.
-        headers = {"Content-Type": "application/json"}
-        content = json.dumps(body)
-        return self._call(
-            Request("POST", path, seconds or SECONDS, headers=headers, content=content)
-        )
+        return self._call("POST", path, body=body, read_seconds=seconds)
 
     def delete(self, path: str) -> None:
         """DELETE what is at `path`."""
-        self._call(Request("DELETE", path, SECONDS))
+        self._call("DELETE", path)
 
-    def put_stream(self, path: str, content: Iterator[bytes], media_type: str) -> Any:
-        """PUT a body piece by piece and return the response."""
-        headers = {"Content-Type": media_type}
-        return self._call(Request("PUT", path, _UPLOAD_SECONDS, headers=headers, content=content))
+    def put_stream(self, path: str, content: Iterator[bytes]) -> Any:
+        """PUT a record file piece by piece and return the response."""
+        with self.explained(path):
+            return self._calls.upload(path, content)
 
     @contextmanager
     def stream(
-        self, path: str, *, accept: str, read_timeout: float = SECONDS, **params: Any
-    ) -> Iterator[Answer]:
+        self, path: str, *, accept: str, seconds: float = SECONDS, **params: Any
+    ) -> Iterator[Stream]:
         """GET a body that is read piece by piece."""
-        headers = {"Accept": accept}
-        request = Request("GET", path, read_timeout, params=_given(params), headers=headers)
-        with self._explained(), self._client.send(request) as answer:
-            if answer.status >= 400:
-                _raise_problem(answer)
-            yield answer
+        options = {"accept": accept, "query": params, "read_seconds": seconds}
+        with self.explained(path), self._calls.download(path, **options) as pieces:
+            yield Stream(pieces)
 
-    def _call(self, request: Request) -> Any:
-        """Make a request and return the document of the answer, None where it has none."""
-        with self._explained(), self._client.send(request) as answer:
-            if answer.status >= 300:
-                _raise_problem(answer)
-            body = answer.read()
-        return json.loads(body) if body else None
+    def lines(self, path: str, *, accept: str, seconds: float = SECONDS) -> Iterator[bytes]:
+        """Yield the lines of a body that are not empty, as they come, without their ends."""
+        with self.explained(path):
+            yield from self._calls.lines(path, accept=accept, read_seconds=seconds)
+
+    def _call(self, method: str, path: str, **options: Any) -> Any:
+        """Make a call and return the document of the answer, None where it has none."""
+        with self.explained(path):
+            answer = run_call(self.core.call(method, path, **options))
+            return answer.document if answer.body else None
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def explained(self, path: str) -> Iterator[None]:
+        """Turn what the library raises for a call of `path` into a `CliError`."""
         try:
             yield
-        except CannotConnectError as error:
-            raise ConnectionLostError(self._why_not_connected(error)) from error
-        except TimedOutError as error:
-            raise ConnectionLostError(
-                f"the daemon at {self.target} did not answer in time; see its log"
-            ) from error
-        except WrongSchemeError as error:
-            raise ConnectionLostError(str(error)) from error
-        except ExchangeError as error:
-            raise ConnectionLostError(
-                f"the connection to the daemon at {self.target} broke ({error}); "
-                f"{self._why_broken()}look at its log"
-            ) from error
+        except (errors.ProblemError, errors.NodeImaging) as error:
+            if "title" not in error.problem:
+                raise CliError(self._no_answer_of_holdfast(path, error.status)) from error
+            raise ProblemError(error.status, error.problem) from error
+        except errors.UnexpectedAnswer as error:
+            raise CliError(self._no_answer_of_holdfast(path, error.status)) from error
+        except errors.Unreachable as error:
+            from holdfast.cli.run.diagnosis import why_unreachable  # noqa: PLC0415
 
-    def _why_broken(self) -> str:
-        url = self.target.url or ""
-        if url.startswith("https:") and self.target.client_cert is None:
-            # A server that wants one only shows it by hanging up.
-            return "if it asks for a client certificate, give --client-cert; else "
-        return ""
+            raise ConnectionLostError(why_unreachable(self.target, error)) from error
 
-    def _why_not_connected(self, error: CannotConnectError) -> str:
-        if self.target.url is not None:
-            return (
-                f"cannot connect to {self.target.url} ({error}); "
-                "is the daemon running and listening there?"
-            )
-        path = self.target.socket
-        start = (
-            f"start it with `holdfast serve`, or name its socket with --socket{self.target.way_out}"
+    def _no_answer_of_holdfast(self, path: str, status: int | None) -> str:
+        from http import HTTPStatus  # noqa: PLC0415
+
+        answer = "something else than JSON"
+        if status is not None:
+            known = status in HTTPStatus._value2member_map_
+            answer = f"{status} {HTTPStatus(status).phrase}" if known else str(status)
+        return (
+            f"{self._base}{path} answered {answer}, which is no answer of holdfast; check --url "
+            "or --socket"
         )
-        try:
-            mode = path.stat().st_mode
-        except FileNotFoundError:
-            return f"no daemon: there is no socket {path}; {start}"
-        except OSError as problem:
-            return f"cannot use the socket {path}: {problem.strerror}; {start}"
-        if not stat.S_ISSOCK(mode):
-            return f"{path} is not a socket; name the daemon's socket with --socket"
-        return _why_no_answer(path, start)
 
 
-def _why_no_answer(path: Path, start: str) -> str:
-    """Ask the kernel once more, as the client library keeps the number of the error to itself."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(os.fsencode(path))
-        except PermissionError:
-            return (
-                f"not permitted to use the socket {path}; run this as root or as a member of the "
-                "socket's group"
-            )
-        except OSError as problem:
-            if problem.errno == errno.ECONNREFUSED:
-                return f"no daemon answers on {path}, which one left behind; {start}"
-            return f"cannot connect to {path}: {problem.strerror}; {start}"
-    return f"the daemon on {path} closed the connection; try again"
-
-
-def _client_of(target: Target) -> Client:
-    """Choose the client, of which only one is imported: that for URLs needs httpx."""
-    if target.url is None:
-        from holdfast.cli.run.unix_client import UnixClient  # noqa: PLC0415
-
-        return UnixClient(target.socket)
-    from holdfast.cli.run.url_client import UrlClient  # noqa: PLC0415
-
-    return UrlClient(
-        target.url,
-        target.token,
-        ca_file=target.ca_file,
-        client_cert=target.client_cert,
-        client_key=target.client_key,
-    )
-
-
-def _given(params: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in params.items() if value is not None}
-
-
-def _raise_problem(answer: Answer) -> None:
-    try:
-        body = json.loads(answer.read())
-    except ValueError:
-        body = None
-    if not isinstance(body, dict) or "title" not in body:
-        # Something else listens there.
-        raise CliError(
-            f"{answer.url} answered {answer.status} {answer.reason}, which is no answer of "
-            "holdfast; check --url or --socket"
-        )
-    raise ProblemError(answer.status, body)
-
-
-def _sentence(status: int, body: dict[str, Any]) -> str:
+def _sentence(status: int, body: Mapping[str, Any]) -> str:
     text = str(body.get("detail") or body.get("title")).rstrip(".")
     for error in body.get("errors") or ():
         field, message = str(error.get("field")), str(error.get("message")).rstrip(".")

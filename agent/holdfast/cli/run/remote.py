@@ -57,15 +57,13 @@ class RemoteRecords:
     def content(self, record: str, form: str) -> Iterator[bytes]:
         """Yield the bytes of a record."""
         path = f"{self._of(record)}/content"
-        with self._api.stream(
-            path, accept="*/*", read_timeout=self._seconds, format=form
-        ) as response:
+        with self._api.stream(path, accept="*/*", seconds=self._seconds, format=form) as response:
             yield from response.pieces()
 
     def store(self, chunks: Iterator[bytes]) -> Document:
         """Upload a record made elsewhere."""
         path = f"{self._path}/{new_id()}/content"
-        answer: Document = self._api.put_stream(path, chunks, "application/octet-stream")
+        answer: Document = self._api.put_stream(path, chunks)
         return answer
 
     def _of(self, record: str) -> str:
@@ -126,12 +124,7 @@ class RemoteBackend:
     def report(self, operation: str) -> Iterator[bytes]:
         """Yield the lines of a report."""
         path = f"/v1/manifests/reports/{segment(operation)}"
-        accept = "application/jsonl"
-        with self._api.stream(path, accept=accept, read_timeout=_LONG_SECONDS) as response:
-            rest = b""
-            for chunk in response.pieces():
-                *lines, rest = (rest + chunk).split(b"\n")
-                yield from lines
+        return self._api.lines(path, accept="application/jsonl", seconds=_LONG_SECONDS)
 
     def running(self, kind: str) -> str | None:
         """Return the id of a running operation of this kind."""

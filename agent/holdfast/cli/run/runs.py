@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import time
+import math
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-from holdfast.cli.run.client import Api, ConnectionLostError
-from holdfast.cli.run.exchange import lines_of
+from holdfast.cli.run.client import Api
 from holdfast.cli.terminal.errors import CliError
+from holdfast_client.core import operation_path
+from holdfast_client.errors import OperationLost
+from holdfast_client.exchange import run_each
+from holdfast_client.following import Patience, events
+from holdfast_client.record import OperationRecord
 
-FINAL_STATES = frozenset({"succeeded", "failed", "cancelled", "interrupted"})
 RECONNECT_SECONDS = 30.0  # long enough for a daemon that is being restarted
-CANCEL_SECONDS = 10.0
 LOCAL_ACTOR = "local"
 """The actor of work that no daemon does."""
 
@@ -53,28 +54,33 @@ class RemoteRun:
     def updates(self) -> Iterator[dict[str, Any]]:
         """Follow the event stream, and find the daemon again when it was restarted."""
         yield self.operation
-        lost_since: float | None = None
-        while self.operation["state"] not in FINAL_STATES:
-            try:
-                for update in self._events():
-                    lost_since = None
-                    self.operation = update
-                    yield update
-            except ConnectionLostError as error:
-                lost_since = lost_since or time.monotonic()
-                if time.monotonic() - lost_since > RECONNECT_SECONDS:
-                    raise CliError(
-                        f"lost the daemon while operation {self.id} was running ({error}); once it "
-                        f"is back: holdfast op watch {self.id}"
-                    ) from error
-                time.sleep(0.5)  # nothing announces that a daemon came back
+        if OperationRecord(self.operation).final:
+            return
+        path = operation_path(self.id)
+        patience = Patience(
+            self._api.core, self.operation, math.inf, away_seconds=RECONNECT_SECONDS
+        )
+        try:
+            with self._api.explained(path):
+                for record in run_each(events(self._api.core, patience)):
+                    self.operation = dict(record.data)
+                    yield self.operation
+        except OperationLost as error:
+            raise CliError(self._lost(path, error)) from error
 
     def cancel(self) -> None:
         """Ask the daemon to stop it."""
-        self._api.post(f"/v1/operations/{self.id}/cancel")
+        self._api.post(f"{operation_path(self.id)}/cancel")
 
-    def _events(self) -> Iterator[dict[str, Any]]:
-        path = f"/v1/operations/{self.id}/events"
-        with self._api.stream(path, accept="application/x-ndjson") as response:
-            for line in lines_of(response):
-                yield json.loads(line)
+    def _lost(self, path: str, error: OperationLost) -> str:
+        reason = str(error)
+        if error.__cause__ is not None:
+            try:
+                with self._api.explained(path):
+                    raise error.__cause__
+            except CliError as explained:
+                reason = str(explained)
+        return (
+            f"lost the daemon while operation {self.id} was running ({reason}); once it is back: "
+            f"holdfast op watch {self.id}"
+        )

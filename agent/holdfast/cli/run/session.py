@@ -174,7 +174,7 @@ class Session:
     @cached_property
     def api(self) -> Api:
         """The daemon."""
-        from holdfast.cli.run.client import Api, Target
+        from holdfast.cli.run.client import LOST_ANSWERS, Api, Target
 
         common = self.common
         return Api(
@@ -186,7 +186,8 @@ class Session:
                 client_cert=common.client_cert,
                 client_key=common.client_key,
                 way_out=", or do without with --local" if self._could_be_local else "",
-            )
+            ),
+            LOST_ANSWERS,
         )
 
     @cached_property

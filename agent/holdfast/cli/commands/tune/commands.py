@@ -194,14 +194,11 @@ def profiles(
 @command(app, "watch", lines=["holdfast tune watch", "holdfast tune watch --json | jq -r .kind"])
 def watch(session: Session) -> None:
     """Print what happens to the settings, as it happens; Ctrl-C ends it."""
-    from holdfast.cli.run.exchange import lines_of
-
     accept = "application/x-ndjson" if session.out.as_json else "text/plain"
     path = "/v1/tuning/events"
     try:
-        with session.api.stream(path, accept=accept) as response:
-            for line in lines_of(response):
-                session.out.at_once(line.decode())
+        for line in session.api.lines(path, accept=accept):
+            session.out.at_once(line.decode())
     except KeyboardInterrupt:
         return
 

@@ -1,4 +1,4 @@
-"""The client of the unix socket against a daemon that breaks off, or answers before it should."""
+"""The client library over a unix socket whose other end breaks off, or answers too early."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.cli.run.client import Api, ConnectionLostError, ProblemError, Target
+from holdfast_client import Client, ProblemError, Retries, Unreachable
 
+RECORD = "01M83VM0000000000000000000"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 TRUNCATED = {
     "length": HEAD + b"Content-Length: 100\r\n\r\n" + b"{" * 10,
@@ -23,7 +24,7 @@ TRUNCATED = {
 
 
 @contextmanager
-def answering(path: Path, answer: Callable[[socket.socket], None]) -> Iterator[Api]:
+def answering(path: Path, answer: Callable[[socket.socket], None]) -> Iterator[Client]:
     """Serve one connection, and close it after `answer`."""
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
@@ -36,7 +37,7 @@ def answering(path: Path, answer: Callable[[socket.socket], None]) -> Iterator[A
 
         thread = threading.Thread(target=serve)
         thread.start()
-        yield Api(Target(path))
+        yield Client(socket=path, retries=Retries(attempts=1))
         thread.join()
 
 
@@ -46,11 +47,11 @@ def test_half_an_answer_is_not_taken_for_a_whole_one(tmp_path: Path, how: str) -
         connection.recv(1 << 16)
         connection.sendall(TRUNCATED[how])
 
-    with answering(tmp_path / "whole", answer) as api, pytest.raises(ConnectionLostError):
-        api.get("/v1/node")
-    with answering(tmp_path / "pieces", answer) as api, pytest.raises(ConnectionLostError):  # noqa: SIM117
-        with api.stream("/v1/node", accept="*/*") as response:
-            list(response.pieces())
+    with answering(tmp_path / "whole", answer) as client, pytest.raises(Unreachable):
+        client.node.show()
+    with answering(tmp_path / "pieces", answer) as client, pytest.raises(Unreachable):  # noqa: SIM117
+        with client.manifests.download(RECORD) as pieces:
+            list(pieces)
 
 
 def test_a_refusal_during_an_upload_is_what_the_caller_hears(tmp_path: Path) -> None:
@@ -64,8 +65,8 @@ def test_a_refusal_during_an_upload_is_what_the_caller_hears(tmp_path: Path) -> 
         )
         connection.shutdown(socket.SHUT_RD)
 
-    with answering(tmp_path / "s", answer) as api, pytest.raises(ProblemError, match="larger"):
-        api.put_stream("/v1/x", iter([b"x" * (1 << 16)] * 100), "application/octet-stream")
+    with answering(tmp_path / "s", answer) as client, pytest.raises(ProblemError, match="larger"):
+        client.manifests.upload(RECORD, iter([b"x" * (1 << 16)] * 100))
 
 
 def test_an_error_of_what_is_uploaded_is_not_the_connections(tmp_path: Path) -> None:
@@ -77,5 +78,5 @@ def test_an_error_of_what_is_uploaded_is_not_the_connections(tmp_path: Path) -> 
         while connection.recv(1 << 16):
             pass
 
-    with answering(tmp_path / "s", answer) as api, pytest.raises(FileNotFoundError):
-        api.put_stream("/v1/x", pieces(), "application/octet-stream")
+    with answering(tmp_path / "s", answer) as client, pytest.raises(FileNotFoundError):
+        client.manifests.upload(RECORD, pieces())
