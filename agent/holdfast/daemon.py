@@ -52,6 +52,8 @@ from holdfast.reimage.checks import PostBootChecks
 from holdfast.reimage.gates.stable import Gates
 from holdfast.reimage.imager_status import imager_status
 from holdfast.reimage.images import ImageLibrary
+from holdfast.reimage.images.settings import access_of
+from holdfast.reimage.images.sharing import ImageSharing
 from holdfast.reimage.interlock.settings import fleet_lock_of, rules_of
 from holdfast.reimage.policy import policy_of
 from holdfast.reimage.service import Reimage
@@ -157,6 +159,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
     instance = InstanceWatch(address_of(settings.node.metadata), node.learn)
     instance.start()
     stack.callback(instance.stop)
+    sharing = ImageSharing(enabled=settings.reimage.serve_images, here=node.here)
     audit = AuditLog(state.path)
     proof = Verifications(manifests)
     reimage = Reimage(
@@ -177,6 +180,8 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
             trusted_keys=settings.reimage.trusted_keys_dir,
             require_signature=settings.reimage.require_signature,
             sources=settings.reimage.sources,
+            peers=access_of(settings),
+            sharing=sharing,
         ),
         examiner=PostBootChecks(
             roots=settings.roots,
@@ -194,6 +199,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         rules=rules_of(settings, node.place),
         record=audit.record_event,
     )
+    sharing.offered = reimage.offered
     registry = Registry()
     for capability in (pagecache, manifests, tuning, reimage, transfer, memory):
         capability.prepare()
@@ -232,8 +238,10 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
             space=space.SpaceFigures(state.path).latest,
             node=node.info,
             interlock=reimage.interlock_figures,
+            images=sharing.figures,
         ),
         audit=audit,
+        sharing=sharing,
         degraded=readiness.reasons,
         refresh=readiness.refresh,
         notes=notes(),

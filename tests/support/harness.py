@@ -23,7 +23,7 @@ HOLDFAST = (sys.executable, "-m", "holdfast")
 READY_SECONDS = 90.0  # far above the required 1.5 s: other tests measure, these only wait
 STOP_SECONDS = 30.0
 FINAL = frozenset({"succeeded", "failed", "cancelled", "interrupted"})
-SCOPES = ("read", "operate", "admin")
+SCOPES = ("read", "operate", "admin", "images")
 
 
 @dataclass(frozen=True)

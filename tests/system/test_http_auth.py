@@ -112,7 +112,11 @@ def test_scopes(shared_daemon: Daemon) -> None:
             headers = {"Content-Type": "image/png"}
             response = ask(http, method, url, content=b"x", headers=headers)
             needed = operation["x-scope"]
-            if scopes.index(have) >= scopes.index(needed):
+            if (
+                path == "/v1/version"
+                or have in ("admin", needed)
+                or ("images" not in (have, needed) and scopes.index(have) >= scopes.index(needed))
+            ):
                 assert response.status_code not in (401, 403), (have, method, path)
             else:
                 problem = check_problem(response, 403, "forbidden")

@@ -104,6 +104,8 @@ class TestDocument:
             ("/v1/reimage/rollback", "POST"),
             ("/v1/reimage/rollback/plan", "POST"),
             ("/v1/reimage/previous", "DELETE"),
+            ("/v1/images/{sha256}", "GET"),
+            ("/v1/images/{sha256}/content", "GET"),
         }
 
     def test_each_operation_is_described(self, document: dict[str, Any]) -> None:
@@ -115,7 +117,7 @@ class TestDocument:
             assert operation["summary"], where
             assert operation["description"], where
             assert set(operation["tags"]) <= tags, where
-            assert operation["x-scope"] in ("read", "operate", "admin"), where
+            assert operation["x-scope"] in ("read", "operate", "admin", "images"), where
             assert {"bearer": []} in operation["security"], where
             assert ({} in operation["security"]) == (path in WITHOUT_TOKEN), where
 

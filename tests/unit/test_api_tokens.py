@@ -137,6 +137,8 @@ def test_scopes_include_the_lesser_ones() -> None:
         (Scope.ADMIN, Scope.READ),
         (Scope.ADMIN, Scope.OPERATE),
         (Scope.ADMIN, Scope.ADMIN),
+        (Scope.ADMIN, Scope.IMAGES),
+        (Scope.IMAGES, Scope.IMAGES),
     }
 
 

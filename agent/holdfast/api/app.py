@@ -17,6 +17,7 @@ from holdfast.api.http.tokens import TokenStore
 from holdfast.api.http.work import Work
 from holdfast.api.routes import (
     health,
+    images,
     manifests,
     memory,
     node,
@@ -29,6 +30,7 @@ from holdfast.api.routes import (
     tuning,
 )
 from holdfast.api.services import Services
+from holdfast.reimage.images.serving import ServingPace
 
 ROUTERS = (
     root.router,
@@ -41,6 +43,7 @@ ROUTERS = (
     memory.router,
     tuning.router,
     reimage.router,
+    images.router,
     transfer.router,
 )
 
@@ -66,6 +69,10 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     app.state.stopping = asyncio.Event()
     app.state.work = Work()
+    reimaging = services.settings.reimage
+    app.state.serving = ServingPace(
+        reimaging.serve_bytes_per_second, reimaging.serve_pressure_percent
+    )
     app.state.audit = audit
     app.state.paths = [path for router in ROUTERS for path in router.paths]
     problems.install(app)

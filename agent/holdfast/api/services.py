@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from holdfast.reimage.images.sharing import ImageSharing
 
 if TYPE_CHECKING:
     from holdfast.api.http.audit import AuditLog
@@ -53,6 +55,8 @@ class Services:
     """Where calls are recorded; made by the application if it is not given."""
     degraded: Callable[[], Sequence[str]] = _nothing_wrong
     """Sentences on what keeps this daemon from being ready, as last observed; never blocks."""
+    sharing: ImageSharing = field(default_factory=ImageSharing)
+    """The image that peers may have."""
     refresh: Callable[[Callable[[], None]], None] = _at_once
     """Observe it again, and call back from whatever thread; see `Readiness`."""
 

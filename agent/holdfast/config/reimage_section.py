@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import (
     BeforeValidator,
+    ByteSize,
     Field,
     field_validator,
 )
@@ -18,6 +19,7 @@ from holdfast.config.types import (
     AbsolutePath,
     OptionalPath,
     Section,
+    Size,
     no_bool,
 )
 
@@ -49,8 +51,65 @@ class FleetLockSettings(Section):
         return value
 
 
+_PEER = re.compile(
+    r"https://[A-Za-z0-9.:\[\]-]+/?|http://(127\.0\.0\.1|\[::1\]|localhost)(:[0-9]{1,5})?/?"
+)
+
+
+class PeerSettings(Section):
+    """Other nodes that are asked for an image before its origin is; off without `urls`."""
+
+    urls: Annotated[list[str], Field(max_length=256)] = Field(
+        default=[],
+        description="Where the API of each node is, such as `https://10.0.0.7:9918`; this node may "
+        "be among them. Those of its zone are asked first, and those of other zones when the "
+        "origin cannot be read.",
+    )
+    token_file: OptionalPath = Field(
+        default=None,
+        description="File with the token that peers are shown, of the scope `images`.",
+    )
+    ca_file: OptionalPath = Field(
+        default=None,
+        description="PEM file with the authorities of peers' certificates; `reimage.ca_file` or "
+        "the system's unless set.",
+    )
+    wait_seconds: Seconds = Field(
+        default=900.0,
+        description="How long one image waits for peers in total before the origin is read.",
+    )
+
+    @field_validator("urls")
+    @classmethod
+    def _addresses(cls, value: list[str]) -> list[str]:
+        for url in value:
+            if not _PEER.fullmatch(url):
+                raise ValueError(
+                    f"should have addresses such as https://10.0.0.7:9918, not {url!r}: the token "
+                    "is sent there, so that http is for loopback only"
+                )
+        if len({url.rstrip("/") for url in value}) < len(value):
+            raise ValueError("should not name a peer twice")
+        return value
+
+
 class ReimageSettings(Section):
     """Re-imaging in place."""
+
+    serve_images: bool = Field(
+        default=False,
+        description="Give the staged image to callers with the scope `images` or `admin`.",
+    )
+    serve_bytes_per_second: Annotated[Size, Field(ge=1 << 20)] = Field(
+        default=ByteSize(100 << 20),
+        description="How fast images are given away, to all peers together.",
+    )
+    serve_pressure_percent: Annotated[float, BeforeValidator(no_bool), Field(gt=0, le=100)] = Field(
+        default=10.0,
+        description="Nothing is read for peers while some task of this machine waits for I/O "
+        "during more than this share of the time; 100: whatever the pressure.",
+    )
+    peers: PeerSettings = Field(default_factory=PeerSettings)
 
     window: Annotated[list[str], Field(max_length=64)] = Field(
         default=[],

@@ -83,6 +83,8 @@ def hidden_settings(settings: Settings, view: UnitView) -> list[str]:
         ("tuning.profiles_dir", settings.tuning.profiles_dir),
         ("reimage.trusted_keys_dir", reimage.trusted_keys_dir),
         ("reimage.ca_file", reimage.ca_file),
+        ("reimage.peers.ca_file", reimage.peers.ca_file),
+        ("reimage.peers.token_file", reimage.peers.token_file),
         ("reimage.check_command", next((Path(word) for word in reimage.check_command), None)),
         ("reimage.before_reboot", next((Path(word) for word in reimage.before_reboot), None)),
     ]

@@ -26,6 +26,8 @@ TuningFigures = tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]
 """Settings in force, those that drifted and those that could not be reverted, by subsystem."""
 InterlockFigures = tuple[bool, bool, Mapping[str, int]]
 """Whether the lock is held, whether a window is open, and refusals by gate."""
+ImageFigures = tuple[Mapping[str, int], int]
+"""Bytes of images received, by kind of source, and bytes served to peers."""
 ReimageFigures = tuple[ReimageState, int, ImagerReport | None]
 """The state, the checks of the new system that failed, and what the imager reported."""
 
@@ -208,6 +210,28 @@ class InterlockCollector(ScrapedCollector):
         for gate, count in refusals.items():
             counts.add_metric((gate,), count)
         yield counts
+
+
+class ImageCollector(ScrapedCollector):
+    """Counts the bytes of images that came, and those that were given away."""
+
+    def __init__(self, figures: Callable[[], ImageFigures]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the families."""
+        received, served = self._figures()
+        came = CounterMetricFamily(
+            "holdfast_image_received_bytes",
+            "Bytes of images that were staged here, by the kind of source.",
+            labels=("source",),
+        )
+        for source in ("origin", "mirror", "peer"):
+            came.add_metric((source,), received.get(source, 0))
+        yield came
+        yield CounterMetricFamily(
+            "holdfast_image_served_bytes", "Bytes of the staged image read for peers.", served
+        )
 
 
 class NodeCollector(ScrapedCollector):

@@ -22,6 +22,8 @@ from prometheus_client.process_collector import ProcessCollector
 
 from holdfast.memory.models import MemoryFigures
 from holdfast.metrics.collectors import (
+    ImageCollector,
+    ImageFigures,
     InterlockCollector,
     InterlockFigures,
     LeftOut,
@@ -65,6 +67,7 @@ class Metrics:
         transfer: Callable[[], TransferFigures] | None = None,
         memory: Callable[[], MemoryFigures] | None = None,
         interlock: Callable[[], InterlockFigures] | None = None,
+        images: Callable[[], ImageFigures] | None = None,
     ) -> None:
         """`residency` returns resident bytes by root and may take long; the others are quick."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -84,6 +87,8 @@ class Metrics:
             self._registry.register(ReimageCollector(reimage))
         if interlock is not None:
             self._registry.register(InterlockCollector(interlock))
+        if images is not None:
+            self._registry.register(ImageCollector(images))
         if node is not None:
             self._registry.register(NodeCollector(node))
         if space is not None:

@@ -53,6 +53,12 @@ class Node:
             roots=[describe_root(root, sysfs=self._sysfs) for root in self._roots],
         )
 
+    def here(self) -> tuple[str | None, str]:
+        """Return the id of this node and its zone: the label `zone`, or that of the instance."""
+        instance = self._instance
+        known = self.place.labels.get("zone") or (instance and instance.zone)
+        return self.place.node_id, known or ""
+
     def info(self) -> Mapping[str, str]:
         """Return what identifies this node, for a metric; "" is not known. Reads nothing."""
         instance = self._instance

@@ -48,6 +48,12 @@ class StageRequest(Request):
         default=None,
         description="URL of the image, also of scheme ami; by default beside its descriptor.",
     )
+    mirrors: list[Url] = Field(
+        default=[],
+        max_length=16,
+        description="Other URLs of the image, asked in this order when `content` cannot be read; "
+        "with mode `staged`.",
+    )
     mode: Literal["staged", "network"] = Field(
         default="staged",
         description="`staged`: copied to the data volume and verified before anything else; "
@@ -339,6 +345,14 @@ class Transition(BaseModel, defer_build=True):
     why: str
 
 
+class FetchedFrom(BaseModel, defer_build=True):
+    """A source that gave bytes of an image."""
+
+    source: Literal["origin", "mirror", "peer"]
+    address: str = Field(description="The URL without user and query, or the peer.")
+    bytes: Bytes = Field(description="That came from there, also where they were fetched anew.")
+
+
 class ReimageStatus(Machine):
     """Where this machine is on its way to another image."""
 
@@ -349,6 +363,10 @@ class ReimageStatus(Machine):
     operation: str | None = Field(description="The operation of kind `reimage` that it is of.")
     nonce: str | None = Field(description="Names this attempt; it proves nothing.")
     image: ImageSummary | None
+    fetched: list[FetchedFrom] = Field(
+        default_factory=list,
+        description="Where the staged image came from, since the daemon started.",
+    )
     mode: str | None
     image_id: str | None = Field(description="Of the system that runs now.")
     carried: list[CarriedItem] = Field(description="Identity that the arming packed up.")

@@ -25,9 +25,11 @@ from holdfast.reimage.checks import PostBootChecks
 from holdfast.reimage.confirmation_clock import ConfirmationClock
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.images.library import Obtained
+from holdfast.reimage.images.suppliers import Received
 from holdfast.reimage.lifeboat import forget_lifeboat
 from holdfast.reimage.models import (
     ConfirmRequest,
+    FetchedFrom,
     ImagerReport,
     ImageSummary,
     Machine,
@@ -254,7 +256,16 @@ class ReimageOperation:
         if kept is not None:
             self._attempt.store.previous.link(kept, directory)
         try:
-            self._images.fetch(content, found, directory, context.progress)
+            received = Received()
+            self._images.fetch(
+                content,
+                found,
+                directory,
+                context.progress,
+                mirrors=context.params.mirrors,
+                received=received,
+            )
+            self._attempt.update(fetched=[FetchedFrom(**each) for each in received.listed()])
         except OperationFailed as error:
             if kept is None or (directory / "image").exists():
                 raise

@@ -188,6 +188,17 @@ class Reimage:
                 return _S.IDLE, 0, None
             return job.state, sum(not check.passed for check in job.checks), job.imager
 
+    def offered(self) -> tuple[Path, bool] | None:
+        """Return the directory of the staged image, and whether it is proven; None if it is secret.
+
+        The old system that was kept is this machine's own, with its keys and passwords.
+        """
+        with self._attempt.lock:
+            job = self._attempt.job
+            if job is None or job.image is None or job.restores or job.request.mode != "staged":
+                return None
+            return self._attempt.image_directory(job), job.state is not _S.STAGING
+
     def interlock_figures(self) -> tuple[bool, bool, Mapping[str, int]]:
         """Return whether the lock is held and a window is open, and how often each gate refused."""
         return self._interlock.figures()
@@ -214,6 +225,7 @@ class Reimage:
             operation=job.operation if job else None,
             nonce=job.nonce if job else None,
             image=job.image if job else None,
+            fetched=job.fetched if job else [],
             mode=job.request.mode if job else None,
             image_id=identify().image_id,
             carried=list(job.armed.identity) if job and job.armed else [],

@@ -13,7 +13,14 @@ from holdfast.privileged.boot.models import ArmReport, SystemSigns
 from holdfast.privileged.trial.models import TrialRow
 from holdfast.reimage.interlock.models import GateReport
 from holdfast.reimage.layout import RootLayout
-from holdfast.reimage.models import Check, ImagerReport, ImageSummary, StageRequest, Transition
+from holdfast.reimage.models import (
+    Check,
+    FetchedFrom,
+    ImagerReport,
+    ImageSummary,
+    StageRequest,
+    Transition,
+)
 from holdfast.reimage.previous import PreviousStore
 from holdfast.reimage.states import ReimageState
 from holdfast.wording import first
@@ -61,6 +68,8 @@ class Job(BaseModel, defer_build=True):
     reason: str | None = None
     image: ImageSummary | None = None
     content_url: str | None = None
+    fetched: list[FetchedFrom] = Field(default_factory=list)
+    """Which sources gave how much of the staged image."""
     trial: list[TrialRow] = Field(default_factory=list)
     """What was tried of the new root."""
     tried_in: str | None = None

@@ -263,6 +263,14 @@ class EvictResult(TypedDict):
     left_out: dict[str, LeftOut]
 
 
+class FetchedFrom(TypedDict):
+    """A source that gave bytes of an image."""
+
+    source: str
+    address: str
+    bytes: int
+
+
 class FieldError(TypedDict):
     """What is wrong with one field of a request."""
 
@@ -868,6 +876,7 @@ class ReimageStatus(TypedDict):
     operation: str | None
     nonce: str | None
     image: ImageSummary | None
+    fetched: list[FetchedFrom]
     mode: str | None
     image_id: str | None
     carried: list[CarriedItem]
@@ -1095,6 +1104,18 @@ class Setting(TypedDict):
     needs: str | None
 
 
+class SharedImage(TypedDict):
+    """An image at a node, by the digest of its file."""
+
+    sha256: str
+    size_bytes: int
+    state: str
+    present_bytes: int
+    proven_bytes: int
+    node_id: str | None
+    zone: str
+
+
 class SkippedFile(TypedDict):
     """A file that was skipped, and why."""
 
@@ -1125,6 +1146,7 @@ class StageRequest(TypedDict, total=False):
     descriptor_sha256: str | None
     signature: str | None
     content: str | None
+    mirrors: Sequence[str]
     mode: Literal["staged", "network"]
     identity: Sequence[Literal["ssh_host_keys", "machine_id", "hostname", "holdfast"]]
     manifest: str | None

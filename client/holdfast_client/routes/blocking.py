@@ -524,6 +524,7 @@ class Reimage:
         descriptor_sha256: str | None = None,
         signature: str | None = None,
         content: str | None = None,
+        mirrors: Sequence[str] | None = None,
         mode: Literal["staged", "network"] | None = None,
         identity: Sequence[Literal["ssh_host_keys", "machine_id", "hostname", "holdfast"]]
         | None = None,
@@ -546,6 +547,7 @@ class Reimage:
                 "descriptor_sha256": descriptor_sha256,
                 "signature": signature,
                 "content": content,
+                "mirrors": mirrors,
                 "mode": mode,
                 "identity": identity,
                 "manifest": manifest,
@@ -568,6 +570,7 @@ class Reimage:
         descriptor_sha256: str | None = None,
         signature: str | None = None,
         content: str | None = None,
+        mirrors: Sequence[str] | None = None,
         mode: Literal["staged", "network"] | None = None,
         identity: Sequence[Literal["ssh_host_keys", "machine_id", "hostname", "holdfast"]]
         | None = None,
@@ -590,6 +593,7 @@ class Reimage:
                 "descriptor_sha256": descriptor_sha256,
                 "signature": signature,
                 "content": content,
+                "mirrors": mirrors,
                 "mode": mode,
                 "identity": identity,
                 "manifest": manifest,
@@ -712,6 +716,28 @@ class Reimage:
     def forget_previous(self) -> None:
         """Delete the system that was kept."""
         self._call.nothing("DELETE", "/v1/reimage/previous")
+
+
+class Images:
+    """Routes below `/v1/images`."""
+
+    def __init__(self, call: Calls) -> None:
+        self._call = call
+
+    def get_image(self, sha256: str) -> answers.SharedImage:
+        """Show how much of an image this node has."""
+        answer: answers.SharedImage = self._call.json("GET", f"/v1/images/{segment(sha256)}")
+        return answer
+
+    def get_image_content(
+        self, sha256: str, *, accept: Literal["application/octet-stream"] | None = None
+    ) -> AbstractContextManager[Iterator[bytes]]:
+        """Download an image."""
+        return self._call.download(
+            f"/v1/images/{segment(sha256)}/content",
+            accept=accept or "application/octet-stream",
+            query={},
+        )
 
 
 class Transfers:
@@ -853,4 +879,5 @@ class Groups:
         self.memory = Memory(call)
         self.tuning = Tuning(call)
         self.reimage = Reimage(call)
+        self.images = Images(call)
         self.transfers = Transfers(call)

@@ -54,6 +54,8 @@ TABLE: tuple[tuple[str, str, str, str], ...] = (
     ("POST", "/v1/reimage/rollback", "reimage.rollback", "operation"),
     ("POST", "/v1/reimage/rollback/plan", "reimage.plan_rollback", "json"),
     ("DELETE", "/v1/reimage/previous", "reimage.forget_previous", "nothing"),
+    ("GET", "/v1/images/{sha256}", "images.get_image", "json"),
+    ("GET", "/v1/images/{sha256}/content", "images.get_image_content", "download"),
     ("POST", "/v1/transfers/offers", "transfers.offer", "json"),
     ("GET", "/v1/transfers/offers", "transfers.list_offers", "json"),
     ("GET", "/v1/transfers/offers/{offer_id}", "transfers.get_offer", "json"),

@@ -12,6 +12,7 @@ FEATURES = (
     "attempt-precondition",
     "confirm-when",
     "idempotency-key",
+    "images",
     "interlock",
     "memory",
     "node-id",

@@ -38,6 +38,8 @@ class Pool(StrEnum):
     UPLOADS = "uploads"
     PLANS = "plans"
     """Plans of re-imaging, which wait for servers."""
+    IMAGES = "images"
+    """Pieces of the staged image, for other nodes."""
     LOOKS = "looks"
     """Walks of whole trees for callers who ask for residency."""
 
@@ -49,6 +51,7 @@ THREADS = {
     Pool.CONVERSIONS: 2,
     Pool.UPLOADS: 4,
     Pool.PLANS: 2,
+    Pool.IMAGES: 2,
     Pool.LOOKS: 2,
 }
 
@@ -139,6 +142,8 @@ class Work:
         }
         self.conversions = Turns("conversions of records", total=2, each=1, wait=30.0)
         self.uploads = Turns("uploads", total=4, each=2, wait=10.0)
+        # All peers may have one token.
+        self.images = Turns("downloads of the image", total=4, each=4, wait=1.0)
         self.plans = Turns("plans of re-imaging", total=2, each=1, wait=30.0)
 
     def submit(self, pool: Pool, call: Callable[[], T]) -> asyncio.Future[T]:

@@ -19,7 +19,9 @@ from holdfast.reimage.images import fetch as fetching
 from holdfast.reimage.images.documents import fetch_descriptor, fetch_signatures
 from holdfast.reimage.images.models import Descriptor
 from holdfast.reimage.images.partial import present_bytes
+from holdfast.reimage.images.peers import PeerAccess
 from holdfast.reimage.images.retries import failed
+from holdfast.reimage.images.sharing import ImageSharing
 from holdfast.reimage.images.sources import (
     AllowedSources,
     Reach,
@@ -28,6 +30,7 @@ from holdfast.reimage.images.sources import (
     signature_of,
     source_of,
 )
+from holdfast.reimage.images.suppliers import Received
 from holdfast.reimage.models import ImageSummary, StageRequest
 from holdfast.roots import Roots
 from holdfast.signing.trust import SIGNATURES_LIMIT, TrustedKeys, UntrustedError
@@ -60,6 +63,8 @@ class ImageLibrary:
         trusted_keys: Path,
         require_signature: bool = False,
         sources: Sequence[str] = (),
+        peers: PeerAccess | None = None,
+        sharing: ImageSharing | None = None,
     ) -> None:
         """Fetch from URLs with one of the prefixes `sources`; from anywhere if there are none."""
         self._allowed = AllowedSources(sources)
@@ -68,6 +73,8 @@ class ImageLibrary:
         self._planning = Reach(places, ca_file, self._allowed, guarded=True)
         self._keys = TrustedKeys(trusted_keys, guarded=True)
         self._require_signature = require_signature
+        self._peers = peers
+        self._sharing = sharing or ImageSharing()
 
     @property
     def restricted(self) -> bool:
@@ -79,11 +86,13 @@ class ImageLibrary:
 
         Raises `RequestError`.
         """
-        for field in ("descriptor", "content", "signature"):
-            url: str | None = getattr(request, field)
+        named = [
+            (field, getattr(request, field)) for field in ("descriptor", "content", "signature")
+        ]
+        for field, url in (*named, *(("mirrors", each) for each in request.mirrors)):
             if url is None:
                 continue
-            if field != "content" and url.startswith("ami://"):
+            if field in ("descriptor", "signature") and url.startswith("ami://"):
                 raise RequestError(
                     Slug.INVALID_REQUEST,
                     "A machine image is no descriptor: describe it with `holdfast image describe`, "
@@ -271,11 +280,21 @@ class ImageLibrary:
             raise RequestError(error.slug, error.detail, "content") from error
         return url
 
-    def fetch(self, url: str, found: Obtained, directory: Path, progress: Progress) -> Path:
+    def fetch(
+        self,
+        url: str,
+        found: Obtained,
+        directory: Path,
+        progress: Progress,
+        *,
+        mirrors: Sequence[str] = (),
+        received: Received | None = None,
+    ) -> Path:
         """Download an image and its descriptor to `directory`, prove it, and return its path.
 
-        Resumes where an earlier call stopped. Raises `OperationFailed`, `CancelledError`,
-        `OSError`.
+        Peers are asked first, unless it is the old system of this machine; `mirrors` are other
+        places of it. Resumes where an earlier call stopped. Raises `OperationFailed`,
+        `CancelledError`, `OSError`.
         """
         path = self.keep_descriptor(found, directory)
         return fetching.fetch(
@@ -286,6 +305,10 @@ class ImageLibrary:
             descriptor_sha256=found.sha256,
             reach=self._reach,
             progress=progress,
+            mirrors=mirrors,
+            access=None if found.own else self._peers,
+            sharing=self._sharing,
+            received=received,
         )
 
     def keep_descriptor(self, found: Obtained, directory: Path) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -29,11 +29,18 @@ class Pump:
     """One reading of a source."""
 
     def __init__(
-        self, source: Source, offset: int, validator: str | None, progress: Progress
+        self,
+        source: Source,
+        offset: int,
+        validator: str | None,
+        progress: Progress,
+        still: Callable[[], None] | None = None,
     ) -> None:
+        """`still` is called while the source is waited for, and may raise `SourceError`."""
         self._items: queue.Queue[Start | bytes | BaseException | None] = queue.Queue(_WAITING)
         self._stop = threading.Event()
         self._progress = progress
+        self._still = still
         self._source = source
         # A daemon thread: one that waits for a server must not keep the process from ending.
         thread = threading.Thread(
@@ -61,6 +68,8 @@ class Pump:
         while True:
             if self._progress.cancelled:
                 raise CancelledError("cancelled")
+            if self._still is not None:
+                self._still()
             try:
                 item = self._items.get(timeout=_TICK_SECONDS)
             except queue.Empty:

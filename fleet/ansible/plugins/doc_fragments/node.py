@@ -66,6 +66,10 @@ options:
   content:
     description: URL of the image, if it is not beside the descriptor.
     type: str
+  mirrors:
+    description: Other URLs of the image, asked in this order when O(content) cannot be read.
+    type: list
+    elements: str
   mode:
     description:
       - With V(staged) the image is copied to the data volume first. With V(network) the imager

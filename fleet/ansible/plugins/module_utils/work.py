@@ -25,6 +25,7 @@ STAGE_ARGUMENTS: dict[str, Any] = {
     "descriptor_sha256": {"type": "str"},
     "signature": {"type": "str"},
     "content": {"type": "str"},
+    "mirrors": {"type": "list", "elements": "str"},
     "mode": {"type": "str", "choices": ["staged", "network"]},
     "identity": {"type": "list", "elements": "str"},
     "manifest": {"type": "str"},

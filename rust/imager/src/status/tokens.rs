@@ -16,6 +16,8 @@ pub struct Tokens {
 struct Token {
     sha256: Sha256,
     #[serde(default)]
+    scope: String,
+    #[serde(default)]
     expires_at: Option<String>,
 }
 
@@ -34,7 +36,7 @@ impl Tokens {
     }
 
     /// Whether the value of an `Authorization` header has a token that is known and counts. Every scope
-    /// may look.
+    /// may look but `images`, with which other nodes download the staged image and nothing else.
     pub fn admit(&self, authorization: &str) -> bool {
         let Some((scheme, secret)) = authorization.split_once(' ') else { return false };
         if !scheme.eq_ignore_ascii_case("bearer") {
@@ -48,8 +50,28 @@ impl Tokens {
 
 impl Token {
     fn counts(&self) -> bool {
+        if self.scope == "images" {
+            return false;
+        }
         // A time that cannot be read is over.
         let expires = self.expires_at.as_deref();
         expires.is_none_or(|time| clock::parse(time).is_some_and(|time| time > clock::now()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_for_images_does_not_see_the_status() {
+        let digest = Sha256::of(b"secret").to_string();
+        for (scope, admitted) in [("read", true), ("admin", true), ("images", false)] {
+            let json = format!(
+                r#"{{"version": 1, "tokens": [{{"sha256": "{digest}", "scope": "{scope}"}}]}}"#
+            );
+            let tokens = Tokens::parse(json.as_bytes()).unwrap();
+            assert_eq!(tokens.admit("Bearer secret"), admitted, "{scope}");
+        }
     }
 }

@@ -27,11 +27,12 @@ app = group(
 
 
 class ScopeName(StrEnum):
-    """What the bearer of a token may do; each includes those before it."""
+    """What the bearer of a token may do; see `holdfast.scopes`."""
 
     READ = "read"
     OPERATE = "operate"
     ADMIN = "admin"
+    IMAGES = "images"
 
 
 TokensFile = Annotated[
@@ -60,7 +61,10 @@ def create(
     *,
     scope: Annotated[
         ScopeName,
-        typer.Option(help="read; operate: also dump, load, evict; admin: everything."),
+        typer.Option(
+            help="read; operate: also dump, load, evict; admin: everything; images: only download "
+            "the staged image, for other nodes."
+        ),
     ] = ScopeName.READ,
     expires: Annotated[
         str | None,

@@ -53,6 +53,15 @@ Content = Annotated[
     str | None,
     typer.Option(metavar="URL", help="The image.", show_default="beside its descriptor"),
 ]
+Mirrors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mirror",
+        metavar="URL",
+        help="Where the image is as well, asked when it cannot be read; may be repeated.",
+        show_default=False,
+    ),
+]
 ModeOption = Annotated[
     Mode, typer.Option(help="Copy the image here first, or let the imager fetch it.")
 ]
@@ -108,6 +117,7 @@ def stage_body(
     *,
     signature: str | None,
     content: str | None,
+    mirrors: list[str] | None,
     mode: Mode,
     identity: list[Identity] | None,
     manifest: str | None,
@@ -131,6 +141,8 @@ def stage_body(
         "grow_root": grow_root,
         "save_previous": save_previous or rollback_after is not None,
     }
+    if mirrors:
+        body["mirrors"] = mirrors
     if allow_unprotected:
         body["allow_unprotected"] = True
     if rollback_after is not None:

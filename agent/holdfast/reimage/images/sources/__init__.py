@@ -12,6 +12,7 @@ from holdfast.reimage.images.sources.base import (
     Opened,
     Reach,
     Source,
+    SourceBusyError,
     SourceError,
     SourceTroubleError,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "Opened",
     "Reach",
     "Source",
+    "SourceBusyError",
     "SourceError",
     "SourceTroubleError",
     "beside",

@@ -12,6 +12,8 @@ from holdfast.operations.model import Slug
 from holdfast.roots import Roots
 
 if TYPE_CHECKING:
+    import ssl
+
     from holdfast.reimage.images.sources.allowed import AllowedSources
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)", re.ASCII)
@@ -33,6 +35,10 @@ class SourceTroubleError(SourceError):
         super().__init__(Slug.UNAVAILABLE, detail)
 
 
+class SourceBusyError(SourceTroubleError):
+    """A source gives to as many as it can, and asks to come back."""
+
+
 @dataclass(frozen=True)
 class Reach:
     """What sources may use of this node."""
@@ -45,6 +51,10 @@ class Reach:
     """Where URLs may lead, redirects included; anywhere if there is none."""
     guarded: bool = False
     """Never to addresses of this machine and the like, unless `allowed` names them."""
+    trust: ssl.SSLContext | None = None
+    """Used for TLS in place of what `ca_file` makes."""
+    token: str | None = None
+    """A bearer token, which only the host of the URL itself receives, never one redirected to."""
 
 
 class Opened(Protocol):

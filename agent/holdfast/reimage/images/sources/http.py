@@ -12,6 +12,7 @@ from holdfast.operations.model import Slug
 from holdfast.reimage.images.sources.allowed import AllowedSources
 from holdfast.reimage.images.sources.base import (
     Reach,
+    SourceBusyError,
     SourceError,
     SourceTroubleError,
     range_total,
@@ -42,13 +43,14 @@ class HttpSource:
         if not self._url.host:
             raise SourceError(Slug.INVALID_REQUEST, f"{url} names no host.")
         try:
-            self._trust = ssl.create_default_context(cafile=reach.ca_file)
+            self._trust = reach.trust or ssl.create_default_context(cafile=reach.ca_file)
         except OSError as error:  # SSLError is one
             raise SourceError(
                 Slug.IO_ERROR, f"{reach.ca_file} cannot be used for https: {error}."
             ) from error
         self._allowed = reach.allowed or AllowedSources(())
         self._guarded = reach.guarded
+        self._token = reach.token
         self._connections: Connections | None = None
         """Those of the newest opening: one that was aborted may be followed by another."""
 
@@ -86,6 +88,8 @@ class HttpSource:
             if _origin(url) == _origin(self._url) and self._url.userinfo:
                 auth = httpx.BasicAuth(self._url.username, self._url.password)
             request = client.build_request("GET", _bare(url), headers=headers)
+            if _origin(url) == _origin(self._url) and self._token is not None:
+                request.headers["Authorization"] = f"Bearer {self._token}"
             with _troubles(url):
                 response = client.send(request, auth=auth, stream=True, follow_redirects=False)
             if response.status_code not in _REDIRECTS:
@@ -162,6 +166,8 @@ def _check_status(response: httpx.Response, offset: int) -> None:
     if status in (200, 206) and not (status == 206 and offset == 0):
         return
     said = f"{shown(response.url)} answers {status} {response.reason_phrase}".rstrip()
+    if status == 503:
+        raise SourceBusyError(f"{said}.")
     if status >= 500 or status in _PASSING:
         raise SourceTroubleError(f"{said}.")
     raise SourceError(_SLUGS.get(status, Slug.UNAVAILABLE), f"{said}.")
