@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socketserver
+import struct
 import subprocess
 import threading
 import time
@@ -19,6 +20,8 @@ from holdfast._engine import Progress
 from holdfast.config.confirm_when import ConfirmWhen
 from holdfast.privileged.executor import LocalExecutor
 from holdfast.reimage.gates import probes
+from holdfast.reimage.gates.cassandra import cassandra
+from holdfast.reimage.gates.kafka import kafka
 from holdfast.reimage.gates.probes import NotReadyError
 from holdfast.reimage.gates.stable import Gates
 from holdfast.reimage.models import Check
@@ -128,6 +131,149 @@ def test_a_postgresql_accepts_connections(disk_dir: Path) -> None:
         probes.postgresql(address)
     with answering(lambda _: b"HTTP/1.1 400\r\n\r\n") as address, pytest.raises(NotReadyError):
         probes.postgresql(address)
+
+
+NODETOOL = {
+    # Cassandra 3.x, draios/sysdigcloud-kubernetes, upgrade notes.
+    "3.x": """Datacenter: datacenter1
+=======================
+Status=Up/Down
+|/ State=Normal/Leaving/Joining/Moving
+--  Address     Load       Tokens  Owns (effective)  Host ID                               Rack
+UN  100.96.1.2  1.1 MB     256     100.0%            4fdfcb3c-b57a-421b-b615-61179136842d  rack1
+UN  100.96.5.2  364.59 KB  256     100.0%            83579e1a-31b7-402e-9349-d936b545a15b  rack1
+UN  100.96.8.2  307.72 KB  256     100.0%            f5766eec-e013-4ddd-9a01-149f5bd9975a  rack1
+""",
+    # Cassandra 4.x in Kubernetes, the documentation of K8ssandra: columns in another order.
+    "4.x": """Datacenter: dc1
+===============
+Status=Up/Down
+|/ State=Normal/Leaving/Joining/Moving
+--  Address      Load       Owns    Host ID                               Token                                    Rack
+UN  10.244.1.12  215.3 KiB  ?       75e52e51-edc9-49f8-84f6-f044999ac130  -1080085985719557225                     default
+
+Note: Non-system keyspaces don't have the same replication settings, effective ownership information is meaningless
+""",  # noqa: E501
+}
+
+
+@pytest.mark.parametrize(
+    ("version", "change", "address", "good", "said"),
+    [
+        ("3.x", ("", ""), "100.96.5.2", True, "is up and normal, and 2 of 2 peers are up"),
+        ("3.x", ("UN  100.96.1.2", "DN  100.96.1.2"), "100.96.5.2", True, "1 of 2 peers are up"),
+        ("3.x", ("UN  100.96.5.2", "UJ  100.96.5.2"), "100.96.5.2", False, "is up and joining"),
+        ("3.x", ("UN  100.96.5.2", "DN  100.96.5.2"), "100.96.5.2", False, "is down and normal"),
+        ("3.x", ("UN  100.96.5.2", "?N  100.96.5.2"), "100.96.5.2", False, "is unknown and"),
+        ("3.x", ("", ""), "100.96.5.20", False, "is not among the 3 nodes"),
+        ("4.x", ("", ""), "10.244.1.12", True, "0 of 0 peers are up"),
+        ("4.x", ("UN", "UX"), "10.244.1.12", False, "no output of nodetool status"),
+        (
+            "4.x",
+            ("UN  10.244.1.12", "DN  10.244.9.9 \nUN  10.244.1.12"),
+            "10.244.1.12",
+            False,
+            "none",
+        ),
+    ],
+)
+def test_a_cassandra_is_up_as_the_peer_that_is_asked_sees_it(
+    tmp_path: Path, version: str, change: tuple[str, str], address: str, *, good: bool, said: str
+) -> None:
+    table = NODETOOL[version].replace(*change, 1)
+    if not good:
+        with pytest.raises(NotReadyError, match=said):
+            cassandra(table, address)
+        return
+    (tmp_path / "status").write_text(table)
+    command = ["/bin/cat", str(tmp_path / "status")]
+    found = wait(check="cassandra", command=command, address=address, within_seconds=60)
+    assert (found.passed, found.name) == (True, "cassandra")
+    assert said in found.detail
+
+
+def test_a_large_cluster_of_cassandra_is_read_to_its_end(tmp_path: Path) -> None:
+    lines = [f"UN  10.0.{n >> 8}.{n & 255}  1.1 MB  256  1.0%  {n:036}  rack1" for n in range(1000)]
+    (tmp_path / "status").write_text("\n".join(lines))
+    command = ["/bin/cat", str(tmp_path / "status")]
+    found = wait(check="cassandra", command=command, address="10.0.0.0", within_seconds=60)
+    assert "999 of 999 peers are up" in found.detail
+
+
+def _number(*values: int) -> bytes:
+    return struct.pack(f"!{len(values)}i", *values)
+
+
+def _text(text: str) -> bytes:
+    return struct.pack("!h", len(text)) + text.encode()
+
+
+def _partition(index: int, leader: int, in_sync: Sequence[int]) -> bytes:
+    replicas = _number(3, 1, 2, 3)
+    said = _number(len(in_sync), *in_sync)
+    return struct.pack("!h", 0) + _number(index, leader) + replicas + said + _number(0)
+
+
+def _metadata(*partitions: bytes, brokers: int = 3) -> bytes:
+    """Build a Metadata response of version 5, by the tables of kafka.apache.org/protocol."""
+    body = _number(1, 0, brokers)
+    for node in range(1, brokers + 1):
+        body += _number(node) + _text("kafka") + _number(9092) + struct.pack("!h", -1)
+    body += _text("cluster") + _number(1, 1) + struct.pack("!h", 0) + _text("orders") + b"\0"
+    body += _number(len(partitions)) + b"".join(partitions)
+    return _number(len(body)) + body
+
+
+WHOLE = _partition(0, 1, (3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("answer", "good", "said"),
+    [
+        (_metadata(WHOLE, WHOLE), True, "2 partitions on 3 brokers, all replicas in sync"),
+        (_metadata(WHOLE, _partition(7, 1, (1, 2))), False, "1 of 2 partitions are under-"),
+        (_metadata(_partition(7, -1, ())), False, "1 of 1 partitions are without a leader"),
+        (_metadata(brokers=0), False, "it knows no broker"),
+        (_metadata(WHOLE)[:-9], False, "its answer is incomplete"),
+        (_number(4, 2), False, "the answer is to another request"),
+        (_number(12, 1, 0, 1 << 30), False, "its answer is too short"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", False, "it is no Kafka"),
+        (_number(-1), False, "it is no Kafka"),
+        (b"", False, "its answer is incomplete"),
+    ],
+)
+def test_a_kafka_has_all_replicas_in_sync(answer: bytes, good: bool, said: str) -> None:
+    asked: list[bytes] = []
+
+    def reply(request: bytes) -> bytes:
+        asked.append(request)
+        return answer
+
+    with answering(reply) as address:
+        if good:
+            found = wait(check="kafka", address=address, within_seconds=60)
+            assert (found.passed, found.name) == (True, "kafka")
+            assert said in found.detail
+        else:
+            with pytest.raises(NotReadyError, match=said):
+                kafka(address)
+    # Length, Metadata, version 5, an id, the client; all topics, and none is created.
+    expected = struct.pack("!hhih", 3, 5, 1, 8) + b"holdfast" + struct.pack("!ib", -1, 0)
+    assert asked[0] == _number(len(expected)) + expected
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"check": "cassandra", "command": ["nodetool", "status"]},
+        {"check": "cassandra", "address": "10.0.0.7"},
+        {"check": "kafka", "address": "10.0.0.7"},
+        {"check": "kafka", "command": ["kafka-topics.sh"], "address": "10.0.0.7:9092"},
+    ],
+)
+def test_what_a_gate_needs_is_checked(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"confirm_when"):
+        ConfirmWhen(**wrong)
 
 
 def test_what_is_no_answer_is_not_ready() -> None:

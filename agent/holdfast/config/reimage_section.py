@@ -121,7 +121,7 @@ class ReimageSettings(Section):
         default=[],
         description="What has to be good `stable` times in a row before a new system is confirmed: "
         "tables with `check` (`command`, `http`, `unit`, `redis`, `memcached`, `postgresql`, "
-        "`zookeeper` or `elasticsearch`), what it reads, and how long.",
+        "`zookeeper`, `elasticsearch`, `cassandra` or `kafka`), what it reads, and how long.",
     )
     before_reboot: list[Annotated[str, Field(min_length=1)]] = Field(
         default=[],

@@ -26,6 +26,8 @@ class Ended:
     """The end of what it wrote."""
     sentence: str
     """For a person, with what it said."""
+    output: str = ""
+    """What it wrote, of which the end is `said`, with its lines."""
 
     @property
     def passed(self) -> bool:
@@ -44,10 +46,12 @@ def run_command(
     seconds: float,
     look: Callable[[], None],
     environment: Mapping[str, str] | None = None,
+    kept_bytes: int = _KEPT_BYTES,
 ) -> Ended:
     """Run a command of the settings with the rights of this process, and wait for its end.
 
-    `look` is called meanwhile; what it raises ends the command, with all that it has started.
+    `look` is called meanwhile; what it raises ends the command, with all that it has started. The
+    last `kept_bytes` of what it writes are kept.
     """
     name = command[0]
     # A file and not a pipe: what a command leaves behind may keep a pipe open for ever.
@@ -76,10 +80,12 @@ def run_command(
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        output.seek(max(0, output.tell() - _KEPT_BYTES))
-        said = " ".join(output.read(_KEPT_BYTES).decode(errors="replace").split())
+        output.seek(max(0, output.seek(0, os.SEEK_END) - kept_bytes))
+        written = output.read(kept_bytes).decode(errors="replace")
+    said = " ".join(written[-_KEPT_BYTES:].split())
     said = "".join(character if character.isprintable() else "?" for character in said)
     tail = f": {said[-500:]}" if said else ""
     if late:
         return Ended(None, said, f"{name} took longer than {seconds:g} s{tail}.")
-    return Ended(process.returncode, said, f"{name} ended with {process.returncode}{tail}.")
+    ended = f"{name} ended with {process.returncode}{tail}."
+    return Ended(process.returncode, said, ended, written)

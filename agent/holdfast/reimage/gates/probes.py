@@ -66,6 +66,20 @@ class Connection:
         received, self._received = self._received, b""
         return received
 
+    def exactly(self, count: int) -> bytes:
+        """Return this number of bytes, which the caller bounds."""
+        received = bytearray()
+        try:
+            while len(received) < count:
+                self._socket.settimeout(self._left())
+                piece = self._socket.recv(min(count - len(received), 1 << 16))
+                if not piece:
+                    raise NotReadyError("its answer is incomplete")
+                received += piece
+        except OSError as error:
+            raise NotReadyError(f"it does not answer: {error.strerror or error}") from error
+        return bytes(received)
+
     def line(self) -> str:
         """Return what comes up to the end of a line."""
         return shown(self.until(lambda data: b"\n" in data))

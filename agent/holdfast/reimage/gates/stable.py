@@ -14,6 +14,8 @@ from holdfast.privileged import Privileged, Refused
 from holdfast.reimage.attempt import sentence
 from holdfast.reimage.commands import run_command
 from holdfast.reimage.gates import probes
+from holdfast.reimage.gates.cassandra import cassandra
+from holdfast.reimage.gates.kafka import kafka
 from holdfast.reimage.gates.probes import NotReadyError
 from holdfast.reimage.models import Check
 
@@ -26,7 +28,12 @@ _BY_ADDRESS: dict[str, Callable[[str], str]] = {
     "memcached": probes.memcached,
     "postgresql": probes.postgresql,
     "zookeeper": probes.zookeeper,
+    "kafka": kafka,
 }
+
+
+_OUTPUT_BYTES = 1 << 20
+"""Of a command: a line of nodetool status takes about 120."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +99,11 @@ class Gates:
         if wanted.check == "unit":
             return _unit(wanted.unit, privileged)
         left = max(0.1, deadline - time.monotonic())
-        ended = run_command(wanted.command, left, lambda: pause(0))
+        ended = run_command(wanted.command, left, lambda: pause(0), kept_bytes=_OUTPUT_BYTES)
         if not ended.passed:
             raise NotReadyError(ended.sentence.rstrip("."))
+        if wanted.check == "cassandra":
+            return cassandra(ended.output, wanted.address)
         return ended.sentence.rstrip(".")
 
     def _context(self, url: str) -> ssl.SSLContext | None:
