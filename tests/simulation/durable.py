@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from pydantic_core import from_json
 
 from holdfast_rollout.interfaces import Json
 from holdfast_rollout.node_roll import roll_node
@@ -55,7 +57,9 @@ class Controller:
     ) -> None:
         self.context = context
         self.workflows: dict[str, Workflow] = {}
-        self.kills = 0
+        self.kills: Counter[tuple[str, str]] = Counter()
+        """How often it was killed, by the call and the moment: before it, done and not recorded,
+        recorded."""
         self.observer = observer
         self._dice = dice
         self._chance = kill_chance
@@ -129,10 +133,11 @@ class Controller:
             except TimeoutError:
                 return
 
-    def may_die(self) -> None:
+    def may_die(self, call: str, moment: str) -> None:
         """Be killed here, by chance. Raises `CancelledError`."""
         if self._dead.is_set() or self._dice.random() < self._chance:
-            self.kills += not self._dead.is_set()
+            if not self._dead.is_set():
+                self.kills[call.partition(" ")[0], moment] += 1
             self._dead.set()
             raise asyncio.CancelledError
 
@@ -152,20 +157,21 @@ class Process:
         if number < len(self._workflow.records):
             name, value = self._workflow.records[number]
             assert name == call, f"{self._name} is not deterministic: {call}, and before {name}"
-            return json.loads(value)
-        self._controller.may_die()
+            return from_json(value)
+        self._controller.may_die(call, "before")
         # Through JSON, as in a database.
         text = json.dumps(await effect(number))
-        value = json.loads(text)
+        value = from_json(text)
         self._workflow.records.append((call, text))
         self._controller.observer.observe(self._name, call, value)
-        self._controller.may_die()
+        self._controller.may_die(call, "recorded")
         return value
 
     async def step(self, name: str, arguments: Json) -> Json:
         async def effect(_number: int) -> Json:
             value = await STEPS[name](self._controller.context, _copied(arguments))
-            self._controller.may_die()  # done, and not recorded
+            # Messages are recorded with their effect; what a step did is not.
+            self._controller.may_die(name, "done")
             return value
 
         value: Json = await self._recorded(name, effect)
@@ -218,4 +224,4 @@ class Process:
 
 def _copied(value: Any) -> Any:
     """Pass a value through JSON, as a database does. Raises `TypeError` for what is not JSON."""
-    return json.loads(json.dumps(value))
+    return from_json(json.dumps(value))

@@ -57,7 +57,8 @@ class Result:
     summary: Json
     seconds: float
     """Virtual ones."""
-    kills: int
+    kills: dict[tuple[str, str], int]
+    """Of the controller, by the call and the moment."""
     most: dict[str, int]
 
 
@@ -222,7 +223,7 @@ class _Run:
         self._judge(summary)
         seconds = asyncio.get_running_loop().time() - began
         most = dict(self._monitor.most)
-        return Result(chosen.seed, summary, seconds, self._controller.kills, most)
+        return Result(chosen.seed, summary, seconds, dict(self._controller.kills), most)
 
     def _judge(self, summary: Json) -> None:
         """Check what must hold at the end."""

@@ -29,26 +29,43 @@ class State(StrEnum):
     @property
     def ended(self) -> bool:
         """Whether nothing more is done with the node by itself."""
-        return self not in (State.WAITING, State.PREPARING, State.DISTURBED)
+        return self not in _OPEN
 
 
 _S = State
+_STATES = tuple(State)
+_OPEN = (State.WAITING, State.PREPARING, State.DISTURBED)
 
 
 class _View:
-    """The nodes, counted."""
+    """The nodes, counted, and what follows from the counts alone."""
 
-    def __init__(self, zones: list[str], entries: Iterable[Entry]) -> None:
-        self.states: Counter[State] = Counter()
+    def __init__(self, zones: list[str], rules: Rules, entries: Iterable[Entry]) -> None:
+        self.states: dict[State, int] = {}
         self.disturbed: Counter[str] = Counter()
         unfinished = set()
+        by_state: dict[State, list[str]] = {}
         for entry in entries:
-            self.states[entry.state] += 1
+            by_state.setdefault(entry.state, []).append(entry.name)
             if entry.disturbed:
                 self.disturbed[entry.zone] += 1
             if entry.disturbed or not entry.state.ended:
                 unfinished.add(entry.zone)
-        self.unfinished = [zone for zone in zones if zone in unfinished]
+        self.states = {state: len(names) for state, names in by_state.items()}
+        self.total = self.disturbed.total()
+        # A zone that is disturbed, such as by a node to be tried again, comes before all others.
+        self.unfinished = sorted(
+            (zone for zone in zones if zone in unfinished),
+            key=lambda zone: not self.disturbed[zone],
+        )
+        self.stopped = ""
+        """Why the nodes that ended badly stop the roll; empty if they do not."""
+        for state, limit in ((_S.FAILED, rules.max_failed), (_S.UNKNOWN, rules.max_unknown)):
+            names = by_state.get(state, [])
+            if len(names) > limit:
+                some = ", ".join(names[:5])
+                self.stopped = f"{len(names)} {state}, and {limit} are allowed: {some}."
+                break
 
 
 @dataclass
@@ -91,7 +108,6 @@ class Ledger:
 
     def apply(self, message: Json) -> None:
         """Take over what a node's workflow or an operator says; what is out of date is ignored."""
-        self._counted = None
         kind = message["type"]
         if kind == "command":
             self._command(message)
@@ -103,11 +119,10 @@ class Ledger:
             entry.asks = message
             if message["purpose"] == "disturb":
                 # It is ready, or was called back and serves again.
-                entry.state, entry.disturbed = _S.PREPARING, message["disturbed"]
+                self._move(entry, _S.PREPARING, disturbed=message["disturbed"])
         elif kind == "end":
             entry.asks = None
-            entry.state = State(message["outcome"])
-            entry.disturbed = message["disturbed"]
+            self._move(entry, State(message["outcome"]), disturbed=message["disturbed"])
             entry.reason = message["reason"]
             if message.get("operation") and message["operation"] not in entry.operations:
                 entry.operations.append(message["operation"])
@@ -123,14 +138,20 @@ class Ledger:
             for name in message.get("accept", ()):
                 entry = self.entries.get(name)
                 if entry is not None and entry.state in (_S.FAILED, _S.UNKNOWN):
-                    entry.state, entry.disturbed = _S.ACCEPTED, False
+                    self._move(entry, _S.ACCEPTED, disturbed=False)
             for entry in self.entries.values():
                 if entry.state in (_S.FAILED, _S.UNKNOWN):
-                    entry.state = _S.WAITING
+                    self._move(entry, _S.WAITING, disturbed=entry.disturbed)
+
+    def _move(self, entry: Entry, state: State, *, disturbed: bool) -> None:
+        """Change what is counted of a node; a roll is counted anew only if it differs."""
+        if (entry.state, entry.disturbed) != (state, disturbed):
+            entry.state, entry.disturbed, self._counted = state, disturbed, None
 
     def count(self, *states: State) -> int:
         """Count the nodes in any of these states."""
-        return sum(self._view.states[state] for state in states)
+        counted = self._view.states
+        return sum(counted.get(state, 0) for state in states)
 
     def disturbed(self, zone: str) -> int:
         """Count the nodes of a zone that are not fit to serve."""
@@ -141,14 +162,7 @@ class Ledger:
         """Why no further node may be disturbed or armed; empty if one may be."""
         if self.aborted:
             return "The roll was aborted."
-        for state, limit in (
-            (_S.FAILED, self.rules.max_failed),
-            (_S.UNKNOWN, self.rules.max_unknown),
-        ):
-            if self._view.states[state] > limit:
-                names = [entry.name for entry in self.entries.values() if entry.state is state]
-                return f"{len(names)} {state}, and {limit} are allowed: {', '.join(names[:5])}."
-        return ""
+        return self._view.stopped
 
     @property
     def over(self) -> bool:
@@ -156,7 +170,7 @@ class Ledger:
         if self.aborted:
             return not self.count(_S.PREPARING, _S.DISTURBED)
         running = self.count(_S.WAITING, _S.PREPARING, _S.DISTURBED)
-        return not self.stopped and not running
+        return not running and not self.stopped
 
     @property
     def quiet(self) -> bool:
@@ -176,7 +190,7 @@ class Ledger:
             # What is tried again is not kept waiting by nodes that wait for it.
             free = entry.attempt > 0 or self.count(_S.PREPARING) < self.rules.ahead
             if entry.state is _S.WAITING and free:
-                entry.state, self._counted = _S.PREPARING, None
+                self._move(entry, _S.PREPARING, disturbed=entry.disturbed)
                 entry.attempt += 1
                 entry.asks = None
                 yield entry
@@ -201,7 +215,7 @@ class Ledger:
     def grant(self, entry: Entry, answer: str) -> None:
         """Note that an answer is being sent."""
         if answer == GO:
-            entry.state, entry.disturbed, self._counted = _S.DISTURBED, True, None
+            self._move(entry, _S.DISTURBED, disturbed=True)
         entry.asks = None
 
     def hindrance(self, entry: Entry) -> str:
@@ -217,29 +231,28 @@ class Ledger:
 
     def _budget(self, entry: Entry) -> str:
         own = int(entry.disturbed)
-        disturbed = self._view.disturbed
-        if disturbed[entry.zone] - own >= self.rules.per_zone:
+        view = self._view
+        if view.disturbed[entry.zone] - own >= self.rules.per_zone:
             return f"{self.rules.per_zone} of zone {entry.zone} are disturbed."
-        if self.rules.total is not None and disturbed.total() - own >= self.rules.total:
+        if self.rules.total is not None and view.total - own >= self.rules.total:
             return f"{self.rules.total} are disturbed."
-        # A zone that is disturbed, such as by a node to be tried again, comes before all others.
-        unfinished = sorted(self._view.unfinished, key=lambda zone: not disturbed[zone])
-        if entry.zone not in unfinished[: self.rules.zones_at_once]:
-            return f"Zone {unfinished[0]} is not finished."
+        if entry.zone not in view.unfinished[: self.rules.zones_at_once]:
+            return f"Zone {view.unfinished[0]} is not finished."
         return ""
 
     @property
     def _view(self) -> _View:
-        """What is counted over all nodes; made anew after each change."""
+        """What is counted over all nodes; made again after a change."""
         if self._counted is None:
-            self._counted = _View(self.zones, self.entries.values())
+            self._counted = _View(self.zones, self.rules, self.entries.values())
         return self._counted
 
     def summary(self) -> Json:
         """Return the roll in a few members, for those who watch it."""
+        counted = self._view.states
         return {
             "nodes": len(self.entries),
-            "states": {state.value: count for state in State if (count := self.count(state))},
+            "states": {state.value: counted[state] for state in _STATES if state in counted},
             "disturbed": {zone: self.disturbed(zone) for zone in self.zones},
             "paused": self.paused,
             "stopped": self.stopped,
