@@ -81,6 +81,8 @@ class Entry:
     asks: Json | None = None
     reason: str = ""
     operations: list[str] = field(default_factory=list)
+    boots: dict[str, str] = field(default_factory=dict)
+    """The boot that each of them was armed in, as far as it is known."""
 
 
 class Ledger:
@@ -124,8 +126,11 @@ class Ledger:
             entry.asks = None
             self._move(entry, State(message["outcome"]), disturbed=message["disturbed"])
             entry.reason = message["reason"]
-            if message.get("operation") and message["operation"] not in entry.operations:
-                entry.operations.append(message["operation"])
+            operation = message.get("operation")
+            if operation and operation not in entry.operations:
+                entry.operations.append(operation)
+            if operation and message.get("boot_before"):
+                entry.boots[operation] = message["boot_before"]
 
     def _command(self, message: Json) -> None:
         command = message["command"]

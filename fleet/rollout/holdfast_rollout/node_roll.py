@@ -23,7 +23,8 @@ async def roll_node(engine: Engine, job: Json) -> Json:
     """Roll one node and report how it ended to the workflow of the roll.
 
     `job` has `roll`, `node`, `zone`, `attempt`, the `inventory`, and of earlier attempts their
-    `operations` and whether they left the node `disturbed`. The result has `outcome`: `done`,
+    `operations`, the `boots` that these were armed in, and whether they left the node `disturbed`.
+    The result has `outcome`: `done`,
     `failed`, `unknown` or `aborted`; `disturbed` if the node is not fit to serve, and `reason`.
     """
     course = _NodeRoll(engine, job)
@@ -40,7 +41,8 @@ async def roll_node(engine: Engine, job: Json) -> Json:
         reason = f"A step failed unexpectedly: {type(error).__name__}: {error}"
         result = {"outcome": "unknown", "disturbed": True, "reason": reason}
     await course.show(result["outcome"], reason=result["reason"], disturbed=result["disturbed"])
-    await course.send({"type": "end", **result, "operation": course.operation})
+    attempt = {"operation": course.operation, "boot_before": course.boot_before}
+    await course.send({"type": "end", **result, **attempt})
     return result
 
 
@@ -54,17 +56,19 @@ class _NodeRoll:
         self._key = f"{job['roll']}.{job['node']}.{job['attempt']}"
         self._asked = 0
         self._round = 0
-        self._boot_before = ""
         self._boot_id = ""
         self.operation: str | None = None
+        self.boot_before = ""
+        """The boot that the operation was armed in, or is to be; empty if it is not known."""
         self.disturbed = bool(job["disturbed"])
         self.note = ""
 
     async def run(self) -> None:
         """Roll the node. Raises `_Ended` unless it is done."""
         await self.show("checking")
-        checked = await self._step("check", operations=self._job["operations"])
-        self._boot_before = checked["boot_id"]
+        boots = self._job.get("boots", {})
+        checked = await self._step("check", operations=self._job["operations"], boots=boots)
+        self.boot_before = str(checked.get("boot_before", checked["boot_id"]))
         if checked.get("already"):
             self.operation = checked["operation"]
             if self.disturbed or self.operation in self._job["operations"]:
@@ -226,9 +230,7 @@ class _NodeRoll:
         await self._undrain()
 
     async def _verify(self, image: str | None) -> None:
-        await self._step(
-            "verify", image=image, boot_before=self._boot_before, boot_id=self._boot_id
-        )
+        await self._step("verify", image=image, boot_before=self.boot_before, boot_id=self._boot_id)
 
     async def _undrain(self) -> None:
         await self.show("releasing")

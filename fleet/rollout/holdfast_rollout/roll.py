@@ -75,6 +75,7 @@ class _Roll:
                 "zone": entry.zone,
                 "attempt": entry.attempt,
                 "operations": list(entry.operations),
+                "boots": dict(entry.boots),
                 "disturbed": entry.disturbed,
                 "inventory": self._document,
             },

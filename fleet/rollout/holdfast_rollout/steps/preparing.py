@@ -8,6 +8,8 @@ from holdfast_rollout.steps.context import Context, Pace, ended, insist, passed
 FEATURES = ("attempt-precondition", "idempotency-key")
 """What a node has to be able to do, so that two controllers cannot disturb each other."""
 UNDER_WAY = frozenset({"staging", "staged", "armed", "rebooting", "imaging", "booted"})
+WENT_DOWN = frozenset({"rebooting", "imaging", "booted"})
+"""An attempt in these is not in the boot that it was armed in, or is about to leave it."""
 UNPROVEN = frozenset({"unconfirmed", "unknown"})
 
 
@@ -15,6 +17,9 @@ async def check(context: Context, arguments: Json) -> Json:
     """Check whether a node can be re-imaged, or is already.
 
     `operations` are those of earlier attempts of this roll: one that is under way is continued.
+    `boots` has for each the boot that it was armed in: a node that is still in that one was not
+    rebooted, whatever it reports. The result has `boot_id`, and `boot_before`, which is the boot
+    that the new system must not be in; it is empty where that is not known.
     """
     node = arguments["node"]
     api = context.nodes(node)
@@ -30,7 +35,17 @@ async def check(context: Context, arguments: Json) -> Json:
     if missing:
         return ended("failed", f"Its holdfast cannot do {', '.join(missing)}: upgrade it.")
     result = _judged(context, seen, arguments.get("operations", []))
-    return {**result, "boot_id": boot_id}
+    before = boot_id
+    if result.get("already") or result.get("state") in WENT_DOWN:
+        before = arguments.get("boots", {}).get(seen.operation, "")
+    if result.get("already") and before == boot_id:
+        return ended(
+            "failed",
+            f"It reports the image in the boot in which {seen.operation} was armed: it was not "
+            "rebooted. Re-image it by hand and resume, or accept it.",
+            disturbed=True,
+        )
+    return {**result, "boot_id": boot_id, "boot_before": before}
 
 
 def _judged(context: Context, seen: NodeStatus, own: list[str]) -> Json:
