@@ -110,7 +110,9 @@ class FakeSsh:
         self.program = program
         self._fault = program.with_suffix(".fault")
         program.write_text(
-            f"#!/bin/sh\nif [ -e {self._fault} ]; then cat {self._fault} >&2; exit 255; fi\n"
+            # Ansible reports a pipe that breaks in place of what ssh prints.
+            f"#!/bin/sh\nif [ -e {self._fault} ]; then\n"
+            f"[ ! -p /dev/stdin ] || cat >/dev/null\ncat {self._fault} >&2; exit 255; fi\n"
             'for last; do :; done\nexec sh -c "$last"\n'
         )
         program.chmod(0o755)
