@@ -11,6 +11,8 @@ PYTEST_ARGS ?=
 WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 MINUTES ?= 60
 CUTS ?= 1000
+SCHEDULES ?= 10000
+SEED ?= 1
 
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
@@ -29,6 +31,8 @@ unexport CONDA_PREFIX PYTHONPATH PYTHONHOME
 # What is built for others does not name directories of whoever built it.
 cargo_home := $(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)
 anonymous := --remap-path-prefix=$(cargo_home)=/cargo --remap-path-prefix=$(CURDIR)=/holdfast
+# The distributions that are not installed here.
+rollout := PYTHONPATH=$(CURDIR)/client:$(CURDIR)/fleet/rollout
 # A prefix of commands rather than a variable of targets, which their prerequisites would inherit.
 maturin = RUSTFLAGS='$(strip $(RUSTFLAGS) $(anonymous))' $(bin)/maturin
 # Files of tests side by side, in the order of their names.
@@ -44,7 +48,7 @@ help: ## Show this list
 	@printf 'holdfast: make TARGET [VARIABLE=value]\n\n'
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | \
 		while IFS=$$'\t' read -r target text; do printf '  %-12s %s\n' "$$target" "$$text"; done
-	@printf '\nVariables: PYTHON (3.11 or later), DATA (a directory), LISTEN (address:port), MINUTES, CUTS, WORKERS, PYTEST_ARGS\n'
+	@printf '\nVariables: PYTHON (3.11 or later), DATA (a directory), LISTEN (address:port), MINUTES, CUTS, SCHEDULES, SEED, WORKERS, PYTEST_ARGS\n'
 
 .PHONY: toolchain
 toolchain:
@@ -136,7 +140,11 @@ demo-tools:
 
 .PHONY: demo-fleet
 demo-fleet: demo-fleet-tools build ## Show 12 daemons in 3 zones becoming another image, with faults (as root)
-	@$(bin)/python -m demo.fleet
+	@$(rollout) $(bin)/python -m demo.fleet
+
+.PHONY: measure-fleet
+measure-fleet: demo-fleet-tools build ## Roll 96 daemons, 4 of a zone at a time, called each 30 s, and compare the cost with its limits (25 minutes, 10 GiB, as root)
+	@$(rollout) $(bin)/python -m demo.fleet --measure --zones 3 --nodes 32 --per-zone 4 --poll 30
 
 .PHONY: demo-fleet-tools
 demo-fleet-tools:
@@ -217,8 +225,8 @@ lock-kills: build ## Kill a thousand processes that take the fleet's lock; none 
 	$(bin)/python -m tests.support.lock_kills 1000 "$$RANDOM"
 
 .PHONY: simulate-fleet
-simulate-fleet: .venv/stamp ## Run 10,000 random rolls on a virtual clock; each must keep every invariant (20 minutes)
-	PYTHONPATH=client:fleet/rollout $(bin)/python -m tests.simulation --schedules 10000
+simulate-fleet: .venv/stamp ## Run SCHEDULES=10000 random rolls on a virtual clock; each must keep every invariant (10 minutes)
+	$(rollout) $(bin)/python -m tests.simulation --schedules '$(SCHEDULES)' --seed '$(SEED)' --jobs "$$(nproc)"
 
 .PHONY: fuzz
 fuzz: ## Fuzz the record parsers for a minute each (needs cargo-fuzz and a nightly toolchain)

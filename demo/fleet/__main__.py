@@ -12,10 +12,12 @@ import argparse
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -23,8 +25,9 @@ from types import FrameType
 import httpx
 from rich.console import Console
 
-from demo.fleet.controller import Controller, published_image
+from demo.fleet.controller import Controller, Pace, published_image
 from demo.fleet.nodes import addresses, running_fleet
+from demo.fleet.relay import listening, relayed
 from demo.fleet.story import FellShortError, Story, say, title
 from demo.requirements import NAMESPACES, lacking_for_fleet
 from tests.support.disk import real_directory
@@ -44,20 +47,44 @@ _FAULTS = (
 )
 
 
-def run(work: Path, zones: int, per_zone: int, *, quick: bool) -> bool:
-    """Show the story, or quickly a roll without faults; return whether every node is done."""
+@dataclass(frozen=True)
+class Fleets:
+    """What fleet is shown, and how."""
+
+    zones: int
+    nodes: int
+    """Of each zone."""
+    pace: Pace
+    quick: bool
+    """Without faults, as fast as it can."""
+    measured: bool
+    """Without faults; ends with what it cost."""
+
+
+def run(work: Path, shown: Fleets, outside: socket.socket) -> bool:
+    """Show the story, or a roll without faults; return whether every node is done."""
     began = datetime.now(UTC)
-    places = addresses(zones, per_zone)
-    title(f"{len(places)} nodes in {zones} zones: a namespace, a daemon and its data each")
-    say(f"{places[0].name} is https://{places[0].name}:9918 ({places[0].ip}), and so on.")
+    places = addresses(shown.zones, shown.nodes)
+    page = outside.getsockname()[1]
+    title(f"{len(places)} nodes in {shown.zones} zones: a namespace, a daemon and its data each")
+    say(
+        f"{places[0].name} is https://{places[0].name}:9918 ({places[0].ip}), and so on.",
+        f"The rollout's page, as soon as it runs: http://127.0.0.1:{page}/",
+    )
+    plain = shown.quick or shown.measured
     with ExitStack() as stack:
-        image, sha256 = stack.enter_context(published_image(work, slowly=not quick))
-        down = QUICK_SECONDS if quick else DOWN_SECONDS
+        stack.enter_context(relayed(outside))
+        image, sha256 = stack.enter_context(published_image(work, slowly=not plain))
+        down = QUICK_SECONDS if shown.quick else DOWN_SECONDS
         fleet = stack.enter_context(running_fleet(work, places, down))
         stack.callback(_ending)
-        story = Story(fleet, Controller(work, fleet, image, sha256), began)
+        controller = Controller(work, fleet, image, sha256, pace=shown.pace, page=page)
+        story = Story(fleet, controller, began)
         out = Console(highlight=False)
-        good = story.run_without_faults(out) if quick else story.run(out)
+        if shown.measured:
+            good = story.measure(out, page)
+        else:
+            good = story.run_without_faults(out) if shown.quick else story.run(out)
     seconds = (datetime.now(UTC) - began).total_seconds()
     verdict = f"all {len(places)} nodes run the image" if good else "IT FELL SHORT"
     print(f"\n{verdict}; {seconds:.0f} s, and nothing is left running")
@@ -79,23 +106,39 @@ def main() -> int:
     """Run the demo and return its exit code."""
     parser = argparse.ArgumentParser(prog="make demo-fleet", description=__doc__)
     parser.add_argument("--zones", type=int, choices=range(2, 7), default=3)
-    parser.add_argument("--per-zone", type=int, choices=range(1, 33), default=4)
-    parser.add_argument("--quick", action="store_true", help="without faults, as fast as it can")
-    parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--nodes", type=int, choices=range(1, 33), default=4, help="of a zone")
+    parser.add_argument("--per-zone", type=int, default=2, help="disturbed at a time")
+    parser.add_argument("--poll", type=float, default=1.0, help="seconds between two requests")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--quick", action="store_true", help="without faults, as fast as it can")
+    kind.add_argument("--measure", action="store_true", help="without faults; what it costs")
+    parser.add_argument("--inside", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     missing = lacking_for_fleet()
     if missing is not None:
         print(f"make demo-fleet: {missing}", file=sys.stderr)
         return 1
-    if not options.inside:
+    if options.inside is None:
         # A namespace of the demo's own, with which all interfaces and mounts end.
-        command = [*NAMESPACES, sys.executable, "-m", "demo.fleet", *sys.argv[1:], "--inside"]
+        outside = listening()
+        outside.set_inheritable(True)
+        inside = (*sys.argv[1:], "--inside", str(outside.fileno()))
+        command = [*NAMESPACES, sys.executable, "-m", "demo.fleet", *inside]
         os.execvp(command[0], command)
+    outside = socket.socket(fileno=options.inside)
+    outside.set_inheritable(False)
+    shown = Fleets(
+        options.zones,
+        options.nodes,
+        Pace(options.per_zone, options.poll),
+        quick=options.quick,
+        measured=options.measure,
+    )
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     work = Path(tempfile.mkdtemp(prefix="holdfast-fleet-", dir=real_directory()))
     try:
-        good = run(work, options.zones, options.per_zone, quick=options.quick)
+        good = run(work, shown, outside)
     except KeyboardInterrupt:
         print("\ninterrupted; the daemons are ended, and nothing is left", file=sys.stderr)
         return 130

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import string
 import sys
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,6 +32,10 @@ from tests.support.recorded_helper import RecordedHelper
 PORT = 9918
 _PROGRAM = (sys.executable, "-m", "demo.fleet.machine")
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_REQUESTS = re.compile(
+    r'holdfast_http_requests_total\{code="[^"]*",method="(?P<method>[^"]*)",'
+    r'route="(?P<route>[^"]*)"\} (?P<count>\S+)'
+)
 REFUSAL = "The disk vda was not found: its controller did not answer within 30 s."
 """Why the imager of the node that comes back as the old system wrote nothing."""
 
@@ -63,6 +69,7 @@ class FleetNode(BootedNode):
             **options,
         )
         self.address = address
+        self.served: Counter[str] = Counter()
         self._place = place
         self._boot_id = directory / "boot_id"
         self._another_boot(None, [])
@@ -108,6 +115,24 @@ class FleetNode(BootedNode):
         self._place.write("/etc/holdfast/reimaged.json", json.dumps(marker))
         self._place.write("/etc/holdfast/image-id", f"{image['name']}-{image['image_version']}\n")
 
+    def before_down(self) -> None:
+        """Keep what its daemon counted in the boot that ends."""
+        self.served.update(self._served_since_boot())
+
+    @property
+    def requests(self) -> Counter[str]:
+        """How many requests it served in all its boots, by route."""
+        return self.served + self._served_since_boot()
+
+    def _served_since_boot(self) -> Counter[str]:
+        assert self.daemon is not None
+        served: Counter[str] = Counter()
+        for line in self.daemon.http.get("/metrics").text.splitlines():
+            counted = _REQUESTS.fullmatch(line)
+            if counted is not None:
+                served[f"{counted['method']} {counted['route']}"] += int(float(counted["count"]))
+        return served
+
     def _another_boot(self, record: Mapping[str, Any] | None, entries: Sequence[str]) -> None:
         boot_id = str(uuid.uuid4())
         self._boot_id.write_text(f"{boot_id}\n")
@@ -146,6 +171,10 @@ def addresses(zones: int, per_zone: int) -> list[Address]:
     ]
 
 
+_STARTING = 12
+"""How many daemons start at the same time: each takes a second of a processor, or more."""
+
+
 @contextmanager
 def running_fleet(work: Path, places: Sequence[Address], down: float) -> Iterator[Fleet]:
     """Start all daemons, and wait until each answers; nothing of them is left at the end.
@@ -182,6 +211,8 @@ def running_fleet(work: Path, places: Sequence[Address], down: float) -> Iterato
                 listen=f"{each.ip}:{PORT}",
                 tls={"certificate": str(issued.certificate), "key": str(issued.key)},
             )
+            if len(started) >= _STARTING:
+                started[-_STARTING].wait_ready()
             started.append(node.start())
             nodes.append(node)
         for daemon in started:

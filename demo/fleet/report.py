@@ -28,7 +28,7 @@ def report(
         good = (recorded, status["state"], node.image_id) == ("done", "confirmed", "web-2")
         if not good:
             lacking.append(node.name)
-        came = _moments(status["history"])
+        came = moments(status["history"])
         down, done = "", ""
         if "rebooting" in came and "booted" in came:
             down = f"{(came['booted'] - came['rebooting']).total_seconds():.1f} s"
@@ -41,7 +41,7 @@ def report(
     return lacking
 
 
-def _moments(history: Sequence[Mapping[str, Any]]) -> dict[str, datetime]:
+def moments(history: Sequence[Mapping[str, Any]]) -> dict[str, datetime]:
     """Return when each state was entered last."""
     return {
         str(entry["state"]): datetime.fromisoformat(str(entry["at"]).replace("Z", "+00:00"))

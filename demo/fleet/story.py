@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 
 from demo.fleet.controller import Controller, show_command
+from demo.fleet.measure import Timekeeper, figures, show
 from demo.fleet.nodes import REFUSAL, Fleet, FleetNode
 from demo.fleet.report import report
 from tests.support.harness import HOLDFAST, clean_environment
@@ -49,6 +50,22 @@ class Story:
         title("Stage ahead, then the canary, then zone after zone")
         self._expect("run", self._controller.run(), DONE)
         return self._report(out)
+
+    def measure(self, out: Console, page: int) -> bool:
+        """Show a roll that nothing disturbs, and what it cost; return whether that is in order."""
+        title("Stage ahead, then the canary, then zone after zone")
+        with Timekeeper(page) as times:
+            self._expect("run", self._controller.run(), DONE)
+        if not self._report(out):
+            return False
+        times.complete(self._controller.nodes())
+        title("What it cost")
+        measured = figures(self._fleet, self._controller, times)
+        show(measured, out)
+        excess = measured.excess()
+        for sentence in excess:
+            say(f"ABOVE THE LIMIT: {sentence}")
+        return not excess
 
     def run(self, out: Console) -> bool:
         """Show all of it; return whether every node is done. Raises `FellShortError`."""

@@ -137,6 +137,9 @@ class BootedNode:
         for thread in self._threads:
             thread.join()
 
+    def before_down(self) -> None:
+        """Be called before the old system ends; here nothing is done then."""
+
     def come_up(self, job: dict[str, Any]) -> None:
         """Leave what both boots leave: another boot id, and signs of the system that runs."""
         self._write(job | {"boot_id": OLD_BOOT, "old_system": OLD})
@@ -192,6 +195,7 @@ class BootedNode:
         )
         time.sleep(0.05)  # the answer is on its way
         assert self.daemon is not None
+        self.before_down()
         self.daemon.kill()
         self.boots += 1
         time.sleep(self.down)

@@ -9,12 +9,15 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from tests.support.disk import drop, read_all, write_file
 from tests.support.ground import program
 from tests.support.harness import clean_environment, dying_with_parent, free_port
+from tests.support.rollout import environment
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
@@ -102,22 +105,36 @@ def test_the_demo_on_its_own_sample(disk_dir: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces take root")
+@pytest.mark.timeout(600)
 def test_the_demo_of_a_fleet_rolls_real_daemons(disk_dir: Path) -> None:
-    smaller = ("--zones", "2", "--per-zone", "1", "--quick")
-    done = subprocess.run(
-        [sys.executable, "-m", "demo.fleet", *smaller],
+    smaller = ("--zones", "2", "--nodes", "1", "--quick")
+    with subprocess.Popen(
+        dying_with_parent([sys.executable, "-m", "demo.fleet", *smaller]),
         cwd=CHECKOUT,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        env=clean_environment(HOLDFAST_TEST_DIR=str(disk_dir)),
-    )
-    if "no network namespaces can be made here" in done.stderr:
-        pytest.skip(done.stderr.strip())
-    assert done.returncode == 0, done.stdout + done.stderr
+        env=environment(HOLDFAST_TEST_DIR=str(disk_dir)),
+    ) as process:
+        assert process.stdout is not None
+        printed = ""
+        shown: Any = None
+        for line in process.stdout:
+            printed += line
+            if line.startswith("The rollout's page"):
+                # It is in another network, and waits for the controller to start.
+                url = line.split()[-1]
+                page = httpx.get(url, timeout=300.0, trust_env=False)
+                assert "<title>holdfast roll</title>" in page.text
+                shown = httpx.get(f"{url}status.json", trust_env=False).json()
+        errors = process.communicate()[1]
+    if "no network namespaces can be made here" in errors:
+        pytest.skip(errors.strip())
+    assert process.returncode == 0, printed + errors
+    assert shown["zones"] == {"a": ["a-1"], "b": ["b-1"]}
     for node in ("a-1", "b-1"):
         row = rf"^\w +{node} +done +confirmed +web-2 +1 "
-        assert re.search(row, done.stdout, re.MULTILINE), done.stdout
+        assert re.search(row, printed, re.MULTILINE), printed
     assert list(disk_dir.iterdir()) == []
 
 
