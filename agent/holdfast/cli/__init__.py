@@ -11,7 +11,7 @@ from holdfast.cli.terminal.errors import CliError, ExitCode, UsageError
 
 __all__ = ["main", "run"]
 
-_COLLECT_AFTER = 50_000
+_COLLECT_AFTER = 250_000
 """Objects that are made before garbage is collected: modules make many, and none is garbage."""
 _TITLES = {
     ExitCode.FAILED: "The command failed",

@@ -92,7 +92,7 @@ class TransferTicket(Request):
     expires_at: Annotated[int, Field(ge=0, le=2**53)] = Field(description="In Unix seconds.")
 
 
-class TransferOffer(BaseModel):
+class TransferOffer(BaseModel, defer_build=True):
     """An offer, without its ticket."""
 
     id: str
@@ -118,13 +118,13 @@ class TransferOffer(BaseModel):
     )
 
 
-class OfferList(BaseModel):
+class OfferList(BaseModel, defer_build=True):
     """Offers of this node, newest first."""
 
     offers: list[TransferOffer]
 
 
-class OfferMade(BaseModel):
+class OfferMade(BaseModel, defer_build=True):
     """A new offer, with its ticket."""
 
     offer: TransferOffer
@@ -396,7 +396,7 @@ class RepairResult(OperationResult):
         return Outcome.PARTIAL if self.changed_on_source or self.unknown_on_source else Outcome.OK
 
 
-class Transfer(BaseModel):
+class Transfer(BaseModel, defer_build=True):
     """A transfer into this node."""
 
     id: str
@@ -410,7 +410,7 @@ class Transfer(BaseModel):
     operation: str | None = Field(description="The pull that ran last.")
 
 
-class TransferList(BaseModel):
+class TransferList(BaseModel, defer_build=True):
     """Transfers into this node, newest first."""
 
     transfers: list[Transfer]
