@@ -9,6 +9,7 @@ from typing import Any
 from holdfast_client.core import Core, new_key
 from holdfast_client.errors import (
     AttemptChanged,
+    Conflict,
     HeldBack,
     HoldfastError,
     NodeImaging,
@@ -72,7 +73,8 @@ class ReimageRun:
         try:
             status = await self._step(step, {"operation": record.id})
         except ProblemError as error:
-            await self._after(error)
+            if not isinstance(error, Conflict) or not await self._moved(record):
+                await self._after(error)
             return
         self._enter(str(status.get("state", "")))
         if step == "arm" and status.get("state") == "staged":
@@ -80,6 +82,11 @@ class ReimageRun:
                 f"Operation {record.id} was armed, and another caller disarmed it.",
                 record,
             )
+
+    async def _moved(self, record: OperationRecord) -> bool:
+        """Whether the node is past the step by now, by a call of another one who continued it."""
+        answer = await self._core.poll(record.id, 0.0, self._patience.left)
+        return self._patience.saw(answer.document).phase != record.phase
 
     async def _step(self, step: str, body: Mapping[str, Any]) -> dict[str, Any]:
         # One key for each step, the same whenever and by whomever the run is continued.

@@ -17,9 +17,10 @@ _MOST_BYTES = 3000
 class CuttingProxy:
     """Forwards a port to another one; `cuts` counts the connections that it broke."""
 
-    def __init__(self, port: int, seed: int) -> None:
+    def __init__(self, port: int, seed: int, most_bytes: int) -> None:
         self._target = ("127.0.0.1", port)
         self._random = random.Random(seed)
+        self._most_bytes = most_bytes
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
         self._lock = threading.Lock()
         self.port: int = self._listener.getsockname()[1]
@@ -41,9 +42,10 @@ class CuttingProxy:
     def _forward(self, near: socket.socket) -> None:
         with self._lock:
             upwards = self._random.random() < 0.5
-            limit = self._random.randrange(_MOST_BYTES)
+            limit = self._random.randrange(self._most_bytes)
             reset = self._random.random() < 0.5
-        with near, socket.create_connection(self._target) as far:
+        # Nothing may listen there at the moment: then this one is cut before its first byte.
+        with suppress(OSError), near, socket.create_connection(self._target) as far:
             back = threading.Thread(
                 target=self._pump, args=(far, near, None if upwards else limit, reset)
             )
@@ -71,9 +73,9 @@ class CuttingProxy:
 
 
 @contextmanager
-def cutting_proxy(port: int, seed: int) -> Iterator[CuttingProxy]:
+def cutting_proxy(port: int, seed: int, *, most_bytes: int = _MOST_BYTES) -> Iterator[CuttingProxy]:
     """Run a proxy in front of a port until the end of the block."""
-    proxy = CuttingProxy(port, seed)
+    proxy = CuttingProxy(port, seed, most_bytes)
     thread = threading.Thread(target=proxy.serve, daemon=True)
     thread.start()
     try:

@@ -241,3 +241,18 @@ def test_an_attempt_that_another_caller_disarmed_is_left_alone(node: FakeNode) -
         with pytest.raises(AttemptChanged, match="disarmed"):
             running.result(30)
     assert node.state == "staged"
+
+
+def test_a_step_that_another_controller_took_meanwhile_is_no_failure(node: FakeNode) -> None:
+    node.reimaging = Reimaging(down=0.05, imaging=0.05)
+    with node.client(retries=QUICK) as client, node.client(retries=QUICK) as other:
+        staged = other.reimage.stage(descriptor=IMAGE, idempotency_key="roll-18.stage")
+        other.reimage.arm(operation=staged.id)
+
+        def reboot_first(state: str) -> None:
+            if state == "armed":
+                other.reimage.reboot(operation=staged.id)
+                node.refuse("POST", "/v1/reimage/reboot", "conflict", "It is rebooting.")
+
+        done = client.reimage.run(IMAGE, key="roll-18", timeout=30, on_change=reboot_first)
+        assert (done.id, done.state, node.boots) == (staged.id, "succeeded", 2)

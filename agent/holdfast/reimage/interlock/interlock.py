@@ -30,6 +30,8 @@ from holdfast.reimage.store import Job
 _PAUSE_SECONDS = 5.0
 _RETRY_SECONDS = 60
 """When to come back after a refusal without a time."""
+_ASKING_SECONDS = 1
+"""When to come back while another call asks."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +112,14 @@ class Interlock:
         the attempt changed, or if an answer cannot be kept.
         """
         if not self._turn.acquire(blocking=False):
-            raise RequestError(
+            busy = RequestError(
                 Slug.CONFLICT,
                 f"Another call asks already whether this machine may go down, at "
                 f"`{self._asking or Gate.WINDOW}`; wait for its answer.",
             )
+            # That call may be this caller's own, whose connection broke meanwhile.
+            busy.retry_after = _ASKING_SECONDS
+            raise busy
         try:
             self._attempt.update(gates=[])
             self._gate(job, Gate.WINDOW, self._check_window, force=force)
