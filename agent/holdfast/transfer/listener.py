@@ -149,7 +149,7 @@ class TransferListener:
         if self._serving is None:
             return {}
         found: list[dict[str, Any]] = json.loads(self._serving.server.status())
-        return {from_wire(one["id"]): OfferStatus.model_validate(one) for one in found}
+        return {from_wire(offer["id"]): OfferStatus.model_validate(offer) for offer in found}
 
     def addresses(self) -> tuple[list[str], int]:
         """Return what a ticket names: addresses of this node, and the port.
@@ -186,9 +186,9 @@ def addresses_of(host: str) -> list[str]:
         for address in addresses
         if address.family in families and "%" not in address.address
     ]
-    usable = [one for one in found if not one.is_loopback and not one.is_link_local]
-    usable.sort(key=lambda one: one.version)
-    return [str(one) for one in usable[:16]] or ["127.0.0.1"]
+    usable = [address for address in found if not address.is_loopback and not address.is_link_local]
+    usable.sort(key=lambda address: address.version)
+    return [str(address) for address in usable[:16]] or ["127.0.0.1"]
 
 
 def _listen(address: tuple[str, int]) -> socket.socket:

@@ -189,9 +189,9 @@ def _result(
     writers: OpenForWriting | None,
 ) -> PullResult:
     params = context.params
-    passes = [TransferPass.model_validate(one) for one in outcome["passes"]]
+    passes = [TransferPass.model_validate(each) for each in outcome["passes"]]
     last = passes[-1] if passes else None
-    largest = max(passes, key=lambda one: one.sent_bytes, default=None)
+    largest = max(passes, key=lambda each: each.sent_bytes, default=None)
     rate = None
     if largest is not None and largest.sent_bytes and largest.seconds:
         rate = int(largest.sent_bytes / largest.seconds)
@@ -206,7 +206,7 @@ def _result(
         page_cache=outcome.get("page_cache"),
         files=last.files if last else 0,
         bytes=last.bytes if last else 0,
-        sent_bytes=sum(one.sent_bytes for one in passes),
+        sent_bytes=sum(each.sent_bytes for each in passes),
         remaining_bytes=last.sent_bytes if last else 0,
         bytes_per_second=rate,
         limited_by=largest.limited_by if largest else None,

@@ -59,7 +59,7 @@ def _of_system(machine: MachineFiles) -> Sequence[Identifier]:
         except OSError:
             continue  # the arming has the rights, and reports it elsewhere if it cannot either
         found += identifiers_of(content, f"the file system of {directory}")
-    return list({(one.kind, one.value): one for one in reversed(found)}.values())
+    return list({(each.kind, each.value): each for each in reversed(found)}.values())
 
 
 def _of_image(image: Mapping[str, Any]) -> Sequence[Identifier]:
