@@ -16,16 +16,19 @@ import pytest
 
 from holdfast._engine import Progress
 from holdfast.api.services import Services
+from holdfast.config import load_settings
 from holdfast.reimage.images import serving as pacing
 from holdfast.reimage.images.fetch import fetch
 from holdfast.reimage.images.models import Descriptor
 from holdfast.reimage.images.peers import PeerAccess
 from holdfast.reimage.images.retries import Patience
+from holdfast.reimage.images.settings import access_of
 from holdfast.reimage.images.sharing import ImageSharing
 from holdfast.reimage.images.sources import Reach
 from holdfast.reimage.images.suppliers import Least, Received
 from tests.support.api import served
 from tests.support.attempts import Node
+from tests.support.certificates import Authority
 from tests.support.contract import check_problem
 from tests.support.fileserver import Behaviour, serving
 from tests.support.harness import Daemon, run_cli
@@ -35,6 +38,10 @@ MIB = 1 << 20
 SIZE = 3 * MIB
 PATIENT = Patience(first_seconds=0.01, most_seconds=0.02, give_up_seconds=60)
 NETWORK = BODY | {"mode": "network"}
+FETCHED = [
+    {"source": "peer", "address": "the peer https://192.0.2.7:9918", "bytes": 2 * MIB},
+    {"source": "origin", "address": "https://images.example/disk.raw", "bytes": MIB},
+]
 OPEN = {"serve_images": True, "serve_pressure_percent": 100}
 
 
@@ -82,7 +89,7 @@ class Member:
 
 
 @contextmanager
-def member(base: Path, name: str, zone: str) -> Iterator[Member]:
+def member(base: Path, name: str, zone: str, **settings: Any) -> Iterator[Member]:
     base.mkdir()
     directory = base / "image-of-it"
     directory.mkdir()
@@ -90,7 +97,7 @@ def member(base: Path, name: str, zone: str) -> Iterator[Member]:
     sharing.offered = lambda: (directory, False)
     token = base / "images-token"
     with served(
-        base, change=lambda services: replace(services, sharing=sharing), reimage=OPEN
+        base, change=lambda services: replace(services, sharing=sharing), reimage=OPEN, **settings
     ) as server:
         token.write_text(server.secrets["images"])
         yield Member(server.url, token, sharing, directory, Received())
@@ -134,6 +141,36 @@ def test_a_herd_costs_the_origin_about_one_image_for_each_zone(
 def alone(tmp_path: Path) -> Iterator[Member]:
     with member(tmp_path / "me", "me", "a") as one:
         yield one
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_peers_are_reached_by_tls_as_the_settings_have_it(
+    described: tuple[bytes, bytes], alone: Member, tmp_path: Path, *, trusted: bool
+) -> None:
+    content, descriptor = described
+    authority, other = Authority(tmp_path, "authority"), Authority(tmp_path, "other")
+    issued = authority.issue("node")
+    tls = {
+        "certificate": str(issued.certificate),
+        "key": str(issued.key),
+        "client_ca": str(authority.file),
+    }
+    origin = Behaviour({"/disk.raw": content})
+    with (
+        serving(origin) as url,
+        member(tmp_path / "peer", "peer", "a", tls=tls) as near,
+    ):
+        assert near.url.startswith("https://")
+        near.fetch(f"{url}/disk.raw", descriptor, [])
+        ca_file = authority.file if trusted else other.file
+        peers = {"urls": [near.url], "token_file": str(near.token), "ca_file": str(ca_file)}
+        access = access_of(load_settings(None, {"tls": tls, "reimage": {"peers": peers}}))
+        assert access is not None
+        bounds = {"token_file": access.token_file, "ca_file": access.ca_file}
+        bounds |= {"certificate": access.certificate}
+        found = alone.fetch(f"{url}/disk.raw", descriptor, access.urls, **bounds)
+    assert found == content
+    assert alone.gave() == ({"peer": SIZE} if trusted else {"origin": SIZE})
 
 
 def peer(content: bytes, descriptor: bytes, **facts: Any) -> Behaviour:
@@ -307,7 +344,7 @@ def staged(
     """Give a daemon that has an image staged, and the path of the image."""
     content, descriptor = described
     node = Node(disk_dir, start_daemon, reimage=OPEN)
-    node.stage()
+    node.stage(fetched=FETCHED)
     where = node.state_dir / "images" / SHA256
     (where / "descriptor.json").write_bytes(descriptor)
     (where / "image").write_bytes(content)
@@ -349,6 +386,9 @@ def test_a_staged_image_is_given_to_who_may_have_it(
         assert ("Content-Range" in answer.headers) == (status == 206)
     check_problem(http.get(f"/v1/images/{'0' * 64}"), 404, "not-found")
     check_problem(http.get(f"/v1/images/{SHA256}/content"), 404, "not-found")
+    assert daemon.http.get("/v1/reimage").json()["fetched"] == FETCHED
+    shown = daemon.cli("reimage", "show").stdout
+    assert "2.00 MiB from the peer https://192.0.2.7:9918, 1.00 MiB from https://" in shown, shown
     metrics = daemon.http.get("/metrics").text
     assert "holdfast_image_served_bytes_total 0" not in metrics
     assert 'holdfast_image_received_bytes_total{source="peer"} 0.0' in metrics

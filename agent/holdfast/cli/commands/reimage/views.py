@@ -62,6 +62,9 @@ def show_status(out: Output, status: ReimageStatus) -> None:
         out.line(f"  {units.printable(status.reason)}", "bold red")
     _image(out, status.image)
     out.fields([("running", status.image_id or ""), ("operation", status.operation or "")])
+    if status.fetched:
+        came = (f"{units.size(one.bytes)} from {one.address}" for one in status.fetched)
+        out.fields([("fetched", units.printable(", ".join(came)))])
     if status.previous is not None:
         kept = status.previous
         text = f"{kept.name}, {units.size(kept.size_bytes)}, of {when_of(kept.when)}"
