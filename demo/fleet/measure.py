@@ -142,5 +142,6 @@ def show(measured: Figures, out: Console) -> None:
         "node\n"
         f"reads of an operation: {measured.reads}, of {measured.allowed} that one in each wait and "
         f"each `times.poll` make, at the node that is nearest to that or above it\n"
-        f"this machine: {os.cpu_count()} processors, load {load}"
+        f"this machine: {os.cpu_count()} processors, load {load}",
+        soft_wrap=True,
     )
