@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,43 @@ def test_what_is_written_is_what_the_header_describes_and_nothing_else(disk: Pat
     after = disk.read_bytes()
     assert after == before[:begin] + bytes(end - begin) + before[end:]
     assert region.nonce_in(disk, REGION) is None
+
+
+class CutSink(Sink):
+    """One whose disk is gone after so many writes and flushes."""
+
+    left = 0
+
+    def write(self, offset: int, chunks: Iterable[bytes]) -> int:
+        for chunk in chunks:
+            self._count()
+            offset = super().write(offset, [chunk])
+        return offset
+
+    def flush(self) -> None:
+        self._count()
+        super().flush()
+
+    def _count(self) -> None:
+        if CutSink.left == 0:
+            raise OSError(errno.EIO, "cut off")
+        CutSink.left -= 1
+
+
+def test_what_is_left_of_a_wipe_that_was_cut_off_is_still_known(disk: Path) -> None:
+    file = os.urandom(5 * MIB)
+    write(disk, Parts("bios", 512, 0, bytes(512), [Part("kernel", PARTS_AT, file)]))
+    content = disk.read_bytes()
+    known = []
+    for steps in range(7):
+        disk.write_bytes(content)
+        CutSink.left = steps
+        with sink(disk) as whole, suppress(OSError):
+            region.wipe(disk, CutSink(whole.file, whole.offset_bytes), REGION)
+        left = disk.read_bytes()[REGION.offset_bytes : REGION.end_bytes]
+        known.append(region.nonce_in(disk, REGION))
+        assert known[-1] == NONCE or not any(left[HEADER_BYTES:])
+    assert (known[0], known[-1], any(left)) == (NONCE, None, False)
 
 
 def test_what_does_not_fit_or_does_not_get_to_the_device_is_refused(disk: Path) -> None:

@@ -307,8 +307,8 @@ class ReimageOperation:
                 )
             )
         if job.request.confirm == "auto" or attempt != "first":
-            self._attempt.confirmed("All checks passed.")
             forget_lifeboat(job, self._privileged)
+            self._attempt.confirmed("All checks passed.")
 
     def _recheck(self, context: Context[ConfirmRequest]) -> ReimageResult:
         """Check a new system again that was not confirmed, or was not recognised."""

@@ -187,8 +187,8 @@ class Steps:
                 although = f", although these checks failed: {', '.join(failed)}" if failed else ""
                 if job.state is _S.UNKNOWN:
                     although = ", although nothing proved that the new system runs"
-                self.attempt.confirmed(f"Confirmed on request{although}.")
                 forget_lifeboat(job, self.privileged)
+                self.attempt.confirmed(f"Confirmed on request{although}.")
             self._record(call)
         return True
 

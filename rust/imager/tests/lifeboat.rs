@@ -19,6 +19,12 @@ fn explore(case: &Case, before: Vec<u8>, resumed: bool, depth: usize, count: &mu
     cuts(&before, &calls, case.setup.sector, 3, |disk| {
         let boots = case.boots(disk);
         assert_ne!(boots, Boots::Nothing, "{:?}, state {newest}", case.setup);
+        let region = &disk[REGION.offset_bytes as usize..][..REGION.length_bytes as usize];
+        let found = |bytes: &[u8]| bytes.starts_with(b"{\"");
+        assert!(
+            boots != Boots::New || found(region) || region[4096..].iter().all(|byte| *byte == 0),
+            "what a cut has left of the lifeboat cannot be found by its header"
+        );
         if !seen.contains(&boots) {
             seen.push(boots);
         }

@@ -267,10 +267,15 @@ impl Lifeboat {
         Ok(())
     }
 
-    /// Remove it, once the new system boots; that something of it stays is no fault.
+    /// Remove it, once the new system boots; that something of it stays is no fault. Its header goes last:
+    /// by that the new system finds what a cut has left of it.
     pub fn wipe(&self, disk: &dyn Blocks, status: &Status) {
         let DiskRange { offset_bytes, length_bytes } = self.range;
-        if let Err(fault) = disk.zero(offset_bytes, length_bytes).and_then(|()| disk.flush()) {
+        let clear = |from: u64, to: u64| {
+            disk.zero(offset_bytes + from, to - from).and_then(|()| disk.flush())
+        };
+        if let Err(fault) = clear(HEADER_BYTES, length_bytes).and_then(|()| clear(0, HEADER_BYTES))
+        {
             status
                 .note(format!("the lifeboat is still on the disk, where nothing uses it: {fault}"));
         }

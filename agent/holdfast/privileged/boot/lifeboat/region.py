@@ -128,8 +128,13 @@ def nonce_in(device: Path, region: Region) -> str | None:
 
 
 def wipe(device: Path, sink: Sink, region: Region) -> None:
-    """Write zeros over a region, and read them back. Raises `OSError`."""
-    sink.write(0, _zeros(region.length_bytes))
+    """Write zeros over a region, and read them back. Raises `OSError`.
+
+    The header goes last: by that whatever was cut off is found again.
+    """
+    sink.write(HEADER_BYTES, _zeros(region.length_bytes - HEADER_BYTES))
+    sink.flush()
+    sink.write(0, _zeros(HEADER_BYTES))
     sink.flush()
     with raw(device) as file:
         for chunk in read_raw(file, region.offset_bytes, region.length_bytes):
