@@ -136,7 +136,7 @@ def test_without_a_place_it_is_refused_unless_that_is_allowed(
 ) -> None:
     stage(disk, size_bytes=DISK - 2 * MIB)
     before = disk.state()
-    with pytest.raises(Refused, match=r"no place for a lifeboat.*Ask for `allow_unprotected`"):
+    with pytest.raises(Refused, match=r"no place for a lifeboat.*ask for `allow_unprotected`"):
         disk.arming.arm(disk.request())
     forbidding = disk.allowing(require_lifeboat=True)
     with pytest.raises(Refused, match=r"`reimage\.require_lifeboat` of the settings forbids"):

@@ -400,7 +400,7 @@ def _no_place(reason: str, *, forbidden: bool) -> str:
     way_out = (
         "`reimage.require_lifeboat` of the settings forbids to do without one."
         if forbidden
-        else "Ask for `allow_unprotected` (`--allow-unprotected`) to do without one."
+        else "To do without one, ask for `allow_unprotected` (`--allow-unprotected`)."
     )
     return f"{_UNPROTECTED} {reason} {way_out}"
 

@@ -96,8 +96,8 @@ options:
     type: bool
   allow_unprotected:
     description:
-      - Whether the disk may be written without a place for a lifeboat. A power cut during the write
-        then leaves a disk that does not boot.
+      - Whether the disk may be written without a place for a lifeboat, as an image leaves none that
+        is as large as the disk. A power cut during the write then leaves a disk that does not boot.
     type: bool
   rollback:
     description: Whether a system that is not confirmed in time is replaced by the old one.

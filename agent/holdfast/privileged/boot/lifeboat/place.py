@@ -196,5 +196,6 @@ def _why_no_file(  # noqa: PLR0911 - a reason each
 def _too_large(system: DiskPosition, image_bytes: int, needed: int) -> str:
     return (
         f"{system.disk.path} has {system.disk.size_bytes} bytes, and the image {image_bytes}: "
-        f"{needed} bytes that the image does not write are needed."
+        f"{needed} bytes that the image does not write are needed. "
+        "Use a smaller image or a larger disk."
     )
