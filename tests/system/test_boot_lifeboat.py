@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from holdfast.privileged.boot.disk.freeze import settle
 from holdfast.privileged.boot.lifeboat import region
 from holdfast.privileged.boot.lifeboat.parts import PARTS_AT, Region
 from holdfast.privileged.boot.lifeboat.place import FILES
@@ -129,6 +131,46 @@ def test_it_is_where_the_job_says_and_gone_after_disarming(
     if kind == "tail":
         assert on_disk(disk, place) == bytes(place.length_bytes)
     assert disk.arming.disarm().removed == []
+
+
+def _removed(file: Path) -> None:
+    file.unlink()
+
+
+def _truncated(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - MIB)
+
+
+def _moved(file: Path) -> None:
+    copy = file.with_name("copy")
+    shutil.copy(file, copy)
+    copy.replace(file)
+
+
+@pytest.mark.parametrize("change", [_removed, _truncated, _moved])
+def test_blocks_that_its_file_does_not_hold_any_more_are_noticed(
+    disk: BootDisk, change: Callable[[Path], None]
+) -> None:
+    cover_tail(disk)
+    place = placed(disk.arming.arm(disk.request()))
+    file = next(path for path in map(disk.machine.path, FILES) if path.exists())
+    # As it is no program gets at them.
+    subprocess.run(("e4defrag", file), capture_output=True, check=False)
+    with pytest.raises(PermissionError):
+        change(file)
+    with pytest.raises(Refused, match="not run by systemd"):
+        disk.arming.reboot(NONCE, dry_run=True)
+    content = on_disk(disk, place)
+
+    run("chattr", "-i", file)
+    change(file)
+
+    settle(disk.root)
+    assert on_disk(disk, place) == content, "the bytes are still there"
+    with pytest.raises(OSError, match="no file holds the blocks of the lifeboat any more"):
+        disk.arming.reboot(NONCE, dry_run=True)
+    disk.arming.disarm()
+    assert not any(disk.machine.path(path).exists() for path in FILES)
 
 
 def test_without_a_place_it_is_refused_unless_that_is_allowed(

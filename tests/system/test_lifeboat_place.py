@@ -22,7 +22,14 @@ from holdfast.privileged.boot.disk.freeze import settle
 from holdfast.privileged.boot.lifeboat import region
 from holdfast.privileged.boot.lifeboat.held_file import protect, release_file
 from holdfast.privileged.boot.lifeboat.parts import PARTS_AT, LifeboatError, Part, Parts, Region
-from holdfast.privileged.boot.lifeboat.place import FILES, Place, hold, prospect, uncovered
+from holdfast.privileged.boot.lifeboat.place import (
+    FILES,
+    Place,
+    hold,
+    is_held,
+    prospect,
+    uncovered,
+)
 from tests.support.bootdisk import run
 from tests.support.loops import MIB, attach
 from tests.support.mounts import mounted
@@ -97,7 +104,10 @@ def _free(kind: str, node: str) -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def system(
-    directory: Path, kind: str = "ext4", table: str = "label: gpt\nstart=1MiB, size=510MiB\n"
+    directory: Path,
+    kind: str = "ext4",
+    table: str = "label: gpt\nstart=1MiB, size=510MiB\n",
+    tuned: Sequence[str] = (),
 ) -> Iterator[System]:
     if os.geteuid() != 0:
         pytest.skip("loop devices and mounts are root's")
@@ -110,6 +120,8 @@ def system(
         node = f"{loop.device}p1"
         until(Path(node).exists, what=node)
         run(f"mkfs.{kind}", *(["-F", "-q"] if kind == "ext4" else ["-f", "-q"]), node)
+        if tuned:
+            run("tune2fs", *tuned, node)
         with mounted(root, node):
             (root / "var/lib").mkdir(parents=True)
             (root / "boot").mkdir()
@@ -184,6 +196,48 @@ def test_a_file_is_held_in_free_blocks_that_the_image_does_not_write(
         assert release_file(place.file.path)
         assert not release_file(place.file.path)
         assert found.content() == before
+
+
+def test_it_is_in_its_place_also_where_data_go_through_the_journal(disk_dir: Path) -> None:
+    with system(disk_dir, tuned=["-o", "journal_data"]) as found:
+        before = found.content()
+        place = hold(found.machine, found.position, IMAGE, LENGTH, last=False)
+        assert place.kind == "file"
+        written(found, place)
+        assert found.content() == before
+        assert is_held(found.machine, place.region)
+        assert not is_held(found.machine, Region(place.region.offset_bytes, LENGTH + 4096))
+
+
+def test_a_table_that_leads_out_of_the_disk_is_understood_or_refused(disk_dir: Path) -> None:
+    table = "label: gpt\\nstart=1MiB, size=400MiB\\n"
+    with system(disk_dir, table=table) as found:
+        before = hold(found.machine, found.position, IMAGE, LENGTH, last=False)
+        sector = _head(found.disk)
+        for far in (DISK // 512, (1 << 54) - 1, (1 << 64) - 1):
+            for at, understood in ((32, True), (72, False)):
+                changed = sector[:at] + far.to_bytes(8, "little") + sector[at + 8 :]
+                _put(found.disk, changed)
+                if understood:  # of a disk that was larger: nobody finds a backup there
+                    again = hold(found.machine, found.position, IMAGE, LENGTH, last=False)
+                    assert (again.kind, again.region) == ("tail", before.region)
+                else:
+                    with pytest.raises(OSError, match="cannot be understood"):
+                        hold(found.machine, found.position, IMAGE, LENGTH, last=False)
+        _put(found.disk, sector)
+
+
+def _head(disk: Path) -> bytes:
+    with disk.open("rb") as file:
+        return file.read(1024)[512:]
+
+
+def _put(disk: Path, sector: bytes) -> None:
+    with disk.open("rb+") as file:
+        file.seek(512)
+        file.write(sector)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def test_without_room_it_is_refused_and_nothing_is_left(disk_dir: Path) -> None:

@@ -7,6 +7,7 @@ shows an extended partition as its first sectors only.
 from __future__ import annotations
 
 import errno
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -89,13 +90,10 @@ def _of_mbr(sector: bytes, sector_bytes: int) -> Iterator[Region]:
 
 
 def _gpt_header(file: int, lba: int, sector_bytes: int) -> tuple[int, ...] | None:
-    try:
-        content = b"".join(read_raw(file, lba * sector_bytes, 512))
-    except OSError as error:
-        if error.errno == errno.EIO:  # beyond the end of the disk
-            return None
-        raise
-    fields = _HEADER.unpack_from(content)
+    """Return the fields of a header; None where there is none, as beyond the end of the disk."""
+    if (lba + 1) * sector_bytes > _size(file):
+        return None
+    fields = _HEADER.unpack_from(b"".join(read_raw(file, lba * sector_bytes, 512)))
     return fields if fields[0] == b"EFI PART" and fields[5] == lba else None
 
 
@@ -103,7 +101,8 @@ def _of_gpt(
     file: int, header: tuple[int, ...], sector_bytes: int, device: Path
 ) -> Iterator[Region]:
     own, at, count, size = header[5], *header[10:13]
-    if not 128 <= size <= _MOST_ENTRY_BYTES or count > _MOST_ENTRIES:
+    inside = at * sector_bytes + count * size <= _size(file)
+    if not 128 <= size <= _MOST_ENTRY_BYTES or count > _MOST_ENTRIES or not inside:
         raise OSError(errno.EINVAL, "its partition table cannot be understood", str(device))
     yield Region(own * sector_bytes, sector_bytes)
     yield Region(at * sector_bytes, count * size)
@@ -113,3 +112,7 @@ def _of_gpt(
         if any(entry[:16]):
             start, last = struct.unpack_from("<QQ", entry, 32)
             yield Region(start * sector_bytes, max(last - start + 1, 0) * sector_bytes)
+
+
+def _size(device: int) -> int:
+    return os.lseek(device, 0, os.SEEK_END)

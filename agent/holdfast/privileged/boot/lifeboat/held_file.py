@@ -95,6 +95,16 @@ def release_file(path: Path) -> bool:
     return False
 
 
+def holds(path: Path, start_bytes: int, region: Region) -> bool:
+    """Whether a file has all blocks of a region, in one piece. Raises `OSError`."""
+    try:
+        extents = extents_of(path, unwritten=True)
+    except FileNotFoundError:
+        return False
+    runs = [Region(_place(extent, start_bytes), extent.length) for extent in extents]
+    return any(overlap(run, region) == region for run in runs)
+
+
 def in_one_piece(path: Path, start_bytes: int) -> HeldFile:
     """Return where the only extent of a file is. Raises `OSError`, also if there are several."""
     found = extents_of(path, unwritten=True)

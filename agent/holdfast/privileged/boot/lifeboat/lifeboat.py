@@ -6,6 +6,7 @@ a file of ours has a name of its own.
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ from holdfast.privileged.boot.lifeboat.place import (
     FILES,
     Place,
     hold,
+    is_held,
     prospect,
     sector_bytes_of,
     uncovered,
@@ -109,12 +111,19 @@ class Lifeboat:
             protect(place.file.path)
 
     def check(self, payload: Path) -> None:
-        """Raise `OSError` unless the disk has all of it; does nothing where there is none."""
+        """Raise `OSError` unless the disk has all of it; does nothing where there is none.
+
+        A file of it must still have its blocks: what is written to freed ones is not known.
+        """
         note = _note(payload)
         system = system_position(self._machine)
-        if note is not None and isinstance(system, DiskPosition):
-            device = self._machine.dev / system.disk.name
-            region.verify(device, Region(note.offset_bytes, note.length_bytes), note.nonce)
+        if note is None or not isinstance(system, DiskPosition):
+            return
+        place = Region(note.offset_bytes, note.length_bytes)
+        if note.kind == "file" and not is_held(self._machine, place):
+            reason = "no file holds the blocks of the lifeboat any more; disarm, and arm again"
+            raise OSError(errno.ESTALE, reason, system.disk.path)
+        region.verify(self._machine.dev / system.disk.name, place, note.nonce)
 
     def remove(self, payloads: Sequence[Path]) -> tuple[list[str], list[str]]:
         """Remove what is left of it in the old system; `payloads` are where its note may be.

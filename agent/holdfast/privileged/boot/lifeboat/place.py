@@ -26,6 +26,7 @@ from holdfast.privileged.boot.lifeboat.held_file import (
     FILE_SYSTEMS,
     HeldFile,
     hold_file,
+    holds,
     release_file,
     usable_bytes,
 )
@@ -59,7 +60,7 @@ class Place:
         offset = self.region.offset_bytes if self.file is None else self.file.offset_bytes
         file = os.open(path, flags)
         try:
-            yield Sink(file, offset)
+            yield Sink(file, offset, None if self.file is None else path.parent)
         finally:
             os.close(file)
 
@@ -124,6 +125,17 @@ def hold(
                 return Place("file", device, file.region, file)
         reasons.append(why)
     raise LifeboatError(" ".join(dict.fromkeys(reasons)))
+
+
+def is_held(machine: MachineFiles, region: Region) -> bool:
+    """Whether one of the files still has the blocks of a region. Raises `OSError`."""
+    for path in FILES:
+        position = position_of(machine, str(Path(path).parent))
+        if isinstance(position, DiskPosition) and holds(
+            machine.path(path), position.start_bytes, region
+        ):
+            return True
+    return False
 
 
 def uncovered(machine: MachineFiles, system: DiskPosition, region: Region) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from holdfast.privileged.boot.disk.freeze import settle
 from holdfast.privileged.boot.disk.read_back import raw, read_raw
 from holdfast.privileged.boot.lifeboat.parts import (
     ALIGNED,
@@ -37,6 +38,8 @@ class Sink:
 
     file: int
     offset_bytes: int
+    file_system: Path | None = None
+    """A directory of the file's file system, which may have the data in its journal first."""
 
     def write(self, offset: int, chunks: Iterable[bytes]) -> int:
         """Write at an offset of the region; return where it ended. Raises `OSError`."""
@@ -49,8 +52,10 @@ class Sink:
         return offset
 
     def flush(self) -> None:
-        """Flush what was written. Raises `OSError`."""
+        """Flush what was written, to its place on the device. Raises `OSError`."""
         os.fsync(self.file)
+        if self.file_system is not None:
+            settle(self.file_system)
 
 
 def write(device: Path, sink: Sink, region: Region, parts: Parts, nonce: str) -> bytes:
