@@ -237,3 +237,25 @@ def test_the_package_in_a_debian_with_nothing_else(debian: System) -> None:
         assert debian.call("test", "-e", gone).returncode == 1, gone
     assert debian.run("ls", "/srv/data/db", "/srv/state/manifests")
     assert debian.run("dpkg-query", "--show") == before
+
+
+def test_a_purge_removes_a_lifeboat_that_is_armed(disk_dir: Path) -> None:
+    text = (CHECKOUT / "packaging/debian/holdfast.postrm").read_text()
+    script = re.sub(r" /(boot|etc|var)/", rf" {disk_dir}/\1/", text)
+    assert script.count(str(disk_dir)) == 5
+    files = [disk_dir / "boot/holdfast-lifeboat", disk_dir / "var/lib/holdfast-helper/lifeboat"]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"blocks")
+    if subprocess.run(["chattr", "+i", *files], check=False).returncode != 0:
+        pytest.skip("files cannot be made immutable here")
+    try:
+        subprocess.run(["sh", "-c", script, "postrm", "remove"], check=True)
+        assert all(file.exists() for file in files)
+        subprocess.run(["sh", "-c", script, "postrm", "purge"], check=True)
+        assert not any(file.exists() for file in files)
+        assert not (disk_dir / "var/lib/holdfast-helper").exists()
+    finally:
+        left = [file for file in files if file.exists()]
+        if left:
+            subprocess.run(["chattr", "-i", *left], check=True)
