@@ -94,7 +94,7 @@ def running(disks: Disks, directory: Path, options: Sequence[str] = ()) -> Itera
         *("-smp", "2", "-m", "1024", "-nodefaults", "-display", "none"),
         *("-serial", f"file:{directory / 'console'}"),
         *("-kernel", str(disks.kernel), "-initrd", str(disks.initrd)),
-        *("-append", "root=/dev/disk/by-id/virtio-root rw console=ttyS0 panic=10"),
+        *("-append", f"root=/dev/disk/by-id/virtio-root rw console=ttyS0 panic=10 {pace.TIMER}"),
         *("-chardev", f"socket,id=agent,server=on,wait=off,path={directory / 'agent'}"),
         *("-device", "virtio-serial", "-device"),
         "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",

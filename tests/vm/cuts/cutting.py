@@ -21,7 +21,6 @@ from tests.vm.cuts.systems import ROOT_AT
 from tests.vm.imager.baddisk import Faults, bad_disk
 from tests.vm.imager.images import NONCE, file_of
 from tests.vm.imager.machine import (
-    COMMAND_LINE,
     PROCESSORS,
     Drive,
     Running,
@@ -114,7 +113,6 @@ class Machine:
         self, node: Sequence[str], by_loader: bool, options: dict[str, Any]
     ) -> Iterator[Running]:
         processors = options.pop("processors", PROCESSORS)
-        options.setdefault("command_line", f"{COMMAND_LINE} no_timer_check")
         drives = [Drive(self.disk, ROOT_SERIAL, node=node)]
         if self._data is not None:
             drives.append(Drive(self._data, DATA_SERIAL))

@@ -159,7 +159,7 @@ def _arm(kind: Kind, target: Path, code: Kernel, image: Image, more: dict[str, A
     initramfs = arming.initramfs(code, target.with_name("initramfs.img"))
     with target.open("r+b") as disk:
         place = Region(REGION_AT, REGION_BYTES)
-        words = [*COMMAND_LINE.split(), "no_timer_check", _WORD]
+        words = [*COMMAND_LINE.split(), _WORD]
         build = _for_uefi if kind.uefi else _for_bios
         parts = build(place, code.path, initramfs, words, disk.read(1024 + _TABLE_BYTES))
         region.write(target, region.Sink(disk.fileno(), REGION_AT), place, parts, NONCE)

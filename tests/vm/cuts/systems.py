@@ -11,6 +11,7 @@ from holdfast.privileged.boot.payload.job import blank_outcome
 from tests.support import grub
 from tests.vm.cuts.program import initramfs
 from tests.vm.imager.images import MIB, NONCE, Image, describe
+from tests.vm.pace import TIMER
 
 Layout = Literal["bios-mbr", "bios-gpt", "uefi-gpt"]
 
@@ -22,8 +23,7 @@ IMAGE_BYTES = 31 * MIB
 """With a GPT its last mebibyte is the backup's."""
 REGION_AT, REGION_BYTES = 32 * MIB, 38 * MIB
 DISK_BYTES = 72 * MIB
-COMMAND_LINE = "console=ttyS0 quiet panic=1 no_timer_check"
-"""Where a machine is emulated, its timer may miss the kernel's check for it."""
+COMMAND_LINE = f"console=ttyS0 quiet panic=1 {TIMER}"
 _SECTOR = 512
 _CORE_AT = {"bios-mbr": _SECTOR, "bios-gpt": 64 * _SECTOR}
 _ROOT_TYPE = "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709"

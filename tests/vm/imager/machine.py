@@ -13,14 +13,14 @@ from pathlib import Path
 from tests.support.harness import dying_with_parent
 from tests.support.waiting import until
 from tests.vm.imager.images import NONCE
-from tests.vm.pace import patience
+from tests.vm.pace import TIMER, patience
 from tests.vm.reimage.firmware import OVMF
 from tests.vm.reimage.qmp import Qmp
 
 SECONDS = 240.0
 """Far above what it takes: the machine is emulated, and may share its cores."""
 
-COMMAND_LINE = f"console=ttyS0 quiet panic=1 holdfast.nonce={NONCE}"
+COMMAND_LINE = f"console=ttyS0 quiet panic=1 {TIMER} holdfast.nonce={NONCE}"
 PROCESSORS = ("-smp", "2", "-accel", "tcg,thread=multi")
 USER = "user"
 """QEMU's own network: this machine's loopback is `HOST`, and DHCP gives the address 10.0.2.15."""

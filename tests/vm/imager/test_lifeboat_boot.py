@@ -18,6 +18,7 @@ from tests.vm.imager.arming import IMAGER
 from tests.vm.imager.images import MIB
 from tests.vm.imager.kernel import Kernel
 from tests.vm.imager.machine import Drive, running
+from tests.vm.pace import TIMER
 
 REGION = Region(80 * MIB + 4096, 48 * MIB)
 NONCE = "0123456789abcdef" * 2
@@ -36,7 +37,7 @@ def test_one_sector_boots_it(room: Path, debian: Kernel, label: str, nvme: bool)
         cpio.file("init", IMAGER, 0o755),
     ]
     initramfs.write_bytes(b"".join(cpio.archive(entries)))
-    words = ["console=ttyS0", "panic=1", "a.b=x y", "holdfast.lifeboat"]
+    words = ["console=ttyS0", "panic=1", TIMER, "a.b=x y", "holdfast.lifeboat"]
     parts = bios.build(REGION, debian.path, initramfs, words, disk.read_bytes()[:512])
     target = os.open(disk, os.O_RDWR)
     try:
@@ -48,7 +49,9 @@ def test_one_sector_boots_it(room: Path, debian: Kernel, label: str, nvme: bool)
     assert "size=      131072" in before.stdout
 
     with running(None, None, [Drive(disk, "root", nvme)], room / "run") as machine:
-        machine.on_console(r'Command line: .* console=ttyS0 panic=1 "a.b=x y" holdfast.lifeboat')
+        machine.on_console(
+            f'Command line: .* console=ttyS0 panic=1 {TIMER} "a.b=x y" holdfast.lifeboat'
+        )
         machine.on_console("holdfast-imager: refused, and nothing was written: /holdfast/job.json")
         machine.rebooted()
 
@@ -61,6 +64,8 @@ def test_what_arming_wrote_boots(room: Path, debian: Kernel, disk_dir: Path, kin
             subprocess.run(append, input="type=83\n", text=True, check=True, capture_output=True)
         shutil.copy(debian.path, armed.boot / f"vmlinuz-{armed.machine.kernel}")
         shutil.copy(IMAGER, armed.arming.imager)
+        words = armed.machine.proc / "cmdline"
+        words.write_text(f"{TIMER} {words.read_text()}")
         report = armed.arming.arm(armed.request()).lifeboat
         assert report is not None
         assert (report.kind, report.offset_bytes is None) == (kind, False)

@@ -19,12 +19,13 @@ from tests.vm.imager.arming import IMAGER
 from tests.vm.imager.images import MIB
 from tests.vm.imager.kernel import Kernel
 from tests.vm.imager.machine import PROCESSORS, Drive, running
+from tests.vm.pace import TIMER
 from tests.vm.reimage.disks import in_own_mounts
 from tests.vm.reimage.firmware import OVMF, SECURE_OVMF, Firmware
 
 REGION = Region(80 * MIB + 4096, 60 * MIB)
 NONCE = "0123456789abcdef" * 2
-WORDS = ["console=ttyS0", "panic=1", "a.b=x y", "holdfast.lifeboat"]
+WORDS = ["console=ttyS0", "panic=1", TIMER, "a.b=x y", "holdfast.lifeboat"]
 DISK_BYTES = 160 * MIB
 _SECONDS = 420.0
 _SHIM = Path("/usr/lib/shim/shimx64.efi.signed")
@@ -135,7 +136,7 @@ def test_one_sector_boots_it(room: Path, debian: Kernel, tmp_path: Path, name: s
     drives = [Drive(disk, "root", sector_bytes=size)]
     with running(None, None, drives, room / name, memory_mib=512, options=options) as machine:
         machine.on_console(
-            r'Command line: .*console=ttyS0 panic=1 "a.b=x y" holdfast.lifeboat', _SECONDS
+            rf'Command line: .*console=ttyS0 panic=1 {TIMER} "a.b=x y" holdfast.lifeboat', _SECONDS
         )
         machine.on_console("holdfast-imager: refused, and nothing was written: /holdfast/job.json")
         machine.rebooted()

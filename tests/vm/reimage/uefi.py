@@ -73,7 +73,7 @@ cat >"$tree/loader/entries/debian-$release.conf" <<END
 title Debian
 version $release
 sort-key debian
-options root=UUID=$uuid ro console=ttyS0 panic=10
+options root=UUID=$uuid ro console=ttyS0 panic=10 no_timer_check
 linux /debian/$release/linux
 initrd /debian/$release/initrd.img
 END
