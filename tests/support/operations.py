@@ -13,9 +13,11 @@ from pydantic import BaseModel, ConfigDict
 
 from holdfast._engine import CancelledError, Progress
 from holdfast.operations.kinds import Context, Kind, Registry
+from holdfast.operations.model import Operation, OperationSummary
 from holdfast.operations.service import Operations
 from holdfast.operations.store import Store
 from holdfast.scopes import Scope
+from tests.support.waiting import until
 
 WAIT_SECONDS = 20.0
 
@@ -163,3 +165,19 @@ def operations(
     finally:
         service.shutdown(5.0)
         store.close()
+
+
+def start(
+    service: Operations, kind: str = "test.work", name: str = "one", **more: Any
+) -> Operation:
+    return service.start(kind, Params(name=name), actor="tester", **more)[0]
+
+
+def ended(service: Operations, operation: OperationSummary) -> Operation:
+    """Wait for the end of an operation, and return it."""
+
+    def final() -> Operation | None:
+        found = service.get(operation.id)
+        return found if found.state.final else None
+
+    return until(final, what=f"the end of {operation.id}")
