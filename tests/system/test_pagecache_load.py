@@ -145,21 +145,32 @@ class TestBudget:
         assert result["recall"] == pytest.approx(45 / 80)
         assert result["budget_recall"] == 1
 
-    def test_every_file_gets_its_share(self, daemon: Daemon) -> None:
-        pages = 2048
-        paths = [write_file(daemon.root / f"{number}", pages * PAGE) for number in range(6)]
-        lines = [line(path.name, pages * PAGE) for path in paths]
+    @pytest.mark.parametrize(("numerator", "denominator"), [(1, 2), (1, 4), (5, 8)])
+    def test_every_file_gets_its_share(
+        self, daemon: Daemon, numerator: int, denominator: int
+    ) -> None:
+        piece = 64
+        sizes = {"a": 2048, "b": 2048, "c": 100, "d": 640, "e": 2048, "f": 1, "g": 1024}
+        lines = []
+        for name, pages in sizes.items():
+            evict(write_file(daemon.root / name, pages * PAGE))
+            lines.append(line(name, pages * PAGE))
         dump_id = upload(daemon, encode(header(daemon.root), lines))
-        for path in paths:
-            evict(path)
-        half = len(paths) * pages * PAGE // 2
-        result = load(daemon, dump=dump_id, budget_bytes=half, report="all")
-        assert result["skipped_bytes_by_reason"] == {"budget": half}
-        # In the order of the files three of them would get nothing. What the budget allowed is
-        # counted, since the host may have reclaimed some of it again.
-        left_out = [each["skipped"] for each in result["reported"]]
-        assert len(left_out) == len(paths)
-        assert max(left_out) < pages * PAGE * 7 // 8
+        total = sum(sizes.values())
+        budget = total * numerator // denominator
+        result = load(daemon, dump=dump_id, budget_bytes=budget * PAGE, report="all")
+        assert result["skipped_bytes_by_reason"] == {"budget": (total - budget) * PAGE}
+        # In the order of the files the last would get nothing. What the budget allowed is counted,
+        # since the host may have reclaimed some of it again. Beside its share, a file may have what
+        # was left of the budget, which is less than a piece.
+        allowed = {
+            Path(each["path"]).name: (each["requested"] - each["skipped"]) // PAGE
+            for each in result["reported"]
+        }
+        assert allowed.keys() == sizes.keys()
+        for name, pages in sizes.items():
+            share = pages * budget / total
+            assert share - piece < allowed[name] < share + 2 * piece, name
 
     def test_tiers_of_an_earlier_version_are_read_as_one(self, daemon: Daemon) -> None:
         path = write_file(daemon.root / "f", 40 * PAGE)

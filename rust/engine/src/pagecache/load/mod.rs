@@ -190,15 +190,14 @@ impl Loader<'_> {
     /// Walk through the dump, with the number of the first unit of each entry, and its pages by pass.
     fn each_entry(&self, mut visit: impl FnMut(usize, Entry, Vec<PageSet>) -> bool) -> Result<()> {
         let mut dump = open(self.request)?;
-        let (mut unit, mut number) = (0, 0);
+        let (mut unit, mut splitter) = (0, self.shares.splitter());
         while let Some(mut entry) = dump.next(self.progress)? {
-            let parts = self.shares.split(number, std::mem::take(&mut entry.pages));
+            let parts = splitter.split(std::mem::take(&mut entry.pages));
             let next = unit + parts.iter().filter(|pages| !pages.is_empty()).count();
             if !visit(unit, entry, parts) {
                 break;
             }
             unit = next;
-            number += 1;
         }
         Ok(())
     }
