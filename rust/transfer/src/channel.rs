@@ -13,6 +13,8 @@ use crate::{Error, Result};
 const TICK: Duration = Duration::from_millis(100);
 /// Bytes that are encrypted before they are handed to the kernel.
 const PIECE: usize = 128 << 10;
+/// Bytes that are read from the socket at once. rustls asks for 4 KiB, a system call each.
+const INCOMING: usize = 128 << 10;
 /// Bytes of the secret that both ends derive from one connection.
 const BINDING: usize = 32;
 /// Its label (RFC 5705).
@@ -25,6 +27,7 @@ pub type Stop<'a> = &'a (dyn Fn() -> bool + Sync);
 pub struct Channel {
     tls: Connection,
     socket: TcpStream,
+    incoming: Incoming,
     peer: String,
     /// How long nothing may move.
     patience: Duration,
@@ -41,6 +44,33 @@ pub struct Waited {
     pub reading: Duration,
     /// For space in the socket's buffer.
     pub writing: Duration,
+}
+
+/// Bytes of the socket that were not decrypted yet.
+#[derive(Default)]
+struct Incoming {
+    /// Empty until the handshake is over: a stranger costs no memory here.
+    buffer: Vec<u8>,
+    begin: usize,
+    end: usize,
+}
+
+impl Incoming {
+    /// Read from the socket if there is nothing left; false at the end of the stream.
+    fn fill(&mut self, socket: &mut TcpStream) -> io::Result<bool> {
+        if self.begin == self.end {
+            self.buffer.resize(INCOMING, 0);
+            (self.begin, self.end) = (0, socket.read(&mut self.buffer)?);
+        }
+        Ok(self.begin < self.end)
+    }
+
+    /// Hand bytes on to be decrypted.
+    fn hand_on(&mut self, tls: &mut Connection) -> io::Result<usize> {
+        let count = tls.read_tls(&mut &self.buffer[self.begin..self.end])?;
+        self.begin += count;
+        Ok(count)
+    }
 }
 
 impl std::fmt::Debug for Channel {
@@ -76,7 +106,8 @@ impl Channel {
             socket.set_write_timeout(Some(TICK))
         };
         set().map_err(|source| Error::Wire { peer: peer.clone(), source })?;
-        Ok(Self { tls, socket, peer, patience, deadline: None, waited: Waited::default() })
+        let (incoming, waited) = (Incoming::default(), Waited::default());
+        Ok(Self { tls, socket, incoming, peer, patience, deadline: None, waited })
     }
 
     /// Return the time spent waiting for the socket so far.
@@ -205,7 +236,15 @@ impl Channel {
         self.flush(stop)?;
         let begin = Instant::now();
         loop {
-            let read = self.tls.read_tls(&mut self.socket);
+            let read = if self.tls.is_handshaking() {
+                self.tls.read_tls(&mut self.socket)
+            } else {
+                match self.incoming.fill(&mut self.socket) {
+                    Ok(true) => self.incoming.hand_on(&mut self.tls),
+                    Ok(false) => Ok(0),
+                    Err(error) => Err(error),
+                }
+            };
             match read {
                 Ok(0) => return Err(self.failed(io::ErrorKind::UnexpectedEof.into())),
                 Ok(_) => break,

@@ -1,6 +1,7 @@
 //! Blocks: the bytes of a file between two multiples of a block, or up to a hole.
 
 use holdfast_engine::Result;
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::queue::{Item, Queue};
 use crate::message::{BLOCK, Reply};
@@ -65,6 +66,8 @@ impl<'a> Block<'a> {
         let data = std::mem::take(&mut self.data);
         let offset = self.position - data.len() as u64;
         let (want, sparse) = (self.want, self.sparse);
-        self.queue.push(Item::Block { want, offset, sparse, data })
+        // Here rather than where it is sent: the processor's cache still has it.
+        let check = xxh3_64(&data);
+        self.queue.push(Item::Block { want, offset, sparse, check, data })
     }
 }

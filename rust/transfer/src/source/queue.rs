@@ -24,6 +24,8 @@ pub enum Item {
         offset: u64,
         /// Whether the file has holes.
         sparse: bool,
+        /// XXH3 of the bytes.
+        check: u64,
         /// The bytes.
         data: Vec<u8>,
     },

@@ -11,7 +11,6 @@ use holdfast_engine::confine::{device, stat};
 use holdfast_engine::manifest::record::{Entry, Type};
 use holdfast_engine::read::{self, Device, ReadOptions};
 use holdfast_engine::{Progress, Root};
-use xxhash_rust::xxh3::xxh3_64;
 
 use super::offer::{Offer, Offering};
 use super::queue::{Item, Popped, Queue};
@@ -364,8 +363,8 @@ fn send_round(
         let before = channel.waited().writing;
         let mut sent = 0;
         match round.queue.pop(ALIVE) {
-            Popped::Item(Item::Block { want, offset, sparse, data }) => {
-                let head = BlockHead { want, offset, sparse, check: xxh3_64(&data) };
+            Popped::Item(Item::Block { want, offset, sparse, check, data }) => {
+                let head = BlockHead { want, offset, sparse, check };
                 channel.send_frame(Kind::Block, &[&head.bytes(), &data], &stop)?;
                 sent = data.len();
                 round.queue.give_back(data);
