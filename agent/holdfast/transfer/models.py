@@ -248,7 +248,8 @@ class TransferPass(BaseModel, defer_build=True):
     special_names: list[Located] = Field(description="Some of them.")
     left_out: dict[str, Count] = Field(description="What the source left out, by reason.")
     unset: dict[str, Count] = Field(
-        description="Owners and attributes that could not be set here, by kind."
+        description="Of how many files, directories and links the `owner`, the `mode`, the `mtime` "
+        "or `attributes` could not be set here."
     )
     unmapped_owners: UnmappedOwners = Field(
         default_factory=UnmappedOwners,

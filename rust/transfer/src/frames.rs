@@ -7,11 +7,11 @@ use holdfast_engine::xxh64::xxh64;
 /// The largest frame.
 const LARGEST: u64 = 64 << 20;
 /// Before a frame: its length and the digest of what follows, little endian.
-const HEAD: usize = 16;
+pub const HEAD: u64 = 16;
 
 /// Return a frame in the form in which it is appended.
 pub fn frame(body: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(HEAD + body.len());
+    let mut frame = Vec::with_capacity(HEAD as usize + body.len());
     frame.extend((body.len() as u64).to_le_bytes());
     frame.extend(xxh64(body).to_le_bytes());
     frame.extend(body);
@@ -37,7 +37,7 @@ impl<R: Read> Frames<R> {
     /// # Errors
     /// The system's error.
     pub fn next(&mut self) -> std::io::Result<Option<Vec<u8>>> {
-        let mut head = [0; HEAD];
+        let mut head = [0; HEAD as usize];
         match self.input.read_exact(&mut head) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
@@ -53,7 +53,7 @@ impl<R: Read> Frames<R> {
         if body.len() as u64 != length || xxh64(&body).to_le_bytes() != digest {
             return Ok(None);
         }
-        self.end += HEAD as u64 + length;
+        self.end += HEAD + length;
         Ok(Some(body))
     }
 }

@@ -15,11 +15,31 @@ use super::journal::{Item, Record};
 use super::plan::{Link, Plan, is_held};
 use super::staging::{Staging, split};
 use crate::message::{Metadata, Stamp};
-use crate::metadata;
+use crate::metadata::{self, Of};
 use crate::{Error, Result};
 
 /// Records in one frame.
 const BATCH: usize = 1024;
+
+/// Give up files that are being put together and that the source has no more, and their space.
+///
+/// # Errors
+/// [`Error::Engine`].
+pub fn abandon(ledger: &Ledger<'_>, abandoned: &[Box<[u8]>]) -> Result<()> {
+    let name = |path| lock(ledger.state).staged.get(path).map(|staged| staged.name);
+    let names: Vec<u64> = abandoned.iter().filter_map(name).collect();
+    for paths in abandoned.chunks(BATCH) {
+        ledger.record(paths.iter().cloned().map(Record::Abandoned).collect(), true)?;
+    }
+    for name in names {
+        ledger.progress.check()?;
+        match unlinkat(ledger.staging.fd(), Staging::name(name), AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(Error::io(ledger.staging.root().path(), errno)),
+        }
+    }
+    Ok(())
+}
 
 /// Remove what a transfer made and the source has no more. What is something else by now stays.
 /// Returns how many names were removed.
@@ -153,9 +173,9 @@ pub fn finish(
         let found = stat(&fd).map_err(failed)?;
         if path.is_empty() {
             // The staging directory is in it, and is removed at the very end.
-            set(&fd, &found, metadata, false, unset).map_err(failed)?;
+            set(&fd, &found, metadata, Of::Any, unset).map_err(failed)?;
         } else if differs(&found, metadata) || !metadata.attributes.is_empty() {
-            set(&fd, &found, metadata, false, unset).map_err(failed)?;
+            set(&fd, &found, metadata, Of::Any, unset).map_err(failed)?;
         }
     }
     Ok(missing)
@@ -170,7 +190,7 @@ pub fn finish_top(staging: &Staging, plan: &Plan) -> Result<()> {
     let failed = |errno| Error::io(staging.shown(path), errno);
     let fd = staging.directory(path).map_err(failed)?;
     let found = stat(&fd).map_err(failed)?;
-    metadata::apply(&fd, &found, metadata, false).map(drop).map_err(failed)
+    metadata::apply(&fd, &found, metadata, Of::Any).map(drop).map_err(failed)
 }
 
 fn differs(found: &Statx, metadata: &Metadata) -> bool {
@@ -185,15 +205,11 @@ fn set(
     file: impl std::os::fd::AsFd,
     found: &Statx,
     metadata: &Metadata,
-    symlink: bool,
+    of: Of,
     unset: &mut BTreeMap<&'static str, u64>,
 ) -> rustix::io::Result<()> {
-    let missed = metadata::apply(file, found, metadata, symlink)?;
-    for (name, missed) in [("owner", missed.owner), ("attributes", missed.attributes)] {
-        if missed {
-            *unset.entry(name).or_default() += 1;
-        }
-    }
+    let (missed, _) = metadata::apply(file, found, metadata, of)?;
+    missed.names().for_each(|name| *unset.entry(name).or_default() += 1);
     Ok(())
 }
 
@@ -209,6 +225,10 @@ fn make_link(
     let (parent, name) = split(&link.path);
     let parent = staging.directory(parent).map_err(failed)?;
     let found = staging.stat(&link.path).map_err(failed)?;
+    if found.is_some() && !lock(ledger.state).items.contains_key(&link.path) {
+        // It appeared after the plan was made.
+        return Err(staging.occupied(&link.path));
+    }
     let temporary = Staging::name(staging.number());
     match &link.symlink {
         Some(metadata) => {
@@ -226,7 +246,7 @@ fn make_link(
             // The kernel ignores and does not keep the mode of a symbolic link.
             compared.mode = u32::from(found.stx_mode) & 0o7777;
             if differs(&found, &compared) || !metadata.attributes.is_empty() {
-                set(&fd, &found, metadata, true, unset).map_err(failed)?;
+                set(&fd, &found, metadata, Of::Symlink, unset).map_err(failed)?;
             }
         }
         None => {

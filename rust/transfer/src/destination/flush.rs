@@ -6,7 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use holdfast_engine::Progress;
-use rustix::fs::{AtFlags, Mode, OFlags, fdatasync, fsync, openat, renameat, statx, syncfs};
+use rustix::fs::{AtFlags, Mode, OFlags, fdatasync, fsync, openat, statx, syncfs};
+use rustix::io::Errno;
 
 use super::Proof;
 use super::journal::{Held, Item, Journal, Record, State};
@@ -171,6 +172,10 @@ impl Ledger<'_> {
         if self.proof != Proof::Wire {
             self.flush(&chunks, &files)?;
         }
+        let new: Vec<bool> = {
+            let state = lock(self.state);
+            files.iter().map(|file| !state.items.contains_key(&file.path)).collect()
+        };
         let mut records = Vec::with_capacity(chunks.len() + files.len());
         for Chunk { target, index, digest, state } in chunks {
             records.push(Record::Chunk(target.path.clone(), index, digest, state));
@@ -181,7 +186,7 @@ impl Ledger<'_> {
         self.record(records, true)?;
         let mut parent: Option<(Box<[u8]>, OwnedFd)> = None;
         let mut placed = Vec::with_capacity(files.len());
-        for file in files {
+        for (file, new) in files.into_iter().zip(new) {
             let failed = |errno| Error::io(self.staging.shown(&file.path), errno);
             let (directory, name) = split(&file.path);
             if parent.as_ref().is_none_or(|(known, _)| **known != *directory) {
@@ -190,7 +195,14 @@ impl Ledger<'_> {
             }
             let Some((_, into)) = &parent else { continue };
             let staged = Staging::name(file.name);
-            renameat(self.staging.fd(), staged, into, name).map_err(failed)?;
+            match self.staging.place(&staged, into, name, new) {
+                // It appeared after the plan was made.
+                Err(Errno::EXIST) if new => {
+                    self.record(vec![Record::Removed(file.path.clone())], true)?;
+                    return Err(self.staging.occupied(&file.path));
+                }
+                other => other.map_err(failed)?,
+            }
             let flags = AtFlags::SYMLINK_NOFOLLOW;
             let found = statx(into, name, flags, rustix::fs::StatxFlags::BASIC_STATS);
             let identity = found.map(|stat| holdfast_engine::manifest::survey::identity_of(&stat));

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use holdfast_engine::space;
 use serde::{Deserialize, Serialize};
 
-use crate::frames::{Frames, frame};
+use crate::frames::{Frames, HEAD as FRAME_HEAD, frame};
 use crate::message::{Stamp, Table, decode, encode};
 use crate::ticket::random;
 use crate::{Error, Result, Secret};
@@ -51,6 +51,9 @@ pub enum Item {
     Link,
 }
 
+/// Chunks by number: the digest of each, and the state of the whole file's digest behind it.
+pub type Chunks = BTreeMap<u32, (u64, Option<[u64; 4]>)>;
+
 /// A file that is being put together in the staging directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Staged {
@@ -61,7 +64,7 @@ pub struct Staged {
     /// Whether it began as an older version.
     pub based: bool,
     /// Chunks that are flushed: digest, and state behind it.
-    pub chunks: BTreeMap<u32, (u64, Option<[u64; 4]>)>,
+    pub chunks: Chunks,
 }
 
 /// One record.
@@ -90,6 +93,8 @@ pub enum Record {
     Complete,
     /// Whether owners are found by name.
     Mapped(bool),
+    /// A file is not put together any more.
+    Abandoned(Box<[u8]>),
 }
 
 /// What the journal has.
@@ -140,6 +145,7 @@ impl State {
             }
             Record::Complete => self.complete = true,
             Record::Mapped(mapped) => self.mapped = Some(mapped),
+            Record::Abandoned(path) => _ = self.staged.remove(&path),
         }
     }
 }
@@ -168,6 +174,15 @@ impl Journal {
             return Err(Error::Busy { path: of.to_string_lossy().into_owned() });
         }
         let (state, puller, whole, records) = read(&mut file).map_err(failed)?;
+        if let Some(reason) = damage(&file, whole).map_err(failed)? {
+            let path = path.display();
+            return Err(holdfast_engine::Error::Invalid(format!(
+                "{path} is damaged at byte {whole}: {reason}. What is in {} is not known any more; \
+                 pull into an empty directory, with a new ticket",
+                of.display()
+            ))
+            .into());
+        }
         file.set_len(whole).map_err(failed)?;
         file.seek(SeekFrom::Start(whole)).map_err(failed)?;
         let puller = match puller {
@@ -263,6 +278,62 @@ fn read(file: &mut File) -> std::io::Result<(State, Option<[u8; 32]>, u64, usize
     Ok((state, puller, if puller.is_some() { whole } else { 0 }, count))
 }
 
+/// Return why what is behind the whole frames cannot be the end that a crash cut short: then it was
+/// flushed, and the device or somebody changed it.
+fn damage(file: &File, whole: u64) -> std::io::Result<Option<&'static str>> {
+    use std::os::unix::fs::FileExt as _;
+    let length = file.metadata()?.len();
+    if length == whole {
+        return Ok(None);
+    }
+    let one = |record: Record| frame(&encode(&[record].as_slice()));
+    let complete = one(Record::Complete);
+    if let Some(start) = length.checked_sub(complete.len() as u64) {
+        let mut last = vec![0; complete.len()];
+        file.read_exact_at(&mut last, start)?;
+        if last == complete {
+            return Ok(Some("the transfer was complete"));
+        }
+    }
+    // The first frame is flushed before there is a second one.
+    let begin = Record::Begin { version: VERSION, puller: [0; 32] };
+    if whole == 0 && length > one(begin).len() as u64 {
+        return Ok(Some("it does not begin as a journal does"));
+    }
+    // A frame that is not whole, with one behind it that was flushed with all before it.
+    let mut skipped = whole;
+    loop {
+        let mut head = [0; 8];
+        if length - skipped < FRAME_HEAD || file.read_exact_at(&mut head, skipped).is_err() {
+            return Ok(None);
+        }
+        let next = skipped.saturating_add(FRAME_HEAD).saturating_add(u64::from_le_bytes(head));
+        if next >= length {
+            return Ok(None);
+        }
+        skipped = next;
+        let mut reader = file;
+        reader.seek(SeekFrom::Start(skipped))?;
+        let mut frames = Frames::new(std::io::BufReader::new(reader));
+        while let Some(body) = frames.next()? {
+            let records = decode::<Vec<Record>>(&body).unwrap_or_default();
+            if records.iter().any(is_flushed) {
+                return Ok(Some("there are whole records behind it"));
+            }
+        }
+        skipped += frames.end;
+    }
+}
+
+/// Return whether a record is appended only with a flush.
+fn is_flushed(record: &Record) -> bool {
+    match record {
+        Record::Made(_, Item::File(_)) | Record::Spoiled(..) | Record::Complete => true,
+        Record::Staged(_, staged) => staged.based,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -294,6 +365,27 @@ mod tests {
             let (_, state, again) = open();
             assert_eq!(again, secret);
             assert_eq!(state.items.len(), 1, "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn a_byte_that_changed_in_a_complete_journal_is_damage_wherever_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let path_of_it = directory.path().join("journal");
+        let open = || Journal::open(directory.path(), false, Path::new("/d"));
+        let (mut journal, _, _) = open().unwrap();
+        journal.append(&[Record::Made(path("a"), held(1))], true).unwrap();
+        let open_end = std::fs::metadata(&path_of_it).unwrap().len() as usize;
+        journal.append(&[Record::Complete], true).unwrap();
+        drop(journal);
+        let whole = std::fs::read(&path_of_it).unwrap();
+        for place in 0..open_end {
+            let mut bytes = whole.clone();
+            bytes[place] ^= 0x40;
+            std::fs::write(&path_of_it, &bytes).unwrap();
+            let error = open().unwrap_err().to_string();
+            assert!(error.contains("is damaged at byte"), "{place}: {error}");
+            assert_eq!(std::fs::read(&path_of_it).unwrap(), bytes, "{place}");
         }
     }
 

@@ -168,7 +168,8 @@ pub struct Pass {
     pub special_names: Vec<PathText>,
     /// Names that the source left out, by reason.
     pub left_out: BTreeMap<String, u64>,
-    /// Files of which the owner or extended attributes could not be set.
+    /// Files, directories and links of which the owner, the mode, the modification time or extended
+    /// attributes could not be set, by which of them.
     pub unset: BTreeMap<String, u64>,
     /// Owners that were to be found by name and keep their numbers.
     pub unmapped_owners: Unmapped,

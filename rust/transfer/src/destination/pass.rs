@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use holdfast_engine::record::PathText;
-use rustix::fs::renameat;
+use rustix::fs::{FileType, renameat};
 
 use super::connect::Caller;
-use super::finish::{finish, make_directories, remove_gone};
+use super::finish::{abandon, finish, make_directories, remove_gone};
 use super::flush::{Flusher, Ledger, lock};
 use super::journal::{Item, Record, Staged};
 use super::limited::Ledger as LimitedLedger;
@@ -60,10 +60,12 @@ impl Fetching<'_> {
                 let there = rustix::fs::statx(staging.fd(), &name, flags, basic).ok();
                 let Some(Item::File(held)) = state.items.get(path) else {
                     // A base that was to be moved here, and was not, is where it was.
-                    if there.is_none() && staged.based {
+                    if there.is_none() && staged.based && !state.items.contains_key(path) {
                         let (parent, file) = split(path);
                         let failed = |errno| Error::io(staging.shown(path), errno);
-                        if staging.stat(path).map_err(failed)?.is_some() {
+                        if staging.stat(path).map_err(failed)?.is_some_and(|found| {
+                            FileType::from_raw_mode(found.stx_mode.into()) == FileType::RegularFile
+                        }) {
                             let parent = staging.directory(parent).map_err(failed)?;
                             renameat(&parent, file, staging.fd(), &name).map_err(failed)?;
                         }
@@ -131,6 +133,7 @@ impl Fetching<'_> {
         let settled = settled.map(|(path, ctime_ns)| Record::Placed(path, ctime_ns));
         self.ledger.record(settled.collect(), false)?;
         progress.enter("removing");
+        abandon(self.ledger, &plan.abandoned)?;
         pass.removed += remove_gone(self.ledger, &mut plan.gone)?;
         make_directories(self.ledger, &plan)?;
 

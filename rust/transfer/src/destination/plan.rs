@@ -8,7 +8,7 @@ use holdfast_engine::manifest::record::{Type, chunk_size, is_plain};
 use holdfast_engine::manifest::survey::identity_of;
 use rustix::fs::{FileType, Statx};
 
-use super::journal::{Held, Item, Staged, State};
+use super::journal::{Chunks, Held, Item, Staged, State};
 use super::staging::{STAGING, Staging, split};
 use crate::message::{Have, Listed, Metadata, SMALL, Stamp, Table};
 use crate::{Error, Result};
@@ -64,6 +64,8 @@ pub struct Plan {
     pub links: Vec<Link>,
     /// What was made and is not there any more, or is something else now.
     pub gone: Vec<Box<[u8]>>,
+    /// Files that are being put together and are not wanted any more.
+    pub abandoned: Vec<Box<[u8]>>,
     /// Files that were placed before a crash, with the change times that they have.
     pub settled: Vec<(Box<[u8]>, i64)>,
     /// FIFOs, sockets and devices, by type.
@@ -274,11 +276,17 @@ impl<'a> Planner<'a> {
             return Err("its listing has another length than it declares");
         }
         self.plan.gone.extend(self.made.map(Into::into));
+        let continued = |want: &&Wanted| matches!(want.start, Start::Staged(_));
+        let continued: HashSet<&[u8]> =
+            self.plan.wants.iter().filter(continued).map(|want| &*want.path).collect();
+        let staged = self.state.staged.keys();
+        let abandoned = staged.filter(|path| !continued.contains(&***path)).cloned().collect();
+        self.plan.abandoned = abandoned;
         Ok(self.plan)
     }
 
     fn occupied(&self, path: &[u8]) -> Error {
-        Error::Occupied { path: self.staging.shown(path).to_string_lossy().into_owned() }
+        self.staging.occupied(path)
     }
 
     fn refuse(&mut self, path: &[u8]) -> Result<()> {
@@ -349,7 +357,7 @@ impl Wanted {
 }
 
 /// Return the chunks of a file that is in place, as the staging directory records them.
-pub fn chunks_of(held: &Held) -> BTreeMap<u32, (u64, Option<[u64; 4]>)> {
+pub fn chunks_of(held: &Held) -> Chunks {
     match &held.table {
         None => [(0, (held.digest, None))].into(),
         Some(table) => (0..)

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use holdfast_engine::confine::stat;
 use holdfast_engine::manifest::record::chunk_size;
+use holdfast_engine::manifest::survey::identity_of;
 use holdfast_engine::read::buffers::Buffers;
 use holdfast_engine::{Progress, space};
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, Statx, openat};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::flush::{Chunk, Finished, Flusher, Ledger, lock};
@@ -21,9 +22,9 @@ use super::staging::Staging;
 use super::target::Target;
 use crate::channel::Channel;
 use crate::message::{
-    BLOCK, BLOCK_HEAD, BlockHead, End, Kind, Loss, Reply, SMALL, Small, Spent, Table, unpack,
+    BLOCK, BLOCK_HEAD, BlockHead, End, Kind, Loss, Reply, SMALL, Small, Spent, Stamp, Table, unpack,
 };
-use crate::metadata::{self, Unset};
+use crate::metadata::{self, Of, Unset};
 use crate::owners::Owners;
 use crate::{Error, Result, statistics};
 
@@ -208,10 +209,12 @@ impl<'a> Round<'a> {
             }
             Reply::Chunk { want, index, digest, state } => {
                 let Some(target) = self.target(channel, want, true)? else { return Ok(false) };
-                if index >= target.chunks() || target.based {
+                if !target.wait_until_compared(|| self.must_stop()) {
+                    return Err(holdfast_engine::Error::Cancelled.into());
+                }
+                if !target.reported(index, (digest, state)) {
                     return Err(channel.broken("a chunk that no file has"));
                 }
-                target.state().digests.insert(index, (digest, state));
                 self.advance(&target)?;
             }
             Reply::Compared { want, table, differing } => {
@@ -365,14 +368,15 @@ impl<'a> Round<'a> {
             let failed = |errno| Error::io(self.staging.shown(&target.path), errno);
             let fd = target.descriptor().map_err(|e| Error::io("a descriptor", e))?;
             let before = stat(&fd).map_err(failed)?;
-            let unset = metadata::apply(&fd, &before, &end.metadata, false).map_err(failed)?;
+            let applied = metadata::apply(&fd, &before, &end.metadata, Of::Any);
+            let (unset, now) = applied.map_err(failed)?;
             self.note(unset);
-            let held = held(&fd, &end, Some(table).filter(|table| !table.digests.is_empty()));
+            let held = held(&now, &end, Some(table).filter(|table| !table.digests.is_empty()));
             files.push(Finished {
                 path: target.path.clone(),
                 name: target.name,
                 target: Some(Arc::clone(target)),
-                held: held.map_err(failed)?,
+                held,
             });
             self.status[target.want as usize].store(ARRIVED, Ordering::Release);
             lock(&self.targets).remove(&target.want);
@@ -423,9 +427,10 @@ impl<'a> Round<'a> {
             let written = file.write_all(content);
             written.map_err(|error| Error::io(self.staging.shown(&wanted.path), error))?;
             let before = stat(&file).map_err(failed)?;
-            let unset = metadata::apply(&file, &before, &end.metadata, false).map_err(failed)?;
+            let applied = metadata::apply(&file, &before, &end.metadata, Of::NewFile);
+            let (unset, now) = applied.map_err(failed)?;
             self.note(unset);
-            let held = held(&file, &end, None).map_err(failed)?;
+            let held = held(&now, &end, None);
             self.count(size);
             self.progress.add_bytes(size);
             finished.push(Finished { path: wanted.path.clone(), name, target: None, held });
@@ -435,23 +440,22 @@ impl<'a> Round<'a> {
     }
 
     fn note(&self, unset: Unset) {
-        let mut known = lock(&self.unset);
-        for (name, unset) in [("owner", unset.owner), ("attributes", unset.attributes)] {
-            if unset {
-                *known.entry(name).or_default() += 1;
-            }
+        if unset == Unset::default() {
+            return;
         }
+        let mut known = lock(&self.unset);
+        unset.names().for_each(|name| *known.entry(name).or_default() += 1);
     }
 }
 
-fn held(file: impl std::os::fd::AsFd, end: &End, table: Option<Table>) -> rustix::io::Result<Held> {
-    let stamp = super::plan::stamp_of(file)?;
-    Ok(Held {
+fn held(now: &Statx, end: &End, table: Option<Table>) -> Held {
+    let stamp = Stamp::from(&identity_of(now));
+    Held {
         source: end.stamp,
         digest: end.digest,
         table: table.map(Box::new),
         ino: stamp.ino,
         mtime_ns: stamp.mtime_ns,
         ctime_ns: 0,
-    })
+    }
 }

@@ -9,9 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use holdfast_engine::Root;
 use holdfast_engine::RootPath;
 use holdfast_engine::confine::{open_directory, stat};
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, Statx, StatxFlags, mkdirat, openat, statx, unlinkat};
+use rustix::fs::{
+    AtFlags, Dir, Mode, OFlags, RenameFlags, Statx, StatxFlags, mkdirat, openat, removexattr,
+    renameat, renameat_with, statx, unlinkat,
+};
 use rustix::io::Errno;
 
+use crate::metadata::magic;
 use crate::{Error, Result};
 
 /// The staging directory, in the destination directory so that a rename places a file.
@@ -59,6 +63,11 @@ impl Staging {
         }
         let directory = open_directory(root.fd(), STAGING.as_bytes());
         let directory = directory.map_err(|e| Error::io(&shown, e))?;
+        // New files have no attributes: a default list of access control would be inherited.
+        match removexattr(magic(&directory), "system.posix_acl_default") {
+            Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(Error::io(&shown, errno)),
+        }
         Ok(Self { root, directory, counter: AtomicU64::new(0) })
     }
 
@@ -75,6 +84,37 @@ impl Staging {
     /// Return a path below the destination for messages.
     pub fn shown(&self, path: &[u8]) -> PathBuf {
         self.root.path().join(Path::new(OsStr::from_bytes(path)))
+    }
+
+    /// Return the error for a name that no transfer made.
+    pub fn occupied(&self, path: &[u8]) -> Error {
+        Error::Occupied { path: self.shown(path).to_string_lossy().into_owned() }
+    }
+
+    /// Move a file from the staging directory to its place. `new` if no transfer made the name: then
+    /// nothing is replaced.
+    ///
+    /// # Errors
+    /// The system's error; `EEXIST` if the name is taken.
+    pub fn place(
+        &self,
+        from: &str,
+        into: impl AsFd,
+        name: &[u8],
+        new: bool,
+    ) -> rustix::io::Result<()> {
+        if new {
+            match renameat_with(&self.directory, from, &into, name, RenameFlags::NOREPLACE) {
+                // Not every file system can.
+                Err(Errno::INVAL | Errno::NOSYS) => {
+                    if look(into.as_fd(), name).is_ok() {
+                        return Err(Errno::EXIST);
+                    }
+                }
+                other => return other,
+            }
+        }
+        renameat(&self.directory, from, into, name)
     }
 
     /// Return the name of a number in the staging directory.

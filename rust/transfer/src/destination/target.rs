@@ -14,6 +14,7 @@ use holdfast_engine::read::buffers::Buffer;
 use holdfast_engine::space;
 use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, fadvise, fallocate, openat};
 
+use super::journal::Chunks;
 use super::staging::Staging;
 use crate::message::{End, Table};
 use crate::ranges::Ranges;
@@ -51,9 +52,10 @@ pub struct State {
     /// Chunks that are whole.
     pub whole: BTreeMap<u32, bool>,
     /// Digests and states of chunks.
-    pub digests: BTreeMap<u32, (u64, Option<[u64; 4]>)>,
-    /// Chunks that the source found to differ, once it compared.
-    differing: Option<Vec<u32>>,
+    pub digests: Chunks,
+    /// Chunks that the source found to differ, once it compared, and the digests that they will
+    /// have. The source confirms each after it sent it: it may change before it is read again.
+    differing: Option<Chunks>,
     /// Its end, once it came.
     pub end: Option<End>,
     /// Whether it is done or lost.
@@ -70,7 +72,7 @@ impl Target {
         (want, path, name): (u32, Box<[u8]>, u64),
         size: u64,
         based: bool,
-        known: BTreeMap<u32, (u64, Option<[u64; 4]>)>,
+        known: Chunks,
     ) -> Result<Self> {
         let failed = |errno: rustix::io::Errno| Error::io(staging.shown(&path), errno);
         let text = Staging::name(name);
@@ -203,21 +205,41 @@ impl Target {
             return false;
         }
         let mut states = table.states.into_iter();
+        let mut expected = BTreeMap::new();
         for (index, digest) in (0..).zip(table.digests) {
             let digest = (digest, states.next());
             if differing.binary_search(&index).is_ok() {
                 state.whole.remove(&index);
+                state.digests.remove(&index);
+                expected.insert(index, digest);
             } else if state.digests.get(&index).is_none_or(|known| known.0 != digest.0) {
                 return false;
             } else {
                 state.whole.insert(index, true);
+                state.digests.insert(index, digest);
             }
-            state.digests.insert(index, digest);
         }
-        state.differing = Some(differing);
+        // What an earlier, longer version had beyond the end.
+        state.whole.retain(|&index, _| index < last);
+        state.digests.retain(|&index, _| index < last);
+        state.differing = Some(expected);
         drop(state);
         self.compared.notify_all();
         true
+    }
+
+    /// Take in what the source reports of a chunk that it read to its end; false if the file has no
+    /// such chunk, or of an older version, if it is not what the source compared.
+    pub fn reported(&self, index: u32, digest: (u64, Option<[u64; 4]>)) -> bool {
+        let mut state = self.state();
+        let known = match &state.differing {
+            Some(expected) => expected.get(&index) == Some(&digest),
+            None => !self.based && index < self.chunks(),
+        };
+        if known {
+            state.digests.insert(index, digest);
+        }
+        known
     }
 
     /// Account for bytes that were written: the chunks that they complete, or `None` if they
@@ -230,7 +252,7 @@ impl Target {
         while at < end {
             let index = u32::try_from(at / chunk).ok()?;
             let until = (u64::from(index) + 1).saturating_mul(chunk).min(end);
-            let excess = state.differing.as_ref().is_some_and(|d| d.binary_search(&index).is_err());
+            let excess = state.differing.as_ref().is_some_and(|d| !d.contains_key(&index));
             if state.whole.contains_key(&index) || excess || state.over {
                 return None;
             }
@@ -278,6 +300,13 @@ impl State {
         if self.end.is_none() || self.whole.len() != count {
             return None;
         }
+        // Of an older version also the only chunk is confirmed.
+        let confirmed = |differing: &BTreeMap<_, _>| {
+            differing.keys().all(|index| self.digests.contains_key(index))
+        };
+        if !self.differing.as_ref().is_none_or(confirmed) {
+            return None;
+        }
         if chunks <= 1 {
             return Some(Table::default());
         }
@@ -319,6 +348,10 @@ mod tests {
         assert!(target.compared(table, vec![0]));
         assert_eq!(target.table(&target.state()), None);
         assert_eq!(target.arrived(0, 8), Some(vec![0]));
+        // The bytes may be of a version later than the one that was compared.
+        assert_eq!(target.table(&target.state()), None);
+        assert!(!target.reported(0, (3, None)));
+        assert!(target.reported(0, (2, None)));
         assert_eq!(target.table(&target.state()), Some(Table::default()));
     }
 

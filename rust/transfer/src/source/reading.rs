@@ -26,6 +26,8 @@ use crate::metadata;
 
 /// Attempts to open a file when no writer is within the grain of its times.
 const QUIET_ATTEMPTS: u32 = 3;
+/// Bytes that a file has at least for its holes to be kept.
+const LEAST_HOLE: u64 = 4096;
 
 /// One round of reading.
 pub struct Reading<'a> {
@@ -150,11 +152,13 @@ impl<'a> Reading<'a> {
             _ => (FileHasher::new(Algorithm::Xxh64, size), None),
         };
         let position = hasher.position();
-        // Fewer blocks than the size needs: some of it is a hole.
+        // Fewer blocks than the size needs: some of it is a hole. Smaller files than a block may
+        // be kept in their inode.
         let sparse = file.stat.stx_blocks.saturating_mul(512) < size;
+        let small = size <= SMALL && !(sparse && size >= LEAST_HOLE);
         let purpose = match known {
             Some(known) => Purpose::Compare(known),
-            None if size <= SMALL => Purpose::Small(Vec::with_capacity(size as usize)),
+            None if small => Purpose::Small(Vec::with_capacity(size as usize)),
             None => Purpose::Send(Block::new(self.queue, number, position, sparse)),
         };
         let stream = Sending {
@@ -285,8 +289,13 @@ impl Stream for Sent<'_> {
             Self::Whole(sending) => sending.finish(end),
             Self::Part { reading, compared, index, hash, mut block } => {
                 block.flush()?;
-                let expected = compared.table.digests[index as usize];
-                if end != Outcome::Complete || hash.digest() != expected {
+                let digest = compared.table.digests[index as usize];
+                if end == Outcome::Complete && hash.digest() == digest {
+                    // What was sent is what was compared: only now the destination believes it.
+                    let (want, place) = (compared.want, index as usize);
+                    let state = compared.table.states.get(place).copied();
+                    reading.say(Reply::Chunk { want, index, digest, state })?;
+                } else {
                     compared.changed.store(true, Ordering::Relaxed);
                 }
                 if compared.left.fetch_sub(1, Ordering::AcqRel) > 1 {
