@@ -14,7 +14,7 @@ use holdfast_engine::xxh64::Xxh64;
 use holdfast_engine::{Error, Progress, Result, Root};
 use holdfast_transfer::Unmapped;
 use holdfast_transfer::message::Metadata;
-use holdfast_transfer::metadata;
+use holdfast_transfer::metadata::{self, Of};
 use holdfast_transfer::owners::Owners;
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, linkat, mkdirat, openat2};
 use rustix::io::Errno;
@@ -211,9 +211,9 @@ fn apply(
     let file = open_beneath(staging.tree(), path, flags)?;
     let mut kept = kept.clone();
     owners.map(&mut kept);
-    let unset = metadata::apply(&file, &stat(&file)?, &kept, false)?;
+    let (unset, _) = metadata::apply(&file, &stat(&file)?, &kept, Of::Any)?;
     // A file that its service cannot open is not restored.
-    if unset.owner { Err(Errno::PERM) } else { Ok(unset.attributes) }
+    if unset.owner || unset.mode { Err(Errno::PERM) } else { Ok(unset.attributes) }
 }
 
 /// Hands out the chunks of all files.
