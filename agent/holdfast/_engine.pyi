@@ -97,6 +97,9 @@ class Progress:
     def read_bytes(self) -> int:
         """Bytes of file data this call caused to be read."""
     @property
+    def uses_share(self) -> float | None:
+        """The share of the expected uses of pages that is dealt with, where a load has them."""
+    @property
     def current(self) -> str | None:
         """The path of the largest file that is being worked on, where the call reports it."""
     @property

@@ -33,6 +33,7 @@ class DirectedProgress:
         self.files_done = 0
         self.files_expected: int | None = None
         self.read_bytes = 0
+        self.uses_share: float | None = None
         self.changed = threading.Condition()
         self._cancelled = False
 

@@ -37,7 +37,9 @@ class TestLoadUntil:
     def test_a_share_is_enough_and_the_rest_goes_on(self, dumped: Daemon) -> None:
         done = dumped.cli("pagecache", "load", "--until", "5%", "--rate", "1MiB")
         assert done.returncode == 0, done.stderr
-        told = re.search(r"(\d+)\.\d % after .*: operation (\w+) continues", done.stderr)
+        told = re.search(
+            r"(\d+)\.\d % of the bytes after .*: operation (\w+) continues", done.stderr
+        )
         assert told is not None, done.stderr
         assert 5 <= int(told[1]) < 100
         now = dumped.http.get(f"/v1/operations/{told[2]}").json()

@@ -51,7 +51,7 @@ def test_defaults_are_those_documented(load: Load) -> None:
     assert settings.max_record_bytes == 1 << 30
     assert (settings.operations.max_running, settings.operations.keep) == (4, 1000)
     assert settings.operations.keep_days == 90
-    assert (settings.pagecache.dumps_kept, settings.pagecache.reserve_bytes) == (5, 1 << 30)
+    assert (settings.pagecache.dumps_kept, settings.pagecache.reserve_bytes) == (6, 1 << 30)
     assert set(settings.sources().values()) == {"default"}
 
 

@@ -98,6 +98,7 @@ def test_operation_json_is_that_of_the_contract() -> None:
             "files_done": 0,
             "files_expected": None,
             "bytes_per_second": 0,
+            "expected_hits": None,
             "eta_seconds": None,
         },
         "result": None,

@@ -92,7 +92,7 @@ class PageCacheSettings(Section):
     """Dumps and loads of the page cache."""
 
     dumps_kept: Annotated[Number, Field(ge=1, le=10_000)] = Field(
-        default=5, description="Dumps retained; the oldest go first."
+        default=6, description="Dumps retained; the oldest go first."
     )
     reserve_bytes: Size = Field(
         default=ByteSize(1 << 30), description="Memory a load leaves available."

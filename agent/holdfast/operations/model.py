@@ -198,6 +198,13 @@ class ProgressReport(BaseModel, defer_build=True):
         description="Over the last five seconds while running; over the whole run once it ended. "
         "Of loads, builds and verifications it is what was read; 0 of what reads no files.",
     )
+    expected_hits: float | None = Field(
+        default=None,
+        ge=0,
+        le=1,
+        description="Of loads in the order that dumps decide: the share of the expected uses of "
+        "the dump's pages that falls on those in memory by now. Null of anything else.",
+    )
     eta_seconds: float | None = Field(
         default=None,
         ge=0,

@@ -36,6 +36,8 @@ class Counters(Protocol):
     def files_expected(self) -> int | None: ...  # noqa: D102
     @property
     def read_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def uses_share(self) -> float | None: ...  # noqa: D102
 
 
 class Meter:
@@ -118,6 +120,8 @@ class Meter:
             files_done=files_done,
             files_expected=files_expected,
             bytes_per_second=max(0, int(rate)),
+            # Read after what is expected: it is known before that.
+            expected_hits=counters.uses_share,
             eta_seconds=eta,
         )
 

@@ -25,6 +25,7 @@ class _Header(BaseModel, defer_build=True):
     page_size: int
     roots: list[_Text] = Field(max_length=64)
     hotness: bool = False
+    path: _Text | None = None
     created_at: datetime | None = None
     host: _Text = ""
     boot_id: _Text = ""
@@ -46,6 +47,22 @@ class DumpStore(RecordStore[Dump]):
         request = InspectDump(record=path, max_bytes=max_bytes)
         return inspection(request, path, _Inspection, progress)
 
+    def before(self, dump: Dump, count: int) -> list[str]:
+        """List dumps of the same files before a dump, the newest first, up to `count`.
+
+        Damaged ones are among them: what they are of is not known, and whoever reads them says why
+        they cannot be used.
+        """
+        dumps, damaged = self.all()
+        same = {each.id for each in dumps if _of_the_same(each, dump)}
+        known = sorted(same | {each.id for each in damaged}, reverse=True)
+        found: list[str] = []
+        for record_id in known:
+            if record_id < dump.id and count:
+                found.append(record_id)
+                count -= record_id in same
+        return found
+
     def describe(self, record_id: str, path: Path, *, uploaded: bool, progress: Progress) -> Dump:
         """Describe a dump."""
         inspection = self.check(path, self.max_bytes, progress)
@@ -57,6 +74,7 @@ class DumpStore(RecordStore[Dump]):
             host=header.host,
             boot_id=header.boot_id,
             roots=header.roots,
+            path=header.path,
             page_size=header.page_size,
             files=inspection.files,
             bytes=inspection.bytes,
@@ -65,6 +83,17 @@ class DumpStore(RecordStore[Dump]):
             latest=False,
             uploaded=uploaded,
         )
+
+
+def _of_the_same(one: Dump, other: Dump) -> bool:
+    """Whether two dumps were made of the same files in the same place."""
+    return (one.roots, one.path, one.host, one.uploaded, one.page_size) == (
+        other.roots,
+        other.path,
+        other.host,
+        other.uploaded,
+        other.page_size,
+    )
 
 
 class DumpUpload(Upload[Dump]):

@@ -9,7 +9,7 @@ from typing import Literal
 
 from holdfast import _engine
 from holdfast.engine_request import EngineRequest
-from holdfast.pagecache.models import GroupBy, Policy
+from holdfast.pagecache.models import GroupBy, LoadOrder, Policy
 from holdfast.roots import RootPath
 
 
@@ -55,6 +55,9 @@ class LoadPages(EngineRequest):
     reserve_bytes: int
     bytes_per_second: int | None
     report_all: bool
+    earlier: Sequence[Path] = ()
+    """Records of the same roots before it, the newest first."""
+    order: LoadOrder = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -199,6 +199,9 @@ class Dump(Stored):
     host: str
     boot_id: str
     roots: list[str]
+    path: str | None = Field(
+        default=None, description="The file or directory that it is limited to, below its root."
+    )
     page_size: int
     files: Count
     bytes: Bytes
@@ -236,6 +239,10 @@ class ResidencyHistory(BaseModel, defer_build=True):
     points: list[ResidencyPoint]
 
 
+LoadOrder = Literal["auto", "dumps", "share"]
+"""When a load goes by the expected use of the pages."""
+
+
 class LoadRequest(Request):
     """Read the pages of a dump back into memory."""
 
@@ -262,6 +269,14 @@ class LoadRequest(Request):
     bytes_per_second: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="Rate limit on what is read from the device."
     )
+    order: LoadOrder = Field(
+        default="auto",
+        description="Which pages come first. `auto`: where the budget does not allow all of the "
+        "dump, those that up to six dumps show to be needed most; else as they are on the device. "
+        "`dumps`: those also where all of it is allowed, so that they are there before the end. "
+        "`share`: never; under a budget an even share of every file. Without an earlier dump of "
+        "the same roots it is an even share in any case.",
+    )
     report: Literal["incomplete", "all"] = Field(
         default="incomplete", description="Which files the result names one by one."
     )
@@ -277,6 +292,13 @@ class LoadedFile(Located):
     skipped: Bytes
     reason: str | None = Field(default=None, description="Why something was skipped.")
     detail: str | None = None
+
+
+class UnusedDump(BaseModel, defer_build=True):
+    """An earlier dump that could not help to decide, and why."""
+
+    dump: str
+    detail: str
 
 
 class LoadResult(OperationResult):
@@ -302,6 +324,29 @@ class LoadResult(OperationResult):
         default=None,
         description="The resident share of what was asked for before the budget or free memory ran "
         "out; null in results of versions that did not record it.",
+    )
+    order: Literal["device", "share", "dumps"] | None = Field(
+        default=None,
+        description="What decided which pages came first. `device`: all of it was allowed, so "
+        "their order on the device. `share`: an even share of every file. `dumps`: the expected "
+        "use. Null in results of versions that did not record it.",
+    )
+    order_detail: str | None = Field(
+        default=None, description="Why it was not `dumps`, where it was to be."
+    )
+    dumps: list[str] = Field(
+        default_factory=list,
+        description="The dumps that decided: the one that was loaded, and those before it, newest "
+        "first. Empty unless `order` is `dumps`.",
+    )
+    dumps_left_out: list[UnusedDump] = Field(
+        default_factory=list, description="Earlier dumps that could not be used."
+    )
+    expected_hits: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="The share of the expected uses of the dump's pages that falls on those that "
+        "are resident, of what can be loaded: an estimate from the dumps. Null unless `order` is "
+        "`dumps`.",
     )
     files: Count
     files_complete: Count

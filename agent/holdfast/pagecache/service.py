@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,10 +41,14 @@ from holdfast.pagecache.models import (
     PageCacheState,
     ResidencyReport,
     UnavailableRoot,
+    UnusedDump,
 )
 from holdfast.records.conversions import Write
 from holdfast.records.provenance import provenance
 from holdfast.roots import RootPath, Roots
+
+_DUMPS_DECIDING = 6
+"""With the one that is loaded: more show no more (docs/benchmarks.md)."""
 
 DUMP, LOAD, EVICT = "pagecache.dump", "pagecache.load", "pagecache.evict"
 
@@ -259,7 +263,7 @@ class PageCache:
                 places=places,
                 exclude=self._exclude,
                 destination=self._store.destination(context.id),
-                header=provenance(context.id),
+                header=provenance(context.id) | _limits(places),
                 on_denied=params.on_denied,
             ),
             context.progress,
@@ -276,7 +280,9 @@ class PageCache:
         params = context.params
         # A load that resumes after a crash must not take a newer dump for its own.
         dump = self._store.get(params.dump, before=context.id if context.resumed else None)
-        with self._store.use(dump.id) as record:
+        with ExitStack() as stack:
+            record = stack.enter_context(self._store.use(dump.id))
+            earlier = self._earlier(dump, params, stack)
             outcome = call(
                 LoadPages(
                     record=record,
@@ -291,10 +297,36 @@ class PageCache:
                     ),
                     bytes_per_second=params.bytes_per_second,
                     report_all=params.report == "all",
+                    earlier=list(earlier.values()),
+                    order=params.order,
                 ),
                 context.progress,
             )
-        return LoadResult(dump=dump.id, **outcome)
+        names = list(earlier)
+        left_out = [
+            UnusedDump(dump=names[each["index"]], detail=each["detail"])
+            for each in outcome.pop("dumps_left_out")
+        ]
+        unused = {each.dump for each in left_out}
+        decided = outcome.pop("dumps") > 0
+        return LoadResult(
+            dump=dump.id,
+            dumps=[dump.id, *(name for name in names if name not in unused)] if decided else [],
+            dumps_left_out=left_out,
+            **outcome,
+        )
+
+    def _earlier(self, dump: Dump, params: LoadRequest, stack: ExitStack) -> dict[str, Path]:
+        """Return the records that show which pages of a dump are needed, and keep them."""
+        if params.order == "share":
+            return {}
+        earlier = {}
+        for each in self._store.before(dump, _DUMPS_DECIDING - 1):
+            try:
+                earlier[each] = stack.enter_context(self._store.use(each))
+            except RequestError:
+                continue  # it was deleted meanwhile
+        return earlier
 
     def _evict(self, context: Context[EvictRequest]) -> EvictResult:
         places = self._evict_places(context.params)
@@ -380,6 +412,12 @@ class PageCache:
 
     def _evict_places(self, params: EvictRequest) -> list[RootPath]:
         return [self._places.find(path, f"paths.{nth}") for nth, path in enumerate(params.paths)]
+
+
+def _limits(places: Sequence[RootPath]) -> dict[str, str]:
+    """Return what the header of a dump says about the part of its root that it is of."""
+    limit = next((place.path for place in places if place.path), None)
+    return {} if limit is None else {"path": limit}
 
 
 def _not_to_be_looked_at(path: str, error: OSError | ValueError) -> Exception:

@@ -208,6 +208,7 @@ class Dump(TypedDict):
     host: str
     boot_id: str
     roots: list[str]
+    path: str | None
     page_size: int
     files: int
     bytes: int
@@ -462,6 +463,11 @@ class LoadResult(TypedDict):
     skipped_bytes: int
     recall: float
     budget_recall: float | None
+    order: str | None
+    order_detail: str | None
+    dumps: list[str]
+    dumps_left_out: list[UnusedDump]
+    expected_hits: float | None
     files: int
     files_complete: int
     skipped: dict[str, int]
@@ -778,6 +784,7 @@ class ProgressReport(TypedDict):
     files_done: int
     files_expected: int | None
     bytes_per_second: int
+    expected_hits: float | None
     eta_seconds: float | None
 
 
@@ -1298,6 +1305,13 @@ class UnmappedOwners(TypedDict):
 
     count: int
     names: list[str]
+
+
+class UnusedDump(TypedDict):
+    """An earlier dump that could not help to decide, and why."""
+
+    dump: str
+    detail: str
 
 
 class VerifyParams(TypedDict):

@@ -160,6 +160,7 @@ class Pagecache:
         budget_bytes: int | None = None,
         reserve_bytes: int | None = None,
         bytes_per_second: int | None = None,
+        order: Literal["auto", "dumps", "share"] | None = None,
         report: Literal["incomplete", "all"] | None = None,
         idempotency_key: str | None = None,
     ) -> Operation:
@@ -174,6 +175,7 @@ class Pagecache:
                 "budget_bytes": budget_bytes,
                 "reserve_bytes": reserve_bytes,
                 "bytes_per_second": bytes_per_second,
+                "order": order,
                 "report": report,
             },
             key=idempotency_key,

@@ -51,6 +51,11 @@ impl Progress {
     }
 
     #[getter]
+    fn uses_share(&self) -> Option<f64> {
+        self.0.uses_share()
+    }
+
+    #[getter]
     fn current(&self) -> Option<String> {
         self.0.current().map(|path| path.to_string())
     }

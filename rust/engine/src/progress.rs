@@ -19,6 +19,8 @@ pub struct Progress {
     files_expected: AtomicU64,
     read_bytes: AtomicU64,
     passed_over: AtomicU64,
+    uses_done: AtomicU64,
+    uses_expected: AtomicU64,
     cancelled: AtomicBool,
 }
 
@@ -33,6 +35,8 @@ impl Default for Progress {
             files_expected: AtomicU64::new(UNKNOWN),
             read_bytes: AtomicU64::new(0),
             passed_over: AtomicU64::new(0),
+            uses_done: AtomicU64::new(0),
+            uses_expected: AtomicU64::new(UNKNOWN),
             cancelled: AtomicBool::new(false),
         }
     }
@@ -84,6 +88,24 @@ impl Progress {
         self.read_bytes.load(Ordering::Relaxed)
     }
 
+    /// The share of the expected uses that is dealt with, where a load estimates them.
+    pub fn uses_share(&self) -> Option<f64> {
+        let expected = known(&self.uses_expected)?;
+        let done = self.uses_done.load(Ordering::Relaxed).min(expected);
+        Some(if expected == 0 { 1.0 } else { done as f64 / expected as f64 })
+    }
+
+    /// Set the sum of the expected uses, or that there is none. Comes before
+    /// [`Progress::expect`], so that who sees what is expected sees this as well.
+    pub fn expect_uses(&self, uses: Option<u64>) {
+        self.uses_expected.store(uses.unwrap_or(UNKNOWN), Ordering::Release);
+    }
+
+    /// Count expected uses as dealt with.
+    pub fn add_uses(&self, uses: u64) {
+        self.uses_done.fetch_add(uses, Ordering::Relaxed);
+    }
+
     /// Count `bytes` as dealt with.
     pub fn add_bytes(&self, bytes: u64) {
         self.bytes_done.fetch_add(bytes, Ordering::Relaxed);
@@ -112,7 +134,7 @@ impl Progress {
 
     /// Set how much there is to do.
     pub fn expect(&self, bytes: u64, files: u64) {
-        self.bytes_expected.store(bytes, Ordering::Relaxed);
+        self.bytes_expected.store(bytes, Ordering::Release);
         self.files_expected.store(files, Ordering::Relaxed);
     }
 
@@ -160,7 +182,7 @@ impl Progress {
 }
 
 fn known(value: &AtomicU64) -> Option<u64> {
-    Some(value.load(Ordering::Relaxed)).filter(|&v| v != UNKNOWN)
+    Some(value.load(Ordering::Acquire)).filter(|&v| v != UNKNOWN)
 }
 
 /// Lock a mutex whose data stays consistent even if a holder panicked.

@@ -46,8 +46,9 @@ def perform(
 
 
 class Enough:
-    """Ends the wait for an operation once a share of its bytes is done, or after a time.
+    """Ends the wait for an operation once a share of it is done, or after a time.
 
+    The share is of the expected hits where the operation estimates them, else of the bytes.
     The operation itself continues, if it can without this process.
     """
 
@@ -72,20 +73,29 @@ class Enough:
         progress = operation["progress"]
         done, expected = progress["bytes_done"], progress["bytes_expected"]
         passed = time.monotonic() - self._begun
+        hits = progress.get("expected_hits")
+        share = hits if hits is not None else done / expected if expected else None
         if operation["state"] != "running":
             return
         if self._until is not None and self._until(operation):
             self.met = True
             raise Left
-        if self._share is not None and expected and done >= self._share * expected:
-            self.why = f"{units.percent(done, expected)} after {units.duration(passed)}"
+        if self._share is not None and share is not None and share >= self._share:
+            so_far = _so_far(hits, done, expected)
+            self.why = f"{so_far} after {units.duration(passed)}"
             self.met = True
             raise Left
         if self._seconds is not None and passed >= self._seconds:
-            so_far = units.percent(done, expected) if expected else units.size(done)
+            so_far = _so_far(hits, done, expected)
             self.why = f"the deadline of {units.duration(self._seconds)} is over, at {so_far}"
             self.met = True
             raise Left
+
+
+def _so_far(hits: float | None, done: int, expected: int | None) -> str:
+    if hits is not None:
+        return f"{units.percent(hits, 1)} of the expected hits"
+    return f"{units.percent(done, expected)} of the bytes" if expected else units.size(done)
 
 
 def finish(

@@ -35,6 +35,14 @@ class Policy(StrEnum):
     ANY = "any"
 
 
+class Order(StrEnum):
+    """Which pages a load begins with."""
+
+    AUTO = "auto"
+    DUMPS = "dumps"
+    SHARE = "share"
+
+
 class Report(StrEnum):
     """Which files the result of a load names one by one."""
 
@@ -208,6 +216,14 @@ def load(
         int | None,
         typer.Option(parser=size_of, metavar="SIZE", help="Read at most this much a second."),
     ] = None,
+    order: Annotated[
+        Order | None,
+        typer.Option(
+            help="What comes first: dumps, the pages that several dumps show to be needed most; "
+            "share, an even share of every file; auto, dumps under a budget.",
+            show_default="dumps with --until, else auto",
+        ),
+    ] = None,
     report: Annotated[
         Report, typer.Option(help="Files that --json lists one by one.")
     ] = Report.INCOMPLETE,
@@ -216,7 +232,8 @@ def load(
         typer.Option(
             parser=share_of,
             metavar="SHARE",
-            help="Return once so much was loaded, e.g. 90%. The daemon loads on; --local ends.",
+            help="Return once this share of the expected hits was loaded, e.g. 90%; of the bytes "
+            "where there is one dump only. The daemon loads on; --local ends.",
         ),
     ] = None,
     deadline: Annotated[
@@ -252,6 +269,7 @@ def load(
         "budget_bytes": budget,
         "reserve_bytes": reserve,
         "bytes_per_second": rate,
+        "order": order.value if order is not None else Order.DUMPS.value if until else None,
         "report": None if report is Report.INCOMPLETE else report.value,
     }
     perform(

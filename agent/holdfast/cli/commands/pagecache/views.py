@@ -128,6 +128,15 @@ def show_loaded(out: Output, operation: Mapping[str, Any]) -> None:
         f"in dump {result.dump}, {units.count(result.files_complete)} of "
         f"{units.counted(result.files, 'file')} complete"
     )
+    if result.expected_hits is not None:
+        out.line(
+            f"{units.percent(result.expected_hits, 1)} of the expected hits, by "
+            f"{units.counted(len(result.dumps), 'dump')}"
+        )
+    elif result.order == "share":
+        out.line(f"an even share of every file; {result.order_detail or 'as requested'}")
+    for unused in result.dumps_left_out:
+        out.line(f"dump {unused.dump} did not count: {units.printable(unused.detail)}")
     if result.missing:
         out.line(f"missing {units.size(result.missing)}, also after reading it again")
     if result.stopped is not None:

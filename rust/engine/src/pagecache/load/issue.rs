@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Advice, fadvise};
 
 use super::budget::Budget;
+use super::proportion;
 use super::target::Target;
 use crate::pagecache::pages::{PageSet, Run};
 use crate::sys::{page_size, physical_address};
@@ -44,14 +45,16 @@ pub struct Absent {
     pub target: Arc<Target>,
     /// The pages.
     pub pages: PageSet,
+    /// The sum of their levels of expected use.
+    pub uses: u64,
 }
 
 impl Absent {
     /// Find where the pages are on the device.
-    pub fn new(unit: usize, target: Arc<Target>, pages: PageSet) -> Self {
+    pub fn new(unit: usize, target: Arc<Target>, pages: PageSet, uses: u64) -> Self {
         let first = pages.runs().first().map_or(0, |run| run.start);
         let address = physical_address(&target.file.fd, first * page_size()).unwrap_or(0);
-        Self { address, unit, target, pages }
+        Self { address, unit, target, pages, uses }
     }
 }
 
@@ -72,6 +75,7 @@ struct Burst {
     target: Arc<Target>,
     pages: PageSet,
     bytes: u64,
+    uses: u64,
     asked: Instant,
 }
 
@@ -90,6 +94,7 @@ impl<'a> Issuer<'a> {
     pub fn issue(&mut self, absent: &Absent, budget: &Budget) -> Result<u64> {
         let target = &absent.target;
         let chunk = self.chunk(target);
+        let pages = absent.pages.count();
         let mut cut = 0;
         for run in chunks(&absent.pages, chunk) {
             self.progress.check()?;
@@ -105,7 +110,7 @@ impl<'a> Issuer<'a> {
             let run = Run { count: granted, ..run };
             advise(&target.file.fd, run);
             self.progress.add_read(bytes);
-            self.queued(target, run, bytes)?;
+            self.queued(target, run, proportion(absent.uses, granted, pages))?;
         }
         Ok(cut)
     }
@@ -122,7 +127,8 @@ impl<'a> Issuer<'a> {
         Ok(self.reread)
     }
 
-    fn queued(&mut self, target: &Arc<Target>, run: Run, bytes: u64) -> Result<()> {
+    fn queued(&mut self, target: &Arc<Target>, run: Run, uses: u64) -> Result<()> {
+        let bytes = run.count * page_size();
         self.in_flight += bytes;
         match self.bursts.back_mut() {
             // Sorted files may come back to a target: its pages must ascend.
@@ -133,11 +139,13 @@ impl<'a> Issuer<'a> {
             {
                 burst.pages.push(run.start, run.count);
                 burst.bytes += bytes;
+                burst.uses += uses;
             }
             _ => self.bursts.push_back(Burst {
                 target: Arc::clone(target),
                 pages: PageSet::from_iter([run]),
                 bytes,
+                uses,
                 asked: Instant::now(),
             }),
         }
@@ -151,7 +159,7 @@ impl<'a> Issuer<'a> {
     }
 
     fn wait_for_oldest(&mut self) -> Result<()> {
-        let Some(Burst { target, pages, bytes, .. }) = self.bursts.pop_front() else {
+        let Some(Burst { target, pages, bytes, uses, .. }) = self.bursts.pop_front() else {
             return Ok(());
         };
         // Reads are queued in order: when the last page has arrived, so have the others, as a rule.
@@ -164,6 +172,7 @@ impl<'a> Issuer<'a> {
         }
         self.in_flight -= bytes;
         self.progress.add_bytes(bytes);
+        self.progress.add_uses(uses);
         Ok(())
     }
 

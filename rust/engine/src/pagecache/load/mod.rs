@@ -1,12 +1,15 @@
 //! Reading the pages of a dump back into memory, and making sure that they arrived.
 //!
-//! The dump is read three or four times: once to check all of it before anything is done, once to
-//! load it, or twice under a budget that does not allow all of it, and once to ask the kernel what is
-//! in memory now, read again what is not, and report the outcome. So memory use does not depend on
-//! how long a dump is, but for a few bytes per file.
+//! The dump is read several times: once to check all of it before anything is done, once for each
+//! pass of loading it (`order.rs`), and once to ask the kernel what is in memory now, read again what
+//! is not, and report the outcome. So memory use does not depend on how long a dump is, but for a few
+//! bytes per file, and what the dumps before it show of its pages (`heat.rs`).
 
 mod budget;
+mod heat;
 mod issue;
+mod order;
+mod plan;
 mod report;
 mod shares;
 mod target;
@@ -21,10 +24,10 @@ use serde::{Deserialize, Serialize};
 
 use self::budget::Budget;
 use self::issue::{Absent, Issuer, reread};
-use self::report::{FileOutcome, Report};
-use self::shares::Shares;
+use self::order::{Order, Part};
+use self::plan::{Ordered, plan};
+use self::report::{FileOutcome, Report, Uses};
 use self::target::Target;
-use super::pages::PageSet;
 use super::record::{Dump, Entry, inspect};
 use super::walkers;
 use crate::memory::Sources;
@@ -58,6 +61,10 @@ pub struct Request {
     pub reserve_bytes: u64,
     /// Read no more than this from the device.
     pub bytes_per_second: Option<u64>,
+    /// Dumps of the same roots before this one, the newest first. They are checked as it is.
+    pub earlier: Vec<PathBuf>,
+    /// When to load by what the earlier dumps show.
+    pub order: WhenOrdered,
     /// Name every file in the outcome, not only those that fell short.
     pub report_all: bool,
 }
@@ -74,6 +81,18 @@ pub enum Policy {
     Any,
 }
 
+/// When to load those pages first that several dumps show to be needed most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenOrdered {
+    /// Where the budget does not allow all of the dump.
+    Auto,
+    /// Also where it does: what is needed most is there before the end.
+    Dumps,
+    /// Never: under a budget every file gets an even share.
+    Share,
+}
+
 /// What was asked for and what the kernel confirmed. All numbers but those of files are bytes of
 /// whole pages.
 #[derive(Debug, Clone, Serialize)]
@@ -87,6 +106,12 @@ pub struct Outcome {
     recall: f64,
     /// Resident, of what was asked for before the budget or free memory ran out.
     budget_recall: f64,
+    /// What decided on the order.
+    #[serde(flatten)]
+    ordered: Ordered,
+    /// The share of the expected uses that fall on resident pages, of those that are still there to
+    /// be loaded; `None` unless dumps decided.
+    expected_hits: Option<f64>,
     files: u64,
     files_complete: u64,
     skipped: BTreeMap<Reason, u64>,
@@ -111,7 +136,7 @@ struct Unit {
 struct Job {
     unit: usize,
     entry: Entry,
-    pages: PageSet,
+    part: Part,
 }
 
 struct Loader<'a> {
@@ -120,7 +145,7 @@ struct Loader<'a> {
     roots: Vec<Root>,
     record_page_size: u64,
     budget: Budget,
-    shares: Shares,
+    order: Order,
     throttle: Throttle,
     units: Mutex<Vec<Unit>>,
     reread: AtomicU64,
@@ -155,45 +180,43 @@ pub fn load(request: &Request, progress: &Progress) -> Result<Outcome> {
     let roots =
         request.roots.iter().map(|path| Root::with_page_cache(path)).collect::<Result<Vec<_>>>()?;
     let budget = Budget::new(request.budget_bytes, request.reserve_bytes, Sources::default())?;
+    let allowed = budget.describe().0 / record_page_size;
+    let (order, ordered) = plan(request, &inspection, allowed, progress)?;
     let loader = Loader {
         request,
         progress,
         roots,
         record_page_size,
-        shares: Shares::new(budget.describe().0, inspection.bytes),
+        order,
         budget,
         throttle: Throttle::new(request.bytes_per_second),
         units: Mutex::default(),
         reread: AtomicU64::new(0),
     };
+    progress.expect_uses(loader.order.uses());
     progress.expect(inspection.bytes, inspection.files);
     progress.enter("loading");
-    for pass in 0..loader.shares.passes() {
+    for pass in 0..loader.order.passes() {
         loader.load(pass)?;
     }
     progress.enter("verifying");
     let report = loader.verify()?;
-    Ok(report.outcome(&loader.budget, loader.reread.load(Ordering::Relaxed)))
+    Ok(report.outcome(&loader.budget, ordered, loader.reread.load(Ordering::Relaxed)))
 }
 
 fn open(request: &Request) -> Result<Dump> {
     Dump::open(&request.record, request.max_bytes)
 }
 
-/// The parts that have pages, with their passes and their units, of which `first` is the first.
-fn units(first: usize, parts: Vec<PageSet>) -> impl Iterator<Item = (usize, usize, PageSet)> {
-    let parts = parts.into_iter().enumerate().filter(|(_, pages)| !pages.is_empty());
-    parts.enumerate().map(move |(nth, (pass, pages))| (first + nth, pass, pages))
-}
-
 impl Loader<'_> {
-    /// Walk through the dump, with the number of the first unit of each entry, and its pages by pass.
-    fn each_entry(&self, mut visit: impl FnMut(usize, Entry, Vec<PageSet>) -> bool) -> Result<()> {
+    /// Walk through the dump, with the number of the first unit of each entry, and its parts.
+    fn each_entry(&self, mut visit: impl FnMut(usize, Entry, Vec<Part>) -> bool) -> Result<()> {
         let mut dump = open(self.request)?;
-        let (mut unit, mut splitter) = (0, self.shares.splitter());
+        let (mut unit, mut splitter) = (0, self.order.splitter());
         while let Some(mut entry) = dump.next(self.progress)? {
-            let parts = splitter.split(std::mem::take(&mut entry.pages));
-            let next = unit + parts.iter().filter(|pages| !pages.is_empty()).count();
+            let pages = std::mem::take(&mut entry.pages);
+            let parts = splitter.split(&entry, &pages);
+            let next = unit + parts.len();
             if !visit(unit, entry, parts) {
                 break;
             }
@@ -221,12 +244,13 @@ impl Loader<'_> {
     fn open_all(&self, pass: usize, absent: SyncSender<Absent>) -> Result<()> {
         let produce = |queue: &pool::Queue<Job>| {
             self.each_entry(|first, entry, parts| {
-                let last = parts.iter().rposition(|pages| !pages.is_empty()) == Some(pass);
-                if let Some((unit, _, pages)) = units(first, parts).find(|unit| unit.1 == pass) {
+                let last = parts.last().is_some_and(|part| part.pass == pass);
+                if let Some((unit, part)) = (first..).zip(parts).find(|(_, part)| part.pass == pass)
+                {
                     if last && !entry.more {
                         self.progress.add_files(1);
                     }
-                    queue.push(Job { unit, entry, pages });
+                    queue.push(Job { unit, entry, part });
                 }
                 queue.wait_for_room(QUEUE)
             })
@@ -242,27 +266,31 @@ impl Loader<'_> {
 
     /// Open a file and return which of its pages are absent, if any are.
     fn open(&self, job: &Job) -> Result<Option<Absent>> {
-        let requested = job.pages.count() * self.record_page_size;
+        let requested = job.part.pages.count() * self.record_page_size;
         if self.budget.stopped().is_some() {
             self.settle(job.unit, Unit { already: u64::MAX, cut: u64::MAX });
             self.progress.add_bytes(requested);
             return Ok(None);
         }
         let found = self.target(&job.entry).ok().and_then(|target| {
-            let wanted = target.want(&job.pages).pages;
-            let absent = target.absent(&wanted).ok()?;
+            let wanted = target.want(&job.part.pages);
+            let absent = target.absent(&wanted.pages).ok()?;
             Some((target, wanted, absent))
         });
         let Some((target, wanted, absent)) = found else {
             // The last pass reports why it cannot be loaded: it comes to the same result.
             self.progress.add_bytes(requested);
+            self.progress.add_uses(job.part.uses);
             return Ok(None);
         };
-        let already = wanted.count() - absent.count();
+        let already = wanted.pages.count() - absent.count();
         self.settle(job.unit, Unit { already, cut: 0 });
         self.progress.add_bytes(requested.saturating_sub(absent.count() * page_size()));
+        // Of what cannot be loaded, nothing more is to be waited for.
+        let uses = proportion(job.part.uses, absent.count(), wanted.asked());
+        self.progress.add_uses(job.part.uses - uses);
         let target = Arc::new(target);
-        Ok((!absent.is_empty()).then(|| Absent::new(job.unit, target, absent)))
+        Ok((!absent.is_empty()).then(|| Absent::new(job.unit, target, absent, uses)))
     }
 
     /// Ask for absent pages as they are found, many files at a time.
@@ -315,7 +343,7 @@ impl Loader<'_> {
                     queue.wait_for_room(QUEUE)
                 })
             },
-            |(first, entry, parts): (usize, Entry, Vec<PageSet>), _| {
+            |(first, entry, parts): (usize, Entry, Vec<Part>), _| {
                 self.progress.check()?;
                 let outcome = self.check(first, &entry, parts, &known)?;
                 lock(&report).add(&entry, outcome);
@@ -329,20 +357,21 @@ impl Loader<'_> {
         &self,
         first: usize,
         entry: &Entry,
-        parts: Vec<PageSet>,
+        parts: Vec<Part>,
         known: &[Unit],
     ) -> Result<FileOutcome> {
         let mut outcome = FileOutcome::default();
         let target = match self.target(entry) {
             Ok(target) => target,
             Err(refusal) => {
-                let pages: u64 = parts.iter().map(PageSet::count).sum();
+                let pages: u64 = parts.iter().map(|part| part.pages.count()).sum();
                 outcome.skip(refusal.reason, pages * self.record_page_size, refusal.detail);
                 return Ok(outcome);
             }
         };
-        for (unit, _, pages) in units(first, parts) {
+        for (unit, Part { pages, uses, .. }) in (first..).zip(parts) {
             let wanted = target.want(&pages);
+            let asked = wanted.asked();
             for (reason, pages) in wanted.dropped {
                 outcome.skip(reason, pages * page_size(), None);
             }
@@ -363,6 +392,10 @@ impl Loader<'_> {
                 absent = target.absent_now(&wanted.pages).unwrap_or(absent);
             }
             let present = wanted.pages.count() - absent.count();
+            outcome.uses.add(Uses {
+                resident: proportion(uses, present, asked),
+                wanted: proportion(uses, wanted.pages.count(), asked),
+            });
             let already = known.already.min(present);
             let cut = known.cut.min(absent.count());
             outcome.already_resident += already * page_size();
@@ -375,4 +408,10 @@ impl Loader<'_> {
         }
         Ok(outcome)
     }
+}
+
+/// What part of `uses` falls on `part` pages of `whole`.
+fn proportion(uses: u64, part: u64, whole: u64) -> u64 {
+    let product = u128::from(uses) * u128::from(part) / u128::from(whole.max(1));
+    u64::try_from(product).unwrap_or(u64::MAX)
 }

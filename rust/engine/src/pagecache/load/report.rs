@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Outcome;
 use super::budget::Budget;
+use super::plan::Ordered;
 use crate::pagecache::record::Entry;
 use crate::record::PathText;
 use crate::root_path::absolute;
@@ -39,6 +40,26 @@ pub struct FileOutcome {
     /// Read a second time.
     #[serde(skip)]
     pub retried: u64,
+    /// Its expected uses.
+    #[serde(skip)]
+    pub uses: Uses,
+}
+
+/// Sums of levels of expected use.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Uses {
+    /// Of the pages in memory.
+    pub resident: u64,
+    /// Of all that are still there to be loaded.
+    pub wanted: u64,
+}
+
+impl Uses {
+    /// Add those of other pages.
+    pub fn add(&mut self, other: Self) {
+        self.resident += other.resident;
+        self.wanted += other.wanted;
+    }
 }
 
 impl FileOutcome {
@@ -60,6 +81,7 @@ impl FileOutcome {
         self.loaded += other.loaded;
         self.missing += other.missing;
         self.retried += other.retried;
+        self.uses.add(other.uses);
         for (&reason, &bytes) in &other.reasons {
             self.skip(reason, bytes, other.detail.clone());
         }
@@ -131,7 +153,7 @@ impl<'a> Report<'a> {
     }
 
     /// The sums.
-    pub fn outcome(mut self, budget: &Budget, reread: u64) -> Outcome {
+    pub fn outcome(mut self, budget: &Budget, ordered: Ordered, reread: u64) -> Outcome {
         for outcome in std::mem::take(&mut self.large).into_values() {
             self.file(outcome);
         }
@@ -149,6 +171,10 @@ impl<'a> Report<'a> {
             skipped_bytes: self.sum.skipped,
             recall: share(resident, wanted),
             budget_recall: share(resident, asked),
+            expected_hits: ordered
+                .by_dumps()
+                .then(|| share(self.sum.uses.resident, self.sum.uses.wanted)),
+            ordered,
             files: self.files,
             files_complete: self.files_complete,
             skipped: self.files_by_reason,

@@ -32,6 +32,13 @@ pub struct Wanted {
     pub dropped: Vec<(Reason, u64)>,
 }
 
+impl Wanted {
+    /// How many pages there are, with those that are not worth loading.
+    pub fn asked(&self) -> u64 {
+        self.pages.count() + self.dropped.iter().map(|(_, pages)| pages).sum::<u64>()
+    }
+}
+
 impl Target {
     /// Open the file of an entry, if the policy takes it for the file that was dumped.
     ///
