@@ -218,7 +218,17 @@ def applied() -> dict[str, Any]:
 
 def reimaging() -> ReimageStatus:
     now = datetime.now(UTC).isoformat()
-    lists = ("disks", "loses", "unknown", "space", "blocked", "carried", "notes", "trial")
+    lists = (
+        "disks",
+        "loses",
+        "unknown",
+        "space",
+        "blocked",
+        "carried",
+        "notes",
+        "trial",
+        "fetched",
+    )
     return ReimageStatus.model_validate(
         {
             **dict.fromkeys(ReimageStatus.model_fields),

@@ -50,7 +50,7 @@ class DumpStore(RecordStore[Dump]):
     def before(self, dump: Dump, count: int) -> list[str]:
         """List dumps of the same files before a dump, the newest first, up to `count`.
 
-        Damaged ones are among them: what they are of is not known, and whoever reads them says why
+        Damaged ones are among them: what they are of is not known, and their reader says why
         they cannot be used.
         """
         dumps, damaged = self.all()

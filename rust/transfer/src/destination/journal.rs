@@ -279,7 +279,7 @@ fn read(file: &mut File) -> std::io::Result<(State, Option<[u8; 32]>, u64, usize
 }
 
 /// Return why what is behind the whole frames cannot be the end that a crash cut short: then it was
-/// flushed, and the device or somebody changed it.
+/// flushed, and it was changed since, by the device or a program.
 fn damage(file: &File, whole: u64) -> std::io::Result<Option<&'static str>> {
     use std::os::unix::fs::FileExt as _;
     let length = file.metadata()?.len();
