@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from tests.support.waiting import until
 IMAGE_ROOT = "6c3d1b2a-0000-4000-8000-00000000aaaa"
 OLD = {"root_uuid": "old-root", "machine_id": "machine", "boot_id": OLD_BOOT}
 End = Literal["confirmed", "failed"]
+_ORDERED = r'^holdfast_http_requests_total\{code="2\d\d",method="POST",route="/v1/reimage/reboot"\}'
 
 
 class BootedNode:
@@ -193,7 +195,8 @@ class BootedNode:
             seconds=30,
             what="the order to reboot on the disk",
         )
-        time.sleep(0.05)  # the answer is on its way
+        # Whether an answer that was lost is recognised is for others to test.
+        until(self._answered, seconds=30, what="the answer to the order to reboot")
         assert self.daemon is not None
         self.before_down()
         self.daemon.kill()
@@ -201,6 +204,11 @@ class BootedNode:
         time.sleep(self.down)
         self.come_up(self.job)
         self.daemon.restart()
+
+    def _answered(self) -> bool:
+        assert self.daemon is not None
+        found = re.search(_ORDERED, self.daemon.http.get("/metrics").text, re.MULTILINE)
+        return found is not None
 
     def _away(self, seconds: float) -> None:
         assert self.daemon is not None

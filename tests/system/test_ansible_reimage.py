@@ -39,7 +39,9 @@ def reimage(controller: Controller, **arguments: Any) -> Played:
 def test_nodes_are_followed_through_their_boots_and_never_unreachable(
     make: Make, controller: Controller
 ) -> None:
-    good, back, refused, keyed = (make(name) for name in ("good", "back", "no", "key"))
+    # Away for longer than a call of a module takes to begin, so that one of them meets nobody.
+    good = make("good", down=5.0)
+    back, refused, keyed = (make(name) for name in ("back", "no", "key"))
     back.end = "failed"
     refused.helper.answers["arm"] = {"refused": "The disk was exchanged."}
     for name, node in (("good", good), ("back", back), ("no", refused), ("key", keyed)):
