@@ -28,8 +28,8 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that run alone behind those that do not, which then need not wait for them."""
-    items.sort(key=_runs_alone)
+    """Put the longest tests first, and those that run alone behind all others: none waits then."""
+    items.sort(key=lambda item: (_runs_alone(item), item.get_closest_marker("long") is None))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -25,6 +25,8 @@ from tests.support.namespaces import Namespaces, own_namespaces
 from tests.support.tuning import start_in
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.long
+
 WANTED = {
     "net.core.somaxconn": "4321",
     "net.ipv4.tcp_keepalive_time": "61",

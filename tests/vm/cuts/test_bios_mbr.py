@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.vm.cuts.scenario import Kind
 from tests.vm.cuts.stories import check
+
+pytestmark = pytest.mark.long
 
 
 def test_it_comes_back_by_itself(directory: Path) -> None:
