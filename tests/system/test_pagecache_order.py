@@ -164,6 +164,21 @@ def test_a_damaged_dump_before_it_is_left_out_and_named(daemon: Daemon) -> None:
     assert result["expected_hits"] == pytest.approx(3 / 4, abs=0.01)
 
 
+def test_a_damaged_dump_takes_the_place_of_none(daemon: Daemon) -> None:
+    history = History(daemon, "f")
+    ids = [history.dump({"f": HOT}) for _ in range(7)]
+    last = history.dump({"f": range(PAGES)})
+    (file,) = daemon.state_dir.rglob(f"{ids[-1]}*.zst")
+    file.write_bytes(file.read_bytes()[:-20])
+    daemon.stop()
+    daemon.restart()
+    result, _ = history.load(last, budget_bytes=len(HOT) * PAGE)
+    assert result["dumps"] == [last, *ids[5:0:-1]]
+    assert [unused["dump"] for unused in result["dumps_left_out"]] == [ids[-1]]
+    # What is said to have decided did: six times out of six, against once.
+    assert result["expected_hits"] == pytest.approx(6 / 7, abs=0.005)
+
+
 def test_an_early_start_waits_for_expected_hits(daemon: Daemon) -> None:
     history = History(daemon, scan=4 * PAGES, table=PAGES)
     for nth in range(6):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated
 
@@ -37,6 +38,10 @@ class _Inspection(BaseModel, defer_build=True):
     bytes: int
 
 
+_place = attrgetter("roots", "path", "host", "uploaded", "page_size")
+"""What dumps of the same files in the same place have in common."""
+
+
 class DumpStore(RecordStore[Dump]):
     """Dumps on disk."""
 
@@ -54,7 +59,7 @@ class DumpStore(RecordStore[Dump]):
         they cannot be used.
         """
         dumps, damaged = self.all()
-        same = {each.id for each in dumps if _of_the_same(each, dump)}
+        same = {each.id for each in dumps if _place(each) == _place(dump)}
         known = sorted(same | {each.id for each in damaged}, reverse=True)
         found: list[str] = []
         for record_id in known:
@@ -83,17 +88,6 @@ class DumpStore(RecordStore[Dump]):
             latest=False,
             uploaded=uploaded,
         )
-
-
-def _of_the_same(one: Dump, other: Dump) -> bool:
-    """Whether two dumps were made of the same files in the same place."""
-    return (one.roots, one.path, one.host, one.uploaded, one.page_size) == (
-        other.roots,
-        other.path,
-        other.host,
-        other.uploaded,
-        other.page_size,
-    )
 
 
 class DumpUpload(Upload[Dump]):

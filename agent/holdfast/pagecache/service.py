@@ -307,11 +307,10 @@ class PageCache:
             UnusedDump(dump=names[each["index"]], detail=each["detail"])
             for each in outcome.pop("dumps_left_out")
         ]
-        unused = {each.dump for each in left_out}
-        decided = outcome.pop("dumps") > 0
+        decided = [names[index] for index in outcome.pop("dumps")]
         return LoadResult(
             dump=dump.id,
-            dumps=[dump.id, *(name for name in names if name not in unused)] if decided else [],
+            dumps=[dump.id, *decided] if decided else [],
             dumps_left_out=left_out,
             **outcome,
         )

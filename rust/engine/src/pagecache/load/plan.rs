@@ -14,8 +14,8 @@ use crate::{Error, Progress, Result};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Ordered {
     order: By,
-    /// How many dumps decided, with the one that was loaded.
-    dumps: u64,
+    /// Earlier dumps that decided, by their index in the request; empty unless dumps did.
+    dumps: Vec<usize>,
     /// Why no dumps decided, where that was to be.
     order_detail: Option<&'static str>,
     /// Earlier dumps that could not be used.
@@ -66,7 +66,7 @@ pub fn plan(
     };
     let mut ordered = Ordered {
         order: if budget < pages { By::Share } else { By::Device },
-        dumps: 0,
+        dumps: Vec::new(),
         order_detail: None,
         dumps_left_out: Vec::new(),
     };
@@ -78,7 +78,7 @@ pub fn plan(
                 return Ok((Order::expected(heat, &counts, budget), ordered));
             }
             Err(detail) => {
-                ordered.dumps = 0;
+                ordered.dumps.clear();
                 ordered.order_detail = Some(detail);
             }
         }
@@ -93,27 +93,28 @@ fn learn(
     ordered: &mut Ordered,
     progress: &Progress,
 ) -> Result<std::result::Result<Heat, &'static str>> {
-    let mut usable = Vec::new();
-    for (index, path) in request.earlier.iter().take(DUMPS - 1).enumerate() {
+    for (index, path) in request.earlier.iter().enumerate() {
+        if ordered.dumps.len() == DUMPS - 1 {
+            break;
+        }
         match check(path, request.max_bytes, inspection, progress) {
-            Ok(()) => usable.push(path),
+            Ok(()) => ordered.dumps.push(index),
             Err(Error::Cancelled) => return Err(Error::Cancelled),
             Err(error) => {
                 ordered.dumps_left_out.push(LeftOutDump { index, detail: error.to_string() });
             }
         }
     }
-    if usable.is_empty() {
+    if ordered.dumps.is_empty() {
         return Ok(Err("There is no earlier dump of the same roots that can be used."));
     }
     let Some(mut heat) = Heat::new(Dump::open(&request.record, request.max_bytes)?, progress)?
     else {
         return Ok(Err("The pages of the dump are scattered over too many places to count each."));
     };
-    for (number, path) in (1..).zip(&usable) {
-        heat.add(number, Dump::open(path, request.max_bytes)?, progress)?;
+    for (number, &index) in (1..).zip(&ordered.dumps) {
+        heat.add(number, Dump::open(&request.earlier[index], request.max_bytes)?, progress)?;
     }
-    ordered.dumps = usable.len() as u64 + 1;
     if heat.settle() {
         Ok(Ok(heat))
     } else {
