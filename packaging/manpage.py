@@ -73,12 +73,16 @@ def main() -> None:
     common = set(Common.__dataclass_fields__) | {"help"}
     out = [HEAD.format(version=__version__, about=_text(root.help or ""))]
     out.append(".SH OPTIONS\nThese may stand before or after the name of any command.\n")
-    out += [_option(one) for one in root.params if one.name != "help"]
+    out += [_option(parameter) for parameter in root.params if parameter.name != "help"]
     out.append(".SH COMMANDS\n")
     for path, command in _commands(root, ()):
-        arguments = [_metavar(one) for one in command.params if one.param_type_name == "argument"]
+        arguments = [
+            _metavar(parameter)
+            for parameter in command.params
+            if parameter.param_type_name == "argument"
+        ]
         out.append(f".SS {_escape(' '.join([*path, *arguments]))}\n{_text(command.help or '')}\n")
-        out += [_option(one) for one in command.params if one.name not in common]
+        out += [_option(parameter) for parameter in command.params if parameter.name not in common]
     sys.stdout.write("".join(out) + TAIL)
 
 
@@ -96,7 +100,7 @@ def _option(option: Any) -> str:
         if not option.help:
             return ""
         return f".TP\n.I {_escape(_metavar(option))}\n{_text(option.help)}\n"
-    names = ", ".join(f"\\fB{_escape(one)}\\fR" for one in (*option.opts, *option.secondary_opts))
+    names = ", ".join(f"\\fB{_escape(flag)}\\fR" for flag in (*option.opts, *option.secondary_opts))
     value = "" if option.is_flag else f" \\fI{_escape(_metavar(option))}\\fR"
     return f".TP\n{names}{value}\n{_text(option.help or '')}\n"
 
@@ -104,14 +108,14 @@ def _option(option: Any) -> str:
 def _metavar(parameter: Any) -> str:
     kind = getattr(getattr(parameter, "type_descriptor", None), "annotation", None)
     if parameter.metavar is None and isinstance(kind, type) and issubclass(kind, Enum):
-        return "|".join(one.value for one in kind)
+        return "|".join(member.value for member in kind)
     return str(parameter.metavar or parameter.name.upper().replace("_", "-"))
 
 
 def _text(text: str) -> str:
     plain = re.sub(r"\[/?(bold|italic|dim|cyan|green|yellow|red)\]", "", text).replace("\\[", "[")
-    paragraphs = [" ".join(one.split()) for one in re.split(r"\n\s*\n", plain)]
-    return "\n.PP\n".join(_escape(one) for one in paragraphs if one)
+    paragraphs = [" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", plain)]
+    return "\n.PP\n".join(_escape(paragraph) for paragraph in paragraphs if paragraph)
 
 
 def _escape(text: str) -> str:

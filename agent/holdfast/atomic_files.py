@@ -98,10 +98,10 @@ def make_directory(path: Path, mode: int = 0o700) -> None:
 
     Harmless where it is there already. Raises `OSError`.
     """
-    missing = [one for one in (path, *path.parents) if not one.exists()]
-    for one in reversed(missing):
-        one.mkdir(mode=mode, exist_ok=True)
-        flush_directory(one.parent)
+    missing = [directory for directory in (path, *path.parents) if not directory.exists()]
+    for directory in reversed(missing):
+        directory.mkdir(mode=mode, exist_ok=True)
+        flush_directory(directory.parent)
 
 
 def clear_partial(path: Path) -> None:

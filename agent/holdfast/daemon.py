@@ -386,9 +386,10 @@ def _end_with_threads(code: int) -> None:
     deadline = time.monotonic() + _THREAD_SECONDS
     # Threads of the engine that called back have an entry as well; the engine ends its own.
     others = [
-        one
-        for one in threading.enumerate()
-        if one is not threading.current_thread() and not isinstance(one, threading._DummyThread)
+        thread
+        for thread in threading.enumerate()
+        if thread is not threading.current_thread()
+        and not isinstance(thread, threading._DummyThread)
     ]
     for thread in others:
         thread.join(max(0.0, deadline - time.monotonic()))

@@ -117,7 +117,8 @@ def _assign(paths: dict[str, list[str]], name: str, value: str) -> None:
         # `-` where it need not exist, `+` within the unit's root, then options after colons.
         given = [word.lstrip("-+").split(":") for word in words]
         paths.setdefault(name, []).extend(
-            one[1] if name in _SHOWS and len(one) > 1 and one[1] else one[0] for one in given
+            words[1] if name in _SHOWS and len(words) > 1 and words[1] else words[0]
+            for words in given
         )
 
 
@@ -135,4 +136,4 @@ def _assignments(file: Path) -> Iterator[tuple[str, str]]:
 def _depth(path: Path, directories: Sequence[str]) -> int:
     """Return how many parts the innermost of these around a path has; -1 for none."""
     around = [Path(directory) for directory in directories if path.is_relative_to(directory)]
-    return max((len(one.parts) for one in around), default=-1)
+    return max((len(path.parts) for path in around), default=-1)

@@ -160,8 +160,8 @@ class ReimageCollector(ScrapedCollector):
             "1 for the state that re-imaging is in, 0 for every other.",
             labels=("state",),
         )
-        for one in ReimageState:
-            states.add_metric((one.value,), int(one is state))
+        for each in ReimageState:
+            states.add_metric((each.value,), int(each is state))
         yield states
         yield GaugeMetricFamily(
             "holdfast_reimage_failed_checks",
@@ -365,56 +365,58 @@ def _totals(figures: Mapping[str, KindFigures]) -> Iterable[Metric]:
     read = CounterMetricFamily(
         "holdfast_read_bytes", "Bytes of file data read by operations.", labels=("kind",)
     )
-    for kind, one in figures.items():
-        started.add_metric((kind,), one.started)
+    for kind, of_kind in figures.items():
+        started.add_metric((kind,), of_kind.started)
         for state in State:
             if state.final:
-                finished.add_metric((kind, state.value), one.finished[state])
+                finished.add_metric((kind, state.value), of_kind.finished[state])
                 if state is not State.SUCCEEDED:
-                    judged.add_metric((kind, state.value, "none"), one.finished[state])
+                    judged.add_metric((kind, state.value, "none"), of_kind.finished[state])
         for outcome in Outcome:
-            judged.add_metric((kind, State.SUCCEEDED.value, outcome.value), one.outcomes[outcome])
-        read.add_metric((kind,), one.read_bytes)
+            judged.add_metric(
+                (kind, State.SUCCEEDED.value, outcome.value), of_kind.outcomes[outcome]
+            )
+        read.add_metric((kind,), of_kind.read_bytes)
     return started, finished, judged, read
 
 
 _GAUGES: tuple[tuple[str, str, Callable[[KindFigures], float | None]], ...] = (
-    ("running", "Operations running now.", lambda one: one.running),
+    ("running", "Operations running now.", lambda of_kind: of_kind.running),
     (
         "progress_bytes",
         "Bytes done by the running operations, or by the one that ended last.",
-        lambda one: one.progress.bytes_done,
+        lambda of_kind: of_kind.progress.bytes_done,
     ),
     (
         "expected_bytes",
         "Bytes expected in all by the same operations; absent while not known.",
-        lambda one: one.progress.bytes_expected,
+        lambda of_kind: of_kind.progress.bytes_expected,
     ),
     (
         "progress_files",
         "Files done by the running operations, or by the one that ended last.",
-        lambda one: one.progress.files_done,
+        lambda of_kind: of_kind.progress.files_done,
     ),
     (
         "expected_files",
         "Files expected in all by the same operations; absent while not known.",
-        lambda one: one.progress.files_expected,
+        lambda of_kind: of_kind.progress.files_expected,
     ),
     (
         "last_progress_timestamp_seconds",
         "Unix time when an operation was last seen to advance; absent before the first.",
-        lambda one: one.last_progress,
+        lambda of_kind: of_kind.last_progress,
     ),
     (
         "last_success_timestamp_seconds",
         "Unix time when an operation last succeeded, also before a restart; absent before the "
         "first.",
-        lambda one: one.last_success,
+        lambda of_kind: of_kind.last_success,
     ),
     (
         "last_duration_seconds",
         "Time from start to end of the operation that succeeded last.",
-        lambda one: one.last_duration,
+        lambda of_kind: of_kind.last_duration,
     ),
 )
 
@@ -422,8 +424,8 @@ _GAUGES: tuple[tuple[str, str, Callable[[KindFigures], float | None]], ...] = (
 def _gauges(figures: Mapping[str, KindFigures]) -> Iterable[Metric]:
     for name, text, value_of in _GAUGES:
         family = GaugeMetricFamily(f"holdfast_operation_{name}", text, labels=("kind",))
-        for kind, one in figures.items():
-            value = value_of(one)
+        for kind, of_kind in figures.items():
+            value = value_of(of_kind)
             if value is not None:
                 family.add_metric((kind,), value)
         yield family

@@ -85,17 +85,17 @@ def _position(  # noqa: PLR0911 - a reason each
         group = sysfs.volume_group(top.name)
         # The volume, and those of the same group that it is made of.
         if group is not None:
-            found = [one for one in found if sysfs.volume_group(one.name) != group]
-        if len({one.name for one in found if one.type == "disk"}) > 1:
+            found = [device for device in found if sysfs.volume_group(device.name) != group]
+        if len({device.name for device in found if device.type == "disk"}) > 1:
             return f"{directory} is on a logical volume on several disks, {top.path}."
         # Of several partitions of one disk it is on each; one is enough to find the disk.
-        extra = [one for one in found if one.type == "partition"][1:] if group else []
-        found = [one for one in found if one not in extra]
-    above = next((one for one in found if one.type in ("dm", "md")), None)
+        extra = [device for device in found if device.type == "partition"][1:] if group else []
+        found = [device for device in found if device not in extra]
+    above = next((device for device in found if device.type in ("dm", "md")), None)
     if above is not None:
         what = {"md": f"an md array ({above.detail})", "dm": f"a mapped device ({above.detail})"}
         return f"{directory} is on {what[above.type]}, {above.path}, not on a plain partition."
-    if mount.file_system == "btrfs" and len([one for one in found if not one.lies_on]) > 1:
+    if mount.file_system == "btrfs" and len([device for device in found if not device.lies_on]) > 1:
         return f"{directory} is on a btrfs of several devices, not on one partition."
     if len(found) != 2 or found[0].type != "partition":
         if found[0].type == "loop" and not machine.loop_disks:
@@ -117,7 +117,7 @@ def survey(machine: MachineFiles, roots: Sequence[str], image_bytes: int | None 
     unknown: list[str] = []
     system = system_position(machine)
     boot = position_of(machine, "/boot")
-    refusals += dict.fromkeys(one for one in (system, boot) if isinstance(one, str))
+    refusals += dict.fromkeys(holder for holder in (system, boot) if isinstance(holder, str))
     target = system.disk.name if isinstance(system, DiskPosition) else None
     if isinstance(boot, DiskPosition) and target not in (None, boot.disk.name):
         refusals.append(

@@ -40,7 +40,7 @@ def why_unguarded(path: Path, trusted: Collection[int]) -> str | None:
             target = here.readlink()
             if target.is_absolute():
                 at = Path("/")
-            waiting += reversed([one for one in target.parts if one != "/"])
+            waiting += reversed([part for part in target.parts if part != "/"])
         else:
             at = here
     return reason

@@ -52,20 +52,20 @@ class ShownQdisc:
 def read_links(sys: Path = Path("/sys")) -> Sequence[Link]:
     """Return all interfaces whose names are text. Raises `LinkError`."""
     shown = _json("ip", "-j", "-d", "link", "show")
-    return [_link(one, sys) for one in shown if _tellable(one["ifname"])]
+    return [_link(interface, sys) for interface in shown if _tellable(interface["ifname"])]
 
 
 def read_qdiscs() -> Mapping[str, Sequence[ShownQdisc]]:
     """Return the qdiscs of all interfaces, by name. Raises `LinkError`."""
     found: dict[str, list[ShownQdisc]] = {}
-    for one in _json("tc", "-j", "qdisc", "show"):
-        found.setdefault(one["dev"], []).append(
+    for qdisc in _json("tc", "-j", "qdisc", "show"):
+        found.setdefault(qdisc["dev"], []).append(
             ShownQdisc(
-                kind=one["kind"],
-                handle=one.get("handle", ""),
-                root=bool(one.get("root")),
-                parent=one.get("parent", ""),
-                options=one.get("options", {}),
+                kind=qdisc["kind"],
+                handle=qdisc.get("handle", ""),
+                root=bool(qdisc.get("root")),
+                parent=qdisc.get("parent", ""),
+                options=qdisc.get("options", {}),
             )
         )
     return found
@@ -150,7 +150,7 @@ def _json(program: str, *arguments: str) -> list[dict[str, Any]]:
     except OSError as error:
         raise LinkError(f"cannot be read: {program}: {error.strerror or error}") from error
     # Some versions answer `[{}]` for nothing.
-    return [one for one in answer if one]
+    return [entry for entry in answer if entry]
 
 
 def _tellable(name: str) -> bool:

@@ -44,17 +44,17 @@ def read_cgroups(proc: Path = Path("/proc")) -> list[CgroupMemory]:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            mount = next((one for one in mounts if one.file_system == "cgroup2"), None)
+            mount = next((mount for mount in mounts if mount.file_system == "cgroup2"), None)
             read = _read_v2
         elif "memory" in controllers.split(","):
-            mount = next((one for one in mounts if _is_v1_memory(one)), None)
+            mount = next((mount for mount in mounts if _is_v1_memory(mount)), None)
             read = _read_v1
         else:
             continue
         if mount is not None:
             found += [read(where, name) for where, name in _ancestry(mount, path)]
     # Where version 2 is mounted without the memory controller it reports nothing.
-    return [one for one in found if _says_something(one)]
+    return [limits for limits in found if _says_something(limits)]
 
 
 def headroom(cgroups: list[CgroupMemory]) -> int | None:

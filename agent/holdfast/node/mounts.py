@@ -52,8 +52,8 @@ def machine_options(mount: Mount, proc: Path = Path("/proc")) -> str:
         seen = mount
     # As proc(5) has it: what is read-only in either way is read-only.
     lists = [seen.options.split(","), seen.super_options.split(",")]
-    access = "ro" if any("ro" in one for one in lists) else "rw"
-    rest = [option for one in lists for option in one if option not in ("ro", "rw")]
+    access = "ro" if any("ro" in options for options in lists) else "rw"
+    rest = [option for options in lists for option in options if option not in ("ro", "rw")]
     return ",".join([access, *dict.fromkeys(rest)])
 
 

@@ -59,7 +59,7 @@ class Channel:
     def wants_progress(self) -> bool:
         """Whether anybody listens for progress."""
         with self._lock:
-            return any(one.progress for some in self._listeners.values() for one in some)
+            return any(listener.progress for some in self._listeners.values() for listener in some)
 
     @property
     def listening(self) -> int:
@@ -91,7 +91,7 @@ class Channel:
             changed = end or operation.state is not self._latest.state
             self._latest, self._ended = operation, end
             for loop, some in list(self._listeners.items()):
-                audience = [one for one in some if changed or one.progress]
+                audience = [listener for listener in some if changed or listener.progress]
                 try:
                     if audience:
                         loop.call_soon_threadsafe(_deliver, audience, operation, end)

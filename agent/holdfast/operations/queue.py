@@ -22,13 +22,13 @@ class QueueFullError(RequestError):
 
 def admit(kind: Kind[Any, Any], actor: str, queued: Sequence[Operation]) -> None:
     """Raise `QueueFullError` if one more operation may not wait beside those in `queued`."""
-    if sum(one.kind == kind.name for one in queued) >= QUEUED_PER_KIND:
+    if sum(operation.kind == kind.name for operation in queued) >= QUEUED_PER_KIND:
         raise QueueFullError(
             f"{QUEUED_PER_KIND} operations of kind {kind.name} are waiting already, which is the "
             "limit; wait for some of them to end or cancel them."
         )
     bound = not (kind.urgent or kind.waits)
-    if bound and sum(one.actor == actor for one in queued) >= QUEUED_PER_ACTOR:
+    if bound and sum(operation.actor == actor for operation in queued) >= QUEUED_PER_ACTOR:
         raise QueueFullError(
             f"{QUEUED_PER_ACTOR} operations of {actor} are waiting already, which is the limit; "
             "wait for some of them to end or cancel them."
@@ -45,8 +45,8 @@ def may_run(
     """
     if kind.waits:
         return True
-    taken = [one for one in running if not one.waits]
-    urgent = sum(one.urgent for one in taken)
+    taken = [operation for operation in running if not operation.waits]
+    urgent = sum(operation.urgent for operation in taken)
     if kind.urgent:
         return len(taken) < places or not urgent
     ordinary = max(1, places - 1) if reserve else places

@@ -252,8 +252,8 @@ class Store:
             size += sum(len(cell) for cell in row if isinstance(cell, str))
             if count and (count == limit or size > LISTED_BYTES):
                 rows, last = rows[:count], rows[count - 1]
-                return Listed([summary_of(one) for one in rows], last[0])
-        return Listed([summary_of(one) for one in rows], None)
+                return Listed([summary_of(row) for row in rows], last[0])
+        return Listed([summary_of(row) for row in rows], None)
 
     def unfinished(self) -> list[Unfinished]:
         """Return what is queued or running, in the order in which it was asked for."""

@@ -79,7 +79,7 @@ def _set_queues(name: str, write: QdiscWrite) -> None:
 def _needs_new_queues(below: Mapping[int, str], write: QdiscWrite) -> bool:
     if EVERY in write.leaves:
         queues = active_queues(write.interface, write.ifindex) or max(below, default=0)
-        changed = write.leaves[EVERY] is None and any(one != _DEFAULT for one in below.values())
+        changed = write.leaves[EVERY] is None and any(leaf != _DEFAULT for leaf in below.values())
         return changed or len(below) < queues
     return any(
         leaf is None and below.get(queue) != _DEFAULT for queue, leaf in write.leaves.items()
@@ -96,16 +96,16 @@ def _below(interface: str) -> dict[int, str]:
     # Below a root that the kernel attached, tc writes the parent as `:1`.
     major = "" if handle == _DEFAULT else handle.removesuffix(":")
     return {
-        int(minor, 16): one.get("handle", "")
-        for one in shown
-        for parent, _, minor in (one.get("parent", "").rpartition(":"),)
+        int(minor, 16): qdisc.get("handle", "")
+        for qdisc in shown
+        for parent, _, minor in (qdisc.get("parent", "").rpartition(":"),)
         if minor and parent == major
     }
 
 
 def _unused(shown: Sequence[Mapping[str, Any]]) -> str:
     """Return a handle that no qdisc of an interface has."""
-    used = {one.get("handle") for one in shown}
+    used = {qdisc.get("handle") for qdisc in shown}
     return next(handle for number in itertools.count(1) if (handle := f"{number:x}:") not in used)
 
 
@@ -137,7 +137,7 @@ def _root(interface: str) -> Mapping[str, Any]:
 
 
 def _root_of(shown: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    return next((one for one in shown if one.get("root")), {})
+    return next((qdisc for qdisc in shown if qdisc.get("root")), {})
 
 
 def _show(interface: str) -> list[dict[str, Any]]:

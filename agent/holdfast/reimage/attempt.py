@@ -62,7 +62,7 @@ class Attempt:
             job = self.job
             state = job.state if job is not None else _S.IDLE
             if job is None or state not in states:
-                wanted = " or ".join(f"`{one}`" for one in states)
+                wanted = " or ".join(f"`{allowed}`" for allowed in states)
                 raise RequestError(
                     Slug.CONFLICT,
                     f"This needs state {wanted}, and the state is `{state}`; see GET /v1/reimage.",

@@ -86,7 +86,7 @@ class PostBootChecks:
             if time.monotonic() > deadline:
                 return Check(name="data", passed=False, detail=" ".join(found))
             _pause(progress)
-        names = ", ".join(one.root for one in job.layout)
+        names = ", ".join(layout.root for layout in job.layout)
         return Check(name="data", passed=True, detail=f"{names}: mounted, on the same disks.")
 
     def _manifest(self, job: Job, manifest: str, progress: Progress, attempt: str) -> Check:

@@ -40,7 +40,7 @@ def layout_of(roots: Sequence[Path]) -> list[RootLayout]:
 
 def differences(before: Sequence[RootLayout], now: Sequence[RootLayout]) -> list[str]:
     """Return sentences on what has changed; none if nothing has."""
-    by_root = {one.root: one for one in now}
+    by_root = {root.root: root for root in now}
     differences = []
     for old in before:
         new = by_root.get(old.root)
@@ -66,7 +66,7 @@ def _devices(old: RootLayout, new: RootLayout) -> list[str]:
     if old.disks != new.disks:
         differences.append(f"{old.root} was on {_names(old)}, and is on {_names(new)}.")
     if old.kinds != new.kinds:
-        before, after = (", ".join(one.kinds) or "plain disks" for one in (old, new))
+        before, after = (", ".join(layout.kinds) or "plain disks" for layout in (old, new))
         differences.append(f"{old.root} was on {before}, and is on {after}.")
     return differences
 
@@ -89,7 +89,7 @@ def _layout_of(root: Path, sysfs: Sysfs) -> RootLayout:
                 DiskIdentity(serial=disk.serial, model=disk.model, size_bytes=disk.size_bytes)
                 for disk in disks
             ),
-            key=lambda one: (one.serial or "", one.model or "", one.size_bytes or 0),
+            key=lambda disk: (disk.serial or "", disk.model or "", disk.size_bytes or 0),
         ),
     )
 

@@ -297,7 +297,7 @@ class ReimageOperation:
         failed = [check for check in checks if not check.passed]
         self._attempt.update(checks=checks)
         if failed:
-            why = " ".join(f"{one.name}: {one.detail}" for one in failed)
+            why = " ".join(f"{check.name}: {check.detail}" for check in failed)
             self._attempt.unconfirmed(why)
             raise OperationFailed(
                 Problem.of(

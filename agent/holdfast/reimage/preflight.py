@@ -122,10 +122,10 @@ def staging_space(image: ImageSummary, state_dir: Path, present_bytes: int) -> S
 def space_problems(space: Sequence[SpaceReport]) -> list[str]:
     """Return sentences on where there is too little space."""
     return [
-        f"There is not enough space for {one.what}: {one.needed_bytes} bytes are needed, and "
-        f"{one.available_bytes} are free."
-        for one in space
-        if one.needed_bytes > one.available_bytes
+        f"There is not enough space for {need.what}: {need.needed_bytes} bytes are needed, and "
+        f"{need.available_bytes} are free."
+        for need in space
+        if need.needed_bytes > need.available_bytes
     ]
 
 

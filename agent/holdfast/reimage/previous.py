@@ -106,7 +106,7 @@ class PreviousStore:
     def withdraw(self, nonce: str) -> None:
         """Remove what an attempt kept that has replaced nothing."""
         place = self.place(nonce)
-        self._remove(one for one in (place, *self._partial()) if one.is_dir())
+        self._remove(directory for directory in (place, *self._partial()) if directory.is_dir())
 
     def forget(self) -> None:
         """Remove all of it. Raises `OSError`."""
@@ -116,7 +116,11 @@ class PreviousStore:
 
     def _complete(self) -> Iterator[Path]:
         if self._directory.is_dir():
-            yield from (one for one in self._directory.iterdir() if _NAME.fullmatch(one.name))
+            yield from (
+                directory
+                for directory in self._directory.iterdir()
+                if _NAME.fullmatch(directory.name)
+            )
 
     def _partial(self) -> list[Path]:
         return list(self._directory.glob("*.partial")) if self._directory.is_dir() else []

@@ -69,8 +69,8 @@ class TrustedKeys:
             log.warning("a key is not trusted: %s", problem)
         for key in keys:
             for start in range(0, len(signatures), SIGNATURE_BYTES):
-                one = signatures[start : start + SIGNATURE_BYTES]
-                if ed25519_verify(key.public, PREFIX + descriptor, one):
+                signature = signatures[start : start + SIGNATURE_BYTES]
+                if ed25519_verify(key.public, PREFIX + descriptor, signature):
                     return key.name
         if not keys:
             raise UntrustedError(self._none(problems))
@@ -89,7 +89,7 @@ class TrustedKeys:
             self._check(self._place)
             paths = [self._place]
             if self._place.is_dir():
-                paths = sorted(one for one in self._place.iterdir() if one.suffix == ".pem")
+                paths = sorted(path for path in self._place.iterdir() if path.suffix == ".pem")
         except FileNotFoundError:
             return [], []
         except (KeyFileError, OSError) as error:

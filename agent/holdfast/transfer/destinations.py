@@ -127,7 +127,14 @@ class Destinations:
         """Return the transfer into a directory: either not complete, or still there."""
         found = [transfer for transfer in self._store.transfers() if transfer.path == path]
         inode = inode_of(Path(path))
-        return next((one for one in found if not one.complete or one.inode == inode), None)
+        return next(
+            (
+                destination
+                for destination in found
+                if not destination.complete or destination.inode == inode
+            ),
+            None,
+        )
 
     def _check_apart(self, path: str) -> None:
         """Raise `RequestError` where a directory overlaps with that of a transfer under way."""

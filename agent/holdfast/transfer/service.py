@@ -269,7 +269,7 @@ class Transfers:
         return TransferFigures(
             **json.loads(_engine.transfer_statistics()),
             offers={state: counts[state] for state in ("unused", "in_use", "expired")},
-            connections=sum(one.connections for one in status.values()),
+            connections=sum(offer.connections for offer in status.values()),
         )
 
 

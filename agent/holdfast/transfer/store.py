@@ -88,7 +88,7 @@ class StoredTransfer(BaseModel, defer_build=True):
 
     def with_ticket(self, offer: str, ticket: TransferTicket) -> StoredTransfer:
         """Return it with a ticket more, without the oldest of too many."""
-        others = [(key, one) for key, one in self.tickets.items() if key != offer]
+        others = [(key, ticket) for key, ticket in self.tickets.items() if key != offer]
         kept = dict([*others[-_TICKETS + 1 :], (offer, ticket)])
         return self.model_copy(update={"tickets": kept})
 
@@ -237,11 +237,11 @@ class TransferStore:
         with self._lock:
             files = self._transfers.glob("*/transfer.json")
             found = (_read(file, StoredTransfer) for file in files)
-            return sorted(filter(None, found), key=lambda one: one.id, reverse=True)
+            return sorted(filter(None, found), key=lambda record: record.id, reverse=True)
 
     def transfer(self, name: str) -> StoredTransfer:
         """Return a transfer by its id, or by the beginning of it. Raises `RequestError`."""
-        transfers = {one.id: one for one in self.transfers()}
+        transfers = {transfer.id: transfer for transfer in self.transfers()}
         return transfers[_resolved(name, list(transfers), "transfer")]
 
     def put_transfer(self, transfer: StoredTransfer) -> None:
@@ -264,7 +264,9 @@ class TransferStore:
 def _resolved(name: str, ids: list[str], noun: str) -> str:
     """Return the id that begins with `name`. Raises `RequestError` if there is no such one."""
     matching = (
-        [one for one in ids if one.startswith(name.upper())] if len(name) >= _SHORTEST else []
+        [listed for listed in ids if listed.startswith(name.upper())]
+        if len(name) >= _SHORTEST
+        else []
     )
     if len(matching) > 1:
         raise RequestError(Slug.CONFLICT, ambiguous(f"{noun}s", name, matching), "id")

@@ -34,14 +34,16 @@ class Catalog:
             policy=lineage.policy,
             applied=applied == name,
             error=None,
-            lineage=[one.name for one in lineage.layers],
+            lineage=[layer.name for layer in lineage.layers],
             variables={
-                name: text for one in lineage.layers for name, (text, _) in one.variables.items()
+                name: text
+                for layer in lineage.layers
+                for name, (text, _) in layer.variables.items()
             },
             values=[
-                _described(one, table, entry)
-                for one in lineage.layers
-                for table in one.tables
+                _described(layer, table, entry)
+                for layer in lineage.layers
+                for table in layer.tables
                 for entry in table.entries
             ],
         )

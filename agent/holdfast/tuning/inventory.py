@@ -152,7 +152,7 @@ class Inventory:
     def _add_mounts(self, found: Mapping[str, Device]) -> None:
         mounts = read_mounts()
         # Of several mounts on one point the last one is seen.
-        for mount in {one.point: one for one in mounts}.values():
+        for mount in {entry.point: entry for entry in mounts}.values():
             stack = devices_below(mount, self._sysfs)
             for described in stack:
                 if described.name in found:
@@ -162,8 +162,12 @@ class Inventory:
         for root in self._roots:
             real = Path(os.path.realpath(root))
             holding = max(
-                (one for one in enumerate(mounts) if real.is_relative_to(one[1].point)),
-                key=lambda one: (len(Path(one[1].point).parts), one[0]),
+                (
+                    numbered
+                    for numbered in enumerate(mounts)
+                    if real.is_relative_to(numbered[1].point)
+                ),
+                key=lambda numbered: (len(Path(numbered[1].point).parts), numbered[0]),
                 default=None,
             )
             # Without its volume it is on the root disk, which is none for data.
@@ -171,7 +175,7 @@ class Inventory:
                 continue
             stack = devices_below(holding[1], self._sysfs)
             self._give(found, stack, "data-disk")
-            top = next((one.name for one in stack if one.name in found), None)
+            top = next((device.name for device in stack if device.name in found), None)
             if top is not None:
                 found[top].roles.add("data-volume")
 
@@ -184,15 +188,15 @@ class Inventory:
     def _bottoms(self, name: str) -> list[str]:
         bottoms, queue, seen = [], [name], set()
         while queue:
-            one = queue.pop()
-            described = None if one in seen else self._sysfs.describe(one)
-            seen.add(one)
+            device = queue.pop()
+            described = None if device in seen else self._sysfs.describe(device)
+            seen.add(device)
             if described is None:
                 continue
             if described.lies_on:
                 queue += described.lies_on
             else:
-                bottoms.append(one)
+                bottoms.append(device)
         return bottoms
 
 

@@ -162,7 +162,7 @@ class Owners:
 
     def _read_tuned(self, name: str, found: dict[tuple[str, str], str], *, depth: int) -> None:
         files = (self._root / where / name / "tuned.conf" for where in _TUNED)
-        file = next((one for one in files if one.is_file()), None)
+        file = next((path for path in files if path.is_file()), None)
         if file is None or depth > 8 or "/" in name:
             return
         parser = configparser.ConfigParser(interpolation=None, strict=False, allow_no_value=True)

@@ -30,26 +30,26 @@ def files_for(
     """Return the content of each file, empty for none, and notes on what no file can restore."""
     notes: list[str] = []
     by_subsystem: dict[str, list[Wanted]] = {}
-    for one in wanted:
-        by_subsystem.setdefault(one.knob.subsystem, []).append(one)
+    for setting in wanted:
+        by_subsystem.setdefault(setting.knob.subsystem, []).append(setting)
 
     def fitting(model: type[_Model], field: str, some: Iterable[tuple[Wanted, Any]]) -> list[Any]:
         """Leave out what a line of the file cannot carry."""
         fits = []
-        for one, line in some:
+        for setting, line in some:
             try:
                 model.model_validate({field: [line]})
             except ValidationError:
                 notes.append(
-                    f"{one.knob} = {one.value} cannot be written to a file; holdfast sets it at "
-                    "start."
+                    f"{setting.knob} = {setting.value} cannot be written to a file; holdfast "
+                    "sets it at start."
                 )
             else:
                 fits.append(line)
         return fits
 
     sysctls = by_subsystem.get("sysctl", ())
-    memory = [one for one in by_subsystem.get("memory", ()) if one.knob.name in _THP]
+    memory = [setting for setting in by_subsystem.get("memory", ()) if setting.knob.name in _THP]
     modules = by_subsystem.get("modules", ())
     files: dict[str, OwnFileWrite] = {
         "sysctl.d": SysctlFileWrite(
@@ -69,7 +69,7 @@ def files_for(
             huge_pages=fitting(
                 TmpfilesFileWrite,
                 "huge_pages",
-                ((one, (_THP[one.knob.name], one.value)) for one in memory),
+                ((setting, (_THP[setting.knob.name], setting.value)) for setting in memory),
             ),
             modules=fitting(
                 TmpfilesFileWrite,
@@ -85,7 +85,7 @@ def files_for(
         notes.append(
             "Settings of interfaces are not written to files; holdfast sets them at start."
         )
-    if any(one.knob.name == "swap" for one in by_subsystem.get("memory", ())):
+    if any(setting.knob.name == "swap" for setting in by_subsystem.get("memory", ())):
         notes.append("Swap comes back at boot if /etc/fstab or a swap unit names it.")
     return {knob_of(place): value_of(files[place]) for place in PLACES}, notes
 
@@ -99,10 +99,10 @@ def _rules(
     wanted: Iterable[Wanted], devices: Mapping[str, Device], notes: list[str]
 ) -> Iterable[UdevRule]:
     by_device: dict[str, list[Wanted]] = {}
-    for one in wanted:
-        by_device.setdefault(one.knob.target, []).append(one)
+    for on_device in wanted:
+        by_device.setdefault(on_device.knob.target, []).append(on_device)
     for name, settings in by_device.items():
-        settings.sort(key=lambda one: one.knob.name != "scheduler")
+        settings.sort(key=lambda on_device: on_device.knob.name != "scheduler")
         values = [(setting.knob.name, setting.value) for setting in settings]
         rule = _rule(devices.get(name), values)
         if rule is None:

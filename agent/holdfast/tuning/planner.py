@@ -80,11 +80,11 @@ class Planner:
         if persist:
             contents, more = files.files_for(profile, present, machine)
             notes += more
-        wanted = {one.knob: one.value for one in present} | contents
+        wanted = {setting.knob: setting.value for setting in present} | contents
         baseline = unwanted(state, wanted, self._panel)
         seen = self._panel.observe([*wanted, *(setting.knob for setting in baseline.settings)])
         owners = Owners()
-        details = {one.knob: one for one in present}
+        details = {setting.knob: setting for setting in present}
         goal: list[Valued] = []
         keep: list[Valued] = []
         in_force: list[InForce] = []
@@ -94,8 +94,8 @@ class Planner:
                 mistakes.append(Mistake(knob.target, 0, "", problem))
         for knob, value in wanted.items():
             right = self._panel.same(knob, value, seen[knob])
-            one = self._valued(knob, value)
-            (keep if right else goal).append(one)
+            valued = self._valued(knob, value)
+            (keep if right else goal).append(valued)
             if right and value == "" and is_file(knob):
                 keep.pop()
                 continue
@@ -112,7 +112,7 @@ class Planner:
             if value != "" or not is_file(knob):
                 in_force.append(
                     InForce(
-                        **one.model_dump(),
+                        **valued.model_dump(),
                         source=row.source or "",
                         profile=row.profile or profile,
                         defined_at=row.defined_at or "",
@@ -125,15 +125,15 @@ class Planner:
         ]
         rows += [
             self._row(
-                one.knob,
-                one.value,
-                seen[one.knob],
+                setting.knob,
+                setting.value,
+                seen[setting.knob],
                 None,
                 action="restore",
                 owners=None,
                 machine=machine,
             )
-            for one in restore
+            for setting in restore
         ]
         notes += baseline.notes
         order = list(self._subsystems)
@@ -152,37 +152,37 @@ class Planner:
 
     def _present(self, resolved: Resolved) -> tuple[list[Wanted], list[Setting], list[Mistake]]:
         """Separate settings that can be set from those that are not here, or cannot be right."""
-        seen = self._panel.observe(one.knob for one in resolved.wanted)
+        seen = self._panel.observe(setting.knob for setting in resolved.wanted)
         present: list[Wanted] = []
         rows: list[Setting] = []
         mistakes: list[Mistake] = []
-        for one in resolved.wanted:
-            observed = seen[one.knob]
-            problem = self._panel.problem(one.knob, one.value, observed)
-            skipped = observed.value is None and one.only_if_present
-            refused = None if skipped else self._refused(one.knob, one.value)
+        for setting in resolved.wanted:
+            observed = seen[setting.knob]
+            problem = self._panel.problem(setting.knob, setting.value, observed)
+            skipped = observed.value is None and setting.only_if_present
+            refused = None if skipped else self._refused(setting.knob, setting.value)
             if problem is None and refused is None:
-                present.append(one)
+                present.append(setting)
                 continue
-            note = f"{one.spot.place}: {refused or problem}"
+            note = f"{setting.spot.place}: {refused or problem}"
             rows.append(
                 Setting(
-                    name=one.knob.name,
-                    subsystem=one.knob.subsystem,
-                    target=one.knob.target,
-                    desired=one.value,
+                    name=setting.knob.name,
+                    subsystem=setting.knob.subsystem,
+                    target=setting.knob.target,
+                    desired=setting.value,
                     observed=observed.value,
                     action="skip" if skipped else "impossible",
                     note=note,
-                    source=one.spot.comment or None,
-                    profile=one.profile,
-                    defined_at=one.spot.place,
+                    source=setting.spot.comment or None,
+                    profile=setting.profile,
+                    defined_at=setting.spot.place,
                 )
             )
             if not skipped:
-                where = f" to {one.knob.target}" if one.knob.target else ""
+                where = f" to {setting.knob.target}" if setting.knob.target else ""
                 why = refused.rstrip(".") if refused is not None else f"it {problem}"
-                mistakes.append(one.spot.mistake(f"cannot be applied{where}: {why}"))
+                mistakes.append(setting.spot.mistake(f"cannot be applied{where}: {why}"))
         return present, rows, mistakes
 
     def _refused(self, knob: Knob, value: str) -> str | None:

@@ -62,5 +62,5 @@ def problem_of(error: ChangeFailed) -> Problem:
         },
         reason=failure.reason,
         reverted=reverted,
-        not_reverted=[str(one.knob) for one in error.left],
+        not_reverted=[str(setting.knob) for setting in error.left],
     )

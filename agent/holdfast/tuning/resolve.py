@@ -89,13 +89,15 @@ class _Resolver:
             for table in layer.tables:
                 self._take(layer, table, variables)
         wanted = [
-            one for knob, some in self._candidates.items() for one in self._decide(knob, some)
+            setting
+            for knob, some in self._candidates.items()
+            for setting in self._decide(knob, some)
         ]
         wanted = self._without_excluded(wanted)
         if self._mistakes:
             raise ProfileError(self._mistakes)
         order = list(self._subsystems)
-        wanted.sort(key=lambda one: (order.index(one.knob.subsystem), one.knob))
+        wanted.sort(key=lambda setting: (order.index(setting.knob.subsystem), setting.knob))
         return Resolved(
             self._lineage.name,
             self._lineage.policy,
@@ -186,7 +188,7 @@ class _Resolver:
         )
         left = [candidate for candidate in candidates if candidate.layer.name not in overridden]
         # Within one file what is written later counts.
-        by_layer = {one.layer.name: one for one in left}
+        by_layer = {candidate.layer.name: candidate for candidate in left}
         first, *others = by_layer.values()
         for other in others:
             if other.text != first.text:
@@ -209,7 +211,9 @@ class _Resolver:
 
     def _without_excluded(self, wanted: list[Wanted]) -> list[Wanted]:
         """Leave out what an heir excludes with another setting that the kernel couples."""
-        by_name = {one.knob.name: one for one in wanted if one.knob.subsystem == "sysctl"}
+        by_name = {
+            setting.knob.name: setting for setting in wanted if setting.knob.subsystem == "sysctl"
+        }
         dropped: set[Knob] = set()
         for exclusion in EXCLUSIONS:
             one, other = by_name.get(exclusion.one), by_name.get(exclusion.other)
@@ -231,14 +235,14 @@ class _Resolver:
                         "unset one of the two"
                     )
                 )
-        return [one for one in wanted if one.knob not in dropped]
+        return [setting for setting in wanted if setting.knob not in dropped]
 
 
 def _filled(value: Value, variables: Mapping[str, Number]) -> Value:
     if isinstance(value, dict):
         return {
-            name: fill(one, variables) if isinstance(one, str) else one
-            for name, one in value.items()
+            name: fill(parameter, variables) if isinstance(parameter, str) else parameter
+            for name, parameter in value.items()
         }
     return fill(value, variables) if isinstance(value, str) else value
 
@@ -254,7 +258,9 @@ def _qdisc(value: Value, queues: int) -> str:
     kind = str(given.pop("kind"))
     if kind == "mq" and queues < 2:
         raise ValueError("asks for mq, but the interface has one queue")
-    parameters = {name: "" if one is True else str(one) for name, one in given.items()}
+    parameters = {
+        name: "" if parameter is True else str(parameter) for name, parameter in given.items()
+    }
     return qdiscs.desired(kind, parameters, queues=queues)
 
 

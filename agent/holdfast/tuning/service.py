@@ -188,9 +188,11 @@ class Tuning:
             checked_at=checked_at,
             history=[
                 AppliedEntry(
-                    profile=one.profile, applied_at=one.applied_at, changes=len(one.changes)
+                    profile=applied.profile,
+                    applied_at=applied.applied_at,
+                    changes=len(applied.changes),
                 )
-                for one in reversed(state.history)
+                for applied in reversed(state.history)
             ],
             events=self.events.latest(),
             left=left,
@@ -214,8 +216,8 @@ class Tuning:
         totals = dict.fromkeys(self._subsystems, 0)
         drifted = dict(totals)
         totals |= counts(active.settings) if active else {}
-        for one in self._drift.drifted:
-            drifted[one.subsystem] += 1
+        for drift in self._drift.drifted:
+            drifted[drift.subsystem] += 1
         return totals, drifted, {**dict.fromkeys(self._subsystems, 0), **self._left}
 
     def unfinished_boot(self) -> ApplyRequest | None:
@@ -323,8 +325,8 @@ class Tuning:
             report = self._requests.change(TuneRollback(operation=context.id, to=context.params.to))
             self._in_force()
             active = self._active
-            asked = {one.knob.knob for one in report.restored}
-            left = [one for one in self._all_left() if one.knob in asked]
+            asked = {restored.knob.knob for restored in report.restored}
+            left = [setting for setting in self._all_left() if setting.knob in asked]
         written = knobs_of(report.written)
         profile = active.profile if active else None
         self.events.add(
@@ -339,14 +341,18 @@ class Tuning:
             written=len(written),
             settings=[
                 Setting(
-                    name=one.knob.name,
-                    subsystem=one.knob.subsystem,
-                    target=one.knob.target,
-                    desired=one.knob.value if one.knob.subsystem != "persistence" else None,
-                    observed=one.observed if one.knob.subsystem != "persistence" else None,
-                    action="restore" if one.knob.knob in written else "none",
+                    name=restored.knob.name,
+                    subsystem=restored.knob.subsystem,
+                    target=restored.knob.target,
+                    desired=restored.knob.value
+                    if restored.knob.subsystem != "persistence"
+                    else None,
+                    observed=restored.observed
+                    if restored.knob.subsystem != "persistence"
+                    else None,
+                    action="restore" if restored.knob.knob in written else "none",
                 )
-                for one in report.restored
+                for restored in report.restored
             ],
             notes=report.notes,
             left=left,
@@ -356,8 +362,8 @@ class Tuning:
         return left_settings(self._store.state(), self._panel)
 
     def _newly_left(self, before: State) -> list[LeftSetting]:
-        known = {one.knob for one in before.left}
-        return [one for one in self._all_left() if one.knob not in known]
+        known = {setting.knob for setting in before.left}
+        return [setting for setting in self._all_left() if setting.knob not in known]
 
     def _in_force(self) -> None:
         """Begin to watch what is in force now."""

@@ -60,7 +60,7 @@ class SysctlFiles:
             if line.startswith("-"):
                 self._excluded.add(path)
         elif _PATTERN.search(key):
-            alternatives = [_path(one) for one in _expanded(key)]
+            alternatives = [_path(expanded) for expanded in _expanded(key)]
             self._patterns.append((alternatives, FileSetting(file, value.strip(), key)))
         else:
             self._named.setdefault(path, []).append(FileSetting(file, value.strip()))
@@ -84,12 +84,13 @@ def _expanded(key: str) -> list[str]:
     done: list[str] = []
     waiting = [key]
     while waiting and len(done) + len(waiting) <= _MOST_ALTERNATIVES:
-        one = waiting.pop()
-        match = _BRACES.search(one)
+        pattern = waiting.pop()
+        match = _BRACES.search(pattern)
         if match is None:
-            done.append(one)
+            done.append(pattern)
         else:
             waiting += [
-                f"{one[: match.start()]}{word}{one[match.end() :]}" for word in match[1].split(",")
+                f"{pattern[: match.start()]}{word}{pattern[match.end() :]}"
+                for word in match[1].split(",")
             ]
     return done

@@ -57,7 +57,7 @@ def accepted() -> Responses:
 
 def events() -> dict[str, Any]:
     """Describe a stream in each of its media types."""
-    content: dict[str, Any] = {one: {"schema": {"type": "string"}} for one in EVENT_TYPES}
+    content: dict[str, Any] = {event: {"schema": {"type": "string"}} for event in EVENT_TYPES}
     # Only OpenAPI 3.2 can describe a single event, and few tools read it.
     content[EVENT_STREAM] = {}
     return content
@@ -68,7 +68,7 @@ def upload(*media_types: str) -> dict[str, Any]:
 
     Generators of clients know none but that of plain bytes.
     """
-    others = " or ".join(f"`{one}`" for one in media_types)
+    others = " or ".join(f"`{media_type}`" for media_type in media_types)
     return {
         "requestBody": {
             "required": True,

@@ -91,7 +91,7 @@ def _reference(name: str) -> dict[str, Any]:
 def _replaced(value: Any, texts: Mapping[str, str]) -> Any:
     """Replace whole strings anywhere in a document."""
     if isinstance(value, dict):
-        return {key: _replaced(one, texts) for key, one in value.items()}
+        return {key: _replaced(member, texts) for key, member in value.items()}
     if isinstance(value, list):
-        return [_replaced(one, texts) for one in value]
+        return [_replaced(item, texts) for item in value]
     return texts.get(value, value) if isinstance(value, str) else value

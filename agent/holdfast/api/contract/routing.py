@@ -312,7 +312,7 @@ def _check_content_type(request: Request, declared: Spec) -> None:
     if "content-encoding" in request.headers:
         raise _unsupported("A body with a Content-Encoding is not supported; send it plain.")
     if given is None or media_type not in declared.consumes:
-        wanted = " or ".join(f"`{one}`" for one in declared.consumes)
+        wanted = " or ".join(f"`{media_type}`" for media_type in declared.consumes)
         hint = "; with curl, use --json" if declared.consumes == (JSON,) else ""
         named = one_line(media_type or given or "")
         what = f"not `{named}`" if given else "and the header is missing"

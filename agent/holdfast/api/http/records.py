@@ -169,7 +169,7 @@ def representation(
 
 def client_has(if_none_match: str | None, tag: str) -> bool:
     """Whether an If-None-Match header has the tag."""
-    given = [one.strip().removeprefix("W/") for one in (if_none_match or "").split(",")]
+    given = [tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")]
     return tag.removeprefix("W/") in given or "*" in given
 
 

@@ -44,9 +44,9 @@ def _encodable(value: Any) -> Any:
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):
-        return {_encodable(key): _encodable(one) for key, one in value.items()}
+        return {_encodable(key): _encodable(member) for key, member in value.items()}
     if isinstance(value, list | tuple):
-        return [_encodable(one) for one in value]
+        return [_encodable(item) for item in value]
     return value
 
 

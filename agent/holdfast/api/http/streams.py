@@ -43,8 +43,8 @@ async def while_wanted(request: Request, work: Coroutine[Any, Any, T]) -> T | No
         await asyncio.wait({task, *ends}, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
     finally:
-        for one in (task, *ends):
-            one.cancel()
+        for waited in (task, *ends):
+            waited.cancel()
         await asyncio.gather(task, *ends, return_exceptions=True)
 
 

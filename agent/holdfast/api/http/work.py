@@ -212,8 +212,8 @@ async def attended(
         )
     finally:
         future.cancel()
-        for one in (client, stop):
-            one.cancel()
+        for waited in (client, stop):
+            waited.cancel()
         await asyncio.gather(client, stop, return_exceptions=True)
 
 

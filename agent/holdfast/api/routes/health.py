@@ -82,7 +82,7 @@ async def get_readiness(services: ServicesDep, request: Request) -> Response:
     responses={
         200: {
             "description": "In the text format, or in OpenMetrics for who asks for it.",
-            "content": {one: {"schema": {"type": "string"}} for one in _METRIC_TYPES},
+            "content": {media_type: {"schema": {"type": "string"}} for media_type in _METRIC_TYPES},
         },
         **problems_of(),
     },

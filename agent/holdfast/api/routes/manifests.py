@@ -65,8 +65,8 @@ def _files(description: str, *media_types: str) -> dict[int | str, dict[str, Any
     """Describe an answer that is a file."""
     binary = {"type": "string", "format": "binary"}
     content = {
-        one: {"schema": binary if one in (ZSTD, BYTES) else {"type": "string"}}
-        for one in media_types
+        media_type: {"schema": binary if media_type in (ZSTD, BYTES) else {"type": "string"}}
+        for media_type in media_types
     }
     return {
         200: {

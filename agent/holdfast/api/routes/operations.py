@@ -337,7 +337,7 @@ def _place(cursor: str | None) -> int | None:
 
 def _saw_the_end(last_event_id: str | None) -> bool:
     state = (last_event_id or "").rpartition(".")[2]
-    return state in {one.value for one in State if one.final}
+    return state in {each.value for each in State if each.final}
 
 
 def check_key(request: Request, key: str | None) -> None:

@@ -239,8 +239,8 @@ async def delete_dump(services: ServicesDep, request: Request, dump_id: DumpIdOr
                 "`format=happycache` or `Accept: application/gzip` in happycache's format."
             ),
             "content": {
-                one: {"schema": {"type": "string", "format": "binary"}}
-                for one in (ZSTD, GZIP, BYTES)
+                media_type: {"schema": {"type": "string", "format": "binary"}}
+                for media_type in (ZSTD, GZIP, BYTES)
             },
             "headers": {
                 "ETag": {"description": "Names these bytes.", "schema": {"type": "string"}},

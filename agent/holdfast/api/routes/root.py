@@ -116,7 +116,7 @@ class _Status:
     responses={
         200: {
             "description": "Text for a terminal, a page for a browser.",
-            "content": {one: {"schema": {"type": "string"}} for one in (TEXT, HTML)},
+            "content": {media_type: {"schema": {"type": "string"}} for media_type in (TEXT, HTML)},
         },
         **problems_of(),
     },

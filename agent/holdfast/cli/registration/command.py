@@ -28,7 +28,7 @@ class Command(PlainCommand):
         """Write the help of this command's own options."""
         everything = self.params
         common = {field.name for field in fields(Common)}
-        self.params = [one for one in everything if one.name not in common]
+        self.params = [parameter for parameter in everything if parameter.name not in common]
         try:
             super().format_help(ctx, formatter)
         finally:

@@ -53,7 +53,7 @@ def _spare(parameter: Any, plain: type[str] | type[Path] | None) -> None:
 def _plain_type(annotation: Any) -> type[str] | type[Path] | None:
     """Return the type of an annotation that only stores the text, or None for any other."""
     kind, *metadata = get_args(annotation) or (None,)
-    kinds = {one for one in get_args(kind) or (kind,) if one is not NoneType}
+    kinds = {member for member in get_args(kind) or (kind,) if member is not NoneType}
     for info in metadata:
         checks = info.exists or info.readable or info.writable or info.resolve_path
         if info.parser is not None or (kinds == {Path} and checks):

@@ -117,11 +117,12 @@ class Layout:
         self._width = _BOUNDLESS if width is None else width
         all_texts = [[row.texts[number] for row in rows] for number in range(len(columns))]
         if header:
-            for one, texts in zip(columns, all_texts, strict=True):
-                texts.append(one.name.upper())
+            for column, texts in zip(columns, all_texts, strict=True):
+                texts.append(column.name.upper())
         self._natural = [max(map(cells, texts), default=0) for texts in all_texts]
         self._least = [
-            self._least_width(one, texts) for one, texts in zip(columns, all_texts, strict=True)
+            self._least_width(column, texts)
+            for column, texts in zip(columns, all_texts, strict=True)
         ]
         filled = [any(row.texts[number] for row in rows) for number in range(len(columns))]
         self._lines = self._arranged(filled)
@@ -153,12 +154,12 @@ class Layout:
         )
         return [*pieces, (" " * _GAP, "")]
 
-    def _least_width(self, one: Column, texts: Iterable[str]) -> int:
+    def _least_width(self, column: Column, texts: Iterable[str]) -> int:
         natural = max(map(cells, texts), default=0)
-        if not one.text:
+        if not column.text:
             return natural
         words = (step for text in texts for word in text.split() for step in _STEPS.findall(word))
-        return min(natural, max([one.least, *map(cells, words)]))
+        return min(natural, max([column.least, *map(cells, words)]))
 
     def _arranged(self, filled: Sequence[bool]) -> list[list[int]]:
         """Choose which columns are shown, and on which line of a row."""
@@ -215,7 +216,7 @@ def lay_out(
     """Yield the lines of a table that is at most `width` cells wide; None for any width."""
     layout = Layout(columns, rows, width, header=header)
     if header:
-        names = [one.name.upper() for one in columns]
+        names = [column.name.upper() for column in columns]
         yield from layout.row(Row(names, ["bold"] * len(names)))
     for row in rows:
         yield from layout.row(row)

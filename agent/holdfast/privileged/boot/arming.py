@@ -289,9 +289,9 @@ class Boot:
         found = [loader.armed() for loader in present]
         return OutcomeReport(
             record=record,
-            armed=any(one.next and one.entry is not None for one in found),
-            entry=any(one.entry is not None for one in found),
-            entry_nonces=entry_nonces([one.entry for one in found if one.entry is not None]),
+            armed=any(armed.next and armed.entry is not None for armed in found),
+            entry=any(armed.entry is not None for armed in found),
+            entry_nonces=entry_nonces([armed.entry for armed in found if armed.entry is not None]),
             problem=problem,
             system=signs_of(self.machine),
         )
@@ -305,7 +305,9 @@ class Boot:
 
         A dry run ends where nothing is left to do but that.
         """
-        loader = next((one for one in loaders(self.machine) if _boots(one.armed(), nonce)), None)
+        loader = next(
+            (loader for loader in loaders(self.machine) if _boots(loader.armed(), nonce)), None
+        )
         if loader is None:
             raise Refused(f"The next boot is not the imager's of {nonce}; arm it first.")
         record = self.outcome().record

@@ -253,7 +253,7 @@ class ImageLibrary:
             for partition in partitions
             if partition.file_system not in (None, "vfat", "swap")
         }
-        return sorted(one for one in found if one is not None)
+        return sorted(staged for staged in found if staged is not None)
 
     def root_partition_uuid(self, directory: Path) -> str | None:
         """Return what `PARTUUID=` names of the root of a staged image; None as above."""

@@ -129,7 +129,7 @@ class Peers:
         while True:
             check(progress)
             found = self._ask(progress, anywhere=anywhere)
-            near = {url: one for url, one in found.items() if one.zone == self._zone}
+            near = {url: shared for url, shared in found.items() if shared.zone == self._zone}
             ready = self._ready(found if anywhere else near)
             if ready:
                 self._fetching.role = "copying"
@@ -163,20 +163,20 @@ class Peers:
         now = time.monotonic()
         return [
             url
-            for url, one in found.items()
-            if one.state == "staged" and self._rest.get(url, 0.0) <= now
+            for url, shared in found.items()
+            if shared.state == "staged" and self._rest.get(url, 0.0) <= now
         ]
 
-    def _ahead(self, one: SharedImage) -> bool:
+    def _ahead(self, shared: SharedImage) -> bool:
         """Whether a peer of the zone is to be waited for."""
-        if one.state == "waiting" and (one.node_id or "") > (self._id or ""):
+        if shared.state == "waiting" and (shared.node_id or "") > (self._id or ""):
             return False
-        key = one.node_id or ""
+        key = shared.node_id or ""
         known, since = self._moved.get(key, (None, 0.0))
-        if known != one:
-            self._moved[key] = one, time.monotonic()
+        if known != shared:
+            self._moved[key] = shared, time.monotonic()
             return True
-        return one.state == "staged" or time.monotonic() - since < self._access.stalled_seconds
+        return shared.state == "staged" or time.monotonic() - since < self._access.stalled_seconds
 
     def _ask(self, progress: Progress, *, anywhere: bool) -> dict[str, SharedImage]:
         """Ask peers all at once, and return what those have that answered; never this node.
@@ -200,15 +200,15 @@ class Peers:
             if progress.cancelled:
                 return
             try:
-                one = self._describe(url)
+                shared = self._describe(url)
             except (SourceError, ValidationError) as error:
                 self._silent(url, error)
                 return
             with self._lock:
                 self._unknown.pop(url, None)
-                self._zones[url] = one.zone
-                if one.sha256 == self._content.sha256 and one.node_id != self._id:
-                    found[url] = one
+                self._zones[url] = shared.zone
+                if shared.sha256 == self._content.sha256 and shared.node_id != self._id:
+                    found[url] = shared
 
         if urls:
             with ThreadPoolExecutor(min(_ASKED_AT_A_TIME, len(urls)), "peer") as threads:

@@ -162,11 +162,11 @@ class Suppliers:
 
     def disproved(self) -> bool:
         """Note that what came is not the image; return whether to fetch it anew."""
-        lying = [one for one in self._gave if one.kind == "peer"]
+        lying = [supplier for supplier in self._gave if supplier.kind == "peer"]
         self._gave.clear()
         if lying and self._peers is not None:
-            for one in lying:
-                self._peers.exclude(one)
+            for supplier in lying:
+                self._peers.exclude(supplier)
             self._lies += 1
             if self._lies >= LYING_PEERS:
                 self._peers = None

@@ -57,18 +57,27 @@ def _collected(entries: Sequence[Entry], wanted: Mapping[Knob, str], panel: Pane
                 value=change.before,
                 effect=bool(change.causes),
             )
-    for key, one in found.items():
+    for key, stored in found.items():
         bound = any(cause.knob in wanted for cause in latest[key].causes)
-        if one.knob in wanted or one.knob in excluded or bound:
+        if stored.knob in wanted or stored.knob in excluded or bound:
             continue
-        if is_file(one.knob) and (seen := panel.observe([one.knob])[one.knob]).value is None:
-            baseline.notes.append(f"{one.target}: {seen.problem}.")
+        if (
+            is_file(stored.knob)
+            and (seen := panel.observe([stored.knob])[stored.knob]).value is None
+        ):
+            baseline.notes.append(f"{stored.target}: {seen.problem}.")
             continue
         # What went along with a setting, as parameters with a scheduler, may be back with it.
-        if not panel.same_target(one) if one.effect else panel.gone(one):
-            what = one.name if one.subsystem == "sysctl" else f"{one.name} of {one.target}"
-            whose = "its interface" if one.subsystem == "sysctl" and one.identity else one.target
+        if not panel.same_target(stored) if stored.effect else panel.gone(stored):
+            what = (
+                stored.name if stored.subsystem == "sysctl" else f"{stored.name} of {stored.target}"
+            )
+            whose = (
+                "its interface"
+                if stored.subsystem == "sysctl" and stored.identity
+                else stored.target
+            )
             baseline.notes.append(f"{what} was not restored: {whose or 'it'} is gone.")
             continue
-        baseline.settings.append(one)
+        baseline.settings.append(stored)
     return baseline

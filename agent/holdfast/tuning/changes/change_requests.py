@@ -110,7 +110,7 @@ class ChangeRequests:
             failed = "; ".join(map(str, _failures(report.left)))
             self._events.add("failed", f"not everything could be reverted: {failed}")
         if report.settled:
-            names = [str(one.knob) for one in report.settled]
+            names = [str(setting.knob) for setting in report.settled]
             self._events.add(
                 "settled", f"as before holdfast again, or gone: {', '.join(names)}", settings=names
             )
@@ -132,7 +132,7 @@ class ChangeRequests:
 
 def knobs_of(stored: Sequence[StoredKnob]) -> list[Knob]:
     """Return the knobs of a report."""
-    return [one.knob for one in stored]
+    return [setting.knob for setting in stored]
 
 
 def _failure(failed: FailedKnob) -> Failure:
@@ -140,4 +140,4 @@ def _failure(failed: FailedKnob) -> Failure:
 
 
 def _failures(failed: Sequence[FailedKnob]) -> list[Failure]:
-    return [_failure(one) for one in failed]
+    return [_failure(failure) for failure in failed]

@@ -80,7 +80,7 @@ class Ledger:
                         return self._roll_back(request)
                     case TuneRecover():
                         return report.model_copy(
-                            update={"settled": _stored(one.knob for one in self._journal.retry())}
+                            update={"settled": _stored(knob.knob for knob in self._journal.retry())}
                         )
                     case TuneEnforce():
                         return self._enforce(request)
@@ -88,7 +88,7 @@ class Ledger:
             return TuneReport(
                 failure=_failed(error.failure),
                 reverted=_stored(error.reverted),
-                left=[_failed(one) for one in error.left],
+                left=[_failed(failure) for failure in error.left],
             )
 
     def _recover(self) -> TuneReport:
@@ -100,10 +100,10 @@ class Ledger:
         if finished is None:
             return TuneReport()
         pending, left = finished
-        knobs = _stored(one.knob for one in pending.before)
+        knobs = _stored(setting.knob for setting in pending.before)
         return TuneReport(
             recovered=Recovered(finished=pending.phase == "verified", knobs=knobs),
-            left=[_failed(one) for one in left],
+            left=[_failed(setting) for setting in left],
         )
 
     def _change(self, request: TuneChange) -> TuneReport:
@@ -118,7 +118,10 @@ class Ledger:
             return self._carry_out(request, _Followed(stored, active), Baseline())
         rebooted = stored.active is not None and stored.boot_id != self._boot_id
         state = self._rebased(stored)
-        wanted = {one.knob: one.value for one in (*active.settings, *request.keep, *request.goal)}
+        wanted = {
+            setting.knob: setting.value
+            for setting in (*active.settings, *request.keep, *request.goal)
+        }
         baseline = self._off(unwanted(state, wanted, self._panel))
         return self._carry_out(request, _Applied(state, active, rebooted=rebooted), baseline)
 
@@ -171,10 +174,12 @@ class Ledger:
         else:
             following.note_committed(request.operation)
             self._store.save(following)
-        after = self._panel.observe(one.knob for one in goal)
+        after = self._panel.observe(setting.knob for setting in goal)
         return TuneReport(
             written=_stored(written),
-            restored=[Restored(knob=one, observed=after[one.knob].value) for one in goal],
+            restored=[
+                Restored(knob=setting, observed=after[setting.knob].value) for setting in goal
+            ],
             notes=baseline.notes,
         )
 
@@ -197,36 +202,38 @@ class Ledger:
         written: list[Knob] = []
         left = self._panel.bring(goal, written=written, keep_going=True)
         return TuneReport(
-            written=_stored(dict.fromkeys(written)), left=[_failed(one) for one in left]
+            written=_stored(dict.fromkeys(written)), left=[_failed(setting) for setting in left]
         )
 
     def _check(self, request: TuneChange, stored: State) -> None:
         """Raise `Refused` for a setting that is none or is not allowed, or for a wrong value."""
         before = {
-            (change.knob, change.before): change for one in stored.history for change in one.changes
+            (change.knob, change.before): change
+            for applied in stored.history
+            for change in applied.changes
         }
-        knobs = [one.knob for one in request.goal]
+        knobs = [setting.knob for setting in request.goal]
         if len(set(knobs)) < len(knobs):
             raise Refused("A setting is named twice.")
         writes = []
-        for one in (*request.goal, *request.keep, *request.active.settings):
-            write = self._write(one)
+        for setting in (*request.goal, *request.keep, *request.active.settings):
+            write = self._write(setting)
             # What it was before holdfast is restored also where no profile names it any more.
-            if (one.knob, one.value) not in before:
+            if (setting.knob, setting.value) not in before:
                 writes.append(write)
         self._allowed.check(*writes)
 
-    def _write(self, one: Valued) -> Write:
+    def _write(self, setting: Valued) -> Write:
         """Make the write of a setting that a request names. Raises `Refused`."""
-        subsystem = self._subsystems.get(one.subsystem)
-        names = NAMES.get(one.subsystem, ())
-        if subsystem is None or (names and one.name not in names):
-            raise Refused(f"`{one.knob}` is no setting.")
+        subsystem = self._subsystems.get(setting.subsystem)
+        names = NAMES.get(setting.subsystem, ())
+        if subsystem is None or (names and setting.name not in names):
+            raise Refused(f"`{setting.knob}` is no setting.")
         try:
-            return subsystem.write(one.knob, one.value, one.identity)
+            return subsystem.write(setting.knob, setting.value, setting.identity)
         except (ValueError, OSError) as error:
             raise Refused(
-                f"{one.knob} cannot be set to {one.value[:80]!r}: {_told(error)}."
+                f"{setting.knob} cannot be set to {setting.value[:80]!r}: {_told(error)}."
             ) from error
 
     def _rebased(self, state: State) -> State:

@@ -13,18 +13,18 @@ _MOST_NAMED = 5
 
 def left_settings(state: State, panel: Panel) -> list[LeftSetting]:
     """Return the current list of what could not be reverted."""
-    observed = panel.observe(one.knob for one in state.left)
+    observed = panel.observe(remains.knob for remains in state.left)
     return [
         LeftSetting(
-            name=one.name,
-            subsystem=one.subsystem,
-            target=one.target,
-            before=one.value,
-            observed=observed[one.knob].value,
-            reason=one.reason,
-            since=one.since,
+            name=remains.name,
+            subsystem=remains.subsystem,
+            target=remains.target,
+            before=remains.value,
+            observed=observed[remains.knob].value,
+            reason=remains.reason,
+            since=remains.since,
         )
-        for one in state.left
+        for remains in state.left
     ]
 
 
@@ -33,9 +33,9 @@ def problem_of_left(left: Sequence[LeftSetting]) -> str | None:
     if not left:
         return None
     named = "; ".join(
-        f"{' '.join(part for part in (one.subsystem, one.target, one.name) if part)} "
-        f"should be {one.before or 'empty'} again: it {one.reason}"
-        for one in left[:_MOST_NAMED]
+        f"{' '.join(part for part in (remains.subsystem, remains.target, remains.name) if part)} "
+        f"should be {remains.before or 'empty'} again: it {remains.reason}"
+        for remains in left[:_MOST_NAMED]
     )
     more = f"; and {len(left) - _MOST_NAMED} more" if len(left) > _MOST_NAMED else ""
     return (

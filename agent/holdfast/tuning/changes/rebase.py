@@ -29,7 +29,7 @@ def rebase(state: State, boot_id: str, panel: Panel) -> State:
         if is_file(knob) or panel.same(knob, change.after, seen[knob])
     }
     rebased = state.model_copy(deep=True)
-    rebased.left = [one for one in state.left if is_file(one.knob)]
+    rebased.left = [setting for setting in state.left if is_file(setting.knob)]
     for number, entry in enumerate(rebased.history):
         changes = [
             change.model_copy(update={"identity": panel.identity(change.knob)})
@@ -46,10 +46,10 @@ def renamed(state: State, panel: Panel) -> bool:
 
     def follow(stored: Sequence[StoredKnob]) -> None:
         nonlocal changed
-        for one in stored:
-            now = panel.follow(one.knob, one.identity) if one.identity else one.knob
-            if now != one.knob:
-                one.target, one.name = now.target, now.name
+        for setting in stored:
+            now = panel.follow(setting.knob, setting.identity) if setting.identity else setting.knob
+            if now != setting.knob:
+                setting.target, setting.name = now.target, now.name
                 changed = True
 
     actives = [state.active, *(entry.previous for entry in state.history)]

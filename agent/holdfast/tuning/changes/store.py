@@ -135,12 +135,16 @@ class Store:
 
     def _make(self) -> None:
         """Make the directory. Parents are flushed, so that a crash cannot take the record away."""
-        missing = [one for one in (self.directory, *self.directory.parents) if not one.exists()]
-        for one in reversed(missing):
+        missing = [
+            directory
+            for directory in (self.directory, *self.directory.parents)
+            if not directory.exists()
+        ]
+        for directory in reversed(missing):
             with contextlib.suppress(FileExistsError):
-                one.mkdir(mode=0o755)
-                one.chmod(0o755)
-            flush_directory(one.parent)
+                directory.mkdir(mode=0o755)
+                directory.chmod(0o755)
+            flush_directory(directory.parent)
 
 
 def _read(path: Path, model: type[M]) -> M | None:

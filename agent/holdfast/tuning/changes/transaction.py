@@ -117,13 +117,13 @@ class Panel:
         """Return the knob under the name that its target has now; itself if that is gone."""
         return self._subsystems[knob.subsystem].follow(knob, identity)
 
-    def same_target(self, one: StoredKnob) -> bool:
+    def same_target(self, setting: StoredKnob) -> bool:
         """Whether the target is there, and not another one of the same name."""
-        return not one.identity or self.identity(one.knob) == one.identity
+        return not setting.identity or self.identity(setting.knob) == setting.identity
 
-    def gone(self, one: StoredKnob) -> bool:
+    def gone(self, setting: StoredKnob) -> bool:
         """Whether the knob is not there, or is that of another target of the same name."""
-        return not self.same_target(one) or self.observe([one.knob])[one.knob].gone
+        return not self.same_target(setting) or self.observe([setting.knob])[setting.knob].gone
 
     def problem(self, knob: Knob, desired: str, observed: Observed) -> str | None:
         """Return why a knob cannot be set to a value; None if it may be tried."""
@@ -196,48 +196,50 @@ class Panel:
         failures: dict[Knob, Failure] = {}
         before: set[frozenset[tuple[Knob, str | None]]] = set()
         while True:
-            observed = self.observe(one.knob for one in ordered)
+            observed = self.observe(setting.knob for setting in ordered)
             off = [
-                one
-                for one in ordered
-                if not self.same(one.knob, one.value, observed[one.knob])
-                and not (keep_going and self.gone(one))
+                setting
+                for setting in ordered
+                if not self.same(setting.knob, setting.value, observed[setting.knob])
+                and not (keep_going and self.gone(setting))
             ]
             if not off:
                 return []
-            state = frozenset((one.knob, observed[one.knob].value) for one in off)
+            state = frozenset((setting.knob, observed[setting.knob].value) for setting in off)
             if state in before or len(before) == _MOST_ROUNDS:
                 break
             before.add(state)
             failures = {}
-            for one in off:
-                failure = self._turn(one, written, effects)
+            for setting in off:
+                failure = self._turn(setting, written, effects)
                 if failure is None:
                     continue
-                failures[one.knob] = failure
+                failures[setting.knob] = failure
                 if failure.final and not keep_going:
                     return [failure]
         return [
-            failures.get(one.knob)
+            failures.get(setting.knob)
             or Failure(
-                one.knob,
-                f"is {shown(observed[one.knob])} again, and not {one.value}: another setting of "
-                "this change sets it",
+                setting.knob,
+                f"is {shown(observed[setting.knob])} again, and not {setting.value}: another "
+                "setting of this change sets it",
             )
-            for one in off
+            for setting in off
         ]
 
-    def _turn(self, one: Valued, written: list[Knob], effects: Effects | None) -> Failure | None:
-        knob = one.knob
+    def _turn(
+        self, setting: Valued, written: list[Knob], effects: Effects | None
+    ) -> Failure | None:
+        knob = setting.knob
         subsystem = self._subsystems[knob.subsystem]
-        if self.same(knob, one.value, subsystem.observe([knob])[knob]):
+        if self.same(knob, setting.value, subsystem.observe([knob])[knob]):
             return None
-        if not self.same_target(one):
+        if not self.same_target(setting):
             return Failure(knob, f"{_target(knob)} is gone, or is another one by now", final=True)
         around = self._around(knob, effects)
         before = self.observe(around)
         try:
-            self._privileged.perform(subsystem.write(knob, one.value, one.identity))
+            self._privileged.perform(subsystem.write(knob, setting.value, setting.identity))
             written.append(knob)
         except (Refused, ValueError) as error:
             return Failure(knob, f"could not be written: {plainly(error)}", final=True)
@@ -245,7 +247,7 @@ class Panel:
             reason = error.strerror or str(error)
             return Failure(
                 knob,
-                f"could not be set to {one.value or 'nothing'}: {reason}",
+                f"could not be set to {setting.value or 'nothing'}: {reason}",
                 denied=isinstance(error, PermissionError),
                 final=error.errno in _FINAL,
             )
@@ -254,8 +256,8 @@ class Panel:
             for other, seen in self.observe(around).items():
                 if seen.value != before[other].value:
                     effects.causes.setdefault(other, set()).add(knob)
-        if not self.same(knob, one.value, after):
-            return Failure(knob, f"was set to {one.value}, but reads back as {shown(after)}")
+        if not self.same(knob, setting.value, after):
+            return Failure(knob, f"was set to {setting.value}, but reads back as {shown(after)}")
         return None
 
     def _around(self, knob: Knob, effects: Effects | None) -> list[Knob]:
@@ -263,10 +265,10 @@ class Panel:
             return []
         return [other for other in self.companions(knob) if other in effects.steady]
 
-    def _place(self, one: Valued) -> tuple[bool, int, str, int, str]:
-        knob = one.knob
+    def _place(self, setting: Valued) -> tuple[bool, int, str, int, str]:
+        knob = setting.knob
         rank = self._subsystems[knob.subsystem].rank(knob)
-        return (one.effect, self._order.index(knob.subsystem), knob.target, rank, knob.name)
+        return (setting.effect, self._order.index(knob.subsystem), knob.target, rank, knob.name)
 
 
 def shown(observed: Observed) -> str:

@@ -42,7 +42,7 @@ class UndoLog:
         """
         pending = self._pending(operation, [*restore, *goal])
         self._store.begin(pending)
-        effects = Effects({one.knob: one for one in (*pending.before, *pending.around)})
+        effects = Effects({setting.knob: setting for setting in (*pending.before, *pending.around)})
         written: list[Knob] = []
         lacking: list[Failure] = []
         try:
@@ -54,7 +54,7 @@ class UndoLog:
                 lacking = self._restore(restore, peers, written, effects)
                 failures = self._reach(goal, keep, written, effects)
             lacking = self._lacking(restore, lacking, effects, [*goal, *keep])
-            if not goal and not written and lacking and all(one.denied for one in lacking):
+            if not goal and not written and lacking and all(setting.denied for setting in lacking):
                 failures = lacking
         except Exception as error:
             log.exception("a change of settings met an error it did not expect")
@@ -64,13 +64,13 @@ class UndoLog:
             left = self._revert(pending)
             reverted = [knob for knob in dict.fromkeys(written) if knob not in _knobs(left)]
             raise ChangeFailed(failures[0], reverted, left)
-        before = {one.knob: one for one in self._store.state().left}
+        before = {setting.knob: setting for setting in self._store.state().left}
         state = after(self._changes(goal, pending, effects, before))
         state.note_committed(operation)
-        tried = {one.knob for one in (*goal, *restore)}
-        kept = [one for one in state.left if one.knob not in tried]
+        tried = {setting.knob for setting in (*goal, *restore)}
+        kept = [setting for setting in state.left if setting.knob not in tried]
         state.left = [*kept, *self._left(lacking, restore, before)]
-        state.left = [one for one in state.left if not _in_force(state, one)]
+        state.left = [setting for setting in state.left if not _in_force(state, setting)]
         try:
             self._store.begin(pending.model_copy(update={"phase": "verified", "after": state}))
         except OSError:
@@ -103,23 +103,23 @@ class UndoLog:
         state = self._store.state()
         if not state.left:
             return []
-        here = [one for one in state.left if not self._panel.gone(one)]
+        here = [setting for setting in state.left if not self._panel.gone(setting)]
         failures = {
             failure.knob: failure.reason
             for failure in self._panel.bring(here, written=[], keep_going=True)
         }
         remaining = [
-            one.model_copy(update={"reason": failures[one.knob]})
-            for one in here
-            if one.knob in failures
+            setting.model_copy(update={"reason": failures[setting.knob]})
+            for setting in here
+            if setting.knob in failures
         ]
         if remaining != state.left:
             self._store.save(state.model_copy(update={"left": remaining}))
-        return [one for one in state.left if one.knob not in failures]
+        return [setting for setting in state.left if setting.knob not in failures]
 
     def _pending(self, operation: str, wanted: Sequence[Valued]) -> Pending:
         """Observe what is to be written, and what that may change besides."""
-        knobs = list(dict.fromkeys(one.knob for one in wanted))
+        knobs = list(dict.fromkeys(setting.knob for setting in wanted))
         return Pending(
             operation=operation,
             boot_id=self._boot_id,
@@ -138,7 +138,7 @@ class UndoLog:
         if not goal:
             return []
         failures = self._panel.bring(goal, written=written, effects=effects)
-        both = {one.knob: one for one in (*keep, *goal)}
+        both = {setting.knob: setting for setting in (*keep, *goal)}
         return failures or self._panel.bring(list(both.values()), written=written, effects=effects)
 
     def _restore(
@@ -151,7 +151,7 @@ class UndoLog:
         """Restore what was before, and undo what these writes change besides."""
         panel = self._panel
         failures = panel.bring(restore, written=written, keep_going=True, effects=effects)
-        knobs = {one.knob for one in restore}
+        knobs = {setting.knob for setting in restore}
         undo = [
             effects.steady[knob].model_copy(update={"effect": True})
             for knob in effects.of(knobs)
@@ -174,15 +174,15 @@ class UndoLog:
     ) -> list[Failure]:
         """Return what is not restored, but for what the wanted settings make what it is."""
         reasons = {failure.knob: failure for failure in failures}
-        bound = set(effects.of({one.knob for one in wanted}))
-        observed = self._panel.observe(one.knob for one in restore)
+        bound = set(effects.of({setting.knob for setting in wanted}))
+        observed = self._panel.observe(setting.knob for setting in restore)
         return [
-            reasons.get(one.knob)
-            or Failure(one.knob, f"is {shown(observed[one.knob])}, and not {one.value}")
-            for one in restore
-            if one.knob not in bound
-            and not self._panel.same(one.knob, one.value, observed[one.knob])
-            and not self._panel.gone(one)
+            reasons.get(setting.knob)
+            or Failure(setting.knob, f"is {shown(observed[setting.knob])}, and not {setting.value}")
+            for setting in restore
+            if setting.knob not in bound
+            and not self._panel.same(setting.knob, setting.value, observed[setting.knob])
+            and not self._panel.gone(setting)
         ]
 
     def _changes(
@@ -193,52 +193,56 @@ class UndoLog:
         left: dict[Knob, Left],
     ) -> list[Change]:
         """Return what is another now, with what it was, and what changed it."""
-        wanted = {one.knob: one.value for one in goal}
-        names = {one.knob: one for one in pending.before}
+        wanted = {setting.knob: setting.value for setting in goal}
+        names = {setting.knob: setting for setting in pending.before}
         copied = {_leaf(knob) for knob in (*effects.causes, *wanted)}
         changes = []
 
-        def add(one: Valued, after: str, causes: Collection[Knob] = ()) -> None:
-            before = left[one.knob].value if one.knob in wanted.keys() & left.keys() else one.value
-            named = one.model_dump(exclude={"value", "effect"})
+        def add(setting: Valued, after: str, causes: Collection[Knob] = ()) -> None:
+            before = (
+                left[setting.knob].value
+                if setting.knob in wanted.keys() & left.keys()
+                else setting.value
+            )
+            named = setting.model_dump(exclude={"value", "effect"})
             by = [_stored(names[knob]) for knob in sorted(causes)]
             changes.append(Change(**named, before=before, after=after, causes=by))
 
-        around = [one.knob for one in pending.around]
+        around = [setting.knob for setting in pending.around]
         seen = self._panel.observe([*names, *around])
-        for one in pending.before:
-            after = seen[one.knob].value
-            if one.knob in wanted:
-                add(one, wanted[one.knob])
-            elif after != one.value:
-                add(one, after or "", effects.causes.get(one.knob, set()) & wanted.keys())
-        for one in pending.around:
-            after = seen[one.knob].value
-            causes = effects.causes.get(one.knob, set()) & names.keys()
-            if after != one.value and causes:
-                add(one, after or "", causes)
-            elif after == one.value and _leaf(one.knob) in copied:
+        for setting in pending.before:
+            after = seen[setting.knob].value
+            if setting.knob in wanted:
+                add(setting, wanted[setting.knob])
+            elif after != setting.value:
+                add(setting, after or "", effects.causes.get(setting.knob, set()) & wanted.keys())
+        for setting in pending.around:
+            after = seen[setting.knob].value
+            causes = effects.causes.get(setting.knob, set()) & names.keys()
+            if after != setting.value and causes:
+                add(setting, after or "", causes)
+            elif after == setting.value and _leaf(setting.knob) in copied:
                 # The way back may change it, and is to know then that it was there before.
-                copies = [knob for knob in wanted if self._panel.is_copy(one.knob, knob)]
+                copies = [knob for knob in wanted if self._panel.is_copy(setting.knob, knob)]
                 if copies:
-                    add(one, after, copies)
+                    add(setting, after, copies)
         return changes
 
     def _revert(self, pending: Pending) -> list[Failure]:
         """Go back, and forget the change; what cannot be reverted is kept in the state."""
         same_boot = pending.boot_id == self._boot_id
         # A boot takes the kernel's values back by itself, and gives names to other devices.
-        goal = [one for one in pending.before if same_boot or is_file(one.knob)]
+        goal = [setting for setting in pending.before if same_boot or is_file(setting.knob)]
         if same_boot:
-            goal += [one.model_copy(update={"effect": True}) for one in pending.around]
+            goal += [setting.model_copy(update={"effect": True}) for setting in pending.around]
         failures = self._panel.bring(goal, written=[], keep_going=True)
         if failures:
             log.error("settings could not be reverted: %s", "; ".join(map(str, failures)))
             state = self._store.state()
-            known = {one.knob: one for one in state.left}
+            known = {setting.knob: setting for setting in state.left}
             again = self._left(failures, goal, known)
-            tried = {one.knob for one in again}
-            state.left = [*(one for one in state.left if one.knob not in tried), *again]
+            tried = {setting.knob for setting in again}
+            state.left = [*(setting for setting in state.left if setting.knob not in tried), *again]
             self._store.save(state)
         self._store.end()
         return failures
@@ -246,7 +250,7 @@ class UndoLog:
     def _left(
         self, failures: Iterable[Failure], wanted: Sequence[Valued], known: dict[Knob, Left]
     ) -> list[Left]:
-        values = {one.knob: one for one in wanted}
+        values = {setting.knob: setting for setting in wanted}
         return [
             Left(
                 **values[failure.knob].model_dump(exclude={"effect"}),
@@ -257,16 +261,18 @@ class UndoLog:
         ]
 
 
-def _stored(one: Valued) -> StoredKnob:
-    return StoredKnob(**one.model_dump(include=set(StoredKnob.model_fields)))
+def _stored(setting: Valued) -> StoredKnob:
+    return StoredKnob(**setting.model_dump(include=set(StoredKnob.model_fields)))
 
 
 def _leaf(knob: Knob) -> str:
     return knob.name.rpartition(".")[2]
 
 
-def _in_force(state: State, one: Left) -> bool:
-    return state.active is not None and any(one.knob == each.knob for each in state.active.settings)
+def _in_force(state: State, setting: Left) -> bool:
+    return state.active is not None and any(
+        setting.knob == each.knob for each in state.active.settings
+    )
 
 
 def _knobs(failures: Sequence[Failure]) -> frozenset[Knob]:

@@ -122,7 +122,9 @@ def _named(entries: Sequence[Path]) -> Iterator[tuple[str, Path]]:
 def _builtin() -> frozenset[str]:
     directory = files("holdfast.tuning") / "profiles"
     return frozenset(
-        one.name.removesuffix(_SUFFIX) for one in directory.iterdir() if one.name.endswith(_SUFFIX)
+        file.name.removesuffix(_SUFFIX)
+        for file in directory.iterdir()
+        if file.name.endswith(_SUFFIX)
     )
 
 

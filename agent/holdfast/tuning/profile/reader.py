@@ -101,7 +101,7 @@ class _Reader:
     def _extends(self, head: Mapping[str, Any]) -> list[str]:
         value = head.get("extends", [])
         names = [value] if isinstance(value, str) else value
-        if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             self._wrong(("profile", "extends"), "should be a list of names of profiles")
             return []
         for name in names:
@@ -215,7 +215,7 @@ class _Reader:
             if (
                 not isinstance(words, list)
                 or not words
-                or not all(isinstance(one, str) and one for one in words)
+                or not all(isinstance(word, str) and word for word in words)
             ):
                 self._wrong(where, "should be text, or a list of texts")
                 continue

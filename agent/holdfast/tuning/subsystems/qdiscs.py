@@ -78,18 +78,18 @@ def desired(kind: str, parameters: Mapping[str, str], *, queues: int) -> str:
 
 def observed(shown: Sequence[ShownQdisc], queues: int | None = None) -> str:
     """Write what an interface has that uses `queues` queues. Raises `UnknownQdiscError`."""
-    root = next((one for one in shown if one.root), None)
+    root = next((qdisc for qdisc in shown if qdisc.root), None)
     if root is None:
         # Nothing is shown for an interface that is down and was never given one.
         return f"{DEFAULT} noop"
     if root.kind != "mq":
         return _shown(root)
     leaves = {
-        int(one.parent.rpartition(":")[2], 16): _shown(one)
-        for one in shown
+        int(qdisc.parent.rpartition(":")[2], 16): _shown(qdisc)
+        for qdisc in shown
         # Below a root that the kernel attached, tc writes the parent as `:1`.
-        if one.parent.rpartition(":")[0] == ("" if root.handle == "0:" else root.handle[:-1])
-        and one.parent
+        if qdisc.parent.rpartition(":")[0] == ("" if root.handle == "0:" else root.handle[:-1])
+        and qdisc.parent
     }
     prefix = f"{DEFAULT} " if root.handle == "0:" else ""
     if not prefix:
@@ -134,7 +134,7 @@ def covers(wanted: str, found: str) -> bool:
             if number == EVERY
             else [has_leaves.get(number, has_leaves.get(EVERY))]
         )
-        if not below or not all(_alike(leaf, one) for one in below):
+        if not below or not all(_alike(leaf, qdisc) for qdisc in below):
             return False
     return True
 
@@ -158,7 +158,7 @@ def _includes(wanted: Qdisc, found: Qdisc) -> bool:
 def _near(name: str, wanted: str, found: str) -> bool:
     if wanted == found or name not in _ROUNDED:
         return wanted == found
-    left, right = (int(_AMOUNT.match(one)[1]) for one in (wanted, found))  # type: ignore[index]
+    left, right = (int(_AMOUNT.match(text)[1]) for text in (wanted, found))  # type: ignore[index]
     return abs(left - right) <= max(1, _TOLERANCE * left)
 
 
@@ -196,36 +196,36 @@ def _text(kind: str, parameters: Mapping[str, str]) -> str:
     return " ".join(words)
 
 
-def _shown(one: ShownQdisc) -> str:
-    prefix = f"{DEFAULT} " if one.handle == "0:" else ""
-    if one.kind not in QDISC_PARAMETERS:
+def _shown(qdisc: ShownQdisc) -> str:
+    prefix = f"{DEFAULT} " if qdisc.handle == "0:" else ""
+    if qdisc.kind not in QDISC_PARAMETERS:
         if prefix:
-            return f"{prefix}{one.kind}"
+            return f"{prefix}{qdisc.kind}"
         raise UnknownQdiscError(
-            f"has a {one.kind} qdisc that another program set up; holdfast cannot restore it"
+            f"has a {qdisc.kind} qdisc that another program set up; holdfast cannot restore it"
         )
-    return prefix + _text(one.kind, dict(_parameters(one)))
+    return prefix + _text(qdisc.kind, dict(_parameters(qdisc)))
 
 
-def _parameters(one: ShownQdisc) -> Iterator[tuple[str, str]]:
-    if one.kind == "fq_codel" and "ecn" not in one.options:
+def _parameters(qdisc: ShownQdisc) -> Iterator[tuple[str, str]]:
+    if qdisc.kind == "fq_codel" and "ecn" not in qdisc.options:
         yield "noecn", ""  # which tc shows by its absence, though the default is the other
-    for shown_name, value in one.options.items():
+    for shown_name, value in qdisc.options.items():
         name = _RENAMED.get(shown_name, shown_name)
-        if name in _FIXED.get(one.kind, ()):
+        if name in _FIXED.get(qdisc.kind, ()):
             continue
-        if name not in QDISC_PARAMETERS[one.kind]:
-            if one.handle == "0:":
+        if name not in QDISC_PARAMETERS[qdisc.kind]:
+            if qdisc.handle == "0:":
                 continue
             raise UnknownQdiscError(
-                f"has a {one.kind} qdisc with {name!r} set, which holdfast cannot restore"
+                f"has a {qdisc.kind} qdisc with {name!r} set, which holdfast cannot restore"
             )
         if value is None or isinstance(value, bool):
             yield from _flag(name, value is not False)
         elif isinstance(value, int | float):
-            yield name, f"{round(value)}{_units(one.kind, name, '')[1]}"
+            yield name, f"{round(value)}{_units(qdisc.kind, name, '')[1]}"
         else:
-            yield name, amount(one.kind, name, str(value))
+            yield name, amount(qdisc.kind, name, str(value))
 
 
 def _flag(name: str, value: bool) -> Iterator[tuple[str, str]]:

@@ -54,12 +54,12 @@ class Sysctl(Plain):
         if observed.value is None:
             return None if self._path(knob).exists() else self._suggest(knob)
         now, wanted = observed.value.split(), desired.split()
-        if now and all(values.number(one) is not None for one in now):
+        if now and all(values.number(word) is not None for word in now):
             if len(now) == 1 and values.is_list(desired):
                 return self._too_much(knob, desired, observed.value)
             if len(wanted) != len(now):
                 return f"needs {_numbers(len(now))} like the present {observed.value!r}"
-            if any(values.number(one) is None for one in wanted):
+            if any(values.number(word) is None for word in wanted):
                 return f"should be a number like the present {observed.value}, not {desired!r}"
         return self._too_much(knob, desired, observed.value)
 
@@ -130,7 +130,9 @@ class Sysctl(Plain):
     def _suggest(self, knob: Knob) -> str:
         path = self._path(knob)
         try:
-            near = difflib.get_close_matches(path.name, [one.name for one in path.parent.iterdir()])
+            near = difflib.get_close_matches(
+                path.name, [file.name for file in path.parent.iterdir()]
+            )
         except OSError:
             near = []
         if not near:

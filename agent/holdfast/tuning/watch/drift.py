@@ -61,27 +61,27 @@ class Drift:
 
     def look(self, active: Active) -> list[DriftedSetting]:
         """Return what currently differs, and change nothing."""
-        return [self._described(one) for one in self._off(active.settings)]
+        return [self._described(drift) for drift in self._off(active.settings)]
 
     def check(self, active: Active) -> None:
         """Check every setting in force, report what changed, and enforce if that is the policy."""
         off = self._off(active.settings)
-        fresh = [one for one in off if one.knob not in self._since]
+        fresh = [drift for drift in off if drift.knob not in self._since]
         if fresh:
             self._events.add(
                 "drifted",
                 f"{_count(fresh)} drifted from profile {active.profile}: "
-                + "; ".join(_told(one) for one in fresh[:5]),
+                + "; ".join(_summary(drift) for drift in fresh[:5]),
                 profile=active.profile,
-                settings=[str(one.knob) for one in fresh],
+                settings=[str(drift.knob) for drift in fresh],
             )
         if active.policy == "enforce":
             self._enforce(active, off)
             off = self._off(active.settings)
-        self._settle(active, {one.knob for one in off})
+        self._settle(active, {drift.knob for drift in off})
         moment = now()
-        self._since = {one.knob: self._since.get(one.knob, moment) for one in off}
-        self.drifted = [self._described(one) for one in off]
+        self._since = {drift.knob: self._since.get(drift.knob, moment) for drift in off}
+        self.drifted = [self._described(drift) for drift in off]
         self.checked_at = moment
 
     def _off(self, settings: Sequence[InForce]) -> list[_Off]:
@@ -97,35 +97,35 @@ class Drift:
     def _enforce(self, active: Active, off: Sequence[_Off]) -> None:
         moment = time.monotonic()
         allowed = []
-        for one in off:
-            times = self._corrected.setdefault(one.knob, deque())
+        for drift in off:
+            times = self._corrected.setdefault(drift.knob, deque())
             while times and moment - times[0] > ENFORCE_SECONDS:
                 times.popleft()
             if len(times) < ENFORCE_LIMIT:
-                self._contested.discard(one.knob)
+                self._contested.discard(drift.knob)
                 times.append(moment)
-                allowed.append(one)
-            elif one.knob not in self._contested:
-                self._contested.add(one.knob)
+                allowed.append(drift)
+            elif drift.knob not in self._contested:
+                self._contested.add(drift.knob)
                 self._events.add(
                     "contested",
-                    f"{one.knob} was written back {ENFORCE_LIMIT} times and changed again: "
+                    f"{drift.knob} was written back {ENFORCE_LIMIT} times and changed again: "
                     "another program sets it, so it is only reported for a while",
                     profile=active.profile,
-                    settings=[str(one.knob)],
+                    settings=[str(drift.knob)],
                 )
         if not allowed:
             return
-        failures = self._write_back([one.setting for one in allowed])
+        failures = self._write_back([drift.setting for drift in allowed])
         failed = {failure.knob for failure in failures}
-        done = [one for one in allowed if one.knob not in failed]
+        done = [drift for drift in allowed if drift.knob not in failed]
         if done:
             self._events.add(
                 "enforced",
                 f"{_count(done)} of profile {active.profile} written back: "
-                + ", ".join(str(one.knob) for one in done[:5]),
+                + ", ".join(str(drift.knob) for drift in done[:5]),
                 profile=active.profile,
-                settings=[str(one.knob) for one in done],
+                settings=[str(drift.knob) for drift in done],
             )
         for failure in failures:
             self._events.add(
@@ -146,16 +146,16 @@ class Drift:
                 settings=[str(knob) for knob in settled],
             )
 
-    def _described(self, one: _Off) -> DriftedSetting:
+    def _described(self, drift: _Off) -> DriftedSetting:
         return DriftedSetting(
-            name=one.knob.name,
-            subsystem=one.knob.subsystem,
-            target=one.knob.target,
-            desired=one.setting.value if one.knob.subsystem != "persistence" else "as applied",
-            observed=one.seen.value if one.knob.subsystem != "persistence" else "changed",
-            since=self._since.get(one.knob) or now(),
-            contested=one.knob in self._contested,
-            note=one.seen.problem,
+            name=drift.knob.name,
+            subsystem=drift.knob.subsystem,
+            target=drift.knob.target,
+            desired=drift.setting.value if drift.knob.subsystem != "persistence" else "as applied",
+            observed=drift.seen.value if drift.knob.subsystem != "persistence" else "changed",
+            since=self._since.get(drift.knob) or now(),
+            contested=drift.knob in self._contested,
+            note=drift.seen.problem,
         )
 
 
@@ -167,12 +167,12 @@ def counts(settings: Iterable[StoredKnob]) -> Mapping[str, int]:
     return found
 
 
-def _told(one: _Off) -> str:
-    if one.knob.subsystem == "persistence":
-        return f"{one.knob.target} was changed"
-    seen = one.seen
+def _summary(drift: _Off) -> str:
+    if drift.knob.subsystem == "persistence":
+        return f"{drift.knob.target} was changed"
+    seen = drift.seen
     is_now = seen.value if seen.value is not None else f"gone ({seen.problem})"
-    return f"{one.knob} is {is_now} instead of {one.setting.value}"
+    return f"{drift.knob} is {is_now} instead of {drift.setting.value}"
 
 
 def _count(some: Sequence[object]) -> str:

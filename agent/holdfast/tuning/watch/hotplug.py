@@ -49,22 +49,26 @@ class Hotplug:
         Raises `RequestError` and `ProfileError` if the profile cannot be read any more.
         """
         kept = [setting for setting in active.settings if not self._panel.gone(setting)]
-        fresh = list(self._fresh(active, {one.knob for one in kept}))
+        fresh = list(self._fresh(active, {setting.knob for setting in kept}))
         if not fresh and len(kept) == len(active.settings):
             return
-        seen = self._panel.observe(one.knob for one in fresh)
-        off = [one for one in fresh if not self._panel.same(one.knob, one.value, seen[one.knob])]
+        seen = self._panel.observe(setting.knob for setting in fresh)
+        off = [
+            setting
+            for setting in fresh
+            if not self._panel.same(setting.knob, setting.value, seen[setting.knob])
+        ]
         change = TuneChange(
             how="follow",
             operation=f"hotplug-{new_id()}",
             based_on=state.revision,
             active=active.model_copy(update={"settings": [*kept, *fresh]}),
-            goal=[Valued(**one.model_dump(include=_VALUED)) for one in off],
+            goal=[Valued(**setting.model_dump(include=_VALUED)) for setting in off],
         )
         try:
             self._change(change)
         except ChangeFailed as error:
-            self._refused |= {(one.knob, one.identity) for one in fresh}
+            self._refused |= {(setting.knob, setting.identity) for setting in fresh}
             self._tell(
                 "failed",
                 f"settings of a device that appeared were reverted: {error.failure}",
@@ -73,54 +77,56 @@ class Hotplug:
             )
             return
         if off:
-            targets = ", ".join(sorted({one.target or one.name for one in off}))
+            targets = ", ".join(sorted({setting.target or setting.name for setting in off}))
             self._tell(
                 "hotplugged",
                 f"{targets} appeared: {len(off)} settings of profile {active.profile} written and "
                 "read back",
                 active,
-                [one.knob for one in off],
+                [setting.knob for setting in off],
             )
 
     def _fresh(self, active: Active, known: set[Knob]) -> Iterator[InForce]:
         resolved, _ = self._planner.resolve(active.profile)
         unchanged = resolved.digest == active.digest
         absent, self._absent = self._absent, set()
-        for one in resolved.wanted:
-            if one.knob in known or one.knob.subsystem not in _APPEAR:
+        for setting in resolved.wanted:
+            if setting.knob in known or setting.knob.subsystem not in _APPEAR:
                 continue
-            identity = self._panel.identity(one.knob)
-            if one.knob.subsystem not in _DEVICES:
-                if self._panel.observe([one.knob])[one.knob].gone:
-                    self._absent.add(one.knob)
+            identity = self._panel.identity(setting.knob)
+            if setting.knob.subsystem not in _DEVICES:
+                if self._panel.observe([setting.knob])[setting.knob].gone:
+                    self._absent.add(setting.knob)
                     continue
-                if not unchanged or not (identity or one.knob in absent):
+                if not unchanged or not (identity or setting.knob in absent):
                     continue
-            if (one.knob, identity) in self._refused or self._impossible(one, identity, active):
+            if (setting.knob, identity) in self._refused or self._impossible(
+                setting, identity, active
+            ):
                 continue
             yield InForce(
-                subsystem=one.knob.subsystem,
-                target=one.knob.target,
-                name=one.knob.name,
+                subsystem=setting.knob.subsystem,
+                target=setting.knob.target,
+                name=setting.knob.name,
                 identity=identity,
-                value=one.value,
-                source=one.spot.comment,
-                profile=one.profile,
-                defined_at=one.spot.place,
+                value=setting.value,
+                source=setting.spot.comment,
+                profile=setting.profile,
+                defined_at=setting.spot.place,
             )
 
-    def _impossible(self, one: Wanted, identity: str, active: Active) -> bool:
-        observed = self._panel.observe([one.knob])[one.knob]
-        problem = self._panel.problem(one.knob, one.value, observed)
+    def _impossible(self, setting: Wanted, identity: str, active: Active) -> bool:
+        observed = self._panel.observe([setting.knob])[setting.knob]
+        problem = self._panel.problem(setting.knob, setting.value, observed)
         if problem is None:
             return False
-        self._refused.add((one.knob, identity))
-        if not one.only_if_present:
+        self._refused.add((setting.knob, identity))
+        if not setting.only_if_present:
             self._tell(
                 "failed",
-                f"{one.knob} cannot be set on a device that appeared: it {problem}",
+                f"{setting.knob} cannot be set on a device that appeared: it {problem}",
                 active,
-                [one.knob],
+                [setting.knob],
             )
         return True
 

@@ -148,13 +148,13 @@ def stage_body(
     if rollback_after is not None:
         body |= {"rollback": "automatic", "confirm_seconds": rollback_after}
     if identity is not None:
-        body["identity"] = [one.value for one in identity if one is not Identity.NONE]
+        body["identity"] = [part.value for part in identity if part is not Identity.NONE]
     return {key: value for key, value in body.items() if value is not None}
 
 
 def _digest(text: str) -> str:
     lowered = text.lower()
-    if len(lowered) == _SHA256_LENGTH and all(one in "0123456789abcdef" for one in lowered):
+    if len(lowered) == _SHA256_LENGTH and all(digit in "0123456789abcdef" for digit in lowered):
         return lowered
     path = Path(text)
     try:

@@ -63,7 +63,9 @@ def show_status(out: Output, status: ReimageStatus) -> None:
     _image(out, status.image)
     out.fields([("running", status.image_id or ""), ("operation", status.operation or "")])
     if status.fetched:
-        came = (f"{units.size(one.bytes)} from {one.address}" for one in status.fetched)
+        came = (
+            f"{units.size(supplier.bytes)} from {supplier.address}" for supplier in status.fetched
+        )
         out.fields([("fetched", units.printable(", ".join(came)))])
     if status.previous is not None:
         kept = status.previous
@@ -86,11 +88,11 @@ def show_status(out: Output, status: ReimageStatus) -> None:
             ("when", "change", "~why"),
             [
                 (
-                    when_of(one.at),
-                    f"{one.previous.value} -> {one.state.value}",
-                    units.printable(one.why),
+                    when_of(step.at),
+                    f"{step.previous.value} -> {step.state.value}",
+                    units.printable(step.why),
                 )
-                for one in status.history[-8:]
+                for step in status.history[-8:]
             ],
             indent=2,
             header=False,
@@ -140,7 +142,7 @@ def show_rehearsal(out: Output, status: ReimageStatus) -> None:
             size = "" if file.size_bytes is None else f"  {units.size(file.size_bytes)}"
             out.line(f"  {units.printable(file.path)}{size}")
     if status.carried:
-        kept = ", ".join(dict.fromkeys(one.name for one in status.carried))
+        kept = ", ".join(dict.fromkeys(file.name for file in status.carried))
         out.line(f"  carried over: {units.printable(kept)}")
     for note in status.notes:
         out.note(f"note: {units.printable(note)}", "dim")
@@ -198,9 +200,9 @@ def _machine(out: Output, machine: Machine, *, entry: bool) -> None:
         out.heading(f"Boot: {machine.boot.mode}, {loader}")
         for line in (machine.boot.entry or "").splitlines():
             out.line(f"  {line}")
-    for one in machine.space:
-        free, needed = units.size(one.available_bytes), units.size(one.needed_bytes)
-        out.line(f"  space for {one.what}: {needed} of {free} free")
+    for need in machine.space:
+        free, needed = units.size(need.available_bytes), units.size(need.needed_bytes)
+        out.line(f"  space for {need.what}: {needed} of {free} free")
     if machine.lifeboat is not None:
         out.line(f"  lifeboat: {_lifeboat(machine.lifeboat)}")
     for unknown in machine.unknown:

@@ -45,7 +45,7 @@ def show_status(out: Output, answer: Mapping[str, Any]) -> None:
                 (names[key], f"cannot be read: {problems[key]}" if key in problems else line)
                 for key, line in lines.items()
             ),
-            *(("runs", f"{describe(one)}, {one.id}") for one in running),
+            *(("runs", f"{describe(operation)}, {operation.id}") for operation in running),
             ("runs", "" if running else "nothing"),
             *(("note", units.printable(str(note))) for note in answer["notes"]),
         ],

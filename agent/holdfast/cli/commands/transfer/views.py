@@ -41,8 +41,8 @@ def show_pulled(out: Output, operation: Mapping[str, Any]) -> None:
     out.line(
         f"fetched {units.size(result.sent_bytes)} of {units.size(result.bytes)}, {files}{took}"
     )
-    for number, one in enumerate(result.passes, 1):
-        out.line(f"  pass {number}: {_pass(one)}")
+    for number, finished in enumerate(result.passes, 1):
+        out.line(f"  pass {number}: {_pass(finished)}")
     if result.limited_by is not None:
         out.line(f"limited by {_LIMITS[result.limited_by]}")
     if result.passes:
@@ -79,24 +79,26 @@ def _show_page_cache(out: Output, carried: CarriedPageCache) -> None:
     out.line(f"page cache: {what} that were in memory on the source are in memory here")
 
 
-def _pass(one: TransferPass) -> str:
+def _pass(finished: TransferPass) -> str:
     parts = [
-        f"{units.size(one.sent_bytes)} in {units.counted(one.fetched_files, 'file')}",
-        f"{units.count(one.unchanged_files)} unchanged",
+        f"{units.size(finished.sent_bytes)} in {units.counted(finished.fetched_files, 'file')}",
+        f"{units.count(finished.unchanged_files)} unchanged",
     ]
     for number, noun in (
-        (one.removed, "removed"),
-        (one.reconnects, "times connected again"),
-        (one.damaged_blocks, "blocks damaged in memory"),
-        (one.differed_on_media, "files differed on the device and were fetched again"),
-        (one.unfinished_files, "unfinished"),
+        (finished.removed, "removed"),
+        (finished.reconnects, "times connected again"),
+        (finished.damaged_blocks, "blocks damaged in memory"),
+        (finished.differed_on_media, "files differed on the device and were fetched again"),
+        (finished.unfinished_files, "unfinished"),
     ):
         if number:
             parts.append(f"{units.count(number)} {noun}")
     rate = (
-        f" ({units.rate(one.sent_bytes / one.seconds)})" if one.sent_bytes and one.seconds else ""
+        f" ({units.rate(finished.sent_bytes / finished.seconds)})"
+        if finished.sent_bytes and finished.seconds
+        else ""
     )
-    return f"{', '.join(parts)}, {units.duration(one.seconds)}{rate}"
+    return f"{', '.join(parts)}, {units.duration(finished.seconds)}{rate}"
 
 
 def _show_last(out: Output, last: TransferPass) -> None:
@@ -172,17 +174,17 @@ def show_transfers(out: Output, found: Any) -> None:
 
 def show_transfer(out: Output, found: Any) -> None:
     """Print one transfer into this node."""
-    one = Transfer.model_validate(found)
+    transfer = Transfer.model_validate(found)
     out.fields(
         [
-            ("id", one.id),
-            ("path", units.printable(one.path)),
-            ("source", f"{one.source} {units.printable(one.source_path)}"),
-            ("offer", one.offer),
-            ("started", when_of(one.created_at)),
-            ("state", "complete" if one.complete else "open"),
-            ("manifest", one.manifest or ""),
-            ("last pull", one.operation or ""),
+            ("id", transfer.id),
+            ("path", units.printable(transfer.path)),
+            ("source", f"{transfer.source} {units.printable(transfer.source_path)}"),
+            ("offer", transfer.offer),
+            ("started", when_of(transfer.created_at)),
+            ("state", "complete" if transfer.complete else "open"),
+            ("manifest", transfer.manifest or ""),
+            ("last pull", transfer.operation or ""),
         ]
     )
 

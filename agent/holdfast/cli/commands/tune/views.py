@@ -91,10 +91,12 @@ def show_rolled_back(out: Output, answer: Mapping[str, Any]) -> None:
 
 def _show_left(out: Output, left: Sequence[LeftSetting]) -> None:
     """Print what could not be reverted."""
-    for one in left:
-        what = " ".join(part for part in (one.target, one.name) if part)
+    for remains in left:
+        what = " ".join(part for part in (remains.target, remains.name) if part)
         out.line(
-            units.printable(f"NOT reverted: {what} should be {one.before}: it {one.reason}"),
+            units.printable(
+                f"NOT reverted: {what} should be {remains.before}: it {remains.reason}"
+            ),
             "bold red",
         )
 
@@ -135,15 +137,15 @@ def show_state(out: Output, state: TuningState) -> None:
             ),
             [
                 (
-                    one.subsystem,
-                    units.printable(one.target),
-                    one.name,
-                    units.printable(one.desired),
-                    "-" if one.observed is None else units.printable(one.observed),
-                    units.age(one.since),
-                    "contested: another program sets it" if one.contested else one.note or "",
+                    drift.subsystem,
+                    units.printable(drift.target),
+                    drift.name,
+                    units.printable(drift.desired),
+                    "-" if drift.observed is None else units.printable(drift.observed),
+                    units.age(drift.since),
+                    "contested: another program sets it" if drift.contested else drift.note or "",
                 )
-                for one in state.drifted
+                for drift in state.drifted
             ],
             indent=2,
         )
@@ -206,19 +208,21 @@ def show_profile(out: Output, profile: ProfileDetails) -> None:
         ),
         [
             (
-                f"{one.subsystem} {one.name}",
-                _selection(one.select) or one.target,
-                "(taken away)" if one.value is None else _value(one.value),
-                one.defined_at,
-                one.source or "",
+                f"{entry.subsystem} {entry.name}",
+                _selection(entry.select) or entry.target,
+                "(taken away)" if entry.value is None else _value(entry.value),
+                entry.defined_at,
+                entry.source or "",
             )
-            for one in profile.values
+            for entry in profile.values
         ],
     )
 
 
 def _show_settings(out: Output, settings: Iterable[Setting], *, was: bool = True) -> None:
-    for (subsystem, target), some in groupby(settings, lambda one: (one.subsystem, one.target)):
+    for (subsystem, target), some in groupby(
+        settings, lambda setting: (setting.subsystem, setting.target)
+    ):
         rows = list(some)
         out.line(f"{subsystem} {units.printable(target)}".rstrip(), "bold")
         out.table(
@@ -238,20 +242,24 @@ def _show_settings(out: Output, settings: Iterable[Setting], *, was: bool = True
         )
 
 
-def _change(one: Setting, *, was: bool) -> str:
-    desired = "-" if one.desired is None else one.desired
-    observed = one.previous or ("-" if one.observed is None else one.observed)
-    if one.action == "none" or not was or observed == desired:
+def _change(setting: Setting, *, was: bool) -> str:
+    desired = "-" if setting.desired is None else setting.desired
+    observed = setting.previous or ("-" if setting.observed is None else setting.observed)
+    if setting.action == "none" or not was or observed == desired:
         text = desired
-    elif one.action in ("set", "restore"):
+    elif setting.action in ("set", "restore"):
         text = f"{observed} -> {desired}"
     else:
         text = f"{desired} wanted"
     return units.printable(text)
 
 
-def _source(one: Setting) -> str:
-    return f"# {units.printable(one.source)}" if one.source and one.action != "none" else ""
+def _source(setting: Setting) -> str:
+    return (
+        f"# {units.printable(setting.source)}"
+        if setting.source and setting.action != "none"
+        else ""
+    )
 
 
 def _selection(select: Mapping[str, list[str] | bool] | None) -> str:
@@ -266,6 +274,6 @@ def _selection(select: Mapping[str, list[str] | bool] | None) -> str:
 def _value(value: str | int | bool | dict[str, str | int | bool]) -> str:
     if isinstance(value, dict):
         return " ".join(
-            str(one) if name == "kind" else f"{name} {one}" for name, one in value.items()
+            str(member) if name == "kind" else f"{name} {member}" for name, member in value.items()
         )
     return str(value)

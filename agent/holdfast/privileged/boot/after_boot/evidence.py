@@ -62,7 +62,7 @@ def identity_evidence(machine: MachineFiles, *, compare: bool) -> IdentityEviden
                 "imager leaves it, so that nothing can be compared."
             )
         logs = Logs(machine)
-        files = [_file_evidence(machine, one, logs) for one in placed]
+        files = [_file_evidence(machine, file, logs) for file in placed]
         hostname = _hostname(machine, files, logs)
     except ValueError as error:
         return IdentityEvidence(boot=progress, problem=str(error))

@@ -33,8 +33,8 @@ def _partition_uuid(machine: MachineFiles) -> str | None:
     mount = mount_of(Path("/"), machine.mounts())
     sysfs = machine.sysfs(udev=False)
     found = [] if mount is None else devices_below(mount, sysfs)
-    partitions = [one for one in found if one.type == "partition"]
-    disks = [one for one in found if one.type in ("disk", "loop")]
+    partitions = [device for device in found if device.type == "partition"]
+    disks = [device for device in found if device.type in ("disk", "loop")]
     if len(partitions) != 1 or len(disks) != 1:
         return None
     name, disk = partitions[0].name, disks[0]

@@ -98,8 +98,8 @@ class _FileSystem:
         """Follow a chain of clusters."""
         found: list[Extent] = []
         step = self._cluster_bytes
-        for number, one in enumerate(self._chain(cluster)):
-            append(found, Extent(number * step, self._data_at + (one - 2) * step, step))
+        for number, link in enumerate(self._chain(cluster)):
+            append(found, Extent(number * step, self._data_at + (link - 2) * step, step))
         return found
 
     def _chain(self, cluster: int) -> Iterator[int]:

@@ -18,8 +18,8 @@ _FIFREEZE, _FITHAW = 0xC0045877, 0xC0045878  # linux/fs.h
 # a fork of this process, which has threads; and all of it is in memory before it prints `ready`.
 _WATCHDOG = """
 import fcntl, select, signal, sys
-for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-    signal.signal(one, signal.SIG_IGN)
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
 def thaw():
     try:
         fcntl.ioctl(int(sys.argv[1]), int(sys.argv[2]), 0)

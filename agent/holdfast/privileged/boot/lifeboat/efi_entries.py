@@ -23,7 +23,7 @@ def booted_partition(machine: MachineFiles) -> Esp:
 
     Raises `LifeboatError` without one, `OSError`.
     """
-    found = [one for one in system_partitions(machine) if one.partition.type == ESP]
+    found = [system for system in system_partitions(machine) if system.partition.type == ESP]
     if not found:
         raise LifeboatError(
             "No EFI system partition on the disk of the root is mounted at /efi, /boot/efi or "
@@ -33,7 +33,7 @@ def booted_partition(machine: MachineFiles) -> Esp:
     current = variables.read("BootCurrent", GLOBAL)
     option = None if current is None or len(current) != 2 else _option(variables, current)
     wanted = None if option is None else _target(option.path)[0]
-    return next((one for one in found if one.partition.uuid == wanted), found[0])
+    return next((system for system in found if system.partition.uuid == wanted), found[0])
 
 
 def paths_to(machine: MachineFiles, partition: GptPartition) -> Sequence[str]:
@@ -52,8 +52,8 @@ def paths_to(machine: MachineFiles, partition: GptPartition) -> Sequence[str]:
 
 
 def _option(variables: EfiVariables, number: bytes) -> LoadOption | None:
-    (one,) = struct.unpack("<H", number)
-    value = variables.read(f"Boot{one:04X}", GLOBAL)
+    (chosen,) = struct.unpack("<H", number)
+    value = variables.read(f"Boot{chosen:04X}", GLOBAL)
     return None if value is None else LoadOption.parsed(value)
 
 

@@ -88,7 +88,9 @@ def choose(
 
     Makes none yet. Raises `LifeboatError`, `OSError`.
     """
-    modules = [one for one in map(Path, directories) if (one / "kernel.img").is_file()]
+    modules = [
+        directory for directory in map(Path, directories) if (directory / "kernel.img").is_file()
+    ]
     if modules and not secure_boot:
         tool()
         return EfiLoader("grub", modules=modules[0])

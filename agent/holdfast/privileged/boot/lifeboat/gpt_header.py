@@ -65,7 +65,7 @@ def is_protective(mbr: bytes) -> bool:
     """Whether an MBR has the entry by which firmware looks for a GPT, and no other."""
     if len(mbr) < 512 or mbr[510:512] != b"\x55\xaa":
         return False
-    entries: Sequence[bytes] = [mbr[446 + 16 * one : 462 + 16 * one] for one in range(4)]
+    entries: Sequence[bytes] = [mbr[446 + 16 * number : 462 + 16 * number] for number in range(4)]
     used = [entry for entry in entries if entry[4] != 0]
     return len(used) == 1 and used[0][4] == 0xEE and used[0][8:12] == b"\1\0\0\0"
 

@@ -157,7 +157,7 @@ def _best(
         free = overlap(Region(_place(extent, start_bytes), extent.length), within)
         if free is not None and free.length_bytes >= length:
             found.append((extent, Region(free.end_bytes - length, length)))
-    return max(found, key=lambda one: one[1].offset_bytes, default=None)
+    return max(found, key=lambda held: held[1].offset_bytes, default=None)
 
 
 def _place(extent: Extent, start_bytes: int) -> int:

@@ -156,7 +156,7 @@ def described(content: bytes, nonce: str, region: Region) -> Sequence[PartRecord
         switch.pop("lba")
         found = [PartRecord(**part) for part in (switch, *document["parts"])]
         inside = all(
-            0 <= one.offset_bytes <= region.length_bytes - one.length_bytes for one in found
+            0 <= part.offset_bytes <= region.length_bytes - part.length_bytes for part in found
         )
     except (KeyError, TypeError):
         return None

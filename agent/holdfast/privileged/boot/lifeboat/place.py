@@ -147,8 +147,8 @@ def uncovered(machine: MachineFiles, system: DiskPosition, region: Region) -> bo
     if region.length_bytes <= 0 or region.end_bytes > size:
         return False
     return all(
-        one.end_bytes <= region.offset_bytes or one.offset_bytes >= region.end_bytes
-        for one in _taken(machine, system, strict=True)
+        taken.end_bytes <= region.offset_bytes or taken.offset_bytes >= region.end_bytes
+        for taken in _taken(machine, system, strict=True)
     )
 
 

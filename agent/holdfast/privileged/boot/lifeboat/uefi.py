@@ -86,7 +86,7 @@ def build(
         directory = posixpath.dirname(path)
         placed = {path: program}
         placed |= {f"{directory}/{name}": content for name, content in loader.beside.items()}
-        files |= {name: one for name, one in placed.items() if name.casefold() not in known}
+        files |= {name: content for name, content in placed.items() if name.casefold() not in known}
         known |= {name.casefold() for name in placed}
     try:
         system = _engine.build_fat(sector_bytes, sorted(files.items()))

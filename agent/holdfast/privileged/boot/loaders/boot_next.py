@@ -165,7 +165,9 @@ class BootNext:
             raise Refused("No EFI system partition is mounted.")
         option = LoadOption(TITLE, device_path(self._esp.partition, _KERNEL), entry)
         used = set(self._variables.boot_numbers())
-        number = next((one for one in range(_MAX_NUMBER) if one not in used), None)
+        number = next(
+            (candidate for candidate in range(_MAX_NUMBER) if candidate not in used), None
+        )
         if number is None:
             raise Refused("The firmware's menu is full.")
         self._variables.write(f"Boot{number:04X}", GLOBAL, option.encoded())

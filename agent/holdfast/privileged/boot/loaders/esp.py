@@ -50,8 +50,8 @@ def system_partitions(machine: MachineFiles) -> Sequence[Esp]:
             if entry is not None and entry.type in (ESP, XBOOTLDR):
                 found.append(Esp(mount.point, Storage(machine, place), entry))
     order = {point: number for number, point in enumerate(_POINTS)}
-    found.sort(key=lambda one: order.get(one.point, len(order)))
-    return list({one.partition.uuid: one for one in reversed(found)}.values())[::-1]
+    found.sort(key=lambda system: order.get(system.point, len(order)))
+    return list({system.partition.uuid: system for system in reversed(found)}.values())[::-1]
 
 
 def _entry(machine: MachineFiles, place: DiskPosition) -> GptPartition | None:

@@ -99,8 +99,12 @@ class Grub:
             quoted = " ".join(grub_quoted(word) for word in words)
         except ValueError as error:
             raise Refused(f"The kernel's command line cannot be taken over: {error}.") from None
-        title = "holdfast: write image " + "".join(one for one in title if one.isprintable())
-        kernel, initramfs = (self._seen(f"{PAYLOAD}/{one}") for one in ("vmlinuz", "initramfs.img"))
+        title = "holdfast: write image " + "".join(
+            letter for letter in title if letter.isprintable()
+        )
+        kernel, initramfs = (
+            self._seen(f"{PAYLOAD}/{name}") for name in ("vmlinuz", "initramfs.img")
+        )
         chosen = ENTRY_ID.decode()
         load = f"linux {grub_quoted(kernel)} {quoted}", f"initrd {grub_quoted(initramfs)}"
         # Whatever the menu does on other days: this one boot waits for nobody, asks for no

@@ -141,7 +141,7 @@ class _Checks:
                 f"{shown} does not source custom.cfg; /etc/grub.d/41_custom and {again} make it "
                 "do so."
             )
-        if not all(one.search(config) for one in _BOOTS_NEXT):
+        if not all(pattern.search(config) for pattern in _BOOTS_NEXT):
             self._refuse(
                 f"{shown} does not boot `next_entry` of grubenv once; /etc/grub.d/00_header and "
                 f"{again} make it do so."

@@ -32,7 +32,7 @@ def loaders(machine: MachineFiles) -> Sequence[Loader]:
         BootNext.detect(machine),
         Kexec(machine),
     ]
-    return [one for one in found if one is not None]
+    return [loader for loader in found if loader is not None]
 
 
 def choose(machine: MachineFiles, *, allow_kexec: bool) -> Choice:
@@ -45,7 +45,7 @@ def choose(machine: MachineFiles, *, allow_kexec: bool) -> Choice:
     if fit is not None:
         return Choice(fit, ())
     reasons = [reason for candidate in candidates if (reason := candidate.unfit()) is not None]
-    if not any(machine.path(f"{one}/grub.cfg").exists() for one in DIRECTORIES):
+    if not any(machine.path(f"{directory}/grub.cfg").exists() for directory in DIRECTORIES):
         reasons.insert(0, _no_grub(machine))
     return Choice(None, reasons)
 

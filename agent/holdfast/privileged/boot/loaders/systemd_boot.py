@@ -44,7 +44,9 @@ class SystemdBoot:
             return None
         wanted = (variables.text("LoaderDevicePartUUID", LOADER) or "").lower()
         found = system_partitions(machine)
-        return cls(machine, next((one for one in found if one.partition.uuid == wanted), None))
+        return cls(
+            machine, next((system for system in found if system.partition.uuid == wanted), None)
+        )
 
     @property
     def payload(self) -> str:
@@ -82,7 +84,8 @@ class SystemdBoot:
                 '`bootctl set-oneshot ""`.'
             )
         timeouts = [
-            self._variables.text(f"LoaderConfigTimeout{one}", LOADER) for one in ("", "OneShot")
+            self._variables.text(f"LoaderConfigTimeout{suffix}", LOADER)
+            for suffix in ("", "OneShot")
         ]
         if "menu-force" in timeouts:
             found.refusals.append(_WAITS)
@@ -133,7 +136,7 @@ class SystemdBoot:
             line = kernel_line(words)
         except ValueError as error:
             raise Refused(f"The kernel's command line cannot be taken over: {error}.") from None
-        shown = "".join(one for one in title if one.isprintable())
+        shown = "".join(letter for letter in title if letter.isprintable())
         return (
             f"title holdfast: write image {shown}\n"
             "linux /holdfast/vmlinuz\n"

@@ -86,7 +86,7 @@ def collect_all(
         modules=modules.gather(machine, names),
         identity=collect(machine, request.identity),
         files=_files(machine, request),
-        data_disks=[one for one in described if one is not None],
+        data_disks=[disk for disk in described if disk is not None],
         notes=notes,
         previous=previous,
         state_dir=approved.state_dir,

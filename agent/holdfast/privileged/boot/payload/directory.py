@@ -94,8 +94,8 @@ class Payload:
         self._check_space(size)
         shown = f"{self.directory}/{INITRAMFS}"
         files = [
-            one.model_copy(update={"size_bytes": size}) if one.path == shown else one
-            for one in self.planned()
+            file.model_copy(update={"size_bytes": size}) if file.path == shown else file
+            for file in self.planned()
         ]
         return files, target
 

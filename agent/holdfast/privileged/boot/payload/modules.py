@@ -48,7 +48,9 @@ def drivers_of(machine: MachineFiles, entry: Path) -> Sequence[str]:
                 found.append(driver.resolve().name)
             # A multipath NVMe disk hangs on its subsystem, and that on no bus: controllers do.
             if where.parent.name == "nvme-subsystem":
-                queue += [one.resolve() for one in sorted(where.glob("nvme*")) if one.is_symlink()]
+                queue += [
+                    link.resolve() for link in sorted(where.glob("nvme*")) if link.is_symlink()
+                ]
             where = where.parent
     return list(dict.fromkeys(reversed(found)))
 
@@ -68,8 +70,8 @@ def watchdogs(machine: MachineFiles) -> Watchdogs:
     softdog is no device's. Raises `Refused`, `OSError`.
     """
     running = sorted((machine.sys / "class/watchdog").glob("watchdog*"))
-    running = [one for one in running if (one / "device/driver").exists()]
-    names = [name for one in running for name in drivers_of(machine, one)]
+    running = [device for device in running if (device / "device/driver").exists()]
+    names = [name for device in running for name in drivers_of(machine, device)]
     if not running:
         for bus in ("pci", "platform"):
             for device in sorted((machine.sys / "bus" / bus / "devices").glob("*")):

@@ -19,9 +19,9 @@ def describe_network(machine: MachineFiles) -> dict[str, Any] | str:
     routes = _json("ip", "-j", "-4", "route", "show", "default")
     if not routes:
         return "There is no default route, so the imager has no network."
-    route = min(routes, key=lambda one: int(one.get("metric", 0)))
+    route = min(routes, key=lambda route: int(route.get("metric", 0)))
     name = route.get("dev", "")
-    link = next((one for one in read_links(machine.sys) if one.name == name), None)
+    link = next((link for link in read_links(machine.sys) if link.name == name), None)
     if link is None or not link.physical:
         kind = "unknown" if link is None else link.kind
         return (
@@ -33,7 +33,9 @@ def describe_network(machine: MachineFiles) -> dict[str, Any] | str:
     if mac is None:
         return f"{name} has no hardware address, so the imager has no network."
     addresses = [
-        one for one in shown.get("addr_info", []) if one.get("scope") == "global" and "local" in one
+        address
+        for address in shown.get("addr_info", [])
+        if address.get("scope") == "global" and "local" in address
     ]
     static = {
         "addresses": [f"{address['local']}/{address['prefixlen']}" for address in addresses],
@@ -55,7 +57,7 @@ def name_servers(machine: MachineFiles) -> Sequence[str]:
         text = read_text(machine.path(path)) or ""
         words = (line.split() for line in text.splitlines())
         found = [line[1] for line in words if len(line) > 1 and line[0] == "nameserver"]
-        usable = [one for one in found if _reachable(one)]
+        usable = [address for address in found if _reachable(address)]
         if usable:
             return usable
     return []
@@ -74,4 +76,4 @@ def _json(program: str, *arguments: str) -> list[dict[str, Any]]:
         answer: list[dict[str, Any]] = json.loads(run_tool(program, *arguments) or "[]")
     except ValueError as error:
         raise LinkError(f"{program} answered no JSON ({error})") from error
-    return [one for one in answer if one]
+    return [entry for entry in answer if entry]

@@ -92,8 +92,8 @@ class Snapshot:
         least, after = first, None
         while True:
             page = self._page(first, after)
-            for one in page.get("Blocks", ()):
-                block = Block(int(one["BlockIndex"]), str(one["BlockToken"]))
+            for listed in page.get("Blocks", ()):
+                block = Block(int(listed["BlockIndex"]), str(listed["BlockToken"]))
                 if block.index < first:
                     continue  # not every service heeds where to start
                 if block.index < least or (block.index + 1) * self.block_bytes > self.size_bytes:

@@ -53,9 +53,9 @@ def own_addresses() -> frozenset[Address]:
     """Return the addresses of this machine's interfaces."""
     found = set()
     for interface in psutil.net_if_addrs().values():
-        for one in interface:
-            if one.family in (socket.AF_INET, socket.AF_INET6):
-                found.add(ipaddress.ip_address(one.address.partition("%")[0]))
+        for address in interface:
+            if address.family in (socket.AF_INET, socket.AF_INET6):
+                found.add(ipaddress.ip_address(address.address.partition("%")[0]))
     return frozenset(found)
 
 
@@ -111,10 +111,10 @@ class Connections(httpcore.NetworkBackend):
         """Break off all connections; a thread that waits for one gets an error."""
         with self._lock:
             self._aborted = True
-            for one in self._sockets:
+            for connection in self._sockets:
                 with contextlib.suppress(OSError):  # the other end was quicker
-                    one.shutdown(socket.SHUT_RDWR)
-                one.close()
+                    connection.shutdown(socket.SHUT_RDWR)
+                connection.close()
             self._sockets.clear()
 
     def _remember(self, stream: httpcore.NetworkStream) -> None:
@@ -133,7 +133,7 @@ class Connections(httpcore.NetworkBackend):
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             raise httpcore.ConnectError(str(error)) from error
-        addresses = [str(one[4][0]) for one in found]
+        addresses = [str(info[4][0]) for info in found]
         if self._guarded:
             own = own_addresses()
             for text in addresses:
