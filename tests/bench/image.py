@@ -45,7 +45,7 @@ def benchmark(context: Context) -> Iterator[Section]:
     contenders = {"describe": describe, "verify": verify, "sha256sum": sha256sum}
     found = interleave(contenders, context.rounds, context.say)
     series = {
-        name: section.add(name, [size / MIB / one.seconds for one in runs])
+        name: section.add(name, [size / MIB / run.seconds for run in runs])
         for name, runs in found.items()
     }
     for name in ("describe", "verify"):

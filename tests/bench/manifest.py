@@ -417,9 +417,9 @@ def _warm(context: Context, directory: Path) -> Section:
         [measured.rate / 1e9 for measured in found["xxhash"]],
         "xxh64 of the same MiB again and again",
     )
-    one, cache = (section.series[index].median for index in (0, -1))
+    few, cache = (section.series[index].median for index in (0, -1))
     section.notes.append(
-        f"One processor reaches {one / cache:.0%} of the digest's in-cache speed. Every byte of a "
+        f"One processor reaches {few / cache:.0%} of the digest's in-cache speed. Every byte of a "
         "file of more than one chunk is digested twice: for the file, and for its chunk."
     )
     shutil.rmtree(holes)
@@ -446,8 +446,8 @@ def _parallel(context: Context, directory: Path) -> Section:
     for count, runs in found.items():
         section.add(f"{count} of the processors", [done.rate / 1e9 for done in runs])
     ratios = [
-        one.seconds / some.seconds
-        for one, some in zip(found["1"], found[str(len(processors))], strict=True)
+        few.seconds / some.seconds
+        for few, some in zip(found["1"], found[str(len(processors))], strict=True)
     ]
     section.notes.append(
         f"{statistics.median(ratios):.2f} x as fast with {len(processors)} processors as with one "

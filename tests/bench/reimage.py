@@ -82,26 +82,26 @@ def benchmark(context: Context) -> Iterator[Section]:
 
 def _away(section: Section, reboots: list[float], stories: list[_Story]) -> Section:
     plain = section.add("a plain reboot", reboots)
-    whole = section.add("order to confirmed", [one.confirmed for one in stories])
-    section.add("until the old system is down", [one.down for one in stories])
+    whole = section.add("order to confirmed", [story.confirmed for story in stories])
+    section.add("until the old system is down", [story.down for story in stories])
     section.add(
         "until the imager answers",
-        [min(one.phases.values(), default=one.answers) - one.down for one in stories],
+        [min(story.phases.values(), default=story.answers) - story.down for story in stories],
         "GRUB, kernel, disks",
     )
     for number, phase in enumerate(("verifying", "writing", "reading_back", "identity")):
         section.add(
             f"imager: {phase}",
-            [one.report["phases"][number]["seconds"] for one in stories],
+            [story.report["phases"][number]["seconds"] for story in stories],
             "by its own clock",
         )
     section.add(
         "the new system's first answer, after the imager's last word",
-        [one.answers - max(one.phases.values(), default=0.0) for one in stories],
+        [story.answers - max(story.phases.values(), default=0.0) for story in stories],
     )
-    section.add("then its checks", [one.confirmed - one.answers for one in stories])
+    section.add("then its checks", [story.confirmed - story.answers for story in stories])
     beyond = whole.median - 2 * plain.median
-    memory = max(one.report["memory_peak_bytes"] for one in stories) / (1 << 20)
+    memory = max(story.report["memory_peak_bytes"] for story in stories) / (1 << 20)
     section.verdicts += [
         below("beyond two plain reboots", beyond, BEYOND_SECONDS, "s"),
         below("the imager's memory", memory, MEMORY_MIB, "MiB"),

@@ -181,7 +181,7 @@ def served(
         with _loop() as loop:
             server = HttpServer(services)
             asyncio.run_coroutine_threadsafe(server.start(), loop).result(WAIT_SECONDS)
-            url = next((one for one in server.addresses if one.startswith("http")), "")
+            url = next((address for address in server.addresses if address.startswith("http")), "")
             result = Served(services, server, base / "s", url, secrets, loop)
             try:
                 yield result

@@ -118,7 +118,7 @@ def cloud() -> Iterator[Aws]:
         if path.endswith("/blocks") and status.startswith("200"):
             # moto reports sectors, and AWS the size of what it lists.
             whole = json.dumps(json.loads(whole) | {"BlockSize": BLOCK}).encode()
-            headers = [one for one in headers if one[0].lower() != "content-length"]
+            headers = [header for header in headers if header[0].lower() != "content-length"]
             headers.append(("Content-Length", str(len(whole))))
         if block and aws.flipped:
             aws.flipped -= 1

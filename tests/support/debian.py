@@ -52,7 +52,7 @@ def _make(suite: str, work: Path) -> None:
             "--quiet",
             "--variant=essential",
             f"--include={','.join(_PACKAGES)}",
-            *(f"--dpkgopt=path-exclude={one}" for one in _EXCLUDED),
+            *(f"--dpkgopt=path-exclude={path}" for path in _EXCLUDED),
             suite,
             made,
         ],

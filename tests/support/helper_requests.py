@@ -218,7 +218,7 @@ def writes() -> st.SearchStrategy[dict[str, Any]]:
         return st.one_of(whole, whole, whole, torn)
 
     shaped = st.one_of([of_kind(kind, fields) for kind, fields in _kinds().items()])
-    return shaped.map(lambda one: {"do": "write", "write": one})
+    return shaped.map(lambda value: {"do": "write", "write": value})
 
 
 def booting() -> st.SearchStrategy[dict[str, Any]]:
@@ -266,7 +266,7 @@ def lines() -> st.SearchStrategy[bytes]:
         ),
         max_leaves=8,
     )
-    wrapped = st.one_of(anything, anything.map(lambda one: {"do": "write", "write": one}))
+    wrapped = st.one_of(anything, anything.map(lambda value: {"do": "write", "write": value}))
     counted = st.one_of(
         st.fixed_dictionaries(
             {"do": st.just("open_files"), "mount_point": _or_hostile("/", "/proc")}
@@ -288,7 +288,7 @@ def lines() -> st.SearchStrategy[bytes]:
         ]
     )
     encoded = st.one_of(writes(), writes(), writes(), tunings(), booting(), wrapped, counted).map(
-        lambda one: json.dumps(one).encode()
+        lambda value: json.dumps(value).encode()
     )
     return st.one_of(encoded, encoded, encoded, extreme, st.binary()).map(
         lambda line: line.replace(b"\n", b" ")

@@ -37,12 +37,12 @@ def make_disk(path: Path, size_mib: int, table: str, file_systems: Sequence[File
     with path.open("wb") as file:
         file.truncate(size_mib * MIB)
     run("sfdisk", "--quiet", path, script=table)
-    for one in file_systems:
+    for file_system in file_systems:
         part = path.with_name(f"{path.name}.part")
         with part.open("wb") as file:
-            file.truncate(one.size_mib * MIB)
-        run(*one.make, part)
-        run("dd", f"if={part}", f"of={path}", "bs=1M", f"seek={one.start_mib}",
+            file.truncate(file_system.size_mib * MIB)
+        run(*file_system.make, part)
+        run("dd", f"if={part}", f"of={path}", "bs=1M", f"seek={file_system.start_mib}",
             "conv=notrunc,sparse", "status=none")  # fmt: skip
         part.unlink()
     return path

@@ -69,14 +69,14 @@ class Namespaces:
     def pair(self, name: str, peer: str, *options: str) -> None:
         """Make a pair of virtual interfaces, up."""
         self.run("ip", "link", "add", name, *options, "type", "veth", "peer", "name", peer)
-        for one in (name, peer):
-            self.run("ip", "link", "set", "dev", one, "up")
+        for name_ in (name, peer):
+            self.run("ip", "link", "set", "dev", name_, "up")
 
     def qdiscs(self, interface: str) -> list[str]:
         """Show an interface's qdiscs, without their handles, sorted."""
         shown = self.run("tc", "qdisc", "show", "dev", interface).splitlines()
         words = [line.split()[1:2] + line.split()[3:] for line in shown]
-        return sorted(re.sub(r"parent \w+:", "parent :", " ".join(one)) for one in words)
+        return sorted(re.sub(r"parent \w+:", "parent :", " ".join(line)) for line in words)
 
 
 class NoNamespacesError(Exception):

@@ -10,7 +10,7 @@ from tests.oracles.records import Record, decode
 from tests.support.harness import Daemon
 
 SHOW = "/v1/pagecache"
-DUMPS, LOADS, EVICTIONS = (f"{SHOW}/{one}" for one in ("dumps", "loads", "evictions"))
+DUMPS, LOADS, EVICTIONS = (f"{SHOW}/{part}" for part in ("dumps", "loads", "evictions"))
 
 
 def dump(daemon: Daemon, **body: Any) -> tuple[dict[str, Any], Record]:

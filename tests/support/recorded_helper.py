@@ -52,7 +52,7 @@ class RecordedHelper:
 
     def calls(self, do: str) -> int:
         """Count the requests of a kind that were no dry runs."""
-        return sum(one["do"] == do and not one.get("dry_run") for one in self.asked)
+        return sum(request["do"] == do and not request.get("dry_run") for request in self.asked)
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         self.asked.append(request)

@@ -30,7 +30,7 @@ def main() -> None:
         )
         tuning.prepare()
         if line.strip() == "rollback" and tuning.state().history:
-            kind = next(one for one in tuning.kinds() if one.name == "tuning.rollback")
+            kind = next(kind for kind in tuning.kinds() if kind.name == "tuning.rollback")
             request = RollbackRequest(to="first")
             kind.run(Context(id="settle", params=request, progress=Progress()))
         print(tuning.state().model_dump_json(), flush=True)

@@ -74,7 +74,7 @@ class Tuned:
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         """Return the events of a kind, newest first."""
-        return [one for one in self.state()["events"] if one["kind"] == kind]
+        return [event for event in self.state()["events"] if event["kind"] == kind]
 
     def refused(self, profile: str) -> dict[str, Any]:
         """Apply a profile, which must fail; return the problem, in words of holdfast's own."""
@@ -136,6 +136,8 @@ def start_in(
 def row_of(answer: dict[str, Any], name: str, target: str = "") -> dict[str, Any]:
     """Find a setting in a plan or an apply."""
     found: dict[str, Any] = next(
-        one for one in answer["settings"] if (one["name"], one["target"]) == (name, target)
+        setting
+        for setting in answer["settings"]
+        if (setting["name"], setting["target"]) == (name, target)
     )
     return found

@@ -62,9 +62,9 @@ def test_alerts_of_a_node_that_is_being_reimaged_are_held_back(tmp_path: Path) -
             if len(listed) < len(alerts):
                 return None
             names = {
-                (one["labels"]["alertname"], one["labels"]["instance"])
-                for one in listed
-                if one["status"]["inhibitedBy"]
+                (alert["labels"]["alertname"], alert["labels"]["instance"])
+                for alert in listed
+                if alert["status"]["inhibitedBy"]
             }
             return names or None
 

@@ -152,7 +152,7 @@ def test_rows_stay_rows(busy: Daemon, command: tuple[str, ...], path: str, membe
             lines = screen.shown.splitlines()
         assert max(map(len, lines)) <= columns
         begun = [line for line in lines if not line.startswith(" ")]
-        assert [line.split()[0] for line in begun[1:]] == [one["id"] for one in records]
+        assert [line.split()[0] for line in begun[1:]] == [record["id"] for record in records]
         if columns == 80:
             assert lines == begun
 

@@ -67,7 +67,7 @@ def test_a_link_is_followed(manifest: Daemon, tmp_path: Path) -> None:
         exported(manifest, link)
         assert link.is_symlink()
         assert b"holdfast-manifest" in target.read_bytes()
-    assert [one.name for one in target.parent.iterdir()] == ["target"]
+    assert [path.name for path in target.parent.iterdir()] == ["target"]
     assert stat.S_IMODE(target.stat().st_mode) & 0o077 == 0o044
 
 

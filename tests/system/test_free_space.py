@@ -132,7 +132,7 @@ def test_a_writer_stops_at_the_floor_while_it_writes(
     assert operation["state"] == "failed", operation
     refused(operation["error"])
     assert free(volume) > 20 * MIB
-    left = [one.name for one in (daemon.state_dir / "manifests").iterdir()]
+    left = [path.name for path in (daemon.state_dir / "manifests").iterdir()]
     assert left == []
 
 
@@ -159,7 +159,9 @@ def test_an_image_is_not_staged_below_the_floor(
     assert plan.status_code == 200, plan.text
     (space,) = plan.json()["space"]
     assert space["needed_bytes"] == 22 * MIB
-    assert any("There is not enough space for the image" in one for one in plan.json()["blocked"])
+    assert any(
+        "There is not enough space for the image" in reason for reason in plan.json()["blocked"]
+    )
 
 
 def test_work_without_a_daemon_keeps_to_it_too(volume: Path, tmp_path: Path) -> None:

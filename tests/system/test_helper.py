@@ -159,11 +159,11 @@ def test_it_finds_who_may_write_to_a_directory(helper: Helper, disk_dir: Path) -
             memory = mmap.mmap(file.fileno(), 0)
         answer = helper.ask({"do": "writers", "directory": str(disk_dir / "tree")})
         memory.close()
-    mine = [one for one in answer["writers"]["files"] if one["pid"] == os.getpid()]
-    assert {one["path"] for one in mine} == {str(inside), str(mapped), ""}
-    assert all(str(os.getpid()) in one["process"] for one in mine)
+    mine = [file for file in answer["writers"]["files"] if file["pid"] == os.getpid()]
+    assert {file["path"] for file in mine} == {str(inside), str(mapped), ""}
+    assert all(str(os.getpid()) in file["process"] for file in mine)
     # A name that the caller did not ask for is not told, only its inode.
-    assert beside.stat().st_ino in {one["inode"] for one in mine if not one["path"]}
+    assert beside.stat().st_ino in {file["inode"] for file in mine if not file["path"]}
     assert helper.ask({"do": "writers", "directory": str(disk_dir / "none")})["errno"] == 2
     assert "malformed" in helper.ask({"do": "writers", "directory": "relative"})["refused"]
 
@@ -325,16 +325,16 @@ def test_whatever_it_is_asked_it_answers_and_writes_nowhere_else(disk_dir: Path)
         assert ns.run("ls", "-A", "/boot") == ""
         after = ns.run("sh", "-c", "cd /etc && find . -newer /proc/1 -type f | sort")
         written = set(after.splitlines()) - set(before.splitlines())
-        assert all(re.search(r"/90-holdfast\.(conf|rules)$", one) for one in written), written
+        assert all(re.search(r"/90-holdfast\.(conf|rules)$", path) for path in written), written
     ran = {Path(path).name for path in re.findall(r'execve\("([^"]+)"', shown)}
     assert ran <= _PROGRAMS
     own = [line for line in shown.splitlines() if "execve(" not in line]
     changed = changed_paths("\n".join(own))
-    assert {one for one in changed if not _ALLOWED.fullmatch(one)} == set()
+    assert {path for path in changed if not _ALLOWED.fullmatch(path)} == set()
     # Many got past the first check, and were refused by the kernel or done.
     assert min(outcomes["refused"], outcomes["errno"], outcomes["done"]) >= 20, outcomes
-    assert any(one.startswith("/proc/sys/") for one in changed)
-    assert any(one.startswith("/etc/systemd/system/") for one in changed)
+    assert any(path.startswith("/proc/sys/") for path in changed)
+    assert any(path.startswith("/etc/systemd/system/") for path in changed)
 
 
 class TestItsLife:

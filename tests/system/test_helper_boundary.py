@@ -55,25 +55,25 @@ def directives(kind: str, text: str) -> list[Any]:
     """Read a file as the program does that it is for: everything in it that does something."""
     assert text.isascii()
     assert "\\" not in text
-    lines = [one.strip() for one in _LINES.split(text)]
-    lines = [one for one in lines if one and one[0] not in "#;"]
+    lines = [line.strip() for line in _LINES.split(text)]
+    lines = [line for line in lines if line and line[0] not in "#;"]
     if kind == "sysctl.d":
-        return [tuple(part.strip() for part in one.split("=", 1)) for one in lines]
+        return [tuple(part.strip() for part in line.split("=", 1)) for line in lines]
     if kind == "limits":
         assert lines[:1] in ([], ["[Service]"])
-        return sorted((one[5:].split("=")[0].lower(), one.split("=", 1)[1]) for one in lines[1:])
+        return sorted((line[5:].split("=")[0].lower(), line.split("=", 1)[1]) for line in lines[1:])
     if kind == "tmpfiles.d":
         found = []
-        for one in lines:
-            verb, path, mode, user, group, age, value = one.split(None, 6)
+        for line in lines:
+            verb, path, mode, user, group, age, value = line.split(None, 6)
             assert (verb, mode, user, group, age) == ("w", "-", "-", "-", "-")
-            assert "%" not in one
+            assert "%" not in line
             found.append((path, value))
         return found
     found = []
-    for one in lines:
-        match = _UDEV.fullmatch(one)
-        assert match is not None, one
+    for line in lines:
+        match = _UDEV.fullmatch(line)
+        assert match is not None, line
         values = re.findall(r'ATTR\{queue/(\w+)\}="([a-z0-9_.-]+)"', match[2])
         assert ", ".join(f'ATTR{{queue/{name}}}="{value}"' for name, value in values) == match[2]
         found.append((match[1] or "", values))
@@ -84,7 +84,7 @@ def asked_for(request: dict[str, Any]) -> list[Any]:
     """Write a request the way `directives` reads a file."""
     match request["kind"]:
         case "sysctl.d":
-            return [tuple(one) for one in request["settings"]]
+            return [tuple(setting) for setting in request["settings"]]
         case "limits":
             return sorted(request["limits"].items())
         case "tmpfiles.d":
@@ -96,10 +96,10 @@ def asked_for(request: dict[str, Any]) -> list[Any]:
         case _:
             return [
                 (
-                    one.get("value", "") if one["match"] != "md" else "",
-                    [tuple(pair) for pair in one["settings"]],
+                    rule.get("value", "") if rule["match"] != "md" else "",
+                    [tuple(pair) for pair in rule["settings"]],
                 )
-                for one in request["rules"]
+                for rule in request["rules"]
             ]
 
 
@@ -230,8 +230,8 @@ def test_only_profiles_of_root_allow_more(helper: Helper, ns: Namespaces, disk_d
     assert helper.ask(limits) == {}
 
     def refused() -> None:
-        for one in (asked, limits):
-            assert "which only root may be able to write" in helper.ask(one)["refused"]
+        for source in (asked, limits):
+            assert "which only root may be able to write" in helper.ask(source)["refused"]
 
     os.chown(profile, NOBODY, NOBODY)
     refused()
@@ -295,11 +295,11 @@ def hostile(directory: Path) -> None:
     (tuning / "pending.json").write_text(json.dumps(pending))
     active = {"profile": "cassandra", "policy": "enforce", "applied_at": "2026-01-01T00:00:00Z",
               "persist": True, "digest": "", "settings": [
-                  {**one, "profile": "x", "defined_at": "x:1"} for one in before]}  # fmt: skip
+                  {**old, "profile": "x", "defined_at": "x:1"} for old in before]}  # fmt: skip
     state = {"version": 1, "boot_id": "of another", "active": active, "committed": [], "history": [
         {"profile": "cassandra", "applied_at": "2026-01-01T00:00:00Z", "previous": None,
-         "changes": [{**{k: v for k, v in one.items() if k != "value"}, "before": one["value"],
-                      "after": one["value"]} for one in before]}]}  # fmt: skip
+         "changes": [{**{k: v for k, v in old.items() if k != "value"}, "before": old["value"],
+                      "after": old["value"]} for old in before]}]}  # fmt: skip
     (tuning / "state.json").write_text(json.dumps(state))
     (tuning / "profile.json").write_text('{"profile": "cassandra", "persist": true}')
     for path in (directory, tuning, *tuning.iterdir()):
@@ -342,7 +342,9 @@ def test_a_start_writes_nothing_that_the_data_volume_says(
             assert ours(etc_of(helper)) == before
             assert node.ns.sysctl("net.ipv4.ip_forward") == "0"
             operations = node.daemon.http.get("/v1/operations").json()["operations"]
-            assert [one for one in operations if one["kind"] == "tuning.apply"] == []
+            assert [
+                operation for operation in operations if operation["kind"] == "tuning.apply"
+            ] == []
 
 
 def test_after_a_re_imaging_the_profiles_name_arrives_with_the_data(

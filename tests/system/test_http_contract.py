@@ -34,11 +34,11 @@ def references(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         if isinstance(value.get("$ref"), str):
             yield value["$ref"]
-        for one in value.values():
-            yield from references(one)
+        for member in value.values():
+            yield from references(member)
     elif isinstance(value, list):
-        for one in value:
-            yield from references(one)
+        for member in value:
+            yield from references(member)
 
 
 class TestDocument:
@@ -169,7 +169,7 @@ class TestDocument:
                 response = shared_daemon.http.request(
                     method, url, json={"paths": ["/x"], "nonsense": 1}
                 )
-                fields = [one["field"] for one in response.json()["errors"]]
+                fields = [error["field"] for error in response.json()["errors"]]
                 assert response.status_code == 422
                 assert "nonsense" in fields
 
@@ -267,7 +267,9 @@ class TestProblems:
         )
         slug = "unknown-field" if field == "synk" else "invalid-request"
         problem = check_problem(response, 422, slug)
-        assert message in next(one["message"] for one in problem["errors"] if one["field"] == field)
+        assert message in next(
+            error["message"] for error in problem["errors"] if error["field"] == field
+        )
 
     @pytest.mark.parametrize(
         "headers",

@@ -24,4 +24,4 @@ def test_two_hundred_clients_at_once(shared_daemon: Daemon) -> None:
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         answers = list(pool.map(ask, range(CLIENTS)))
-    assert all(sorted(one) == [200, 200, 200, 200, 404] for one in answers)
+    assert all(sorted(statuses) == [200, 200, 200, 200, 404] for statuses in answers)

@@ -15,7 +15,7 @@ from tests.support.contract import NOTHING, check_problem
 from tests.support.disk import drop, read_all, write_file
 from tests.support.harness import Daemon
 
-DUMPS, LOADS, EVICTIONS = (f"/v1/pagecache/{one}" for one in ("dumps", "loads", "evictions"))
+DUMPS, LOADS, EVICTIONS = (f"/v1/pagecache/{part}" for part in ("dumps", "loads", "evictions"))
 SIZE = 4 << 20
 
 
@@ -76,7 +76,7 @@ def test_a_running_operation_is_followed_and_cancelled(daemon: Daemon, tree: Pat
     again = daemon.http.post(f"{path}/cancel")
     assert (again.status_code, again.json()["state"]) == (202, "cancelled")
     found = daemon.http.get("/v1/operations", params={"kind": "pagecache.load"}).json()
-    assert [one["id"] for one in found["operations"]] == [operation["id"]]
+    assert [listed["id"] for listed in found["operations"]] == [operation["id"]]
     found = daemon.http.get("/v1/operations", params={"state": "running"}).json()
     assert found["operations"] == []
 
@@ -182,7 +182,7 @@ class TestContent:
             "latest": False
         }
         assert http.get(f"{DUMPS}/{copy}/content").content == response.content
-        assert [one["id"] for one in http.get(DUMPS).json()["dumps"]] == [copy, dump]
+        assert [listed["id"] for listed in http.get(DUMPS).json()["dumps"]] == [copy, dump]
 
     def test_an_id_is_used_once(self, daemon: Daemon, dump: str) -> None:
         content = daemon.http.get(f"{DUMPS}/latest/content").content
@@ -209,7 +209,7 @@ class TestContent:
             ).status_code
             == 201
         )
-        both = [daemon.http.get(f"{DUMPS}/{one}").json() for one in (dump, back)]
+        both = [daemon.http.get(f"{DUMPS}/{record}").json() for record in (dump, back)]
         assert both[0]["files"] == both[1]["files"]
         assert both[0]["bytes"] == both[1]["bytes"]
 

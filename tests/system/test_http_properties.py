@@ -119,7 +119,9 @@ def test_answers_are_as_documented(start_daemon: Callable[..., Daemon], disk_dir
         assert selected == tested == there - 1, told
         # It was not all refused, nothing is left running, and the daemon is well.
         operations = daemon.http.get("/v1/operations", params={"limit": 1000}).json()["operations"]
-        assert {one["kind"] for one in operations if one["state"] == "succeeded"} >= {
+        assert {
+            operation["kind"] for operation in operations if operation["state"] == "succeeded"
+        } >= {
             "pagecache.dump",
             "pagecache.load",
             "pagecache.evict",

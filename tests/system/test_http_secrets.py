@@ -46,8 +46,8 @@ def test_tokens_are_found_nowhere(talkative: Daemon, disk_dir: Path) -> None:
         "the token file": talkative.tokens.file.read_bytes(),
         **{f"an answer to {what}": answer for what, answer in answers.items()},
     }
-    kept = [one for one in talkative.state_dir.rglob("*") if one.is_file()]
-    places |= {str(one): one.read_bytes() for one in kept}
+    kept = [path for path in talkative.state_dir.rglob("*") if path.is_file()]
+    places |= {str(path): path.read_bytes() for path in kept}
     assert talkative.state_dir / "audit.log" in kept
     assert b"test-operate" in places[str(talkative.state_dir / "audit.log")]
     for where, content in places.items():

@@ -77,15 +77,15 @@ class Target:
 
     def look(self) -> dict[str, object]:
         """Return everything that a request could have changed."""
-        files = sorted(one for one in self.daemon.state_dir.rglob("*") if one.is_file())
+        files = sorted(path for path in self.daemon.state_dir.rglob("*") if path.is_file())
         return {
             "operations": self.daemon.http.get("/v1/operations").json(),
             "tuning": self.daemon.http.get("/v1/tuning").json()["history"],
             "resident": resident_pages(self.file),
             "state": {
-                str(one): hashlib.sha256(one.read_bytes()).hexdigest()
-                for one in files
-                if one.name != "audit.log"
+                str(file): hashlib.sha256(file.read_bytes()).hexdigest()
+                for file in files
+                if file.name != "audit.log"
             },
         }
 

@@ -45,11 +45,11 @@ def raw(daemon: Daemon, method: str, target: str) -> tuple[int, dict[str, str], 
 
 def snapshot(daemon: Daemon) -> dict[str, bytes]:
     """Return every file of the daemon's state, but the log of who called."""
-    files = (one for one in daemon.state_dir.rglob("*") if one.is_file())
+    files = (path for path in daemon.state_dir.rglob("*") if path.is_file())
     return {
-        str(one): one.read_bytes()
-        for one in files
-        if one.name not in {"audit.log", "audit-admin.log"}
+        str(file): file.read_bytes()
+        for file in files
+        if file.name not in {"audit.log", "audit-admin.log"}
     }
 
 

@@ -65,10 +65,10 @@ def test_without_a_list_only_admin_plans_and_not_from_this_machine(
     assert refused.status_code == 403, refused.text
     assert "`reimage.sources`" in refused.json()["detail"]
     own = next(
-        one.address
+        assigned.address
         for interface in psutil.net_if_addrs().values()
-        for one in interface
-        if one.family is socket.AF_INET
+        for assigned in interface
+        if assigned.family is socket.AF_INET
     )
     hosts = (
         "127.0.0.1",
@@ -198,8 +198,8 @@ class TestDripping:
             )
             for _ in range(2)
         ]
-        for one in slow:
-            one.start()
+        for source in slow:
+            source.start()
         with promptly(10):
             assert "SHA-256" in blocked(daemon, f"file://{daemon.root}/x", "admin")
 
@@ -210,7 +210,9 @@ class TestDripping:
 
         def connections() -> int:
             mine = psutil.Process(daemon.pid).net_connections("tcp")
-            return sum(bool(one.raddr) and one.raddr.port == port for one in mine)
+            return sum(
+                bool(connection.raddr) and connection.raddr.port == port for connection in mine
+            )
 
         for scope in ("operate", "admin"):
             with pytest.raises(httpx.ReadTimeout):

@@ -95,7 +95,7 @@ def test_an_object_that_is_cut_is_gone_on_with(aws: Aws, image: Image) -> None:
     aws.object("images", "disk.raw", image.content)
     aws.cut_after = MIB
     assert image.fetch("s3://images/disk.raw", PATIENT).read_bytes() == image.content
-    ranges = [one.range for one in aws.asked if one.method == "GET"]
+    ranges = [request.range for request in aws.asked if request.method == "GET"]
     assert ranges == [None, f"bytes={MIB}-", f"bytes={2 * MIB}-"]
 
 
@@ -114,7 +114,7 @@ def test_an_object_that_changed_in_between_is_begun_anew(aws: Aws, image: Image)
     aws.cut_after = None
     aws.asked.clear()
     assert image.fetch("s3://images/disk.raw").read_bytes() == image.content
-    asked = [(one.range, one.if_match) for one in aws.asked]
+    asked = [(request.range, request.if_match) for request in aws.asked]
     assert asked == [(f"bytes={MIB}-", etag), (None, None)]
 
 
@@ -203,7 +203,7 @@ def described(aws: Aws, ami: Ami, tmp_path: Path) -> Image:
     output = tmp_path / "web.json"
     done = aws_cli(aws, ami.url, output)
     assert done.returncode == 0, done.stderr
-    assert [one.name for one in tmp_path.iterdir()] == ["web.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["web.json"]
     data = output.read_bytes()
     directory = tmp_path / "here"
     directory.mkdir()
@@ -253,7 +253,9 @@ def test_an_ami_goes_on_where_it_was_and_leaves_nothing_stale(
     (image.directory / "image.partial.json").write_text(json.dumps(told))
     aws.asked.clear()
     ami.judge(image.fetch(ami.url))
-    fetched = [int(one.path.rpartition("/")[2]) for one in aws.asked if "/blocks/" in one.path]
+    fetched = [
+        int(request.path.rpartition("/")[2]) for request in aws.asked if "/blocks/" in request.path
+    ]
     assert sorted(fetched) == [index for index in sorted(ami.blocks) if index >= 50]
 
 

@@ -111,7 +111,7 @@ start=100MiB, size=400MiB, type=83
     with disk.open("r+b") as file:
         file.write(b"\xeb\x63\x90")
     _, found = describe(disk)
-    numbers = [one["number"] for one in found["partition_table"]["partitions"]]
+    numbers = [partition["number"] for partition in found["partition_table"]["partitions"]]
     assert numbers == [1, 2, 5, 6]
     judge_partitions(disk, found["partition_table"])
     # Empty file systems: nothing shows where a root is, and nothing is behind the code.
@@ -150,8 +150,8 @@ def test_packed_in_several_parts_or_cut_off(disk_dir: Path) -> None:
         packed = disk_dir / f"disk.raw.{suffix}"
         parts = [os.urandom(512 << 10), bytes(3 * MIB), os.urandom(MIB)]
         packed.write_bytes(
-            b"".join(subprocess.run([program], input=one, stdout=-1, check=True).stdout
-                     for one in parts)
+            b"".join(subprocess.run([program], input=part, stdout=-1, check=True).stdout
+                     for part in parts)
         )  # fmt: skip
         _, found = describe(packed)
         assert found["size_bytes"] == sum(map(len, parts))
@@ -182,7 +182,7 @@ def test_a_qcow2_file_becomes_a_packed_image(gpt: Path) -> None:
     assert run("sha256sum", packed).split()[0] == found["content"]["sha256"]
     run("zstd", "-q", "-t", packed)
     assert run_cli("image", "verify", packed, f"{packed}.json").returncode == 0
-    assert not [one.name for one in gpt.parent.iterdir() if one.name.startswith(".")]
+    assert not [path.name for path in gpt.parent.iterdir() if path.name.startswith(".")]
 
 
 def test_a_qcow2_file_that_names_others_is_refused_before_they_are_opened(disk_dir: Path) -> None:
@@ -272,4 +272,4 @@ def test_sigterm_ends_it_and_leaves_no_descriptor(disk_dir: Path) -> None:
     _, error = process.communicate(timeout=30)
     assert process.returncode == 1
     assert "cancelled" in error
-    assert [one.name for one in disk_dir.iterdir()] == ["large.raw"]
+    assert [path.name for path in disk_dir.iterdir()] == ["large.raw"]

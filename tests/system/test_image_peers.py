@@ -129,23 +129,23 @@ def test_a_herd_costs_the_origin_about_one_image_for_each_zone(
             for number in range(count)
         ]
         # Every server has its own tokens: one for all, as a fleet has it.
-        for one in herd:
-            file = one.token.parent / "tokens.json"
+        for node in herd:
+            file = node.token.parent / "tokens.json"
             file.write_bytes((herd[0].token.parent / "tokens.json").read_bytes())
-            one.token.write_bytes(herd[0].token.read_bytes())
-        peers = [one.url for one in herd]
+            node.token.write_bytes(herd[0].token.read_bytes())
+        peers = [node.url for node in herd]
         patient = {"stalled_seconds": 600.0}
         with ThreadPoolExecutor(len(herd)) as threads:
             fetched = list(
-                threads.map(lambda one: one.fetch(url, descriptor, peers, **patient), herd)
+                threads.map(lambda node: node.fetch(url, descriptor, peers, **patient), herd)
             )
         assert all(data == content for data in fetched)
-    cost = sum(one.gave().get("origin", 0) for one in herd)
-    assert zones * SIZE <= cost <= 2 * zones * SIZE, [one.gave() for one in herd]
-    assert sum(one.gave().get("peer", 0) for one in herd) == count * SIZE - cost
-    assert sum(one.sharing.figures()[1] for one in herd) == count * SIZE - cost
+    cost = sum(node.gave().get("origin", 0) for node in herd)
+    assert zones * SIZE <= cost <= 2 * zones * SIZE, [node.gave() for node in herd]
+    assert sum(node.gave().get("peer", 0) for node in herd) == count * SIZE - cost
+    assert sum(node.sharing.figures()[1] for node in herd) == count * SIZE - cost
     assert {asked.authorization for asked in origin.asked} == {None}
-    copied = next(one for one in herd if one.gave() == {"peer": SIZE})
+    copied = next(node for node in herd if node.gave() == {"peer": SIZE})
     assert all(
         each["address"] in {f"the peer {p}" for p in peers} for each in copied.received.listed()
     )
@@ -153,8 +153,8 @@ def test_a_herd_costs_the_origin_about_one_image_for_each_zone(
 
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[Member]:
-    with member(tmp_path / "me", "me", "a") as one:
-        yield one
+    with member(tmp_path / "me", "me", "a") as me:
+        yield me
 
 
 @pytest.mark.parametrize("trusted", [True, False])
@@ -205,7 +205,7 @@ def peer(content: bytes, descriptor: bytes, **facts: Any) -> Behaviour:
 
 
 def ranges(server: Behaviour) -> list[str | None]:
-    return [one.range for one in server.asked if not one.path.startswith("/v1/images/")]
+    return [request.range for request in server.asked if not request.path.startswith("/v1/images/")]
 
 
 def test_the_next_source_resumes_where_a_peer_ended(
@@ -221,8 +221,8 @@ def test_the_next_source_resumes_where_a_peer_ended(
     assert ranges(origin) == [f"bytes={MIB + 5}-"]
     assert alone.gave() == {"peer": MIB + 5, "origin": SIZE - MIB - 5}
     assert [each["source"] for each in alone.received.listed()] == ["peer", "origin"]
-    assert all(one.authorization is None for one in origin.asked)
-    assert all(one.authorization for one in other.asked)
+    assert all(request.authorization is None for request in origin.asked)
+    assert all(request.authorization for request in other.asked)
 
 
 def test_a_peer_that_falls_silent_is_left(
@@ -250,7 +250,7 @@ def test_a_peer_that_lies_costs_one_download_and_is_not_asked_again(
     with serving(origin) as url, serving(liar) as near:
         assert alone.fetch(f"{url}/disk.raw", descriptor, [near]) == content
     assert ranges(origin) == [None]
-    assert [one.path.endswith("/content") for one in liar.asked].count(True) == 1
+    assert [request.path.endswith("/content") for request in liar.asked].count(True) == 1
     assert alone.gave() == {"peer": SIZE, "origin": SIZE}
 
 
@@ -348,7 +348,9 @@ def test_mirrors_are_asked_when_the_origin_fails_and_resume(
             received=received,
         )
     assert done.read_bytes() == content
-    assert [(one.range, one.if_range) for one in mirror.asked] == [(f"bytes={MIB}-", None)]
+    assert [(request.range, request.if_range) for request in mirror.asked] == [
+        (f"bytes={MIB}-", None)
+    ]
     assert [(each["source"], each["bytes"]) for each in received.listed()] == [
         ("origin", MIB),
         ("mirror", SIZE - MIB),

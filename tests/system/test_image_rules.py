@@ -156,7 +156,7 @@ def test_stale_signatures_and_copies_are_refused_with_what_to_do(disk_dir: Path)
                 kept = file.read(8)
                 file.seek(offset)
                 file.write(magic)
-            [told] = [one for one in explained(disk) if "the whole of" in one.lower()]
+            [told] = [reason for reason in explained(disk) if "the whole of" in reason.lower()]
             assert name in told
             assert f"`wipefs --force --{'all' if name == 'ZFS' else 'offset'}" in told
             with stale.open("r+b") as file:
@@ -166,8 +166,8 @@ def test_stale_signatures_and_copies_are_refused_with_what_to_do(disk_dir: Path)
         copy = disk_dir / "copy.raw"
         subprocess.run(["cp", "--sparse=always", disk.image, copy], check=True)
         with attached(copy, copy.stat().st_size) as other:
-            found = [one for one in explained(disk) if other in one]
-            assert any("of the file system of /" in one for one in found), found
+            found = [reason for reason in explained(disk) if other in reason]
+            assert any("of the file system of /" in reason for reason in found), found
         blank = disk_dir / "blank.raw"
         with blank.open("wb") as file:
             file.truncate(16 * MIB)
@@ -176,5 +176,5 @@ def test_stale_signatures_and_copies_are_refused_with_what_to_do(disk_dir: Path)
         table = {"partitions": [{"number": 1, "file_system": "ext4", "uuid": uuid}]}
         with attached(blank, 16 * MIB) as other:
             named = explained(disk, IMAGE | {"partition_table": table})
-            assert any(f"{other} has the UUID {uuid} of partition 1" in one for one in named)
-            assert not [one for one in explained(disk, IMAGE) if other in one]
+            assert any(f"{other} has the UUID {uuid} of partition 1" in reason for reason in named)
+            assert not [reason for reason in explained(disk, IMAGE) if other in reason]

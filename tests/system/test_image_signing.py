@@ -102,8 +102,8 @@ def test_keys_in_a_directory_that_change_count_at_once(disk: Path) -> None:
     keys.mkdir()
     private, public = keygen(disk.with_name("old"))
     new, new_public = keygen(disk.with_name("new"))
-    for one in (public, new_public):
-        (keys / one.name).write_bytes(one.read_bytes())
+    for key in (public, new_public):
+        (keys / key.name).write_bytes(key.read_bytes())
     (keys / "notes.txt").write_text("no key")
     assert run_cli("image", "sign", f"{disk}.json", "--key", private).returncode == 0
     sha256 = hashlib.sha256(Path(f"{disk}.json").read_bytes()).hexdigest()

@@ -70,12 +70,12 @@ class Image:
 
     def ranges(self) -> list[int]:
         """Return where the requests so far began."""
-        return [int((one.range or "bytes=0-")[6:-1]) for one in self.server.asked]
+        return [int((request.range or "bytes=0-")[6:-1]) for request in self.server.asked]
 
     def whole(self, path: Path) -> None:
         assert path == self.directory / "image"
         assert path.read_bytes() == self.content
-        names = sorted(one.name for one in self.directory.iterdir())
+        names = sorted(path.name for path in self.directory.iterdir())
         assert names == ["descriptor.json", "image"]
 
 
@@ -111,7 +111,7 @@ def test_a_connection_that_is_cut_again_and_again_is_gone_on_with(image: Image) 
     image.server.cut_after = 400_000
     image.whole(image.fetch(patience=PATIENT))
     assert image.ranges() == list(range(0, 3 * MIB, 400_000))
-    assert {one.if_range for one in image.server.asked} == {None, '"one"'}
+    assert {request.if_range for request in image.server.asked} == {None, '"one"'}
 
 
 def test_a_server_without_ranges_is_asked_for_all_of_it_until_it_is_in_vain(image: Image) -> None:
@@ -246,9 +246,9 @@ def test_redirects_are_followed_without_credentials_for_others(image: Image) -> 
         image.server.redirects = {"/start": "/next", "/next": f"{there}/moved"}
         url = image.url.replace("http://", "http://user:secret@")
         image.whole(image.fetch(url=f"{url}/start"))
-    sent = [one.authorization for one in image.server.asked]
+    sent = [request.authorization for request in image.server.asked]
     assert sent == ["Basic dXNlcjpzZWNyZXQ="] * 2
-    assert [one.authorization for one in other.asked] == [None]
+    assert [request.authorization for request in other.asked] == [None]
 
 
 def test_redirects_end_and_lead_only_to_web_servers(image: Image) -> None:

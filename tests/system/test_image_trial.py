@@ -340,7 +340,7 @@ def test_secrets_are_not_given_to_the_trial(node: Node) -> None:
     boot.try_image(TryRequest(arming=node.arming()))
     request = json.loads((node.directory / "request").read_text())
     contents = {
-        one["path"]: base64.b64decode(one["content"]) for one in request["identity"]["files"]
+        file["path"]: base64.b64decode(file["content"]) for file in request["identity"]["files"]
     }
     assert contents["/etc/ssh/ssh_host_ed25519_key"] == bytes(len("PRIVATE"))
     assert contents["/etc/hostname"] == b"node-7\n"

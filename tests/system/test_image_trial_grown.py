@@ -87,7 +87,9 @@ def test_what_has_no_space_is_carried_into_an_extended_root(disk_dir: Path, kind
     (tree / "filler").write_bytes(bytes(20 * MIB))
     make = make_of(kind, tree)
     table = "label: gpt\nstart=1MiB, size=32MiB, type=linux\n"
-    disk = make_disk(disk_dir / "a.raw", 40, table, [FileSystem(1, 32, [str(one) for one in make])])
+    disk = make_disk(
+        disk_dir / "a.raw", 40, table, [FileSystem(1, 32, [str(word) for word in make])]
+    )
     rows = tried(disk, disk_bytes=None, files=MANY)
     assert (rows["identity"]["outcome"], "grow" in rows) == ("failed", False), rows
     assert "o space left" in rows["identity"]["detail"]

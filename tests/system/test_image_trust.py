@@ -57,7 +57,7 @@ class Fleet:
         found = self.plan(200, **body)
         assert found["image"] is None
         assert not found["ok"]
-        assert any(why in one for one in found["blocked"]), found["blocked"]
+        assert any(why in reason for reason in found["blocked"]), found["blocked"]
 
     def sign(self, name: str) -> None:
         self.server.files["/disk.json.sig"] = signature(self.keys, name)

@@ -179,14 +179,14 @@ def test_a_file_is_held_in_free_blocks_that_the_image_does_not_write(
         assert (place.kind, place.region.length_bytes) == ("file", LENGTH)
         assert place.region.offset_bytes % 4096 == 0
         assert inside(place.region, Region(IMAGE, DISK - MIB - IMAGE))
-        assert any(inside(place.region, one) for one in free), "the old system used it"
+        assert any(inside(place.region, region) for region in free), "the old system used it"
         written(found, place)
         assert found.content() == before
         assert place.file is not None
         held = found.extents(place.file.path)
-        assert min(one.offset_bytes for one in held) == place.region.offset_bytes
-        assert max(one.end_bytes for one in held) == place.region.end_bytes
-        assert sum(one.length_bytes for one in held) == LENGTH
+        assert min(part.offset_bytes for part in held) == place.region.offset_bytes
+        assert max(part.end_bytes for part in held) == place.region.end_bytes
+        assert sum(part.length_bytes for part in held) == LENGTH
         now = os.statvfs(found.machine.root)
         assert (available - now.f_bavail) * now.f_frsize < LENGTH + 2 * MIB, "more is held"
         protect(place.file.path)
@@ -275,7 +275,9 @@ def test_without_room_it_is_refused_and_nothing_is_left(disk_dir: Path) -> None:
             piece.unlink()
         assert not any(found.machine.path(path).exists() for path in FILES)
         # But for the directories, which have grown.
-        lost = sum(one.length_bytes for one in free) - sum(one.length_bytes for one in found.free())
+        lost = sum(region.length_bytes for region in free) - sum(
+            region.length_bytes for region in found.free()
+        )
         assert 0 <= lost < 64 << 10
 
 

@@ -172,7 +172,7 @@ def test_a_bios_finds_the_core_image_and_that_the_kernel(disk: Path) -> None:
     assert isinstance(core.content, bytes)
     assert len(core.content) - 4096 <= (sectors + 1) * 512 <= len(core.content)
     for part, whole in (("kernel", kernel), ("initramfs", initramfs)):
-        placed = next(one for one in parts.parts if one.name == part)
+        placed = next(candidate for candidate in parts.parts if candidate.name == part)
         at = REGION.offset_bytes + placed.offset_bytes
         assert content[at:].startswith(whole)
     with pytest.raises(LifeboatError, match="sectors of 4096 bytes"):

@@ -57,7 +57,7 @@ class Builder:
         self.result = json.loads(_engine.build_manifest(json.dumps(request), _engine.Progress()))
         lines = _engine.decompress(record.read_bytes(), "zstd", 1 << 30).decode().splitlines()[1:-1]
         entries = map(json.loads, lines)
-        return {one["path"]: one.get("xxh64") for one in entries if one["type"] == "file"}
+        return {entry["path"]: entry.get("xxh64") for entry in entries if entry["type"] == "file"}
 
     def expected(self) -> dict[str, str]:
         """Read and hash every file, independently."""

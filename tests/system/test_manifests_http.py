@@ -266,11 +266,11 @@ class TestVerify:
 
     def test_a_sample_reads_a_part_and_the_same_again(self, daemon: Daemon, tree: Path) -> None:
         manifest = build(daemon, path=str(tree)).id
-        one = verify(daemon, manifest, sample_percent=30, seed=1)
+        first = verify(daemon, manifest, sample_percent=30, seed=1)
         two = verify(daemon, manifest, sample_percent=30, seed=1)
-        assert one["ok"]
-        assert 0 < one["chunks_checked"] < one["chunks_total"] == 7
-        assert (one["bytes"], one["seed"]) == (two["bytes"], 1)
+        assert first["ok"]
+        assert 0 < first["chunks_checked"] < first["chunks_total"] == 7
+        assert (first["bytes"], first["seed"]) == (two["bytes"], 1)
         least = verify(daemon, manifest, sample_percent=0.0001)
         assert least["chunks_checked"] == 1
         whole = verify(daemon, manifest, sample_percent=100)

@@ -55,7 +55,7 @@ def test_a_save_is_restored_once_unless_asked_for_again(node: MemoryNode) -> Non
     assert problem["type"] == "/problems/conflict"
     assert "newer" in problem["detail"]
     used = node.daemon.http.get("/v1/memory").json()["saves"]
-    assert [one["id"] for one in used] == [save]
+    assert [record["id"] for record in used] == [save]
     assert used[0]["used_at"] is not None
     assert node.restore(again=True)["restored"]
     assert (node.root / "file").read_bytes() == b"old"

@@ -138,7 +138,7 @@ def test_a_token_goes_to_a_file_of_its_owner_alone(shared_daemon: Daemon, tmp_pa
     assert "exists already" in one_line(run_cli(*create, "other"))
     assert output.read_text(encoding="ascii").strip() == secret
     listed = json.loads(run_cli("token", "list", "--tokens-file", tokens, "--json").stdout)
-    assert [one["name"] for one in listed["tokens"]] == ["deploy"]
+    assert [token["name"] for token in listed["tokens"]] == ["deploy"]
 
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "elsewhere")
@@ -152,7 +152,9 @@ def test_a_token_goes_to_a_file_of_its_owner_alone(shared_daemon: Daemon, tmp_pa
 
 def test_a_disk_that_has_the_system_is_not_said_to_have_none(shared_daemon: Daemon) -> None:
     disks = shared_daemon.http.get("/v1/reimage").json()["disks"]
-    whole = [one["excluded"] for one in disks if any("use: / (" in why for why in one["excluded"])]
+    whole = [
+        disk["excluded"] for disk in disks if any("use: / (" in why for why in disk["excluded"])
+    ]
     if not whole:
         pytest.skip("the file system of / is not on a whole disk here")
     for reasons in whole:
@@ -205,8 +207,8 @@ def test_the_beginning_of_an_id(daemon: Daemon) -> None:
 
     several = daemon.http.get(f"/v1/manifests/{made[0][:4]}")
     assert several.status_code == 409
-    assert all(one in several.json()["detail"] for one in made)
-    assert all(one in one_line(daemon.cli("manifest", "delete", made[0][:4])) for one in made)
+    assert all(id_ in several.json()["detail"] for id_ in made)
+    assert all(id_ in one_line(daemon.cli("manifest", "delete", made[0][:4])) for id_ in made)
     unknown = daemon.http.get("/v1/manifests/0000")
     assert unknown.status_code == 404
 
@@ -233,8 +235,8 @@ def test_the_beginning_of_the_id_of_a_dump_or_an_operation(daemon: Daemon) -> No
 
     slow = daemon.start("/v1/manifests", {"bytes_per_second": MIB})
     operations = daemon.http.get("/v1/operations").json()["operations"]
-    ids = [one["id"] for one in operations]
-    length = next(n for n in range(4, 27) if sum(one[:n] == slow["id"][:n] for one in ids) == 1)
+    ids = [operation["id"] for operation in operations]
+    length = next(n for n in range(4, 27) if sum(known[:n] == slow["id"][:n] for known in ids) == 1)
     short = slow["id"][:length]
     several = daemon.http.post(f"/v1/operations/{ids[0][:4]}/cancel")
     assert several.status_code == 409

@@ -240,9 +240,9 @@ def test_killed_at_any_moment_nothing_that_was_accepted_is_lost(daemon: Daemon) 
         assert not list(daemon.state_dir.glob("*damaged*"))
         daemon.restart()
         listed = daemon.http.get("/v1/operations?limit=1000").json()["operations"]
-        assert set(accepted) <= {one["id"] for one in listed}
-        for one in listed:
-            ended = daemon.finish(one)
+        assert set(accepted) <= {operation["id"] for operation in listed}
+        for operation in listed:
+            ended = daemon.finish(operation)
             assert ended["state"] in {"succeeded", "interrupted"}, ended
     assert len(accepted) >= 12
     assert not [path for path in daemon.state_dir.rglob("*") if "tmp" in path.name]
@@ -398,7 +398,10 @@ def test_what_was_recorded_while_the_clock_was_ahead_does_not_stay_the_latest(
     daemon.restart()
     made = [daemon.run("/v1/pagecache/dumps", {})["dump"] for _ in range(2)]
     listed = daemon.http.get("/v1/pagecache/dumps").json()["dumps"]
-    assert [(one["id"], one["latest"]) for one in listed] == [(made[1], True), (made[0], False)]
+    assert [(operation["id"], operation["latest"]) for operation in listed] == [
+        (made[1], True),
+        (made[0], False),
+    ]
 
 
 @pytest.fixture

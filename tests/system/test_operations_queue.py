@@ -36,7 +36,8 @@ def test_comparisons_are_bounded_and_hold_back_no_load(start_daemon: Callable[..
     load = daemon.finish(daemon.start("/v1/pagecache/loads", {}))
     assert (load["state"], load["outcome"]) == ("succeeded", "ok")
     states = {
-        one["state"] for one in daemon.http.get("/v1/operations?limit=17").json()["operations"]
+        operation["state"]
+        for operation in daemon.http.get("/v1/operations?limit=17").json()["operations"]
     }
     assert states == {"queued", "succeeded"}
 

@@ -82,7 +82,7 @@ def test_the_outcome_is_shown_by_everything_that_shows_an_operation(
     assert (operation["state"], operation["outcome"]) == ("succeeded", outcome)
     told = outcome if outcome != "ok" else "succeeded"
 
-    (line,) = [one for one in daemon.http.get("/").text.splitlines() if operation_id in one]
+    (line,) = [line for line in daemon.http.get("/").text.splitlines() if operation_id in line]
     assert re.search(rf"\d\d:\d\d:\d\d {told}\b", line)
     assert (" succeeded" in line) == (outcome == "ok")
     events = f"/v1/operations/{operation_id}/events"
@@ -90,20 +90,20 @@ def test_the_outcome_is_shown_by_everything_that_shows_an_operation(
     assert text.split()[1] == told
     for media_type in ("text/event-stream", "application/x-ndjson"):
         stream = daemon.http.get(events, headers={"Accept": media_type}).text
-        data = [one for one in stream.splitlines() if '"outcome"' in one][-1]
+        data = [line for line in stream.splitlines() if '"outcome"' in line][-1]
         assert json.loads(data.removeprefix("data: "))["outcome"] == outcome
     labels = {f'kind="{kind}"', f'outcome="{outcome}"', 'state="succeeded"'}
     (count,) = [
-        one.rpartition(" ")[2]
-        for one in daemon.http.get("/metrics").text.splitlines()
-        if one.startswith("holdfast_operations_total{")
-        and set(re.findall(r'\w+="[^"]*"', one)) == labels
+        line.rpartition(" ")[2]
+        for line in daemon.http.get("/metrics").text.splitlines()
+        if line.startswith("holdfast_operations_total{")
+        and set(re.findall(r'\w+="[^"]*"', line)) == labels
     ]
     assert float(count) == 1
 
     def listed(**filters: str) -> set[str]:
         answer = daemon.http.get("/v1/operations", params=filters).json()
-        return {one["id"] for one in answer["operations"]}
+        return {operation["id"] for operation in answer["operations"]}
 
     assert (operation_id in listed(not_ok="true")) == (outcome != "ok")
     assert operation_id in listed(outcome=outcome)
@@ -123,12 +123,12 @@ def test_commands_that_show_it_end_with_the_exit_code_of_its_outcome(daemon: Dae
 
     table = daemon.cli("op", "list").stdout.splitlines()
     assert table[0].split()[:4] == ["OPERATION", "KIND", "STATE", "OUTCOME"]
-    rows = {one.split()[0]: one.split()[3] for one in table[1:]}
+    rows = {row.split()[0]: row.split()[3] for row in table[1:]}
     assert rows[bad["id"]] == "differs"
     assert rows[partial["id"]] == "partial"
     assert rows[good["id"]] == "ok"
     odd = json.loads(daemon.cli("op", "list", "--not-ok", "--json").stdout)["operations"]
-    assert {one["id"] for one in odd} == {bad["id"], partial["id"]}
+    assert {operation["id"] for operation in odd} == {bad["id"], partial["id"]}
     assert "outcome" in daemon.cli("op", "show", partial["id"]).stdout
 
 
@@ -154,7 +154,7 @@ def test_what_reads_nothing_tells_no_rate(daemon: Daemon) -> None:
     page = daemon.http.get("/").text
     for operation in (dump, again, *([reused] if reused["result"]["read_bytes"] == 0 else ())):
         assert operation["progress"]["bytes_per_second"] == 0
-        (line,) = [one for one in page.splitlines() if operation["id"] in one]
+        (line,) = [line for line in page.splitlines() if operation["id"] in line]
         assert "/s" not in line
 
 

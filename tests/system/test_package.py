@@ -73,8 +73,8 @@ def test_what_is_in_the_package(package: Path, unpacked: Path) -> None:
         "/etc/holdfast/holdfast.toml",
         "/etc/holdfast/profiles.d/README",
     ]
-    units = {one.name for one in (CHECKOUT / "systemd").iterdir() if one.suffix != ".conf"}
-    assert {one.name for one in (unpacked / "lib/systemd/system").iterdir()} == units
+    units = {path.name for path in (CHECKOUT / "systemd").iterdir() if path.suffix != ".conf"}
+    assert {path.name for path in (unpacked / "lib/systemd/system").iterdir()} == units
     for path in (
         "usr/share/bash-completion/completions/holdfast",
         "usr/share/zsh/vendor-completions/_holdfast",
@@ -114,7 +114,7 @@ def test_nothing_tells_where_it_was_built(unpacked: Path) -> None:
     cargo = os.environ.get("CARGO_HOME") or str(Path.home() / ".cargo")
     places = [str(CHECKOUT).encode(), f"{cargo}/registry".encode()]
     # Libraries of others are as their authors built them.
-    own = [one for one in files_of(unpacked) if "/python3." not in str(one)]
+    own = [file for file in files_of(unpacked) if "/python3." not in str(file)]
     assert len(own) > 100
     for path in own:
         content = path.read_bytes()
@@ -122,8 +122,8 @@ def test_nothing_tells_where_it_was_built(unpacked: Path) -> None:
 
 
 def test_libraries_need_nothing_else(unpacked: Path) -> None:
-    libraries = [one for one in files_of(unpacked) if one.suffix == ".so"]
-    assert any(one.name.startswith("_engine.") for one in libraries)
+    libraries = [file for file in files_of(unpacked) if file.suffix == ".so"]
+    assert any(library_.name.startswith("_engine.") for library_ in libraries)
     for library in libraries:
         shown = subprocess.run(
             ["readelf", "--dynamic", library], capture_output=True, text=True, check=True
@@ -132,7 +132,7 @@ def test_libraries_need_nothing_else(unpacked: Path) -> None:
         assert "RUNPATH" not in shown, library
         needed = re.findall(r"\(NEEDED\).*\[(.*)\]", shown)
         assert needed
-        assert [one for one in needed if not COMMON.fullmatch(one)] == [], library
+        assert [name for name in needed if not COMMON.fullmatch(name)] == [], library
 
 
 def test_the_wheel_in_an_environment_of_its_own(

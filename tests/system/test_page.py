@@ -60,8 +60,8 @@ _CONTRASTS = """
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with tempfile.TemporaryDirectory() as directory, running_browser(Path(directory)) as one:
-        yield one
+    with tempfile.TemporaryDirectory() as directory, running_browser(Path(directory)) as browser_:
+        yield browser_
 
 
 @pytest.fixture
@@ -101,11 +101,11 @@ def check_harmless(page: Page, node: Daemon) -> None:
     """Nothing was asked of others, nothing was changed, and nothing broke."""
     assert page.requested()
     assert all(url.startswith((f"{node.url}/", "data:")) for url in page.requested())
-    methods = {one["request"]["method"] for one in page.told("Network.requestWillBeSent")}
+    methods = {event["request"]["method"] for event in page.told("Network.requestWillBeSent")}
     assert methods == {"GET"}
     # The only question without a token.
     expected = re.compile(r"401 .*/v1/operations")
-    assert [one for one in page.complaints() if not expected.search(one)] == []
+    assert [complaint for complaint in page.complaints() if not expected.search(complaint)] == []
 
 
 def running_share(page: Page) -> float:
@@ -140,11 +140,11 @@ def test_it_shows_the_node_what_runs_and_what_is_in_memory(browser: Browser, nod
         "parseFloat(one.querySelector('.box > div').style.height)])"
     )
     (data, widest, share), *_ = tiles
-    assert [one[0] for one in tiles] == ["cassandra", "commitlog", "other files"]
+    assert [tile[0] for tile in tiles] == ["cassandra", "commitlog", "other files"]
     assert data == "cassandra"
     assert widest == pytest.approx(3 * tiles[1][1], rel=0.02)
     assert share == pytest.approx(100 / 3, abs=0.1)
-    assert [one[2] for one in tiles[1:]] == [100, 100]
+    assert [tile[2] for tile in tiles[1:]] == [100, 100]
 
     check_harmless(page, node)
     node.http.post(f"/v1/operations/{slow['id']}/cancel")
@@ -262,7 +262,7 @@ def test_it_is_readable_on_a_telephone_and_in_the_dark(
     seen = page.evaluate(_CONTRASTS)
     assert (sum(seen["page"]) < 128) == dark
     assert len(seen["found"]) > 30
-    assert [one for one in seen["found"] if one[0] < 4.5] == []
+    assert [pair for pair in seen["found"] if pair[0] < 4.5] == []
     check_harmless(page, node)
     node.http.post(f"/v1/operations/{slow['id']}/cancel")
 

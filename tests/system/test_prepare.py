@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files
 
 def owners(path: Path) -> set[int]:
     """Return all owners of a tree."""
-    return {one.lstat().st_uid for one in (path, *path.rglob("*"))}
+    return {entry.lstat().st_uid for entry in (path, *path.rglob("*"))}
 
 
 class Node:

@@ -61,10 +61,10 @@ def query(daemon: Daemon, tmp_path: Path) -> Iterator[Query]:
                     return {
                         frozenset(
                             (name, value)
-                            for name, value in one["metric"].items()
+                            for name, value in series["metric"].items()
                             if name not in {"__name__", "job", "instance"}
-                        ): float(one["value"][1])
-                        for one in response.json()["data"]["result"]
+                        ): float(series["value"][1])
+                        for series in response.json()["data"]["result"]
                     }
             return {}
 
@@ -113,8 +113,8 @@ def test_every_query_of_the_dashboard_and_every_rule_finds_something(
     queries = _dashboard_queries()
     assert len(queries) >= 15
     rules = re.findall(r"- record: (\S+)\n", (RULES / "holdfast.rules.yml").read_text())
-    for one in [*queries, *rules]:
-        until(partial(query, one), seconds=60, what=f"an answer to {one}")
+    for expression in [*queries, *rules]:
+        until(partial(query, expression), seconds=60, what=f"an answer to {expression}")
     daemon.http.post(f"/v1/operations/{slow['id']}/cancel")
 
 
@@ -133,7 +133,9 @@ def _dashboard_queries() -> list[str]:
     dashboard = json.loads((PACKAGING / "grafana/holdfast.json").read_text())
     found = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     found.append("group by (instance) (holdfast_build_info)")
-    return [one.replace("$__rate_interval", "5s").replace('"$instance"', '".*"') for one in found]
+    return [
+        query.replace("$__rate_interval", "5s").replace('"$instance"', '".*"') for query in found
+    ]
 
 
 def test_prometheus_scrapes_what_happened(daemon: Daemon, query: Query) -> None:

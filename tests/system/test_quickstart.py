@@ -42,7 +42,7 @@ def test_each_line_of_the_quickstart_does_what_it_shows(disk_dir: Path) -> None:
     steps = _quickstart(QUICKSTART)
     assert len(steps) >= 30
     ran = run_session(steps, directory=CHECKOUT, environment=_environment(disk_dir))
-    problems = [problem for one in ran if (problem := one.problem())]
+    problems = [problem for line in ran if (problem := line.problem())]
     assert not problems, "\n\n".join(problems)
     assert list(disk_dir.iterdir()) == [], "the session leaves something behind"
 
@@ -59,7 +59,7 @@ def test_the_session_of_the_readme_does_what_it_shows(daemon: Daemon) -> None:
     assert len(steps) == 5
     environment = _environment(daemon.directory) | {"HOLDFAST_SOCKET": str(daemon.socket)}
     ran = run_session(steps, directory=CHECKOUT, environment=environment)
-    problems = [problem for one in ran if (problem := one.problem())]
+    problems = [problem for line in ran if (problem := line.problem())]
     assert not problems, "\n\n".join(problems)
 
 
@@ -84,7 +84,7 @@ def test_a_document_is_compared_with_what_is_printed(
 def test_a_session_stops_for_nothing_and_reports_each_failure(tmp_path: Path) -> None:
     text = "```console\n$ X=5\n$ false\n$ echo $X\n6\n$ sleep 600 &\n```\n"
     ran = run_session(steps_of(text), directory=tmp_path, environment=_environment(tmp_path))
-    problems = [one.problem() for one in ran]
+    problems = [line.problem() for line in ran]
     assert [problem is None for problem in problems] == [True, False, False, True]
     assert "ended with 1" in str(problems[1])
     assert "printed\n5" in str(problems[2])

@@ -86,7 +86,7 @@ class NewSystem:
         examiner = PostBootChecks(roots=[], proof=Unproven(), command=(), command_seconds=1)
         boot = Room(Boot(MachineFiles(root=self.root)))
         checks = examiner.examine(self.job, Progress(), boot, attempt="first")
-        return next(one for one in checks if one.name == "identity")
+        return next(check for check in checks if check.name == "identity")
 
 
 @pytest.fixture

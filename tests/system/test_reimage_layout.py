@@ -21,4 +21,4 @@ def test_data_on_another_file_system_or_mounted_nowhere_are_noticed(disk_dir: Pa
     assert told[0].startswith(f"{root} was on what is mounted at {root}, now at ")
     with ext4(root, 48 * MIB):
         told = differences(before, layout_of([root]))
-    assert any(f"{root} was ext4 of " in one for one in told), told
+    assert any(f"{root} was ext4 of " in reason for reason in told), told

@@ -177,7 +177,7 @@ def test_every_post_takes_a_key_of_a_valid_form(shared_daemon: Daemon) -> None:
     }
     assert len(posts) > 12
     for path, operation in posts.items():
-        named = {one["name"].lower() for one in operation.get("parameters", ())}
+        named = {parameter["name"].lower() for parameter in operation.get("parameters", ())}
         assert "idempotency-key" in named, path
     bodies = {
         "/v1/reimage/plan": {"descriptor": "https://192.0.2.1/x.json"},

@@ -414,7 +414,7 @@ def test_a_system_without_a_marker_is_confirmed_by_the_root_of_its_descriptor(
     found = reimage.status()
     assert (found.state, found.imager) == ("confirmed", None)
     assert "without the marker of the imager" in found.history[-2].why
-    assert root in next(one.detail for one in found.checks if one.name == "image")
+    assert root in next(check.detail for check in found.checks if check.name == "image")
 
 
 def test_without_the_helper_it_is_unknown(armed: Armed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,7 +213,7 @@ class TestLatest:
         later = upload(daemon, small)
         assert daemon.http.get(f"{DUMPS}/latest").json()["id"] == made
         listed = daemon.http.get(DUMPS).json()["dumps"]
-        assert [(one["id"], one["latest"]) for one in listed] == [
+        assert [(record["id"], record["latest"]) for record in listed] == [
             (later, False),
             (made, True),
             (brought, False),
@@ -236,7 +236,7 @@ class TestLatest:
         daemon = start_daemon(pagecache={"dumps_kept": 2})
         made = [daemon.run(DUMPS, {})["dump"] for _ in range(3)]
         brought = [upload(daemon, record(header(), [line("a", PAGE)])) for _ in range(4)]
-        listed = {one["id"] for one in daemon.http.get(DUMPS).json()["dumps"]}
+        listed = {dump["id"] for dump in daemon.http.get(DUMPS).json()["dumps"]}
         assert listed == {*made[1:], *brought[2:]}
 
     def test_deleting_it_by_that_name_says_which_one_it_is(self, daemon: Daemon) -> None:

@@ -49,7 +49,7 @@ def test_a_node_on_one_screen(daemon: Daemon) -> None:
     answer = json.loads(daemon.cli("status", "--json").stdout)
     assert answer["ready"]
     assert answer["verification"]["outcome"] == "differs"
-    assert [one["id"] for one in answer["operations"]] == [slow["id"]]
+    assert [operation["id"] for operation in answer["operations"]] == [slow["id"]]
     assert (answer["dump"]["id"], answer["manifest"]["id"]) == (dump, manifest)
     for columns in (80, 40):
         environment = clean_environment(HOLDFAST_SOCKET=str(daemon.socket))

@@ -175,7 +175,9 @@ def test_it_is_what_blkid_and_wipefs_say(made: Made, tmp_path: Path) -> None:
         # A journal by itself is no file system that could be mounted.
         assert found == []
         return
-    assert [one["type"] for one in found[:1]] == ([known["TYPE"]] if "TYPE" in known else [])
+    assert [signature["type"] for signature in found[:1]] == (
+        [known["TYPE"]] if "TYPE" in known else []
+    )
     if not found:
         assert wiped == []  # nor is there anything that it would clear
         return

@@ -292,7 +292,7 @@ def test_parts_of_a_directory_go_side_by_side(pair: Pair) -> None:
         for number, ticket in enumerate(parts)
     ]
     ended = [pair.destination.finish(operation) for operation in started]
-    assert [one["state"] for one in ended] == ["succeeded"] * 3, ended
+    assert [operation["state"] for operation in ended] == ["succeeded"] * 3, ended
     names = [set(tree(Path(f"{pair.fetched}-{number}"))) for number in range(3)]
     assert {name for name in names[0] if name.startswith("part0/")} == names[0] - {"part0"}
     assert not {name for name in names[1] if name.startswith("part")}
@@ -307,7 +307,7 @@ def test_a_directory_has_one_transfer_until_it_is_forgotten(pair: Pair) -> None:
     assert inside["status"] in (404, 409)
     assert pair.refused(second)["type"] == "/problems/conflict"
     listed = pair.destination.http.get("/v1/transfers").json()["transfers"]
-    name = next(one["id"] for one in listed if one["path"] == str(pair.fetched))
+    name = next(transfer["id"] for transfer in listed if transfer["path"] == str(pair.fetched))
 
     def running() -> bool:
         now = pair.destination.http.get(f"/v1/operations/{operation['id']}").json()
@@ -333,12 +333,12 @@ def test_the_command_line_moves_a_directory(pair: Pair, tmp_path: Path) -> None:
     assert "complete: " in done.stdout
     assert tree(pair.fetched) == tree(pair.offered)
     listed = json.loads(pair.destination.cli("transfer", "list", "--json").stdout)["transfers"]
-    transfer = next(one for one in listed if one["path"] == str(pair.fetched))
+    transfer = next(transfer for transfer in listed if transfer["path"] == str(pair.fetched))
     assert transfer["complete"]
     shown = pair.destination.cli("transfer", "show", transfer["id"])
     assert transfer["manifest"] in shown.stdout
     offers = json.loads(pair.source.cli("transfer", "offers", "--json").stdout)["offers"]
-    offer = next(one for one in offers if one["path"] == str(pair.offered))
+    offer = next(offer for offer in offers if offer["path"] == str(pair.offered))
     assert offer["state"] == "in_use"
     assert pair.source.cli("transfer", "revoke", offer["id"]).returncode == 0
     assert offer["id"] not in pair.source.cli("transfer", "offers").stdout

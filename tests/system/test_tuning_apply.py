@@ -103,7 +103,9 @@ class TestPlan:
             "bad.toml:9: block[1].schedular",
         ]
         listed = node.daemon.http.get("/v1/tuning/profiles").json()["profiles"]
-        assert "bad.toml:2" in next(one for one in listed if one["name"] == "bad")["error"]
+        assert (
+            "bad.toml:2" in next(profile for profile in listed if profile["name"] == "bad")["error"]
+        )
         check_problem(node.ask("plan", profile="nope"), 404, "not-found")
 
     def test_a_circle_of_profiles_is_named(self, node: Tuned) -> None:
@@ -318,7 +320,7 @@ class TestFiles:
             "/etc/tmpfiles.d/90-holdfast.conf"
         )
         node.ns.write(path, "net.core.somaxconn = 1\n")
-        assert [one["subsystem"] for one in node.state()["drifted"]] == ["persistence"]
+        assert [setting["subsystem"] for setting in node.state()["drifted"]] == ["persistence"]
         node.apply("mine", persist=True)
         assert node.ns.run("cat", path) == content
 

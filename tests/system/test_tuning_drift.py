@@ -199,11 +199,11 @@ class TestBoot:
             until(lambda: node.sysctls() == SYSCTLS, what="the profile in force again")
             (operation,) = until(
                 lambda: [
-                    one
-                    for one in node.daemon.http.get(
+                    operation
+                    for operation in node.daemon.http.get(
                         "/v1/operations", params={"kind": "tuning.apply", "state": "succeeded"}
                     ).json()["operations"]
-                    if one["actor"] == "start"
+                    if operation["actor"] == "start"
                 ],
                 what="the end of the operation",
             )

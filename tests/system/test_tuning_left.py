@@ -46,7 +46,7 @@ def test_it_is_named_and_everything_else_goes_on(node: Tuned) -> None:
     assert "Read-only file system" in left["reason"]
     assert node.ns.sysctl(FIN) == "44"
     state = node.state()
-    assert [one["name"] for one in state["left"]] == [SOMAXCONN]
+    assert [setting["name"] for setting in state["left"]] == [SOMAXCONN]
     assert SOMAXCONN in state["problem"]
     metric = 'holdfast_tuning_left_settings{subsystem="sysctl"} 1.0'
     assert metric in node.daemon.http.get("/metrics").text
@@ -56,7 +56,7 @@ def test_it_is_named_and_everything_else_goes_on(node: Tuned) -> None:
 
     done = node.daemon.cli("tune", "rollback", "--to", "first", "--json")
     assert done.returncode == 3
-    assert [one["name"] for one in json.loads(done.stdout)["left"]] == [SOMAXCONN]
+    assert [setting["name"] for setting in json.loads(done.stdout)["left"]] == [SOMAXCONN]
     assert node.ns.sysctl(FIN) == before[FIN]
     assert node.state()["profile"] is None
 

@@ -119,8 +119,8 @@ def test_two_interfaces_that_change_names_each_get_their_own_back(node: Tuned) -
     node.ns.set_sysctl("net.ipv4.conf.v1.arp_ignore", "3")
     node.profile("p1", {"net.ipv4.conf.v0.rp_filter": "2", "net.ipv4.conf.v1.arp_ignore": "1"})
     node.apply("p1")
-    for one in ("v0", "v1"):
-        node.ns.run("ip", "link", "set", "dev", one, "down")
+    for interface in ("v0", "v1"):
+        node.ns.run("ip", "link", "set", "dev", interface, "down")
     for old, new in (("v0", "x"), ("v1", "v0"), ("x", "v1")):
         node.ns.run("ip", "link", "set", "dev", old, "name", new)
     node.rollback()

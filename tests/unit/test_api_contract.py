@@ -48,11 +48,11 @@ def walk(value: Any) -> Iterator[dict[str, Any]]:
     """Yield every object of a document."""
     if isinstance(value, dict):
         yield value
-        for one in value.values():
-            yield from walk(one)
+        for member in value.values():
+            yield from walk(member)
     elif isinstance(value, list):
-        for one in value:
-            yield from walk(one)
+        for member in value:
+            yield from walk(member)
 
 
 @pytest.mark.skipif(
@@ -83,8 +83,11 @@ def test_a_client_is_generated_from_all_of_it(
     assert "WARNING" not in told, told
     assert "Unable to parse" not in told, told
     made = {path.stem for path in output.glob("api/*/*.py")} - {"__init__"}
-    operations = [one for path in document["paths"].values() for one in path.values()]
-    named = {re.sub(r"(?<!^)(?=[A-Z])", "_", one["operationId"]).lower() for one in operations}
+    operations = [operation for path in document["paths"].values() for operation in path.values()]
+    named = {
+        re.sub(r"(?<!^)(?=[A-Z])", "_", operation["operationId"]).lower()
+        for operation in operations
+    }
     assert made == named
 
 
@@ -94,7 +97,7 @@ def test_every_schema_has_a_name_and_a_title_of_its_own(document: dict[str, Any]
     titles = Counter(schema["title"] for schema in schemas.values())
     assert [title for title, count in titles.items() if count > 1] == []
     assert {"TuningRollbackRequest", "ReimageRollbackRequest"} <= set(schemas)
-    referred = {one["$ref"] for one in walk(document) if isinstance(one.get("$ref"), str)}
+    referred = {node["$ref"] for node in walk(document) if isinstance(node.get("$ref"), str)}
     assert referred <= {f"#/components/schemas/{name}" for name in schemas}
 
 
@@ -105,13 +108,13 @@ def test_parameters_and_results_are_typed_by_the_kind(
     mapping = schemas["Operation"]["discriminator"]["mapping"]
     assert "pagecache.dump" in mapping
     assert set(mapping) == set(kinds.names()) == set(schemas["OperationKind"]["enum"])
-    assert [one["$ref"] for one in schemas["Operation"]["oneOf"]] == list(mapping.values())
+    assert [variant["$ref"] for variant in schemas["Operation"]["oneOf"]] == list(mapping.values())
     for kind, reference in mapping.items():
         members = schemas[reference.rpartition("/")[2]]["properties"]
         assert members["kind"]["const"] == kind
         params, result = (
-            schemas[one["$ref"].rpartition("/")[2]]
-            for one in (members["params"], members["result"]["anyOf"][0])
+            schemas[schema["$ref"].rpartition("/")[2]]
+            for schema in (members["params"], members["result"]["anyOf"][0])
         )
         assert set(params["properties"]) == set(kinds.get(kind).params.model_fields)
         assert set(result["properties"]) == set(kinds.get(kind).result.model_fields)
@@ -128,13 +131,16 @@ def test_times_are_times_and_paths_begin_with_a_slash(document: dict[str, Any]) 
         for member, schema in schemas[name]["properties"].items():
             if member.endswith("_at") or member == "at":
                 found = [schema, *schema.get("anyOf", ())]
-                assert any(one.get("format") == "date-time" for one in found), (name, member)
+                assert any(schema_.get("format") == "date-time" for schema_ in found), (
+                    name,
+                    member,
+                )
     for name, member in (
         ("BuildRequest", "path"),
         ("DumpRequest", "root"),
         ("EvictRequest", "paths"),
     ):
-        assert "^/" in {one.get("pattern") for one in walk(schemas[name]["properties"][member])}
+        assert "^/" in {node.get("pattern") for node in walk(schemas[name]["properties"][member])}
 
 
 def test_uploads_have_a_body_of_bytes(document: dict[str, Any]) -> None:

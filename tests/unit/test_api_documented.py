@@ -47,7 +47,7 @@ def test_every_route_is_strict_and_says_what_it_needs() -> None:
 def test_the_ids_shown_are_ids() -> None:
     ids = re.findall(r"\b01[0-9A-Z]{20,}\b", PAGE)
     assert ids
-    assert all(len(one) == len(new_id()) for one in ids)
+    assert all(len(id_) == len(new_id()) for id_ in ids)
 
 
 def test_the_model_of_a_body_is_built_at_the_start() -> None:

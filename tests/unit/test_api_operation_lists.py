@@ -59,18 +59,18 @@ def test_a_list_has_no_results_and_one_operation_has_all_of_its(tmp_path: Path) 
         answer = client.get("/v1/operations", params={"limit": 1000})
         assert len(answer.content) < 10_000
         listed = answer.json()
-        assert [one["id"] for one in listed["operations"]] == ids[::-1]
-        assert all("result" not in one for one in listed["operations"])
+        assert [operation["id"] for operation in listed["operations"]] == ids[::-1]
+        assert all("result" not in operation for operation in listed["operations"])
         assert listed["next"] is None
 
         for name in (ids[1], ids[1].lower()[:-1], ids[1][:-1]):
             whole = client.get(f"/v1/operations/{name}")
             assert whole.status_code == 200
             assert int(whole.headers["Content-Length"]) == len(whole.content) > MIB
-            one = whole.json()
-            assert (one["id"], one["state"], one["error"]) == (ids[1], "succeeded", None)
-            assert len(one["result"]["reported"]) == LINES
-            assert one["result"]["reported"][7]["path"] == "/mnt/data/ü/000007\ufffd"
+            page = whole.json()
+            assert (page["id"], page["state"], page["error"]) == (ids[1], "succeeded", None)
+            assert len(page["result"]["reported"]) == LINES
+            assert page["result"]["reported"][7]["path"] == "/mnt/data/ü/000007\ufffd"
         assert client.get("/v1/operations/latest").json()["id"] == ids[-1]
         events = client.get(f"/v1/operations/{ids[0]}/events").text
         data = events.partition("data: ")[2]
@@ -99,7 +99,7 @@ def test_a_cursor_continues_the_list_whatever_began_since(tmp_path: Path) -> Non
         query: dict[str, Any] = {"limit": 3, "kind": KIND}
         while True:
             part = client.get("/v1/operations", params=query).json()
-            seen += [one["id"] for one in part["operations"]]
+            seen += [operation["id"] for operation in part["operations"]]
             finished(server, 1, 0)
             if part["next"] is None:
                 break

@@ -30,7 +30,7 @@ def _run(*command: str | Path) -> None:
 
 
 class TestFat:
-    @pytest.fixture(params=[("12", 2), ("16", 16), ("32", 64)], ids=lambda one: f"FAT{one[0]}")
+    @pytest.fixture(params=[("12", 2), ("16", 16), ("32", 64)], ids=lambda kind: f"FAT{kind[0]}")
     def device(self, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         """A file system, with directories and enough files to make one of them long."""
         bits, size = request.param

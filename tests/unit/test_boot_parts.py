@@ -43,7 +43,7 @@ NEXT = b"next_entry"
 def blocks(draw: st.DrawFn) -> bytes:
     """Environment blocks as GRUB writes them."""
     names = draw(st.lists(st.from_regex(rb"[a-z_]{1,12}", fullmatch=True), unique=True, max_size=6))
-    values = st.binary(max_size=40).map(lambda one: one.replace(b"\\", b"\\\\"))
+    values = st.binary(max_size=40).map(lambda value: value.replace(b"\\", b"\\\\"))
     lines = [name + b"=" + draw(values).replace(b"\n", b"\\\n") + b"\n" for name in names]
     return (SIGNATURE + b"".join(lines)).ljust(SIZE, b"#")
 
@@ -60,7 +60,7 @@ class TestTheEnvironmentBlock:
         after.pop(NEXT)
         assert after == before
 
-    @given(blocks().filter(lambda one: NEXT not in variables(one)))
+    @given(blocks().filter(lambda block: NEXT not in variables(block)))
     def test_setting_and_unsetting_gives_the_same_bytes(self, block: bytes) -> None:
         assert with_variable(with_variable(block, NEXT, b"x"), NEXT, None) == block
 
@@ -168,7 +168,7 @@ def test_archives_are_what_cpio_unpacks(
     subprocess.run(["cpio", "-idm", "--quiet"], input=packed, cwd=target, check=True)
     assert (target / "d/path").read_bytes() == b"from a file"
     assert stat.S_IMODE((target / "d/path").stat().st_mode) == 0o755
-    assert {one.name: one.read_bytes() for one in (target / "d").glob("f-*")} == {
+    assert {path.name: path.read_bytes() for path in (target / "d").glob("f-*")} == {
         f"f-{name}": content for name, content in files.items()
     }
 
@@ -221,10 +221,10 @@ class TestModules:
             subprocess.run([packer, *options, *where.glob("*.ko")], check=True)
         subprocess.run(["depmod", "--basedir", machine.root, "1.0"], check=True)
         found = modules.gather(machine, ["high", "ext4", "high"])
-        names = [one.name for one in found]
+        names = [file.name for file in found]
         assert sorted(names) == ["crc.ko", "high.ko", "low.ko"]
         assert names[-1] == "high.ko"
-        assert {one.name: one.content for one in found} == plain
+        assert {file.name: file.content for file in found} == plain
 
     def test_one_that_is_not_there(self, machine: MachineFiles) -> None:
         subprocess.run(["depmod", "--basedir", machine.root, "1.0"], check=True)

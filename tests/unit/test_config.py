@@ -192,7 +192,7 @@ def test_the_check_compares_with_the_machine(tmp_path: Path) -> None:
     file.write_text("")
 
     def findings() -> list[tuple[str, str]]:
-        return [(one.level, one.message) for one in explain(file, flags, environ={})]
+        return [(finding.level, finding.message) for finding in explain(file, flags, environ={})]
 
     (first, second) = findings()
     assert first[0] == "warning"

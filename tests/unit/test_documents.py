@@ -61,7 +61,7 @@ def test_each_document_can_be_reached_from_the_readme() -> None:
         if document in seen or document.suffix != ".md" or not document.exists():
             continue
         seen.add(document)
-        left += [(document.parent / one.partition("#")[0]).resolve() for one in links(document)]
+        left += [(document.parent / link.partition("#")[0]).resolve() for link in links(document)]
     assert set(DOCUMENTS) - seen == set()
 
 
@@ -83,7 +83,11 @@ def known(words: list[str]) -> bool:
         command = command.commands[words.pop(0)]
     if hasattr(command, "commands"):
         return not words or words[0].startswith("-")
-    options = {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+    options = {
+        name
+        for parameter in command.params
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
     named = {word.partition("=")[0] for word in words if re.match(r"--[a-z]", word)}
     return named <= options | {"--help"}
 

@@ -29,7 +29,9 @@ def defined_in(path: Path) -> set[str]:
         if isinstance(node, ast.FunctionDef):
             found.add(node.name)
         if isinstance(node, ast.ClassDef):
-            inner = (one.name for one in node.body if isinstance(one, ast.FunctionDef))
+            inner = (
+                statement.name for statement in node.body if isinstance(statement, ast.FunctionDef)
+            )
             found |= {f"{node.name}::{name}" for name in inner}
     return found
 

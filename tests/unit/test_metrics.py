@@ -57,7 +57,9 @@ class Samples:
         return {sample.name for sample in self.all if sample.name.startswith("holdfast_")}
 
     def value(self, name: str, **labels: str) -> float | None:
-        found = [one.value for one in self.all if one.name == name and one.labels == labels]
+        found = [
+            sample.value for sample in self.all if sample.name == name and sample.labels == labels
+        ]
         assert len(found) <= 1
         return found[0] if found else None
 

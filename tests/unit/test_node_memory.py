@@ -35,11 +35,13 @@ def test_version_2(proc: Path, tmp_path: Path) -> None:
     write(tree / "db/agent", memory__max="max", memory__high=2 * GIB, memory__current=GIB // 2)
     mount(proc, f"0:30 / {tree} rw - cgroup2 cgroup2 rw", "0::/db/agent")
     found = read_cgroups(proc)
-    assert [(one.path, one.max_bytes, one.high_bytes, one.current_bytes) for one in found] == [
+    assert [
+        (limits.path, limits.max_bytes, limits.high_bytes, limits.current_bytes) for limits in found
+    ] == [
         ("/db/agent", None, 2 * GIB, GIB // 2),
         ("/db", 4 * GIB, None, GIB),
     ]
-    assert {one.version for one in found} == {2}
+    assert {limits.version for limits in found} == {2}
     assert headroom(found) == 2 * GIB - GIB // 2
 
 
@@ -50,7 +52,7 @@ def test_version_1(proc: Path, tmp_path: Path) -> None:
     write(tree / "db", memory__limit_in_bytes=GIB, memory__usage_in_bytes=2 * GIB)
     mount(proc, f"0:30 / {tree} rw - cgroup cgroup rw,memory", "4:cpu:/x\n3:memory,x:/db")
     found = read_cgroups(proc)
-    assert [(one.path, one.max_bytes, one.current_bytes) for one in found] == [
+    assert [(limits.path, limits.max_bytes, limits.current_bytes) for limits in found] == [
         ("/db", GIB, 2 * GIB),
         ("/", None, GIB),
     ]
@@ -61,7 +63,7 @@ def test_a_container_that_sees_only_its_own_cgroup(proc: Path, tmp_path: Path) -
     tree = tmp_path / "cg"
     write(tree, memory__max=GIB, memory__high="max", memory__current=0)
     mount(proc, f"0:30 /docker/abc {tree} rw - cgroup2 cgroup2 rw", "0::/docker/abc")
-    assert [(one.path, one.max_bytes) for one in read_cgroups(proc)] == [("/", GIB)]
+    assert [(limits.path, limits.max_bytes) for limits in read_cgroups(proc)] == [("/", GIB)]
 
 
 def test_no_cgroups(proc: Path) -> None:

@@ -35,7 +35,7 @@ def physical_volume(own: str, group: str, volumes: Sequence[str]) -> bytes:
     rest += numbers(32 * MIB, MIB, 0, 0, 0, AREA, MIB - AREA)
     rest = rest.ljust(512 - 20, b"\0")
     label = b"LABELONE\x01".ljust(16, b"\0") + checksum(rest) + rest
-    places = "".join(f'pv{n} {{\nid = "{one}"\n}}\n' for n, one in enumerate(volumes))
+    places = "".join(f'pv{n} {{\nid = "{volume}"\n}}\n' for n, volume in enumerate(volumes))
     text = f'rl {{\nid = "{group}"\nseqno = 1\nphysical_volumes {{\n{places}}}\n}}\n\0'.encode()
     header = b" LVM2 x[5A%r0N*>\x01\0\0\0" + numbers(AREA, MIB - AREA, 512, len(text))
     header = (header + checksum(text)).ljust(508, b"\0")
@@ -56,9 +56,9 @@ class OnLvm:
     def mapped(self, name: str, number: str, uuid: str, *below: str) -> None:
         """Add a mapped device on others."""
         self.fake.device(f"virtual/{name}", number, dm__uuid=uuid, dm__name=f"rl-{name}")
-        for one in below:
-            self.fake.slave(name, one)
-            holders = (self.fake.sys / "class/block" / one).resolve() / "holders"
+        for device in below:
+            self.fake.slave(name, device)
+            holders = (self.fake.sys / "class/block" / device).resolve() / "holders"
             holders.mkdir(exist_ok=True)
             (holders / name).symlink_to((self.fake.sys / "class/block" / name).resolve())
 

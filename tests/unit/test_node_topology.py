@@ -56,7 +56,7 @@ def test_lvm_on_a_raid_of_two_disks(machine: Machine, root: Path) -> None:
     assert answer.note is None
     assert (answer.mount_point, answer.file_system) == (str(root), "ext4")
     assert answer.options == "rw,noatime"
-    assert [(one.name, one.type, one.lies_on) for one in answer.devices] == [
+    assert [(device.name, device.type, device.lies_on) for device in answer.devices] == [
         ("dm-0", "dm", ["md0"]),
         ("md0", "md", ["nvme0n1", "nvme1n1p1"]),
         ("nvme0n1", "disk", []),
@@ -83,7 +83,7 @@ def test_a_directory_inside_a_mount(machine: Machine, root: Path) -> None:
     machine.mount("254:0", root.parent)
     answer = machine.describe(root)
     assert answer.mount_point == str(root.parent)
-    assert [one.serial for one in answer.devices] == ["S1"]
+    assert [device.serial for device in answer.devices] == ["S1"]
 
 
 def test_of_two_mounts_on_one_point_the_later_counts(machine: Machine, root: Path) -> None:
@@ -91,7 +91,7 @@ def test_of_two_mounts_on_one_point_the_later_counts(machine: Machine, root: Pat
     machine.device("virtual/block/vdb", "254:16")
     machine.mount("254:0", root)
     machine.mount("254:16", root)
-    assert [one.name for one in machine.describe(root).devices] == ["vdb"]
+    assert [device.name for device in machine.describe(root).devices] == ["vdb"]
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_this_machine(disk_dir: Path) -> None:
         pytest.skip("this machine shows no device for its file system")
     assert answer.devices[0].number == number
     assert answer.devices[-1].type in ("disk", "loop")
-    assert all(one.size_bytes for one in answer.devices)
+    assert all(device.size_bytes for device in answer.devices)
 
 
 def test_names_in_mountinfo(machine: Machine, tmp_path: Path) -> None:

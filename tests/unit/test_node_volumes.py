@@ -45,8 +45,8 @@ def want(system: Path, directory: str, root: Path) -> None:
 
 def fstab(system: Path, *points: Path | str) -> None:
     lines = ["# a comment", "", "UUID=1 / ext4 defaults 0 1", "/swap none swap sw 0 0", "#x /x y"]
-    escaped = [str(one).replace(" ", r"\040") for one in points]
-    lines += [f"UUID=2\t{one}\txfs nofail" for one in escaped]
+    escaped = [str(point).replace(" ", r"\040") for point in points]
+    lines += [f"UUID=2\t{point}\txfs nofail" for point in escaped]
     (system / "etc/fstab").write_text("\n".join(lines) + "\n")
 
 

@@ -32,7 +32,7 @@ async def begun(work: Work) -> Any:
 
 def states(news: list[Operation]) -> list[str]:
     """The states in their order, each once."""
-    return list(dict.fromkeys(one.state.value for one in news))
+    return list(dict.fromkeys(update.state.value for update in news))
 
 
 def test_events_tell_every_state_and_end_with_the_final_one(tmp_path: Path) -> None:
@@ -190,8 +190,12 @@ def test_streams_and_waits_end_when_the_daemon_stops(tmp_path: Path) -> None:
         running = start(service)
         await begun(work)
         queued = start(service)
-        listeners = [asyncio.create_task(listen(service, one.id)) for one in (running, queued)]
-        waits = [asyncio.create_task(service.wait(one.id, 60)) for one in (running, queued)]
+        listeners = [
+            asyncio.create_task(listen(service, operation.id)) for operation in (running, queued)
+        ]
+        waits = [
+            asyncio.create_task(service.wait(operation.id, 60)) for operation in (running, queued)
+        ]
         await asyncio.sleep(0)
         await asyncio.to_thread(service.shutdown, 5.0)
         async with asyncio.timeout(5):
@@ -199,7 +203,7 @@ def test_streams_and_waits_end_when_the_daemon_stops(tmp_path: Path) -> None:
             waited = await asyncio.gather(*waits)
         # Both are put off to the next start.
         assert [news[-1].state for news in heard] == [State.QUEUED, State.QUEUED]
-        assert [one.state for one in waited] == [State.QUEUED, State.QUEUED]
+        assert [operation.state for operation in waited] == [State.QUEUED, State.QUEUED]
 
     with operations(tmp_path, kind_of(work, resumable=True), max_running=1) as service:
         asyncio.run(main(service))

@@ -36,7 +36,7 @@ def test_ids_are_unique_and_increase_also_within_a_millisecond_and_across_thread
     with ThreadPoolExecutor(4) as pool:
         batches = list(pool.map(lambda _: [factory() for _ in range(500)], range(8)))
     assert all(batch == sorted(batch) for batch in batches)
-    assert len({one for batch in batches for one in batch}) == 4000
+    assert len({id_ for batch in batches for id_ in batch}) == 4000
 
 
 def test_ids_increase_when_the_clock_steps_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,17 +71,17 @@ def test_the_bound_holds_after_a_restart(tmp_path: Path) -> None:
         waiting = [ask(service, number)[0] for number in range(QUEUED_PER_ACTOR)]
         # As a version without bounds may have left it.
         surplus = [
-            one.model_copy(update={"id": f"{one.id[:-3]}{number:03}"})
-            for number, one in enumerate(waiting)
+            operation.model_copy(update={"id": f"{operation.id[:-3]}{number:03}"})
+            for number, operation in enumerate(waiting)
         ]
-        for one in surplus:
-            service._store.insert(one, None, None)
+        for refused in surplus:
+            service._store.insert(refused, None, None)
     again = Work()
     with operations(tmp_path, kind_of(again), max_running=1) as service:
         again.wait_begun()
         with pytest.raises(QueueFullError):
             ask(service, 99)
-        states = [service.get(one.id).state for one in (*waiting, *surplus)]
+        states = [service.get(operation.id).state for operation in (*waiting, *surplus)]
         assert states.count(State.QUEUED) == QUEUED_PER_ACTOR
         assert states[-1] is State.INTERRUPTED
         error = service.get(surplus[-1].id).error
@@ -136,7 +136,7 @@ def test_cancelling_needs_the_scope_that_starting_needed(
         state = server.operations.get(target.id).state
         assert state is (State.QUEUED if queued else State.RUNNING)
         path = f"/v1/operations/{target.id}/cancel"
-        for scope in (one for one in Scope if not one.includes(needed)):
+        for scope in (scope_ for scope_ in Scope if not scope_.includes(needed)):
             with server.tcp(scope.value) as client:
                 refused = client.post(path)
             assert refused.status_code == 403

@@ -88,7 +88,7 @@ def test_only_so_many_run_and_others_wait_in_order(tmp_path: Path) -> None:
     with operations(tmp_path, kind_of(work), max_running=2) as service:
         started = [start(service, name=str(number)) for number in range(5)]
         contexts = [work.wait_begun(), work.wait_begun()]
-        assert [service.get(one.id).state.value for one in started] == [
+        assert [service.get(operation.id).state.value for operation in started] == [
             "running",
             "running",
             "queued",
@@ -99,10 +99,12 @@ def test_only_so_many_run_and_others_wait_in_order(tmp_path: Path) -> None:
             work.release(work.contexts[-1])
             assert work.wait_begun().id == expected.id
         work.release_all()
-        for one in started:
-            assert ended(service, one).state is State.SUCCEEDED
+        for operation in started:
+            assert ended(service, operation).state is State.SUCCEEDED
         assert len(contexts) == 2
-        assert [one.id for one in service.list()] == [one.id for one in reversed(started)]
+        assert [operation.id for operation in service.list()] == [
+            operation.id for operation in reversed(started)
+        ]
         assert service.list(state=State.QUEUED) == []
 
 

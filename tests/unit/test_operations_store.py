@@ -51,7 +51,7 @@ def test_commits_are_forced_to_the_disk(store: Store) -> None:
     assert store._writer.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
-@pytest.mark.parametrize("state", [one for one in State if one.final])
+@pytest.mark.parametrize("state", [state for state in State if state.final])
 def test_a_final_state_never_changes(store: Store, state: State) -> None:
     ended = end(store, add(store), state)
     assert not store.begin(ended.id, now())
@@ -111,11 +111,13 @@ def test_lists_are_newest_first_and_can_be_narrowed(store: Store) -> None:
     second = add(store, kind="a.two")
     third = add(store, kind="a.one")
     everything = recent(store)
-    assert [one.id for one in everything] == [third.id, second.id, first.id]
-    assert [one.id for one in recent(store, kind="a.one")] == [third.id, first.id]
-    assert [one.id for one in recent(store, kind="a.one", state=State.QUEUED)] == [third.id]
-    assert [one.id for one in recent(store, limit=1)] == [third.id]
-    assert [one.operation.id for one in store.unfinished()] == [second.id, third.id]
+    assert [operation.id for operation in everything] == [third.id, second.id, first.id]
+    assert [operation.id for operation in recent(store, kind="a.one")] == [third.id, first.id]
+    assert [operation.id for operation in recent(store, kind="a.one", state=State.QUEUED)] == [
+        third.id
+    ]
+    assert [operation.id for operation in recent(store, limit=1)] == [third.id]
+    assert [unfinished.operation.id for unfinished in store.unfinished()] == [second.id, third.id]
 
 
 def test_an_idempotency_key_belongs_to_one_operation(store: Store) -> None:
@@ -145,7 +147,7 @@ def test_old_operations_are_forgotten_with_their_keys_but_never_unfinished_ones(
     store.begin(running.id, now())
     ended = [end(store, add(store, key=f"k{number}")) for number in range(5)]
     assert store.prune(keep=2, keep_days=1) == 3
-    assert {one.id for one in recent(store)} == {
+    assert {operation.id for operation in recent(store)} == {
         waiting.id,
         running.id,
         ended[3].id,
@@ -164,7 +166,7 @@ def test_operations_that_ended_long_ago_are_forgotten(store: Store) -> None:
             operation.model_copy(update={"state": State.SUCCEEDED, "finished_at": at, "result": {}})
         )
     assert store.prune(keep=100, keep_days=2) == 1
-    assert [one.id for one in recent(store)] == [new.id]
+    assert [operation.id for operation in recent(store)] == [new.id]
 
 
 def test_the_outcome_is_recorded_and_narrows_lists(store: Store) -> None:
@@ -181,8 +183,8 @@ def test_the_outcome_is_recorded_and_narrows_lists(store: Store) -> None:
         found = store.get(operation_id)
         assert found is not None
         assert found.outcome is outcome
-        assert [one.id for one in recent(store, outcome=outcome)] == [operation_id]
-    not_ok = {one.id for one in recent(store, not_ok=True)}
+        assert [operation.id for operation in recent(store, outcome=outcome)] == [operation_id]
+    not_ok = {operation.id for operation in recent(store, not_ok=True)}
     assert not_ok == {failed.id, ended[Outcome.DIFFERS], ended[Outcome.PARTIAL]}
 
 
@@ -242,36 +244,40 @@ def test_a_list_goes_on_where_the_last_part_ended(store: Store) -> None:
     place = None
     while True:
         part = store.page(Selection(kind="a.one"), 5, place)
-        seen += [one.id for one in part.operations]
+        seen += [operation.id for operation in part.operations]
         # What is new meanwhile comes before all of this.
         add(store, kind="a.one")
         place = part.next
         if place is None:
             break
         assert len(part.operations) == 5
-    assert seen == [one.id for one in reversed(made) if one.kind == "a.one"]
+    assert seen == [operation.id for operation in reversed(made) if operation.kind == "a.one"]
 
 
 def test_a_part_of_a_list_is_bounded_in_bytes_and_loses_nothing(store: Store) -> None:
     made = [make(params={"path": "x" * 4000}) for _ in range(600)]
-    for one in made:
-        store.insert(one, None, None)
+    for operation in made:
+        store.insert(operation, None, None)
     part = store.page(Selection(), 1000)
     assert 100 < len(part.operations) < 600
-    assert sum(len(one.model_dump_json()) for one in part.operations) < 2 * LISTED_BYTES
+    assert sum(len(operation.model_dump_json()) for operation in part.operations) < 2 * LISTED_BYTES
     rest = store.page(Selection(), 1000, part.next)
     seen = [
         *part.operations,
         *rest.operations,
         *store.page(Selection(), 1000, rest.next).operations,
     ]
-    assert [one.id for one in seen[:600]] == [one.id for one in reversed(made)]
+    assert [operation.id for operation in seen[:600]] == [
+        operation.id for operation in reversed(made)
+    ]
 
 
 def test_what_was_created_since_a_time_can_be_listed(store: Store) -> None:
     old = make(created_at=now() - timedelta(hours=2))
     new = make()
-    for one in (old, new):
-        store.insert(one, None, None)
-    assert [one.id for one in recent(store, since=now() - timedelta(hours=1))] == [new.id]
+    for operation in (old, new):
+        store.insert(operation, None, None)
+    assert [operation.id for operation in recent(store, since=now() - timedelta(hours=1))] == [
+        new.id
+    ]
     assert len(recent(store, since=now() - timedelta(hours=3))) == 2

@@ -81,7 +81,7 @@ def test_a_full_disk_is_named_and_loses_nothing(store: Store) -> None:
     # A limit on file size simulates the full disk: the kernel refuses to let the files grow.
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    size = max(one.stat().st_size for one in store.path.parent.iterdir())
+    size = max(path.stat().st_size for path in store.path.parent.iterdir())
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     try:
         with pytest.raises(StoreError) as refused:
@@ -120,10 +120,10 @@ def test_a_large_result_is_a_file_beside_the_database_and_read_back(store: Store
     assert apart(store) == {f"{large.id}.result.json"}
     again = reopen(store)
     with closing(again):
-        for one in (small, large):
-            found = again.get(one.id)
+        for made in (small, large):
+            found = again.get(made.id)
             assert found is not None
-            assert found.result == one.result
+            assert found.result == made.result
         opened = again.open(large.id)
         assert opened is not None
         operation, file = opened
@@ -149,7 +149,7 @@ def test_large_parameters_are_a_file_as_well_and_survive_a_restart(store: Store)
 def test_files_of_forgotten_operations_and_of_none_are_removed(store: Store) -> None:
     kept = [done(store, add(store), LARGE) for _ in range(3)][1:]
     store.prune(keep=2, keep_days=1)
-    names = {f"{one.id}.result.json" for one in kept}
+    names = {f"{operation.id}.result.json" for operation in kept}
     assert apart(store) == names
     # As a crash leaves them between the file and its row.
     directory = store.path.parent / LARGE_NAME

@@ -181,4 +181,6 @@ def test_firmware_that_writes_the_missing_backup_destroys_what_is_there(tmp_path
     work = Reimaging(old, image, tail, uefi_boat(tmp_path, old, with_backup=False))
     report = work.judged(work.right_order(), tmp_path, STATES)
     assert report.verdicts["dead"], report
-    assert all("the lifeboat's initramfs is not whole" in one for one in report.dead), report.dead
+    assert all("the lifeboat's initramfs is not whole" in reason for reason in report.dead), (
+        report.dead
+    )

@@ -73,7 +73,7 @@ def test_the_newest_is_there_until_it_is_replaced_or_forgotten(tmp_path: Path) -
     assert store.require().descriptor_sha256 == old
     new = keep(tmp_path, SECOND, "new", minutes=1)
     store.arrived(SECOND)
-    assert [one.name for one in (tmp_path / "previous").iterdir()] == [SECOND]
+    assert [path.name for path in (tmp_path / "previous").iterdir()] == [SECOND]
     (tmp_path / "previous" / f"{FIRST}.partial").mkdir()
     store.prepare()
     assert store.require().descriptor_sha256 == new
@@ -223,23 +223,23 @@ def case(tmp_path: Path, state: ReimageState, *, age: int = 61, **more: Any) -> 
 
 
 def test_what_is_overdue_is_put_back_step_by_step_and_once(tmp_path: Path) -> None:
-    one = case(tmp_path, _S.BOOTED)
-    one.machine.ended = False
-    one.attempt.update(checks=[Check(name="data", passed=True, detail="It waits for a person.")])
-    one.watch.look()
-    assert one.machine.did == ["cancel first"]
-    one.watch.look()
-    assert len(one.machine.did) == 1, "its operation has not ended"
-    one.machine.ended = True
-    one.watch.look()
-    job = one.attempt.require()
+    scene = case(tmp_path, _S.BOOTED)
+    scene.machine.ended = False
+    scene.attempt.update(checks=[Check(name="data", passed=True, detail="It waits for a person.")])
+    scene.watch.look()
+    assert scene.machine.did == ["cancel first"]
+    scene.watch.look()
+    assert len(scene.machine.did) == 1, "its operation has not ended"
+    scene.machine.ended = True
+    scene.watch.look()
+    job = scene.attempt.require()
     assert (job.operation, job.automatic, job.rollback_of) == ("second", True, "first")
-    one.watch.look()  # it is still being staged
-    one.attempt.move(_S.STAGED, "Staged.")
-    one.watch.look()
-    one.watch.look()
-    one.watch.look()
-    assert one.machine.did == ["cancel first", "start reimage", "arm", "reboot"]
+    scene.watch.look()  # it is still being staged
+    scene.attempt.move(_S.STAGED, "Staged.")
+    scene.watch.look()
+    scene.watch.look()
+    scene.watch.look()
+    assert scene.machine.did == ["cancel first", "start reimage", "arm", "reboot"]
 
 
 @pytest.mark.parametrize(
@@ -252,24 +252,24 @@ def test_what_is_overdue_is_put_back_step_by_step_and_once(tmp_path: Path) -> No
     ],
 )
 def test_nothing_else_leads_there(tmp_path: Path, state: ReimageState, more: Any) -> None:
-    one = case(tmp_path, state, **more)
-    one.watch.look()
-    assert one.machine.did == []
+    scene = case(tmp_path, state, **more)
+    scene.watch.look()
+    assert scene.machine.did == []
 
 
 def test_there_is_no_second_one(tmp_path: Path) -> None:
-    one = case(tmp_path, _S.UNCONFIRMED)
-    one.machine.problem = RequestError(Slug.CONFLICT, "It is in the way.")
-    one.watch.look()
-    job = one.attempt.require()
+    scene = case(tmp_path, _S.UNCONFIRMED)
+    scene.machine.problem = RequestError(Slug.CONFLICT, "It is in the way.")
+    scene.watch.look()
+    job = scene.attempt.require()
     assert job.reason == "The automatic rollback was not started: It is in the way."
     assert not waits(job)
-    one.machine.problem = None
+    scene.machine.problem = None
     # Also for the next process.
     again = Attempt(tmp_path)
     again.load()
     machine = Machine(again)
-    _watch(again, machine, one.clocks).look()
+    _watch(again, machine, scene.clocks).look()
     assert machine.did == []
     # And who then asks for it does every step.
     again.begin("by hand", request(again.store.previous.require().descriptor_sha256))
@@ -277,85 +277,85 @@ def test_there_is_no_second_one(tmp_path: Path) -> None:
 
 
 def test_it_waits_while_checks_are_made_again(tmp_path: Path) -> None:
-    one = case(tmp_path, _S.UNCONFIRMED)
-    one.machine.problem = Conflict(one.machine.get("other"))
-    one.watch.look()
-    assert one.attempt.require().rollback_begun is None
-    one.machine.problem = None
-    one.watch.look()
-    assert one.machine.did == ["start reimage", "start reimage"]
+    scene = case(tmp_path, _S.UNCONFIRMED)
+    scene.machine.problem = Conflict(scene.machine.get("other"))
+    scene.watch.look()
+    assert scene.attempt.require().rollback_begun is None
+    scene.machine.problem = None
+    scene.watch.look()
+    assert scene.machine.did == ["start reimage", "start reimage"]
 
 
 def test_what_stops_it_is_told_and_it_does_not_go_on(tmp_path: Path) -> None:
-    one = case(tmp_path, _S.UNCONFIRMED)
-    one.watch.look()
-    one.attempt.move(_S.STAGED, "Staged.")
-    one.machine.problem = RequestError(Slug.CONFLICT, "There is no boot loader.")
-    one.watch.look()
-    one.machine.problem = None
-    one.watch.look()
-    assert one.machine.did == ["start reimage", "arm"]
-    job = one.attempt.require()
+    scene = case(tmp_path, _S.UNCONFIRMED)
+    scene.watch.look()
+    scene.attempt.move(_S.STAGED, "Staged.")
+    scene.machine.problem = RequestError(Slug.CONFLICT, "There is no boot loader.")
+    scene.watch.look()
+    scene.machine.problem = None
+    scene.watch.look()
+    assert scene.machine.did == ["start reimage", "arm"]
+    job = scene.attempt.require()
     assert job.reason == "The automatic rollback stopped: There is no boot loader."
     assert job.state is _S.STAGED
 
 
 @pytest.mark.parametrize("hours", [1, -1, 24 * 365])
 def test_a_clock_that_is_stepped_puts_nothing_back(tmp_path: Path, hours: int) -> None:
-    one = case(tmp_path, _S.UNCONFIRMED, age=2)
-    one.clocks.wall += timedelta(hours=hours)
-    one.clocks.synchronised = True
+    scene = case(tmp_path, _S.UNCONFIRMED, age=2)
+    scene.clocks.wall += timedelta(hours=hours)
+    scene.clocks.synchronised = True
     for _ in range(50):
-        one.watch.look()
-        one.clocks.passes(1)
-    assert one.machine.did == []
-    one.clocks.passes(10)
-    one.watch.look()
-    assert one.machine.did == ["start reimage"], "a minute has passed"
+        scene.watch.look()
+        scene.clocks.passes(1)
+    assert scene.machine.did == []
+    scene.clocks.passes(10)
+    scene.watch.look()
+    assert scene.machine.did == ["start reimage"], "a minute has passed"
 
 
 def test_time_counts_on_over_boots_without_the_time_of_day(tmp_path: Path) -> None:
-    one = case(tmp_path, _S.UNCONFIRMED, age=40)
-    one.watch.look()  # 40 s, which are remembered
-    one.reboot("second-boot", off_seconds=86_400)
-    one.watch.look()
-    one.clocks.passes(15)
-    one.watch.look()
-    assert one.machine.did == [], "nobody knows how long it was off"
-    one.clocks.passes(6)
-    one.watch.look()
-    assert one.machine.did == ["start reimage"]
+    scene = case(tmp_path, _S.UNCONFIRMED, age=40)
+    scene.watch.look()  # 40 s, which are remembered
+    scene.reboot("second-boot", off_seconds=86_400)
+    scene.watch.look()
+    scene.clocks.passes(15)
+    scene.watch.look()
+    assert scene.machine.did == [], "nobody knows how long it was off"
+    scene.clocks.passes(6)
+    scene.watch.look()
+    assert scene.machine.did == ["start reimage"]
 
 
 def test_the_time_between_boots_counts_once_both_ends_were_synchronised(tmp_path: Path) -> None:
-    one = case(tmp_path, _S.UNCONFIRMED, age=5)
-    one.clocks.wall += timedelta(hours=5)  # NTP: the first time of day was wrong
-    one.clocks.synchronised = True
-    one.watch.look()
-    one.clocks.synchronised = False
-    one.reboot("second-boot", off_seconds=30)
-    one.watch.look()
-    one.clocks.passes(10)
-    one.watch.look()
-    assert one.machine.did == [], "by the boot clocks 15 s, by an unsynchronised one 45 s"
-    one.clocks.synchronised = True
-    one.clocks.passes(16)
-    one.watch.look()
-    assert one.machine.did == ["start reimage"], "by the time of day 61 s"
+    scene = case(tmp_path, _S.UNCONFIRMED, age=5)
+    scene.clocks.wall += timedelta(hours=5)  # NTP: the first time of day was wrong
+    scene.clocks.synchronised = True
+    scene.watch.look()
+    scene.clocks.synchronised = False
+    scene.reboot("second-boot", off_seconds=30)
+    scene.watch.look()
+    scene.clocks.passes(10)
+    scene.watch.look()
+    assert scene.machine.did == [], "by the boot clocks 15 s, by an unsynchronised one 45 s"
+    scene.clocks.synchronised = True
+    scene.clocks.passes(16)
+    scene.watch.look()
+    assert scene.machine.did == ["start reimage"], "by the time of day 61 s"
 
 
 def test_checks_that_progress_are_not_broken_off(tmp_path: Path) -> None:
-    one = case(tmp_path, _S.BOOTED)
-    one.machine.ended = False
+    scene = case(tmp_path, _S.BOOTED)
+    scene.machine.ended = False
     for _ in range(10):
-        one.machine.bytes_checked += 1 << 20
-        one.watch.look()
-        one.clocks.passes(100)
-    assert one.machine.did == []
-    one.watch.look()
-    one.clocks.passes(130)
-    one.watch.look()
-    assert one.machine.did == ["cancel first"], "they have stood still for two minutes"
+        scene.machine.bytes_checked += 1 << 20
+        scene.watch.look()
+        scene.clocks.passes(100)
+    assert scene.machine.did == []
+    scene.watch.look()
+    scene.clocks.passes(130)
+    scene.watch.look()
+    assert scene.machine.did == ["cancel first"], "they have stood still for two minutes"
 
 
 def test_the_clock_is_that_of_the_kernel_since_its_boot() -> None:

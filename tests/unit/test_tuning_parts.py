@@ -109,9 +109,9 @@ class TestQdiscs:
         assert qdiscs.covers(text, text)
 
     def test_what_could_not_be_brought_back_is_not_taken(self) -> None:
-        for one in (shown("htb"), shown("pfifo", limit=5, colour="red")):
+        for qdisc in (shown("htb"), shown("pfifo", limit=5, colour="red")):
             with pytest.raises(qdiscs.UnknownQdiscError):
-                qdiscs.observed([one])
+                qdiscs.observed([qdisc])
 
     @pytest.mark.parametrize(
         ("kind", "given", "queues", "text"),

@@ -40,7 +40,7 @@ def read(text: str) -> Layer:
 def mistakes(text: str) -> list[str]:
     with pytest.raises(ProfileError) as caught:
         read(text)
-    return [str(one) for one in caught.value.mistakes]
+    return [str(mistake) for mistake in caught.value.mistakes]
 
 
 def wrong_lines(text: str) -> list[int] | None:
@@ -48,7 +48,7 @@ def wrong_lines(text: str) -> list[int] | None:
     try:
         read(text)
     except ProfileError as error:
-        return [one.line for one in error.mistakes]
+        return [mistake.line for mistake in error.mistakes]
     return None
 
 
@@ -105,7 +105,7 @@ class TestMistakes:
         ],
     )
     def test_each_names_its_place(self, text: str, told: str) -> None:
-        assert any(told in one for one in mistakes(text)), mistakes(text)
+        assert any(told in mistake for mistake in mistakes(text)), mistakes(text)
 
     def test_all_are_told_at_once(self) -> None:
         text = "[blok]\n[sysctl]\nvm.swappiness = 300\n[memory]\nswap = 5\n"
@@ -146,7 +146,7 @@ def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{key} = {_toml(member)}" for key, member in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
     if isinstance(value, str):
@@ -196,10 +196,10 @@ class TestPlaces:
 
 def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     if isinstance(value, dict):
-        inner = [_paths(one, (*path, key)) for key, one in value.items()]
-        return [one for some in inner for one in some]
+        inner = [_paths(member, (*path, key)) for key, member in value.items()]
+        return [path for some in inner for path in some]
     if isinstance(value, list) and value and isinstance(value[0], dict):
-        return [one for n, item in enumerate(value) for one in _paths(item, (*path, n))]
+        return [inner for n, item in enumerate(value) for inner in _paths(item, (*path, n))]
     return [path]
 
 
@@ -298,9 +298,9 @@ class TestInheritance:
             "[sysctl]\nvm.swappiness = 2\nvm.overcommit_memory = { unset = true }\n",
         )
         found = resolved(tmp_path, "new")
-        assert [(one.knob.name, one.value, one.profile) for one in found.wanted] == [
-            ("vm.swappiness", "2", "new")
-        ]
+        assert [
+            (setting.knob.name, setting.value, setting.profile) for setting in found.wanted
+        ] == [("vm.swappiness", "2", "new")]
         assert found.policy == "enforce"
 
     def test_a_common_ancestor_is_no_contradiction(self, tmp_path: Path) -> None:
@@ -309,13 +309,13 @@ class TestInheritance:
         write(tmp_path, "right", "[profile]\nextends = 'top'\n")
         for order in ("'left', 'right'", "'right', 'left'"):
             write(tmp_path, "bottom", f"[profile]\nextends = [{order}]\n")
-            assert [one.value for one in resolved(tmp_path, "bottom").wanted] == ["2"]
+            assert [setting.value for setting in resolved(tmp_path, "bottom").wanted] == ["2"]
 
     def test_what_does_not_hold_lets_the_parent_speak(self, tmp_path: Path) -> None:
         write(tmp_path, "old", "[sysctl]\nvm.swappiness = 1\n")
         value = "{ value = 2, when = 'cpus > 99999' }"
         write(tmp_path, "new", f"[profile]\nextends = 'old'\n[sysctl]\nvm.swappiness = {value}\n")
-        assert [one.value for one in resolved(tmp_path, "new").wanted] == ["1"]
+        assert [setting.value for setting in resolved(tmp_path, "new").wanted] == ["1"]
 
     def test_a_parent_that_is_not_there_is_named_where_it_is_asked_for(
         self, tmp_path: Path
@@ -338,7 +338,7 @@ class TestInheritance:
         write(tmp_path, "new", "[variables]\ncpus = 1\nb = 'c'\n")
         with pytest.raises(ProfileError) as caught:
             resolved(tmp_path, "new")
-        assert [one.line for one in caught.value.mistakes] == [2, 3]
+        assert [mistake.line for mistake in caught.value.mistakes] == [2, 3]
 
 
 class TestBuiltIn:

@@ -100,4 +100,4 @@ def test_patterns_of_sysctl_files_are_read_as_systemd_does(
     text: str, path: str, value: str | None
 ) -> None:
     found = files(text).of(tuple(path.split("/")))
-    assert [one.value for one in found] == ([] if value is None else [value])
+    assert [setting.value for setting in found] == ([] if value is None else [value])

@@ -21,7 +21,7 @@ _LIBRARY = re.compile(
 )
 
 
-@pytest.mark.parametrize("error", list_all_errors(), ids=lambda one: one["type"])
+@pytest.mark.parametrize("error", list_all_errors(), ids=lambda error: error["type"])
 def test_no_words_of_the_library(error: dict[str, Any]) -> None:
     context = dict(error.get("example_context") or {})
     message = error["example_message_python"]
@@ -36,9 +36,11 @@ def models() -> list[type[BaseModel]]:
         if module.name.rpartition(".")[2] in {"models", "requests", "writes", "wire", "tokens"}:
             members = vars(importlib.import_module(module.name)).values()
             found += [
-                one for one in members if isinstance(one, type) and issubclass(one, BaseModel)
+                member
+                for member in members
+                if isinstance(member, type) and issubclass(member, BaseModel)
             ]
-    return list(dict.fromkeys(one for one in found if one is not BaseModel))
+    return list(dict.fromkeys(model for model in found if model is not BaseModel))
 
 
 def test_each_pattern_of_a_field_has_words_of_its_own() -> None:

@@ -120,6 +120,6 @@ def overlay(backing: Path, path: Path) -> Path:
 
 def _run(*command: str | Path) -> None:
     done = subprocess.run(
-        [str(one) for one in command], capture_output=True, text=True, check=False
+        [str(word) for word in command], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, f"{command[0]}: {done.stdout}{done.stderr}"

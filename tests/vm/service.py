@@ -52,7 +52,7 @@ def metric(guest: Guest, name: str, **labels: str) -> float:
     text = _get(guest, "/metrics", "c.HTTPConnection('127.0.0.1',9918,timeout=60)")[1]
     shown = "{" + ",".join(f'{key}="{value}"' for key, value in labels.items()) + "}"
     line = next(
-        one for one in text.splitlines() if one.startswith(f"{name}{shown if labels else ''} ")
+        line for line in text.splitlines() if line.startswith(f"{name}{shown if labels else ''} ")
     )
     return float(line.rpartition(" ")[2])
 

@@ -214,7 +214,7 @@ def _full_and_damaged_and_behind(guest: Guest, ahead: str) -> None:
     assert "The volume of /mnt/data/.holdfast is full" in told
     assert f"degraded: {told}" in journal(guest, "holdfast.service")
     shown = guest.json(HOLDFAST, "pagecache", "list", "--json")
-    assert [one["id"] for one in shown["damaged"]] == [ahead]
+    assert [save["id"] for save in shown["damaged"]] == [ahead]
 
     guest.sh("rm /mnt/data/full; systemctl restart holdfast", seconds=SECONDS)
 
@@ -232,7 +232,7 @@ def test_upgraded_removed_and_purged(shared: Machine) -> None:
     guest.run("/usr/bin/dpkg", "-i", "/mnt/seed/holdfast.deb", seconds=SECONDS)
 
     listed = guest.json(HOLDFAST, "pagecache", "list", "--json")["dumps"]
-    assert made in [one["id"] for one in listed]
+    assert made in [save["id"] for save in listed]
     assert "reserve_bytes" in guest.run("/bin/cat", "/etc/holdfast/holdfast.toml")
     assert "ci" in guest.run(HOLDFAST, "token", "list")
 

@@ -71,10 +71,10 @@ class Extent:
         for other in others:
             parts = [
                 part
-                for one in parts
+                for range_ in parts
                 for part in (
-                    Extent(one.begin, min(one.end, other.begin)),
-                    Extent(max(one.begin, other.end), one.end),
+                    Extent(range_.begin, min(range_.end, other.begin)),
+                    Extent(max(range_.begin, other.end), range_.end),
                 )
                 if part.begin < part.end
             ]

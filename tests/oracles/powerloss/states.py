@@ -232,7 +232,7 @@ def _torn(
         first, last = sorted((_place(count, choose), _place(count, choose)))
         inner = (index, first * unit, last * unit)
         outer = ((index, 0, first * unit), (index, last * unit, end))
-        return [one for one in choose.choice(((inner,), outer)) if one[1] < one[2]]
+        return [range_ for range_ in choose.choice(((inner,), outer)) if range_[1] < range_[2]]
     return [(index, at * unit, (at + 1) * unit) for at in range(count) if choose.random() < 0.5]
 
 

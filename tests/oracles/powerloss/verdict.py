@@ -152,7 +152,10 @@ class Judge:
         why = self._loading.of(now)
         if why is None:
             kept = self.scene.lifeboat.kept if self.scene.lifeboat else ()
-            if all(one.numbers_in(now) == one.numbers_in(self.scene.before) for one in kept):
+            if all(
+                evidence.numbers_in(now) == evidence.numbers_in(self.scene.before)
+                for evidence in kept
+            ):
                 return "lifeboat"
             why = "the lifeboat boots, and its header or what it needs of the region is damaged"
         granules = _granules(touched, self._sectors)

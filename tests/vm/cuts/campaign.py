@@ -61,7 +61,7 @@ class Results:
         """Say in one line what came of it."""
         booted: Counter[str] = Counter()
         for line in self.stories.values():
-            booted.update(one.removeprefix("booted: ") for one in line["booted"])
+            booted.update(loader.removeprefix("booted: ") for loader in line["booted"])
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(booted.items()))
         return (
             f"{self.cuts} cuts in {len(self.stories)} stories, {len(self.failed)} failed; "

@@ -50,8 +50,8 @@ def build(
         cpio.file("init", _INIT.encode(), 0o755),
         cpio.file("script", script.encode()),
         cpio.file("image", image),
-        cpio.file("modules/order", "\n".join(one.name for one in kernel.modules).encode()),
-        *(cpio.file(f"modules/{one.name}", one.content) for one in kernel.modules),
+        cpio.file("modules/order", "\n".join(module.name for module in kernel.modules).encode()),
+        *(cpio.file(f"modules/{module.name}", module.content) for module in kernel.modules),
         *programs(_TOOLS),
     ]
     initrd = directory / "builder.img"
@@ -75,8 +75,8 @@ def programs(names: Sequence[str]) -> Sequence[cpio.Entry]:
         done = subprocess.run(("ldd", found), capture_output=True, text=True, check=True)
         for library in re.findall(r"(/\S+) \(0x", done.stdout):
             files[library] = Path(library).resolve()
-    directories = sorted({str(p) for one in files for p in Path(one).parents if str(p) != "/"})
+    directories = sorted({str(p) for name in files for p in Path(name).parents if str(p) != "/"})
     return [
-        *(cpio.directory(one.lstrip("/")) for one in directories),
+        *(cpio.directory(directory.lstrip("/")) for directory in directories),
         *(cpio.file(name.lstrip("/"), path, 0o755) for name, path in sorted(files.items())),
     ]

@@ -99,8 +99,8 @@ def rig(debian: Kernel, old: Path, bare: Image, room: Path) -> Iterator[NewRig]:
         return made[-1]
 
     yield make
-    for one in made:
-        one.remove()
+    for machine in made:
+        machine.remove()
 
 
 @pytest.fixture(scope="session")

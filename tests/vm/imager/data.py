@@ -68,7 +68,7 @@ class Data:
 
     def copy(self, directory: Path) -> Data:
         """Make disks that begin as these."""
-        disks = tuple(directory / one.name for one in self.disks)
+        disks = tuple(directory / disk.name for disk in self.disks)
         for source, target in zip(self.disks, disks, strict=True):
             subprocess.run(("cp", "--sparse=always", source, target), check=True)
         return replace(self, disks=disks)

@@ -27,7 +27,7 @@ _TOO_FEW_THREADS = 52
 
 def begun_at(does: Behaviour) -> list[int]:
     """Where the requests so far began."""
-    return [int((one.range or "bytes=0-")[6:-1]) for one in does.asked]
+    return [int((request.range or "bytes=0-")[6:-1]) for request in does.asked]
 
 
 @pytest.mark.parametrize(("status", "reason"), [(404, "answers 404"), (403, "answers 403")])

@@ -64,8 +64,8 @@ def boot_initramfs(debian: Kernel, layout: Layout, path: Path) -> Path:
         *(cpio.directory(name) for name in ("dev", "proc", "sys", "mnt", "run", "tmp", "modules")),
         cpio.character_device("dev/console", 5, 1),
         cpio.file("init", _INIT.replace("{mount}", layout.mount).encode(), 0o755),
-        cpio.file("modules/order", "\n".join(one.name for one in debian.modules).encode()),
-        *(cpio.file(f"modules/{one.name}", one.content) for one in debian.modules),
+        cpio.file("modules/order", "\n".join(module.name for module in debian.modules).encode()),
+        *(cpio.file(f"modules/{module.name}", module.content) for module in debian.modules),
         *programs(_TOOLS),
     ]
     with path.open("wb") as file:
@@ -122,9 +122,9 @@ def inspect(disk: Path) -> dict[str, Any]:
 def check_file_systems(disk: Path, found: dict[str, Any]) -> int:
     """Have each file system checked by its own tools; return how many there are."""
     places = [
-        (one["start_bytes"], one["size_bytes"], one["file_system"])
-        for one in found["partition_table"]["partitions"]
-        if one["file_system"]
+        (partition["start_bytes"], partition["size_bytes"], partition["file_system"])
+        for partition in found["partition_table"]["partitions"]
+        if partition["file_system"]
     ]
     root = found["root"]
     if root["volume"] is not None:

@@ -15,7 +15,7 @@ def in_own_mounts(script: str, *arguments: str | Path) -> str:
         [
             *("unshare", "--mount", "--propagation=private"),
             *("bash", "-euo", "pipefail", "-c", script, "script"),
-            *(str(one) for one in arguments),
+            *(str(argument) for argument in arguments),
         ],
         capture_output=True,
         text=True,

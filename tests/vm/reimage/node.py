@@ -48,7 +48,7 @@ class Disks:
         """Make disks that begin as these. Neither may be in use."""
         shutil.rmtree(directory, ignore_errors=True)
         directory.mkdir(parents=True)
-        data = tuple(directory / one.name for one in self.data)
+        data = tuple(directory / disk.name for disk in self.data)
         for source, target in zip(self.data, data, strict=True):
             subprocess.run(["cp", "--sparse=always", source, target], check=True)
         firmware = self.firmware

@@ -44,7 +44,7 @@ def after_cut(before: Disks, log: Path, until: int, directory: Path, keep: rando
         ("qemu-img", "create", "-q", "-f", "qcow2", "-b", str(raw), "-F", "raw", str(root)),
         check=True,
     )
-    data = tuple(directory / one.name for one in before.data)
-    for one, copy in zip(before.data, data, strict=True):
-        shutil.copy(one, copy)
+    data = tuple(directory / disk.name for disk in before.data)
+    for original, copy in zip(before.data, data, strict=True):
+        shutil.copy(original, copy)
     return Disks(root, data)

@@ -87,7 +87,7 @@ def test_cloud_init_leaves_alone_what_was_carried_over(
         assert journey.ended["state"] == "succeeded", journey.ended
         found = control.get("/v1/reimage")
         assert found["state"] == "confirmed", found
-        detail = next(one["detail"] for one in found["checks"] if one["name"] == "identity")
+        detail = next(check["detail"] for check in found["checks"] if check["name"] == "identity")
         tell(detail)
         assert "cloud-init: done" in detail
         assert identity(node) == kept

@@ -68,5 +68,5 @@ def test_one_like_fedoras_reboots_into_the_old_system(disk_dir: Path) -> None:
         run("cp", "--sparse=always", disk.image, image)
         printed = _boot(image, disk_dir / "console", "it is old")
         wanted = ("invalid magic number", "the imager cannot be loaded", "GNU GRUB", "it is old")
-        places = [printed.rindex(one) for one in wanted]
+        places = [printed.rindex(line) for line in wanted]
         assert places == sorted(places), printed

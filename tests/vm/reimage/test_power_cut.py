@@ -56,9 +56,9 @@ def test_a_cut_while_arming(start: Start, installed: Disks, published: Published
             cut: powercut.after_cut(before, log, cut, directory / str(cut), choose)
             for cut in [*cuts, armed]
         }
-    for cut, one in disks.items():
+    for cut, disk in disks.items():
         tell(f"the power is cut after {cut - began} of {armed - began} writes of the arming")
-        with start(disks=one) as node:
+        with start(disks=disk) as node:
             found = _what_boots(node)
             tell(f"{found} boots")
             # What a response reported is on the disk: nothing is lost by any cut after it.

@@ -61,7 +61,7 @@ def test_what_is_not_confirmed_is_rolled_back(start: Start, published: Published
         )
         plan = control.post("/v1/reimage/plan", request)
         assert plan["ok"], plan["blocked"]
-        assert [one["what"].partition(",")[0] for one in plan["space"]] == [
+        assert [need["what"].partition(",")[0] for need in plan["space"]] == [
             "the image",
             "the old system",
         ]
@@ -85,7 +85,7 @@ def test_what_is_not_confirmed_is_rolled_back(start: Start, published: Published
         assert (done["state"], done["error"]["type"]) == ("failed", "/problems/not-confirmed"), done
         found = control.get("/v1/reimage")
         assert found["state"] == "unconfirmed", found
-        assert [one["name"] for one in found["checks"] if not one["passed"]] == ["command"]
+        assert [check["name"] for check in found["checks"] if not check["passed"]] == ["command"]
         assert found["rollback_at"] is not None
         saved = found["previous"]
         tell(f"the new system is not confirmed; kept: {saved}")
@@ -106,16 +106,16 @@ def test_what_is_not_confirmed_is_rolled_back(start: Start, published: Published
         assert back["machine_id"] == OLD_MACHINE_ID
         operations = control.get("/v1/operations?kind=reimage")["operations"]
         second = operations[0]["id"]
-        assert [one["id"] for one in operations] == [second, first]
+        assert [operation["id"] for operation in operations] == [second, first]
         done = control.finished(second, 600)
         assert done["state"] == "succeeded", done
         assert done["actor"] == "rollback", done
         found = control.get("/v1/reimage")
         assert (found["state"], found["rollback_of"]) == ("confirmed", first), found
         assert {"data", "manifest", "command"} <= {
-            one["name"] for one in found["checks"] if one["passed"]
+            check["name"] for check in found["checks"] if check["passed"]
         }
-        arrival = next(one["why"] for one in found["history"] if one["state"] == "booted")
+        arrival = next(step["why"] for step in found["history"] if step["state"] == "booted")
         assert "runs again" in arrival
         assert "reverted" in arrival
         assert found["previous"] == saved

@@ -46,10 +46,10 @@ def _rehearsed(node: Node) -> None:
     before = boot_files(node)
     found = node.control.post("/v1/reimage/arm", {"dry_run": True})
     assert found["state"] == "staged"
-    told = [one["path"] for one in found["boot"]["files"]]
+    told = [file["path"] for file in found["boot"]["files"]]
     assert told[-2:] == ["/boot/grub/custom.cfg", "/boot/grub/grubenv"]
     assert f"holdfast.nonce={found['nonce']}" in found["boot"]["entry"]
-    assert {one["name"] for one in found["carried"]} == {
+    assert {item["name"] for item in found["carried"]} == {
         "ssh_host_keys",
         "machine_id",
         "hostname",
@@ -70,7 +70,7 @@ def _is_the_new_system(node: Node, journey: Journey, operation: str) -> None:
     assert journey.new["hostname"] == "node-7"
     assert journey.new["machine_id"] == OLD_MACHINE_ID
     known = node.control.get("/v1/operations?kind=reimage")["operations"]
-    assert [one["id"] for one in known] == [operation]
+    assert [listed["id"] for listed in known] == [operation]
 
 
 def _started_warm(node: Node) -> None:
@@ -127,7 +127,7 @@ def test_over_the_network_and_not_confirmed_at_first(start: Start, published: Pu
         found = control.get("/v1/reimage")
         assert found["state"] == "unconfirmed", found
         assert "/usr/bin/test" in found["reason"]
-        assert [one["name"] for one in found["checks"] if not one["passed"]] == ["command"]
+        assert [check["name"] for check in found["checks"] if not check["passed"]] == ["command"]
         assert 'holdfast_reimage_state{state="unconfirmed"} 1' in control.text("/metrics")
         _started_warm(node)
         assert "NOT CONFIRMED" in node.guest.run("/usr/bin/journalctl", "-u", "holdfast", "-b")
