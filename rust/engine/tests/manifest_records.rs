@@ -111,13 +111,13 @@ fn entries() -> impl Strategy<Value = Vec<Entry>> {
 fn by_hand(left: &[Entry], right: &[Entry]) -> [u64; 5] {
     let [mut identical, mut differing, mut only_left, mut only_right, mut unproven] = [0; 5];
     let other: BTreeMap<_, _> = right.iter().map(|entry| (&entry.path, entry)).collect();
-    for one in left {
-        match other.get(&one.path) {
+    for entry in left {
+        match other.get(&entry.path) {
             None => only_left += 1,
-            Some(other) if one.kind != other.kind => differing += 1,
-            Some(other) if one.kind == Type::File => match (one.digest, other.digest) {
+            Some(other) if entry.kind != other.kind => differing += 1,
+            Some(other) if entry.kind == Type::File => match (entry.digest, other.digest) {
                 (Some(digest), Some(wanted)) => {
-                    let same = digest == wanted && one.identity.size == other.identity.size;
+                    let same = digest == wanted && entry.identity.size == other.identity.size;
                     if same { identical += 1 } else { differing += 1 }
                 }
                 _ => unproven += 1,

@@ -16,7 +16,7 @@ fuzz_target!(|data: &[u8]| {
         0 => {
             let (head, tail) = data.split_at(data.len() / 2);
             let found = superblock::recognise(head, tail, data.len() as u64);
-            assert!(found.all.iter().all(|one| one.offset < data.len() as u64));
+            assert!(found.all.iter().all(|signature| signature.offset < data.len() as u64));
         }
         1 => {
             if let Ok(found) = Outcome::parse(data) {

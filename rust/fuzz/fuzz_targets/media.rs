@@ -23,6 +23,6 @@ fuzz_target!(|data: &[u8]| {
     }
     let found = survey(&source, None);
     if let (Some(table), []) = (&found.table, &*found.problems) {
-        assert!(table.partitions.iter().all(|one| one.end_bytes() <= size));
+        assert!(table.partitions.iter().all(|partition| partition.end_bytes() <= size));
     }
 });

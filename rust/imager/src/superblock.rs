@@ -18,7 +18,7 @@ pub struct Signatures {
 impl Signatures {
     /// The hexadecimal digits of the file system's UUID, if there is one and nothing else.
     pub fn file_system(&self) -> Option<String> {
-        let first = self.all.first().filter(|one| one.kind.is_file_system())?;
+        let first = self.all.first().filter(|signature| signature.kind.is_file_system())?;
         first.uuid.as_deref().map(holdfast_media::digits)
     }
 }
@@ -98,7 +98,7 @@ mod tests {
         let with = |at: usize, magic: &[u8]| {
             let mut bytes = vec![0; SIZE];
             bytes[at..at + magic.len()].copy_from_slice(magic);
-            look(&bytes).all.first().map(|one| (one.kind, one.offset))
+            look(&bytes).all.first().map(|signature| (signature.kind, signature.offset))
         };
         assert_eq!(with(65536 + 64, b"_BHRfS_M"), Some((Kind::Btrfs, 65600)));
         // Code of a boot loader may have these two bytes there.

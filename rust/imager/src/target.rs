@@ -129,7 +129,7 @@ fn pinned(pin: &Pin, device: &Device) -> bool {
     let by_wwid = pin.wwid.is_some() && pin.wwid == device.wwid;
     let serial = match &pin.serial {
         // udev makes up serial numbers of some disks; then the other identifier must do.
-        Some(serial) => device.serials.iter().any(|one| one == serial) || by_wwid,
+        Some(serial) => device.serials.iter().any(|known| known == serial) || by_wwid,
         None => true,
     };
     pin.size_bytes == device.size_bytes && serial && models_agree(&pin.model, &device.model)

@@ -35,7 +35,7 @@ fn explore(case: &Case, before: Vec<u8>, resumed: bool, depth: usize, count: &mu
     });
     *count += newest;
     let all = [Boots::Old, Boots::Lifeboat, Boots::New];
-    assert!(all[usize::from(resumed)..].iter().all(|one| seen.contains(one)), "{seen:?}");
+    assert!(all[usize::from(resumed)..].iter().all(|line| seen.contains(line)), "{seen:?}");
     if depth > 0 {
         let step = lifeboats.len().div_ceil(2).max(1);
         for disk in lifeboats.into_iter().step_by(step) {

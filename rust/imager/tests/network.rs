@@ -180,7 +180,7 @@ fn the_status_is_told_over_tls_to_who_has_a_token() {
         "holdfast_operation_progress_bytes{kind=\"reimage\"} 250",
         "holdfast_operation_expected_bytes{kind=\"reimage\"} 1000",
     ] {
-        assert!(body.lines().any(|one| one == line), "{line} is missing in {body}");
+        assert!(body.lines().any(|found| found == line), "{line} is missing in {body}");
     }
     assert_eq!(ask("/v1/node", Some("hf_good")).0, "404");
     let ca = room.join("tls/certificate.pem");

@@ -95,7 +95,7 @@ pub fn bios(disk: &Source, table: Option<&Table>) -> Result<(), String> {
     }
     // Whatever else is there starts the first sector of the partition that is marked.
     let partitions = table.map_or(&[][..], |table| &table.partitions);
-    let Some(marked) = partitions.iter().find(|one| one.bootable) else {
+    let Some(marked) = partitions.iter().find(|partition| partition.bootable) else {
         return Err(match table.map(|table| table.kind) {
             Some(TableKind::Gpt) => {
                 "Sector 0 has boot code that is not GRUB's, and no partition is \
@@ -175,7 +175,8 @@ impl CommandLine {
             match name {
                 "root" => found.root = Some(value.to_owned()),
                 "rootflags" => {
-                    let subvolume = value.split(',').find_map(|one| one.strip_prefix("subvol="));
+                    let subvolume =
+                        value.split(',').find_map(|option| option.strip_prefix("subvol="));
                     if let Some(path) = subvolume {
                         found.subvolume = Some(path.trim_start_matches('/').to_owned());
                     }

@@ -10,7 +10,7 @@ use crate::{Kind, Signature};
 /// stale one, left by an earlier use of the disk.
 pub fn whole_disk(path: &str, signatures: &[Signature]) -> Option<String> {
     // GRUB keeps what FAT had in the first sector of a disk; it means nothing there.
-    let first = signatures.iter().find(|one| one.kind != Kind::Fat)?;
+    let first = signatures.iter().find(|signature| signature.kind != Kind::Fat)?;
     Some(format!(
         "the whole of {path} is {}, and not a disk with a system; if that is left over from an \
          earlier use, `{}` clears it",
@@ -22,7 +22,8 @@ pub fn whole_disk(path: &str, signatures: &[Signature]) -> Option<String> {
 /// Why a disk must not be written, by what is on its partition `path`; a sentence without a full
 /// stop.
 pub fn partition(path: &str, signatures: &[Signature]) -> Option<String> {
-    let (first, owner) = signatures.iter().find_map(|one| Some((one, owner(one.kind)?)))?;
+    let (first, owner) =
+        signatures.iter().find_map(|signature| Some((signature, owner(signature.kind)?)))?;
     Some(format!(
         "{path} is {} and belongs to {owner}, which would lose it; if that is left over from an \
          earlier use, `{}` clears it",
@@ -43,14 +44,15 @@ pub fn partition_of_system(
     let Some(group) = group.filter(|group| own.contains(&group.group)) else {
         return partition(path, signatures);
     };
-    if let Some(missing) = group.physical.iter().find(|one| !on_disk.contains(one)) {
+    if let Some(missing) = group.physical.iter().find(|volume| !on_disk.contains(volume)) {
         return Some(format!(
             "{path} is in the volume group {} of the running system, which also has the physical \
              volume {missing}, and that is not on this disk",
             group.name
         ));
     }
-    let rest: Vec<_> = signatures.iter().filter(|one| one.kind != Kind::Lvm).cloned().collect();
+    let rest: Vec<_> =
+        signatures.iter().filter(|signature| signature.kind != Kind::Lvm).cloned().collect();
     partition(path, &rest)
 }
 

@@ -53,8 +53,8 @@ fn deployment(tree: &dyn Tree) -> Option<String> {
     let mut found = Vec::new();
     for name in tree.list("ostree/deploy")? {
         let above = format!("ostree/deploy/{name}/deploy");
-        for one in tree.list(&above).unwrap_or_default() {
-            let path = format!("{above}/{one}");
+        for entry in tree.list(&above).unwrap_or_default() {
+            let path = format!("{above}/{entry}");
             if tree.is_directory(&path) {
                 found.push(path);
             }

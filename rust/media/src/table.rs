@@ -150,8 +150,10 @@ pub fn read(disk: &Source) -> Read {
 
 /// How many partitions of a table begin with something known, on the disk in its present state.
 fn recognised(disk: &Source, table: &Table) -> usize {
-    let known = |one: &&Partition| {
-        !one.is_extended() && one.start_bytes < disk.size() && !probe(&*one.on(disk)).is_empty()
+    let known = |partition: &&Partition| {
+        !partition.is_extended()
+            && partition.start_bytes < disk.size()
+            && !probe(&*partition.on(disk)).is_empty()
     };
     table.partitions.iter().filter(known).count()
 }
@@ -159,20 +161,21 @@ fn recognised(disk: &Source, table: &Table) -> usize {
 /// What makes a table impossible.
 fn contradictions(table: &Table, size: u64) -> Vec<String> {
     let mut problems = Vec::new();
-    for one in &table.partitions {
-        if one.size_bytes == 0 {
-            problems.push(format!("partition {} is empty", one.number));
-        } else if one.end_bytes() > size {
+    for partition in &table.partitions {
+        if partition.size_bytes == 0 {
+            problems.push(format!("partition {} is empty", partition.number));
+        } else if partition.end_bytes() > size {
             problems.push(format!(
                 "partition {} ends at byte {}, and the image has {size} bytes: it was cut, or its \
                  table is of a larger disk",
-                one.number,
-                one.end_bytes(),
+                partition.number,
+                partition.end_bytes(),
             ));
         }
     }
-    let mut ordered: Vec<_> = table.partitions.iter().filter(|one| !one.is_extended()).collect();
-    ordered.sort_by_key(|one| one.start_bytes);
+    let mut ordered: Vec<_> =
+        table.partitions.iter().filter(|partition| !partition.is_extended()).collect();
+    ordered.sort_by_key(|partition| partition.start_bytes);
     for pair in ordered.windows(2) {
         if let [first, second] = pair
             && first.end_bytes() > second.start_bytes

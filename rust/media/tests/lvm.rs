@@ -148,7 +148,7 @@ fn any_other_volume_may_not_and_the_reason_is_given() {
     ];
     for (count, logical, why) in cases {
         let all = found(count, &logical);
-        let root = all.iter().find(|one| one.name == "rl/root").unwrap();
+        let root = all.iter().find(|volume| volume.name == "rl/root").unwrap();
         let problem = root.problem.as_deref().unwrap_or_default();
         assert!(problem.contains(why) && root.range.is_none(), "{why}: {problem}");
         assert!(root.partitions.first() == Some(&2) || why == "not there", "{why}");
@@ -160,7 +160,7 @@ fn the_legs_of_a_mirror_are_no_volumes() {
     let hidden = "\"READ\", \"WRITE\"";
     let logical = volume("root", NORMAL, &[of_type("raid1", "")])
         + &volume("root_rimage_0", hidden, &[linear(0, 4, "pv0", 0)]);
-    let names: Vec<_> = found(1, &logical).into_iter().map(|one| one.name).collect();
+    let names: Vec<_> = found(1, &logical).into_iter().map(|volume| volume.name).collect();
     assert_eq!(names, ["rl/root"]);
 }
 
@@ -206,7 +206,7 @@ fn the_group_grows_with_its_partition_and_so_does_the_last_volume() {
         assert_eq!(bytes, Some((63 - 4) * MIB), "{place}");
         assert_eq!(&grown[544 + 32..][..8], (64 * MIB).to_le_bytes());
         let all = volumes(&[(1, Rc::new(grown.clone()) as Source)]);
-        let root = all.iter().find(|one| one.name == "rl/root").unwrap();
+        let root = all.iter().find(|volume| volume.name == "rl/root").unwrap();
         assert_eq!((root.range, &root.problem), (Some((5 * MIB, 59 * MIB)), &None), "{place}");
         let found = String::from_utf8_lossy(&grown[AREA..MIB as usize]).into_owned();
         for line in ["seqno = 100\n", "dev_size = 131072\n", "pe_count = 63\n"] {
@@ -221,7 +221,7 @@ fn the_group_grows_with_its_partition_and_so_does_the_last_volume() {
     let (grown, bytes) = extended(&disk, 64 * MIB, "rl/swap").unwrap();
     assert_eq!(bytes, None);
     let all = volumes(&[(1, Rc::new(grown) as Source)]);
-    let swap = all.iter().find(|one| one.name == "rl/swap").unwrap();
+    let swap = all.iter().find(|volume| volume.name == "rl/swap").unwrap();
     assert_eq!(swap.range, Some((MIB, 4 * MIB)));
 }
 

@@ -34,7 +34,11 @@ fn sides(outcome: &RepairOutcome) -> Vec<(String, Option<Side>, bool)> {
     let path = |path: &holdfast_engine::record::PathText| {
         String::from_utf8(path.clone().into_bytes().unwrap()).unwrap()
     };
-    outcome.findings.iter().map(|one| (path(&one.path), one.side, one.repaired)).collect()
+    outcome
+        .findings
+        .iter()
+        .map(|finding| (path(&finding.path), finding.side, finding.repaired))
+        .collect()
 }
 
 #[test]
@@ -67,7 +71,7 @@ fn what_was_written_after_completion_is_left_alone_unless_it_is_asked_for() {
     let outcome = pair.repair(|_| {}).unwrap();
     assert!(!outcome.ok);
     assert_eq!((outcome.left_alone, outcome.received_bytes), (2, 0));
-    assert!(outcome.findings.iter().all(|one| one.written_since && !one.repaired));
+    assert!(outcome.findings.iter().all(|finding| finding.written_since && !finding.repaired));
     assert_eq!(fs::read(pair.destination().join("small/3")).unwrap(), b"by the datastore");
     let outcome = pair.repair(|request| request.overwrite_written = Some(true)).unwrap();
     assert!(outcome.ok, "{outcome:?}");

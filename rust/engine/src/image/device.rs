@@ -49,11 +49,11 @@ pub fn look(path: &Path) -> Result<Report> {
         refused_as_partition: rules::partition(&name, &found),
         signatures: found
             .into_iter()
-            .map(|one| Found {
-                kind: one.kind.name(),
-                file_system: one.kind.is_file_system(),
-                uuid: one.uuid,
-                label: one.label,
+            .map(|signature| Found {
+                kind: signature.kind.name(),
+                file_system: signature.kind.is_file_system(),
+                uuid: signature.uuid,
+                label: signature.label,
             })
             .collect(),
     })

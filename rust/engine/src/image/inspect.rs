@@ -72,15 +72,15 @@ impl Found {
             partitions: table
                 .partitions
                 .iter()
-                .map(|one| {
-                    let content = survey.contents.iter().find(|c| c.partition == one.number);
+                .map(|partition| {
+                    let content = survey.contents.iter().find(|c| c.partition == partition.number);
                     Partition {
-                        number: one.number,
-                        start_bytes: one.start_bytes,
-                        size_bytes: one.size_bytes,
-                        kind: one.kind.clone(),
-                        name: one.name.clone(),
-                        part_uuid: Some(one.part_uuid.clone()),
+                        number: partition.number,
+                        start_bytes: partition.start_bytes,
+                        size_bytes: partition.size_bytes,
+                        kind: partition.kind.clone(),
+                        name: partition.name.clone(),
+                        part_uuid: Some(partition.part_uuid.clone()),
                         file_system: content.map(|c| c.signature.kind.name().to_owned()),
                         uuid: content.and_then(|c| c.signature.uuid.clone()),
                         label: content.and_then(|c| c.signature.label.clone()),
@@ -145,11 +145,15 @@ impl Found {
             self.boot_modes.push(BootMode::Bios);
         }
         if let Some(table) = &mut self.table {
-            table.partitions.retain(|one| {
-                let end = one.start_bytes.checked_add(one.size_bytes);
-                one.size_bytes > 0 && end.is_some_and(|end| end <= size)
+            table.partitions.retain(|partition| {
+                let end = partition.start_bytes.checked_add(partition.size_bytes);
+                partition.size_bytes > 0 && end.is_some_and(|end| end <= size)
             });
-            if table.partitions.iter().any(|one| loader::SYSTEM_PARTITIONS.contains(&&*one.kind)) {
+            if table
+                .partitions
+                .iter()
+                .any(|partition| loader::SYSTEM_PARTITIONS.contains(&&*partition.kind))
+            {
                 self.boot_modes.push(BootMode::Uefi);
             }
         }

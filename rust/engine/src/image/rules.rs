@@ -49,10 +49,10 @@ impl From<&Descriptor> for Facts {
             partitions: table
                 .partitions
                 .iter()
-                .map(|one| Part {
-                    number: one.number,
-                    kind: one.kind.clone(),
-                    file_system: one.file_system.clone(),
+                .map(|partition| Part {
+                    number: partition.number,
+                    kind: partition.kind.clone(),
+                    file_system: partition.file_system.clone(),
                 })
                 .collect(),
         });
@@ -178,7 +178,7 @@ pub fn is_verified(image: &Facts) -> bool {
     let partitions = image.partition_table.iter().flat_map(|table| &table.partitions);
     let hashes = |kind: &str| ROOT_VERITY.iter().any(|guid| kind.eq_ignore_ascii_case(guid));
     image.inspection.root.as_ref().is_some_and(|root| root.verity)
-        || partitions.into_iter().any(|one| hashes(&one.kind))
+        || partitions.into_iter().any(|signature| hashes(&signature.kind))
 }
 
 /// The number of the partition whose file system the imager mounts to carry identity over and to leave
@@ -189,7 +189,7 @@ pub fn is_verified(image: &Facts) -> bool {
 pub fn carried_root(image: &Facts) -> Result<u32, String> {
     let name = &image.name;
     let partitions = image.partition_table.as_ref().map_or(&[][..], |table| &table.partitions);
-    let root = partitions.iter().find(|one| Some(one.number) == image.root_partition);
+    let root = partitions.iter().find(|partition| Some(partition.number) == image.root_partition);
     let Some(partition) = root else {
         return Err(format!("No root file system was found in {name}."));
     };

@@ -81,12 +81,14 @@ impl Connections {
     pub fn take(&self, stream: &TcpStream, address: IpAddr) -> Option<Slot> {
         let mut open = lock(&self.open);
         if open.len() >= self.most {
-            let strangers = || open.iter().filter(|one| !one.admitted.load(Ordering::Acquire));
-            let of = |address| strangers().filter(|one| one.address == address).count();
+            let strangers =
+                || open.iter().filter(|connection| !connection.admitted.load(Ordering::Acquire));
+            let of =
+                |address| strangers().filter(|connection| connection.address == address).count();
             // Of those with the most, the first one is the oldest.
-            let worst = strangers().map(|one| of(one.address)).max()?;
-            let number = strangers().find(|one| of(one.address) == worst)?.number;
-            let at = open.iter().position(|one| one.number == number)?;
+            let worst = strangers().map(|connection| of(connection.address)).max()?;
+            let number = strangers().find(|connection| of(connection.address) == worst)?.number;
+            let at = open.iter().position(|connection| connection.number == number)?;
             // Its thread notices, and ends.
             let _ = open.remove(at).stream.shutdown(Shutdown::Both);
         }
@@ -114,6 +116,6 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        lock(&self.of.open).retain(|one| one.number != self.number);
+        lock(&self.of.open).retain(|connection| connection.number != self.number);
     }
 }

@@ -46,8 +46,8 @@ pub fn render(status: &Status) -> String {
         &states,
     );
     let phase = status.phase();
-    let phases =
-        Phase::ALL.map(|one| (format!(r#"{{phase="{}"}}"#, one.name()), u64::from(one == phase)));
+    let phases = Phase::ALL
+        .map(|each| (format!(r#"{{phase="{}"}}"#, each.name()), u64::from(each == phase)));
     family(
         "holdfast_reimage_phase",
         "gauge",

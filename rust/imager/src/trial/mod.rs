@@ -192,7 +192,7 @@ fn range(partition: &Partition) -> Range<u64> {
 /// How large the root's partition would be made: as far as is tried.
 fn extended(image: &Descriptor, root: &Partition, disk: u64) -> Option<u64> {
     let table = image.partition_table.as_ref()?;
-    let last = table.partitions.iter().all(|one| one.start_bytes <= root.start_bytes);
+    let last = table.partitions.iter().all(|partition| partition.start_bytes <= root.start_bytes);
     // The backup of the table is behind it.
     let most = disk.checked_sub(root.start_bytes)?.checked_sub(1 << 20)? / 4096 * 4096;
     (last && most > root.size_bytes).then(|| most.min(root.size_bytes / 4096 * 4096 + GROWN))
@@ -201,8 +201,8 @@ fn extended(image: &Descriptor, root: &Partition, disk: u64) -> Option<u64> {
 fn boot_partitions<'a>(image: &'a Descriptor, root: &Partition) -> Vec<&'a Partition> {
     let partitions = image.partition_table.iter().flat_map(|table| &table.partitions);
     partitions
-        .filter(|one| one.number != root.number && one.file_system.is_some())
-        .filter(|one| BOOT_TYPES.iter().any(|kind| one.kind.eq_ignore_ascii_case(kind)))
+        .filter(|partition| partition.number != root.number && partition.file_system.is_some())
+        .filter(|partition| BOOT_TYPES.iter().any(|kind| partition.kind.eq_ignore_ascii_case(kind)))
         .take(2)
         .collect()
 }

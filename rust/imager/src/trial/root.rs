@@ -190,8 +190,9 @@ impl RootTrial<'_> {
             return;
         }
         let names = Names::read(root);
-        let files = self.identity.files.iter().map(|one| (&one.user, &one.group));
-        let directories = self.identity.directories.iter().map(|one| (&one.user, &one.group));
+        let files = self.identity.files.iter().map(|file| (&file.user, &file.group));
+        let directories =
+            self.identity.directories.iter().map(|directory| (&directory.user, &directory.group));
         let mut missing = BTreeSet::new();
         for (user, group) in files.chain(directories) {
             if let Some(user) = user.as_ref().filter(|user| !names.has_user(user)) {
@@ -271,7 +272,7 @@ impl RootTrial<'_> {
         };
         let detail = std::iter::once(detail).chain(problems).collect::<Vec<_>>().join(" ");
         if carried < all {
-            let full = report.problems.iter().any(|one| one.contains("o space left"));
+            let full = report.problems.iter().any(|problem| problem.contains("o space left"));
             let advice = "Change the image, or leave that part out of `identity`.";
             rows.advise("identity", Outcome::Failed, detail, if full { room() } else { advice });
         } else if report.problems.is_empty() {

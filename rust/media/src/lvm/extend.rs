@@ -37,7 +37,7 @@ pub fn extend(partition: &dyn ReadAt, size: u64, name: &str) -> Result<Extended,
     let [(area, _)] = layout.areas[..] else {
         return Err(format!("it has {} copies of its metadata", layout.areas.len()));
     };
-    let found = metadata(partition, area).filter(|one| one.valid).ok_or_else(damaged)?;
+    let found = metadata(partition, area).filter(|text| text.valid).ok_or_else(damaged)?;
     let mut header = partition.bytes(area, HEADER).ok_or_else(damaged)?;
     let number = |at: usize| u64_le(&header, at).ok_or_else(damaged);
     let (ring, offset, length) = (number(32)?, number(LOCATION)?, number(LOCATION + 8)?);
@@ -125,7 +125,7 @@ fn edited(text: &str, uuid: &str, size: u64, name: &str, area_end: u64) -> Optio
     let last = last_extent(group, physical_name)?;
     let mut volume_bytes = None;
     let volume = name.strip_prefix(group_name).and_then(|rest| rest.strip_prefix('/'));
-    let volume = volume.and_then(|one| group.section("logical_volumes")?.section(one));
+    let volume = volume.and_then(|name| group.section("logical_volumes")?.section(name));
     if let Some(segment) = volume.and_then(|volume| segments(volume).pop())
         && let Some((on, first)) = super::linear(segment)
         && on == physical_name

@@ -22,7 +22,7 @@ pub struct Membership {
 pub fn membership(device: &dyn ReadAt) -> Option<Membership> {
     let layout = Layout::of(&device.bytes_up_to(0, HEAD))?;
     let texts = layout.areas.iter().filter_map(|(offset, _)| metadata(device, *offset));
-    let groups = texts.filter(|one| one.valid).filter_map(|one| group_in(&one.text));
+    let groups = texts.filter(|text| text.valid).filter_map(|text| group_in(&text.text));
     groups.max_by_key(|(number, _)| *number).map(|(_, group)| group)
 }
 

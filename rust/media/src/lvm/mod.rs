@@ -46,7 +46,8 @@ pub fn volumes(partitions: &[(u32, Source)]) -> Vec<Volume> {
         .collect();
     // Every physical volume of a group has the same text, unless one missed an update.
     let mut newest: BTreeMap<String, (bool, u64, Section)> = BTreeMap::new();
-    for Metadata { text, valid } in physical.iter().filter_map(|(_, one)| one.metadata.as_ref()) {
+    for Metadata { text, valid } in physical.iter().filter_map(|(_, piece)| piece.metadata.as_ref())
+    {
         let Some(root) = Section::parse(text) else { continue };
         let Some((_, group)) = the_group(&root) else { continue };
         let key = group.text("id").unwrap_or_default().to_owned();
@@ -81,7 +82,8 @@ fn volumes_of(root: &Section, valid: bool, physical: &[(u32, Physical)]) -> Opti
         let section = value.section()?;
         let id: String = section.text("id")?.chars().filter(|c| *c != '-').collect();
         let start = section.number("pe_start")?.checked_mul(SECTOR)?;
-        if let Some((number, one)) = physical.iter().find(|(_, one)| one.uuid == lvm_uuid(&id)) {
+        if let Some((number, one)) = physical.iter().find(|(_, piece)| piece.uuid == lvm_uuid(&id))
+        {
             places.insert(name, (*number, &one.device, start));
         }
     }
@@ -221,7 +223,7 @@ struct Linear {
 
 impl ReadAt for Linear {
     fn size(&self) -> u64 {
-        self.pieces.iter().map(|one| one.start.saturating_add(one.length)).max().unwrap_or(0)
+        self.pieces.iter().map(|piece| piece.start.saturating_add(piece.length)).max().unwrap_or(0)
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Option<()> {

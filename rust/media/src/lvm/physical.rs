@@ -71,7 +71,7 @@ impl Physical {
         let layout = Layout::of(&device.bytes_up_to(0, HEAD))?;
         let mut texts: Vec<_> =
             layout.areas.iter().filter_map(|(offset, _)| metadata(&**device, *offset)).collect();
-        texts.sort_by_key(|one| !one.valid);
+        texts.sort_by_key(|text| !text.valid);
         let metadata = texts.into_iter().next();
         Some(Self { uuid: layout.uuid, device: Rc::clone(device), metadata })
     }

@@ -110,14 +110,14 @@ pub fn survey(disk: &Source, wanted: Option<u32>) -> Survey {
         }
         return found;
     };
-    for partition in table.partitions.iter().filter(|one| !one.is_extended()) {
+    for partition in table.partitions.iter().filter(|partition| !partition.is_extended()) {
         if let Some(signature) = probe(&*partition.on(disk)).into_iter().next() {
             found.contents.push(Content { partition: partition.number, signature });
         }
     }
     let (candidates, volumes) = candidates(disk, &table, &mut found.notes);
     let mut lines: Vec<CommandLine> =
-        candidates.iter().flat_map(|one| loader::command_lines(&*one.tree)).collect();
+        candidates.iter().flat_map(|candidate| loader::command_lines(&*candidate.tree)).collect();
     lines.sort();
     lines.dedup();
     let search = Search {
@@ -128,7 +128,7 @@ pub fn survey(disk: &Source, wanted: Option<u32>) -> Survey {
         lines: &lines,
     };
     let (chosen, mut notes) = match wanted {
-        Some(number) if !table.partitions.iter().any(|one| one.number == number) => {
+        Some(number) if !table.partitions.iter().any(|partition| partition.number == number) => {
             found.problems.push(format!("it has no partition {number} to have the root"));
             (None, Vec::new())
         }
@@ -144,7 +144,7 @@ pub fn survey(disk: &Source, wanted: Option<u32>) -> Survey {
     let mut architectures = BTreeSet::new();
     if let Some((root, candidate)) = chosen {
         let top = root.deployment.clone().unwrap_or_default();
-        found.system = candidate.map(|one| System::of(&*one.tree, &top));
+        found.system = candidate.map(|candidate| System::of(&*candidate.tree, &top));
         if let Some(system) = &mut found.system
             && lines.iter().any(|line| line.selinux_off)
             && system.selinux.is_some()
@@ -152,11 +152,12 @@ pub fn survey(disk: &Source, wanted: Option<u32>) -> Survey {
             system.selinux = Some("disabled".to_owned());
         }
         architectures.extend(found.system.as_ref().and_then(|system| system.architecture));
-        let typed = table.partitions.iter().find(|one| one.number == root.partition);
+        let typed = table.partitions.iter().find(|partition| partition.number == root.partition);
         architectures.extend(typed.and_then(type_architecture));
         found.root = Some(root);
     }
-    architectures.extend(candidates.iter().filter_map(|one| kernel_architecture(&*one.tree)));
+    architectures
+        .extend(candidates.iter().filter_map(|candidate| kernel_architecture(&*candidate.tree)));
     boots(disk, &table, &candidates, architectures, &mut found);
     found
 }
@@ -170,8 +171,10 @@ fn boots(
     found: &mut Survey,
 ) {
     let mut loaders = Vec::new();
-    for one in table.partitions.iter().filter(|one| loader::is_system_partition(table, one)) {
-        let number = one.number;
+    for partition in
+        table.partitions.iter().filter(|partition| loader::is_system_partition(table, partition))
+    {
+        let number = partition.number;
         let Some(here) = candidates
             .iter()
             .find(|candidate| candidate.partition == number && candidate.system.kind == Kind::Fat)
@@ -207,7 +210,7 @@ fn boots(
     let bios = loader::bios(disk, Some(table));
     if architectures.is_empty() {
         // Both loaders may be there, for media that boot anywhere.
-        architectures.extend(loaders.iter().map(|one| one.architecture));
+        architectures.extend(loaders.iter().map(|loader| loader.architecture));
         if bios.is_ok() {
             architectures.insert("x86_64");
         }
@@ -223,7 +226,7 @@ fn boots(
     let ours = |architecture: &str| {
         found.architecture.as_deref().is_none_or(|known| known == architecture)
     };
-    found.uefi = loaders.iter().any(|one| ours(one.architecture));
+    found.uefi = loaders.iter().any(|loader| ours(loader.architecture));
     match bios {
         Ok(()) => found.bios = ours("x86_64"),
         // An image for UEFI needs no code there.
@@ -240,9 +243,9 @@ fn candidates(
 ) -> (Vec<Candidate>, Vec<Volume>) {
     let mut all = Vec::new();
     let mut physical = Vec::new();
-    for partition in table.partitions.iter().filter(|one| !one.is_extended()) {
+    for partition in table.partitions.iter().filter(|partition| !partition.is_extended()) {
         let device = partition.on(disk);
-        if probe(&*device).first().is_some_and(|one| one.kind == Kind::Lvm) {
+        if probe(&*device).first().is_some_and(|signature| signature.kind == Kind::Lvm) {
             physical.push((partition.number, Rc::clone(&device)));
         }
         collect(&device, partition.number, None, &mut all, notes);
@@ -284,12 +287,16 @@ fn collect(
             evidence,
         });
     };
-    let default = system.subvolumes.iter().find(|one| one.default);
-    add(Rc::from(tree), default.map(|one| &*one.path).filter(|path| !path.is_empty()), true);
+    let default = system.subvolumes.iter().find(|subvolume| subvolume.default);
+    add(
+        Rc::from(tree),
+        default.map(|subvolume| &*subvolume.path).filter(|path| !path.is_empty()),
+        true,
+    );
     if let Some(btrfs) = Btrfs::open(device).filter(|_| system.kind == Kind::Btrfs) {
-        for one in system.subvolumes.iter().filter(|one| !one.default) {
-            if let Some(tree) = btrfs.tree(one.id) {
-                add(Rc::from(tree), Some(&one.path), false);
+        for subvolume in system.subvolumes.iter().filter(|subvolume| !subvolume.default) {
+            if let Some(tree) = btrfs.tree(subvolume.id) {
+                add(Rc::from(tree), Some(&subvolume.path), false);
             }
         }
     }

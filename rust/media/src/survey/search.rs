@@ -49,9 +49,9 @@ impl<'a> Search<'a> {
     /// The root, and sentences about why there is none.
     pub fn root(&self) -> (Chosen<'a>, Vec<String>) {
         let mut pool: Vec<&Candidate> =
-            self.candidates.iter().filter(|one| one.evidence.certain()).collect();
+            self.candidates.iter().filter(|candidate| candidate.evidence.certain()).collect();
         if pool.is_empty() {
-            pool = self.candidates.iter().filter(|one| one.evidence.files).collect();
+            pool = self.candidates.iter().filter(|candidate| candidate.evidence.files).collect();
         }
         let named: BTreeSet<_> = self
             .lines
@@ -61,7 +61,7 @@ impl<'a> Search<'a> {
             .collect();
         let mut because = "it is the only one that has a system (an os-release in it)";
         let within: Vec<_> =
-            pool.iter().copied().filter(|one| named.contains(&place(one))).collect();
+            pool.iter().copied().filter(|candidate| named.contains(&place(candidate))).collect();
         if !within.is_empty() {
             because = "the boot loader's command line names it, and it has a system";
             pool = within;
@@ -77,7 +77,7 @@ impl<'a> Search<'a> {
             let typed: Vec<_> = pool
                 .iter()
                 .copied()
-                .filter(|one| self.partition(one.partition).is_some_and(is_root_type))
+                .filter(|candidate| self.partition(candidate.partition).is_some_and(is_root_type))
                 .collect();
             if places(&typed).len() == 1 {
                 because = "it has a system, and the type of its partition is that of a root";
@@ -88,9 +88,9 @@ impl<'a> Search<'a> {
             let mounted: Vec<_> = pool
                 .iter()
                 .copied()
-                .filter(|one| {
-                    root_of_fstab(&*one.tree).and_then(|device| self.resolve(&device))
-                        == Some(place(one))
+                .filter(|candidate| {
+                    root_of_fstab(&*candidate.tree).and_then(|device| self.resolve(&device))
+                        == Some(place(candidate))
                 })
                 .collect();
             if places(&mounted).len() == 1 {
@@ -116,15 +116,20 @@ impl<'a> Search<'a> {
 
     /// The root where no tree has a system: by the type of its partition alone.
     fn by_type(&self) -> (Chosen<'a>, Vec<String>) {
-        let typed: Vec<_> = self.table.partitions.iter().filter(|one| is_root_type(one)).collect();
+        let typed: Vec<_> =
+            self.table.partitions.iter().filter(|partition| is_root_type(partition)).collect();
         if let [one] = typed[..] {
             let because = "the type of its partition is that of a root; no system was found on it";
             return (self.on(one.number, because), Vec::new());
         }
-        let closed = self.contents.iter().filter(|one| !self.readable(one.partition, None));
+        let closed = self.contents.iter().filter(|content| !self.readable(content.partition, None));
         let closed: Vec<_> = closed
-            .filter(|one| !matches!(one.signature.kind, Kind::Swap | Kind::Fat | Kind::Verity))
-            .map(|one| format!("partition {} is {}", one.partition, one.signature.kind.describe()))
+            .filter(|content| {
+                !matches!(content.signature.kind, Kind::Swap | Kind::Fat | Kind::Verity)
+            })
+            .map(|content| {
+                format!("partition {} is {}", content.partition, content.signature.kind.describe())
+            })
             .collect();
         let closed = if closed.is_empty() {
             String::new()
@@ -140,11 +145,12 @@ impl<'a> Search<'a> {
 
     /// The root on a certain partition.
     pub fn on(&self, number: u32, because: &str) -> Chosen<'a> {
-        let here: Vec<_> = self.candidates.iter().filter(|one| one.partition == number).collect();
+        let here: Vec<_> =
+            self.candidates.iter().filter(|candidate| candidate.partition == number).collect();
         let with: Vec<_> = here
             .iter()
             .copied()
-            .filter(|one| one.evidence.certain() || one.evidence.files)
+            .filter(|candidate| candidate.evidence.certain() || candidate.evidence.files)
             .collect();
         let pool = if with.is_empty() { here } else { with };
         Some(match self.subvolume(&pool) {
@@ -155,42 +161,42 @@ impl<'a> Search<'a> {
 
     /// Which of several trees of one file system is booted.
     fn subvolume(&self, pool: &[&'a Candidate]) -> Option<&'a Candidate> {
-        let named = |one: &&&Candidate| {
-            let path = one.subvolume.as_deref().unwrap_or_default();
+        let named = |candidate: &&&Candidate| {
+            let path = candidate.subvolume.as_deref().unwrap_or_default();
             self.lines.iter().any(|line| line.subvolume.as_deref() == Some(path))
         };
-        let usual = |one: &&&Candidate| {
-            matches!(one.subvolume.as_deref(), Some("root" | "@" | "@rootfs" | "@root"))
+        let usual = |candidate: &&&Candidate| {
+            matches!(candidate.subvolume.as_deref(), Some("root" | "@" | "@rootfs" | "@root"))
         };
         let found = pool.iter().find(named);
-        let found = found.or_else(|| pool.iter().find(|one| one.default));
+        let found = found.or_else(|| pool.iter().find(|candidate| candidate.default));
         found.or_else(|| pool.iter().find(usual)).or_else(|| pool.first()).copied()
     }
 
-    fn chosen(&self, one: &Candidate, because: &str) -> Root {
-        let default = one.default && one.system.kind == Kind::Btrfs;
+    fn chosen(&self, candidate: &Candidate, because: &str) -> Root {
+        let default = candidate.default && candidate.system.kind == Kind::Btrfs;
         Root {
-            partition: one.partition,
-            volume: one.volume.clone(),
+            partition: candidate.partition,
+            volume: candidate.volume.clone(),
             volume_range: None,
             volume_problem: None,
             // The default subvolume is mounted without its name.
-            subvolume: one.subvolume.clone().filter(|_| !default),
-            deployment: one.evidence.deployment.clone(),
+            subvolume: candidate.subvolume.clone().filter(|_| !default),
+            deployment: candidate.evidence.deployment.clone(),
             verity: false,
-            kind: Some(one.system.kind),
-            uuid: one.system.uuid.clone(),
-            label: one.system.label.clone(),
-            space: one.system.space,
-            features: one.system.features.clone(),
-            os_release: Some(one.evidence.certain()),
+            kind: Some(candidate.system.kind),
+            uuid: candidate.system.uuid.clone(),
+            label: candidate.system.label.clone(),
+            space: candidate.system.space,
+            features: candidate.system.features.clone(),
+            os_release: Some(candidate.evidence.certain()),
             because: because.to_owned(),
         }
     }
 
     /// A root of which no more than the partition is known.
     fn bare(&self, number: u32, because: &str) -> Root {
-        let content = self.contents.iter().find(|one| one.partition == number);
+        let content = self.contents.iter().find(|content| content.partition == number);
         Root {
             partition: number,
             volume: None,
@@ -199,9 +205,9 @@ impl<'a> Search<'a> {
             subvolume: None,
             deployment: None,
             verity: false,
-            kind: content.map(|one| one.signature.kind),
-            uuid: content.and_then(|one| one.signature.uuid.clone()),
-            label: content.and_then(|one| one.signature.label.clone()),
+            kind: content.map(|content| content.signature.kind),
+            uuid: content.and_then(|content| content.signature.uuid.clone()),
+            label: content.and_then(|content| content.signature.label.clone()),
             space: None,
             features: Vec::new(),
             os_release: None,
@@ -212,9 +218,9 @@ impl<'a> Search<'a> {
     /// Return where on the disk the volume of a root is, or why it may not be written.
     pub fn place_volume(&self, root: &mut Root) {
         let Some(name) = &root.volume else { return };
-        let Some(volume) = self.volumes.iter().find(|one| one.name == *name) else { return };
+        let Some(volume) = self.volumes.iter().find(|volume| volume.name == *name) else { return };
         root.volume_problem.clone_from(&volume.problem);
-        let start = self.partition(root.partition).map(|one| one.start_bytes);
+        let start = self.partition(root.partition).map(|partition| partition.start_bytes);
         root.volume_range = volume
             .range
             .zip(start)
@@ -223,20 +229,23 @@ impl<'a> Search<'a> {
 
     /// Whether dm-verity protects the root.
     pub fn verity(&self) -> bool {
-        let types =
-            |all: &[&str]| self.table.partitions.iter().any(|one| all.contains(&one.kind.as_str()));
-        let hashes = self.contents.iter().any(|one| one.signature.kind == Kind::Verity);
+        let types = |all: &[&str]| {
+            self.table.partitions.iter().any(|partition| all.contains(&partition.kind.as_str()))
+        };
+        let hashes = self.contents.iter().any(|content| content.signature.kind == Kind::Verity);
         self.lines.iter().any(|line| line.verity)
             || types(&ROOT_VERITY)
             || hashes && !types(&USR_VERITY_TYPES)
     }
 
     fn partition(&self, number: u32) -> Option<&Partition> {
-        self.table.partitions.iter().find(|one| one.number == number)
+        self.table.partitions.iter().find(|partition| partition.number == number)
     }
 
     fn readable(&self, number: u32, volume: Option<&str>) -> bool {
-        self.candidates.iter().any(|one| one.partition == number && one.volume.as_deref() == volume)
+        self.candidates
+            .iter()
+            .any(|candidate| candidate.partition == number && candidate.volume.as_deref() == volume)
     }
 
     /// The partition, and the volume, that a device of a command line or an fstab names.
@@ -254,34 +263,35 @@ impl<'a> Search<'a> {
                 .or_else(|| by_id(kind))
         };
         let file_system = |matches: &dyn Fn(&Signature) -> bool| {
-            let inside = self.candidates.iter().find(|one| {
+            let inside = self.candidates.iter().find(|candidate| {
                 let signature = Signature {
-                    kind: one.system.kind,
+                    kind: candidate.system.kind,
                     offset: 0,
-                    uuid: one.system.uuid.clone(),
-                    label: one.system.label.clone(),
+                    uuid: candidate.system.uuid.clone(),
+                    label: candidate.system.label.clone(),
                 };
                 matches(&signature)
             });
-            let whole = self.contents.iter().find(|one| matches(&one.signature));
-            inside.map(place).or_else(|| whole.map(|one| (one.partition, None)))
+            let whole = self.contents.iter().find(|content| matches(&content.signature));
+            inside.map(place).or_else(|| whole.map(|content| (content.partition, None)))
         };
         if let Some(uuid) = tag("UUID", "uuid") {
-            let same = |one: &Signature| {
-                one.uuid.as_deref().is_some_and(|id| id.eq_ignore_ascii_case(uuid))
+            let same = |signature: &Signature| {
+                signature.uuid.as_deref().is_some_and(|id| id.eq_ignore_ascii_case(uuid))
             };
             return file_system(&same);
         }
         if let Some(label) = tag("LABEL", "label") {
-            return file_system(&|one: &Signature| one.label.as_deref() == Some(label));
+            return file_system(&|signature: &Signature| signature.label.as_deref() == Some(label));
         }
         let partitions = &self.table.partitions;
         if let Some(id) = tag("PARTUUID", "partuuid") {
-            let found = partitions.iter().find(|one| one.part_uuid.eq_ignore_ascii_case(id))?;
+            let found =
+                partitions.iter().find(|partition| partition.part_uuid.eq_ignore_ascii_case(id))?;
             return Some((found.number, None));
         }
         if let Some(name) = tag("PARTLABEL", "partlabel") {
-            let found = partitions.iter().find(|one| one.name == name)?;
+            let found = partitions.iter().find(|partition| partition.name == name)?;
             return Some((found.number, None));
         }
         let name = device.strip_prefix("/dev/")?;
@@ -308,12 +318,12 @@ fn disk_partition(name: &str) -> Option<u32> {
     (plain || numbered && disk.ends_with('p')).then(|| number.parse().ok())?
 }
 
-fn place(one: &Candidate) -> (u32, Option<String>) {
-    (one.partition, one.volume.clone())
+fn place(candidate: &Candidate) -> (u32, Option<String>) {
+    (candidate.partition, candidate.volume.clone())
 }
 
 fn places(pool: &[&Candidate]) -> BTreeSet<(u32, Option<String>)> {
-    pool.iter().map(|one| place(one)).collect()
+    pool.iter().map(|candidate| place(candidate)).collect()
 }
 
 fn shown((number, volume): &(u32, Option<String>)) -> String {

@@ -104,7 +104,7 @@ impl FileSystem {
             tree: None,
             subvolumes: Vec::new(),
         };
-        let names = |all: &[&'static str]| all.iter().map(|one| (*one).to_owned()).collect();
+        let names = |all: &[&'static str]| all.iter().map(|name| (*name).to_owned()).collect();
         match found.kind {
             Kind::Ext2 | Kind::Ext3 | Kind::Ext4 => {
                 let superblock = Ext::parse(&head)?;

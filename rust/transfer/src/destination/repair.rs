@@ -356,7 +356,10 @@ impl Repairing<'_> {
             let wanted: Vec<_> = todo
                 .iter()
                 .take(BATCH)
-                .map(|one| Reread { path: one.proven.path.clone(), chunks: one.chunks.clone() })
+                .map(|repair| Reread {
+                    path: repair.proven.path.clone(),
+                    chunks: repair.chunks.clone(),
+                })
                 .collect();
             let count = wanted.len();
             control.send(&message::Request::Reread(wanted), stop)?;

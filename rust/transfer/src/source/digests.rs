@@ -100,7 +100,9 @@ impl Digests {
         let mut frames = Frames::new(BufReader::with_capacity(1 << 20, file));
         while let Some(body) = frames.next().map_err(failed)? {
             let Some(records) = decode::<Vec<Digested>>(&body) else { break };
-            all.extend(records.into_iter().map(|one| ((one.stamp.dev, one.stamp.ino), one)));
+            all.extend(
+                records.into_iter().map(|record| ((record.stamp.dev, record.stamp.ino), record)),
+            );
         }
         Ok(all)
     }
@@ -118,7 +120,9 @@ impl Digests {
             let mut whole = 0;
             while let Some(body) = frames.next().map_err(failed)? {
                 let Some(records) = decode::<Vec<Digested>>(&body) else { break };
-                known.extend(records.iter().map(|one| keys.hash_one((&one.stamp, one.digest))));
+                known.extend(
+                    records.iter().map(|record| keys.hash_one((&record.stamp, record.digest))),
+                );
                 whole = frames.end;
             }
             drop(frames);

@@ -130,7 +130,7 @@ pub fn reread(
     stop: Stop<'_>,
 ) -> Result<()> {
     let mut entries: HashMap<Box<[u8]>, Option<Entry>> =
-        wanted.iter().map(|one| (one.path.clone(), None)).collect();
+        wanted.iter().map(|wanted| (wanted.path.clone(), None)).collect();
     let mut manifest = manifest(session, shared)?;
     let progress = Progress::default();
     while let Some(entry) = manifest.next(&progress)? {
