@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     if std::process::id() == 1 {
-        holdfast_imager::init::run();
+        holdfast_imager::initramfs::run();
     }
     if std::env::args().nth(1).as_deref() == Some("try") {
         return holdfast_imager::trial::run();

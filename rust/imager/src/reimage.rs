@@ -12,18 +12,20 @@ use holdfast_engine::image::rules::{Facts, carried_root};
 use holdfast_engine::image::{Descriptor, Sha256};
 use serde_json::json;
 
-use crate::armed::Armed;
-use crate::devices::Device;
 use crate::disk::Disk;
+use crate::disk::devices::Device;
+use crate::disk::target::{self, Claimed};
 use crate::identity::Identity;
-use crate::insist::{insist, storm};
+use crate::initramfs::armed::Armed;
+use crate::initramfs::modules;
+use crate::initramfs::watchdog;
 use crate::job::{Job, SavePrevious, Source};
 use crate::lifeboat::Lifeboat;
-use crate::marker::Subject;
 use crate::network::{self, Network};
-use crate::new_system::{self, NewSystem};
+use crate::outcome::recorder;
 use crate::outcome::{Outcome, State};
 use crate::pipeline::{Digests, Manner, Supply, replace::replace, verify::verify_with_head};
+use crate::retry::{insist, storm};
 use crate::source::download::Download;
 use crate::source::http::{self, Client};
 use crate::source::staged::Staged;
@@ -31,10 +33,10 @@ use crate::source::url::Url;
 use crate::source::volume::{Volume, Wanted};
 use crate::status::server::{self, Doors};
 use crate::status::{Phase, Status};
-use crate::target::{self, Claimed};
-use crate::{
-    Context as _, Fault, Result, clock, modules, previous, record, say, threads, watchdog,
-};
+use crate::systems::marker::Subject;
+use crate::systems::new_system::{self, NewSystem};
+use crate::systems::previous;
+use crate::{Context as _, Fault, Result, clock, say, threads};
 
 /// How often to report progress.
 const NARRATION: Duration = Duration::from_secs(5);
@@ -82,7 +84,7 @@ pub fn run(armed: &Armed) -> Result<Completion> {
             claimed => Ok(claimed),
         })
     } else {
-        target::claim(&job).inspect_err(|fault| record::leave_word(&job, fault))
+        target::claim(&job).inspect_err(|fault| recorder::leave_word(&job, fault))
     };
     let result = claimed.and_then(|Claimed { device, disk, lifeboat }| {
         say!("the target is {}", device.describe());
@@ -123,7 +125,7 @@ fn begin(
         ..outcome
     };
     outcome.write(&disk, job.outcome)?;
-    record::keep(&disk, job.outcome, outcome, status);
+    recorder::keep(&disk, job.outcome, outcome, status);
     check_nonce(&job.nonce, words)?;
     let lifeboat = match job.lifeboat {
         Some(range) => Some(Lifeboat::read(&*disk, range, &job.nonce)?),
@@ -355,7 +357,7 @@ impl Work<'_> {
         insist(self.status, self.storm(), || {
             replace(self.image, supply, digests, &disk, manner, self.status, |table| {
                 // Nobody can mount a partition of a disk that is held exclusively.
-                record::release();
+                recorder::release();
                 drop(claimed.take());
                 system.finish(&disk, table, Path::new(NEW_ROOT))
             })

@@ -200,11 +200,15 @@ fn cloud_init_is_told_to_leave_alone_what_was_carried_and_nothing_else() {
 }
 
 /// A root on ext4 that keeps labels, with those of these files and directories.
-fn labelled(directory: &Path, labels: &[(&str, &str)]) -> (Loop, holdfast_imager::mount::Mounted) {
+fn labelled(
+    directory: &Path,
+    labels: &[(&str, &str)],
+) -> (Loop, holdfast_imager::disk::mount::Mounted) {
     let device = Loop::empty(directory, 8 << 20);
     common::run("mkfs.ext4", &["-q", "-F", device.path.to_str().unwrap()], "");
     let mounted =
-        holdfast_imager::mount::root(&device.path, "ext4", &directory.join("mounted")).unwrap();
+        holdfast_imager::disk::mount::root(&device.path, "ext4", &directory.join("mounted"))
+            .unwrap();
     let root = mounted.path();
     fs::create_dir_all(root.join("etc/ssh")).unwrap();
     fs::create_dir_all(root.join("etc/selinux")).unwrap();

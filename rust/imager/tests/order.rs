@@ -17,11 +17,11 @@ use holdfast_engine::image::{Descriptor, Encoding, Sha256};
 use holdfast_imager::disk::{Buffer, Disk};
 use holdfast_imager::identity::Identity;
 use holdfast_imager::job::Job;
-use holdfast_imager::marker::Subject;
-use holdfast_imager::new_system::{NewSystem, check};
 use holdfast_imager::pipeline::{Blocks, Manner, replace::replace, verify::verify};
 use holdfast_imager::source::staged::Staged;
 use holdfast_imager::status::Status;
+use holdfast_imager::systems::marker::Subject;
+use holdfast_imager::systems::new_system::{NewSystem, check};
 use holdfast_imager::{Fault, Result};
 use serde_json::json;
 
@@ -282,7 +282,8 @@ fn image_on(
     let force = if kind == "btrfs" { "-f" } else { "-F" };
     let device = part.path.to_str().unwrap();
     run(&format!("mkfs.{kind}"), &[&["-q", force], options, &[device]].concat(), "");
-    let root = holdfast_imager::mount::root(&part.path, kind, &directory.join("filling")).unwrap();
+    let root =
+        holdfast_imager::disk::mount::root(&part.path, kind, &directory.join("filling")).unwrap();
     fill(root.path());
     root.unmount().unwrap();
     drop(part);
@@ -341,7 +342,7 @@ fn the_root_is_grown_and_has_its_marker_before_the_disk_has_a_table() {
     assert_eq!(&device.content()[SECTOR..SECTOR + 8], b"EFI PART");
     let part = Loop::of(&device.file, &["--read-only", "--offset", "1048576"]);
     let at = directory.path().join("seen");
-    let mounted = holdfast_imager::mount::data(&part.path, "ext4", &at).unwrap();
+    let mounted = holdfast_imager::disk::mount::data(&part.path, "ext4", &at).unwrap();
     let marker = at.join("etc/holdfast/reimaged.json");
     let found = fs::metadata(&marker).unwrap();
     assert_eq!((found.permissions().mode() & 0o7777, found.uid(), found.gid()), (0o600, 0, 0));
@@ -401,7 +402,7 @@ fn what_can_be_known_before_the_first_write_is_refused_before_it() {
 fn seen<T>(device: &Loop, directory: &Path, look: impl FnOnce(&Path) -> T) -> T {
     let part = Loop::of(&device.file, &["--read-only", "--offset", "1048576"]);
     let mounted =
-        holdfast_imager::mount::data(&part.path, "ext4", &directory.join("seen")).unwrap();
+        holdfast_imager::disk::mount::data(&part.path, "ext4", &directory.join("seen")).unwrap();
     let found = look(mounted.path());
     mounted.unmount().unwrap();
     found
@@ -509,7 +510,7 @@ fn identity_goes_into_the_subvolume_that_is_the_root() {
     assert_eq!(status.to_json()["problems"], json!([]));
     let part = Loop::of(&device.file, &["--offset", "1048576"]);
     let at = directory.path().join("seen");
-    let mounted = holdfast_imager::mount::root(&part.path, "btrfs", &at).unwrap();
+    let mounted = holdfast_imager::disk::mount::root(&part.path, "btrfs", &at).unwrap();
     assert!(!at.join("etc").exists());
     assert_eq!(fs::read(at.join("root/etc/hostname")).unwrap(), b"node-7\n");
     assert!(at.join("root/etc/holdfast/reimaged.json").exists());
@@ -526,8 +527,8 @@ fn btrfs_is_grown_to_its_partition() {
     let device = Loop::empty(directory.path(), 512 << 20);
     run("mkfs.btrfs", &["-q", "-b", "256m", device.path.to_str().unwrap()], "");
     let at = directory.path().join("mounted");
-    let mounted = holdfast_imager::mount::root(&device.path, "btrfs", &at).unwrap();
-    let bytes = holdfast_imager::grow::grow(&at, "btrfs", 512 << 20).unwrap();
+    let mounted = holdfast_imager::disk::mount::root(&device.path, "btrfs", &at).unwrap();
+    let bytes = holdfast_imager::disk::grow::grow(&at, "btrfs", 512 << 20).unwrap();
     assert_eq!(bytes, 512 << 20);
     mounted.unmount().unwrap();
 }

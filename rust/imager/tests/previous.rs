@@ -11,12 +11,12 @@ use holdfast_engine::Progress;
 use holdfast_engine::image::describe::{Names, Request, describe};
 use holdfast_engine::image::{Descriptor, Sha256};
 use holdfast_imager::disk::Disk;
+use holdfast_imager::disk::mount;
 use holdfast_imager::job::StateDirectory;
-use holdfast_imager::mount;
 use holdfast_imager::pipeline::{Manner, read_back::read_back, verify::verify, write};
-use holdfast_imager::previous::save;
 use holdfast_imager::source::staged::Staged;
 use holdfast_imager::status::Status;
+use holdfast_imager::systems::previous::save;
 
 fn names() -> Names {
     Names {

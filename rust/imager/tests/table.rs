@@ -9,13 +9,15 @@ use common::{Loop, MIB, directory, is_root, run};
 use holdfast_engine::Progress;
 use holdfast_engine::image::Descriptor;
 use holdfast_engine::image::describe::{Request, describe};
+use holdfast_imager::Fault;
 use holdfast_imager::disk::Disk;
-use holdfast_imager::mount;
+use holdfast_imager::disk::grow;
+use holdfast_imager::disk::mount;
+use holdfast_imager::disk::table::Fitted;
+use holdfast_imager::disk::target;
 use holdfast_imager::pipeline::{Manner, read_back::read_back, verify::verify, write};
 use holdfast_imager::source::staged::Staged;
 use holdfast_imager::status::Status;
-use holdfast_imager::table::Fitted;
-use holdfast_imager::{Fault, grow, target};
 
 const ROOT_AT: u64 = 2 << 20;
 const GPT: &str = "label: gpt

@@ -14,11 +14,11 @@ use holdfast_engine::image::describe::{Request, describe};
 use holdfast_imager::disk::Disk;
 use holdfast_imager::identity::Identity;
 use holdfast_imager::job::Job;
-use holdfast_imager::marker::Subject;
-use holdfast_imager::new_system::{NewSystem, check};
 use holdfast_imager::pipeline::{Manner, replace::replace, verify::verify};
 use holdfast_imager::source::staged::Staged;
 use holdfast_imager::status::Status;
+use holdfast_imager::systems::marker::Subject;
+use holdfast_imager::systems::new_system::{NewSystem, check};
 use serde_json::json;
 
 const MIB: u64 = 1 << 20;
@@ -195,7 +195,7 @@ fn judged(directory: &Path, sector: &str, file: &Path) -> u64 {
     drop(physical);
     let volume = part(file, sector, AT + 9 * MIB, size);
     run("e2fsck", &["-f", "-n", volume.path.to_str().unwrap()], "");
-    let mounted = holdfast_imager::mount::root(&volume.path, "ext4", &directory.join("seen"));
+    let mounted = holdfast_imager::disk::mount::root(&volume.path, "ext4", &directory.join("seen"));
     let mounted = mounted.unwrap();
     assert_eq!(fs::read(mounted.path().join("etc/hostname")).unwrap(), b"node-7\n");
     assert!(mounted.path().join("etc/holdfast/reimaged.json").exists());

@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use rustls::crypto::CryptoProvider;
 
+use crate::disk::devices;
 use crate::status::lock;
-use crate::{Fault, Result, devices, job, say, threads};
+use crate::{Fault, Result, job, say, threads};
 use netlink::Netlink;
 use packet::Reply;
 

@@ -14,10 +14,10 @@ use holdfast_engine::image::Descriptor;
 use super::read_back::read_back;
 use super::{Blocks, Digests, Manner, Supply, write};
 use crate::Result;
+use crate::disk::table::Fitted;
 use crate::lifeboat::Fence;
 use crate::lifeboat::journal::State;
 use crate::status::Status;
-use crate::table::Fitted;
 
 /// Replace what is on `disk` by an image. `carry` puts into the new system what is not of the image; it is
 /// called once everything but the last writes was read back.

@@ -11,9 +11,9 @@ use super::{
     workers,
 };
 use crate::disk::Buffer;
+use crate::disk::table::{self, Fitted, Room};
 use crate::lifeboat::Lifeboat;
 use crate::status::{Phase, Status, lock};
-use crate::table::{self, Fitted, Room};
 use crate::{Fault, Result};
 
 /// The largest range that is zeroed by one request, so that progress can be reported.

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use holdfast_media::digits;
 
-use crate::devices::{self, Device};
 use crate::disk::Disk;
-use crate::mount::{self, Mounted};
-use crate::{Fault, Result, array, job, say, superblock};
+use crate::disk::array;
+use crate::disk::devices::{self, Device};
+use crate::disk::mount::{self, Mounted};
+use crate::disk::superblock;
+use crate::{Fault, Result, job, say};
 
 /// How long the file system's device may take to appear.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::{clock, log, say};
+use crate::initramfs::log;
+use crate::{clock, say};
 
 /// How many samples of progress are kept, one each tenth of a second.
 const SAMPLES: usize = 50;

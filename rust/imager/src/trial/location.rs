@@ -10,7 +10,8 @@ use holdfast_engine::image::rules::{Facts, carried_root};
 use holdfast_media::ReadAt;
 use holdfast_media::lvm;
 
-use crate::{Fault, volume_group};
+use crate::Fault;
+use crate::disk::volume_group;
 
 /// The place of a file system in the copy.
 pub struct RootLocation<'a> {

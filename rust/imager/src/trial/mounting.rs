@@ -6,8 +6,8 @@ use std::path::Path;
 use super::kernel_log::KernelLog;
 use super::loop_device::LoopDevice;
 use super::rows::Outcome;
-use crate::grow;
-use crate::mount::{self, Mounted};
+use crate::disk::grow;
+use crate::disk::mount::{self, Mounted};
 
 /// A file system that could not be mounted.
 pub struct Unmounted {

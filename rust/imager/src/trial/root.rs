@@ -13,12 +13,14 @@ use super::loop_device::LoopDevice;
 use super::mounting::{Unmounted, attach, attempt, forget};
 use super::rows::{Outcome, Rows};
 use super::step;
+use crate::Result;
+use crate::disk::grow;
+use crate::disk::mount;
 use crate::identity::names::Names;
 use crate::identity::place::Root;
 use crate::identity::system_root::{self, SystemRoot};
 use crate::identity::{Identity, Report, SUPERUSER, cloud_init};
-use crate::mount;
-use crate::{Result, grow, marker};
+use crate::systems::marker;
 
 /// What the marker takes at most beside its entry of each file, in bytes.
 const MARKER: usize = 8192;

@@ -1,5 +1,15 @@
 //! A disk that is open past the page cache, and memory that such reads and writes accept.
 
+pub mod array;
+pub mod devices;
+pub mod grow;
+pub mod mount;
+pub mod partition;
+pub mod superblock;
+pub mod table;
+pub mod target;
+pub mod volume_group;
+
 use std::fs::File;
 use std::io;
 use std::ops::{Deref, DerefMut};

@@ -7,8 +7,8 @@ use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::devices::{names, text};
 use crate::disk::Disk;
+use crate::disk::devices::{names, text};
 use crate::{Context as _, Fault, Result};
 
 // include/uapi/linux/blkpg.h

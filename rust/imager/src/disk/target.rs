@@ -6,12 +6,13 @@ use holdfast_engine::image::rules::{Facts, Target, fit};
 use holdfast_engine::image::{Descriptor, Sha256};
 use holdfast_media::{lvm, rules};
 
-use crate::devices::{self, Device};
+use crate::disk::devices::{self, Device};
+use crate::disk::superblock;
+use crate::disk::volume_group::Aligned;
 use crate::disk::{self, Buffer, Disk};
 use crate::job::{DataDisk, Job, Pin};
 use crate::lifeboat::Lifeboat;
-use crate::volume_group::Aligned;
-use crate::{Context as _, Fault, Result, say, superblock};
+use crate::{Context as _, Fault, Result, say};
 
 /// How long disks may take to appear.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -223,7 +224,7 @@ mod tests {
     use serde_json::json;
 
     use super::{choose, pinned, same};
-    use crate::devices::{self, Device};
+    use crate::disk::devices::{self, Device};
     use crate::job::{DataDisk, Job, Pin};
 
     /// A machine's sysfs, with one disk that has a partition.

@@ -6,12 +6,12 @@ use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::devices::{self, Device};
 use crate::disk::Disk;
+use crate::disk::devices::{self, Device};
 use holdfast_media::digits;
 use holdfast_media::superblock::Member;
 
-use crate::superblock;
+use crate::disk::superblock;
 use crate::{Context as _, Fault, Result, job, say};
 
 /// `SET_ARRAY_INFO`: _IOW(9, 0x23, mdu_array_info_t), which has 72 bytes.

@@ -61,5 +61,5 @@ pub fn recent() -> Vec<String> {
 /// Print a line on the console, as with `format!`.
 #[macro_export]
 macro_rules! say {
-    ($($argument:tt)*) => { $crate::log::line(format!($($argument)*)) };
+    ($($argument:tt)*) => { $crate::initramfs::log::line(format!($($argument)*)) };
 }

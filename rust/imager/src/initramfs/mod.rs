@@ -1,5 +1,10 @@
 //! The first process of the boot: from the kernel's hand-over to the reboot, which always comes.
 
+pub mod armed;
+pub mod log;
+pub mod modules;
+pub mod watchdog;
+
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -7,9 +12,10 @@ use std::time::Duration;
 use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
 
-use crate::armed::Armed;
+use self::armed::Armed;
+use crate::outcome::recorder;
 use crate::reimage::Completion;
-use crate::{log, record, reimage, say, threads, watchdog};
+use crate::{reimage, say, threads};
 
 /// Where the armed machine left what the imager needs.
 pub const ROOM: &str = "/holdfast";
@@ -32,7 +38,7 @@ pub fn run() -> ! {
         }
         Err(fault) => {
             say!("refused, and nothing was written: {fault}");
-            record::refused(&fault.to_string());
+            recorder::refused(&fault.to_string());
             std::thread::sleep(LAST_WORDS);
         }
     }

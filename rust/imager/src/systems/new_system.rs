@@ -10,14 +10,18 @@ use holdfast_media::lvm::Extended;
 use rustix::mount::MountFlags;
 
 use crate::disk::Disk;
+use crate::disk::grow;
+use crate::disk::mount;
+use crate::disk::mount::Mounted;
+use crate::disk::partition;
+use crate::disk::table::Fitted;
+use crate::disk::volume_group;
 use crate::identity::place::Root;
 use crate::identity::system_root::{self, SystemRoot};
 use crate::identity::{Identity, Report};
-use crate::marker::{self, Subject};
-use crate::mount::Mounted;
 use crate::status::{Phase, Status};
-use crate::table::Fitted;
-use crate::{Fault, Result, grow, mount, partition, say, volume_group};
+use crate::systems::marker::{self, Subject};
+use crate::{Fault, Result, say};
 
 /// Check before the first write that the new system can be given what belongs to it.
 ///

@@ -1,6 +1,8 @@
 //! The outcome record: a file of the old system that the imager reads and writes in place, knowing
 //! where it is on the disk, so that the old system learns what happened if it comes back.
 
+pub mod recorder;
+
 use holdfast_engine::image::Sha256;
 use serde::{Deserialize, Serialize};
 

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use holdfast_engine::image::{Descriptor, Sha256};
 
 use crate::disk::Disk;
+use crate::disk::target;
 use crate::identity::Identity;
 use crate::job::Job;
-use crate::{Context as _, Fault, Result, say, target};
+use crate::{Context as _, Fault, Result, say};
 
 /// What the armed machine left in the initramfs.
 #[derive(Debug)]

@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::devices;
 use crate::disk::Disk;
+use crate::disk::devices;
+use crate::initramfs::log;
 use crate::job::{DiskRange, Job};
 use crate::outcome::{Outcome, State};
 use crate::status::{Phase, Status, lock};
-use crate::{Fault, log, say};
+use crate::{Fault, say};
 
 /// A record that is marked as started, and what to end it with.
 struct Recorder {
