@@ -48,7 +48,7 @@ from holdfast.operations.service import Operations
 from holdfast.pagecache.service import PageCache
 from holdfast.privileged import privileged
 from holdfast.readiness import STALE_SECONDS, Readiness
-from holdfast.reimage.checks import PostBootChecks
+from holdfast.reimage.after_boot.checks import PostBootChecks
 from holdfast.reimage.gates.stable import Gates
 from holdfast.reimage.imager_status import imager_status
 from holdfast.reimage.images import ImageLibrary

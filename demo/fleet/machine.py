@@ -13,7 +13,7 @@ from unittest.mock import patch
 from holdfast.cli import main
 from holdfast.node.models import Disk
 from holdfast.privileged.boot.models import BootReport, ExplainRequest
-from holdfast.reimage import preflight
+from holdfast.reimage.planning import preflight
 
 _DISK = Disk(
     name="vda",

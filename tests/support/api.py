@@ -25,7 +25,7 @@ from holdfast.operations.kinds import Kind
 from holdfast.operations.service import Operations
 from holdfast.pagecache.service import PageCache
 from holdfast.privileged.executor import LocalExecutor
-from holdfast.reimage.checks import PostBootChecks
+from holdfast.reimage.after_boot.checks import PostBootChecks
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.service import Reimage
 from holdfast.transfer.service import Transfers

@@ -17,8 +17,8 @@ from holdfast.node.machine_files import MachineFiles
 from holdfast.privileged.boot import Boot
 from holdfast.privileged.boot.models import IdentityEvidence
 from holdfast.privileged.executor import LocalExecutor
-from holdfast.reimage import identity_check
-from holdfast.reimage.checks import PostBootChecks
+from holdfast.reimage.after_boot import identity_check
+from holdfast.reimage.after_boot.checks import PostBootChecks
 from holdfast.reimage.models import Check
 from holdfast.reimage.store import Job
 from tests.support.reimage import UNCONFIRMED, Unproven

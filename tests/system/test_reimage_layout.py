@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.reimage.layout import differences, layout_of
+from holdfast.reimage.planning.layout import differences, layout_of
 from tests.support.mounts import ext4
 
 MIB = 1 << 20

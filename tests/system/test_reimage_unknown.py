@@ -17,12 +17,12 @@ from holdfast.operations.model import Operation, State, now
 from holdfast.operations.store import Store
 from holdfast.privileged.boot.models import OUTCOME_BYTES, OutcomeReport
 from holdfast.privileged.executor import LocalExecutor
-from holdfast.reimage import boot_outcome
-from holdfast.reimage.checks import PostBootChecks
+from holdfast.reimage.after_boot import boot_outcome
+from holdfast.reimage.after_boot.checks import PostBootChecks
+from holdfast.reimage.after_boot.marker import read_marker
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.images.kinds import describe
 from holdfast.reimage.images.models import DescribeParams
-from holdfast.reimage.marker import read_marker
 from holdfast.reimage.models import StageRequest
 from holdfast.reimage.service import Reimage
 from holdfast.reimage.store import Job, JobStore

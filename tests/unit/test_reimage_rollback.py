@@ -23,12 +23,12 @@ from holdfast.operations.model import (
     UnknownOperation,
     now,
 )
+from holdfast.reimage.after_boot.confirmation_clock import ConfirmationClock, waits
+from holdfast.reimage.after_boot.rollback import RollbackWatch
 from holdfast.reimage.attempt import Attempt
-from holdfast.reimage.confirmation_clock import ConfirmationClock, waits
 from holdfast.reimage.images.kinds import describe
 from holdfast.reimage.images.models import DescribeParams
 from holdfast.reimage.models import Check, RollbackRequest, StageRequest
-from holdfast.reimage.rollback import RollbackWatch
 from holdfast.reimage.states import ReimageState
 
 FIRST, SECOND = "1" * 32, "2" * 32
@@ -359,7 +359,8 @@ def test_checks_that_progress_are_not_broken_off(tmp_path: Path) -> None:
 
 
 def test_the_clock_is_that_of_the_kernel_since_its_boot() -> None:
-    code = "from holdfast.reimage.confirmation_clock import *; print(boottime(), synchronised())"
+    module = "holdfast.reimage.after_boot.confirmation_clock"
+    code = f"from {module} import *; print(boottime(), synchronised())"
     unshare = ("unshare", "--time", "--boottime", "7200", "--fork")
     told = []
     for within in ((), unshare):

@@ -19,14 +19,14 @@ from holdfast.operations.model import OperationFailed, Problem, RequestError, Sl
 from holdfast.privileged import Privileged
 from holdfast.privileged.trial.models import failures
 from holdfast.privileged.writes import Refused
-from holdfast.reimage import boot_outcome, preflight
+from holdfast.reimage.after_boot import boot_outcome
+from holdfast.reimage.after_boot.checks import PostBootChecks
+from holdfast.reimage.after_boot.confirmation_clock import ConfirmationClock
+from holdfast.reimage.after_boot.lifeboat import forget_lifeboat
 from holdfast.reimage.attempt import Attempt, sentence
-from holdfast.reimage.checks import PostBootChecks
-from holdfast.reimage.confirmation_clock import ConfirmationClock
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.images.library import Obtained
 from holdfast.reimage.images.suppliers import Received
-from holdfast.reimage.lifeboat import forget_lifeboat
 from holdfast.reimage.models import (
     ConfirmRequest,
     FetchedFrom,
@@ -36,10 +36,11 @@ from holdfast.reimage.models import (
     ReimageResult,
     StageRequest,
 )
+from holdfast.reimage.planning import preflight
+from holdfast.reimage.planning.trials import Trials
 from holdfast.reimage.previous import saving_space
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
-from holdfast.reimage.trials import Trials
 from holdfast.scopes import Scope
 
 KIND, RECHECK = "reimage", "reimage.check"

@@ -19,11 +19,11 @@ from holdfast.privileged import Privileged
 from holdfast.privileged.boot.models import ArmReport, StatusServer
 from holdfast.privileged.trial.models import failures
 from holdfast.records.store import LATEST
-from holdfast.reimage import preflight
+from holdfast.reimage.after_boot.checks import PostBootChecks
+from holdfast.reimage.after_boot.confirmation_clock import ConfirmationClock, waits
+from holdfast.reimage.after_boot.rollback import STALLED_SECONDS, RollbackWatch, Running
 from holdfast.reimage.attempt import Attempt, sentence
 from holdfast.reimage.calls import Call, key_used
-from holdfast.reimage.checks import PostBootChecks
-from holdfast.reimage.confirmation_clock import ConfirmationClock, waits
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.interlock.fleet_lock import FleetLock
 from holdfast.reimage.interlock.interlock import Interlock, Rules, no_record
@@ -42,12 +42,12 @@ from holdfast.reimage.models import (
     StepRequest,
 )
 from holdfast.reimage.operation import KIND, ReimageOperation
-from holdfast.reimage.planning import Planner
-from holdfast.reimage.rollback import STALLED_SECONDS, RollbackWatch, Running
+from holdfast.reimage.planning import preflight
+from holdfast.reimage.planning.planner import Planner
+from holdfast.reimage.planning.trials import Trials
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.steps import Steps
 from holdfast.reimage.store import Job
-from holdfast.reimage.trials import Trials
 
 _S = ReimageState
 _NOW = StepRequest()

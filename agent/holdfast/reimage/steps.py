@@ -22,13 +22,13 @@ from holdfast.privileged.boot.models import (
     StatusServer,
 )
 from holdfast.privileged.writes import Refused
+from holdfast.reimage.after_boot.lifeboat import forget_lifeboat
 from holdfast.reimage.attempt import Attempt, sentence
 from holdfast.reimage.calls import Call
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.interlock.interlock import Interlock
-from holdfast.reimage.layout import layout_of
-from holdfast.reimage.lifeboat import forget_lifeboat
 from holdfast.reimage.models import AttemptRequest, ConfirmRequest, RebootRequest, StepRequest
+from holdfast.reimage.planning.layout import layout_of
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
 

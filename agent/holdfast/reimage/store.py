@@ -12,7 +12,6 @@ from holdfast.operations.model import RequestError, Slug, Timestamp
 from holdfast.privileged.boot.models import ArmReport, SystemSigns
 from holdfast.privileged.trial.models import TrialRow
 from holdfast.reimage.interlock.models import GateReport
-from holdfast.reimage.layout import RootLayout
 from holdfast.reimage.models import (
     Check,
     FetchedFrom,
@@ -21,6 +20,7 @@ from holdfast.reimage.models import (
     StageRequest,
     Transition,
 )
+from holdfast.reimage.planning.layout import RootLayout
 from holdfast.reimage.previous import PreviousStore
 from holdfast.reimage.states import ReimageState
 from holdfast.wording import first

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from holdfast.operations.model import OperationFailed
 from holdfast.privileged import Privileged, Refused
+from holdfast.reimage.after_boot.commands import run_command
 from holdfast.reimage.attempt import sentence
-from holdfast.reimage.commands import run_command
 from holdfast.reimage.gates import probes
 from holdfast.reimage.gates.cassandra import cassandra
 from holdfast.reimage.gates.kafka import kafka

@@ -18,8 +18,8 @@ from typing import Any
 
 from holdfast.operations.model import RequestError, ShuttingDown, Slug, format_time, now
 from holdfast.privileged import Privileged, Refused
+from holdfast.reimage.after_boot.commands import run_command
 from holdfast.reimage.attempt import Attempt, sentence
-from holdfast.reimage.commands import run_command
 from holdfast.reimage.interlock.fleet_lock import Verdict
 from holdfast.reimage.interlock.lock_keeper import LockKeeper, Record
 from holdfast.reimage.interlock.models import Gate, GateReport, HeldError, InterlockReport

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Protocol
 from holdfast._engine import CancelledError
 from holdfast.operations.model import OperationFailed, RequestError
 from holdfast.privileged import Privileged
-from holdfast.reimage.commands import run_command
+from holdfast.reimage.after_boot.commands import run_command
+from holdfast.reimage.after_boot.identity_check import IdentityCheck
 from holdfast.reimage.gates.stable import Gates
-from holdfast.reimage.identity_check import IdentityCheck
-from holdfast.reimage.layout import differences, layout_of
 from holdfast.reimage.models import Check
+from holdfast.reimage.planning.layout import differences, layout_of
 from holdfast.reimage.store import Job
 
 if TYPE_CHECKING:

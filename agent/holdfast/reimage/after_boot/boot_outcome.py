@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from holdfast.privileged import Privileged
 from holdfast.privileged.boot.models import OutcomeReport
 from holdfast.privileged.writes import Refused
+from holdfast.reimage.after_boot.marker import Marker, read_marker
 from holdfast.reimage.attempt import sentence
-from holdfast.reimage.marker import Marker, read_marker
 from holdfast.reimage.store import Job
 
 _HELPER_SECONDS = 60.0

@@ -16,8 +16,8 @@ from holdfast.operations.model import (
     UnknownOperation,
     now,
 )
+from holdfast.reimage.after_boot.confirmation_clock import ConfirmationClock, waits
 from holdfast.reimage.attempt import Attempt, sentence
-from holdfast.reimage.confirmation_clock import ConfirmationClock, waits
 from holdfast.reimage.interlock.models import HeldError
 from holdfast.reimage.models import ReimageStatus, RollbackRequest, StageRequest
 from holdfast.reimage.states import ReimageState

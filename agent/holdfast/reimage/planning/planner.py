@@ -9,9 +9,8 @@ from pathlib import Path
 from holdfast._engine import Progress
 from holdfast.operations.model import OperationFailed, RequestError
 from holdfast.privileged.trial.models import TrialRow, failures
-from holdfast.reimage import preflight
+from holdfast.reimage.after_boot.checks import PostBootChecks
 from holdfast.reimage.attempt import sentence
-from holdfast.reimage.checks import PostBootChecks
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.models import (
     ImageSummary,
@@ -20,9 +19,10 @@ from holdfast.reimage.models import (
     SpaceReport,
     StageRequest,
 )
+from holdfast.reimage.planning import preflight
+from holdfast.reimage.planning.trials import Trials
 from holdfast.reimage.previous import saving_space
 from holdfast.reimage.store import JobStore
-from holdfast.reimage.trials import Trials
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What re-imaging would do, and what is in the way."""
