@@ -22,10 +22,10 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from holdfast import __version__, logs, slow_callbacks, space
-from holdfast.api.http.audit import AuditLog
-from holdfast.api.http.tls import ListenError
-from holdfast.api.http.tokens import TokenError, list_tokens
+from holdfast import __version__, space
+from holdfast.api.http.callers.audit import AuditLog
+from holdfast.api.http.callers.tokens import TokenError, list_tokens
+from holdfast.api.http.transport.tls import ListenError
 from holdfast.api.server import HttpServer
 from holdfast.api.services import Services
 from holdfast.capabilities import capabilities_of
@@ -35,7 +35,6 @@ from holdfast.config.journaldir import journal_dir_of
 from holdfast.config.load import check_machine
 from holdfast.config.state_volume import believing, lacking, open_state, open_store
 from holdfast.config.statedir import StateDir
-from holdfast.descriptors import raise_limit
 from holdfast.left_out import LeftOut
 from holdfast.manifests.verification import Verifications
 from holdfast.metrics import Metrics
@@ -47,7 +46,10 @@ from holdfast.operations.model import Conflict, OperationFailed, RequestError
 from holdfast.operations.service import Operations
 from holdfast.pagecache.service import PageCache
 from holdfast.privileged import privileged
-from holdfast.readiness import STALE_SECONDS, Readiness
+from holdfast.process import logs, slow_callbacks
+from holdfast.process.descriptors import raise_limit
+from holdfast.process.readiness import STALE_SECONDS, Readiness
+from holdfast.process.watchdog import Watchdog
 from holdfast.reimage.after_boot.checks import PostBootChecks
 from holdfast.reimage.gates.stable import Gates
 from holdfast.reimage.imager_status import imager_status
@@ -60,7 +62,6 @@ from holdfast.reimage.service import Reimage
 from holdfast.tuning.models import ApplyRequest
 from holdfast.tuning.service import Tuning
 from holdfast.tuning.watch.watcher import Watcher
-from holdfast.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast import _engine
-from holdfast.node.mounts import mount_of, read_mounts
-from holdfast.node.volumes import missing
+from holdfast.node.storage.mounts import mount_of, read_mounts
+from holdfast.node.storage.volumes import missing
 from holdfast.operations.model import RequestError, Slug
 
 

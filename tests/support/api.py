@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from holdfast.api.http import tokens
+from holdfast.api.http.callers import tokens
 from holdfast.api.server import HttpServer
 from holdfast.api.services import Services
 from holdfast.config import load_settings

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot import Boot, Policy
 from holdfast.privileged.boot.models import ArmRequest, NetworkImage
 from tests.support.loops import MIB, attach

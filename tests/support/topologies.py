@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holdfast.node.devices import Sysfs
 from holdfast.node.models import RootTopology
-from holdfast.node.topology import describe_root
+from holdfast.node.storage.devices import Sysfs
+from holdfast.node.storage.topology import describe_root
 
 
 class Machine:

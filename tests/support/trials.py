@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from holdfast._engine import Progress, describe_image
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot import Boot, Policy
 from holdfast.privileged.boot.models import ArmRequest, StagedImage, TryRequest
 from holdfast.privileged.trial.models import TrialRow

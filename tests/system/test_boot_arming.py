@@ -304,7 +304,7 @@ def test_a_staged_image_is_found_by_its_file_system_and_array(
 SERVE = """
 import sys
 from pathlib import Path
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot import Boot
 from tests.support.bootdisk import POLICY
 from holdfast.privileged.helper import HelperServer, listen
@@ -347,7 +347,7 @@ def test_the_helper_does_it_for_a_daemon(simple: BootDisk, disk_dir: Path) -> No
 ARM = """
 import json, sys
 from pathlib import Path
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot import Boot
 from holdfast.privileged.boot.models import ArmRequest
 from tests.support.bootdisk import POLICY

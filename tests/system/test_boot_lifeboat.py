@@ -265,7 +265,7 @@ def test_what_the_imager_left_of_it_is_wiped_in_the_new_system(disk: BootDisk) -
 ARM = """
 import sys
 from pathlib import Path
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot import Boot
 from holdfast.privileged.boot.models import ArmRequest
 from tests.support.bootdisk import POLICY

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.node.disks import position_of
+from holdfast.node.storage.disks import position_of
 from holdfast.privileged.boot.disk.gpt import ESP, GptPartition
 from holdfast.privileged.boot.disk.storage import Storage
 from holdfast.privileged.boot.loaders.efi_variables import GLOBAL, LOADER, efi_text

@@ -36,7 +36,7 @@ trusted_keys_dir = "{keys}"
 SERVE = """
 import sys
 from pathlib import Path
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot import Boot
 from holdfast.privileged.helper import HelperServer, listen
 from holdfast.privileged.executor import LocalExecutor

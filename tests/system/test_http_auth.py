@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from holdfast.api.http.failures import BURST, FailureLimit
-from holdfast.api.http.tokens import Scope, create, revoke
+from holdfast.api.http.callers.failures import BURST, FailureLimit
+from holdfast.api.http.callers.tokens import Scope, create, revoke
 from tests.support.audit import audit
 from tests.support.contract import NOTHING, ask, check_problem, operations_of
 from tests.support.harness import Daemon

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.slow_callbacks import VARIABLE
+from holdfast.process.slow_callbacks import VARIABLE
 from tests.support.disk import write_file
 from tests.support.harness import Daemon, clean_environment
 from tests.support.tuning import SYSCTLS, tuned

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from holdfast.api.http.tokens import Scope, create, revoke
+from holdfast.api.http.callers.tokens import Scope, create, revoke
 from tests.oracles.residency import resident_pages
 from tests.support.contract import ask, check_problem, operations_of
 from tests.support.disk import write_file

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.node.disks import DiskPosition, system_position
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.node.storage.disks import DiskPosition, system_position
 from holdfast.privileged.boot.disk.freeze import settle
 from holdfast.privileged.boot.lifeboat import region
 from holdfast.privileged.boot.lifeboat.held_file import protect, release_file

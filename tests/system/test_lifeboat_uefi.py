@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.gpt import ESP, GptPartition
 from holdfast.privileged.boot.lifeboat import efi_loader, region, uefi
 from holdfast.privileged.boot.lifeboat.efi_entries import paths_to

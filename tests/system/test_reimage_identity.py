@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from holdfast._engine import Progress
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot import Boot
 from holdfast.privileged.boot.models import IdentityEvidence
 from holdfast.privileged.executor import LocalExecutor

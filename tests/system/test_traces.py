@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.trace import parse
+from holdfast.process.trace import parse
 from tests.support.attempts import Node
 from tests.support.fleet_lock import fleet_lock_server
 from tests.support.harness import Daemon

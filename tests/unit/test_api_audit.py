@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.api.http.audit import AuditLog, summary
+from holdfast.api.http.callers.audit import AuditLog, summary
 
 
 def lines(path: Path) -> list[dict[str, object]]:

@@ -18,13 +18,13 @@ import httpx
 import pytest
 
 from holdfast._engine import Progress
-from holdfast.api.http.connections import Connection, Connections
-from holdfast.api.http.tls import ListenError
-from holdfast.api.http.transport import Protocol
+from holdfast.api.http.transport.connections import Connection, Connections
+from holdfast.api.http.transport.protocol import Protocol
+from holdfast.api.http.transport.tls import ListenError
 from holdfast.api.http.work import THREADS, Pool
 from holdfast.api.server import HttpServer
-from holdfast.descriptors import ConnectionLimits
 from holdfast.pagecache.service import PageCache
+from holdfast.process.descriptors import ConnectionLimits
 from tests.support.api import Served, replace, served
 from tests.support.operations import Params, Work, kind_of
 from tests.support.waiting import until

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.api.http.tls import subject_of
+from holdfast.api.http.transport.tls import subject_of
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.api.http.tokens import Scope, TokenError, TokenStore, create, list_tokens, revoke
+from holdfast.api.http.callers.tokens import (
+    Scope,
+    TokenError,
+    TokenStore,
+    create,
+    list_tokens,
+    revoke,
+)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.disk import fat
 from holdfast.privileged.boot.disk.gpt import ESP, GptPartition, partition_at
 from holdfast.privileged.boot.disk.read_back import digest_of_extents

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.loaders.cmdline import grub_quoted, imager_words, kernel_line, split
 from holdfast.privileged.boot.loaders.custom_cfg import (
     BEGIN,

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.logs import notify
+from holdfast.process.logs import notify
 
 PROGRAM = """
 import logging
-from holdfast.logs import configure
+from holdfast.process.logs import configure
 configure("info")
 log = logging.getLogger("holdfast.test")
 log.debug("nothing")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.node.disks import DiskPosition, Disks, position_of, survey, system_position
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.node.storage.disks import DiskPosition, Disks, position_of, survey, system_position
 from tests.support.topologies import Machine
 
 MIB = 1 << 20

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.node.devices import Sysfs
-from holdfast.node.mounts import mount_of, read_mounts
-from holdfast.node.topology import describe_root
+from holdfast.node.storage.devices import Sysfs
+from holdfast.node.storage.mounts import mount_of, read_mounts
+from holdfast.node.storage.topology import describe_root
 from tests.support.topologies import Machine
 
 

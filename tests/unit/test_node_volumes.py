@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.node.volumes import missing, on_missing_volume
+from holdfast.node.storage.volumes import missing, on_missing_volume
 
 
 @pytest.fixture

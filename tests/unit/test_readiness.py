@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.readiness import STALE_SECONDS, Readiness
+from holdfast.process.readiness import STALE_SECONDS, Readiness
 from tests.support.api import replace, served
 
 

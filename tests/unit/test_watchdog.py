@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from holdfast import logs
-from holdfast.watchdog import Watchdog
+from holdfast.process import logs
+from holdfast.process.watchdog import Watchdog
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from fastapi import FastAPI
 from holdfast import __version__
 from holdfast.api.contract import openapi as document
 from holdfast.api.http import problems
-from holdfast.api.http.audit import AuditLog
-from holdfast.api.http.auth import AuthMiddleware
+from holdfast.api.http.callers.audit import AuditLog
+from holdfast.api.http.callers.auth import AuthMiddleware
+from holdfast.api.http.callers.tokens import TokenStore
 from holdfast.api.http.edge import EdgeMiddleware
 from holdfast.api.http.limits import BodyLimitMiddleware, BodyTooLarge, too_large
-from holdfast.api.http.tokens import TokenStore
 from holdfast.api.http.work import Work
 from holdfast.api.routes import (
     health,

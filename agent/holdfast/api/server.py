@@ -20,12 +20,12 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from holdfast.api.app import create_app
-from holdfast.api.http.connections import Connection, Connections
-from holdfast.api.http.listener import Listener, Security
-from holdfast.api.http.tls import Certificates, ListenError
-from holdfast.api.http.transport import Protocol
+from holdfast.api.http.transport.connections import Connection, Connections
+from holdfast.api.http.transport.listener import Listener, Security
+from holdfast.api.http.transport.protocol import Protocol
+from holdfast.api.http.transport.tls import Certificates, ListenError
 from holdfast.api.services import Services
-from holdfast.descriptors import connection_limits
+from holdfast.process.descriptors import connection_limits
 
 log = logging.getLogger(__name__)
 

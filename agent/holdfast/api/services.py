@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from holdfast.reimage.images.sharing import ImageSharing
 
 if TYPE_CHECKING:
-    from holdfast.api.http.audit import AuditLog
+    from holdfast.api.http.callers.audit import AuditLog
     from holdfast.config import Settings
     from holdfast.manifests.service import Manifests
     from holdfast.memory.service import MemoryStates

@@ -10,7 +10,7 @@ from pathlib import Path
 from holdfast.config.findings import Finding
 from holdfast.config.settings import Settings
 from holdfast.config.unit_view import hidden_settings, read_unit
-from holdfast.node.guarded import why_unguarded
+from holdfast.node.paths.guarded import why_unguarded
 
 _USER = "holdfast"
 """As whom the package runs the daemon."""

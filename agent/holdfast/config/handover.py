@@ -26,14 +26,14 @@ from holdfast.config.statedir import (
     explain_failure,
     locate_state_dir,
 )
-from holdfast.node.beneath import (
+from holdfast.node.paths.beneath import (
     open_directory_beneath,
     read_file,
     read_file_beneath,
 )
-from holdfast.node.directories import DirectoryIdentity, identify_directory
-from holdfast.node.guarded import why_unguarded
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.directories import DirectoryIdentity, identify_directory
+from holdfast.node.paths.guarded import why_unguarded
+from holdfast.node.paths.machine_files import MachineFiles
 
 RECORD = Path("/var/lib/holdfast-helper/handed-over.json")
 """Made by root: for which re-imaging the directory was given away already."""

@@ -18,7 +18,7 @@ from holdfast.config.statedir import (
     prepare_fallback,
     why_foreign,
 )
-from holdfast.node.volumes import missing
+from holdfast.node.storage.volumes import missing
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import RequestError, Slug
 from holdfast.operations.store import Store, StoreError

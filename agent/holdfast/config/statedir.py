@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.config.settings import Settings
-from holdfast.node.beneath import open_directory
-from holdfast.node.guarded import why_unguarded
-from holdfast.node.volumes import missing, on_missing_volume
+from holdfast.node.paths.beneath import open_directory
+from holdfast.node.paths.guarded import why_unguarded
+from holdfast.node.storage.volumes import missing, on_missing_volume
 
 LOCK_NAME = "lock"
 MARKER = Path("/etc/holdfast/reimaged.json")

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.memory.models import MemoryRoot
-from holdfast.node.mounts import mount_of, read_mounts
-from holdfast.node.volumes import missing
+from holdfast.node.storage.mounts import mount_of, read_mounts
+from holdfast.node.storage.volumes import missing
 from holdfast.operations.model import RequestError, Slug
 
 

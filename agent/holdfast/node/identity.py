@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 
 from holdfast import __version__
-from holdfast.node.files import read_text
 from holdfast.node.models import Identity
+from holdfast.node.paths.files import read_text
 
 
 def identify(system_root: Path = Path("/")) -> Identity:

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from holdfast.node.files import read_text
 from holdfast.node.models import Instance
+from holdfast.node.paths.files import read_text
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from pathlib import Path, PurePosixPath
 
 import psutil
 
-from holdfast.node.files import read_int, read_text
 from holdfast.node.models import CgroupMemory, Memory
-from holdfast.node.mounts import Mount, read_mounts
+from holdfast.node.paths.files import read_int, read_text
+from holdfast.node.storage.mounts import Mount, read_mounts
 
 # Version 1 expresses "no limit" by the largest multiple of the page size that a signed long holds.
 _NO_LIMIT = (2**63 - 1) // 65536 * 65536

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from holdfast.node.devices import Sysfs
 from holdfast.node.identity import identify
 from holdfast.node.memory import read_memory
 from holdfast.node.models import Instance, NodeReport
-from holdfast.node.topology import describe_root
+from holdfast.node.storage.devices import Sysfs
+from holdfast.node.storage.topology import describe_root
 
 _LABEL_PREFIX = "label_"
 

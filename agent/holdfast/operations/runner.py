@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from holdfast import trace
 from holdfast._engine import CancelledError
 from holdfast.operations.events import Channel
 from holdfast.operations.kinds import Context, Kind
@@ -34,6 +33,7 @@ from holdfast.operations.queue import may_run
 from holdfast.operations.results import Outcome, outcome_of
 from holdfast.operations.statistics import KindFigures, Statistics, add_reports
 from holdfast.operations.store import Store, StoreError
+from holdfast.process import trace
 
 if TYPE_CHECKING:
     from holdfast._engine import Progress

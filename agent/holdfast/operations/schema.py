@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
-from holdfast import logs
 from holdfast.operations.large import INLINE_BYTES, LargeTexts
+from holdfast.process import logs
 
 SCHEMA_VERSION = 4
 _MOST_SECONDS = 60

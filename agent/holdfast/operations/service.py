@@ -14,7 +14,6 @@ from typing import BinaryIO
 
 from pydantic import BaseModel, ValidationError
 
-from holdfast import trace
 from holdfast._engine import Progress
 from holdfast.operations.events import Listener
 from holdfast.operations.idempotency import check_key, digest_of
@@ -45,6 +44,7 @@ from holdfast.operations.store import (
     StoreError,
     Unfinished,
 )
+from holdfast.process import trace
 from holdfast.scopes import Scope
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from holdfast._engine import Progress
 from holdfast.atomic_files import make_directory
 from holdfast.engine_request import call
 from holdfast.left_out import LeftOut
-from holdfast.node.volumes import missing
+from holdfast.node.storage.volumes import missing
 from holdfast.operations.ids import new_id
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import RequestError, Slug

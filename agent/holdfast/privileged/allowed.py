@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.node.swap import read_swaps
+from holdfast.node.storage.swap import read_swaps
 from holdfast.privileged import swap_areas
 from holdfast.privileged.writes import (
     LimitsFileWrite,

@@ -13,8 +13,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from holdfast.node.files import read_text
-from holdfast.node.mounts import mount_of, read_mounts
+from holdfast.node.paths.files import read_text
+from holdfast.node.storage.mounts import mount_of, read_mounts
 
 _LOCAL = frozenset(
     [

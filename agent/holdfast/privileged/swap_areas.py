@@ -8,8 +8,8 @@ import os
 import stat
 from pathlib import Path
 
-from holdfast.node.guarded import why_unguarded
-from holdfast.node.swap import read_swaps
+from holdfast.node.paths.guarded import why_unguarded
+from holdfast.node.storage.swap import read_swaps
 from holdfast.privileged.writes import SwapWrite
 
 _PREFER = 0x8000  # SWAP_FLAG_PREFER: the low bits are a priority

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from holdfast.node.files import read_text
+from holdfast.node.paths.files import read_text
 from holdfast.operations.model import RequestError, Slug, now
 from holdfast.reimage.models import StageRequest, Transition
 from holdfast.reimage.states import ReimageState, check_transition

@@ -8,7 +8,7 @@ from pathlib import Path
 from holdfast.config import ConfigError, Settings, load_settings
 from holdfast.config.load import DEFAULT_CONFIG_FILE
 from holdfast.config.statedir import locate_state_dir
-from holdfast.node.guarded import why_unguarded
+from holdfast.node.paths.guarded import why_unguarded
 from holdfast.privileged.boot import Policy
 from holdfast.privileged.writes import Refused
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast._engine import ed25519_sign, ed25519_verify
-from holdfast.node.guarded import why_unguarded
+from holdfast.node.paths.guarded import why_unguarded
 from holdfast.signing.keys import KeyFileError, read_public
 
 log = logging.getLogger(__name__)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import psutil
 
-from holdfast.node.devices import Sysfs
 from holdfast.node.links import Link, LinkError, default_routes, read_links
 from holdfast.node.models import BlockDevice
-from holdfast.node.mounts import read_mounts
-from holdfast.node.topology import devices_below
-from holdfast.node.volumes import missing
+from holdfast.node.storage.devices import Sysfs
+from holdfast.node.storage.mounts import read_mounts
+from holdfast.node.storage.topology import devices_below
+from holdfast.node.storage.volumes import missing
 from holdfast.privileged.writes import is_device
 
 Selector = Mapping[str, list[str] | bool]

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 
-from holdfast.node.files import read_text
+from holdfast.node.paths.files import read_text
 from holdfast.privileged.config_files import path_of
 from holdfast.privileged.writes import sysctl_path
 from holdfast.tuning import values

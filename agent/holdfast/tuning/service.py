@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.config.journaldir import journal_dir_of
-from holdfast.node.files import read_text
+from holdfast.node.paths.files import read_text
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import (
     OperationFailed,

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.payload.modules import gather
 from tests.vm.image import CACHE, SUITE
 from tests.vm.imager.kernel import Kernel

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.payload.modules import Module, gather
 from tests.vm.image import base_image
 from tests.vm.reimage.disks import in_own_mounts

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from holdfast.api.contract.routing import Router, spec_of
-from holdfast.api.http.auth import OPEN, OPEN_ON_LOOPBACK
+from holdfast.api.http.callers.auth import OPEN, OPEN_ON_LOOPBACK
 from holdfast.api.http.rendering import PROBLEM_JSON
 from holdfast.operations.kinds import Registry
 from holdfast.operations.model import FieldError, Problem

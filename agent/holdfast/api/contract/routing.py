@@ -20,13 +20,13 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Send
 from starlette.types import Scope as Connection
 
-from holdfast.api.http.auth import Caller, caller_in, require
 from holdfast.api.http.bodies import validated
+from holdfast.api.http.callers.auth import Caller, caller_in, require
+from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.limits import body_limit
 from holdfast.api.http.negotiation import MAX_ACCEPT, MAX_CONTENT_TYPE, choose, media_type_of
 from holdfast.api.http.problems import MAX_ERRORS, ProblemError, refuse, suggestion
 from holdfast.api.http.rendering import JSON, one_line
-from holdfast.api.http.tokens import Scope
 from holdfast.api.services import Services
 from holdfast.operations.model import FieldError, Problem, Slug
 

@@ -11,7 +11,7 @@ from anyio import wait_readable
 from starlette.requests import Request
 from starlette.types import Send
 
-from holdfast.api.http.auth import Caller
+from holdfast.api.http.callers.auth import Caller
 from holdfast.api.http.records import Sending, file_headers
 from holdfast.api.http.work import Pool, attended, work_of
 from holdfast.records.conversions import PIECE_BYTES, Conversion, Write

@@ -12,16 +12,16 @@ import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from holdfast import trace
-from holdfast.api.http.audit import AuditLog, summary
-from holdfast.api.http.auth import caller_in, peer_in
-from holdfast.api.http.browsers import SAFE_METHODS
-from holdfast.api.http.failures import log_limit
+from holdfast.api.http.callers.audit import AuditLog, summary
+from holdfast.api.http.callers.auth import caller_in, peer_in
+from holdfast.api.http.callers.browsers import SAFE_METHODS
+from holdfast.api.http.callers.failures import log_limit
+from holdfast.api.http.callers.tokens import Scope as Permission
 from holdfast.api.http.problems import CLIENT_CLOSED, internal_problem, problem_response
 from holdfast.api.http.rendering import one_line
-from holdfast.api.http.tokens import Scope as Permission
 from holdfast.metrics import Metrics
 from holdfast.operations.model import Slug, format_time, now
+from holdfast.process import trace
 
 log = logging.getLogger(__name__)
 

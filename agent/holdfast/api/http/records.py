@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Send
 
-from holdfast.api.http.auth import Caller, peer_in
+from holdfast.api.http.callers.auth import Caller, peer_in
 from holdfast.api.http.negotiation import choose
 from holdfast.api.http.problems import refuse
 from holdfast.api.http.work import Pace, Pool, act, run, work_of

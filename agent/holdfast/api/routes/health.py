@@ -12,9 +12,9 @@ from starlette.responses import Response
 
 from holdfast.api.contract.documents import problems_of
 from holdfast.api.contract.routing import Router, ServicesDep, spec
+from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.problems import ProblemError
 from holdfast.api.http.rendering import JsonResponse
-from holdfast.api.http.tokens import Scope
 from holdfast.operations.model import Problem, Slug
 
 router = Router(tag="monitoring")

@@ -15,11 +15,11 @@ from starlette.types import Scope as Connection
 
 from holdfast.api.contract.documents import problems_of
 from holdfast.api.contract.routing import Router, ServicesDep, spec
-from holdfast.api.http.auth import caller_in
+from holdfast.api.http.callers.auth import caller_in
+from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.problems import ProblemError, refuse
 from holdfast.api.http.records import BYTES, Sending
 from holdfast.api.http.rendering import JsonResponse
-from holdfast.api.http.tokens import Scope
 from holdfast.api.http.work import Pool, act, work_of
 from holdfast.api.services import Services
 from holdfast.operations.model import Slug

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from holdfast.api.contract.documents import problems_of, started, upload
 from holdfast.api.contract.routing import CallerDep, Router, ServicesDep, audited, spec
+from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.conversions import ConversionResponse, convert
 from holdfast.api.http.records import (
     BYTES,
@@ -24,7 +25,6 @@ from holdfast.api.http.records import (
     tag_of,
 )
 from holdfast.api.http.rendering import JsonResponse, large_json
-from holdfast.api.http.tokens import Scope
 from holdfast.api.http.work import Pool, act, run
 from holdfast.api.routes.operations import IdempotencyKey, OperationName, start
 from holdfast.manifests.engine_requests import Text

@@ -10,8 +10,8 @@ from holdfast import __version__
 from holdfast.api.contract.documents import problems_of
 from holdfast.api.contract.level import API_LEVEL, FEATURES
 from holdfast.api.contract.routing import Router, ServicesDep, spec
+from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.rendering import JSON, JsonResponse
-from holdfast.api.http.tokens import Scope
 from holdfast.api.http.work import Pool, act
 from holdfast.node.models import NodeReport
 

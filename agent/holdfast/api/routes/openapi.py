@@ -10,8 +10,8 @@ from starlette.responses import Response
 
 from holdfast.api.contract.documents import problems_of
 from holdfast.api.contract.routing import Router, spec
+from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.rendering import large_json
-from holdfast.api.http.tokens import Scope
 
 _BUILDING = CapacityLimiter(1)
 

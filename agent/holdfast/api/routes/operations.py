@@ -23,11 +23,11 @@ from holdfast.api.contract.routing import (
     audited,
     spec,
 )
-from holdfast.api.http.auth import Caller, require
+from holdfast.api.http.callers.auth import Caller, require
+from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.problems import refuse
 from holdfast.api.http.rendering import JSON, large_json, to_json
 from holdfast.api.http.streams import EVENT_STREAM, EVENT_TYPES, EventStream, while_wanted
-from holdfast.api.http.tokens import Scope
 from holdfast.api.http.work import Pool, act
 from holdfast.api.services import Services
 from holdfast.operations.model import Operation, OperationSummary, Slug, State

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from holdfast._engine import Progress
 from holdfast.api.contract.documents import accepted, problems_of, started
 from holdfast.api.contract.routing import CallerDep, Router, ServicesDep, audited, spec
+from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.rendering import JsonResponse
-from holdfast.api.http.tokens import Scope
 from holdfast.api.http.work import Pool, act, run, work_of
 from holdfast.api.routes.operations import IdempotencyKey, answer, check_key, start
 from holdfast.api.services import Services

@@ -16,9 +16,9 @@ from starlette.responses import Response
 from holdfast import __version__
 from holdfast.api.contract.documents import problems_of
 from holdfast.api.contract.routing import MediaType, Router, ServicesDep, spec
-from holdfast.api.http.auth import peer_in
+from holdfast.api.http.callers.auth import peer_in
+from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.rendering import one_line, printable, progress_line
-from holdfast.api.http.tokens import Scope
 from holdfast.api.services import Services
 from holdfast.operations.model import OperationSummary
 

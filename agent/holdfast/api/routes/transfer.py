@@ -10,8 +10,8 @@ from starlette.responses import Response
 
 from holdfast.api.contract.documents import problems_of, started
 from holdfast.api.contract.routing import CallerDep, Router, ServicesDep, audited, spec
+from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.rendering import JsonResponse
-from holdfast.api.http.tokens import Scope
 from holdfast.api.http.work import Pool, act
 from holdfast.api.routes.operations import IdempotencyKey, check_key, start
 from holdfast.operations.model import Operation

@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from holdfast.api.contract.documents import accepted, events, problems_of
 from holdfast.api.contract.routing import CallerDep, MediaType, Router, ServicesDep, spec
+from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.problems import problem_response
 from holdfast.api.http.rendering import JsonResponse, to_json
 from holdfast.api.http.streams import (
@@ -22,7 +23,6 @@ from holdfast.api.http.streams import (
     EventStream,
     while_wanted,
 )
-from holdfast.api.http.tokens import Scope
 from holdfast.api.http.work import Pool, act
 from holdfast.api.routes.operations import IdempotencyKey, check_key, start_operation
 from holdfast.api.routes.operations import answer as answer_operation

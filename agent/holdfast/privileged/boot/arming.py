@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from holdfast.node.disks import DiskPosition, survey, system_position
-from holdfast.node.files import read_text
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.files import read_text
+from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.node.storage.disks import DiskPosition, survey, system_position
 from holdfast.privileged.boot.after_boot.evidence import identity_evidence, marker_lifeboat
 from holdfast.privileged.boot.after_boot.signs import entry_nonces, signs_of
 from holdfast.privileged.boot.disk.file_io import read_plain

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.image_questions import ImageMachine, ImageQuestion, ImageTarget, judge
-from holdfast.node.copies import Identifier, copies, identifiers_of
-from holdfast.node.disks import DiskPosition, position_of, system_position
-from holdfast.node.machine_files import MachineFiles
 from holdfast.node.models import Disk
-from holdfast.node.superblocks import read_superblock
+from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.node.storage.copies import Identifier, copies, identifiers_of
+from holdfast.node.storage.disks import DiskPosition, position_of, system_position
+from holdfast.node.storage.superblocks import read_superblock
 from holdfast.privileged.boot.models import BootMode, ExplainRequest
 
 

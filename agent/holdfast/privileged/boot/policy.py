@@ -13,15 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from holdfast.node.beneath import (
+from holdfast.node.paths.beneath import (
     open_directory,
     open_file_beneath,
     read_file,
     read_file_beneath,
 )
-from holdfast.node.directories import DirectoryIdentity, identify_directory
-from holdfast.node.guarded import why_unguarded
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.directories import DirectoryIdentity, identify_directory
+from holdfast.node.paths.guarded import why_unguarded
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.after_boot.evidence import MARKER
 from holdfast.privileged.boot.models import ArmRequest
 from holdfast.privileged.boot.payload.job import MAX_DESCRIPTOR, Descriptor, parse_descriptor

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast import space
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.models import ArmRequest
 from holdfast.privileged.boot.payload.identity import Identity
 from holdfast.privileged.boot.policy import Approved

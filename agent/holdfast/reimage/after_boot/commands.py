@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from holdfast import trace
+from holdfast.process import trace
 
 _LOOK_SECONDS = 0.25
 _KEPT_BYTES = 4096

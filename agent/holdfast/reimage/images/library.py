@@ -13,7 +13,7 @@ from holdfast import space
 from holdfast._engine import Progress, RecordError
 from holdfast.atomic_files import make_directory, replace_file
 from holdfast.image_questions import ImageQuestion, judge
-from holdfast.node.beneath import read_file
+from holdfast.node.paths.beneath import read_file
 from holdfast.operations.model import RequestError, Slug
 from holdfast.reimage.images import fetch as fetching
 from holdfast.reimage.images.documents import fetch_descriptor, fetch_signatures

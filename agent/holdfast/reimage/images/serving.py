@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from holdfast.node.files import read_text
+from holdfast.node.paths.files import read_text
 
 _PRESSURE = Path("/proc/pressure/io")
 _INTERVAL_SECONDS = 0.25

@@ -15,7 +15,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from holdfast import trace
+from holdfast.process import trace
 
 if TYPE_CHECKING:
     import httpx

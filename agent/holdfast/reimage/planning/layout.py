@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from holdfast.node.devices import Sysfs
-from holdfast.node.topology import describe_root
+from holdfast.node.storage.devices import Sysfs
+from holdfast.node.storage.topology import describe_root
 
 
 class DiskIdentity(BaseModel, defer_build=True):

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from pydantic import ValidationError
 
-from holdfast.node.files import read_text
+from holdfast.node.paths.files import read_text
 from holdfast.operations.model import now
 from holdfast.privileged import Privileged, Refused, Write
 from holdfast.privileged.allowed import AllowList

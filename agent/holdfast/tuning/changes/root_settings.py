@@ -9,7 +9,7 @@ from pathlib import Path
 from holdfast.config import ConfigError, load_settings
 from holdfast.config.load import DEFAULT_CONFIG_FILE
 from holdfast.config.sections import TuningSettings
-from holdfast.node.guarded import why_unguarded
+from holdfast.node.paths.guarded import why_unguarded
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from holdfast.atomic_files import flush_directory, replace_file
-from holdfast.node.guarded import why_unguarded
+from holdfast.node.paths.guarded import why_unguarded
 from holdfast.operations.model import RequestError, Slug
 from holdfast.tuning.records import (
     VERSION,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from functools import cache
 from pathlib import Path
 
-from holdfast.node.guarded import why_unguarded
+from holdfast.node.paths.guarded import why_unguarded
 from holdfast.operations.model import RequestError
 from holdfast.privileged.allowed import AllowList, Named
 from holdfast.privileged.writes import sysctl_path

@@ -6,7 +6,7 @@ import mmap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from holdfast.node.files import read_text
+from holdfast.node.paths.files import read_text
 from holdfast.privileged import Write
 from holdfast.privileged.writes import BLOCK_ATTRIBUTES, BlockWrite, is_queue_attribute
 from holdfast.tuning.knobs import Knob, Observed

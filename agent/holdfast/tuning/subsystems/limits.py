@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from holdfast.node.files import read_text
+from holdfast.node.paths.files import read_text
 from holdfast.privileged import Write
 from holdfast.privileged.config_files import read
 from holdfast.privileged.rendering import ForeignFileError

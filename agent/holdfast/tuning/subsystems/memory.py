@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 from pydantic import TypeAdapter
 
-from holdfast.node.swap import read_swaps
+from holdfast.node.storage.swap import read_swaps
 from holdfast.privileged import Write
 from holdfast.privileged.writes import HugePagesWrite, SwapArea, SwapWrite
 from holdfast.tuning.knobs import Knob, Observed

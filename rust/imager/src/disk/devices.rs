@@ -1,5 +1,5 @@
 //! Block devices as sysfs shows them. Serial numbers and models are those that
-//! `agent/holdfast/node/devices.py` reports, except what only udev knows: there is no udev here.
+//! `agent/holdfast/node/storage/devices.py` reports, except what only udev knows: there is no udev here.
 
 use std::fs;
 use std::path::{Path, PathBuf};

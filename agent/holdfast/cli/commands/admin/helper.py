@@ -89,11 +89,11 @@ def helper(
     """
     import pwd
 
-    from holdfast import logs
     from holdfast.config.journaldir import journal_dir_of
     from holdfast.privileged import IMAGER, privileged
     from holdfast.privileged.boot import Policy
     from holdfast.privileged.helper import HelperError, HelperServer, listen, listener_of_systemd
+    from holdfast.process import logs
     from holdfast.tuning.changes.ledger import Ledger
     from holdfast.tuning.changes.root_settings import tuning_of_root
     from holdfast.tuning.profile.named import allow_list

@@ -88,7 +88,7 @@ def create(
 
     A running daemon accepts it at once.
     """
-    from holdfast.api.http import tokens
+    from holdfast.api.http.callers import tokens
 
     file = _file(session, tokens_file)
     until = None if expires is None else _moment(expires)
@@ -119,7 +119,7 @@ def create(
 @command(app, "list", lines=["holdfast token list"])
 def list_tokens(session: Session, *, tokens_file: TokensFile = None) -> None:
     """List the tokens by name, without the tokens themselves."""
-    from holdfast.api.http import tokens
+    from holdfast.api.http.callers import tokens
 
     file = _file(session, tokens_file)
     with _refusals():
@@ -149,7 +149,7 @@ def list_tokens(session: Session, *, tokens_file: TokensFile = None) -> None:
 @command(app, "revoke", lines=["holdfast token revoke deploy"])
 def revoke(session: Session, name: Name, *, tokens_file: TokensFile = None) -> None:
     """Revoke a token; a running daemon refuses it from then on."""
-    from holdfast.api.http import tokens
+    from holdfast.api.http.callers import tokens
 
     with _refusals():
         gone = tokens.revoke(_file(session, tokens_file), name)
@@ -211,7 +211,7 @@ def _new_file(path: Path | None) -> Iterator[TextIO | None]:
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    from holdfast.api.http.tokens import TokenError
+    from holdfast.api.http.callers.tokens import TokenError
 
     try:
         yield

@@ -9,8 +9,8 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 
-from holdfast.node.files import read_text
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.files import read_text
+from holdfast.node.paths.machine_files import MachineFiles
 
 _CLOUD_INIT_LOG = "/var/log/cloud-init.log"
 _LOG_BYTES = 4 << 20

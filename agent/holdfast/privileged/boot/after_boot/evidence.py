@@ -11,10 +11,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from holdfast.node.beneath import read_all, read_file
-from holdfast.node.files import read_text
-from holdfast.node.guarded import why_unguarded
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.beneath import read_all, read_file
+from holdfast.node.paths.files import read_text
+from holdfast.node.paths.guarded import why_unguarded
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.after_boot.blame import Logs
 from holdfast.privileged.boot.after_boot.progress import boot_progress
 from holdfast.privileged.boot.lifeboat.parts import Region

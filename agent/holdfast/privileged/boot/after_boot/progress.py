@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.models import BootProgress, CloudInit
 
 _SECONDS = 15.0

@@ -6,11 +6,11 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from holdfast.node.directories import file_system_uuid
-from holdfast.node.files import read_int, read_text
-from holdfast.node.machine_files import MachineFiles
-from holdfast.node.mounts import mount_of
-from holdfast.node.topology import devices_below
+from holdfast.node.paths.directories import file_system_uuid
+from holdfast.node.paths.files import read_int, read_text
+from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.node.storage.mounts import mount_of
+from holdfast.node.storage.topology import devices_below
 from holdfast.privileged.boot.disk.gpt import partition_at
 from holdfast.privileged.boot.disk.read_back import raw, read_raw
 from holdfast.privileged.boot.models import SystemSigns

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from holdfast.atomic_files import replace_with
-from holdfast.node.beneath import read_file
+from holdfast.node.paths.beneath import read_file
 from holdfast.privileged.boot.models import FileReport
 
 

@@ -7,8 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.node.disks import DiskPosition, position_of
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.node.storage.disks import DiskPosition, position_of
 from holdfast.privileged.boot.disk import extents, fat
 from holdfast.privileged.boot.disk.freeze import settle
 from holdfast.privileged.boot.disk.read_back import digest_of_extents

@@ -6,7 +6,7 @@ import struct
 import uuid
 from collections.abc import Iterator, Sequence
 
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.gpt import ESP, GptPartition
 from holdfast.privileged.boot.lifeboat.parts import LifeboatError
 from holdfast.privileged.boot.loaders.boot_next import LoadOption

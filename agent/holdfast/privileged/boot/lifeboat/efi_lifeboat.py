@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.node.disks import DiskPosition, system_position
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.node.storage.disks import DiskPosition, system_position
 from holdfast.privileged.boot.disk.read_back import raw, read_raw
 from holdfast.privileged.boot.lifeboat import uefi
 from holdfast.privileged.boot.lifeboat.efi_entries import booted_partition, paths_to

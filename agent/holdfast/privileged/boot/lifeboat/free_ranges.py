@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.read_back import raw, read_raw
 from holdfast.privileged.boot.lifeboat.parts import ALIGNED, END_BYTES, Region, aligned
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from holdfast.node.disks import DiskPosition, system_position
-from holdfast.node.files import read_text
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.files import read_text
+from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.node.storage.disks import DiskPosition, system_position
 from holdfast.privileged.boot.disk.file_io import read_plain, write_file
 from holdfast.privileged.boot.disk.read_back import raw, read_raw
 from holdfast.privileged.boot.kernel import kernel_of

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.node.disks import DiskPosition, position_of
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.node.storage.disks import DiskPosition, position_of
 from holdfast.privileged.boot.lifeboat.free_ranges import (
     beyond_image,
     gaps,

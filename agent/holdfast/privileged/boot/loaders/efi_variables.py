@@ -11,7 +11,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 
 GLOBAL = "8be4df61-93ca-11d2-aa0d-00e098032b8c"
 """The firmware's own: SecureBoot, BootNext, Boot0000."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from holdfast.node.disks import DiskPosition, position_of, system_position
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.node.storage.disks import DiskPosition, position_of, system_position
 from holdfast.privileged.boot.disk.gpt import ESP, XBOOTLDR, GptPartition, partition_at
 from holdfast.privileged.boot.disk.storage import FAT, Storage
 

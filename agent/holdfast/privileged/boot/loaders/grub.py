@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from holdfast.atomic_files import clear_partial, flush_directory
-from holdfast.node.disks import DiskPosition, position_of, superblock_of
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.node.storage.disks import DiskPosition, position_of, superblock_of
 from holdfast.privileged.boot.disk.file_io import overwrite, read_plain, write_file
 from holdfast.privileged.boot.disk.read_back import grub_digest
 from holdfast.privileged.boot.disk.storage import Storage

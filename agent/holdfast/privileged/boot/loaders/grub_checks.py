@@ -6,9 +6,9 @@ import re
 import stat
 from collections.abc import Mapping
 
-from holdfast.node.disks import DiskPosition, position_of
-from holdfast.node.files import read_text
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.files import read_text
+from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.node.storage.disks import DiskPosition, position_of
 from holdfast.privileged.boot.disk.file_io import read_plain
 from holdfast.privileged.boot.disk.read_back import raw, read_raw
 from holdfast.privileged.boot.disk.storage import Storage

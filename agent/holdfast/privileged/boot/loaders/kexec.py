@@ -11,8 +11,8 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 
-from holdfast.node.files import read_text
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.files import read_text
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.file_io import read_plain, write_file
 from holdfast.privileged.boot.disk.storage import Storage
 from holdfast.privileged.boot.loaders.cmdline import kernel_line

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.loaders.boot_next import BootNext
 from holdfast.privileged.boot.loaders.grub import DIRECTORIES, Grub
 from holdfast.privileged.boot.loaders.kexec import Kexec

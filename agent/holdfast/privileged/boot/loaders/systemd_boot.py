@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.atomic_files import clear_partial, flush_directory
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.file_io import read_plain, write_file
 from holdfast.privileged.boot.loaders.cmdline import kernel_line
 from holdfast.privileged.boot.loaders.efi_variables import LOADER, EfiVariables, efi_text

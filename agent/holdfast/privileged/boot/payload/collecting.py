@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from holdfast.node.directories import DirectoryIdentity
-from holdfast.node.machine_files import MachineFiles
 from holdfast.node.models import BlockDevice, Disk
+from holdfast.node.paths.directories import DirectoryIdentity
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.file_io import read_plain
 from holdfast.privileged.boot.models import ArmRequest, StagedImage
 from holdfast.privileged.boot.payload import modules

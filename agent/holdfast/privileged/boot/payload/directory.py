@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.atomic_files import flush_directory
-from holdfast.node.disks import DiskPosition
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.node.storage.disks import DiskPosition
 from holdfast.privileged.boot.disk.file_io import write_file
 from holdfast.privileged.boot.disk.storage import Storage
 from holdfast.privileged.boot.kernel import kernel_of

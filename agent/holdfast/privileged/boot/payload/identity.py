@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.node.beneath import open_directory_beneath, read_file_beneath
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.beneath import open_directory_beneath, read_file_beneath
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.models import CarriedItem, IdentityName
 
 MAX_FILE = 1 << 20

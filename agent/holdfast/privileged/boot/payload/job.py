@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from holdfast.node.directories import DirectoryIdentity
 from holdfast.node.models import BlockDevice
+from holdfast.node.paths.directories import DirectoryIdentity
 from holdfast.privileged.boot.models import (
     OUTCOME_BYTES,
     ArmRequest,

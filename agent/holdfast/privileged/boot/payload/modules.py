@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast import _engine
-from holdfast.node.files import read_text
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.files import read_text
+from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.writes import Refused
 
 _PATH = "/usr/sbin:/sbin:/usr/bin:/bin"

@@ -7,9 +7,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from holdfast.node.files import read_text
 from holdfast.node.links import LinkError, read_links, run_tool
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.files import read_text
+from holdfast.node.paths.machine_files import MachineFiles
 
 _RESOLVED = "/run/systemd/resolve/resolv.conf"
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.node.disks import superblock_of
-from holdfast.node.files import read_int, read_text
-from holdfast.node.machine_files import MachineFiles
 from holdfast.node.models import BlockDevice
-from holdfast.node.mounts import mount_of
-from holdfast.node.topology import devices_below
+from holdfast.node.paths.files import read_int, read_text
+from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.node.storage.disks import superblock_of
+from holdfast.node.storage.mounts import mount_of
+from holdfast.node.storage.topology import devices_below
 from holdfast.privileged.boot.models import ImageSource, NetworkImage
 from holdfast.privileged.boot.payload.modules import file_system_module, personality_module
 from holdfast.privileged.writes import Refused

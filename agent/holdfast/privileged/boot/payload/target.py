@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from holdfast.node.disks import DiskPosition
-from holdfast.node.machine_files import MachineFiles
+from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.node.storage.disks import DiskPosition
 from holdfast.privileged.boot.disk.read_back import raw, read_raw
 from holdfast.privileged.boot.models import Target
 

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from holdfast.node.files import read_int, read_text
 from holdfast.node.models import BlockDevice
+from holdfast.node.paths.files import read_int, read_text
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 
-from holdfast import logs
+from holdfast.process import logs
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from holdfast.node.devices import Sysfs
-from holdfast.node.mounts import Mount, read_mounts
+from holdfast.node.storage.devices import Sysfs
+from holdfast.node.storage.mounts import Mount, read_mounts
 
 
 @dataclass(frozen=True)

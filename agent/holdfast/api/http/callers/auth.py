@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from holdfast.api.http.browsers import refuse_web_pages
-from holdfast.api.http.failures import FailureLimit, log_limit
+from holdfast.api.http.callers.browsers import refuse_web_pages
+from holdfast.api.http.callers.failures import FailureLimit, log_limit
+from holdfast.api.http.callers.tokens import Scope as Permission
+from holdfast.api.http.callers.tokens import Token, TokenError, TokenStore
 from holdfast.api.http.problems import ProblemError, problem_response, refuse
-from holdfast.api.http.tokens import Scope as Permission
-from holdfast.api.http.tokens import Token, TokenError, TokenStore
-from holdfast.api.http.transport import Peer, recognise
+from holdfast.api.http.transport.protocol import Peer, recognise
 from holdfast.operations.model import Slug
 
 log = logging.getLogger(__name__)

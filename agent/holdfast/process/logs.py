@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 
-from holdfast import trace
+from holdfast.process import trace
 
 # syslog(3) priorities, which the journal takes from the start of a line.
 _PRIORITIES = (

@@ -19,10 +19,10 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from holdfast import trace
 from holdfast.api.http.rendering import printable
 from holdfast.atomic_files import flush_directory
 from holdfast.operations.model import format_time, now
+from holdfast.process import trace
 
 log = logging.getLogger("holdfast.audit")
 errors = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from holdfast.node.disks import superblock_of
-from holdfast.node.machine_files import MachineFiles
-from holdfast.node.mounts import mount_of
-from holdfast.node.topology import devices_below
+from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.node.storage.disks import superblock_of
+from holdfast.node.storage.mounts import mount_of
+from holdfast.node.storage.topology import devices_below
 
 _Natural = Field(ge=0, lt=1 << 64)
 

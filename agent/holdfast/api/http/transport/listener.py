@@ -17,8 +17,8 @@ from asyncio import sslproto
 from collections.abc import Callable
 from functools import partial
 
-from holdfast.api.http.connections import Connection, Connections
-from holdfast.api.http.failures import network_of
+from holdfast.api.http.callers.failures import network_of
+from holdfast.api.http.transport.connections import Connection, Connections
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-from holdfast.api.http.connections import Connection
-from holdfast.api.http.http1 import BoundedConnection
 from holdfast.api.http.rendering import PROBLEM_JSON, to_json
-from holdfast.api.http.tls import subject_of
+from holdfast.api.http.transport.connections import Connection
+from holdfast.api.http.transport.http1 import BoundedConnection
+from holdfast.api.http.transport.tls import subject_of
 from holdfast.operations.model import Problem, Slug
 
 log = logging.getLogger(__name__)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast._engine import refused_in_system
-from holdfast.node.devices import Sysfs
-from holdfast.node.machine_files import MachineFiles
 from holdfast.node.models import BlockDevice, Disk
-from holdfast.node.mounts import Mount, mount_of
-from holdfast.node.superblocks import Superblock, read_content, read_superblock
-from holdfast.node.swap import read_swaps
-from holdfast.node.topology import devices_below
+from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.node.storage.devices import Sysfs
+from holdfast.node.storage.mounts import Mount, mount_of
+from holdfast.node.storage.superblocks import Superblock, read_content, read_superblock
+from holdfast.node.storage.swap import read_swaps
+from holdfast.node.storage.topology import devices_below
 
 _MEMBER_OF = {"md": "an md array", "lvm": "an LVM volume group", "luks": "an encrypted container"}
 

@@ -6,10 +6,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.node.devices import Sysfs
 from holdfast.node.models import BlockDevice, RootTopology
-from holdfast.node.mounts import Mount, machine_options, mount_of, read_mounts
-from holdfast.node.volumes import missing
+from holdfast.node.storage.devices import Sysfs
+from holdfast.node.storage.mounts import Mount, machine_options, mount_of, read_mounts
+from holdfast.node.storage.volumes import missing
 
 
 def describe_root(root: Path, *, proc: Path = Path("/proc"), sysfs: Sysfs) -> RootTopology:

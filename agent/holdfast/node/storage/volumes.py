@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
-from holdfast.node.mounts import Mount, read_mounts, unescape
+from holdfast.node.storage.mounts import Mount, read_mounts, unescape
 
 _OF_THE_MACHINE = ("etc/systemd/system", "run/systemd/system", "run/systemd/generator")
 _OF_PACKAGES = ("usr/local/lib/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from holdfast.node.machine_files import MachineFiles
-from holdfast.node.superblocks import Superblock, read_superblock
+from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.node.storage.superblocks import Superblock, read_superblock
 
 
 @dataclass(frozen=True)

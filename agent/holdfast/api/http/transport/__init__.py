@@ -1,0 +1,1 @@
+"""Connections below a request: accepting, bounds, TLS and the protocol itself."""

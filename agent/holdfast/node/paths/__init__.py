@@ -1,0 +1,1 @@
+"""Where files of a machine are, and that a path leads where it should."""

@@ -1,0 +1,1 @@
+"""Block devices, from whole disks to mounts and volumes."""
