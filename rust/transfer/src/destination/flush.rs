@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::Proof;
 use super::journal::{Held, Item, Journal, Record, State};
 use super::staging::{Staging, split};
-use super::target::Target;
+use crate::destination::receive::target::Target;
 use crate::message::Stamp;
 use crate::{Error, Result};
 

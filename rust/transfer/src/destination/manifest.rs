@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::flush::{Ledger, lock};
 use super::journal::Item;
-use super::plan::is_held;
+use crate::destination::pass::plan::is_held;
 use crate::{Error, Result, known};
 
 /// Where a manifest goes.

@@ -2,24 +2,17 @@
 
 mod completion;
 mod connect;
-mod finish;
 mod flush;
 #[cfg(test)]
 mod hostile;
 mod journal;
-mod limited;
 pub mod manifest;
-mod media;
 mod pass;
-mod plan;
 mod receive;
 pub mod repair;
-mod repair_compare;
 mod staging;
-mod target;
-mod watch;
 
-pub use limited::Limited;
+pub use pass::limited::Limited;
 pub use staging::{STAGING, split};
 
 use std::collections::BTreeMap;

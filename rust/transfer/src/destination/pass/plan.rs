@@ -8,8 +8,8 @@ use holdfast_engine::manifest::record::{Type, chunk_size, is_plain};
 use holdfast_engine::manifest::survey::identity_of;
 use rustix::fs::{FileType, Statx};
 
-use super::journal::{Chunks, Held, Item, Staged, State};
-use super::staging::{STAGING, Staging, split};
+use crate::destination::journal::{Chunks, Held, Item, Staged, State};
+use crate::destination::staging::{STAGING, Staging, split};
 use crate::message::{Have, Listed, Metadata, SMALL, Stamp, Table};
 use crate::{Error, Result};
 

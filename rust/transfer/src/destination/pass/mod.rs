@@ -1,32 +1,35 @@
 //! One pass: survey, plan, fetch in rounds, prove, finish.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+pub mod finish;
+pub mod limited;
+pub mod media;
+pub mod plan;
+mod round;
+mod settle;
+mod watch;
+
 use std::time::Duration;
 
 use holdfast_engine::record::PathText;
-use rustix::fs::{FileType, renameat};
+use rustix::fs::renameat;
 
-use super::connect::Caller;
-use super::finish::{abandon, finish, make_directories, remove_gone};
-use super::flush::{Flusher, Ledger, lock};
-use super::journal::{Item, Record, Staged};
-use super::limited::Ledger as LimitedLedger;
-use super::media::prove;
-use super::plan::{Plan, Planner, Start, Wanted, chunks_of, is_held, stamp_of};
-use super::receive::Round;
-use super::staging::{Staging, split};
-use super::watch::Watch;
-use super::{Pass, Proof, Request, Unfinished, words};
 use crate::channel::{Channel, Stop};
-use crate::message::{self, LIMIT, Loss, Reply, Want};
+use crate::destination::connect::Caller;
+use crate::destination::flush::{Ledger, lock};
+use crate::destination::journal::{Record, Staged};
+use crate::destination::pass::finish::{abandon, finish, make_directories, remove_gone};
+use crate::destination::pass::limited::Ledger as LimitedLedger;
+use crate::destination::pass::media::prove;
+use crate::destination::pass::plan::{Plan, Planner, Start, Wanted, chunks_of};
+use crate::destination::staging::{Staging, split};
+use crate::destination::{Pass, Proof, Request, Unfinished, words};
+use crate::message::{self, LIMIT, Loss, Reply};
 use crate::owners::Owners;
 use crate::ticket::random;
 use crate::{Error, Result, Secret};
 
 /// Rounds of one pass: files that changed while they were read are asked for again.
 const ROUNDS: usize = 3;
-/// Bytes of wants in one message, about.
-const BATCH: usize = 256 << 10;
 /// Files that are named in a result.
 const NAMED: usize = 1000;
 /// How long nothing may move on a data connection; the source reports that it is alive.
@@ -43,68 +46,10 @@ pub struct Fetching<'a> {
 }
 
 impl Fetching<'_> {
-    /// Place what was recorded but not placed before a crash, and clear the staging directory.
-    ///
-    /// # Errors
-    /// [`Error::Engine`].
-    pub fn settle(&self) -> Result<()> {
-        let staging = self.ledger.staging;
-        let mut placed = Vec::new();
-        let mut kept = Vec::new();
-        {
-            let state = lock(self.ledger.state);
-            for (path, staged) in &state.staged {
-                let name = Staging::name(staged.name);
-                let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;
-                let basic = rustix::fs::StatxFlags::BASIC_STATS;
-                let there = rustix::fs::statx(staging.fd(), &name, flags, basic).ok();
-                let Some(Item::File(held)) = state.items.get(path) else {
-                    // A base that was to be moved here, and was not, is where it was.
-                    if there.is_none() && staged.based && !state.items.contains_key(path) {
-                        let (parent, file) = split(path);
-                        let failed = |errno| Error::io(staging.shown(path), errno);
-                        if staging.stat(path).map_err(failed)?.is_some_and(|found| {
-                            FileType::from_raw_mode(found.stx_mode.into()) == FileType::RegularFile
-                        }) {
-                            let parent = staging.directory(parent).map_err(failed)?;
-                            renameat(&parent, file, staging.fd(), &name).map_err(failed)?;
-                        }
-                    }
-                    kept.push(staged.name);
-                    continue;
-                };
-                match there {
-                    Some(stat) if stat.stx_ino == held.ino && held.ctime_ns == 0 => {
-                        if !is_held(held, &stat) {
-                            continue;
-                        }
-                        let (parent, file) = split(path);
-                        let failed = |errno| Error::io(staging.shown(path), errno);
-                        let parent = staging.directory(parent).map_err(failed)?;
-                        renameat(staging.fd(), &name, &parent, file).map_err(failed)?;
-                        placed.push(path.clone());
-                    }
-                    Some(_) => kept.push(staged.name),
-                    None => {}
-                }
-            }
-        }
-        let mut records = Vec::new();
-        for path in placed {
-            let failed = |errno| Error::io(staging.shown(&path), errno);
-            let fd = staging.open_path(&path).map_err(failed)?;
-            let stamp = stamp_of(&fd).map_err(failed)?;
-            records.push(Record::Placed(path, stamp.ctime_ns));
-        }
-        self.ledger.record(records, true)?;
-        kept.sort_unstable();
-        staging.clear(|name| kept.binary_search(&name).is_ok())
-    }
-
     /// Run one pass; what it did is added to `pass` also when it fails.
     ///
     /// # Errors
-    /// As [`super::pull`].
+    /// As [`crate::destination::pull`].
     pub fn pass(&self, pass: &mut Pass) -> Result<(Plan, Channel)> {
         let progress = self.ledger.progress;
         let stop = || progress.cancelled();
@@ -273,101 +218,6 @@ impl Fetching<'_> {
         Ok(())
     }
 
-    /// Open the data connections.
-    fn connect(&self, caller: &Caller<'_>, wants: &[Wanted]) -> Result<Vec<Channel>> {
-        // One huge file is sent over all of them; a few small ones fit into one frame each.
-        let large = wants.iter().any(|want| want.stamp.size > message::SMALL);
-        let most = usize::from(self.request.connections.min(self.request.most_connections));
-        let connections = if large { most } else { most.min(wants.len()) };
-        (0..connections).map(|_| caller.connect(true)).collect()
-    }
-
-    /// Ask for files, and receive them on all connections.
-    #[expect(clippy::type_complexity, reason = "what was lost, and what could not be set")]
-    #[expect(clippy::too_many_arguments, reason = "what the rounds of a pass share")]
-    fn round(
-        &self,
-        channels: &mut Vec<Channel>,
-        control: &mut Channel,
-        wants: &[Wanted],
-        pass: &mut Pass,
-        caller: &Caller<'_>,
-        owners: &Owners,
-        limits: &mut LimitedLedger,
-    ) -> Result<(Vec<(u32, Loss)>, std::collections::BTreeMap<&'static str, u64>)> {
-        let (request, ledger) = (self.request, self.ledger);
-        send_wants(control, wants, caller.stop)?;
-        let go = message::Request::Go {
-            connections: request.connections,
-            bytes_per_second: request.bytes_per_second,
-            proof: request.proof,
-        };
-        let mut watch = Watch::new(usize::from(request.most_connections), channels.len());
-        control.send(&go, caller.stop)?;
-        let flusher = Flusher::default();
-        let round = Round::new(ledger, &flusher, wants, owners);
-        let over = AtomicBool::new(false);
-        // Small files of one round fit into a few frames; more connections would find nothing.
-        let may_grow = wants.iter().any(|want| want.stamp.size > message::SMALL);
-        let receive = |mut channel: Channel| {
-            let result = round.receive(&mut channel);
-            (channel, result)
-        };
-        let (flushed, received) = std::thread::scope(|scope| {
-            let receive = &receive;
-            let flushing = scope.spawn(|| flusher.run(ledger));
-            let receivers: Vec<_> =
-                channels.drain(..).map(|channel| scope.spawn(move || receive(channel))).collect();
-            let (watch, round, over) = (&mut watch, &round, &over);
-            let watching = scope.spawn(move || {
-                let mut added = Vec::new();
-                while !over.load(Ordering::Relaxed) {
-                    let more = watch.interval(round, over, limits);
-                    // A connection that cannot be made costs speed and nothing else.
-                    for _ in 0..if may_grow { more } else { 0 } {
-                        match caller.connect(true) {
-                            Ok(channel) => added.push(scope.spawn(move || receive(channel))),
-                            Err(_) => watch.settle(),
-                        }
-                    }
-                }
-                watch.finish(round, limits);
-                added
-            });
-            let mut received: Vec<_> = receivers.into_iter().map(join).collect();
-            over.store(true, Ordering::Relaxed);
-            received.extend(join(watching).into_iter().map(join));
-            flusher.close();
-            (join(flushing), received)
-        });
-        let (open, received): (Vec<_>, Vec<_>) = received.into_iter().unzip();
-        *channels = open;
-        let sent = round.received.load(Ordering::Relaxed);
-        pass.sent_bytes += sent;
-        flushed?;
-        // The error of a connection given up because another one failed is less specific.
-        let mut errors: Vec<Error> = received.into_iter().filter_map(Result::err).collect();
-        errors.sort_by_key(|error| match error {
-            Error::Engine(holdfast_engine::Error::Cancelled) => 2,
-            Error::Wire { .. } => 1,
-            _ => 0,
-        });
-        if let Some(error) = errors.into_iter().next() {
-            ledger.progress.check()?;
-            return Err(match error {
-                Error::Engine(holdfast_engine::Error::Cancelled) => {
-                    control.broken("a round ended without a reason")
-                }
-                error => error,
-            });
-        }
-        if round.missing() > 0 {
-            return Err(control.broken("files that were asked for never came"));
-        }
-        let lost = std::mem::take(&mut *lock(&round.lost));
-        Ok((lost, std::mem::take(&mut *lock(&round.unset))))
-    }
-
     /// Prove what arrived by reading it back, if asked for, and return what to ask for again.
     fn after(
         &self,
@@ -417,36 +267,4 @@ impl Fetching<'_> {
         }
         Ok(again.into_iter().map(|(want, _)| want).collect())
     }
-}
-
-fn join<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
-    match thread.join() {
-        Ok(value) => value,
-        Err(panic) => std::panic::resume_unwind(panic),
-    }
-}
-
-fn send_wants(control: &mut Channel, wants: &[Wanted], stop: Stop<'_>) -> Result<()> {
-    let mut batch = Vec::new();
-    let mut bytes = 0;
-    for want in wants {
-        let staged = match &want.start {
-            Start::Staged(staged) => Some(staged),
-            _ => None,
-        };
-        let have = want.have(staged);
-        let table = match &have {
-            message::Have::Nothing => 0,
-            message::Have::Prefix(table) => table.digests.len() * 50,
-            message::Have::Chunks(known) => known.len() * 11,
-        };
-        let more = want.path.len() + 64 + table;
-        if bytes + more > BATCH && !batch.is_empty() {
-            control.send(&message::Request::Want(std::mem::take(&mut batch)), stop)?;
-            bytes = 0;
-        }
-        bytes += more;
-        batch.push(Want { path: want.path.clone(), stamp: want.stamp, have });
-    }
-    control.send(&message::Request::Want(batch), stop)
 }

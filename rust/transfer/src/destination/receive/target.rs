@@ -14,8 +14,8 @@ use holdfast_engine::read::buffers::Buffer;
 use holdfast_engine::space;
 use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, fadvise, fallocate, openat};
 
-use super::journal::Chunks;
-use super::staging::Staging;
+use crate::destination::journal::Chunks;
+use crate::destination::staging::Staging;
 use crate::message::{End, Table};
 use crate::ranges::Ranges;
 use crate::{Error, Result};
@@ -323,8 +323,8 @@ impl State {
 mod tests {
     use holdfast_engine::RootPath;
 
-    use super::super::staging::Staging;
     use super::Target;
+    use crate::destination::staging::Staging;
     use crate::message::{End, Metadata, Stamp, Table};
 
     /// An older version of one chunk, of which the source's end came before its comparison.

@@ -11,9 +11,9 @@ use holdfast_engine::read::{
 };
 use holdfast_engine::{Progress, Result, Root};
 
-use super::flush::{Ledger, lock};
-use super::journal::{Held, Item};
 use crate::Error;
+use crate::destination::flush::{Ledger, lock};
+use crate::destination::journal::{Held, Item};
 
 struct Proving<'a> {
     base: &'a Root,

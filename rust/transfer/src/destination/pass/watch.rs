@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::flush::lock;
-use super::limited::{Growth, Ledger, Times};
-use super::receive::Round;
 use crate::clock::processor_time;
+use crate::destination::flush::lock;
+use crate::destination::pass::limited::{Growth, Ledger, Times};
+use crate::destination::receive::Round;
 
 /// How long one interval is.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -10,10 +10,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::flush::{Ledger, lock};
-use super::journal::{Item, Record};
-use super::plan::{Link, Plan, is_held};
-use super::staging::{Staging, split};
+use crate::destination::flush::{Ledger, lock};
+use crate::destination::journal::{Item, Record};
+use crate::destination::pass::plan::{Link, Plan, is_held};
+use crate::destination::staging::{Staging, split};
 use crate::message::{Metadata, Stamp};
 use crate::metadata::{self, Of};
 use crate::{Error, Result};

@@ -11,8 +11,8 @@ use holdfast_engine::read::{self, Device, End, Opened, Outcome, ReadOptions, Sou
 use holdfast_engine::skips::Reason;
 use holdfast_engine::{Progress, Result, Root};
 
-use super::flush::lock;
 use crate::Error;
+use crate::destination::flush::lock;
 use crate::message::{Proven, Stamp};
 
 /// How a file differs.
