@@ -58,6 +58,8 @@ class LoadPages(EngineRequest):
     earlier: Sequence[Path] = ()
     """Records of the same roots before it, the newest first."""
     order: LoadOrder = "auto"
+    yield_at: float | None = None
+    """The share after which it leaves the device to others."""
 
 
 @dataclass(frozen=True, kw_only=True)

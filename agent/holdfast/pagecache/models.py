@@ -277,6 +277,12 @@ class LoadRequest(Request):
         "`share`: never; under a budget an even share of every file. Without an earlier dump of "
         "the same roots it is an even share in any case.",
     )
+    yield_at: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        default=None,
+        description="Once this share is loaded, of the expected hits where dumps decide and else "
+        "of the bytes, read one piece after the other, so that a datastore which is started then "
+        "has the device.",
+    )
     report: Literal["incomplete", "all"] = Field(
         default="incomplete", description="Which files the result names one by one."
     )

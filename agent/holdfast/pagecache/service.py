@@ -299,6 +299,7 @@ class PageCache:
                     report_all=params.report == "all",
                     earlier=list(earlier.values()),
                     order=params.order,
+                    yield_at=params.yield_at,
                 ),
                 context.progress,
             )

@@ -163,6 +163,7 @@ class Pagecache:
         reserve_bytes: int | None = None,
         bytes_per_second: int | None = None,
         order: Literal["auto", "dumps", "share"] | None = None,
+        yield_at: float | None = None,
         report: Literal["incomplete", "all"] | None = None,
         idempotency_key: str | None = None,
     ) -> AsyncOperation:
@@ -178,6 +179,7 @@ class Pagecache:
                 "reserve_bytes": reserve_bytes,
                 "bytes_per_second": bytes_per_second,
                 "order": order,
+                "yield_at": yield_at,
                 "report": report,
             },
             key=idempotency_key,

@@ -95,6 +95,16 @@ impl Progress {
         Some(if expected == 0 { 1.0 } else { done as f64 / expected as f64 })
     }
 
+    /// The share that is dealt with: of the expected uses where they are estimated, else of the
+    /// bytes; 0 until it is known how much there is.
+    pub fn share(&self) -> f64 {
+        self.uses_share().unwrap_or_else(|| match self.bytes_expected() {
+            None => 0.0,
+            Some(0) => 1.0,
+            Some(expected) => self.bytes_done() as f64 / expected as f64,
+        })
+    }
+
     /// Set the sum of the expected uses, or that there is none. Comes before
     /// [`Progress::expect`], so that who sees what is expected sees this as well.
     pub fn expect_uses(&self, uses: Option<u64>) {

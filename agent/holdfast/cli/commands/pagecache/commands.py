@@ -233,7 +233,7 @@ def load(
             parser=share_of,
             metavar="SHARE",
             help="Return once this share of the expected hits was loaded, e.g. 90%; of the bytes "
-            "where there is one dump only. The daemon loads on; --local ends.",
+            "where there is one dump only. The daemon loads on, one read at a time; --local ends.",
         ),
     ] = None,
     deadline: Annotated[
@@ -270,6 +270,7 @@ def load(
         "reserve_bytes": reserve,
         "bytes_per_second": rate,
         "order": order.value if order is not None else Order.DUMPS.value if until else None,
+        "yield_at": until,
         "report": None if report is Report.INCOMPLETE else report.value,
     }
     perform(

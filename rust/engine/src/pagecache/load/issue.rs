@@ -26,6 +26,9 @@ const CHUNK: u64 = 1 << 20;
 const READ_AHEAD: u64 = 128 << 10;
 /// Bytes that were asked for and not yet waited for.
 const IN_FLIGHT: u64 = 64 << 20;
+/// Calls that were made and not yet waited for. Where pages are scattered, the bytes above are
+/// thousands of reads, behind which a read of anyone else would wait.
+const CALLS: u64 = 1024;
 /// Bytes waited for together.
 const BURST: u64 = 256 << 10;
 /// How long ago a burst may have been asked for before it is waited for: progress counts what has
@@ -66,7 +69,9 @@ pub struct Issuer<'a> {
     chunks: HashMap<(u32, u32), u64>,
     bursts: VecDeque<Burst>,
     in_flight: u64,
+    calls: u64,
     reread: u64,
+    yield_at: Option<f64>,
 }
 
 /// Pages that were asked for one after the other.
@@ -75,15 +80,30 @@ struct Burst {
     target: Arc<Target>,
     pages: PageSet,
     bytes: u64,
+    calls: u64,
     uses: u64,
     asked: Instant,
 }
 
 impl<'a> Issuer<'a> {
-    /// Ask under a rate limit.
-    pub fn new(throttle: &'a Throttle, progress: &'a Progress) -> Self {
+    /// Ask under a rate limit; once the share `yield_at` is loaded, for one piece after the other.
+    pub fn new(throttle: &'a Throttle, progress: &'a Progress, yield_at: Option<f64>) -> Self {
         let (chunks, bursts) = (HashMap::new(), VecDeque::new());
-        Self { throttle, progress, chunks, bursts, in_flight: 0, reread: 0 }
+        Self { throttle, progress, chunks, bursts, in_flight: 0, calls: 0, reread: 0, yield_at }
+    }
+
+    /// Whether others are to have the device: what they read then waits for one piece at most.
+    fn yields(&self) -> bool {
+        self.yield_at.is_some_and(|share| self.progress.share() >= share)
+    }
+
+    /// Whether to wait for what was asked for before more is.
+    fn full(&self) -> bool {
+        self.in_flight > IN_FLIGHT
+            || self.calls > CALLS
+            || self.bursts.len() > BURSTS
+            || self.bursts.front().is_some_and(|oldest| oldest.asked.elapsed() > PATIENCE)
+            || (!self.bursts.is_empty() && self.yields())
     }
 
     /// Ask for pages within the budget. Returns how many pages the budget did not allow.
@@ -130,6 +150,7 @@ impl<'a> Issuer<'a> {
     fn queued(&mut self, target: &Arc<Target>, run: Run, uses: u64) -> Result<()> {
         let bytes = run.count * page_size();
         self.in_flight += bytes;
+        self.calls += 1;
         match self.bursts.back_mut() {
             // Sorted files may come back to a target: its pages must ascend.
             Some(burst)
@@ -139,27 +160,26 @@ impl<'a> Issuer<'a> {
             {
                 burst.pages.push(run.start, run.count);
                 burst.bytes += bytes;
+                burst.calls += 1;
                 burst.uses += uses;
             }
             _ => self.bursts.push_back(Burst {
                 target: Arc::clone(target),
                 pages: PageSet::from_iter([run]),
                 bytes,
+                calls: 1,
                 uses,
                 asked: Instant::now(),
             }),
         }
-        while self.in_flight > IN_FLIGHT
-            || self.bursts.len() > BURSTS
-            || self.bursts.front().is_some_and(|oldest| oldest.asked.elapsed() > PATIENCE)
-        {
+        while self.full() {
             self.wait_for_oldest()?;
         }
         Ok(())
     }
 
     fn wait_for_oldest(&mut self) -> Result<()> {
-        let Some(Burst { target, pages, bytes, uses, .. }) = self.bursts.pop_front() else {
+        let Some(Burst { target, pages, bytes, calls, uses, .. }) = self.bursts.pop_front() else {
             return Ok(());
         };
         // Reads are queued in order: when the last page has arrived, so have the others, as a rule.
@@ -171,6 +191,7 @@ impl<'a> Issuer<'a> {
             reread(&target, &absent, self.throttle, self.progress)?;
         }
         self.in_flight -= bytes;
+        self.calls -= calls;
         self.progress.add_bytes(bytes);
         self.progress.add_uses(uses);
         Ok(())
@@ -179,12 +200,14 @@ impl<'a> Issuer<'a> {
     /// Bytes that one call reads: the kernel silently reads no more than the device's read-ahead,
     /// however much it was asked for.
     fn chunk(&mut self, target: &Target) -> u64 {
+        let most = if self.yields() { READ_AHEAD } else { u64::MAX };
         let stat = &target.file.stat;
         let device = (stat.stx_dev_major, stat.stx_dev_minor);
-        *self.chunks.entry(device).or_insert_with(|| {
+        let chunk = *self.chunks.entry(device).or_insert_with(|| {
             let chunk = read_ahead(device).unwrap_or(READ_AHEAD).min(self.throttle.portion(CHUNK));
             chunk.max(page_size()) / page_size()
-        })
+        });
+        chunk.min(most / page_size()).max(1)
     }
 }
 
@@ -238,4 +261,62 @@ fn read_ahead((major, minor): (u32, u32)) -> Option<u64> {
     let path = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
     let kilobytes: u64 = std::fs::read_to_string(path).ok()?.trim().parse().ok()?;
     Some(kilobytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::{Absent, CALLS, Issuer};
+    use crate::memory::Sources;
+    use crate::pagecache::load::Policy;
+    use crate::pagecache::load::budget::Budget;
+    use crate::pagecache::load::target::Target;
+    use crate::pagecache::pages::{PageSet, Run};
+    use crate::pagecache::record::Entry;
+    use crate::sys::page_size;
+    use crate::throttle::Throttle;
+    use crate::{Progress, Root};
+
+    const PAGES: u64 = 4 * CALLS;
+
+    /// Ask for every other page of a file after `done` percent; visit the issuer then.
+    fn asked(yield_at: Option<f64>, done: u64, visit: impl Fn(&Issuer<'_>)) {
+        let directory = tempfile::tempdir().unwrap();
+        let size = PAGES * page_size();
+        std::fs::write(directory.path().join("f"), vec![1; size as usize]).unwrap();
+        let root = Root::open(directory.path()).unwrap();
+        let pages: PageSet = (0..PAGES / 2).map(|page| Run { start: 2 * page, count: 1 }).collect();
+        let entry = Entry {
+            path: b"f".to_vec(),
+            root: 0,
+            more: false,
+            size,
+            mtime_ms: 0,
+            pages: PageSet::default(),
+        };
+        let (progress, throttle) = (Progress::default(), Throttle::new(None));
+        progress.expect(100 * size, 1);
+        progress.add_bytes(done * size);
+        let target = Target::open(&root, &entry, Policy::Clamp, page_size(), &progress).unwrap();
+        let budget = Budget::new(Some(size), 0, Sources::default()).unwrap();
+        let mut issuer = Issuer::new(&throttle, &progress, yield_at);
+        let cut = issuer.issue(&Absent::new(0, Arc::new(target), pages, 0), &budget).unwrap();
+        assert_eq!(cut, 0);
+        visit(&issuer);
+        issuer.drain().unwrap();
+        assert_eq!(progress.bytes_done(), done * size + size / 2);
+    }
+
+    #[test]
+    fn once_its_share_is_loaded_it_waits_for_each_piece() {
+        asked(Some(0.9), 90, |issuer| assert_eq!((issuer.in_flight, issuer.calls), (0, 0)));
+        asked(Some(0.9), 89, |issuer| assert!(!issuer.yields()));
+        asked(None, 100, |issuer| assert!(!issuer.yields()));
+    }
+
+    #[test]
+    fn scattered_pages_are_a_bounded_number_of_calls() {
+        asked(None, 0, |issuer| assert!(issuer.calls <= CALLS));
+    }
 }

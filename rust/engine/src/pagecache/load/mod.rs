@@ -65,6 +65,9 @@ pub struct Request {
     pub earlier: Vec<PathBuf>,
     /// When to load by what the earlier dumps show.
     pub order: WhenOrdered,
+    /// Once this share is loaded, of the expected uses where they are estimated, else of the bytes,
+    /// ask for one piece after the other: a datastore is started then, and is to have the device.
+    pub yield_at: Option<f64>,
     /// Name every file in the outcome, not only those that fell short.
     pub report_all: bool,
 }
@@ -295,7 +298,7 @@ impl Loader<'_> {
 
     /// Ask for absent pages as they are found, many files at a time.
     fn issue(&self, receiver: Receiver<Absent>) -> Result<()> {
-        let mut issuer = Issuer::new(&self.throttle, self.progress);
+        let mut issuer = Issuer::new(&self.throttle, self.progress, self.request.yield_at);
         while let Ok(first) = receiver.recv() {
             let mut bytes = first.pages.count() * page_size();
             let mut batch = vec![first];
