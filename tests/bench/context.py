@@ -28,6 +28,8 @@ class Context:
     small_files: int
     happycache: Happycache | None
     device: Device
+    curves: Path | None = None
+    """Where `warm` keeps its curves for the figure of the documents."""
     _tree: Tree | None = field(default=None, repr=False)
 
     @property

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from tests.bench.context import Context
 from tests.bench.daemon import Operation, operate, own_seconds, serving
 from tests.bench.figures import Section, Verdict, at_least, interleave
 from tests.bench.machine import PeakMemory
-from tests.bench.peers import Happycache, Timed, fincore, run, vmtouch_count
+from tests.bench.peers import Happycache, KernelCalls, Timed, fincore, run, vmtouch_count
 from tests.bench.residency import (
     ALTERNATE,
     FULL,
@@ -70,6 +72,8 @@ def benchmark(context: Context) -> Iterator[Section]:
 
 def _dump(context: Context, daemon: Daemon, pattern: Pattern, masks: Sequence[Mask]) -> Section:
     tree, happycache = context.tree, context.happycache
+    cores = os.cpu_count() or 1
+    calls = KernelCalls.build(context.work, tree)
     wanted = sum(mask.count(1) for mask in masks)
     sizes: dict[str, list[int]] = {"holdfast": [], "happycache": []}
     own_record = context.work / "happycache.gz"
@@ -101,6 +105,9 @@ def _dump(context: Context, daemon: Daemon, pattern: Pattern, masks: Sequence[Ma
     }
     if happycache is not None:
         contenders["happycache"] = checked(lambda: by_happycache(happycache))
+    if calls is not None:
+        for processes in {1, cores}:
+            contenders[f"calls {processes}"] = checked(partial(calls.run, processes))
     found = interleave(contenders, context.rounds, context.say)
     shutil.rmtree(local_state)
 
@@ -124,6 +131,11 @@ def _dump(context: Context, daemon: Daemon, pattern: Pattern, masks: Sequence[Ma
     )
     vmtouch = section.add("vmtouch, counting only", [t.seconds for t in found["vmtouch"]])
     section.add("fincore, counting only", [t.seconds for t in found["fincore"]])
+    for processes in sorted({1, cores}) if calls is not None else ():
+        timed = found[f"calls {processes}"]
+        bound = section.add(
+            f"the kernel's calls alone, processes: {processes}", [t.seconds for t in timed]
+        )
     ratio = None
     if happycache is not None:
         peer = section.add("happycache dump", [t.seconds for t in found["happycache"]])
@@ -131,6 +143,12 @@ def _dump(context: Context, daemon: Daemon, pattern: Pattern, masks: Sequence[Ma
         section.notes.append(
             f"Against happycache by the client's clock: {peer.median / client.median:.2f} x."
         )
+        if calls is not None:
+            section.notes.append(
+                f"The kernel's calls alone, by {cores} processes, against happycache: "
+                f"{peer.median / bound.median:.2f} x, the most there is where each page is asked "
+                "about."
+            )
     section.verdicts.append(at_least("speed", ratio, TIMES_HAPPYCACHE, of="happycache"))
     section.verdicts.append(
         at_least("speed", vmtouch.median / own.median, TIMES_VMTOUCH, of="vmtouch")

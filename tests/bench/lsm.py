@@ -1,20 +1,28 @@
 """A store of sorted tables (RocksDB) in a process of its own: `python -m tests.bench.lsm DIR fill`.
 
-`serve` reads lines of `COUNT SEED` on standard input, reads that many keys with a Zipf distribution
-scattered over all of them, and prints the seconds that it took. It needs `pip install rocksdict`.
+`serve` obeys lines on standard input, and answers each with one: `draw COUNT SEED` draws keys with
+a Zipf distribution, scattered over all of them; `open` opens the store; `read SECONDS` reads the
+drawn keys once, or, if it is not 0, over and over for so long, and prints when reads ended: their
+number by hundredths of a second since the epoch. It needs `pip install rocksdict`.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import sys
 import time
-from collections.abc import Iterator
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import cycle
 from typing import Any
 
 KEYS = 6_000_000
 VALUE = 200
+TICK = 0.01
+"""Seconds, by which reads are counted."""
 _BATCH = 20_000
 _SCATTER = 2_654_435_761
 """Coprime to the number of keys."""
@@ -72,16 +80,33 @@ def _fill(directory: str) -> None:
 
 
 def _serve(directory: str) -> None:
-    store = _open(directory, fill=False)
-    print("ready", flush=True)
+    store, drawn = None, array("L")
     for request in sys.stdin:
-        count, seed = map(int, request.split())
-        keys = [key(rank) for rank in ranks(random.Random(seed), count, KEYS)]
-        began = time.monotonic()
-        for each in keys:
-            if store.get(each) is None:
-                raise SystemExit(f"{each!r} is missing")
-        print(time.monotonic() - began, flush=True)
+        verb, *numbers = request.split()
+        match verb:
+            case "draw":
+                count, seed = map(int, numbers)
+                drawn = array("L", ranks(random.Random(seed), count, KEYS))
+                print("drawn", flush=True)
+            case "open":
+                store = _open(directory, fill=False)
+                print("ready", flush=True)
+            case "read":
+                print(json.dumps(_read(store, drawn, float(numbers[0]))), flush=True)
+
+
+def _read(store: Any, drawn: Sequence[int], seconds: float) -> dict[str, Any]:
+    ended: Counter[int] = Counter()
+    began = time.time()
+    for rank in cycle(drawn) if seconds else drawn:
+        wanted = key(rank)
+        if store.get(wanted) is None:
+            raise SystemExit(f"{wanted!r} is missing")
+        now = time.time()
+        ended[int(now / TICK)] += 1
+        if seconds and now - began > seconds:
+            break
+    return {"began": began, "ended": ended}
 
 
 if __name__ == "__main__":

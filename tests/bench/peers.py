@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import shutil
@@ -11,7 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench.tree import Tree
+
 HAPPYCACHE_RECORD = ".happycache.gz"
+_PART = 1 << 16
+"""Pages of a file that one process asks about at a time."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,41 @@ class Happycache:
     def load(self, root: Path, record: Path) -> Timed:
         """Load a tree from a record; the program ends while the device is still reading."""
         return run([self.program, "load", "32", record], cwd=root)
+
+
+def happycache_files(record: Path) -> list[str]:
+    """Return the files of happycache's record in their order, relative to its root."""
+    lines = gzip.decompress(record.read_bytes()).decode(errors="surrogateescape").splitlines()
+    return list(dict.fromkeys(line[2:] for line in lines if line.startswith("./")))
+
+
+@dataclass(frozen=True)
+class KernelCalls:
+    """What the kernel's calls alone take for a dump: a program in C (`kernel_calls.c`)."""
+
+    program: Path
+    parts: Path
+
+    @staticmethod
+    def build(work: Path, tree: Tree) -> KernelCalls | None:
+        """Compile it for a tree, whose large files are cut; None where there is no compiler."""
+        compiler = shutil.which("cc")
+        if compiler is None:
+            return None
+        program, parts = work / "kernel_calls", work / "kernel_calls.parts"
+        source = Path(__file__).with_name("kernel_calls.c")
+        subprocess.run([compiler, "-O2", "-o", program, source], check=True)
+        lines = (
+            f"{first} {min(_PART, file.pages - first)} {file.path}\n"
+            for file in sorted(tree.files, key=lambda file: -file.size)
+            for first in range(0, file.pages, _PART)
+        )
+        parts.write_text("".join(lines))
+        return KernelCalls(program, parts)
+
+    def run(self, processes: int) -> Timed:
+        """Ask about every page of the tree, from so many processes."""
+        return run([self.program, str(processes), self.parts])
 
 
 def vmtouch_count(root: Path) -> Timed:

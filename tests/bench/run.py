@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         small_files=options.small_files,
         happycache=Happycache.find(),
         device=Device(work),
+        curves=options.curves,
     )
     sections: list[Section] = []
     try:
@@ -130,4 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--keep", action="store_true", help="keep the trees for the next run")
     parser.add_argument("--json", type=Path, help="also write everything to this file, as JSON")
+    parser.add_argument(
+        "--curves", type=Path, help="where `warm` writes its curves: docs/img/warm_start.json"
+    )
     return parser

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import pwd
 import shutil
 import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from tests.bench.lsm import TICK
 from tests.bench.tree import File, Tree
 
 _QUERY = """\\set r random_zipfian(1, {rows}, 1.1)
@@ -23,6 +27,26 @@ SELECT abalance FROM pgbench_accounts WHERE aid = :aid;
 _PER_SCALE = 100_000
 
 
+@dataclass(frozen=True)
+class Work:
+    """Reads that a store has answered."""
+
+    began: float
+    """Seconds since the epoch."""
+    ended: Mapping[int, int]
+    """How many ended in which hundredth of a second since the epoch."""
+
+    @property
+    def seconds(self) -> float:
+        """From the beginning of the first to the end of the last."""
+        return (max(self.ended) + 1) * TICK - self.began
+
+    def between(self, start: float, end: float) -> int:
+        """Count those that ended between two moments, in seconds since the epoch."""
+        first, behind = round(start / TICK), round(end / TICK)
+        return sum(self.ended.get(tick, 0) for tick in range(first, behind))
+
+
 class Store(ABC):
     """A datastore with data in a directory, which answers reads of rows that are hot by chance."""
 
@@ -30,26 +54,47 @@ class Store(ABC):
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.groups: list[Path] = []
+        """Control groups that its processes are started in, by the file that takes them."""
 
     @abstractmethod
     def prepare(self) -> None:
         """Write the data, unless it is there."""
 
     @abstractmethod
-    def start(self) -> int:
-        """Start it; return the id of the process that is to be confined."""
+    def draw(self, count: int, seed: int) -> None:
+        """Do before `start` what is no part of it: choose the rows of `work_for`."""
 
     @abstractmethod
-    def work(self, count: int, seed: int) -> float:
-        """Read `count` rows; return the seconds that it took."""
+    def start(self) -> None:
+        """Start it."""
+
+    @abstractmethod
+    def work(self, count: int, seed: int) -> Work:
+        """Read `count` rows."""
+
+    @abstractmethod
+    def work_for(self, seconds: int, seed: int) -> Work:
+        """Read rows for so long, of those of `draw` where that chooses them."""
 
     @abstractmethod
     def stop(self) -> int:
         """Stop it; return the bytes that it has read from the device."""
 
+    @property
+    def directory(self) -> Path:
+        """The directory that has its data and nothing else."""
+        return self.root
+
     @abstractmethod
     def data(self) -> list[Path]:
         """List the files that hold its data, in the order of a walk."""
+
+    def confined(self, *command: str | Path, user: str | None = None) -> list[str]:
+        """Make a command that is run by a user in the control groups."""
+        enter = "".join(f"echo $$ > {group} && " for group in self.groups)
+        change = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []
+        return ["sh", "-c", f'{enter}exec "$@"', "sh", *change, *map(str, command)]
 
     def tree(self) -> Tree:
         """Return these files as a tree."""
@@ -89,12 +134,12 @@ class Postgres(Store):
     def _control(self, *arguments: str | Path) -> None:
         # Its server keeps standard output open, so that nobody may wait for the end of that.
         subprocess.run(
-            [
+            self.confined(
                 *(self._programs / "pg_ctl", "-D", self.root / "data", "-w"),
                 *("-l", self.root / "log", *arguments),
-            ],
+                user=self._user,
+            ),
             cwd="/",
-            user=self._user,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             check=True,
@@ -125,21 +170,38 @@ class Postgres(Store):
         query.write_text(_QUERY.format(rows=self._scale * _PER_SCALE))
         query.chmod(0o644)
 
-    def start(self) -> int:
+    def draw(self, count: int, seed: int) -> None:
+        """Do nothing: pgbench draws as it goes."""
+
+    def start(self) -> None:
         """Start the server."""
         self._control("start")
-        return self._pid()
 
     def _pid(self) -> int:
         return int((self.root / "data/postmaster.pid").read_text().split()[0])
 
-    def work(self, count: int, seed: int) -> float:
+    def work(self, count: int, seed: int) -> Work:
         """Run single-row queries from four connections."""
-        options = f"-n -M prepared -c 4 --random-seed={seed} -U postgres -t {count // 4}".split()
+        return self._bench(f"-t {count // 4}", seed)
+
+    def work_for(self, seconds: int, seed: int) -> Work:
+        """Run single-row queries from four connections."""
+        return self._bench(f"-T {seconds}", seed)
+
+    def _bench(self, extent: str, seed: int) -> Work:
+        log = self.root / "transactions"
+        options = f"-n -M prepared -c 4 --random-seed={seed} -U postgres {extent}".split()
         where = ("-h", str(self.root), "-f", str(self.root / "query.sql"))
-        report = self._run("pgbench", *options, *where, "bench")
-        line = next(line for line in report.splitlines() if line.startswith("tps"))
-        return count / float(line.split()[2])
+        self._run("pgbench", *options, *where, "-l", f"--log-prefix={log}", "bench")
+        began, ended = float("inf"), Counter[int]()
+        for part in self.root.glob("transactions.*"):
+            for line in part.read_text().splitlines():
+                _, _, took, _, second, fraction = map(int, line.split())
+                moment = second + fraction / 1e6
+                began = min(began, moment - took / 1e6)
+                ended[int(moment / TICK)] += 1
+            part.unlink()
+        return Work(began, ended)
 
     def stop(self) -> int:
         """Stop the server, whose count includes its children that have ended."""
@@ -147,9 +209,14 @@ class Postgres(Store):
         self._control("stop", "-m", "fast")
         return int(read)
 
+    @property
+    def directory(self) -> Path:
+        """The directory of tables and indexes."""
+        return self.root / "data/base"
+
     def data(self) -> list[Path]:
         """List the files of tables and indexes."""
-        return sorted(path for path in self.root.glob("data/base/*/*") if path.is_file())
+        return sorted(path for path in self.directory.glob("*/*") if path.is_file())
 
 
 class RocksDb(Store):
@@ -177,33 +244,56 @@ class RocksDb(Store):
             subprocess.run(self._command("fill"), check=True)
             complete.touch()
 
-    def start(self) -> int:
-        """Start the process."""
-        self._process = subprocess.Popen(
-            self._command("serve"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        if self._answer() != "ready":
-            raise RuntimeError("RocksDB did not start")
-        return self._process.pid
+    def draw(self, count: int, seed: int) -> None:
+        """Start the process, and draw the keys to read."""
+        self._launch()
+        self._ask(f"draw {count} {seed}")
 
-    def _answer(self) -> str:
-        assert self._process is not None
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+    def start(self) -> None:
+        """Open the store."""
+        self._launch()
+        self._ask("open")
 
-    def work(self, count: int, seed: int) -> float:
-        """Read keys one after the other."""
+    def _launch(self) -> None:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                self.confined(*self._command("serve")),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+
+    def _ask(self, request: str) -> str:
         assert self._process is not None
         assert self._process.stdin is not None
-        self._process.stdin.write(f"{count} {seed}\n")
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{request}\n")
         self._process.stdin.flush()
-        return float(self._answer())
+        answer = self._process.stdout.readline().strip()
+        if not answer:
+            raise RuntimeError(f"RocksDB ended at `{request}`")
+        return answer
+
+    def work(self, count: int, seed: int) -> Work:
+        """Read keys one after the other."""
+        self._ask(f"draw {count} {seed}")
+        return self._read(0)
+
+    def work_for(self, seconds: int, seed: int) -> Work:
+        """Read keys one after the other."""
+        del seed
+        return self._read(seconds)
+
+    def _read(self, seconds: int) -> Work:
+        answer = json.loads(self._ask(f"read {seconds}"))
+        return Work(answer["began"], {int(tick): n for tick, n in answer["ended"].items()})
 
     def stop(self) -> int:
         """End the process."""
         assert self._process is not None
         read = psutil.Process(self._process.pid).io_counters().read_bytes
         self._process.communicate()
+        self._process = None
         return int(read)
 
     def data(self) -> list[Path]:
