@@ -59,6 +59,7 @@ from holdfast.reimage.images.sharing import ImageSharing
 from holdfast.reimage.interlock.settings import fleet_lock_of, rules_of
 from holdfast.reimage.policy import policy_of
 from holdfast.reimage.service import Reimage
+from holdfast.telemetry.spans import spans_of
 from holdfast.tuning.models import ApplyRequest
 from holdfast.tuning.service import Tuning
 from holdfast.tuning.watch.watcher import Watcher
@@ -160,6 +161,8 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
     instance = InstanceWatch(address_of(settings.node.metadata), node.learn)
     instance.start()
     stack.callback(instance.stop)
+    spans = spans_of(settings, node.info())
+    stack.callback(spans.stop, _ANSWER_SECONDS)
     sharing = ImageSharing(enabled=settings.reimage.serve_images, here=node.here)
     audit = AuditLog(state.path)
     proof = Verifications(manifests)
@@ -212,6 +215,7 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
         max_running=settings.operations.max_running,
         keep=settings.operations.keep,
         keep_days=settings.operations.keep_days,
+        spans=spans,
     )
     proof.operations = operations
     services = Services(
@@ -240,8 +244,10 @@ def _serve(settings: Settings, stack: contextlib.ExitStack, on_ready: OnReady | 
             node=node.info,
             interlock=reimage.interlock_figures,
             images=sharing.figures,
+            spans=spans.figures,
         ),
         audit=audit,
+        spans=spans,
         sharing=sharing,
         degraded=readiness.reasons,
         refresh=readiness.refresh,

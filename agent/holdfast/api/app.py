@@ -88,6 +88,6 @@ def create_app(services: Services) -> FastAPI:
         host_names=services.settings.host_names,
         socket=services.settings.socket,
     )
-    app.add_middleware(EdgeMiddleware, metrics=services.metrics, audit=audit)
+    app.add_middleware(EdgeMiddleware, metrics=services.metrics, audit=audit, spans=services.spans)
     document.install(app, ROUTERS, services.operations.registry)
     return app

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from holdfast.reimage.images.sharing import ImageSharing
+from holdfast.telemetry.spans import Spans
 
 if TYPE_CHECKING:
     from holdfast.api.http.callers.audit import AuditLog
@@ -57,6 +58,8 @@ class Services:
     """Sentences on what keeps this daemon from being ready, as last observed; never blocks."""
     sharing: ImageSharing = field(default_factory=ImageSharing)
     """The image that peers may have."""
+    spans: Spans = field(default_factory=Spans)
+    """Where requests are recorded for a collector of traces."""
     refresh: Callable[[Callable[[], None]], None] = _at_once
     """Observe it again, and call back from whatever thread; see `Readiness`."""
 

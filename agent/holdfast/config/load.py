@@ -7,6 +7,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ _PLAIN_WORDS = {
     "path_type": "should be a path",
     "too_short": "should have at least one entry",
 }
+_SPAN_MODULES = ("opentelemetry.sdk", "opentelemetry.exporter")
 _TEST_PREFIX = f"{PREFIX}TEST_"
 
 
@@ -127,6 +129,7 @@ def check_machine(settings: Settings) -> list[Finding]:
             else ""
         )
         findings.append(Finding("warning", f"Root {root} {reason}{then}."))
+    findings += _spans(settings)
     if settings.listen_address is None:
         return findings
     for key in ("certificate", "key", "client_ca"):
@@ -153,6 +156,35 @@ def check_machine(settings: Settings) -> list[Finding]:
                 )
             )
     return findings
+
+
+def _spans(settings: Settings) -> list[Finding]:
+    """Return what is in the way of exporting spans: never a reason not to start."""
+    telemetry = settings.telemetry
+    if not telemetry.endpoint:
+        return []
+    findings = []
+    for key in ("ca_file", "headers_file"):
+        file: Path | None = getattr(telemetry, key)
+        if file is not None and (reason := _unreadable(file)):
+            then = f"`telemetry.{key}` = {file} cannot be read: {reason}; no spans are exported."
+            findings.append(Finding("warning", then))
+    if not all(map(_installed, _SPAN_MODULES)):
+        findings.append(
+            Finding(
+                "warning",
+                "`telemetry.endpoint` needs modules that are not installed, so that no spans are "
+                "exported: `pip install holdfast[otel]`.",
+            )
+        )
+    return findings
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def _file_layer(config_file: Path | None) -> _Layer:

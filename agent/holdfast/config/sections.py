@@ -214,3 +214,57 @@ class TransferSettings(Section):
     def address(self) -> tuple[str, int] | None:
         """Host and port of the data listener, or None when it is off."""
         return split_address(self.listen) if self.listen else None
+
+
+_COLLECTOR = re.compile(r"https?://[A-Za-z0-9.:\[\]_-]+(/[A-Za-z0-9._~/-]*)?")
+_HERE = re.compile(r"http://(127\.[0-9.]+|\[::1\]|localhost)(:[0-9]+)?(/|$)")
+_TRACES = "/v1/traces"
+
+
+class TelemetrySettings(Section):
+    """Spans for a collector of OpenTelemetry; off without `endpoint`."""
+
+    endpoint: str = Field(
+        default="",
+        description="A collector's OTLP/HTTP receiver, such as `http://127.0.0.1:4318`, without "
+        "`/v1/traces`; empty: no spans. Needs `pip install holdfast[otel]`, which the Debian "
+        "package has.",
+    )
+    ca_file: OptionalPath = Field(
+        default=None,
+        description="PEM file with the authorities of its certificate; the system's unless set.",
+    )
+    headers_file: OptionalPath = Field(
+        default=None,
+        description="File with headers for it, such as a token, one `Name: value` a line.",
+    )
+    sample: Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=1)] = Field(
+        default=1.0,
+        description="Share of the traces that begin here and are recorded; callers who send a "
+        "`traceparent` decide for theirs.",
+    )
+
+    @field_validator("endpoint")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        if value and not _COLLECTOR.fullmatch(value):
+            raise ValueError(
+                "should be empty, or an address such as http://127.0.0.1:4318 without user, query "
+                f"or fragment, not {value!r}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _secret(self) -> Self:
+        plain = self.endpoint.startswith("http:") and not _HERE.match(self.endpoint)
+        if plain and self.headers_file is not None:
+            raise ValueError(
+                f"`telemetry.headers_file` would be sent in the clear to {self.endpoint}; use https"
+            )
+        return self
+
+    @property
+    def url(self) -> str:
+        """Where spans are posted."""
+        base = self.endpoint.rstrip("/")
+        return base if base.endswith(_TRACES) else base + _TRACES

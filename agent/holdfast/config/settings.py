@@ -30,6 +30,7 @@ from holdfast.config.sections import (
     NodeSettings,
     OperationSettings,
     PageCacheSettings,
+    TelemetrySettings,
     TlsSettings,
     TransferSettings,
     TuningSettings,
@@ -109,6 +110,7 @@ class Settings(BaseSettings):
     tuning: TuningSettings = Field(default_factory=TuningSettings)
     reimage: ReimageSettings = Field(default_factory=ReimageSettings)
     transfer: TransferSettings = Field(default_factory=TransferSettings)
+    telemetry: TelemetrySettings = Field(default_factory=TelemetrySettings)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)

@@ -85,6 +85,8 @@ def hidden_settings(settings: Settings, view: UnitView) -> list[str]:
         ("reimage.ca_file", reimage.ca_file),
         ("reimage.peers.ca_file", reimage.peers.ca_file),
         ("reimage.peers.token_file", reimage.peers.token_file),
+        ("telemetry.ca_file", settings.telemetry.ca_file),
+        ("telemetry.headers_file", settings.telemetry.headers_file),
         ("reimage.check_command", next((Path(word) for word in reimage.check_command), None)),
         ("reimage.before_reboot", next((Path(word) for word in reimage.before_reboot), None)),
     ]

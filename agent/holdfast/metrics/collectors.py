@@ -28,6 +28,8 @@ InterlockFigures = tuple[bool, bool, Mapping[str, int]]
 """Whether the lock is held, whether a window is open, and refusals by gate."""
 ImageFigures = tuple[Mapping[str, int], int]
 """Bytes of images received, by kind of source, and bytes served to peers."""
+SpanFigures = tuple[int, int]
+"""Spans that a collector of traces received, and spans that were lost."""
 ReimageFigures = tuple[ReimageState, int, ImagerReport | None]
 """The state, the checks of the new system that failed, and what the imager reported."""
 
@@ -232,6 +234,24 @@ class ImageCollector(ScrapedCollector):
         yield CounterMetricFamily(
             "holdfast_image_served_bytes", "Bytes of the staged image read for peers.", served
         )
+
+
+class SpanCollector(ScrapedCollector):
+    """Counts spans for a collector of traces."""
+
+    def __init__(self, figures: Callable[[], SpanFigures]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the family."""
+        family = CounterMetricFamily(
+            "holdfast_telemetry_spans",
+            "Spans of requests and operations, by whether a collector of traces received them.",
+            labels=("result",),
+        )
+        for result, count in zip(("exported", "lost"), self._figures(), strict=True):
+            family.add_metric((result,), count)
+        yield family
 
 
 class NodeCollector(ScrapedCollector):

@@ -35,6 +35,8 @@ from holdfast.metrics.collectors import (
     ReimageFigures,
     SettingsCollector,
     SpaceCollector,
+    SpanCollector,
+    SpanFigures,
     TransferCollector,
     TuningFigures,
     VerificationsCollector,
@@ -68,6 +70,7 @@ class Metrics:
         memory: Callable[[], MemoryFigures] | None = None,
         interlock: Callable[[], InterlockFigures] | None = None,
         images: Callable[[], ImageFigures] | None = None,
+        spans: Callable[[], SpanFigures] | None = None,
     ) -> None:
         """`residency` returns resident bytes by root and may take long; the others are quick."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -77,26 +80,22 @@ class Metrics:
         GCCollector(registry=self._registry)
         sampler = ResidencySampler(residency) if residency is not None else None
         self._registry.register(OperationsCollector(operations, sampler))
-        if verified is not None:
-            self._registry.register(VerificationsCollector(verified))
-        if left_out is not None:
-            self._registry.register(LeftOutCollector(left_out))
-        if tuning is not None:
-            self._registry.register(SettingsCollector(tuning))
-        if reimage is not None:
-            self._registry.register(ReimageCollector(reimage))
-        if interlock is not None:
-            self._registry.register(InterlockCollector(interlock))
-        if images is not None:
-            self._registry.register(ImageCollector(images))
-        if node is not None:
-            self._registry.register(NodeCollector(node))
-        if space is not None:
-            self._registry.register(SpaceCollector(space))
-        if transfer is not None:
-            self._registry.register(TransferCollector(transfer))
-        if memory is not None:
-            self._registry.register(MemoryCollector(memory))
+        collectors = (
+            None if verified is None else VerificationsCollector(verified),
+            None if left_out is None else LeftOutCollector(left_out),
+            None if tuning is None else SettingsCollector(tuning),
+            None if reimage is None else ReimageCollector(reimage),
+            None if interlock is None else InterlockCollector(interlock),
+            None if images is None else ImageCollector(images),
+            None if spans is None else SpanCollector(spans),
+            None if node is None else NodeCollector(node),
+            None if space is None else SpaceCollector(space),
+            None if transfer is None else TransferCollector(transfer),
+            None if memory is None else MemoryCollector(memory),
+        )
+        for collector in collectors:
+            if collector is not None:
+                self._registry.register(collector)
         if degraded is not None:
             ready = Gauge(
                 "holdfast_ready",

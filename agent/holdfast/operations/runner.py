@@ -37,6 +37,7 @@ from holdfast.process import trace
 
 if TYPE_CHECKING:
     from holdfast._engine import Progress
+    from holdfast.telemetry.spans import Spans
 
 log = logging.getLogger(__name__)
 
@@ -80,12 +81,14 @@ class Runner:
         max_running: int,
         reserve: bool,
         on_end: Callable[[], None],
+        spans: Spans,
     ) -> None:
         self._store = store
         self._statistics = statistics
         self._max_running = max_running
         self._reserve = reserve
         self._on_end = on_end
+        self._spans = spans
         self._changed = threading.Condition()
         self._live: dict[str, Live] = {}
         self._queue: deque[Live] = deque()
@@ -271,7 +274,9 @@ class Runner:
                 live.resumed,
                 will_resume=lambda: self._will_resume(live),
             )
-            with trace.belonging(live.operation.traceparent):
+            received = live.operation.traceparent
+            span = self._spans.within(live.operation.id, received)
+            with trace.belonging(received or span, span):
                 result = live.kind.run(context)
             if not isinstance(result, live.kind.result):
                 raise TypeError(f"{live.kind.name} returned {type(result).__name__}")
@@ -356,6 +361,7 @@ class Runner:
             f": {error.detail}" if error is not None else "",
         )
         live.channel.publish(operation, end=True)
+        self._spans.ended(operation)
         if recorded:
             self._on_end()
 

@@ -46,6 +46,7 @@ from holdfast.operations.store import (
 )
 from holdfast.process import trace
 from holdfast.scopes import Scope
+from holdfast.telemetry.spans import Spans
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +74,14 @@ class Operations:
         keep: int,
         keep_days: int,
         new_progress: Callable[[], Progress] = Progress,
+        spans: Spans | None = None,
     ) -> None:
         self._store = store
         self.registry = registry
         self._keep = keep
         self._keep_days = keep_days
         self._new_progress = new_progress
+        self._spans = spans or Spans()
         self._admission = threading.Lock()
         self._statistics = Statistics()
         self._runner = Runner(
@@ -87,6 +90,7 @@ class Operations:
             max_running=max_running,
             reserve=any(registry.get(name).urgent for name in registry.names()),
             on_end=self._prune,
+            spans=self._spans,
         )
 
     def recover(self) -> None:
@@ -366,15 +370,15 @@ class Operations:
 
     def _interrupt(self, operation: Operation, detail: str) -> None:
         log.warning("operation %s (%s) interrupted: %s", operation.id, operation.kind, detail)
-        self._store.finish(
-            operation.model_copy(
-                update={
-                    "state": State.INTERRUPTED,
-                    "finished_at": now(),
-                    "error": Problem.of(Slug.INTERRUPTED, detail),
-                }
-            )
+        interrupted = operation.model_copy(
+            update={
+                "state": State.INTERRUPTED,
+                "finished_at": now(),
+                "error": Problem.of(Slug.INTERRUPTED, detail),
+            }
         )
+        self._store.finish(interrupted)
+        self._spans.ended(interrupted)
 
     def _prune(self) -> None:
         try:

@@ -22,12 +22,15 @@ from holdfast.api.http.rendering import one_line
 from holdfast.metrics import Metrics
 from holdfast.operations.model import Slug, format_time, now
 from holdfast.process import trace
+from holdfast.telemetry.spans import Answered, RequestSpan, Spans
 
 log = logging.getLogger(__name__)
 
 UNMATCHED = "unmatched"
 """The route label of requests for which there is no route."""
 _MAX_METHOD = 16
+_OFTEN = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Probes and scrapes have no spans."""
 _HEADERS = {
     "cache-control": "no-store",
     "x-content-type-options": "nosniff",
@@ -37,10 +40,13 @@ _HEADERS = {
 class EdgeMiddleware:
     """Sees every request first and every answer last."""
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics, audit: AuditLog) -> None:
+    def __init__(
+        self, app: ASGIApp, *, metrics: Metrics, audit: AuditLog, spans: Spans | None = None
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._audit = audit
+        self._spans = spans or Spans()
         self._lines = log_limit()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -49,15 +55,17 @@ class EdgeMiddleware:
             await self._app(scope, receive, send)
             return
         method: str = scope["method"]
-        trace.belong(trace.parse(Headers(scope=scope).getlist("traceparent")))
+        span = self._begin_span(scope)
         begin = time.perf_counter()
         scope.setdefault("state", {})["audit"] = {}
         status: int | None = None
+        operation: str | None = None
 
         async def observed(message: Message) -> None:
-            nonlocal status
+            nonlocal status, operation
             if message["type"] == "http.response.start":
                 status = int(message["status"])
+                operation = scope["state"]["audit"].get("operation")
                 headers = MutableHeaders(raw=message.setdefault("headers", []))
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
@@ -89,6 +97,31 @@ class EdgeMiddleware:
             seconds = time.perf_counter() - begin
             self._metrics.observe_request(method, route, status or CLIENT_CLOSED, seconds)
             log.debug("%s %s %s %.1f ms", method, route, status, seconds * 1000)
+            caller = caller_in(scope)
+            # Strangers may send any number of requests.
+            if span is not None and caller is not None and not _from_stranger(scope):
+                peer = peer_in(scope)
+                span.end(
+                    Answered(
+                        method=method,
+                        route=route,
+                        path=summary(scope["path"]),
+                        status=status or CLIENT_CLOSED,
+                        caller=caller.name,
+                        address=peer.address,
+                        transport=peer.transport,
+                        operation=operation,
+                    )
+                )
+
+    def _begin_span(self, scope: Scope) -> RequestSpan | None:
+        """Have what follows belong to the caller's trace, or to the one that begins here."""
+        received = trace.parse(Headers(scope=scope).getlist("traceparent"))
+        trace.belong(received)
+        span = None if scope["path"] in _OFTEN else self._spans.request()
+        if span is not None:
+            trace.belong(received or span.traceparent, span.traceparent)
+        return span
 
     async def _record(self, scope: Scope, method: str, status: int) -> None:
         caller, peer = caller_in(scope), peer_in(scope)

@@ -37,7 +37,7 @@ class Ended:
 
 def _traced() -> dict[str, str]:
     """Return the environment that names the trace of a command."""
-    found = trace.current()
+    found = trace.outgoing()
     return {} if found is None else {"TRACEPARENT": found}
 
 

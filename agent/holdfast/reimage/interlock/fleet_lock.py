@@ -114,7 +114,7 @@ class FleetLock:
 
 
 def _headers() -> dict[str, str]:
-    found = trace.current()
+    found = trace.outgoing()
     passed_on = {} if found is None else {"traceparent": found}
     return {"fleet-lock-protocol": "true", **passed_on}
 
