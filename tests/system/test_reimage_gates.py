@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import gzip
+import re
 import shutil
 import socketserver
 import struct
@@ -14,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import confluent_kafka
 import pytest
 
 from holdfast._engine import Progress
@@ -32,7 +36,6 @@ from tests.support.recorded_helper import recorded_helper
 from tests.support.waiting import until
 
 POSTGRES = Path("/usr/lib/postgresql")
-ZOOKEEPER = Path("/usr/share/java/zookeeper.jar")
 
 
 @contextmanager
@@ -262,6 +265,64 @@ def test_a_kafka_has_all_replicas_in_sync(answer: bytes, good: bool, said: str) 
     assert asked[0] == _number(len(expected)) + expected
 
 
+class Brokers:
+    """Three brokers of a Kafka cluster, as librdkafka simulates them: real sockets, and C code."""
+
+    def __init__(self) -> None:
+        (library,) = (
+            Path(confluent_kafka.__file__).parents[1].glob("confluent_kafka.libs/librdkafka-*")
+        )
+        self._kafka = ctypes.CDLL(str(library))
+        for name in ("conf_new", "new", "mock_cluster_new"):
+            getattr(self._kafka, f"rd_kafka_{name}").restype = ctypes.c_void_p
+        self._kafka.rd_kafka_mock_cluster_bootstraps.restype = ctypes.c_char_p
+        conf = ctypes.c_void_p(self._kafka.rd_kafka_conf_new())
+        self._client = ctypes.c_void_p(
+            self._kafka.rd_kafka_new(0, conf, ctypes.create_string_buffer(256), 256)
+        )
+        self._cluster = ctypes.c_void_p(self._kafka.rd_kafka_mock_cluster_new(self._client, 3))
+        found: bytes = self._kafka.rd_kafka_mock_cluster_bootstraps(self._cluster)
+        self.addresses = found.decode().split(",")
+
+    def create(self, topic: str, partitions: int) -> None:
+        done = self._kafka.rd_kafka_mock_topic_create(self._cluster, topic.encode(), partitions, 3)
+        assert done == 0
+
+    def lead(self, topic: str, partition: int, broker: int) -> None:
+        """Make a broker the leader of a partition; -1 for none."""
+        done = self._kafka.rd_kafka_mock_partition_set_leader(
+            self._cluster, topic.encode(), partition, broker
+        )
+        assert done == 0
+
+    def stop(self, broker: int) -> None:
+        assert self._kafka.rd_kafka_mock_broker_set_down(self._cluster, broker) == 0
+
+    def close(self) -> None:
+        self._kafka.rd_kafka_mock_cluster_destroy(self._cluster)
+        self._kafka.rd_kafka_destroy(self._client)
+
+
+def test_the_brokers_of_librdkafka_are_understood() -> None:
+    brokers = Brokers()
+    try:
+        first = brokers.addresses[0]
+        assert kafka(first) == "0 partitions on 3 brokers, all replicas in sync"
+        brokers.create("orders", 4)
+        for address in brokers.addresses:
+            assert kafka(address) == "4 partitions on 3 brokers, all replicas in sync"
+        brokers.lead("orders", 2, -1)
+        with pytest.raises(NotReadyError, match=r"1 of 4 .* without a leader, such as orders-2"):
+            kafka(first)
+        brokers.lead("orders", 2, 1)
+        assert kafka(first) == "4 partitions on 3 brokers, all replicas in sync"
+        brokers.stop(1)
+        with pytest.raises(NotReadyError, match="does not answer"):
+            kafka(first)
+    finally:
+        brokers.close()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -288,16 +349,77 @@ def _always(said: bytes, _request: bytes) -> bytes:
     return said
 
 
-@pytest.mark.skipif(
-    not ZOOKEEPER.exists() or shutil.which("java") is None, reason="zookeeper is not installed"
-)
 def test_a_zookeeper_serves(tmp_path: Path) -> None:
-    port = free_port()
+    java, port = program("java"), free_port()
     jars = "/etc/zookeeper/conf:/usr/share/java/*"
     main = "org.apache.zookeeper.server.ZooKeeperServerMain"
-    with running("java", "-Xmx128m", "-cp", jars, main, str(port), str(tmp_path)):
+    with running(java, "-Xmx128m", "-cp", jars, main, str(port), str(tmp_path)):
         found = until(lambda: ready(probes.zookeeper, f"127.0.0.1:{port}"), what="zookeeper")
         assert found == "serves as standalone"
+
+
+def test_a_zookeeper_without_a_quorum_does_not_serve(tmp_path: Path) -> None:
+    java, clients = program("java"), [free_port() for _ in range(2)]
+    ports = [(free_port(), free_port()) for _ in range(3)]
+    commands = []
+    for number, port in enumerate(clients, 1):
+        data = tmp_path / str(number)
+        data.mkdir()
+        (data / "myid").write_text(str(number))
+        lines = [f"dataDir={data}", f"clientPort={port}", "clientPortAddress=127.0.0.1"]
+        lines += ["tickTime=500", "initLimit=20", "syncLimit=10", "admin.enableServer=false"]
+        lines += [f"server.{each}=127.0.0.1:{a}:{b}" for each, (a, b) in enumerate(ports, 1)]
+        (tmp_path / f"{number}.cfg").write_text("\n".join(lines))
+        main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
+        jars = "/etc/zookeeper/conf:/usr/share/java/*"
+        commands.append([java, "-Xmx128m", "-cp", jars, main, str(tmp_path / f"{number}.cfg")])
+
+    def modes() -> set[str] | None:
+        found = [ready(probes.zookeeper, f"127.0.0.1:{port}") for port in clients]
+        return {each for each in found if each} if all(found) else None
+
+    with running(*commands[0]):
+
+        def alone() -> str | None:
+            try:
+                return f"good: {probes.zookeeper(f'127.0.0.1:{clients[0]}')}"
+            except NotReadyError as error:
+                return str(error) if "srvr" in str(error) else None
+
+        assert "not currently serving" in until(alone, seconds=60, what="one of three")
+        with running(*commands[1]):
+            found = until(modes, seconds=90, what="two of three")
+            assert found == {"serves as leader", "serves as follower"}
+        until(
+            lambda: ready(probes.zookeeper, f"127.0.0.1:{clients[0]}") is None,
+            seconds=60,
+            what="the loss of the quorum",
+        )
+
+
+def test_a_redis_that_answers_nonsense_is_not_ready() -> None:
+    for said in (b"role:master", b"$x\r\nrole:slave\r\n", b"$12\r\nrole:slave\r\n", b"-ERR\r\n"):
+
+        class Handler(socketserver.BaseRequestHandler):
+            said: bytes
+
+            def handle(self) -> None:
+                self.request.recv(6)
+                self.request.sendall(b"+PONG\r\n")
+                self.request.recv(4096)
+                self.request.sendall(self.said)
+
+        with socketserver.ThreadingTCPServer(
+            ("127.0.0.1", 0), type("Said", (Handler,), {"said": said})
+        ) as server:
+            thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+            thread.start()
+            try:
+                with pytest.raises(NotReadyError):
+                    probes.redis(f"127.0.0.1:{server.server_address[1]}")
+            finally:
+                server.shutdown()
+                thread.join()
 
 
 def test_a_cluster_is_judged_by_its_health() -> None:
@@ -309,6 +431,19 @@ def test_a_cluster_is_judged_by_its_health() -> None:
     with answering(health("yellow")) as address:
         said = probes.elasticsearch(f"http://{address}/", None)
         assert said == "the cluster of 3 nodes is yellow"
+
+    def compressed_if_it_may(request: bytes) -> bytes:
+        """Answer as Elasticsearch does, whose `http.compression` is on."""
+        body = b'{"status": "green", "number_of_nodes": 3}'
+        (wanted,) = re.findall(rb"(?i)^accept-encoding: (.*)\r$", request, re.MULTILINE) or [b""]
+        head = b"HTTP/1.1 200 OK\r\n"
+        if b"gzip" in wanted:
+            body, head = gzip.compress(body), head + b"Content-Encoding: gzip\r\n"
+        return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+
+    with answering(compressed_if_it_may) as address:
+        said = probes.elasticsearch(f"http://{address}", None)
+        assert said == "the cluster of 3 nodes is green"
     for other in (health("red"), lambda _: b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"):
         with answering(other) as address, pytest.raises(NotReadyError):
             probes.elasticsearch(f"http://{address}", None)

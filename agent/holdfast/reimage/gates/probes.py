@@ -6,6 +6,7 @@ Nothing is written, no password is sent, and what comes back is bounded in time 
 from __future__ import annotations
 
 import json
+import re
 import socket
 import struct
 import time
@@ -114,12 +115,15 @@ def redis(address: str) -> str:
         head = connection.until(lambda data: b"role:" in data or data[:1] == b"-").decode("latin-1")
         if head.startswith("-"):
             raise NotReadyError(f"it answers INFO with {shown(head)!r}")
-        length = int(head[1 : head.index("\r\n")])
-        body = head[head.index("\r\n") + 2 :]
+        kind, end, body = head.partition("\r\n")
+        if not end or not re.fullmatch(r"\$[0-9]{1,6}", kind):
+            raise NotReadyError(f"it answers INFO with {shown(head)!r}")
+        length = int(kind[1:])
         body += connection.until(lambda data: len(body) + len(data) >= length).decode("latin-1")
     facts = dict(line.split(":", 1) for line in body.split("\r\n") if ":" in line)
-    if facts.get("role") == "slave" and facts.get("master_link_status") != "up":
-        raise NotReadyError(f"its link to the primary is {shown(facts['master_link_status'])}")
+    link = facts.get("master_link_status", "unknown")
+    if facts.get("role") == "slave" and link != "up":
+        raise NotReadyError(f"its link to the primary is {shown(link)}")
     return f"serves as {shown(facts.get('role', 'unknown'))}"
 
 
@@ -178,7 +182,8 @@ def http(url: str, context: ssl.SSLContext | None) -> bytes:
     try:
         with (
             httpx.Client(verify=context or False, timeout=_SECONDS, trust_env=False) as client,
-            client.stream("GET", url) as response,
+            # What is compressed could grow without a bound, and Elasticsearch compresses if it may.
+            client.stream("GET", url, headers={"Accept-Encoding": "identity"}) as response,
         ):
             content = b""
             for piece in response.iter_raw(4096):
