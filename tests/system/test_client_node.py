@@ -15,18 +15,23 @@ from holdfast_client import (
     AsyncClient,
     Client,
     Conflict,
+    HoldfastError,
+    NodeImaging,
     NotFound,
     OperationFailed,
     OutsideRoots,
     Retries,
     Unreachable,
 )
+from holdfast_client.following import Patience
 from tests.support.attempts import MINE, Node
 from tests.support.certificates import Authority
 from tests.support.cutting import cutting_proxy
 from tests.support.disk import write_file
 from tests.support.harness import Daemon
+from tests.support.imager_status import build_imager_status, imager_status
 from tests.support.recorded_helper import recorded_helper
+from tests.support.waiting import until
 
 CUTS = int(os.environ.get("HOLDFAST_TEST_CUTS", "36"))
 """Connections to break; 1000 take a few minutes."""
@@ -191,3 +196,73 @@ def test_a_new_certificate_of_the_same_authority_is_believed(
             pytest.raises(Unreachable),
         ):
             client.node.show()
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("mutual", [False, True], ids=["server", "mutual"])
+def test_an_operation_is_followed_while_the_imager_is_in_the_daemons_place(
+    start_daemon: Callable[..., Daemon],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    mutual: bool,
+) -> None:
+    build_imager_status()
+    authority, clients = Authority(tmp_path, "authority"), Authority(tmp_path, "clients")
+    issued, shown = authority.issue("server"), clients.issue("controller")
+    tls = {"certificate": str(issued.certificate), "key": str(issued.key)}
+    daemon = start_daemon(tls=tls | ({"client_ca": str(clients.file)} if mutual else {}))
+    write_file(daemon.root / "large", 12 << 20)
+    url, token = f"https://127.0.0.1:{daemon.port}", daemon.tokens.secrets["operate"]
+    pair = (shown.certificate, shown.key) if mutual else None
+    met: dict[str, list[HoldfastError]] = {"wait": [], "events": []}
+    after = Patience.after
+
+    async def noted(patience: Patience, error: HoldfastError) -> None:
+        met[threading.current_thread().name.partition("_")[0]].append(error)
+        await after(patience, error)
+
+    monkeypatch.setattr(Patience, "after", noted)
+    with (
+        Client(url, token=token, ca_file=authority.file, certificate=pair) as client,
+        ThreadPoolExecutor(1, "wait") as first,
+        ThreadPoolExecutor(1, "events") as second,
+    ):
+        slow = client.manifests.build(bytes_per_second=8 << 20)
+        waiting = first.submit(slow.wait, timeout=300)
+        followed = second.submit(lambda: [each.state for each in slow.events(timeout=300)])
+        assert daemon.stop() == 0
+        address = f"127.0.0.1:{daemon.port}"
+        with imager_status(
+            tmp_path,
+            address,
+            issued=issued,
+            tokens=daemon.tokens.file,
+            client_ca=clients.file if mutual else None,
+        ):
+
+            def both() -> bool:
+                assert not waiting.done()
+                assert not followed.done()
+                return all(
+                    any(isinstance(e, NodeImaging) for e in errors) for errors in met.values()
+                )
+
+            until(both, seconds=120, what="an answer of the imager to both")
+            shown_by_imager = client.reimage.show()
+            assert shown_by_imager["state"] == "imaging"
+            assert dict(shown_by_imager)["first_write"] is False
+            assert "holdfast_reimage_state" in client.node.metrics()
+            quick = Retries(attempts=1)
+            with (
+                Client(
+                    url, token=token, ca_file=authority.file, certificate=pair, retries=quick
+                ) as hasty,
+                pytest.raises(NodeImaging, match="being re-imaged"),
+            ):
+                hasty.node.show()
+        authority.issue("server")
+        daemon.restart()
+        assert waiting.result(300).state == "succeeded"
+        assert followed.result(300)[-1] == "succeeded"
+    assert all(isinstance(each, NodeImaging | Unreachable) for each in met["wait"])
