@@ -321,7 +321,7 @@ class _Daemon:
             await server.start()
             self._announce(server)
             await self._stop.wait()
-            begun = time.monotonic()
+            stopping = time.monotonic()
             log.info("%s: stopping", self._signal.name if self._signal else "stop")
             logs.notify("STOPPING=1")
             # Streams hear how their operation ended before they are closed.
@@ -330,7 +330,7 @@ class _Daemon:
             await server.stop(_ANSWER_SECONDS)
             if watchdog is not None:
                 watchdog.stop()
-        log.info("stopped after %.1f s", time.monotonic() - begun)
+        log.info("stopped after %.1f s", time.monotonic() - stopping)
         return OK
 
     async def _stop_work(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -176,7 +176,7 @@ class Armed:
 
     def look(self) -> boot_outcome.Found:
         executor = LocalExecutor(self.disk.arming)
-        return boot_outcome.look(self.job, "another-boot", executor, lambda _: None)
+        return boot_outcome.detect(self.job, "another-boot", executor, lambda _: None)
 
     def leave_marker(self, **changes: Any) -> None:
         self.marker.write_text(json.dumps(_MARKER | changes))
@@ -424,7 +424,7 @@ def test_without_the_helper_it_is_unknown(armed: Armed, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(boot_outcome, "_HELPER_SECONDS", 0.0)
     executor = Silent(armed.disk.arming)
-    found = boot_outcome.look(armed.job, "another-boot", executor, lambda _: None)
+    found = boot_outcome.detect(armed.job, "another-boot", executor, lambda _: None)
     assert isinstance(found, boot_outcome.Unknown)
     assert armed.disk.arming.outcome().armed
 
@@ -435,14 +435,14 @@ def test_a_boot_loader_that_cannot_be_put_back_is_told_with_the_old_system(armed
             raise OSError(5, "Input/output error")
 
     executor = Stuck(armed.disk.arming)
-    found = boot_outcome.look(armed.job, "another-boot", executor, lambda _: None)
+    found = boot_outcome.detect(armed.job, "another-boot", executor, lambda _: None)
     assert isinstance(found, boot_outcome.Returned)
     assert found.armed_still == "Input/output error."
 
 
 def test_in_the_same_boot_nothing_is_concluded(armed: Armed) -> None:
     assert armed.job.boot_id is not None
-    found = boot_outcome.look(
+    found = boot_outcome.detect(
         armed.job, armed.job.boot_id, LocalExecutor(armed.disk.arming), lambda _: None
     )
     assert isinstance(found, boot_outcome.Untouched)

@@ -226,19 +226,19 @@ def test_what_is_overdue_is_put_back_step_by_step_and_once(tmp_path: Path) -> No
     scene = case(tmp_path, _S.BOOTED)
     scene.machine.ended = False
     scene.attempt.update(checks=[Check(name="data", passed=True, detail="It waits for a person.")])
-    scene.watch.look()
+    scene.watch.check()
     assert scene.machine.did == ["cancel first"]
-    scene.watch.look()
+    scene.watch.check()
     assert len(scene.machine.did) == 1, "its operation has not ended"
     scene.machine.ended = True
-    scene.watch.look()
+    scene.watch.check()
     job = scene.attempt.require()
     assert (job.operation, job.automatic, job.rollback_of) == ("second", True, "first")
-    scene.watch.look()  # it is still being staged
+    scene.watch.check()  # it is still being staged
     scene.attempt.move(_S.STAGED, "Staged.")
-    scene.watch.look()
-    scene.watch.look()
-    scene.watch.look()
+    scene.watch.check()
+    scene.watch.check()
+    scene.watch.check()
     assert scene.machine.did == ["cancel first", "start reimage", "arm", "reboot"]
 
 
@@ -253,14 +253,14 @@ def test_what_is_overdue_is_put_back_step_by_step_and_once(tmp_path: Path) -> No
 )
 def test_nothing_else_leads_there(tmp_path: Path, state: ReimageState, more: Any) -> None:
     scene = case(tmp_path, state, **more)
-    scene.watch.look()
+    scene.watch.check()
     assert scene.machine.did == []
 
 
 def test_there_is_no_second_one(tmp_path: Path) -> None:
     scene = case(tmp_path, _S.UNCONFIRMED)
     scene.machine.problem = RequestError(Slug.CONFLICT, "It is in the way.")
-    scene.watch.look()
+    scene.watch.check()
     job = scene.attempt.require()
     assert job.reason == "The automatic rollback was not started: It is in the way."
     assert not waits(job)
@@ -269,7 +269,7 @@ def test_there_is_no_second_one(tmp_path: Path) -> None:
     again = Attempt(tmp_path)
     again.load()
     machine = Machine(again)
-    _watch(again, machine, scene.clocks).look()
+    _watch(again, machine, scene.clocks).check()
     assert machine.did == []
     # And who then asks for it does every step.
     again.begin("by hand", request(again.store.previous.require().descriptor_sha256))
@@ -279,21 +279,21 @@ def test_there_is_no_second_one(tmp_path: Path) -> None:
 def test_it_waits_while_checks_are_made_again(tmp_path: Path) -> None:
     scene = case(tmp_path, _S.UNCONFIRMED)
     scene.machine.problem = Conflict(scene.machine.get("other"))
-    scene.watch.look()
+    scene.watch.check()
     assert scene.attempt.require().rollback_begun is None
     scene.machine.problem = None
-    scene.watch.look()
+    scene.watch.check()
     assert scene.machine.did == ["start reimage", "start reimage"]
 
 
 def test_what_stops_it_is_told_and_it_does_not_go_on(tmp_path: Path) -> None:
     scene = case(tmp_path, _S.UNCONFIRMED)
-    scene.watch.look()
+    scene.watch.check()
     scene.attempt.move(_S.STAGED, "Staged.")
     scene.machine.problem = RequestError(Slug.CONFLICT, "There is no boot loader.")
-    scene.watch.look()
+    scene.watch.check()
     scene.machine.problem = None
-    scene.watch.look()
+    scene.watch.check()
     assert scene.machine.did == ["start reimage", "arm"]
     job = scene.attempt.require()
     assert job.reason == "The automatic rollback stopped: There is no boot loader."
@@ -306,24 +306,24 @@ def test_a_clock_that_is_stepped_puts_nothing_back(tmp_path: Path, hours: int) -
     scene.clocks.wall += timedelta(hours=hours)
     scene.clocks.synchronised = True
     for _ in range(50):
-        scene.watch.look()
+        scene.watch.check()
         scene.clocks.passes(1)
     assert scene.machine.did == []
     scene.clocks.passes(10)
-    scene.watch.look()
+    scene.watch.check()
     assert scene.machine.did == ["start reimage"], "a minute has passed"
 
 
 def test_time_counts_on_over_boots_without_the_time_of_day(tmp_path: Path) -> None:
     scene = case(tmp_path, _S.UNCONFIRMED, age=40)
-    scene.watch.look()  # 40 s, which are remembered
+    scene.watch.check()  # 40 s, which are remembered
     scene.reboot("second-boot", off_seconds=86_400)
-    scene.watch.look()
+    scene.watch.check()
     scene.clocks.passes(15)
-    scene.watch.look()
+    scene.watch.check()
     assert scene.machine.did == [], "nobody knows how long it was off"
     scene.clocks.passes(6)
-    scene.watch.look()
+    scene.watch.check()
     assert scene.machine.did == ["start reimage"]
 
 
@@ -331,16 +331,16 @@ def test_the_time_between_boots_counts_once_both_ends_were_synchronised(tmp_path
     scene = case(tmp_path, _S.UNCONFIRMED, age=5)
     scene.clocks.wall += timedelta(hours=5)  # NTP: the first time of day was wrong
     scene.clocks.synchronised = True
-    scene.watch.look()
+    scene.watch.check()
     scene.clocks.synchronised = False
     scene.reboot("second-boot", off_seconds=30)
-    scene.watch.look()
+    scene.watch.check()
     scene.clocks.passes(10)
-    scene.watch.look()
+    scene.watch.check()
     assert scene.machine.did == [], "by the boot clocks 15 s, by an unsynchronised one 45 s"
     scene.clocks.synchronised = True
     scene.clocks.passes(16)
-    scene.watch.look()
+    scene.watch.check()
     assert scene.machine.did == ["start reimage"], "by the time of day 61 s"
 
 
@@ -349,12 +349,12 @@ def test_checks_that_progress_are_not_broken_off(tmp_path: Path) -> None:
     scene.machine.ended = False
     for _ in range(10):
         scene.machine.bytes_checked += 1 << 20
-        scene.watch.look()
+        scene.watch.check()
         scene.clocks.passes(100)
     assert scene.machine.did == []
-    scene.watch.look()
+    scene.watch.check()
     scene.clocks.passes(130)
-    scene.watch.look()
+    scene.watch.check()
     assert scene.machine.did == ["cancel first"], "they have stood still for two minutes"
 
 

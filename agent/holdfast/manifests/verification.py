@@ -14,7 +14,7 @@ from holdfast.operations.service import Operations
 if TYPE_CHECKING:
     from holdfast._engine import Progress
 
-_LOOK_SECONDS = 0.25
+_POLL_SECONDS = 0.25
 _ACTOR = "reimage"
 
 
@@ -46,7 +46,7 @@ class Verifications:
         while not operation.state.final:
             if progress.cancelled:
                 raise CancelledError("cancelled while the data were being verified")
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
             operation = self.operations.get(operation.id)
         if operation.state is not State.SUCCEEDED or operation.result is None:
             if operation.error is not None:

@@ -434,7 +434,7 @@ def _not_to_be_looked_at(path: str, error: OSError | ValueError) -> Exception:
         slug = slugs.get(error.errno or 0)
         if slug is None:
             return error
-        detail = f"{path} cannot be looked at: {error.strerror}."
+        detail = f"{path} cannot be inspected: {error.strerror}."
     else:
         slug, detail = Slug.INVALID_REQUEST, f"{error}."
     return RequestError(slug, detail, "path")

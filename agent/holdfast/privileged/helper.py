@@ -304,7 +304,7 @@ class HelperServer:
         count = partial(self._executor.open_files, request.mount_point)
         return Answer(open_files=dict(self._inspected(count, request.mount_point)))
 
-    def _inspected(self, look: Callable[[], _Found], place: str) -> _Found:
+    def _inspected(self, find: Callable[[], _Found], place: str) -> _Found:
         """Inspect open files, for so long: a file system may have ceased to answer."""
         if not self._counts.acquire(blocking=False):
             raise OSError(errno.EBUSY, "earlier counts of open files have not come to an end")
@@ -312,7 +312,7 @@ class HelperServer:
 
         def inspect() -> None:
             try:
-                outcome.append(look())
+                outcome.append(find())
             except (OSError, ValueError) as error:
                 outcome.append(error)
             finally:

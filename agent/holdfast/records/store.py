@@ -197,11 +197,11 @@ class RecordStore(ABC, Generic[R]):
         """
         if not _BEGINNING.fullmatch(name):
             return name
-        begun = name.upper()
+        beginning = name.upper()
         found = [
             each
             for each in sorted(self._paths(), reverse=True)
-            if each.startswith(begun) and (before is None or each < before)
+            if each.startswith(beginning) and (before is None or each < before)
         ]
         if len(found) > 1:
             raise RequestError(

@@ -96,8 +96,8 @@ class Attempt:
             why = "Asked for."
             if self.store.previous.of(request.descriptor_sha256) is not None:
                 last = self.job
-                begun = last is not None and last.rollback_begun and not last.rollback_problem
-                automatic = bool(begun) and self.state is _S.UNCONFIRMED
+                tried = last is not None and last.rollback_begun and not last.rollback_problem
+                automatic = bool(tried) and self.state is _S.UNCONFIRMED
                 job = job.model_copy(
                     update={
                         "restores": True,

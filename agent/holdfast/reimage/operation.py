@@ -48,7 +48,7 @@ _WAYS_OUT = (
     " Nothing was deleted. See which one it is, then `confirm` with `override`, or `rollback`, or "
     "`disarm` and stage again."
 )
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _RESOURCE = frozenset({"reimage"})
 _S = ReimageState
 
@@ -206,7 +206,7 @@ class ReimageOperation:
             }
             job = job.model_copy(update=found)
         with _boot_loader_in_doubt():
-            return boot_outcome.look(job, self._attempt.boot_id, self._privileged, pause)
+            return boot_outcome.detect(job, self._attempt.boot_id, self._privileged, pause)
 
     def _settle(self, job: Job) -> None:
         """Resume where the daemon, but not the machine, was restarted."""
@@ -379,7 +379,7 @@ class ReimageOperation:
         with self._attempt.lock:
             while (state := self._attempt.state) in states:
                 context.progress.enter(state.value)
-                self._attempt.wait(_LOOK_SECONDS)
+                self._attempt.wait(_POLL_SECONDS)
                 _check(context)
 
 

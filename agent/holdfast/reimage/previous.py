@@ -148,8 +148,8 @@ def saving_space(state_dir: Path, staging: SpaceReport | None) -> SpaceReport:
             devices.add(device)
             found = os.statvfs(path)
             used += found.f_frsize * (found.f_blocks - found.f_bfree)
-    room = os.statvfs(state_dir)
-    free = room.f_frsize * room.f_bavail
+    volume = os.statvfs(state_dir)
+    free = volume.f_frsize * volume.f_bavail
     floor = floor_of(state_dir)
     # What staging needs has the floor in it already.
     free -= staging.needed_bytes - floor if staging else 0

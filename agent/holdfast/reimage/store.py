@@ -26,7 +26,7 @@ from holdfast.reimage.states import ReimageState
 from holdfast.wording import first
 
 
-class Waiting(BaseModel, defer_build=True):
+class ConfirmationWait(BaseModel, defer_build=True):
     """Time that passed since the new system was recognised, by clocks that nobody sets."""
 
     boot_id: str
@@ -85,7 +85,7 @@ class Job(BaseModel, defer_build=True):
     """When the reboot was ordered."""
     booted_at: Timestamp | None = None
     """When the new system's holdfast found itself there."""
-    waiting: Waiting | None = None
+    waiting: ConfirmationWait | None = None
     """How long the new system has run without being confirmed."""
     confirmed_at: Timestamp | None = None
     checks: list[Check] = Field(default_factory=list)

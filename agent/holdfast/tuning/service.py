@@ -206,7 +206,7 @@ class Tuning:
         if not self._mutex.acquire(timeout=_PATIENCE_SECONDS):
             return list(self._drift.drifted), self._drift.checked_at
         try:
-            return self._drift.look(active), now()
+            return self._drift.inspect(active), now()
         finally:
             self._mutex.release()
 
@@ -259,9 +259,9 @@ class Tuning:
             with self._mutex:
                 self._watch(thorough=thorough)
         except (RequestError, OperationFailed, ProfileError, OSError, ValueError) as error:
-            self.events.add("failed", f"drift could not be looked for: {error}")
+            self.events.add("failed", f"drift could not be checked: {error}")
         except Exception:
-            log.exception("drift could not be looked for")
+            log.exception("drift could not be checked")
 
     def _apply(self, context: Context[ApplyRequest]) -> Applied:
         try:

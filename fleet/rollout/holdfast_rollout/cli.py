@@ -28,7 +28,7 @@ from holdfast_rollout.world import real_context
 
 OK, FAILED, USAGE, STOPPED = 0, 1, 2, 3
 """Exit codes: 3 is a roll that waits for an operator."""
-_LOOK_SECONDS = 0.25
+_POLL_SECONDS = 0.25
 _QUIET_SECONDS = 3.0
 """A roll that is resumed shows for a moment that it was stopped."""
 
@@ -100,7 +100,7 @@ def run(
 def _wait(board: LiveBoard, ended: Callable[[], bool], leave: threading.Event) -> int:
     """Wait until a roll is over, or needs an operator; return the exit code."""
     quiet_since: float | None = None
-    while not leave.wait(_LOOK_SECONDS):
+    while not leave.wait(_POLL_SECONDS):
         summary = board.snapshot()["summary"]
         if ended() and summary.get("over"):
             good = summary["states"].get("done", 0) + summary["states"].get("accepted", 0)

@@ -186,7 +186,7 @@ mod _engine {
 
     #[pyfunction]
     fn probe_device(py: Python<'_>, path: PathBuf) -> PyResult<String> {
-        let report = py.detach(|| image::device::look(&path)).map_err(to_python)?;
+        let report = py.detach(|| image::device::report(&path)).map_err(to_python)?;
         Ok(serde_json::to_string(&report).expect("a report has only text for keys"))
     }
 
@@ -197,8 +197,8 @@ mod _engine {
         groups: Vec<String>,
         partitions: Vec<PathBuf>,
     ) -> PyResult<Option<String>> {
-        let look = || image::device::refused_in_system(&path, &groups, &partitions);
-        py.detach(look).map_err(to_python)
+        let refused = || image::device::refused_in_system(&path, &groups, &partitions);
+        py.detach(refused).map_err(to_python)
     }
 
     #[pyfunction]

@@ -10,7 +10,7 @@ use crate::progress::lock;
 pub struct Queue<T> {
     state: Mutex<State<T>>,
     changed: Condvar,
-    room: Condvar,
+    drained: Condvar,
 }
 
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl<T> Queue<T> {
     pub fn wait_for_room(&self, limit: usize) -> bool {
         let mut state = lock(&self.state);
         while !state.stopped && state.waiting.len() >= limit {
-            state = self.room.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
+            state = self.drained.wait(state).unwrap_or_else(std::sync::PoisonError::into_inner);
         }
         !state.stopped
     }
@@ -49,7 +49,7 @@ impl<T> Queue<T> {
             }
             if let Some(task) = state.waiting.pop() {
                 state.running += 1;
-                self.room.notify_one();
+                self.drained.notify_one();
                 return Some(task);
             }
             if state.running == 0 {
@@ -65,7 +65,7 @@ impl<T> Queue<T> {
         state.stopped |= stop;
         if state.stopped || (state.running == 0 && state.waiting.is_empty()) {
             self.changed.notify_all();
-            self.room.notify_all();
+            self.drained.notify_all();
         }
     }
 }
@@ -124,7 +124,7 @@ where
     let queue = Queue {
         state: Mutex::new(State { waiting: Vec::new(), running: 1, stopped: false }),
         changed: Condvar::new(),
-        room: Condvar::new(),
+        drained: Condvar::new(),
     };
     let failure = Mutex::new(None);
     let settle = |mut finish: Finish<'_, T>, result| match result {

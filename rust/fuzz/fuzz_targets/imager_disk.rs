@@ -2,10 +2,9 @@
 //! table.
 #![no_main]
 
+use holdfast_imager::disk::{superblock, table};
 use holdfast_imager::outcome::Outcome;
 use holdfast_imager::pipeline::ends::Ends;
-use holdfast_imager::disk::superblock;
-use holdfast_imager::disk::table;
 use libfuzzer_sys::fuzz_target;
 
 /// Enough for a table of the usual size, and little enough to be quick.

@@ -24,14 +24,14 @@ use crate::lifeboat::Lifeboat;
 use crate::network::{self, Network};
 use crate::outcome::recorder;
 use crate::outcome::{Outcome, State};
-use crate::pipeline::{Digests, Manner, Supply, replace::replace, verify::verify_with_head};
-use crate::retry::{insist, storm};
+use crate::pipeline::{Digests, Supply, WriteOptions, replace::replace, verify::verify_with_head};
+use crate::retry::{fault_limit, until_done};
 use crate::source::download::Download;
 use crate::source::http::{self, Client};
 use crate::source::staged::Staged;
 use crate::source::url::Url;
 use crate::source::volume::{Volume, Wanted};
-use crate::status::server::{self, Doors};
+use crate::status::server::{self, Access};
 use crate::status::{Phase, Status};
 use crate::systems::marker::Subject;
 use crate::systems::new_system::{self, NewSystem};
@@ -77,7 +77,7 @@ pub fn run(armed: &Armed) -> Result<Completion> {
     let words = fs::read_to_string("/proc/cmdline").context("/proc/cmdline")?;
     let from_lifeboat = words.split_whitespace().any(|word| word == FROM_LIFEBOAT);
     let claimed = if from_lifeboat {
-        insist(&status, Some(storm(0)), || match target::claim(&job)? {
+        until_done(&status, Some(fault_limit(0)), || match target::claim(&job)? {
             Claimed { lifeboat: None, .. } => {
                 Err(Fault::new("this was booted from the lifeboat, and the target boots none"))
             }
@@ -252,12 +252,12 @@ impl Work<'_> {
 
     /// Try once where there is an old system, and else until it is done or a reset may help.
     fn prepare<T>(&self, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
-        if self.resumed { insist(self.status, self.storm(), attempt) } else { attempt() }
+        if self.resumed { until_done(self.status, self.fault_limit(), attempt) } else { attempt() }
     }
 
     /// How long to try before a reset, where that boots the lifeboat.
-    fn storm(&self) -> Option<Duration> {
-        self.lifeboat.map(|_| storm(self.status.resumed()))
+    fn fault_limit(&self) -> Option<Duration> {
+        self.lifeboat.map(|_| fault_limit(self.status.resumed()))
     }
 
     fn replace(&self, disk: Arc<Disk>) -> Result<()> {
@@ -353,9 +353,9 @@ impl Work<'_> {
             identity: self.identity,
             status: self.status,
         };
-        let manner = Manner { grow, lifeboat: self.lifeboat, compare: self.resumed };
-        insist(self.status, self.storm(), || {
-            replace(self.image, supply, digests, &disk, manner, self.status, |table| {
+        let options = WriteOptions { grow, lifeboat: self.lifeboat, compare: self.resumed };
+        until_done(self.status, self.fault_limit(), || {
+            replace(self.image, supply, digests, &disk, options, self.status, |table| {
                 // Nobody can mount a partition of a disk that is held exclusively.
                 recorder::release();
                 drop(claimed.take());
@@ -402,8 +402,8 @@ impl Work<'_> {
 
 fn serve_status(job: &Job, directory: &Path, status: &Arc<Status>) -> Result<()> {
     let Some(listen) = &job.status else { return Ok(()) };
-    let doors = Doors::in_directory(listen, directory)?;
-    let address = server::start(&listen.listen, doors, Arc::clone(status))?;
+    let access = Access::in_directory(listen, directory)?;
+    let address = server::start(&listen.listen, access, Arc::clone(status))?;
     let scheme = if listen.tls { "https" } else { "http" };
     say!("the status can be asked for at {scheme}://{address}/v1/reimage");
     Ok(())

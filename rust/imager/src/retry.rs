@@ -9,23 +9,23 @@ use crate::{Fault, Result, say, threads};
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How long nothing but faults may come until the machine is reset, which may help a disk or a
 /// controller, and boots the lifeboat. Each boot from it doubles this, up to [`DOUBLINGS`] times.
-const STORM: Duration = Duration::from_secs(600);
+const FAULT_LIMIT: Duration = Duration::from_secs(600);
 const DOUBLINGS: u64 = 4;
 /// How often to try before that in any case.
 const TRIES: u32 = 3;
 
 /// How long to try before a reset; `resumed` is how many times the lifeboat was booted.
-pub fn storm(resumed: u64) -> Duration {
-    STORM * (1 << resumed.min(DOUBLINGS))
+pub fn fault_limit(resumed: u64) -> Duration {
+    FAULT_LIMIT * (1 << resumed.min(DOUBLINGS))
 }
 
-/// Try until it is done: for ever, or where a reset boots the lifeboat until only faults came for `storm`.
+/// Try until it is done: for ever, or where a reset boots the lifeboat until only faults came for `fault_limit`.
 ///
 /// # Errors
 /// The last fault, where a reset may help.
-pub fn insist<T>(
+pub fn until_done<T>(
     status: &Status,
-    storm: Option<Duration>,
+    fault_limit: Option<Duration>,
     mut attempt: impl FnMut() -> Result<T>,
 ) -> Result<T> {
     let mut pause = Duration::from_secs(1);
@@ -40,7 +40,7 @@ pub fn insist<T>(
         status.retry();
         status.enter(Phase::Waiting, 0);
         status.problem(format!("writing to the disk has started and must be finished: {fault}"));
-        if storm.is_some_and(|storm| tries >= TRIES && since.elapsed() >= storm) {
+        if fault_limit.is_some_and(|fault_limit| tries >= TRIES && since.elapsed() >= fault_limit) {
             let minutes = since.elapsed().as_secs() / 60;
             return Err(Fault(format!("nothing but faults for {minutes} minutes; {fault}")));
         }
@@ -54,14 +54,14 @@ pub fn insist<T>(
 mod tests {
     use std::time::Duration;
 
-    use super::insist;
+    use super::until_done;
     use crate::Fault;
     use crate::status::Status;
 
     #[test]
     fn what_was_begun_is_tried_again_also_after_a_panic() {
         let mut left = vec![Ok(7), Err(Fault::new("the disk fails"))];
-        let done = insist(&Status::new(), None, || match left.len() {
+        let done = until_done(&Status::new(), None, || match left.len() {
             2 => left.pop().unwrap(),
             1 => {
                 left.push(Ok(8));
@@ -75,7 +75,7 @@ mod tests {
     #[test]
     fn where_only_faults_come_a_reset_is_asked_for() {
         let mut tries = 0;
-        let fault = insist(&Status::new(), Some(Duration::ZERO), || -> crate::Result<()> {
+        let fault = until_done(&Status::new(), Some(Duration::ZERO), || -> crate::Result<()> {
             tries += 1;
             Err(Fault::new("the disk fails"))
         });

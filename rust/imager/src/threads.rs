@@ -13,7 +13,7 @@ use crate::{Fault, Result, say};
 static FIRST: Mutex<Option<String>> = Mutex::new(None);
 
 /// Print each panic on the console, from now on.
-pub fn tell_panics() {
+pub fn report_panics() {
     set_hook(Box::new(|panic| {
         let text = format!("a fault of the imager itself: {panic}");
         say!("{text}");
@@ -58,10 +58,10 @@ mod tests {
     fn a_panic_is_a_fault() {
         assert_eq!(caught(|| Ok(7)), Ok(7));
         assert_eq!(caught::<()>(|| Err(Fault::new("no"))), Err(Fault::new("no")));
-        let told = caught::<()>(|| panic!("chunk {}", 9)).unwrap_err().to_string();
+        let message = caught::<()>(|| panic!("chunk {}", 9)).unwrap_err().to_string();
         assert!(
-            told.contains("a fault of the imager itself") && told.contains("chunk 9"),
-            "{told}"
+            message.contains("a fault of the imager itself") && message.contains("chunk 9"),
+            "{message}"
         );
     }
 

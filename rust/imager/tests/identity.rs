@@ -56,13 +56,13 @@ fn files_are_put_in_place_with_the_new_systems_numbers() {
     left.sort();
     assert_eq!(left, ["ssh_host_ed25519_key", "sshd_config"]);
     assert_eq!(fs::read(root.join("etc/ssh/ssh_host_ed25519_key")).unwrap(), b"secret");
-    let told = |path: &str| {
+    let attributes = |path: &str| {
         let metadata = fs::metadata(root.join(path)).unwrap();
         (metadata.permissions().mode() & 0o7777, metadata.uid(), metadata.gid())
     };
-    assert_eq!(told("etc/ssh/ssh_host_ed25519_key"), (0o600, 0, 0));
-    assert_eq!(told("etc/holdfast/holdfast.toml"), (0o640, 990, 991));
-    assert_eq!(told("etc/holdfast/tls"), (0o750, 7, 991));
+    assert_eq!(attributes("etc/ssh/ssh_host_ed25519_key"), (0o600, 0, 0));
+    assert_eq!(attributes("etc/holdfast/holdfast.toml"), (0o640, 990, 991));
+    assert_eq!(attributes("etc/holdfast/tls"), (0o750, 7, 991));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use boats::{Boots, Call, Case, DISK, NONCE, REGION, Recorder, SETUPS, Setup, cut
 use common::MIB;
 use holdfast_imager::job::DiskRange;
 use holdfast_imager::lifeboat::{Fence, Lifeboat};
-use holdfast_imager::pipeline::{Blocks as _, Manner};
+use holdfast_imager::pipeline::{Blocks as _, WriteOptions};
 
 /// Run from a state, judge every cut, and resume from some of those that boot the lifeboat.
 fn explore(case: &Case, before: Vec<u8>, resumed: bool, depth: usize, count: &mut usize) {
@@ -137,7 +137,11 @@ fn each_switch_is_a_write_of_one_sector_and_a_wrong_order_is_noticed() {
             "something is written after the last switch"
         );
         let bare = Recorder::new(case.old.clone(), setup.sector);
-        case.replace(&bare, Manner { grow: setup.grow.then_some(1), ..Manner::default() }).unwrap();
+        case.replace(
+            &bare,
+            WriteOptions { grow: setup.grow.then_some(1), ..WriteOptions::default() },
+        )
+        .unwrap();
         assert!(has_dead_states(&case, &bare.into_parts().1), "without a lifeboat");
     }
 }
@@ -238,8 +242,8 @@ fn without_a_whole_journal_it_is_resumed_all_the_same() {
     // And the next boot knows of this one.
     let again = Lifeboat::read(&disk, REGION, NONCE).unwrap();
     assert_eq!(again.resume(&disk, &status), 2);
-    let manner = Manner { grow: Some(1), lifeboat: Some(&again), compare: true };
-    case.replace(&disk, manner).unwrap();
+    let options = WriteOptions { grow: Some(1), lifeboat: Some(&again), compare: true };
+    case.replace(&disk, options).unwrap();
     assert!(disk.into_parts().0 == case.done);
     assert_eq!(case.done.len(), DISK);
 }

@@ -19,7 +19,7 @@ use holdfast_imager::pipeline::{Supply, verify::verify};
 use holdfast_imager::source::download::Download;
 use holdfast_imager::source::http::{self, Client};
 use holdfast_imager::source::url::Url;
-use holdfast_imager::status::server::{self, Doors};
+use holdfast_imager::status::server::{self, Access};
 use holdfast_imager::status::{Phase, Status};
 
 fn run(command: &str) -> String {
@@ -51,8 +51,8 @@ fn an_address_and_names_come_from_a_dhcp_server() {
         .arg(std::env::current_exe().unwrap())
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&done.stdout);
-    assert!(done.status.success() && told.contains("1 passed"), "{told}");
+    let output = String::from_utf8_lossy(&done.stdout);
+    assert!(done.status.success() && output.contains("1 passed"), "{output}");
 }
 
 #[test]
@@ -114,27 +114,27 @@ fn in_a_network_of_its_own() {
 }
 
 /// A certificate for 127.0.0.1 that is its own authority: paths of it and its key.
-fn certificate(room: &Path) {
-    fs::create_dir_all(room.join("tls")).unwrap();
+fn certificate(directory_path: &Path) {
+    fs::create_dir_all(directory_path.join("tls")).unwrap();
     run(&format!(
         "cd {}/tls && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
          -keyout key.pem -out certificate.pem -subj /CN=node-7 \
          -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE 2>&1",
-        room.display()
+        directory_path.display()
     ));
 }
 
 fn curl(arguments: &str) -> (String, String) {
-    let told = run(&format!("curl --silent --write-out '\\n%{{http_code}}' {arguments}"));
-    let (body, code) = told.rsplit_once('\n').unwrap();
+    let output = run(&format!("curl --silent --write-out '\\n%{{http_code}}' {arguments}"));
+    let (body, code) = output.rsplit_once('\n').unwrap();
     (code.to_owned(), body.to_owned())
 }
 
 #[test]
 fn the_status_is_told_over_tls_to_who_has_a_token() {
     let directory = directory();
-    let room = directory.path();
-    certificate(room);
+    let directory_path = directory.path();
+    certificate(directory_path);
     let digest = |secret: &str| Sha256::of(secret.as_bytes());
     let tokens = format!(
         r#"{{"version": 1, "tokens": [
@@ -143,18 +143,18 @@ fn the_status_is_told_over_tls_to_who_has_a_token() {
         digest("hf_good"),
         digest("hf_old")
     );
-    fs::write(room.join("tokens.json"), tokens).unwrap();
+    fs::write(directory_path.join("tokens.json"), tokens).unwrap();
     let listen =
         job::Listen { listen: "127.0.0.1:0".to_owned(), tls: true, tokens: true, client_ca: false };
     let status = Arc::new(Status::new());
     status.tell(serde_json::json!({ "operation": "op-1", "image": { "name": "web" } }));
     status.enter(Phase::Writing, 1000);
     status.advance(250);
-    let doors = Doors::in_directory(&listen, room).unwrap();
-    let address = server::start(&listen.listen, doors, Arc::clone(&status)).unwrap();
+    let access = Access::in_directory(&listen, directory_path).unwrap();
+    let address = server::start(&listen.listen, access, Arc::clone(&status)).unwrap();
     let ask = |path: &str, token: Option<&str>| {
         let token = token.map_or_else(String::new, |t| format!("-H 'Authorization: Bearer {t}'"));
-        let ca = room.join("tls/certificate.pem");
+        let ca = directory_path.join("tls/certificate.pem");
         curl(&format!("--cacert {} {token} https://{address}{path}", ca.display()))
     };
     assert_eq!(ask("/healthz", None).0, "200");
@@ -164,12 +164,12 @@ fn the_status_is_told_over_tls_to_who_has_a_token() {
     }
     let (code, body) = ask("/v1/reimage?x=1", Some("hf_good"));
     assert_eq!(code, "200");
-    let told: serde_json::Value = serde_json::from_str(&body).unwrap();
-    assert_eq!(told["state"], "imaging");
-    assert_eq!(told["operation"], "op-1");
-    assert_eq!(told["progress"]["phase"], "writing");
-    assert_eq!(told["progress"]["bytes_done"], 250);
-    assert_eq!(told["progress"]["bytes_expected"], 1000);
+    let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(status["state"], "imaging");
+    assert_eq!(status["operation"], "op-1");
+    assert_eq!(status["progress"]["phase"], "writing");
+    assert_eq!(status["progress"]["bytes_done"], 250);
+    assert_eq!(status["progress"]["bytes_expected"], 1000);
     let (code, body) = ask("/metrics", Some("hf_good"));
     assert_eq!(code, "200");
     for line in [
@@ -183,7 +183,7 @@ fn the_status_is_told_over_tls_to_who_has_a_token() {
         assert!(body.lines().any(|found| found == line), "{line} is missing in {body}");
     }
     assert_eq!(ask("/v1/node", Some("hf_good")).0, "404");
-    let ca = room.join("tls/certificate.pem");
+    let ca = directory_path.join("tls/certificate.pem");
     let post = format!("-X POST --cacert {} https://{address}/v1/reimage", ca.display());
     assert_eq!(curl(&post).0, "405");
     // In the clear there is nothing.
@@ -197,7 +197,7 @@ fn the_status_is_told_over_tls_to_who_has_a_token() {
 #[test]
 fn a_request_that_never_ends_is_refused() {
     let status = Arc::new(Status::new());
-    let address = server::start("127.0.0.1:0", Doors::default(), status).unwrap();
+    let address = server::start("127.0.0.1:0", Access::default(), status).unwrap();
     for (request, code) in [
         (format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(9000)), "431"),
         ("\u{1}\u{2} nonsense\r\n\r\n".to_owned(), "400"),
@@ -362,7 +362,7 @@ fn what_will_not_get_better_is_refused_at_once() {
     let image = image();
     let descriptor = describe(&image, MIB, &image, Encoding::Identity);
     let size = image.len() as u64;
-    for (behavior, told, size) in [
+    for (behavior, reason, size) in [
         (Behavior::Code("404 Not Found"), "answers 404", size),
         (Behavior::Code("302 Found\r\nLocation: /again"), "redirects too often", size),
         (Behavior::Well, "the descriptor says", size + 512),
@@ -370,7 +370,7 @@ fn what_will_not_get_better_is_refused_at_once() {
         let server = images(&image, &[behavior], None);
         let (download, status) = download(&server, "http", size, client(None));
         let fault = verify(&descriptor, &download, &status).unwrap_err();
-        assert!(fault.0.contains(told), "{fault}");
+        assert!(fault.0.contains(reason), "{fault}");
     }
     // Nobody there: tried until the patience ends.
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
@@ -386,7 +386,7 @@ fn a_server_must_prove_who_it_is() {
     let directory = directory();
     certificate(directory.path());
     let listen = job::Listen { listen: String::new(), tls: true, tokens: false, client_ca: false };
-    let tls = Doors::in_directory(&listen, directory.path()).unwrap().tls;
+    let tls = Access::in_directory(&listen, directory.path()).unwrap().tls;
     let image = image();
     let descriptor = describe(&image, MIB, &image, Encoding::Identity);
     let server = images(&image, &[Behavior::Well], tls);
@@ -413,7 +413,7 @@ fn a_server_must_prove_who_it_is() {
 #[test]
 fn strangers_that_drip_blind_nobody() {
     let status = Arc::new(Status::new());
-    let address = server::start("127.0.0.1:0", Doors::default(), status).unwrap();
+    let address = server::start("127.0.0.1:0", Access::default(), status).unwrap();
     let mut strangers: Vec<_> = (0..40).map(|_| TcpStream::connect(address).unwrap()).collect();
     for stranger in &mut strangers {
         // Some were closed for those who came later.
@@ -433,7 +433,7 @@ fn strangers_that_drip_blind_nobody() {
 #[test]
 fn a_connection_ends_at_its_deadline_however_often_it_sends() {
     let status = Arc::new(Status::new());
-    let address = server::start("127.0.0.1:0", Doors::default(), status).unwrap();
+    let address = server::start("127.0.0.1:0", Access::default(), status).unwrap();
     let mut stranger = TcpStream::connect(address).unwrap();
     let start = Instant::now();
     let mut sent = 0;
@@ -449,42 +449,42 @@ fn a_connection_ends_at_its_deadline_however_often_it_sends() {
 fn beyond_this_machine_it_is_served_with_tls_and_tokens_or_not_at_all() {
     let status = Arc::new(Status::new());
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:9918"] {
-        let fault = server::start(address, Doors::default(), Arc::clone(&status)).unwrap_err();
+        let fault = server::start(address, Access::default(), Arc::clone(&status)).unwrap_err();
         assert!(fault.0.contains("needs TLS and tokens"), "{fault}");
     }
     let directory = directory();
     certificate(directory.path());
     let listen = job::Listen { listen: String::new(), tls: true, tokens: false, client_ca: false };
-    let doors = Doors::in_directory(&listen, directory.path()).unwrap();
-    server::start("0.0.0.0:0", doors, status).unwrap_err();
+    let access = Access::in_directory(&listen, directory.path()).unwrap();
+    server::start("0.0.0.0:0", access, status).unwrap_err();
 }
 
 #[test]
 fn client_certificates_are_asked_for_where_the_daemon_asks() {
     let directory = directory();
-    let room = directory.path();
-    certificate(room);
+    let directory_path = directory.path();
+    certificate(directory_path);
     let listen =
         job::Listen { listen: "127.0.0.1:0".to_owned(), tls: true, tokens: false, client_ca: true };
     // Without the authorities it is not served at all.
-    Doors::in_directory(&listen, room).unwrap_err();
-    fs::write(room.join("tls/client-ca.pem"), "nothing").unwrap();
-    Doors::in_directory(&listen, room).unwrap_err();
-    let client = room.join("client");
+    Access::in_directory(&listen, directory_path).unwrap_err();
+    fs::write(directory_path.join("tls/client-ca.pem"), "nothing").unwrap();
+    Access::in_directory(&listen, directory_path).unwrap_err();
+    let client = directory_path.join("client");
     certificate(&client);
-    fs::copy(client.join("tls/certificate.pem"), room.join("tls/client-ca.pem")).unwrap();
-    let doors = Doors::in_directory(&listen, room).unwrap();
-    let address = server::start(&listen.listen, doors, Arc::new(Status::new())).unwrap();
-    let ca = room.join("tls/certificate.pem").display().to_string();
+    fs::copy(client.join("tls/certificate.pem"), directory_path.join("tls/client-ca.pem")).unwrap();
+    let access = Access::in_directory(&listen, directory_path).unwrap();
+    let address = server::start(&listen.listen, access, Arc::new(Status::new())).unwrap();
+    let ca = directory_path.join("tls/certificate.pem").display().to_string();
     let ask = |with: &str| {
         // It is no answer where the handshake fails.
         curl(&format!("--cacert {ca} {with} https://{address}/healthz || true"))
     };
-    let own = |room: &Path| {
-        let tls = room.join("tls");
+    let own = |directory_path: &Path| {
+        let tls = directory_path.join("tls");
         format!("--cert {0}/certificate.pem --key {0}/key.pem", tls.display())
     };
     assert_ne!(ask("").0, "200");
-    assert_ne!(ask(&own(room)).0, "200", "a certificate of another authority");
+    assert_ne!(ask(&own(directory_path)).0, "200", "a certificate of another authority");
     assert_eq!(ask(&own(&client)).0, "200");
 }

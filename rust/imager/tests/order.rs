@@ -17,7 +17,7 @@ use holdfast_engine::image::{Descriptor, Encoding, Sha256};
 use holdfast_imager::disk::{Buffer, Disk};
 use holdfast_imager::identity::Identity;
 use holdfast_imager::job::Job;
-use holdfast_imager::pipeline::{Blocks, Manner, replace::replace, verify::verify};
+use holdfast_imager::pipeline::{Blocks, WriteOptions, replace::replace, verify::verify};
 use holdfast_imager::source::staged::Staged;
 use holdfast_imager::status::Status;
 use holdfast_imager::systems::marker::Subject;
@@ -143,8 +143,8 @@ fn case() -> Case {
 impl Case {
     fn replace(&self, disk: &Recorder, carry: impl FnOnce() -> Result<()>) -> Result<()> {
         let status = Status::new();
-        let manner = Manner { grow: Some(1), ..Manner::default() };
-        replace(&self.descriptor, &self.staged, &self.digests, disk, manner, &status, |_| carry())
+        let options = WriteOptions { grow: Some(1), ..WriteOptions::default() };
+        replace(&self.descriptor, &self.staged, &self.digests, disk, options, &status, |_| carry())
     }
 
     /// What the disk is to be in the end.
@@ -317,8 +317,8 @@ fn replaced_by(
     let (job, previous) = (job(), Sha256::of(b"kept"));
     let subject = Subject { job: &job, image: descriptor, previous: Some(&previous) };
     let system = NewSystem { subject, identity, status: &status };
-    let manner = Manner { grow, ..Manner::default() };
-    replace(descriptor, &staged, &digests, &disk, manner, &status, |table| {
+    let options = WriteOptions { grow, ..WriteOptions::default() };
+    replace(descriptor, &staged, &digests, &disk, options, &status, |table| {
         system.finish(&disk, table, &directory.join("root"))?;
         let mut head = Buffer::new(MIB);
         disk.read_at(&mut head, 0)?;
@@ -346,13 +346,13 @@ fn the_root_is_grown_and_has_its_marker_before_the_disk_has_a_table() {
     let marker = at.join("etc/holdfast/reimaged.json");
     let found = fs::metadata(&marker).unwrap();
     assert_eq!((found.permissions().mode() & 0o7777, found.uid(), found.gid()), (0o600, 0, 0));
-    let told: serde_json::Value = serde_json::from_slice(&fs::read(&marker).unwrap()).unwrap();
-    assert_eq!(told["secret"], SECRET);
-    assert_eq!(told["previous"]["descriptor_sha256"], json!(Sha256::of(b"kept")));
-    assert_eq!(told["state_dir"]["ino"], 12);
-    assert_eq!(told["identity"]["carried"], json!(["/etc/hostname"]));
+    let marked: serde_json::Value = serde_json::from_slice(&fs::read(&marker).unwrap()).unwrap();
+    assert_eq!(marked["secret"], SECRET);
+    assert_eq!(marked["previous"]["descriptor_sha256"], json!(Sha256::of(b"kept")));
+    assert_eq!(marked["state_dir"]["ino"], 12);
+    assert_eq!(marked["identity"]["carried"], json!(["/etc/hostname"]));
     assert_eq!(
-        told["identity"]["files"],
+        marked["identity"]["files"],
         json!([{"path": "/etc/hostname", "sha256": Sha256::of(b"node-7\n"), "mode": 0o644,
                 "uid": 0, "gid": 0, "label": null, "label_from": null}])
     );
@@ -419,12 +419,12 @@ fn a_full_root_keeps_the_files_of_its_image_and_the_marker_says_so() {
         fs::write(root.join("etc/os-release"), "ID=test\n").unwrap();
         fs::write(root.join("etc/ssh/ssh_host_rsa_key"), "of the image").unwrap();
         fs::write(root.join("etc/hostname"), "abc\n").unwrap();
-        let room = root.join("room");
-        fs::write(&room, vec![1; 12 << 10]).unwrap();
+        let filler = root.join("filler");
+        fs::write(&filler, vec![1; 12 << 10]).unwrap();
         let mut file = fs::File::create(root.join("filling")).unwrap();
         while std::io::Write::write_all(&mut file, &[7; 1024]).is_ok() {}
         drop(file);
-        fs::remove_file(room).unwrap();
+        fs::remove_file(filler).unwrap();
     });
     let key = json!({
         "path": "/etc/ssh/ssh_host_ed25519_key", "mode": 0o600, "uid": 0, "gid": 0,

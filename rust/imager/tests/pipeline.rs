@@ -10,7 +10,9 @@ use std::{fs, io};
 use common::{Loop, MIB, describe, directory, image, is_root, noise};
 use holdfast_engine::image::{Descriptor, Encoding};
 use holdfast_imager::disk::{Buffer, Disk};
-use holdfast_imager::pipeline::{Manner, Supply, read_back::read_back, verify::verify, write};
+use holdfast_imager::pipeline::{
+    Supply, WriteOptions, read_back::read_back, verify::verify, write,
+};
 use holdfast_imager::source::staged::Staged;
 use holdfast_imager::status::Status;
 
@@ -21,7 +23,8 @@ fn old_disk() -> Vec<u8> {
 
 fn all(image: &Descriptor, supply: &dyn Supply, disk: &Disk, status: &Status) {
     let digests = verify(image, supply, status).unwrap();
-    let written = write::write(image, supply, &digests, disk, Manner::default(), status).unwrap();
+    let written =
+        write::write(image, supply, &digests, disk, WriteOptions::default(), status).unwrap();
     read_back(image, &digests, &written, disk, status).unwrap();
     write::complete(&written, disk, None, status).unwrap();
 }
@@ -91,7 +94,8 @@ fn the_first_mebibyte_comes_last() {
     let digests = verify(&descriptor, &staged, &status).unwrap();
     assert!(!status.first_write());
     let written =
-        write::write(&descriptor, &staged, &digests, &disk, Manner::default(), &status).unwrap();
+        write::write(&descriptor, &staged, &digests, &disk, WriteOptions::default(), &status)
+            .unwrap();
     assert!(status.first_write());
     read_back(&descriptor, &digests, &written, &disk, &status).unwrap();
     // Nor does the old one boot what is there: it may have the same layout.
@@ -114,7 +118,8 @@ fn a_disk_that_lies_is_found_out() {
     let (status, staged) = (Status::new(), Staged::at(file));
     let digests = verify(&descriptor, &staged, &status).unwrap();
     let written =
-        write::write(&descriptor, &staged, &digests, &disk, Manner::default(), &status).unwrap();
+        write::write(&descriptor, &staged, &digests, &disk, WriteOptions::default(), &status)
+            .unwrap();
     // In what is mapped, in what is zeros, in the short last chunk, and at the end of the disk.
     for at in [MIB + 4096, 7 * MIB, 10 * MIB + 512, 16 * MIB - 512] {
         let at = at as u64 / 512 * 512;
@@ -203,8 +208,9 @@ fn what_changed_since_it_was_checked_is_not_written() {
         let fickle = Fickle { passes: AtomicUsize::new(0), contents, local };
         let status = Status::new();
         let digests = verify(&descriptor, &fickle, &status).unwrap();
-        let fault = write::write(&descriptor, &fickle, &digests, &disk, Manner::default(), &status)
-            .unwrap_err();
+        let fault =
+            write::write(&descriptor, &fickle, &digests, &disk, WriteOptions::default(), &status)
+                .unwrap_err();
         assert!(fault.0.contains("changed since it was checked"), "{fault}");
         let content = device.content();
         assert!(content[4 * MIB..5 * MIB] == old_disk()[4 * MIB..5 * MIB]);

@@ -13,7 +13,7 @@ use holdfast_engine::image::{Descriptor, Sha256};
 use holdfast_imager::disk::Disk;
 use holdfast_imager::disk::mount;
 use holdfast_imager::job::StateDirectory;
-use holdfast_imager::pipeline::{Manner, read_back::read_back, verify::verify, write};
+use holdfast_imager::pipeline::{WriteOptions, read_back::read_back, verify::verify, write};
 use holdfast_imager::source::staged::Staged;
 use holdfast_imager::status::Status;
 use holdfast_imager::systems::previous::save;
@@ -80,7 +80,8 @@ fn it_is_an_ordinary_image_that_makes_the_disk_what_it_was() {
     let staged = Staged::at(place.join("image"));
     let digests = verify(&descriptor, &staged, &status).unwrap();
     let written =
-        write::write(&descriptor, &staged, &digests, &disk, Manner::default(), &status).unwrap();
+        write::write(&descriptor, &staged, &digests, &disk, WriteOptions::default(), &status)
+            .unwrap();
     read_back(&descriptor, &digests, &written, &disk, &status).unwrap();
     write::complete(&written, &disk, None, &status).unwrap();
     assert!(device.content() == content);

@@ -15,7 +15,7 @@ use holdfast_imager::disk::grow;
 use holdfast_imager::disk::mount;
 use holdfast_imager::disk::table::Fitted;
 use holdfast_imager::disk::target;
-use holdfast_imager::pipeline::{Manner, read_back::read_back, verify::verify, write};
+use holdfast_imager::pipeline::{WriteOptions, read_back::read_back, verify::verify, write};
 use holdfast_imager::source::staged::Staged;
 use holdfast_imager::status::Status;
 
@@ -60,8 +60,8 @@ fn put(file: &Path, disk: &Loop, grow: Option<u32>) -> Fitted {
     let (image, staged, status) = (described(file), Staged::at(file.to_owned()), Status::new());
     let disk = Disk::open_exclusively(&disk.path).unwrap();
     let digests = verify(&image, &staged, &status).unwrap();
-    let manner = Manner { grow, ..Manner::default() };
-    let written = write::write(&image, &staged, &digests, &disk, manner, &status).unwrap();
+    let options = WriteOptions { grow, ..WriteOptions::default() };
+    let written = write::write(&image, &staged, &digests, &disk, options, &status).unwrap();
     read_back(&image, &digests, &written, &disk, &status).unwrap();
     write::complete(&written, &disk, None, &status).unwrap();
     written.table
@@ -79,10 +79,10 @@ fn partition(disk: &Path, number: usize) -> (u64, u64) {
 }
 
 fn verified(disk: &Path) {
-    let told = run("sfdisk", &["--verify", disk.to_str().unwrap()], "");
-    assert!(told.contains("No errors detected"), "{told}");
+    let output = run("sfdisk", &["--verify", disk.to_str().unwrap()], "");
+    assert!(output.contains("No errors detected"), "{output}");
     for wrong in ["corrupt", "not on the end", "mismatch", "doesn't"] {
-        assert!(!told.contains(wrong), "{told}");
+        assert!(!output.contains(wrong), "{output}");
     }
 }
 
@@ -141,8 +141,8 @@ fn only_the_last_partition_is_extended() {
         let file = image(directory.path(), 16, table, &[]);
         let disk = Loop::new(directory.path(), &vec![0xa5; 24 << 20]);
         let fitted = put(&file, &disk, Some(1));
-        let told = fitted.notes.join("\n");
-        assert!(told.contains("partition 1 is not the last one"), "{told}");
+        let output = fitted.notes.join("\n");
+        assert!(output.contains("partition 1 is not the last one"), "{output}");
         assert_eq!(fitted.extended_to, None);
         assert_eq!(partition(&disk.path, 1), partition(&file, 1));
         let fitted = put(&file, &disk, Some(2));
@@ -261,7 +261,7 @@ fn a_root_is_grown_with_its_partition() {
             Err(fault) => panic!("{fault}"),
         };
         assert!(grown > (mebibytes << 20) * 3 / 2, "{kind}: {grown}");
-        assert!(grow::grow(mounted.path(), kind, bytes).is_err(), "there is no more room");
+        assert!(grow::grow(mounted.path(), kind, bytes).is_err(), "there is no more space");
         mounted.unmount().unwrap();
         let node = root.path.to_str().unwrap();
         match kind {

@@ -14,7 +14,7 @@ use holdfast_engine::image::describe::{Request, describe};
 use holdfast_imager::disk::Disk;
 use holdfast_imager::identity::Identity;
 use holdfast_imager::job::Job;
-use holdfast_imager::pipeline::{Manner, replace::replace, verify::verify};
+use holdfast_imager::pipeline::{WriteOptions, replace::replace, verify::verify};
 use holdfast_imager::source::staged::Staged;
 use holdfast_imager::status::Status;
 use holdfast_imager::systems::marker::Subject;
@@ -151,8 +151,8 @@ fn replaced(directory: &Path, sector: &str, image: &Descriptor) -> (std::path::P
     let subject = Subject { job: &job, image, previous: None };
     let system = NewSystem { subject, identity: &identity, status: &status };
     let grow = image.root_partition;
-    let manner = Manner { grow, ..Manner::default() };
-    replace(image, &staged, &digests, &disk, manner, &status, |table| {
+    let options = WriteOptions { grow, ..WriteOptions::default() };
+    replace(image, &staged, &digests, &disk, options, &status, |table| {
         system.finish(&disk, table, &directory.join("root"))
     })
     .unwrap();

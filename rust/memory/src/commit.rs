@@ -59,7 +59,7 @@ pub fn meet(root: &Root, index: &Index) -> Result<Meeting> {
             }
             continue;
         }
-        let found = look(root, path).map_err(|e| Error::io(shown(root.path(), path), e))?;
+        let found = stat_entry(root, path).map_err(|e| Error::io(shown(root.path(), path), e))?;
         let kind = found.map(|found| FileType::from_raw_mode(found.stx_mode.into()));
         let exchange = match (kind, entry) {
             (None, _) => false,
@@ -83,7 +83,7 @@ pub fn meet(root: &Root, index: &Index) -> Result<Meeting> {
 }
 
 /// The state of a name in a root; `None` if there is none.
-fn look(root: &Root, path: &[u8]) -> rustix::io::Result<Option<Statx>> {
+fn stat_entry(root: &Root, path: &[u8]) -> rustix::io::Result<Option<Statx>> {
     let (parent, name) = split(path);
     let parent = match open_directory(root.fd(), parent) {
         Ok(parent) => parent,

@@ -40,7 +40,7 @@ class Pool(StrEnum):
     """Plans of re-imaging, which wait for servers."""
     IMAGES = "images"
     """Pieces of the staged image, for other nodes."""
-    LOOKS = "looks"
+    RESIDENCY = "residency"
     """Walks of whole trees for callers who ask for residency."""
 
 
@@ -52,7 +52,7 @@ THREADS = {
     Pool.UPLOADS: 4,
     Pool.PLANS: 2,
     Pool.IMAGES: 2,
-    Pool.LOOKS: 2,
+    Pool.RESIDENCY: 2,
 }
 
 

@@ -99,10 +99,10 @@ async def get_page_cache(
 ) -> Response:
     """Ask the kernel about every file, now: that takes seconds for millions of files."""
 
-    def look(progress: Progress) -> PageCacheState:
+    def measure(progress: Progress) -> PageCacheState:
         return services.pagecache.state(path=path, depth=depth, top=top, by=by, progress=progress)
 
-    return await large_json(await run(request, Pool.LOOKS, look))
+    return await large_json(await run(request, Pool.RESIDENCY, measure))
 
 
 @router.get(
@@ -120,10 +120,10 @@ async def get_residency_history(
 ) -> Response:
     """Return a point for each dump of whole roots, also for those removed since."""
 
-    def look(_: Progress) -> ResidencyHistory:
+    def history(_: Progress) -> ResidencyHistory:
         return residency_history(services.operations, hours)
 
-    return await large_json(await run(request, Pool.READS, look))
+    return await large_json(await run(request, Pool.READS, history))
 
 
 @router.post(

@@ -63,7 +63,7 @@ class Untouched:
 Found = Arrived | Recognised | Returned | Unknown | Untouched
 
 
-def look(job: Job, boot_id: str, privileged: Privileged, pause: Callable[[float], None]) -> Found:
+def detect(job: Job, boot_id: str, privileged: Privileged, pause: Callable[[float], None]) -> Found:
     """Determine the outcome of an attempt. Undoes what is left of an arming in the old system.
 
     `pause` sleeps, and raises `CancelledError` if there is no time for it. Raises `OSError` or

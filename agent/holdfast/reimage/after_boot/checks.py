@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from holdfast._engine import Progress
 
 _MOUNT_SECONDS = 60.0
-_LOOK_SECONDS = 0.25
+_POLL_SECONDS = 0.25
 
 
 class Proof(Protocol):
@@ -115,12 +115,12 @@ def _image(job: Job) -> Check:
     return Check(name="image", passed=False, detail=detail)
 
 
-def _pause(progress: Progress, seconds: float = _LOOK_SECONDS) -> None:
+def _pause(progress: Progress, seconds: float = _POLL_SECONDS) -> None:
     _check(progress)
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         _check(progress)
-        time.sleep(min(_LOOK_SECONDS, left))  # what happens elsewhere wakes nobody here
+        time.sleep(min(_POLL_SECONDS, left))  # what happens elsewhere wakes nobody here
 
 
 def _check(progress: Progress) -> None:

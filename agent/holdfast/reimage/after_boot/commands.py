@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from holdfast.process import trace
 
-_LOOK_SECONDS = 0.25
+_POLL_SECONDS = 0.25
 _KEPT_BYTES = 4096
 
 
@@ -44,13 +44,13 @@ def _traced() -> dict[str, str]:
 def run_command(
     command: Sequence[str],
     seconds: float,
-    look: Callable[[], None],
+    check: Callable[[], None],
     environment: Mapping[str, str] | None = None,
     kept_bytes: int = _KEPT_BYTES,
 ) -> Ended:
     """Run a command of the settings with the rights of this process, and wait for its end.
 
-    `look` is called meanwhile; what it raises ends the command, with all that it has started. The
+    `check` is called meanwhile; what it raises ends the command, with all that it has started. The
     last `kept_bytes` of what it writes are kept.
     """
     name = command[0]
@@ -71,9 +71,9 @@ def run_command(
         deadline = time.monotonic() + seconds
         try:
             while process.poll() is None and time.monotonic() <= deadline:
-                look()
+                check()
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(_LOOK_SECONDS)
+                    process.wait(_POLL_SECONDS)
         finally:
             late = process.poll() is None
             if late:

@@ -17,7 +17,7 @@ from typing import Any
 
 from holdfast.operations.model import now
 from holdfast.reimage.states import ReimageState
-from holdfast.reimage.store import Job, Waiting
+from holdfast.reimage.store import ConfirmationWait, Job
 
 _SYNCHRONISED = Path("/run/systemd/timesync/synchronized")
 """Made by systemd-timesyncd once it has set the clock."""
@@ -51,9 +51,9 @@ class ConfirmationClock:
     wall: Callable[[], datetime] = now
     synchronised: Callable[[], bool] = synchronised
 
-    def begin(self, before_seconds: float = 0.0) -> Waiting:
+    def begin(self, before_seconds: float = 0.0) -> ConfirmationWait:
         """Begin to count, with what is known to have passed already."""
-        return Waiting(
+        return ConfirmationWait(
             boot_id=self.boot_id,
             since_seconds=self.boottime(),
             before_seconds=before_seconds,
@@ -90,7 +90,7 @@ class ConfirmationClock:
             return {"waiting": self.begin(self._before(job))}
         if waiting.boot_id != self.boot_id:
             base = waiting.model_dump() | {"crossed": True}
-            return {"waiting": Waiting(**base | self._from_here(waiting.before_seconds))}
+            return {"waiting": ConfirmationWait(**base | self._from_here(waiting.before_seconds))}
         counted = self.boottime() - waiting.since_seconds
         if not waiting.synchronised and not waiting.crossed and self.synchronised():
             # The time of day of the start was wrong; the present one gives the right one.

@@ -26,7 +26,7 @@ from holdfast.reimage.store import Job
 log = logging.getLogger(__name__)
 
 ACTOR = "rollback"
-_LOOK_SECONDS = 1.0
+_POLL_SECONDS = 1.0
 _HELD_SECONDS, _MOST_HELD_SECONDS = 30.0, 300.0
 STALLED_SECONDS = 120.0
 """Checks that show no progress for so long are not waited for."""
@@ -101,13 +101,13 @@ class RollbackWatch:
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self.look()
+                self.check()
             except (RequestError, OperationFailed, OSError) as error:
                 log.error("re-imaging: the rollback cannot continue: %s", sentence(error))
             if not self._stopping.is_set():
-                self._attempt.wait(_LOOK_SECONDS)
+                self._attempt.wait(_POLL_SECONDS)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Do the next step, if there is one. Raises `RequestError`, `OSError`."""
         job = self._attempt.job
         if job is None:

@@ -27,7 +27,7 @@ _HEADER = struct.Struct(">4sIQIIQI")
 _INCOMPATIBLE = struct.Struct(">Q")
 _INCOMPATIBLE_AT = 72
 _CORRUPT, _EXTERNAL_DATA = 1 << 1, 1 << 2
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 _SAID_CHARACTERS = 500
 
 
@@ -104,7 +104,7 @@ def _run(program: str, path: Path, raw: Path, progress: Progress) -> None:
         try:
             while process.poll() is None:
                 check(progress)
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
         except CancelledError:
             process.kill()
             raise

@@ -33,7 +33,7 @@ _GOING_DOWN = timedelta(seconds=120)
 _HELD_STATES = frozenset({_S.REBOOTING, _S.BOOTED, _S.UNCONFIRMED, _S.UNKNOWN})
 _BEFORE_STATES = frozenset({_S.STAGING, _S.STAGED, _S.ARMED})
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 60.0
-_LOOK_SECONDS = 5.0
+_POLL_SECONDS = 5.0
 
 Record = Callable[[Mapping[str, Any]], None]
 """Writes a line to the audit log."""
@@ -182,7 +182,7 @@ class LockKeeper:
     def _run(self) -> None:
         pause = _FIRST_PAUSE
         while not self._stopping.is_set():
-            wait = _LOOK_SECONDS
+            wait = _POLL_SECONDS
             try:
                 answer = self._release()
             except OSError as error:

@@ -233,7 +233,7 @@ class Ledger:
             return subsystem.write(setting.knob, setting.value, setting.identity)
         except (ValueError, OSError) as error:
             raise Refused(
-                f"{setting.knob} cannot be set to {setting.value[:80]!r}: {_told(error)}."
+                f"{setting.knob} cannot be set to {setting.value[:80]!r}: {_reason(error)}."
             ) from error
 
     def _rebased(self, state: State) -> State:
@@ -305,7 +305,7 @@ class _Followed:
         return following
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, ValidationError):
         return plain(error.errors(include_url=False)[0])
     return str(error).rstrip(".")

@@ -59,7 +59,7 @@ class Drift:
         self._contested.clear()
         self.drifted = ()
 
-    def look(self, active: Active) -> list[DriftedSetting]:
+    def inspect(self, active: Active) -> list[DriftedSetting]:
         """Return what currently differs, and change nothing."""
         return [self._described(drift) for drift in self._off(active.settings)]
 

@@ -31,8 +31,8 @@ _MESSAGES = 1 << 16
 class Watcher:
     """Calls `look(thorough=…)` every `seconds` and when something happened."""
 
-    def __init__(self, look: Callable[..., None], seconds: float) -> None:
-        self._look = look
+    def __init__(self, check: Callable[..., None], seconds: float) -> None:
+        self._check = check
         self._seconds = seconds
         self._epoll = select.epoll()
         self._wake, self._waken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -65,20 +65,20 @@ class Watcher:
             self._thread.join(seconds)
 
     def _run(self) -> None:
-        self._look(thorough=True)
-        looked = time.monotonic()
+        self._check(thorough=True)
+        checked = time.monotonic()
         while not self._stopping:
             news = self._wait(self._seconds)
             if self._stopping:
                 return
             if news:
                 # What follows on the heels of the first is handled with it.
-                self._pause(max(SETTLE_SECONDS, looked + PAUSE_SECONDS - time.monotonic()))
+                self._pause(max(SETTLE_SECONDS, checked + PAUSE_SECONDS - time.monotonic()))
             if self._stopping:
                 return
-            self._look(thorough=news)
+            self._check(thorough=news)
             if news:
-                looked = time.monotonic()
+                checked = time.monotonic()
 
     def _pause(self, seconds: float) -> None:
         end = time.monotonic() + seconds

@@ -24,7 +24,7 @@ _STYLES = {
     "staging": "cyan",
     "held": "yellow",
 }
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 
 
 class TerminalView:
@@ -66,7 +66,7 @@ class TerminalView:
         return Group(Text(clock(seconds), style="dim"), table(self._board.snapshot()))
 
     def _follow(self) -> None:
-        while not self._stop.wait(_LOOK_SECONDS):
+        while not self._stop.wait(_POLL_SECONDS):
             self._lines()
 
     def _lines(self) -> None:

@@ -40,7 +40,7 @@ pub struct Report {
 ///
 /// # Errors
 /// [`Error::Io`], for want of rights as well.
-pub fn look(path: &Path) -> Result<Report> {
+pub fn report(path: &Path) -> Result<Report> {
     let (head, tail, size) = ends(path).map_err(|e| Error::io(path, e))?;
     let found = probe(&Ends { head: &head, tail: &tail, size });
     let name = path.to_string_lossy();

@@ -135,15 +135,15 @@ mod tests {
         judge.update(&data);
         assert_eq!(digest, judge.digest());
         assert!(chunks.is_of(size));
-        let mut begun = chunks.clone();
-        begun.digests.truncate(1);
-        let mut hasher = FileHasher::resume(Algorithm::Xxh64, size, begun.clone());
+        let mut started = chunks.clone();
+        started.digests.truncate(1);
+        let mut hasher = FileHasher::resume(Algorithm::Xxh64, size, started.clone());
         assert_eq!(hasher.position(), CHUNK);
         assert_eq!(hash(&mut hasher, &data, CHUNK as usize), [1]);
         assert_eq!(hasher.finish(), (digest, Some(chunks)));
         // Other algorithms, and files of another size, cannot be resumed.
-        let other = FileHasher::resume(Algorithm::Blake3, size, begun.clone());
+        let other = FileHasher::resume(Algorithm::Blake3, size, started.clone());
         assert_eq!(other.position(), 0);
-        assert_eq!(FileHasher::resume(Algorithm::Xxh64, CHUNK, begun).position(), 0);
+        assert_eq!(FileHasher::resume(Algorithm::Xxh64, CHUNK, started).position(), 0);
     }
 }

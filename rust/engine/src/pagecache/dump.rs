@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use serde::{Deserialize, Serialize};
 
 use super::pages::PageSet;
-use super::probe::{Look, Way, has_any, may_probe, method, resident, resident_of_many, way};
+use super::probe::{Probe, Way, has_any, may_probe, method, resident, resident_of_many, way};
 use super::record::{FORMAT, Header, Line, VERSION};
 use super::{open_roots, refuse_unseen, starts, walkers};
 use crate::confine::{OpenFile, Refusal, mtime_ms};
@@ -203,10 +203,10 @@ impl Visit for Dumper<'_> {
             }
             parts.push(Part { file: Arc::new(scanned), start: 0, end: pages });
         }
-        let mut looks: Vec<_> =
-            small.iter().map(|(file, pages)| Look::new(&file.file.fd, file.way, *pages)).collect();
-        resident_of_many(&mut looks);
-        let found: Vec<_> = looks.into_iter().map(|look| look.resident).collect();
+        let mut probes: Vec<_> =
+            small.iter().map(|(file, pages)| Probe::new(&file.file.fd, file.way, *pages)).collect();
+        resident_of_many(&mut probes);
+        let found: Vec<_> = probes.into_iter().map(|probe| probe.resident).collect();
         small.iter().zip(found).try_for_each(|((scanned, _), pages)| self.found(scanned, pages))
     }
 
@@ -226,8 +226,8 @@ impl Visit for Dumper<'_> {
             };
         }
         let mut pages = PageSet::default();
-        let looked = resident(&file.file.fd, file.way, start, end, &mut pages);
-        self.found(&file, looked.map(|()| pages))
+        let probed = resident(&file.file.fd, file.way, start, end, &mut pages);
+        self.found(&file, probed.map(|()| pages))
     }
 
     fn skip(&self, root: usize, path: &[u8], refusal: Refusal) -> Result<()> {

@@ -142,7 +142,7 @@ thread_local! {
 
 /// A file to probe together with others.
 #[derive(Debug)]
-pub struct Look<'a> {
+pub struct Probe<'a> {
     /// The file.
     pub fd: &'a OwnedFd,
     /// How it is asked about.
@@ -153,7 +153,7 @@ pub struct Look<'a> {
     pub resident: rustix::io::Result<PageSet>,
 }
 
-impl<'a> Look<'a> {
+impl<'a> Probe<'a> {
     /// A file of `pages` pages, to be probed.
     pub fn new(fd: &'a OwnedFd, way: Way, pages: u64) -> Self {
         Self { fd, way, pages, resident: Ok(PageSet::default()) }
@@ -161,50 +161,50 @@ impl<'a> Look<'a> {
 }
 
 /// Probe many files, the small ones of them together.
-pub fn resident_of_many(looks: &mut [Look<'_>]) {
+pub fn resident_of_many(probes: &mut [Probe<'_>]) {
     let mut mixed = Vec::new();
-    for look in looks {
-        let small = look.pages <= TOGETHER && look.pages > 0;
-        if small && (look.way == Way::Mapped || !has_cachestat()) {
-            mixed.push(look);
+    for probe in probes {
+        let small = probe.pages <= TOGETHER && probe.pages > 0;
+        if small && (probe.way == Way::Mapped || !has_cachestat()) {
+            mixed.push(probe);
             continue;
         }
-        match (small && look.pages > SINGLY).then(|| share(look.fd, 0, look.pages)) {
-            Some(Ok(Some(Share::Some))) => mixed.push(look),
+        match (small && probe.pages > SINGLY).then(|| share(probe.fd, 0, probe.pages)) {
+            Some(Ok(Some(Share::Some))) => mixed.push(probe),
             _ => {
                 let mut pages = PageSet::default();
-                look.resident =
-                    resident(look.fd, look.way, 0, look.pages, &mut pages).map(|()| pages);
+                probe.resident =
+                    resident(probe.fd, probe.way, 0, probe.pages, &mut pages).map(|()| pages);
             }
         }
     }
     let mut rest = mixed.as_mut_slice();
     while !rest.is_empty() {
         let mut pages = 0;
-        let fit = rest.iter().take(QUERIES).take_while(|look| {
-            pages += look.pages;
+        let fit = rest.iter().take(QUERIES).take_while(|probe| {
+            pages += probe.pages;
             pages <= PAGES
         });
         let (now, later) = rest.split_at_mut(fit.count());
-        look_together(now);
+        probe_together(now);
         rest = later;
     }
 }
 
-fn look_together(looks: &mut [&mut Look<'_>]) {
-    let queries: Vec<_> = looks
+fn probe_together(probes: &mut [&mut Probe<'_>]) {
+    let queries: Vec<_> = probes
         .iter()
-        .map(|look| Query { fd: look.fd.as_fd(), start: 0, pages: look.pages })
+        .map(|probe| Query { fd: probe.fd.as_fd(), start: 0, pages: probe.pages })
         .collect();
     let asked = mincore::ask(&queries, |index, vector| {
-        looks[index].resident = vector.map(|vector| {
+        probes[index].resident = vector.map(|vector| {
             let mut pages = PageSet::default();
             pages.push_vector(0, vector);
             pages
         });
     });
     if let Err(errno) = asked {
-        looks.iter_mut().for_each(|look| look.resident = Err(errno));
+        probes.iter_mut().for_each(|probe| probe.resident = Err(errno));
     }
 }
 

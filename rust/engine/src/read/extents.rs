@@ -51,7 +51,7 @@ impl Extents {
             return None;
         }
         if self.position >= self.data_until {
-            let hole = self.look(file, most);
+            let hole = self.next_hole(file, most);
             if hole > 0 {
                 self.position += hole;
                 return Some(Part::Hole(hole));
@@ -65,7 +65,7 @@ impl Extents {
 
     /// Determine what is at the position: the length of a hole, or zero after `data_until` was
     /// moved.
-    fn look(&mut self, file: &OwnedFd, most: u64) -> u64 {
+    fn next_hole(&mut self, file: &OwnedFd, most: u64) -> u64 {
         let data = match seek(file, SeekFrom::Data(self.position)) {
             Ok(data) => data,
             // Nothing but a hole up to the end of the file.

@@ -140,7 +140,7 @@ fn members(uuid: &str, target: &str) -> Vec<(Device, Member)> {
             continue;
         }
         // What cannot be read is no member that could be used.
-        let found = Disk::open(&device.path).and_then(|disk| superblock::look(&disk));
+        let found = Disk::open(&device.path).and_then(|disk| superblock::read(&disk));
         if let Some(member) = found.ok().and_then(|found| found.member)
             && member.array == uuid
         {

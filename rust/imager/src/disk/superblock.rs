@@ -27,7 +27,7 @@ impl Signatures {
 ///
 /// # Errors
 /// The disk's.
-pub fn look(disk: &Disk) -> Result<Signatures> {
+pub fn read(disk: &Disk) -> Result<Signatures> {
     let size = disk.size_bytes() / 4096 * 4096;
     let mut head = Buffer::new(HEAD.min(usize::try_from(size).unwrap_or(HEAD)));
     disk.read_at(&mut head, 0)?;

@@ -25,7 +25,7 @@ pub struct Fitted {
 
 /// Sizes that a table has to fit.
 #[derive(Debug, Clone, Copy)]
-pub struct Room {
+pub struct Sizes {
     /// The image's.
     pub image_bytes: u64,
     /// The disk's.
@@ -36,21 +36,21 @@ pub struct Room {
 
 /// Make the table at a disk's beginning fit a disk in sectors of `sector` bytes (512 or 4096); `grow` is
 /// the number of the partition to extend, if any.
-pub fn fit(ends: &mut Ends, room: Room, sector: u64, grow: Option<u32>) -> Fitted {
+pub fn fit(ends: &mut Ends, sizes: Sizes, sector: u64, grow: Option<u32>) -> Fitted {
     let mut fitted = Fitted::default();
-    if room.disk_bytes <= room.image_bytes && grow.is_none() {
+    if sizes.disk_bytes <= sizes.image_bytes && grow.is_none() {
         return fitted;
     }
     let header = ends.head.get(sector as usize..).unwrap_or_default();
     let done = if header.starts_with(b"EFI PART") {
-        fit_gpt(ends, room, sector, grow, &mut fitted)
+        fit_gpt(ends, sizes, sector, grow, &mut fitted)
     } else {
-        grow.map_or(Ok(()), |number| extend_mbr(&mut ends.head, room, sector, number, &mut fitted))
+        grow.map_or(Ok(()), |number| extend_mbr(&mut ends.head, sizes, sector, number, &mut fitted))
     };
     if let Err(why) = done {
         fitted.notes.push(why);
     }
-    if let (Some(limit), Some(_)) = (room.limit_bytes, fitted.extended_to) {
+    if let (Some(limit), Some(_)) = (sizes.limit_bytes, fitted.extended_to) {
         fitted.notes.push(format!(
             "the root was extended up to byte {limit}, where the lifeboat was; growpart extends it \
              further"
@@ -61,14 +61,14 @@ pub fn fit(ends: &mut Ends, room: Room, sector: u64, grow: Option<u32>) -> Fitte
 
 fn fit_gpt(
     ends: &mut Ends,
-    room: Room,
+    sizes: Sizes,
     sector: u64,
     grow: Option<u32>,
     fitted: &mut Fitted,
 ) -> Result<(), String> {
     let left = |why: &str| format!("the image's GPT is left unchanged: {why}");
     let mut gpt = Gpt::read(&ends.head, sector).map_err(left)?;
-    let last = room.disk_bytes / sector - 1;
+    let last = sizes.disk_bytes / sector - 1;
     let backup_at = last
         .checked_sub(gpt.entries_sectors())
         .filter(|at| at * sector >= ends.tail_at)
@@ -78,7 +78,7 @@ fn fit_gpt(
         return Err(left("a partition reaches to where its backup would be"));
     }
     if let Some(number) = grow {
-        let limit = room.limit_bytes.map_or(u64::MAX, |limit| (limit / sector).saturating_sub(1));
+        let limit = sizes.limit_bytes.map_or(u64::MAX, |limit| (limit / sector).saturating_sub(1));
         match gpt.extend(number, last_usable.min(limit)) {
             Ok(sectors) => fitted.extended_to = Some(sectors * sector),
             Err(why) => fitted.notes.push(why),
@@ -239,7 +239,7 @@ fn protect(head: &mut [u8], last: u64) -> bool {
 /// Extend a primary partition of an MBR.
 fn extend_mbr(
     head: &mut [u8],
-    room: Room,
+    sizes: Sizes,
     sector: u64,
     number: u32,
     fitted: &mut Fitted,
@@ -262,7 +262,7 @@ fn extend_mbr(
         return Err(not_last(number));
     }
     // A sector further than this has no number in such a table.
-    let end = room.limit_bytes.unwrap_or(u64::MAX).min(room.disk_bytes) / sector;
+    let end = sizes.limit_bytes.unwrap_or(u64::MAX).min(sizes.disk_bytes) / sector;
     let end = end.min(u64::from(u32::MAX));
     let step = ALIGNMENT / sector;
     let sectors = end.saturating_sub(first) / step * step;
@@ -300,7 +300,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 mod tests {
     use proptest::prelude::*;
 
-    use super::{Room, fit};
+    use super::{Sizes, fit};
     use crate::pipeline::ends::Ends;
 
     proptest! {
@@ -325,8 +325,8 @@ mod tests {
                 ends.head[510..512].copy_from_slice(&[0x55, 0xaa]);
             }
             let limit_bytes = limit.map(|limit| limit * sector);
-            let room = Room { image_bytes: image, disk_bytes: disk, limit_bytes };
-            let _ = fit(&mut ends, room, sector, grow);
+            let sizes = Sizes { image_bytes: image, disk_bytes: disk, limit_bytes };
+            let _ = fit(&mut ends, sizes, sector, grow);
         }
     }
 }

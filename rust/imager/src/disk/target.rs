@@ -175,7 +175,7 @@ fn open(device: &Device, data: &[DataDisk]) -> Result<Disk> {
 /// Prove that a disk holds nothing but a system that is to be replaced.
 fn examine(device: &Device, disk: &Disk, own: &[String]) -> Result<()> {
     let what = device.describe();
-    if let Some(why) = rules::whole_disk(&what, &superblock::look(disk)?.all) {
+    if let Some(why) = rules::whole_disk(&what, &superblock::read(disk)?.all) {
         return Err(Fault(why));
     }
     let partitions: Vec<_> = devices::all()
@@ -191,7 +191,7 @@ fn examine(device: &Device, disk: &Disk, own: &[String]) -> Result<()> {
     for (disk, partition) in &partitions {
         let name = partition.path.display().to_string();
         let group = lvm::membership(&Aligned::all_of(disk));
-        let found = superblock::look(disk)?.all;
+        let found = superblock::read(disk)?.all;
         members.extend(rules::partition_of_system(&name, &found, group.as_ref(), own, &on_disk));
     }
     if members.is_empty() {

@@ -18,7 +18,7 @@ use crate::reimage::Completion;
 use crate::{reimage, say, threads};
 
 /// Where the armed machine left what the imager needs.
-pub const ROOM: &str = "/holdfast";
+pub const DIRECTORY: &str = "/holdfast";
 /// How long a fault that can be reported nowhere else stays on the console.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -26,8 +26,8 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 pub fn run() -> ! {
     prepare();
     say!("holdfast-imager {}: hello", env!("CARGO_PKG_VERSION"));
-    threads::tell_panics();
-    match threads::caught(|| reimage::run(&Armed::in_directory(Path::new(ROOM)))) {
+    threads::report_panics();
+    match threads::caught(|| reimage::run(&Armed::in_directory(Path::new(DIRECTORY)))) {
         Ok(Completion::Written) => say!("the new system is on the disk; rebooting into it"),
         Ok(Completion::StartedBefore) => {
             say!("this was started before with the same arming; nothing is done, rebooting");

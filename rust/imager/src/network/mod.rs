@@ -206,8 +206,8 @@ fn keep(
         thread::sleep(Duration::from_secs(lease.renew_seconds.into()).max(LEAST_RENEWAL));
         match dhcp::renew(interface, host_name, lease.address, DHCP_PATIENCE) {
             Ok(renewed) => {
-                let told = (lease.address, lease.prefix, &lease.routes, &lease.dns);
-                if told == (renewed.address, renewed.prefix, &renewed.routes, &renewed.dns) {
+                let known = (lease.address, lease.prefix, &lease.routes, &lease.dns);
+                if known == (renewed.address, renewed.prefix, &renewed.routes, &renewed.dns) {
                     lease = renewed;
                 } else if let Err(fault) = take(netlink, interface, &renewed, network) {
                     say!("{fault}");

@@ -71,23 +71,23 @@ impl Outcome {
     /// The record's bytes. Of its log the oldest lines go, and then the end of the reason, until it
     /// fits.
     pub fn to_bytes(&self) -> Buffer {
-        let room = OUTCOME_BYTES as usize;
+        let most = OUTCOME_BYTES as usize;
         let mut record = self.clone();
         let text = loop {
             let text = serde_json::to_vec(&record).expect("a record has only text for keys");
-            if text.len() < room {
+            if text.len() < most {
                 break text;
             }
             if record.log.is_empty() {
                 let reason = record.reason.take().unwrap_or_default();
                 // Each character takes at most 6 bytes in JSON.
-                record.reason = Some(reason.chars().take(room / 16).collect());
+                record.reason = Some(reason.chars().take(most / 16).collect());
                 record.phase = record.phase.map(|phase| phase.chars().take(64).collect());
             } else {
                 record.log.remove(0);
             }
         };
-        let mut bytes = Buffer::new(room);
+        let mut bytes = Buffer::new(most);
         bytes.fill(b' ');
         bytes[..text.len()].copy_from_slice(&text);
         bytes[text.len()] = b'\n';

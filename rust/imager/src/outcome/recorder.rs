@@ -55,12 +55,12 @@ pub fn leave_word(job: &Job, fault: &Fault) {
             if found.state != State::Armed {
                 return Ok(false);
             }
-            let begun = Outcome {
+            let started = Outcome {
                 started: found.started + 1,
                 descriptor_sha256: Some(job.descriptor_sha256),
                 ..found
             };
-            ended(begun, Phase::Waiting, &fault.to_string()).write(&disk, job.outcome)?;
+            ended(started, Phase::Waiting, &fault.to_string()).write(&disk, job.outcome)?;
             Ok(true)
         });
         if written == Ok(true) {
@@ -69,12 +69,12 @@ pub fn leave_word(job: &Job, fault: &Fault) {
     }
 }
 
-fn ended(begun: Outcome, phase: Phase, reason: &str) -> Outcome {
+fn ended(started: Outcome, phase: Phase, reason: &str) -> Outcome {
     Outcome {
         state: State::Refused,
         phase: Some(phase.name().to_owned()),
         reason: Some(reason.to_owned()),
         log: log::recent(),
-        ..begun
+        ..started
     }
 }

@@ -104,7 +104,7 @@ impl Blocks for Disk {
 
 /// How a disk is written.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Manner<'a> {
+pub struct WriteOptions<'a> {
     /// The number of the partition to extend, if any.
     pub grow: Option<u32>,
     /// What the disk boots until it has the image, if there is anything.

@@ -12,7 +12,7 @@
 use holdfast_engine::image::Descriptor;
 
 use super::read_back::read_back;
-use super::{Blocks, Digests, Manner, Supply, write};
+use super::{Blocks, Digests, Supply, WriteOptions, write};
 use crate::Result;
 use crate::disk::table::Fitted;
 use crate::lifeboat::Fence;
@@ -29,13 +29,13 @@ pub fn replace(
     supply: &dyn Supply,
     digests: &Digests,
     disk: &dyn Blocks,
-    manner: Manner<'_>,
+    options: WriteOptions<'_>,
     status: &Status,
     carry: impl FnOnce(&Fitted) -> Result<()>,
 ) -> Result<()> {
     status.begin_writing();
-    let Some(lifeboat) = manner.lifeboat else {
-        let written = write::write(image, supply, digests, disk, manner, status)?;
+    let Some(lifeboat) = options.lifeboat else {
+        let written = write::write(image, supply, digests, disk, options, status)?;
         read_back(image, digests, &written, disk, status)?;
         carry(&written.table)?;
         return write::complete(&written, disk, None, status);
@@ -44,7 +44,7 @@ pub fn replace(
     let note = |state, bytes| lifeboat.came_to(state, bytes, disk, status);
     let fenced = &Fence::around(lifeboat, disk);
     note(State::Writing, 0);
-    let written = write::write(image, supply, digests, fenced, manner, status)?;
+    let written = write::write(image, supply, digests, fenced, options, status)?;
     read_back(image, digests, &written, fenced, status)?;
     note(State::Carrying, image.size_bytes);
     carry(&written.table)?;

@@ -7,11 +7,11 @@ use holdfast_engine::xxh64::xxh64;
 
 use super::ends::Ends;
 use super::{
-    Blocks, Digests, HEAD_BYTES, Manner, Supply, differing, differs, head_bytes, put, stream,
+    Blocks, Digests, HEAD_BYTES, Supply, WriteOptions, differing, differs, head_bytes, put, stream,
     workers,
 };
 use crate::disk::Buffer;
-use crate::disk::table::{self, Fitted, Room};
+use crate::disk::table::{self, Fitted, Sizes};
 use crate::lifeboat::Lifeboat;
 use crate::status::{Phase, Status, lock};
 use crate::{Fault, Result};
@@ -51,13 +51,13 @@ pub fn write(
     supply: &dyn Supply,
     digests: &Digests,
     disk: &dyn Blocks,
-    manner: Manner<'_>,
+    options: WriteOptions<'_>,
     status: &Status,
 ) -> Result<Written> {
     status.enter(Phase::Writing, image.size_bytes);
     status.begin_writing();
     let ends = Ends::new(head_bytes(image), disk.size_bytes());
-    let kept = manner.lifeboat.map_or(0, Lifeboat::kept_bytes);
+    let kept = options.lifeboat.map_or(0, Lifeboat::kept_bytes);
     clear(disk, kept, HEAD_BYTES.min(image.size_bytes).saturating_sub(kept), BEGINNING)?;
     if !ends.tail.is_empty() {
         let sector = disk.sector_bytes();
@@ -65,7 +65,7 @@ pub fn write(
     }
     for (from, length) in image.zero_ranges() {
         let middle = ends.between(from, length);
-        zero(disk, from + middle.start as u64, middle.len() as u64, manner.compare, status)?;
+        zero(disk, from + middle.start as u64, middle.len() as u64, options.compare, status)?;
     }
     let ends = Mutex::new(ends);
     stream::pass(image, supply, workers(IN_FLIGHT), &|index, piece, bytes| {
@@ -85,7 +85,7 @@ pub fn write(
         if piece.digest.is_some() {
             if !middle.is_empty() {
                 let (at, bytes) = (piece.offset + middle.start as u64, &bytes[middle]);
-                status.wrote(match manner.compare {
+                status.wrote(match options.compare {
                     true => differing::write(disk, bytes, at)?,
                     false => disk.write_at(bytes, at).map(|()| bytes.len() as u64)?,
                 });
@@ -97,13 +97,13 @@ pub fn write(
     let image_ends = ends.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut ends = image_ends.clone();
     let sector = disk.sector_bytes();
-    let room = Room {
+    let sizes = Sizes {
         image_bytes: image.size_bytes,
         disk_bytes: disk.size_bytes(),
         // The lifeboat is no part of a partition while it may be booted.
-        limit_bytes: manner.lifeboat.map(|lifeboat| lifeboat.range().offset_bytes),
+        limit_bytes: options.lifeboat.map(|lifeboat| lifeboat.range().offset_bytes),
     };
-    let table = table::fit(&mut ends, room, sector, manner.grow);
+    let table = table::fit(&mut ends, sizes, sector, options.grow);
     let backup = take_backup(&mut ends.tail, sector as usize);
     if is_zero(&ends.tail) {
         disk.zero(ends.tail_at, ends.tail.len() as u64)?;

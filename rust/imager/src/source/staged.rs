@@ -67,7 +67,7 @@ impl Staged {
             }
             _ => "",
         };
-        let fd = opened.context(whole()).map_err(|Fault(told)| Fault(told + hint))?;
+        let fd = opened.context(whole()).map_err(|Fault(reason)| Fault(reason + hint))?;
         let file = File::from(fd);
         if file.metadata().context(whole())?.is_file() {
             Ok(file)

@@ -133,7 +133,7 @@ fn find_file_system(kind: &str, uuid: &str, target: &str) -> Result<Device> {
                 continue;
             }
             // What cannot be read holds no data that could be used.
-            let Ok(signatures) = Disk::open(&device.path).and_then(|disk| superblock::look(&disk))
+            let Ok(signatures) = Disk::open(&device.path).and_then(|disk| superblock::read(&disk))
             else {
                 continue;
             };

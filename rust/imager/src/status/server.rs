@@ -29,14 +29,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Who may see it, and how.
 #[derive(Debug, Clone, Default)]
-pub struct Doors {
+pub struct Access {
     /// With TLS, if so.
     pub tls: Option<Arc<ServerConfig>>,
     /// With a token, if so.
     pub tokens: Option<Tokens>,
 }
 
-impl Doors {
+impl Access {
     /// What the armed machine left: the daemon's own certificate, key and tokens.
     ///
     /// # Errors
@@ -85,32 +85,32 @@ impl Doors {
 ///
 /// # Errors
 /// If nobody can listen there, or everybody could ask.
-pub fn start(listen: &str, doors: Doors, status: Arc<Status>) -> Result<std::net::SocketAddr> {
+pub fn start(listen: &str, access: Access, status: Arc<Status>) -> Result<std::net::SocketAddr> {
     let address = crate::network::address::socket(listen)
         .ok_or_else(|| Fault(format!("{listen} is no address and port to listen on")))?;
-    if !address.ip().is_loopback() && (doors.tls.is_none() || doors.tokens.is_none()) {
+    if !address.ip().is_loopback() && (access.tls.is_none() || access.tokens.is_none()) {
         return Err(Fault(format!(
             "{listen} reaches beyond this machine, which needs TLS and tokens"
         )));
     }
     let listener = TcpListener::bind(address).context(format_args!("listening on {listen}"))?;
     let address = listener.local_addr().context(listen)?;
-    let doors = Arc::new(doors);
-    threads::in_background("the status", move || serve(&listener, &doors, &status));
+    let access = Arc::new(access);
+    threads::in_background("the status", move || serve(&listener, &access, &status));
     Ok(address)
 }
 
-fn serve(listener: &TcpListener, doors: &Arc<Doors>, status: &Arc<Status>) {
+fn serve(listener: &TcpListener, access: &Arc<Access>, status: &Arc<Status>) {
     let connections = Connections::new(CONNECTIONS);
     loop {
         match listener.accept() {
             Ok((stream, peer)) => {
                 // Where all places are taken by those who may ask, it is closed.
                 let Some(slot) = connections.take(&stream, peer.ip()) else { continue };
-                let (doors, status) = (Arc::clone(doors), Arc::clone(status));
+                let (access, status) = (Arc::clone(access), Arc::clone(status));
                 threads::in_background("an answer to a client", move || {
                     // A client that goes away in the middle is its own affair.
-                    let _ = converse(stream, &slot, &doors, &status);
+                    let _ = converse(stream, &slot, &access, &status);
                 });
             }
             Err(error) => {
@@ -121,17 +121,17 @@ fn serve(listener: &TcpListener, doors: &Arc<Doors>, status: &Arc<Status>) {
     }
 }
 
-fn converse(stream: TcpStream, slot: &Slot, doors: &Doors, status: &Status) -> io::Result<()> {
+fn converse(stream: TcpStream, slot: &Slot, access: &Access, status: &Status) -> io::Result<()> {
     let mut stream = Limited::new(stream, Instant::now() + PATIENCE);
-    match &doors.tls {
+    match &access.tls {
         None => {
-            answer(&mut stream, slot, doors, status)?;
+            answer(&mut stream, slot, access, status)?;
             stream.shutdown()
         }
         Some(config) => {
             let connection = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
             let mut stream = StreamOwned::new(connection, stream);
-            answer(&mut stream, slot, doors, status)?;
+            answer(&mut stream, slot, access, status)?;
             stream.conn.send_close_notify();
             stream.flush()
         }
@@ -149,7 +149,7 @@ struct Response {
 fn answer(
     stream: &mut (impl Read + Write),
     slot: &Slot,
-    doors: &Doors,
+    access: &Access,
     status: &Status,
 ) -> io::Result<()> {
     let mut request = Vec::new();
@@ -160,7 +160,7 @@ fn answer(
         let mut headers = [httparse::EMPTY_HEADER; 64];
         let mut head = httparse::Request::new(&mut headers);
         match head.parse(&request) {
-            Ok(httparse::Status::Complete(_)) => break respond(&head, slot, doors, status),
+            Ok(httparse::Status::Complete(_)) => break respond(&head, slot, access, status),
             Ok(httparse::Status::Partial) if read > 0 && request.len() < REQUEST_BYTES => {}
             Ok(httparse::Status::Partial) if read == 0 => return Ok(()),
             Ok(httparse::Status::Partial) => {
@@ -183,7 +183,7 @@ fn answer(
 fn respond(
     request: &httparse::Request<'_, '_>,
     slot: &Slot,
-    doors: &Doors,
+    access: &Access,
     status: &Status,
 ) -> Response {
     let path = request.path.unwrap_or("").split('?').next().unwrap_or("");
@@ -198,7 +198,7 @@ fn respond(
         let body = json(json!({ "status": "ok", "state": "imaging" }));
         return Response { status: "200 OK", kind: "application/json", body, more: "" };
     }
-    let admitted = doors.tokens.as_ref().is_none_or(|tokens| {
+    let admitted = access.tokens.as_ref().is_none_or(|tokens| {
         let mut given =
             request.headers.iter().filter(|h| h.name.eq_ignore_ascii_case("authorization"));
         given

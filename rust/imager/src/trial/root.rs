@@ -74,7 +74,7 @@ impl RootTrial<'_> {
         step("mount");
         let (start, size) = (self.place.start, self.place.length);
         match attach(file, start, size, false)
-            .and_then(|device| self.mounted(&device, false, at, |root| self.look(root, rows)))
+            .and_then(|device| self.mounted(&device, false, at, |root| self.inspect(root, rows)))
         {
             Ok(()) => {}
             Err(Unmounted { outcome, why }) => return self.unmounted("mount", outcome, why, rows),
@@ -147,7 +147,7 @@ impl RootTrial<'_> {
     }
 
     /// What can be seen without writing.
-    fn look(&self, top: &Path, rows: &mut Rows) {
+    fn inspect(&self, top: &Path, rows: &mut Rows) {
         let kind = self.kind();
         let subvolume =
             self.subvolume().map_or_else(String::new, |path| format!(", subvolume {path}"));
@@ -257,7 +257,7 @@ impl RootTrial<'_> {
                 "marker",
                 self.fault(),
                 format!("The marker {} cannot be written: {}.", marker::PATH, failure.fault),
-                room(),
+                more_space(),
             ),
         }
         Some(report)
@@ -276,7 +276,12 @@ impl RootTrial<'_> {
         if carried < all {
             let full = report.problems.iter().any(|problem| problem.contains("o space left"));
             let advice = "Change the image, or leave that part out of `identity`.";
-            rows.advise("identity", Outcome::Failed, detail, if full { room() } else { advice });
+            rows.advise(
+                "identity",
+                Outcome::Failed,
+                detail,
+                if full { more_space() } else { advice },
+            );
         } else if report.problems.is_empty() {
             rows.add("identity", Outcome::Passed, detail);
         } else {
@@ -370,7 +375,7 @@ fn space(top: &Path, rows: &mut Rows) {
             let full = bytes < 1 << 20 || (found.f_files > 0 && found.f_ffree < 64);
             let detail = format!("The root has {bytes} bytes and {inodes} free.");
             if full {
-                rows.advise("space", Outcome::Warning, detail, room());
+                rows.advise("space", Outcome::Warning, detail, more_space());
             } else {
                 rows.add("space", Outcome::Passed, detail);
             }
@@ -381,7 +386,7 @@ fn space(top: &Path, rows: &mut Rows) {
     }
 }
 
-fn room() -> &'static str {
+fn more_space() -> &'static str {
     "Use `grow_root` (`--grow-root`), or build the image with more free space."
 }
 

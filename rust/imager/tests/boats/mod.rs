@@ -8,7 +8,7 @@ use holdfast_imager::job::DiskRange;
 use holdfast_imager::lifeboat::Lifeboat;
 use holdfast_imager::pipeline::replace::replace;
 use holdfast_imager::pipeline::verify::verify_with_head;
-use holdfast_imager::pipeline::{Blocks, Manner};
+use holdfast_imager::pipeline::{Blocks, WriteOptions};
 use holdfast_imager::source::staged::Staged;
 use holdfast_imager::status::Status;
 use holdfast_imager::{Fault, Result};
@@ -196,13 +196,14 @@ impl Case {
             lifeboat.place(&disk, kept).unwrap();
         }
         let grow = self.setup.grow.then_some(1);
-        self.replace(&disk, Manner { grow, lifeboat: Some(&lifeboat), compare: resumed }).unwrap();
+        self.replace(&disk, WriteOptions { grow, lifeboat: Some(&lifeboat), compare: resumed })
+            .unwrap();
         disk.into_parts()
     }
 
-    pub fn replace(&self, disk: &Recorder, manner: Manner<'_>) -> Result<()> {
+    pub fn replace(&self, disk: &Recorder, options: WriteOptions<'_>) -> Result<()> {
         let Self { descriptor, staged, digests, .. } = self;
-        replace(descriptor, staged, digests, disk, manner, &Status::new(), |fitted| {
+        replace(descriptor, staged, digests, disk, options, &Status::new(), |fitted| {
             // As what is mounted there writes, in the image's root and in what it was grown by.
             let mut file = holdfast_imager::disk::Buffer::new(4096);
             file.fill(7);

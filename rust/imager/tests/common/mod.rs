@@ -147,8 +147,8 @@ pub fn run(program: &str, arguments: &[&str], input: &str) -> String {
     let mut child = pipes.spawn().unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let done = child.wait_with_output().unwrap();
-    let told = [done.stdout, done.stderr].concat();
-    let told = String::from_utf8_lossy(&told).into_owned();
-    assert!(done.status.success(), "{program}: {told}");
-    told
+    let output = [done.stdout, done.stderr].concat();
+    let output = String::from_utf8_lossy(&output).into_owned();
+    assert!(done.status.success(), "{program}: {output}");
+    output
 }

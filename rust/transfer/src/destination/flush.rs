@@ -70,7 +70,7 @@ struct Pending {
 pub struct Flusher {
     pending: Mutex<Pending>,
     changed: Condvar,
-    room: Condvar,
+    drained: Condvar,
 }
 
 /// Where results go.
@@ -100,7 +100,7 @@ impl Flusher {
         let full =
             |pending: &Pending| pending.bytes > MOST_BYTES || pending.files.len() > MOST_FILES;
         while full(&pending) && !pending.failed {
-            pending = self.room.wait(pending).unwrap_or_else(PoisonError::into_inner);
+            pending = self.drained.wait(pending).unwrap_or_else(PoisonError::into_inner);
         }
         if pending.failed {
             return None;
@@ -151,10 +151,10 @@ impl Flusher {
             pending.since = None;
             let closed = pending.closed;
             drop(pending);
-            self.room.notify_all();
+            self.drained.notify_all();
             if let Err(error) = ledger.commit(chunks, files) {
                 lock(&self.pending).failed = true;
-                self.room.notify_all();
+                self.drained.notify_all();
                 return Err(error);
             }
             if closed && lock(&self.pending).since.is_none() {

@@ -107,7 +107,7 @@ impl Staging {
             match renameat_with(&self.directory, from, &into, name, RenameFlags::NOREPLACE) {
                 // Not every file system can.
                 Err(Errno::INVAL | Errno::NOSYS) => {
-                    if look(into.as_fd(), name).is_ok() {
+                    if stat_at(into.as_fd(), name).is_ok() {
                         return Err(Errno::EXIST);
                     }
                 }
@@ -178,9 +178,9 @@ impl Staging {
         }
         let (parent, name) = split(path);
         let found = match parent {
-            b"" => look(self.root.fd(), name),
+            b"" => stat_at(self.root.fd(), name),
             _ => match self.directory(parent) {
-                Ok(parent) => look(parent.as_fd(), name),
+                Ok(parent) => stat_at(parent.as_fd(), name),
                 Err(errno) => Err(errno),
             },
         };
@@ -206,7 +206,7 @@ impl Staging {
     }
 }
 
-fn look(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Statx> {
+fn stat_at(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     statx(directory, name, flags, StatxFlags::BASIC_STATS)
 }

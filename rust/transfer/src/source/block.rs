@@ -32,8 +32,8 @@ impl<'a> Block<'a> {
                 self.data = self.queue.buffer();
             }
             // Blocks end where the next one begins that is aligned.
-            let room = BLOCK - (self.position % BLOCK as u64) as usize;
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
+            let space = BLOCK - (self.position % BLOCK as u64) as usize;
+            let (now, later) = bytes.split_at(space.min(bytes.len()));
             self.data.extend_from_slice(now);
             self.position += now.len() as u64;
             bytes = later;

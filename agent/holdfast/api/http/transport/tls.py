@@ -14,7 +14,7 @@ from holdfast.config import TlsSettings
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 10.0
+_POLL_SECONDS = 10.0
 # The short names of RFC 4514, section 3, for the long ones of OpenSSL; others are left unchanged.
 _ATTRIBUTES = {
     "commonName": "CN",
@@ -75,7 +75,7 @@ class Certificates:
     async def watch(self) -> None:
         """Take the files again whenever they changed, until cancelled."""
         while True:
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
             if self._look() != self._seen:
                 self.reload()
 

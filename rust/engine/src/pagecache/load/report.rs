@@ -146,8 +146,8 @@ impl<'a> Report<'a> {
                 self.left_out.entry(reason).or_default().add(|| outcome.path.clone());
             }
         }
-        let room = if self.all { NAMED_ALL } else { NAMED };
-        if (self.all || !outcome.complete()) && self.reported.len() < room {
+        let most = if self.all { NAMED_ALL } else { NAMED };
+        if (self.all || !outcome.complete()) && self.reported.len() < most {
             self.reported.push(outcome);
         }
     }

@@ -121,7 +121,7 @@ impl Target {
     /// # Errors
     /// The system's error.
     pub fn absent(&self, pages: &PageSet) -> rustix::io::Result<PageSet> {
-        self.look(pages, |fd, start, end, into| resident(fd, self.way, start, end, into))
+        self.probe(pages, |fd, start, end, into| resident(fd, self.way, start, end, into))
     }
 
     /// Those of `pages` that are not in memory with all their data at this moment.
@@ -129,10 +129,10 @@ impl Target {
     /// # Errors
     /// The system's error.
     pub fn absent_now(&self, pages: &PageSet) -> rustix::io::Result<PageSet> {
-        self.look(pages, up_to_date)
+        self.probe(pages, up_to_date)
     }
 
-    fn look(
+    fn probe(
         &self,
         pages: &PageSet,
         ask: impl Fn(&OwnedFd, u64, u64, &mut PageSet) -> rustix::io::Result<()>,

@@ -232,7 +232,7 @@ impl<'a> Planner<'a> {
         self.files.insert(path.clone());
         self.plan.files += 1;
         self.plan.bytes = self.plan.bytes.saturating_add(stamp.size);
-        let there = self.look(&path)?;
+        let there = self.stat(&path)?;
         let staged = self.state.staged.get(&path);
         let start = match (item, there) {
             (Some(Item::File(held)), Some(stat)) if is_held(held, &stat) => {
@@ -290,11 +290,11 @@ impl<'a> Planner<'a> {
     }
 
     fn refuse(&mut self, path: &[u8]) -> Result<()> {
-        if self.look(path)?.is_some() { Err(self.occupied(path)) } else { Ok(()) }
+        if self.stat(path)?.is_some() { Err(self.occupied(path)) } else { Ok(()) }
     }
 
     fn refuse_all_but_directories(&mut self, path: &[u8]) -> Result<()> {
-        let found = self.look(path)?;
+        let found = self.stat(path)?;
         let other = found.is_some_and(|stat| {
             FileType::from_raw_mode(stat.stx_mode.into()) != FileType::Directory
         });
@@ -302,7 +302,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Return the state of a name, opening each directory once.
-    fn look(&mut self, path: &[u8]) -> Result<Option<Statx>> {
+    fn stat(&mut self, path: &[u8]) -> Result<Option<Statx>> {
         use rustix::fs::{AtFlags, StatxFlags, statx};
         use rustix::io::Errno;
         let (parent, name) = split(path);
