@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import os
-import shutil
 import statistics
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-import xxhash
 
 from tests.bench.context import Context
 from tests.bench.daemon import Operation, operate, serving
 from tests.bench.engine import Call, build, export, verify
 from tests.bench.figures import Section, Series, Verdict, at_least, below, interleave
 from tests.bench.hashers import B3SUM, DIRECT_READS, OTHERS, XXH64SUM, DirectRead, Peer, sums
-from tests.bench.machine import peak_memory
+from tests.bench.manifest_in_memory import (
+    BUILDS,
+    Rate,
+    listed,
+    many,
+    memory,
+    nothing_read,
+    parallel,
+    warm,
+)
 from tests.bench.peers import Timed
 from tests.bench.residency import evict, resident
 from tests.bench.skewed import skewed_sizes
-from tests.bench.tree import GIB, MIB, Tree, make, small_sizes
-from tests.support.disk import file_system
+from tests.bench.tree import MIB, make
 
 SHARE_OF_CEILING = 0.95
 TIMES_XXH64SUM = 2.5
@@ -37,31 +38,12 @@ TAIL = 0.9
 COLD_MEMORY = 150
 """MiB, whatever the sizes of the files."""
 REBUILD_SECONDS = 0.2
-MANY_SECONDS = 10.0
-MANY_MEMORY = 300
-"""MiB."""
-BUILDS = "/v1/manifests"
-
 _FINALISTS = 2
 _REPEATS = 2
 """How often a round has holdfast and the device's ceiling, whose ratio is the finest target."""
 _SWEEPS = 2
 _READERS = ("io_uring", "pread", "buffered")
-_MANY_ROUNDS = 3
-_BLOCK = MIB
-_HASH_SECONDS = 0.5
-_IN_MEMORY = 4 * GIB
 _DROP = Path("/proc/sys/vm/drop_caches")
-
-
-@dataclass(frozen=True)
-class Rate:
-    """Bytes in a second, of whatever was measured."""
-
-    rate: float
-
-    def __str__(self) -> str:
-        return f"{self.rate / 1e9:.2f} GB/s"
 
 
 class Cold:
@@ -121,10 +103,10 @@ def benchmark(context: Context) -> Iterator[Section]:
         yield _beside_peers(cold, by_daemon)
         yield _readers(cold)
         yield _rebuild(cold, lambda: operate(daemon, BUILDS, {}))
-    with _memory(context) as directory:
-        yield _warm(context, directory)
-        yield _parallel(context, directory)
-    yield _many(context)
+    with memory(context) as directory:
+        yield warm(context, directory)
+        yield parallel(context, directory)
+    yield many(context)
 
 
 def _beside_peers(cold: Cold, by_daemon: Callable[[], Operation]) -> Section:
@@ -244,7 +226,7 @@ def _judge_ceiling(
             of=f"the best, {best}",
         )
     )
-    section.notes += [f"Against {way} in each round: {_listed(against(way))}." for way in ways]
+    section.notes += [f"Against {way} in each round: {listed(against(way))}." for way in ways]
 
 
 def _judge_peers(
@@ -276,7 +258,7 @@ def _judge_peers(
                 of=f"the best, {best.name}",
             )
         )
-        section.notes.append(f"Against {best.name} in each round: {_listed(ratios)}.")
+        section.notes.append(f"Against {best.name} in each round: {listed(ratios)}.")
     else:
         section.verdicts.append(at_least("speed", None, TIMES_XXH64SUM, of="xxh64sum"))
     for peer in (B3SUM, *OTHERS):
@@ -368,157 +350,13 @@ def _rebuild(cold: Cold, by_daemon: Callable[[], Operation]) -> Section:
     results = [done.outcome for done in (*calls, *found["dropped"])]
     results += [done.result for done in daemon]
     section.verdicts += [
-        _nothing_read(results),
+        nothing_read(results),
         below("the call, median", own.median, REBUILD_SECONDS, "s"),
         below("the operation, median", operation.median, REBUILD_SECONDS, "s"),
         below("over HTTP, median", client.median, REBUILD_SECONDS, "s"),
     ]
     again.unlink()
     return section
-
-
-def _warm(context: Context, directory: Path) -> Section:
-    several = _files_in_memory(context, directory / "several", 8)
-    holes = directory / "holes"
-    holes.mkdir()
-    with (holes / "hole").open("wb") as file:
-        file.truncate(2 * several.bytes)
-    record = directory / "manifest"
-    first = [min(os.sched_getaffinity(0))]
-    contenders: dict[str, Callable[[], Any]] = {
-        "one": lambda: build(several.root, record, processors=first),
-        "all": lambda: build(several.root, record),
-        "holes": lambda: build(holes, record, processors=first),
-        "xxhash": _in_cache,
-    }
-    found: dict[str, list[Any]] = interleave(contenders, context.rounds, context.say)
-    section = Section(
-        "Manifest, from memory",
-        f"{several} on tmpfs, alike in size, beside the digest's own speed.",
-        "GB/s",
-    )
-    section.add(
-        "holdfast, one processor",
-        [done.rate / 1e9 for done in found["one"]],
-        f"{found['one'][0].outcome['reader']}; reading is copying here, on the same processor",
-    )
-    section.add(
-        f"holdfast, {len(os.sched_getaffinity(0))} processors",
-        [done.rate / 1e9 for done in found["all"]],
-        f"{_per_core(found['all']) / 1e9:.2f} GB/s for each processor-second",
-    )
-    section.add(
-        "holdfast, a hole, one processor",
-        [done.rate / 1e9 for done in found["holes"]],
-        "hashed as zeros from its cache, nothing is read",
-    )
-    section.add(
-        "the xxhash package, in cache",
-        [measured.rate / 1e9 for measured in found["xxhash"]],
-        "xxh64 of the same MiB again and again",
-    )
-    few, cache = (section.series[index].median for index in (0, -1))
-    section.notes.append(
-        f"One processor reaches {few / cache:.0%} of the digest's in-cache speed. Every byte of a "
-        "file of more than one chunk is digested twice: for the file, and for its chunk."
-    )
-    shutil.rmtree(holes)
-    shutil.rmtree(several.root)
-    return section
-
-
-def _parallel(context: Context, directory: Path) -> Section:
-    single = _files_in_memory(context, directory / "single", 1)
-    record, report = directory / "manifest", directory / "report"
-    build(single.root, record)
-    processors = sorted(os.sched_getaffinity(0))
-    contenders = {
-        str(count): partial(verify, single.root, record, report, processors=processors[:count])
-        for count in (1, len(processors))
-    }
-    found = interleave(contenders, context.rounds, context.say)
-    section = Section(
-        "Manifest, one file verified again by several processors",
-        f"{single} on tmpfs. The chunk table lets every processor start somewhere else, though "
-        "the digest is one chain.",
-        "GB/s",
-    )
-    for count, runs in found.items():
-        section.add(f"{count} of the processors", [done.rate / 1e9 for done in runs])
-    ratios = [
-        few.seconds / some.seconds
-        for few, some in zip(found["1"], found[str(len(processors))], strict=True)
-    ]
-    section.notes.append(
-        f"{statistics.median(ratios):.2f} x as fast with {len(processors)} processors as with one "
-        f"(in each round: {_listed(ratios)})."
-    )
-    shutil.rmtree(single.root)
-    return section
-
-
-def _many(context: Context) -> Section:
-    tree = make(
-        context.work / "small",
-        small_sizes(context.small_files),
-        context.say,
-        label=f"small {context.small_files}",
-    )
-    again = context.work / "again.manifest"
-    rounds = min(_MANY_ROUNDS, context.rounds)
-    with serving(tree.root, context.work) as daemon:
-        first = operate(daemon, BUILDS, {})
-        context.say(f"the first build: {first}")
-        after_first = peak_memory(daemon.pid)
-        previous = daemon.state_dir / "manifests" / f"{first.result['manifest']}.manifest.zst"
-        # The daemon forgets the oldest ones, of which this is one.
-        kept = context.work / "first.manifest"
-        shutil.copy(previous, kept)
-        found: dict[str, list[Any]] = interleave(
-            {
-                "call": lambda: build(tree.root, again, previous=kept),
-                "daemon": lambda: operate(daemon, BUILDS, {}),
-            },
-            rounds,
-            context.say,
-        )
-        peak = peak_memory(daemon.pid)
-    section = Section(
-        f"Manifest, {len(tree.files):,} small files",
-        f"{tree}, 1 to 4096 bytes each; built once, then again and again, unchanged.",
-        "seconds",
-    )
-    calls: list[Call] = found["call"]
-    section.add("the first build, the operation", [first.seconds], "reads every file")
-    own = section.add("again, the call", [done.seconds for done in calls])
-    operation = section.add(
-        "again, the operation in the daemon", [done.seconds for done in found["daemon"]]
-    )
-    results = [done.outcome for done in calls] + [done.result for done in found["daemon"]]
-    section.verdicts += [
-        _nothing_read(results),
-        below("again, the call, median", own.median, MANY_SECONDS, "s"),
-        below("again, the operation, median", operation.median, MANY_SECONDS, "s"),
-        below(
-            "peak memory of the process",
-            max(done.peak_memory for done in calls) / MIB,
-            MANY_MEMORY,
-            "MiB",
-        ),
-        below("peak memory of the daemon", peak / MIB, MANY_MEMORY, "MiB"),
-    ]
-    section.notes.append(
-        f"Record: {first.result['record_bytes']:,} bytes. The daemon's peak after the first build: "
-        f"{after_first / MIB:.0f} MiB."
-    )
-    again.unlink()
-    kept.unlink()
-    return section
-
-
-def _nothing_read(results: Sequence[Any]) -> Verdict:
-    read = max(result["read_bytes"] for result in results)
-    return Verdict("bytes of data read", "0", f"{read:,}", read == 0)
 
 
 def _check_digests(cold: Cold) -> None:
@@ -553,40 +391,6 @@ def _reached(points: Sequence[tuple[float, int]], wanted: float) -> float:
     return points[-1][0]
 
 
-def _in_cache() -> Rate:
-    """Measure how fast the xxhash package digests one block in cache."""
-    block = os.urandom(_BLOCK)
-    count = 0
-    begun = time.monotonic()
-    while (elapsed := time.monotonic() - begun) < _HASH_SECONDS:
-        xxhash.xxh64(block).intdigest()
-        count += 1
-    return Rate(count * _BLOCK / elapsed)
-
-
-@contextmanager
-def _memory(context: Context) -> Iterator[Path]:
-    """Give a directory on tmpfs, removed afterwards."""
-    base = Path("/dev/shm")
-    if file_system(base) != "tmpfs":
-        raise RuntimeError(f"{base} is not on tmpfs: there is nowhere to measure from memory")
-    directory = Path(tempfile.mkdtemp(prefix="holdfast-bench-", dir=base))
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory)
-
-
-def _files_in_memory(context: Context, root: Path, count: int) -> Tree:
-    size = int(_IN_MEMORY * min(1.0, context.scale)) // count
-    return make(
-        root,
-        [(f"{number}.db", size) for number in range(count)],
-        context.say,
-        label=f"{count} of {size}",
-    )
-
-
 def _by_round(found: dict[str, list[Any]], name: str) -> list[list[Any]]:
     """Return the repeated runs of a contender, those of a round together."""
     repeats = [found[f"{name} #{repeat}"] for repeat in range(_REPEATS)]
@@ -595,13 +399,3 @@ def _by_round(found: dict[str, list[Any]], name: str) -> list[list[Any]]:
 
 def _rates(calls: Sequence[Call]) -> str:
     return f"{statistics.median(call.rate for call in calls) / 1e9:.2f} GB/s"
-
-
-def _per_core(calls: Sequence[Call]) -> float:
-    return statistics.median(
-        float(call.outcome["bytes"]) / call.processor_seconds for call in calls
-    )
-
-
-def _listed(ratios: Sequence[float]) -> str:
-    return ", ".join(f"{ratio:.2f}" for ratio in ratios)
