@@ -1,6 +1,8 @@
 //! Images, files in place of disks, and loop devices.
 #![allow(dead_code, missing_docs)]
 
+pub mod recorded;
+
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -151,4 +153,22 @@ pub fn run(program: &str, arguments: &[&str], input: &str) -> String {
     let output = String::from_utf8_lossy(&output).into_owned();
     assert!(done.status.success(), "{program}: {output}");
     output
+}
+
+/// Run a line of the shell, and return what it wrote.
+pub fn shell(command: &str) -> String {
+    let done = Command::new("sh").args(["-ec", command]).output().unwrap();
+    assert!(done.status.success(), "{command}: {}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
+}
+
+/// A certificate for 127.0.0.1 that is its own authority: paths of it and its key.
+pub fn certificate(directory: &Path) {
+    fs::create_dir_all(directory.join("tls")).unwrap();
+    shell(&format!(
+        "cd {}/tls && openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 \
+         -keyout key.pem -out certificate.pem -subj /CN=node-7 \
+         -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE 2>&1",
+        directory.display()
+    ));
 }
