@@ -100,7 +100,9 @@ def make_directory(path: Path, mode: int = 0o700) -> None:
     """
     missing = [directory for directory in (path, *path.parents) if not directory.exists()]
     for directory in reversed(missing):
-        directory.mkdir(mode=mode, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=mode)
+            directory.chmod(mode)  # whatever the umask is
         flush_directory(directory.parent)
 
 

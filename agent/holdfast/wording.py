@@ -148,6 +148,15 @@ def first(error: ValidationError) -> str:
     return sentence(error.errors(include_url=False)[0])
 
 
+def sentence_of(error: BaseException) -> str:
+    """Return what went wrong, with a full stop at the end."""
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}."
+    text = str(error) or type(error).__name__
+    return text if text.endswith((".", "!")) else f"{text}."
+
+
 def _in_bytes(error: Mapping[str, Any]) -> str:
     """Return a clause that a number of bytes is wanted, with the number for a size with a unit."""
     given = error.get("input")

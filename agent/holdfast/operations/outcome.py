@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from holdfast._engine import NotPermittedError, RecordError
 from holdfast.operations.model import OperationFailed, Problem, RequestError, Slug
+from holdfast.wording import sentence_of
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,9 @@ def problem_of(error: BaseException, operation_id: str) -> Problem:
             f"holdfast met an error it did not expect ({type(error).__name__}); its log has the "
             f"details under operation {operation_id}.",
         )
-    return Problem.of(slug, _sentence(error))
+    if isinstance(error, MemoryError):
+        return Problem.of(slug, "The daemon ran out of memory.")
+    return Problem.of(slug, sentence_of(error))
 
 
 def _os_problem(error: OSError) -> Problem:
@@ -55,10 +58,3 @@ def _os_problem(error: OSError) -> Problem:
     else:
         slug, advice = Slug.IO_ERROR, ""
     return Problem.of(slug, f"{where}{reason}{advice}.")
-
-
-def _sentence(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
-        return "The daemon ran out of memory."
-    text = str(error) or type(error).__name__
-    return text if text.endswith(".") else f"{text}."

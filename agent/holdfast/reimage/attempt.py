@@ -17,6 +17,7 @@ from holdfast.operations.model import RequestError, Slug, now
 from holdfast.reimage.models import StageRequest, Transition
 from holdfast.reimage.states import ReimageState, check_transition
 from holdfast.reimage.store import Job, JobStore
+from holdfast.wording import sentence_of
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ class Attempt:
                     shutil.rmtree(directory)
         except OSError as error:
             # The space is lost, and the attempt is not.
-            log.warning("an image that is not needed was not removed: %s", sentence(error))
+            log.warning("an image that is not needed was not removed: %s", sentence_of(error))
 
     def _set(self, job: Job) -> None:
         self.store.save(job)
@@ -178,12 +179,3 @@ class Attempt:
         members |= {"state": state, "history": [*job.history, entry]}
         self._set(job.model_copy(update=members))
         log.info("re-imaging %s: %s -> %s: %s", job.operation, previous, state, why)
-
-
-def sentence(error: BaseException) -> str:
-    """Return what went wrong, with a full stop at the end."""
-    if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}."
-    text = str(error) or type(error).__name__
-    return text if text.endswith((".", "!")) else f"{text}."

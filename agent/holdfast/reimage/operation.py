@@ -23,7 +23,7 @@ from holdfast.reimage.after_boot import boot_outcome
 from holdfast.reimage.after_boot.checks import PostBootChecks
 from holdfast.reimage.after_boot.confirmation_clock import ConfirmationClock
 from holdfast.reimage.after_boot.lifeboat import forget_lifeboat
-from holdfast.reimage.attempt import Attempt, sentence
+from holdfast.reimage.attempt import Attempt
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.images.library import Obtained
 from holdfast.reimage.images.suppliers import Received
@@ -42,6 +42,7 @@ from holdfast.reimage.previous import saving_space
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
 from holdfast.scopes import Scope
+from holdfast.wording import sentence_of
 
 KIND, RECHECK = "reimage", "reimage.check"
 _WAYS_OUT = (
@@ -130,9 +131,9 @@ class ReimageOperation:
             raise
         except (RequestError, OperationFailed, OSError, ValueError) as error:
             if self._attempt.state is _S.BOOTED:
-                self._attempt.unconfirmed(f"It could not be checked: {sentence(error)}")
+                self._attempt.unconfirmed(f"It could not be checked: {sentence_of(error)}")
             elif self._attempt.state.under_way:
-                self._give_up(sentence(error))
+                self._give_up(sentence_of(error))
             raise
         return self._result()
 
@@ -365,8 +366,8 @@ class ReimageOperation:
                     self._privileged.disarm()
             except (Refused, OSError) as error:
                 self._attempt.fail(
-                    f"Cancelled, but the boot loader could not be put back: {sentence(error)} The "
-                    "next boot may be the imager's; see to it before rebooting."
+                    f"Cancelled, but the boot loader could not be put back: {sentence_of(error)} "
+                    "The next boot may be the imager's; see to it before rebooting."
                 )
                 raise
             self._attempt.clear_images()
@@ -413,6 +414,6 @@ def _boot_loader_in_doubt() -> Iterator[None]:
             Problem.of(
                 Slug.NOT_REIMAGED,
                 "The boot loader could not be asked or put back after a start: "
-                f"{sentence(error)} The machine may still boot the imager; see to it.",
+                f"{sentence_of(error)} The machine may still boot the imager; see to it.",
             )
         ) from error

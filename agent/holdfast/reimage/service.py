@@ -22,7 +22,7 @@ from holdfast.records.store import LATEST
 from holdfast.reimage.after_boot.checks import PostBootChecks
 from holdfast.reimage.after_boot.confirmation_clock import ConfirmationClock, waits
 from holdfast.reimage.after_boot.rollback import STALLED_SECONDS, RollbackWatch, Running
-from holdfast.reimage.attempt import Attempt, sentence
+from holdfast.reimage.attempt import Attempt
 from holdfast.reimage.calls import Call, key_used
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.interlock.fleet_lock import FleetLock
@@ -48,6 +48,7 @@ from holdfast.reimage.planning.trials import Trials
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.steps import Steps
 from holdfast.reimage.store import Job
+from holdfast.wording import sentence_of
 
 _S = ReimageState
 _NOW = StepRequest()
@@ -379,7 +380,7 @@ class Reimage:
             try:
                 self._attempt.store.previous.forget()
             except OSError as error:
-                raise RequestError(Slug.IO_ERROR, sentence(error)) from error
+                raise RequestError(Slug.IO_ERROR, sentence_of(error)) from error
 
     def _describe(
         self,

@@ -23,7 +23,7 @@ from holdfast.privileged.boot.models import (
 )
 from holdfast.privileged.writes import Refused
 from holdfast.reimage.after_boot.lifeboat import forget_lifeboat
-from holdfast.reimage.attempt import Attempt, sentence
+from holdfast.reimage.attempt import Attempt
 from holdfast.reimage.calls import Call
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.interlock.interlock import Interlock
@@ -31,6 +31,7 @@ from holdfast.reimage.models import AttemptRequest, ConfirmRequest, RebootReques
 from holdfast.reimage.planning.layout import layout_of
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
+from holdfast.wording import sentence_of
 
 _S = ReimageState
 _Report = TypeVar("_Report")
@@ -215,14 +216,14 @@ class Steps:
         try:
             self.images.check_again(job.request, self.attempt.image_directory(job))
         except OSError as error:
-            raise RequestError(Slug.IO_ERROR, sentence(error)) from error
+            raise RequestError(Slug.IO_ERROR, sentence_of(error)) from error
 
     def _arming(self, job: Job) -> ArmRequest:
         directory = self.attempt.image_directory(job)
         try:
             signatures = self.images.signatures(directory)
         except OSError as error:
-            raise RequestError(Slug.IO_ERROR, sentence(error)) from error
+            raise RequestError(Slug.IO_ERROR, sentence_of(error)) from error
         source: StagedImage | NetworkImage
         if job.request.mode == "staged":
             source = StagedImage(path=str(directory / "image"))
@@ -253,4 +254,4 @@ class Steps:
         except Refused as error:
             raise RequestError(Slug.CONFLICT, str(error)) from error
         except OSError as error:
-            raise RequestError(Slug.IO_ERROR, sentence(error)) from error
+            raise RequestError(Slug.IO_ERROR, sentence_of(error)) from error

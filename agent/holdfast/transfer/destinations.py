@@ -6,15 +6,24 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from holdfast._engine import TransferError
 from holdfast.operations.ids import new_id
 from holdfast.operations.model import OperationFailed, Problem, RequestError, Slug, now
 from holdfast.roots import RootPath, Roots
-from holdfast.transfer.models import TransferTicket
+from holdfast.transfer.models import (
+    PullParams,
+    PullRequest,
+    RepairParams,
+    RepairRequest,
+    TransferTicket,
+)
 from holdfast.transfer.store import StoredTransfer, TransferStore
-from holdfast.transfer.tickets import offer_of
+from holdfast.transfer.tickets import offer_of, source_of
 from holdfast.writers import FindWriters, OpenForWriting, at_rest
+
+P = TypeVar("P", PullParams, RepairParams)
 
 _SLUGS = {
     "wire": Slug.UNAVAILABLE,
@@ -39,6 +48,18 @@ class Destinations:
         self._lock = threading.Lock()
         self._running: set[str] = set()
         """Transfers that an operation runs for."""
+
+    def parameters(self, request: PullRequest | RepairRequest, params: type[P]) -> P:
+        """Keep the ticket of a request, and return the parameters of its operation.
+
+        Raises `RequestError` if the destination is not to be had, `OSError`.
+        """
+        ticket = request.ticket
+        path = self.accept(ticket, request.path)
+        options = request.model_dump(exclude={"ticket"}) | {"path": path}
+        return params(
+            offer=offer_of(ticket), source=source_of(ticket), source_path=ticket.path, **options
+        )
 
     def accept(self, ticket: TransferTicket, path: str) -> str:
         """Keep a ticket for a directory, and return the directory's path.

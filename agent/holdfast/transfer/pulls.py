@@ -16,7 +16,6 @@ from holdfast.transfer.destinations import Destinations, failure, inode_of
 from holdfast.transfer.engine_requests import ManifestToMake, PullTransfer
 from holdfast.transfer.models import (
     CarriedPageCache,
-    PullOptions,
     PullParams,
     PullRequest,
     PullResult,
@@ -24,7 +23,6 @@ from holdfast.transfer.models import (
 )
 from holdfast.transfer.others import ManifestTarget, PageCacheTrees
 from holdfast.transfer.store import StoredTransfer, TransferStore
-from holdfast.transfer.tickets import offer_of, source_of
 from holdfast.writers import OpenForWriting
 
 PULL = "transfer.pull"
@@ -57,15 +55,7 @@ class Pulls:
 
         Raises `RequestError` if the destination is not to be had, `OSError`.
         """
-        ticket = request.ticket
-        path = self._destinations.accept(ticket, request.path)
-        options = request.model_dump(include=set(PullOptions.model_fields)) | {"path": path}
-        return PullParams(
-            offer=offer_of(ticket),
-            source=source_of(ticket),
-            source_path=ticket.path,
-            **options,
-        )
+        return self._destinations.parameters(request, PullParams)
 
     def check(self, params: PullParams) -> None:
         """Check before an operation is started whether it can be.

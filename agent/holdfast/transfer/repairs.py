@@ -7,9 +7,8 @@ from holdfast.engine_request import call
 from holdfast.operations.kinds import Context
 from holdfast.transfer.destinations import Destinations, failure
 from holdfast.transfer.engine_requests import RepairTransfer
-from holdfast.transfer.models import RepairOptions, RepairParams, RepairRequest, RepairResult
+from holdfast.transfer.models import RepairParams, RepairRequest, RepairResult
 from holdfast.transfer.store import TransferStore
-from holdfast.transfer.tickets import offer_of, source_of
 
 REPAIR = "transfer.repair"
 
@@ -26,15 +25,7 @@ class Repairs:
 
         Raises `RequestError` if the destination is not to be had, `OSError`.
         """
-        ticket = request.ticket
-        path = self._destinations.accept(ticket, request.path)
-        options = request.model_dump(include=set(RepairOptions.model_fields)) | {"path": path}
-        return RepairParams(
-            offer=offer_of(ticket),
-            source=source_of(ticket),
-            source_path=ticket.path,
-            **options,
-        )
+        return self._destinations.parameters(request, RepairParams)
 
     def check(self, params: RepairParams) -> None:
         """Check before an operation is started whether it can be. Raises `RequestError`."""

@@ -16,8 +16,8 @@ from holdfast.privileged import Privileged
 from holdfast.privileged.boot.models import OutcomeReport
 from holdfast.privileged.writes import Refused
 from holdfast.reimage.after_boot.marker import Marker, read_marker
-from holdfast.reimage.attempt import sentence
 from holdfast.reimage.store import Job
+from holdfast.wording import sentence_of
 
 _HELPER_SECONDS = 60.0
 _AGAIN_SECONDS = 1.0
@@ -73,7 +73,7 @@ def detect(job: Job, boot_id: str, privileged: Privileged, pause: Callable[[floa
     try:
         marker = read_marker()
     except (ValueError, OSError) as error:
-        unreadable = f"What the imager may have left cannot be read: {sentence(error)}"
+        unreadable = f"What the imager may have left cannot be read: {sentence_of(error)}"
     if marker is not None and (marker.nonce, marker.secret) == (job.nonce, job.secret):
         return Arrived(marker, took_back=job.restores and _take_back(privileged, pause))
     if job.boot_id in (None, boot_id):
@@ -89,7 +89,7 @@ def _old_or_unknown(
     try:
         report = _ask(privileged, pause)
     except (Refused, OSError) as error:
-        return Unknown(f"The signs of this system cannot be read: {sentence(error)}")
+        return Unknown(f"The signs of this system cannot be read: {sentence_of(error)}")
     missing = missing_signs(job, report)
     if marker is not None and marker.nonce == job.nonce:
         missing.append("there is a marker that names this attempt, without its proof")
@@ -106,7 +106,7 @@ def _old_or_unknown(
     try:
         privileged.disarm()
     except (Refused, OSError) as error:
-        return Returned(why, armed_still=sentence(error))
+        return Returned(why, armed_still=sentence_of(error))
     return Returned(why)
 
 

@@ -10,9 +10,9 @@ from typing import Final
 from holdfast.privileged import Privileged
 from holdfast.privileged.boot.models import BootProgress, IdentityEvidence
 from holdfast.privileged.writes import Refused
-from holdfast.reimage.attempt import sentence
 from holdfast.reimage.models import Check
 from holdfast.reimage.store import Job
+from holdfast.wording import sentence_of
 
 SETTLE_SECONDS = 600.0
 """A boot that has not settled by then is not waited for any longer."""
@@ -37,7 +37,7 @@ class IdentityCheck:
         try:
             evidence = self.privileged.identity_evidence(compare=True)
         except (OSError, Refused) as error:
-            problems.append(f"What was carried over cannot be compared: {sentence(error)}")
+            problems.append(f"What was carried over cannot be compared: {sentence_of(error)}")
             return Check(name=_NAME, passed=False, detail=" ".join(problems))
         problems += self._problems(evidence)
         if problems:

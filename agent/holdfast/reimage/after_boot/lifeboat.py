@@ -6,8 +6,8 @@ import logging
 
 from holdfast.privileged import Privileged
 from holdfast.privileged.writes import Refused
-from holdfast.reimage.attempt import sentence
 from holdfast.reimage.store import Job
+from holdfast.wording import sentence_of
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +19,6 @@ def forget_lifeboat(job: Job, privileged: Privileged) -> None:
     try:
         notes = privileged.forget_lifeboat().notes
     except (Refused, OSError) as error:
-        notes = [f"What is left of the lifeboat could not be wiped: {sentence(error)}"]
+        notes = [f"What is left of the lifeboat could not be wiped: {sentence_of(error)}"]
     for note in notes:
         log.warning("re-imaging: %s", note)

@@ -17,11 +17,12 @@ from holdfast.operations.model import (
     now,
 )
 from holdfast.reimage.after_boot.confirmation_clock import ConfirmationClock, waits
-from holdfast.reimage.attempt import Attempt, sentence
+from holdfast.reimage.attempt import Attempt
 from holdfast.reimage.interlock.models import HeldError
 from holdfast.reimage.models import ReimageStatus, RollbackRequest, StageRequest
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
+from holdfast.wording import sentence_of
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ class RollbackWatch:
             try:
                 self.check()
             except (RequestError, OperationFailed, OSError) as error:
-                log.error("re-imaging: the rollback cannot continue: %s", sentence(error))
+                log.error("re-imaging: the rollback cannot continue: %s", sentence_of(error))
             if not self._stopping.is_set():
                 self._attempt.wait(_POLL_SECONDS)
 
@@ -157,7 +158,7 @@ class RollbackWatch:
             # Its checks are being made again, or this process ends; nothing was started.
             self._attempt.update(rollback_begun=None)
         except (RequestError, OperationFailed) as error:
-            self._give_up(f"The automatic rollback was not started: {sentence(error)}")
+            self._give_up(f"The automatic rollback was not started: {sentence_of(error)}")
 
     def _go_on(self, job: Job) -> None:
         if self._clock.boottime() < self._not_before:
@@ -176,7 +177,7 @@ class RollbackWatch:
             if self._attempt.state not in (_S.STAGED, _S.ARMED):
                 return  # another caller acted on it
             self._attempt.update(automatic=False)
-            self._give_up(f"The automatic rollback stopped: {sentence(error)}")
+            self._give_up(f"The automatic rollback stopped: {sentence_of(error)}")
 
     def _progressing(self, operation: str) -> bool:
         """Whether an operation runs, and has shown something new lately."""

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from holdfast.operations.model import OperationFailed
 from holdfast.privileged import Privileged, Refused
 from holdfast.reimage.after_boot.commands import run_command
-from holdfast.reimage.attempt import sentence
 from holdfast.reimage.gates import probes
 from holdfast.reimage.gates.cassandra import cassandra
 from holdfast.reimage.gates.kafka import kafka
 from holdfast.reimage.gates.probes import NotReadyError
 from holdfast.reimage.models import Check
+from holdfast.wording import sentence_of
 
 if TYPE_CHECKING:
     from holdfast._engine import Progress
@@ -122,7 +122,9 @@ def _unit(unit: str, privileged: Privileged) -> str:
     try:
         state = privileged.unit_state(unit)
     except (Refused, OSError, OperationFailed) as error:
-        raise NotReadyError(f"its state cannot be read: {sentence(error).rstrip('.')}") from error
+        raise NotReadyError(
+            f"its state cannot be read: {sentence_of(error).rstrip('.')}"
+        ) from error
     if state != "active":
         raise NotReadyError(f"it is {state}")
     return "is active"

@@ -19,13 +19,14 @@ from typing import Any
 from holdfast.operations.model import RequestError, ShuttingDown, Slug, format_time, now
 from holdfast.privileged import Privileged, Refused
 from holdfast.reimage.after_boot.commands import run_command
-from holdfast.reimage.attempt import Attempt, sentence
+from holdfast.reimage.attempt import Attempt
 from holdfast.reimage.interlock.fleet_lock import Verdict
 from holdfast.reimage.interlock.lock_keeper import LockKeeper, Record
 from holdfast.reimage.interlock.models import Gate, GateReport, HeldError, InterlockReport
 from holdfast.reimage.interlock.window import Windows
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
+from holdfast.wording import sentence_of
 
 _PAUSE_SECONDS = 5.0
 _RETRY_SECONDS = 60
@@ -141,7 +142,7 @@ class Interlock:
             self._refuse(job, error)
             raise
         except OSError as error:
-            raise RequestError(Slug.IO_ERROR, sentence(error)) from error
+            raise RequestError(Slug.IO_ERROR, sentence_of(error)) from error
         finally:
             self._asking = None
             self._keeper.settle()
@@ -236,7 +237,7 @@ class Interlock:
         except (Refused, OSError) as error:
             raise HeldError(
                 Gate.INHIBITORS,
-                f"Whether anything inhibits a shutdown cannot be found out: {sentence(error)}",
+                f"Whether anything inhibits a shutdown cannot be found out: {sentence_of(error)}",
                 _RETRY_SECONDS,
             ) from error
         if found:

@@ -19,11 +19,12 @@ from pydantic import BaseModel, Field, ValidationError
 
 from holdfast.atomic_files import make_directory, replace_file
 from holdfast.operations.model import Timestamp, now
-from holdfast.reimage.attempt import Attempt, sentence
+from holdfast.reimage.attempt import Attempt
 from holdfast.reimage.interlock.fleet_lock import Answer, FleetLock, Verdict
 from holdfast.reimage.interlock.models import FleetLockReport
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
+from holdfast.wording import sentence_of
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class LockKeeper:
         except FileNotFoundError:
             return
         except (ValidationError, OSError) as error:
-            why = sentence(error) if isinstance(error, OSError) else "it cannot be understood."
+            why = sentence_of(error) if isinstance(error, OSError) else "it cannot be understood."
             self._damage = (
                 f"{self._file}: {why} Whether the fleet's lock is held is not known; release it at "
                 "the lock manager, and remove the file."
@@ -186,8 +187,8 @@ class LockKeeper:
             try:
                 answer = self._release()
             except OSError as error:
-                log.error("re-imaging: the fleet's lock: %s", sentence(error))
-                answer = Answer(Verdict.UNKNOWN, sentence(error))
+                log.error("re-imaging: the fleet's lock: %s", sentence_of(error))
+                answer = Answer(Verdict.UNKNOWN, sentence_of(error))
             if answer is None or answer.verdict is Verdict.YES:
                 pause = _FIRST_PAUSE
                 self._attempt.wait(wait)

@@ -10,7 +10,6 @@ from holdfast._engine import Progress
 from holdfast.operations.model import OperationFailed, RequestError
 from holdfast.privileged.trial.models import TrialRow, failures
 from holdfast.reimage.after_boot.checks import PostBootChecks
-from holdfast.reimage.attempt import sentence
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.models import (
     ImageSummary,
@@ -23,6 +22,7 @@ from holdfast.reimage.planning import preflight
 from holdfast.reimage.planning.trials import Trials
 from holdfast.reimage.previous import saving_space
 from holdfast.reimage.store import JobStore
+from holdfast.wording import sentence_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Planner:
             source = self.images.content_url(request, found)
             image = self.images.summary(found)
         except (RequestError, OperationFailed, OSError) as error:
-            blocked.append(sentence(error))
+            blocked.append(sentence_of(error))
         else:
             blocked += preflight.image_problems(image, request, source)
             notes += preflight.image_notes(image)
@@ -75,7 +75,7 @@ class Planner:
                 present = image.content_bytes if kept else self.images.present_bytes(directory)
                 space = self._space(request, image, present)
             except OSError as error:
-                blocked.append(f"Free space cannot be inspected: {sentence(error)}")
+                blocked.append(f"Free space cannot be inspected: {sentence_of(error)}")
             blocked += preflight.space_problems(space)
             trial = self.trials.planned(request, image)
             blocked += failures(trial)

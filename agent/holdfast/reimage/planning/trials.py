@@ -13,10 +13,11 @@ from holdfast.privileged.boot.models import ArmRequest, StagedImage, TryRequest
 from holdfast.privileged.trial.image_trial import untried_rows
 from holdfast.privileged.trial.models import TrialRow
 from holdfast.privileged.writes import Refused
-from holdfast.reimage.attempt import Attempt, sentence
+from holdfast.reimage.attempt import Attempt
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.models import ImageSummary, StageRequest
 from holdfast.reimage.states import ReimageState
+from holdfast.wording import sentence_of
 
 _PLAN_SECONDS = 40.0
 """How long a plan may try an image: a plan as a whole has a minute."""
@@ -73,7 +74,7 @@ class Trials:
             asked = TryRequest(arming=arming, seconds=seconds)
             return self.privileged.try_image(asked).rows
         except (Refused, RequestError, OSError, ValueError) as error:
-            why = sentence(error)
+            why = sentence_of(error)
             return [
                 TrialRow(check="mount", outcome="not_tried", detail=f"It cannot be tried: {why}")
             ]

@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from holdfast.atomic_files import flush_directory, replace_file
+from holdfast.atomic_files import flush_directory, make_directory, replace_file
 from holdfast.node.paths.guarded import why_unguarded
 from holdfast.operations.model import RequestError, Slug
 from holdfast.tuning.records import (
@@ -72,7 +72,7 @@ class Store:
         """
         flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            self._make()
+            make_directory(self.directory, 0o755)
             reason = why_unguarded(self.directory, {0, os.geteuid()})
             if reason is None and self.directory.stat().st_mode & 0o022:
                 reason = "others than its owner can write there."
@@ -132,19 +132,6 @@ class Store:
             "holdfast as root, or set `tuning.journal_dir` to a directory that only root and "
             "holdfast's user can write.",
         )
-
-    def _make(self) -> None:
-        """Make the directory. Parents are flushed, so that a crash cannot take the record away."""
-        missing = [
-            directory
-            for directory in (self.directory, *self.directory.parents)
-            if not directory.exists()
-        ]
-        for directory in reversed(missing):
-            with contextlib.suppress(FileExistsError):
-                directory.mkdir(mode=0o755)
-                directory.chmod(0o755)
-            flush_directory(directory.parent)
 
 
 def _read(path: Path, model: type[M]) -> M | None:
