@@ -1,4 +1,4 @@
-"""Comments and docstrings use the words of docs/STYLE.md."""
+"""Comments, docstrings and documents use the words of docs/STYLE.md."""
 
 from __future__ import annotations
 
@@ -43,6 +43,11 @@ def rust_prose(source: str) -> Iterator[str]:
     yield joined((number, match[1]) for number, match in matches if match)
 
 
+def document_prose(source: str) -> Iterator[str]:
+    """Yield a document without its blocks of code."""
+    yield re.sub(r"^ *```.*?^ *```", "", source, flags=re.MULTILINE | re.DOTALL)
+
+
 def joined(lines: Iterator[tuple[int, str]]) -> str:
     """Join lines that follow each other, so that a phrase is found over their break."""
     text, last = "", -1
@@ -54,21 +59,24 @@ def joined(lines: Iterator[tuple[int, str]]) -> str:
 
 def prose(path: Path) -> str:
     source = path.read_text()
-    parts = python_prose(source) if path.suffix != ".rs" else rust_prose(source)
+    of_kind = {".rs": rust_prose, ".md": document_prose}
+    parts = of_kind.get(path.suffix, python_prose)(source)
     text = "\n\n".join(" ".join(part.split(" ")) for part in parts)
     return re.sub(r"`[^`]*`", "", re.sub(r"(?<!\n)\n(?!\n)\s*", " ", text))
 
 
 def sources() -> list[Path]:
     trees = [(_ROOT / "agent", "*.py"), (_ROOT / "agent", "*.pyi"), (_ROOT / "rust", "*.rs")]
-    return sorted(path for tree, pattern in trees for path in tree.rglob(pattern))
+    documents = {*(_ROOT / "docs").rglob("*.md"), _ROOT / "README.md", _ROOT / "CONTRIBUTING.md"}
+    documents.remove(_ROOT / "docs/STYLE.md")
+    return sorted({*documents, *(path for tree, kind in trees for path in tree.rglob(kind))})
 
 
 def test_the_words_are_read_from_the_guide() -> None:
     assert {"told", "whoever", "goes on"} <= set(words())
 
 
-def test_comments_and_docstrings_use_plain_words() -> None:
+def test_comments_docstrings_and_documents_use_plain_words() -> None:
     private = re.compile(rf"\b(?:{'|'.join(map(re.escape, words()))})\b", re.IGNORECASE)
     wrong = []
     for path in sources():
@@ -88,6 +96,7 @@ def test_comments_and_docstrings_use_plain_words() -> None:
         (".py", 'x = 1\n"""What was told."""\n'),
         (".rs", "//! What is\n//! looked at.\n"),
         (".rs", "let x = 1; // begun\n"),
+        (".md", "# A title\n\n```\ncode\n```\n\nWhat was\ntold.\n"),
     ],
 )
 def test_a_word_is_found_in_all_kinds_of_prose(tmp_path: Path, suffix: str, source: str) -> None:
@@ -99,4 +108,7 @@ def test_a_word_is_found_in_all_kinds_of_prose(tmp_path: Path, suffix: str, sour
 def test_code_is_not_prose(tmp_path: Path) -> None:
     path = tmp_path / "source.py"
     path.write_text('told = "told"\n"""Return `told`."""\n')
+    assert "told" not in prose(path)
+    path = tmp_path / "document.md"
+    path.write_text("Of `told`:\n\n```\ntold\n```\n")
     assert "told" not in prose(path)

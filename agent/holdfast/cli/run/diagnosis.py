@@ -61,7 +61,7 @@ def _broken(target: Target, error: Unreachable) -> str:
         # A server that wants one only shows it by hanging up.
         certificate = "if it asks for a client certificate, give --client-cert; else "
     return (
-        f"the connection to the daemon at {target} broke ({error.reason}); {certificate}look at "
+        f"the connection to the daemon at {target} broke ({error.reason}); {certificate}check "
         "its log"
     )
 

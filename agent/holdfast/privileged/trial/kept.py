@@ -141,7 +141,7 @@ def key_of(machine: MachineFiles, imager: Path, document: Mapping[str, Any]) -> 
         # Not only its release: a rebuilt kernel may have the same.
         kernel = (machine.proc / "version").read_text()
     except OSError as error:
-        log.warning("whether the trial's outcome is known cannot be found out: %s", error)
+        log.warning("whether the trial's outcome is known cannot be read: %s", error)
         return None
     facts = {
         "version": 1,

@@ -237,7 +237,7 @@ class Interlock:
         except (Refused, OSError) as error:
             raise HeldError(
                 Gate.INHIBITORS,
-                f"Whether anything inhibits a shutdown cannot be found out: {sentence_of(error)}",
+                f"Whether anything inhibits a shutdown cannot be determined: {sentence_of(error)}",
                 _RETRY_SECONDS,
             ) from error
         if found:

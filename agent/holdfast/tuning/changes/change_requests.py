@@ -100,7 +100,7 @@ class ChangeRequests:
         self.problem = None
         if report.recovered is not None:
             knobs = report.recovered.knobs
-            what = "finished" if report.recovered.finished else "taken back"
+            what = "finished" if report.recovered.finished else "reverted"
             self._events.add(
                 "recovered",
                 f"a change of {len(knobs)} settings that the end of a process cut short was {what}",
