@@ -4,6 +4,8 @@
 //! Only what is understood entirely is changed; anything else is left as the image has it, with a
 //! sentence about why. Nothing is written here: both ends of the disk are in memory.
 
+use holdfast_media::bytes::{u32_le, u64_le};
+
 use crate::pipeline::ends::Ends;
 
 /// Partitions are extended to a multiple of this many bytes, the block of most file systems.
@@ -147,7 +149,13 @@ impl Gpt {
         (1..)
             .zip(self.entries.chunks_exact(self.entry_bytes))
             .filter(move |(_, entry)| used(entry))
-            .map(|(number, entry)| (number, u64_at(entry, 32), u64_at(entry, 40)))
+            .map(|(number, entry)| {
+                (
+                    number,
+                    u64_le(entry, 32).unwrap_or_default(),
+                    u64_le(entry, 40).unwrap_or_default(),
+                )
+            })
     }
 
     /// Extend a partition; return how many sectors it has then.
@@ -202,11 +210,11 @@ impl Gpt {
     }
 
     fn u32_at(&self, at: usize) -> u32 {
-        u32_at(&self.header, at)
+        u32_le(&self.header, at).unwrap_or_default()
     }
 
     fn u64_at(&self, at: usize) -> u64 {
-        u64_at(&self.header, at)
+        u64_le(&self.header, at).unwrap_or_default()
     }
 
     fn put_u32(&mut self, at: usize, value: u32) {
@@ -224,7 +232,7 @@ fn protect(head: &mut [u8], last: u64) -> bool {
     let used = |entry: &[u8]| entry[4] != 0;
     let mut ours = None;
     for (index, entry) in entries.chunks_exact(16).enumerate().filter(|(_, entry)| used(entry)) {
-        if entry[4] != PROTECTIVE || u32_at(entry, 8) != 1 || ours.is_some() {
+        if entry[4] != PROTECTIVE || u32_le(entry, 8) != Some(1) || ours.is_some() {
             return false;
         }
         ours = Some(index * 16);
@@ -252,7 +260,10 @@ fn extend_mbr(
     }
     let entry = |number: u32| MBR_ENTRIES + 16 * (number as usize - 1);
     let place = |at: usize| {
-        let (first, sectors) = (u64::from(u32_at(head, at + 8)), u64::from(u32_at(head, at + 12)));
+        let (first, sectors) = (
+            u64::from(u32_le(head, at + 8).unwrap_or_default()),
+            u64::from(u32_le(head, at + 12).unwrap_or_default()),
+        );
         (head[at + 4] != 0 && sectors > 0).then_some((first, sectors))
     };
     let at = entry(number.max(1));
@@ -286,14 +297,6 @@ fn not_last(number: u32) -> String {
 
 fn no_room(number: u32) -> String {
     format!("partition {number} reaches to the end of the disk, or of what it may have, already")
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
-    bytes[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 #[cfg(test)]

@@ -13,12 +13,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.privileged.boot.disk.gpt import GptHeader, entries_of, header_at
 from holdfast.privileged.boot.disk.read_back import raw, read_raw
 from holdfast.privileged.boot.lifeboat.parts import ALIGNED, END_BYTES, Region, aligned
 
 _ENTRIES_AT, _ENTRY_BYTES = 446, 16
-_MOST_ENTRIES, _MOST_ENTRY_BYTES = 1024, 4096
-_HEADER = struct.Struct("<8sIIIIQQQQ16sQII")  # UEFI Specification 2.10, 5.3.2
 
 
 def beyond_image(image_bytes: int, disk_bytes: int) -> Region | None:
@@ -73,7 +72,7 @@ def tables(device: Path, sector_bytes: int) -> Sequence[Region]:
             return found
         found += _of_gpt(file, header, sector_bytes, device)
         # It is not at the end of a disk that was enlarged since.
-        other = _gpt_header(file, header[6], sector_bytes)
+        other = _gpt_header(file, header.other, sector_bytes)
         if other is not None:
             found += _of_gpt(file, other, sector_bytes, device)
     return found
@@ -89,29 +88,23 @@ def _of_mbr(sector: bytes, sector_bytes: int) -> Iterator[Region]:
             yield Region(start * sector_bytes, count * sector_bytes)
 
 
-def _gpt_header(file: int, lba: int, sector_bytes: int) -> tuple[int, ...] | None:
-    """Return the fields of a header; None where there is none, as beyond the end of the disk."""
+def _gpt_header(file: int, lba: int, sector_bytes: int) -> GptHeader | None:
+    """Return a header; None where there is none, as beyond the end of the disk."""
     if (lba + 1) * sector_bytes > _size(file):
         return None
-    fields = _HEADER.unpack_from(b"".join(read_raw(file, lba * sector_bytes, 512)))
-    return fields if fields[0] == b"EFI PART" and fields[5] == lba else None
+    header = header_at(file, lba, sector_bytes)
+    return header if header is not None and header.own == lba else None
 
 
-def _of_gpt(
-    file: int, header: tuple[int, ...], sector_bytes: int, device: Path
-) -> Iterator[Region]:
-    own, at, count, size = header[5], *header[10:13]
-    inside = at * sector_bytes + count * size <= _size(file)
-    if not 128 <= size <= _MOST_ENTRY_BYTES or count > _MOST_ENTRIES or not inside:
+def _of_gpt(file: int, header: GptHeader, sector_bytes: int, device: Path) -> Iterator[Region]:
+    header.check(device)
+    length = header.entries * header.entry_bytes
+    if header.entries_at * sector_bytes + length > _size(file):
         raise OSError(errno.EINVAL, "its partition table cannot be understood", str(device))
-    yield Region(own * sector_bytes, sector_bytes)
-    yield Region(at * sector_bytes, count * size)
-    entries = b"".join(read_raw(file, at * sector_bytes, count * size))
-    for number in range(count):
-        entry = entries[number * size :][:128]
-        if any(entry[:16]):
-            start, last = struct.unpack_from("<QQ", entry, 32)
-            yield Region(start * sector_bytes, max(last - start + 1, 0) * sector_bytes)
+    yield Region(header.own * sector_bytes, sector_bytes)
+    yield Region(header.entries_at * sector_bytes, length)
+    for entry in entries_of(file, header, sector_bytes, device):
+        yield Region(entry.start * sector_bytes, max(entry.sectors, 0) * sector_bytes)
 
 
 def _size(device: int) -> int:
