@@ -93,7 +93,7 @@ class Memcached:
             answer = self.ask(asked + b"mn\r\n", b"MN\r\n")
             while answer != b"MN\r\n":
                 head, _, answer = answer.partition(b"\r\n")
-                if head == b"EN":
+                if head.startswith(b"EN"):
                     continue
                 size, flags, ttl, key = head.split()[1:]
                 text, answer = answer[: int(size)], answer[int(size) + 2 :]

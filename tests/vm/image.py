@@ -20,6 +20,7 @@ PACKAGES = (
     "kmod",
     "libudev1",
     "linux-image-cloud-amd64",
+    "memcached",
     "procps",
     "python3",
     "qemu-guest-agent",
@@ -41,6 +42,8 @@ cat >etc/fstab <<'END'
 /dev/disk/by-id/virtio-seed /mnt/seed ext4 ro 0 0
 END
 mkdir -p mnt/data mnt/seed var/log/journal
+# It runs in the test that is about it.
+rm etc/systemd/system/multi-user.target.wants/memcached.service
 # Nothing here is for people, or for a network.
 ln -sf /dev/null etc/systemd/system/getty@.service
 ln -sf /dev/null etc/systemd/system/serial-getty@.service
