@@ -182,6 +182,13 @@ class Canvas:
         dash = " dashed" if dashed else ""
         self._parts.append(f'<path class="arrow{dash}" d="{path}"/>')
 
+    def line(self, points: Sequence[tuple[float, float]], colour: str) -> None:
+        """Draw a line of a colour through the points, as a curve of a plot."""
+        path = "M" + " L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+        self._parts.append(
+            f'<path class="{colour}" style="fill: none" stroke-width="2" d="{path}"/>'
+        )
+
     def svg(self) -> str:
         """Return the figure."""
         light, dark = [_STYLE], [_DARK]

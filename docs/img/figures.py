@@ -15,6 +15,7 @@ import privileges
 import reader
 import reimage_states
 import request
+import warm_start
 
 _HERE = Path(__file__).parent
 _FIGURES = {
@@ -25,6 +26,7 @@ _FIGURES = {
     "reader": reader.draw,
     "reimage-states": reimage_states.draw,
     "request": request.draw,
+    "warm-start": warm_start.draw,
 }
 
 
