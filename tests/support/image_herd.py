@@ -108,3 +108,9 @@ def peer(content: bytes, descriptor: bytes, **facts: Any) -> Behaviour:
 
 def ranges(server: Behaviour) -> list[str | None]:
     return [request.range for request in server.asked if not request.path.startswith("/v1/images/")]
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[Member]:
+    with member(tmp_path / "me", "me", "a") as me:
+        yield me

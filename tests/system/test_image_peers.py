@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,13 +27,14 @@ from tests.support.image_herd import (
     PATIENT,
     SIZE,
     Member,
+    alone,
     described,
     member,
     peer,
     ranges,
 )
 
-__all__ = ["described"]
+__all__ = ["alone", "described"]
 
 
 @pytest.mark.parametrize(("count", "zones"), [(6, 2)])
@@ -78,12 +79,6 @@ def test_a_herd_costs_the_origin_about_one_image_for_each_zone(
     assert all(
         each["address"] in {f"the peer {p}" for p in peers} for each in copied.received.listed()
     )
-
-
-@pytest.fixture
-def alone(tmp_path: Path) -> Iterator[Member]:
-    with member(tmp_path / "me", "me", "a") as me:
-        yield me
 
 
 @pytest.mark.parametrize("trusted", [True, False])

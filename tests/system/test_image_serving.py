@@ -22,17 +22,11 @@ from tests.support.api import served
 from tests.support.attempts import Node
 from tests.support.contract import check_problem
 from tests.support.harness import Daemon, run_cli
-from tests.support.image_herd import (
-    MIB,
-    OPEN,
-    SIZE,
-    Member,
-    described,
-)
+from tests.support.image_herd import MIB, OPEN, SIZE, Member, alone, described
 from tests.support.reimage import BODY, SHA256, UNCONFIRMED
 from tests.support.waiting import until
 
-__all__ = ["described"]
+__all__ = ["alone", "described"]
 
 NETWORK = BODY | {"mode": "network"}
 FETCHED = [
