@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from holdfast.node.paths.machine_files import MachineFiles
-from holdfast.privileged.boot import Boot, Policy
+from holdfast.privileged.boot.arming import Boot
 from holdfast.privileged.boot.models import ArmRequest, NetworkImage
+from holdfast.privileged.boot.policy import Policy
 from tests.support.loops import MIB, attach
 from tests.support.mounts import mounted
 from tests.support.waiting import until

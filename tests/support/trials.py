@@ -13,8 +13,9 @@ import pytest
 
 from holdfast._engine import Progress, describe_image
 from holdfast.node.paths.machine_files import MachineFiles
-from holdfast.privileged.boot import Boot, Policy
+from holdfast.privileged.boot.arming import Boot
 from holdfast.privileged.boot.models import ArmRequest, StagedImage, TryRequest
+from holdfast.privileged.boot.policy import Policy
 from holdfast.privileged.trial.models import TrialRow
 from tests.support.images import FileSystem, make_disk, run
 from tests.support.waiting import until

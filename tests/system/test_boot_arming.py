@@ -305,7 +305,7 @@ SERVE = """
 import sys
 from pathlib import Path
 from holdfast.node.paths.machine_files import MachineFiles
-from holdfast.privileged.boot import Boot
+from holdfast.privileged.boot.arming import Boot
 from tests.support.bootdisk import POLICY
 from holdfast.privileged.helper import HelperServer, listen
 from holdfast.privileged.executor import LocalExecutor
@@ -313,7 +313,7 @@ from holdfast.tuning.changes.ledger import Ledger
 from holdfast.tuning.profile.named import allow_list
 root, proc, kernel, imager, socket = sys.argv[1:]
 machine = MachineFiles(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
-executor = LocalExecutor(Boot(machine, Path(imager), lambda: POLICY))
+executor = LocalExecutor(lambda: Boot(machine, Path(imager), lambda: POLICY))
 with listen(Path(socket), "nobody") as listener:
     allowed = allow_list(Path("/nowhere"), {0})
     ledger = Ledger(Path(socket).with_name("journal"), executor, allowed)
@@ -348,7 +348,7 @@ ARM = """
 import json, sys
 from pathlib import Path
 from holdfast.node.paths.machine_files import MachineFiles
-from holdfast.privileged.boot import Boot
+from holdfast.privileged.boot.arming import Boot
 from holdfast.privileged.boot.models import ArmRequest
 from tests.support.bootdisk import POLICY
 root, proc, kernel, imager, request = sys.argv[1:]

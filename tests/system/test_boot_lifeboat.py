@@ -266,7 +266,7 @@ ARM = """
 import sys
 from pathlib import Path
 from holdfast.node.paths.machine_files import MachineFiles
-from holdfast.privileged.boot import Boot
+from holdfast.privileged.boot.arming import Boot
 from holdfast.privileged.boot.models import ArmRequest
 from tests.support.bootdisk import POLICY
 root, proc, kernel, imager, request = sys.argv[1:]

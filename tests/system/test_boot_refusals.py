@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from holdfast.node.paths.machine_files import MachineFiles
-from holdfast.privileged.boot import Boot
+from holdfast.privileged.boot.arming import Boot
 from holdfast.privileged.boot.disk.extents import extents_of, single_place
 from holdfast.privileged.boot.models import ExplainRequest, StagedImage
 from holdfast.privileged.writes import Refused

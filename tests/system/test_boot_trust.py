@@ -37,7 +37,7 @@ SERVE = """
 import sys
 from pathlib import Path
 from holdfast.node.paths.machine_files import MachineFiles
-from holdfast.privileged.boot import Boot
+from holdfast.privileged.boot.arming import Boot
 from holdfast.privileged.helper import HelperServer, listen
 from holdfast.privileged.executor import LocalExecutor
 from holdfast.tuning.changes.ledger import Ledger
@@ -45,7 +45,9 @@ from holdfast.tuning.profile.named import allow_list
 from holdfast.reimage.policy import policy_of_root
 root, proc, kernel, imager, socket, config = sys.argv[1:]
 machine = MachineFiles(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
-executor = LocalExecutor(Boot(machine, Path(imager), lambda: policy_of_root(Path(config))))
+executor = LocalExecutor(
+    lambda: Boot(machine, Path(imager), lambda: policy_of_root(Path(config)))
+)
 with listen(Path(socket), "nobody") as listener:
     allowed = allow_list(Path("/nowhere"), {0})
     ledger = Ledger(Path(socket).with_name("journal"), executor, allowed)

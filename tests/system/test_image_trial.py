@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.privileged.boot import Boot, Policy
+from holdfast.privileged.boot.arming import Boot
 from holdfast.privileged.boot.models import TryRequest
+from holdfast.privileged.boot.policy import Policy
 from holdfast.privileged.trial.models import TrialRow
 from tests.support.images import MIB, FileSystem, make_disk, run
 from tests.support.promptness import promptly

@@ -14,7 +14,7 @@ import pytest
 
 from holdfast._engine import Progress
 from holdfast.node.paths.machine_files import MachineFiles
-from holdfast.privileged.boot import Boot
+from holdfast.privileged.boot.arming import Boot
 from holdfast.privileged.boot.models import IdentityEvidence
 from holdfast.privileged.executor import LocalExecutor
 from holdfast.reimage.after_boot import identity_check
@@ -84,7 +84,7 @@ class NewSystem:
                 return found
 
         examiner = PostBootChecks(roots=[], proof=Unproven(), command=(), command_seconds=1)
-        boot = Room(Boot(MachineFiles(root=self.root)))
+        boot = Room(lambda: Boot(MachineFiles(root=self.root)))
         checks = examiner.examine(self.job, Progress(), boot, attempt="first")
         return next(check for check in checks if check.name == "identity")
 

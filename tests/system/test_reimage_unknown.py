@@ -175,7 +175,7 @@ class Armed:
     marker: Path
 
     def look(self) -> boot_outcome.Found:
-        executor = LocalExecutor(self.disk.arming)
+        executor = LocalExecutor(lambda: self.disk.arming)
         return boot_outcome.detect(self.job, "another-boot", executor, lambda _: None)
 
     def leave_marker(self, **changes: Any) -> None:
@@ -397,7 +397,7 @@ def test_a_system_without_a_marker_is_confirmed_by_the_root_of_its_descriptor(
     reimage = Reimage(
         roots=[],
         state_dir=state,
-        privileged=LocalExecutor(armed.disk.arming),
+        privileged=LocalExecutor(lambda: armed.disk.arming),
         imager=tmp_path,
         ca_file=None,
         images=ImageLibrary([], state, trusted_keys=tmp_path),
@@ -423,7 +423,7 @@ def test_without_the_helper_it_is_unknown(armed: Armed, monkeypatch: pytest.Monk
             raise OSError(111, "the privileged helper cannot be asked")
 
     monkeypatch.setattr(boot_outcome, "_HELPER_SECONDS", 0.0)
-    executor = Silent(armed.disk.arming)
+    executor = Silent(lambda: armed.disk.arming)
     found = boot_outcome.detect(armed.job, "another-boot", executor, lambda _: None)
     assert isinstance(found, boot_outcome.Unknown)
     assert armed.disk.arming.outcome().armed
@@ -434,7 +434,7 @@ def test_a_boot_loader_that_cannot_be_put_back_is_told_with_the_old_system(armed
         def disarm(self) -> Any:
             raise OSError(5, "Input/output error")
 
-    executor = Stuck(armed.disk.arming)
+    executor = Stuck(lambda: armed.disk.arming)
     found = boot_outcome.detect(armed.job, "another-boot", executor, lambda _: None)
     assert isinstance(found, boot_outcome.Returned)
     assert found.armed_still == "Input/output error."
@@ -443,7 +443,7 @@ def test_a_boot_loader_that_cannot_be_put_back_is_told_with_the_old_system(armed
 def test_in_the_same_boot_nothing_is_concluded(armed: Armed) -> None:
     assert armed.job.boot_id is not None
     found = boot_outcome.detect(
-        armed.job, armed.job.boot_id, LocalExecutor(armed.disk.arming), lambda _: None
+        armed.job, armed.job.boot_id, LocalExecutor(lambda: armed.disk.arming), lambda _: None
     )
     assert isinstance(found, boot_outcome.Untouched)
     assert armed.disk.arming.outcome().armed

@@ -8,30 +8,44 @@ the caller of a write checks the outcome, as the kernel may have changed the val
 What makes a machine boot something else (`boot/`) reads all of it back from the disk.
 """
 
-from pathlib import Path
+# ruff: noqa: PLC0415 - what arms is half of what a daemon would import, and most ask a helper
 
-from holdfast.privileged.boot.arming import IMAGER, Boot
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from holdfast.privileged.boot.policy import FindPolicy, no_policy
 from holdfast.privileged.client import Helper
 from holdfast.privileged.executor import LocalExecutor, Privileged
-from holdfast.privileged.trial.kept import NAME, KeptTrials
 from holdfast.privileged.writes import Refused, Write
 
-__all__ = ["IMAGER", "Privileged", "Refused", "Write", "privileged"]
+if TYPE_CHECKING:
+    from holdfast.privileged.boot.arming import Boot
+
+__all__ = ["Privileged", "Refused", "Write", "privileged"]
 
 
 def privileged(
     helper: Path | None,
-    imager: Path = IMAGER,
+    imager: Path | None = None,
     policy: FindPolicy = no_policy,
     records: Path | None = None,
 ) -> Privileged:
     """Return who writes: the helper behind this socket, or without one this process.
 
-    `imager` is the program for re-imaging, `policy` what root allows of it, and `records` root's
-    directory in which outcomes of trials are kept; all for this process, the helper has its own.
+    `imager` is the program for re-imaging (by default the package's), `policy` what root allows of
+    it, and `records` root's directory in which outcomes of trials are kept; all for this process,
+    the helper has its own.
     """
     if helper is not None:
         return Helper(helper)
-    kept = None if records is None else KeptTrials(records / NAME)
-    return LocalExecutor(Boot(imager=imager, policy=policy, kept_trials=kept))
+
+    def boot() -> Boot:
+        from holdfast.privileged.boot.arming import IMAGER, Boot
+        from holdfast.privileged.trial.kept import NAME, KeptTrials
+
+        kept = None if records is None else KeptTrials(records / NAME)
+        return Boot(imager=imager or IMAGER, policy=policy, kept_trials=kept)
+
+    return LocalExecutor(boot)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
 from holdfast.privileged import config_files, kernel_files, links, open_files, swap_areas
 from holdfast.privileged.boot.after_boot.unit_state import unit_state
-from holdfast.privileged.boot.arming import Boot
 from holdfast.privileged.boot.inhibitors import blocking_inhibitors
 from holdfast.privileged.boot.models import (
     ArmReport,
@@ -35,6 +35,9 @@ from holdfast.privileged.writes import (
     UdevFileWrite,
     Write,
 )
+
+if TYPE_CHECKING:
+    from holdfast.privileged.boot.arming import Boot
 
 
 class Privileged(Protocol):
@@ -103,10 +106,19 @@ class Privileged(Protocol):
 
 
 class LocalExecutor:
-    """Does it with the rights of this process."""
+    """Does it with the rights of this process.
 
-    def __init__(self, boot: Boot | None = None) -> None:
-        self._boot = Boot() if boot is None else boot
+    `boot` makes what arms, once that is first asked for; by default for this machine.
+    """
+
+    def __init__(self, boot: Callable[[], Boot] | None = None) -> None:
+        self._make_boot = boot
+
+    @cached_property
+    def _boot(self) -> Boot:
+        from holdfast.privileged.boot.arming import Boot  # noqa: PLC0415 - much, and rarely needed
+
+        return Boot() if self._make_boot is None else self._make_boot()
 
     def perform(self, write: Write) -> None:
         """Do it. Raises `OSError` with a number and a reason, or `Refused`."""

@@ -9,7 +9,7 @@ from holdfast.config import ConfigError, Settings, load_settings
 from holdfast.config.load import DEFAULT_CONFIG_FILE
 from holdfast.config.statedir import locate_state_dir
 from holdfast.node.paths.guarded import why_unguarded
-from holdfast.privileged.boot import Policy
+from holdfast.privileged.boot.policy import Policy
 from holdfast.privileged.writes import Refused
 
 

@@ -20,6 +20,7 @@ from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.node.storage.disks import DiskPosition, survey, system_position
 from holdfast.privileged.boot.after_boot.evidence import identity_evidence, marker_lifeboat
 from holdfast.privileged.boot.after_boot.signs import entry_nonces, signs_of
+from holdfast.privileged.boot.approval import approve
 from holdfast.privileged.boot.disk.file_io import read_plain
 from holdfast.privileged.boot.image_rules import image_refusals
 from holdfast.privileged.boot.lifeboat.lifeboat import Lifeboat
@@ -52,7 +53,7 @@ from holdfast.privileged.boot.payload.directory import Payload
 from holdfast.privileged.boot.payload.identity import collect
 from holdfast.privileged.boot.payload.job import Descriptor
 from holdfast.privileged.boot.payload.source import Source, find_source
-from holdfast.privileged.boot.policy import FindPolicy, Policy, approve, no_policy
+from holdfast.privileged.boot.policy import FindPolicy, Policy, no_policy
 from holdfast.privileged.trial.image_trial import try_image
 from holdfast.privileged.trial.kept import KeptTrials
 from holdfast.privileged.trial.models import failures, untried

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from holdfast import space
 from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.privileged.boot.approval import Approved
 from holdfast.privileged.boot.models import ArmRequest
 from holdfast.privileged.boot.payload.identity import Identity
-from holdfast.privileged.boot.policy import Approved
 from holdfast.privileged.trial.features import features_row
 from holdfast.privileged.trial.kept import KeptTrials, before_trial, key_of, lasts
 from holdfast.privileged.trial.models import TrialRow
+from holdfast.privileged.trial.untried import untried_rows
 from holdfast.privileged.trial.worker import SILENT_SECONDS, SOCKET, run_trial
 
 _PUBLIC = frozenset({"/etc/hostname"})
@@ -72,29 +72,6 @@ def try_image(
         return rows
     judged = features_row(json.loads(approved.content), machine.kernel, machine.sys, decides=False)
     return rows if judged is None else [judged, *rows]
-
-
-def untried_rows(
-    image: Mapping[str, Any], kernel: str, mode: str, sys: Path = Path("/sys")
-) -> list[TrialRow]:
-    """Return what the descriptor has about an image that is not here, and what is not known."""
-    network = mode == "network"
-    judged = features_row(image, kernel, sys, decides=network)
-    if network:
-        detail = (
-            "The imager fetches this image, so its root is mounted for the first time once the "
-            "disk is written. Whether identity can be carried into it, its users, labels, free "
-            "space and inodes are not known before."
-        )
-        advice = "Stage the image (mode `staged`) to have it tried."
-    else:
-        detail = (
-            "The image is not staged yet. Once it is, its root is mounted, and identity is carried "
-            "into a copy of it."
-        )
-        advice = "Stage it, and ask for the plan again."
-    row = TrialRow(check="mount", outcome="not_tried", detail=detail, advice=advice)
-    return [row] if judged is None else [judged, row]
 
 
 def _without_secrets(identity: Identity) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from holdfast.image_questions import ImageQuestion, ImageWishes, judge
 from holdfast.node.models import Disk
-from holdfast.privileged.boot import explain
 from holdfast.privileged.boot.models import BootReport, ExplainRequest, NetworkImage, StagedImage
 from holdfast.reimage.models import Boot, ImageSummary, Machine, SpaceReport, StageRequest
 from holdfast.space import floor_of
@@ -39,6 +38,9 @@ def describe(
     `source` is the path that the staged image has or will have, or the URL of one that stays on the
     network. Never raises: what cannot be determined blocks.
     """
+    # Half of what the daemon would import at its start, and for plans alone.
+    from holdfast.privileged.boot.arming import Boot as BootOfMachine  # noqa: PLC0415
+
     try:
         asked = _request(roots, image, source)
         wishes = {
@@ -46,7 +48,7 @@ def describe(
             "allow_unprotected": allow_unprotected,
             "require_lifeboat": require_lifeboat,
         }
-        report = explain(asked.model_copy(update=wishes), imager)
+        report = BootOfMachine(imager=imager).explain(asked.model_copy(update=wishes))
     except (OSError, ValueError) as error:
         return Machine(
             target=None,

@@ -10,8 +10,8 @@ from pathlib import Path
 from holdfast.operations.model import RequestError
 from holdfast.privileged import Privileged
 from holdfast.privileged.boot.models import ArmRequest, StagedImage, TryRequest
-from holdfast.privileged.trial.image_trial import untried_rows
 from holdfast.privileged.trial.models import TrialRow
+from holdfast.privileged.trial.untried import untried_rows
 from holdfast.privileged.writes import Refused
 from holdfast.reimage.attempt import Attempt
 from holdfast.reimage.images import ImageLibrary

@@ -90,8 +90,8 @@ def helper(
     import pwd
 
     from holdfast.config.journaldir import journal_dir_of
-    from holdfast.privileged import IMAGER, privileged
-    from holdfast.privileged.boot import Policy
+    from holdfast.privileged import privileged
+    from holdfast.privileged.boot.policy import Policy
     from holdfast.privileged.helper import HelperError, HelperServer, listen, listener_of_systemd
     from holdfast.process import logs
     from holdfast.tuning.changes.ledger import Ledger
@@ -112,7 +112,7 @@ def helper(
         tuning = tuning_of_root(config)
         may_write = allow_list(profiles_dir or tuning.profiles_dir, {0})
         journal_dir = journal_dir or tuning.journal_dir or journal_dir_of(path, path)
-        executor = privileged(None, imager or IMAGER, policy, journal_dir)
+        executor = privileged(None, imager, policy, journal_dir)
         ledger = Ledger(journal_dir, executor, may_write)
         # Last, so that a client that finds the socket is served at once.
         with listener or listen(path, user or "") as listener:

@@ -9,13 +9,13 @@ from typing import Any
 from holdfast.node.models import BlockDevice, Disk
 from holdfast.node.paths.directories import DirectoryIdentity
 from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.privileged.boot.approval import Approved
 from holdfast.privileged.boot.disk.file_io import read_plain
 from holdfast.privileged.boot.models import ArmRequest, StagedImage
 from holdfast.privileged.boot.payload import modules
 from holdfast.privileged.boot.payload.identity import Identity, collect
 from holdfast.privileged.boot.payload.network import describe_network
 from holdfast.privileged.boot.payload.source import Source, find_source
-from holdfast.privileged.boot.policy import Approved
 from holdfast.privileged.writes import Refused
 
 _CERTIFICATES = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
