@@ -12,8 +12,11 @@ import httpx
 from tests.support.waiting import until
 from tests.vm.pace import patience
 from tests.vm.reimage.controller import Controller, boot_id
+from tests.vm.reimage.images import NEW_IMAGE, OLD_IMAGE, OLD_MACHINE_ID
 from tests.vm.reimage.node import BOOT_SECONDS, Node
+from tests.vm.reimage.published import Published
 from tests.vm.reimage.telling import tell
+from tests.vm.service import first_pass, moments, started_at
 
 STARTED = "holdfast-imager:"
 """What each line of the imager on the console begins with."""
@@ -159,3 +162,40 @@ def identity(node: Node) -> dict[str, str]:
     )
     found: dict[str, str] = json.loads(node.guest.run("/usr/bin/python3", "-c", script))
     return found
+
+
+def prepared(node: Node, published: Published, mode: str) -> dict[str, Any]:
+    """Wait for the old system, prove its data, record its cache, and return what to stage."""
+    control = node.control
+    assert control.answers(BOOT_SECONDS)["image_id"] == OLD_IMAGE
+    node.settled()
+    first_pass(node.guest)
+    manifest = control.succeeded("/v1/manifests", {"root": "/mnt/data"})["manifest"]
+    tell(f"manifest {manifest} of /mnt/data is built")
+    control.succeeded("/v1/pagecache/dumps", {"root": "/mnt/data"})
+    request = published.request(mode=mode, manifest=manifest)
+    plan = control.post("/v1/reimage/plan", request)
+    assert plan["ok"], plan["blocked"]
+    return request
+
+
+def is_the_new_system(node: Node, journey: Journey, operation: str) -> None:
+    """Check that the image was written, that the node is the same one, and what the imager said."""
+    assert {"verifying", "writing"} <= set(journey.watched.phases)
+    assert journey.watched.status["operation"] == operation
+    assert 'holdfast_reimage_state{state="imaging"} 1' in journey.watched.metrics
+    assert journey.ended["kind"] == "reimage"
+    assert journey.new["image_id"] == NEW_IMAGE
+    assert journey.new["hostname"] == "node-7"
+    assert journey.new["machine_id"] == OLD_MACHINE_ID
+    known = node.control.get("/v1/operations?kind=reimage")["operations"]
+    assert [listed["id"] for listed in known] == [operation]
+
+
+def started_warm(node: Node) -> None:
+    """The cache was loaded before the datastore was started, and so its first pass is free."""
+    node.settled()
+    warm = first_pass(node.guest)
+    assert warm["read_bytes"] <= 0.01 * warm["hot_bytes"], "the cache was cold"
+    loaded = moments(node.guest, "holdfast-warm.service", "ExecMainExitTimestampMonotonic")[0] / 1e6
+    assert 0 < loaded <= started_at(node.guest)
