@@ -16,6 +16,7 @@ from tests.support import ground
 from tests.support.disk import real_directory
 
 ground.extend_path()
+ground.own_mounts()
 # What a shell starts in the background has it ignored, and so would all that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # The hundreds of daemons and commands that tests start would each compile every module again.

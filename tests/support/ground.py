@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import stat
@@ -18,6 +19,7 @@ from tests.support.disk import real_directory
 CHECKOUT = Path(__file__).resolve().parents[2]
 LOCK = Path(tempfile.gettempdir(), f"holdfast-tests-{os.geteuid()}.lock")
 """Locked by each test, and by one that runs alone for itself: the machine is what they share."""
+_CLONE_NEWNS = 0x00020000  # linux/sched.h; os.unshare comes with Python 3.12
 _SYSTEM_DIRECTORIES = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 
 
@@ -29,6 +31,17 @@ def extend_path() -> None:
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     path += [directory for directory in _SYSTEM_DIRECTORIES if directory not in path]
     os.environ["PATH"] = os.pathsep.join(path)
+
+
+def own_mounts() -> None:
+    """Move this process into a mount namespace of its own, if it may; for children too.
+
+    What a test mounts is then unknown to the tests beside it. Namespaces that those make would keep
+    a copy of it otherwise, and its disk busy after the test has unmounted it.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if os.geteuid() == 0 and libc.unshare(_CLONE_NEWNS) == 0:
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
 
 
 def in_ci() -> bool:

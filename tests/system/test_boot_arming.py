@@ -26,7 +26,7 @@ from tests.support.loops import MIB, attach
 from tests.support.mounts import mounted
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(params=["ext4", "xfs", "ext4 with /boot on ext2"])

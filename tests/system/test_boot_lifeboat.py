@@ -23,7 +23,7 @@ from tests.support.bootdisk import DESCRIPTOR, NONCE, BootDisk, boot_disk, run
 from tests.support.initramfs import unpacked
 from tests.support.loops import MIB
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 DISK = 768 * MIB
 
 

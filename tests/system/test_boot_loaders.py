@@ -31,7 +31,7 @@ from tests.support.bootdisk import (
     ubuntu_config,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 _SECURE_BOOT = f"SecureBoot_{GLOBAL}".replace("-", "_")
 _LOADER_INFO = f"LoaderInfo_{LOADER}".replace("-", "_")

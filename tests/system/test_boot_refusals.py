@@ -22,7 +22,7 @@ from tests.support.bootdisk import DESCRIPTOR, STATE, BootDisk, boot_disk, run
 from tests.support.loops import MIB, loop
 from tests.support.mounts import mounted
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ from tests.support.helper import Helper
 from tests.support.initramfs import unpacked
 from tests.support.waiting import until
 
-pytestmark = [pytest.mark.slow, pytest.mark.alone]
+pytestmark = pytest.mark.slow
 
 SETTINGS = """
 roots = ["/mnt/data"]
