@@ -307,3 +307,49 @@ def test_one_daemon_at_a_time_and_a_killed_one_leaves_no_lock(load: Load, tmp_pa
         prepare_state_dir(settings)
     state.release()
     prepare_state_dir(settings).release()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "url"),
+    [
+        ("http://127.0.0.1:4318", "http://127.0.0.1:4318/v1/traces"),
+        ("http://[::1]:4318/", "http://[::1]:4318/v1/traces"),
+        ("https://collector.example/otlp", "https://collector.example/otlp/v1/traces"),
+        ("https://collector.example/v1/traces", "https://collector.example/v1/traces"),
+        ("localhost:4318", None),
+        ("ftp://collector.example", None),
+        ("http://user:secret@collector.example", None),
+        ("https://collector.example/?token=secret", None),
+    ],
+)
+def test_a_collector_has_an_address_without_secrets(
+    load: Load, endpoint: str, url: str | None
+) -> None:
+    text = f'[telemetry]\nendpoint = "{endpoint}"\n'
+    if url is not None:
+        assert load(text).telemetry.url == url
+        return
+    with pytest.raises(ConfigError, match="without user, query or fragment"):
+        load(text)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "sent"),
+    [
+        ("https://collector.example", True),
+        ("http://127.0.0.1:4318", True),
+        ("http://localhost", True),
+        ("http://10.0.0.7:4318", False),
+        ("http://127.0.0.1.example:4318", False),
+        ("http://localhost.example", False),
+    ],
+)
+def test_headers_of_a_collector_are_not_sent_in_the_clear(
+    load: Load, endpoint: str, sent: bool
+) -> None:
+    text = f'[telemetry]\nendpoint = "{endpoint}"\nheaders_file = "/etc/holdfast/headers"\n'
+    if sent:
+        assert load(text).telemetry.endpoint == endpoint
+        return
+    with pytest.raises(ConfigError, match="in the clear"):
+        load(text)
