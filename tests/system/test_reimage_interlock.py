@@ -5,14 +5,24 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from holdfast.privileged import Privileged
+from holdfast.reimage.attempt import Attempt
+from holdfast.reimage.interlock.fleet_lock import FleetLock
+from holdfast.reimage.interlock.interlock import Interlock, Rules
+from holdfast.reimage.interlock.lock_keeper import LockKeeper
+from holdfast.reimage.interlock.models import Gate, HeldError
+from holdfast.reimage.interlock.window import Windows, parse_window
+from holdfast.reimage.models import StageRequest
+from holdfast.reimage.states import ReimageState
 from tests.support.attempts import MINE, OLD_BOOT, Node
 from tests.support.fleet_lock import FleetLockServer, fleet_lock_server
 from tests.support.harness import Daemon
@@ -294,3 +304,46 @@ def test_no_kill_leaks_or_loses_a_lock() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("60 kills") == 2
+
+
+def test_a_window_that_closes_unused_gives_the_lock_back(disk_dir: Path) -> None:
+    """The lock is held by then: it is asked for before the operator's command, which takes long."""
+    clock = [datetime(2026, 11, 28, 2, 59, tzinfo=UTC)]
+    with fleet_lock_server() as lock:
+        attempt = Attempt(disk_dir)
+        attempt.load()
+        attempt.begin(MINE, StageRequest(descriptor="https://x.example/web.json"))
+        attempt.move(ReimageState.STAGED, "Staged.")
+        attempt.move(ReimageState.ARMED, "Armed.", boot_id=attempt.boot_id)
+        audit: list[Mapping[str, Any]] = []
+        manager = FleetLock(lock.url, ID, "default")
+        keeper = LockKeeper(attempt, disk_dir, manager, audit.append)
+        keeper.load()
+        keeper.start()
+        calm = SimpleNamespace(inhibitors=list)
+        rules = Rules(windows=Windows([parse_window("Sat 02:00-03:00 UTC")]), command=["/bin/true"])
+        interlock = Interlock(
+            attempt,
+            cast(Privileged, calm),
+            keeper,
+            rules,
+            record=audit.append,
+            clock=lambda: clock[0],
+        )
+        try:
+
+            def go_down() -> None:
+                with interlock.passing(attempt.require(), force=False) as last_look:
+                    assert lock.holds(ID)
+                    clock[0] += timedelta(minutes=2)
+                    last_look()
+
+            with pytest.raises(HeldError, match="window"):
+                go_down()
+            lock.wait_for(ID, held=False)
+            assert lock.calls == [("pre-reboot", ID), ("steady-state", ID)]
+            assert interlock.figures()[2][Gate.WINDOW] == 1
+            last = attempt.require().gates[-1]
+            assert (last.gate, last.passed) == (Gate.WINDOW, False)
+        finally:
+            keeper.stop(5)
