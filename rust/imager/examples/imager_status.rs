@@ -1,6 +1,6 @@
 //! The imager's status server, as it answers while a disk is written, for tests of those who ask:
-//! `imager_status LISTEN DIRECTORY [tls] [tokens] [client-ca]`. DIRECTORY is what an armed machine leaves for
-//! the imager. It prints where it listens, and ends with its standard input.
+//! `imager_status LISTEN DIRECTORY [tls] [tokens] [client-ca]`. DIRECTORY is what an armed machine
+//! leaves for the imager. It prints where it listens, and ends with its standard input.
 
 use std::io::{Read as _, stdin};
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use holdfast_imager::job::Listen;
-use holdfast_imager::status::server::{self, Doors};
+use holdfast_imager::status::server::{self, Access};
 use holdfast_imager::status::{Phase, Status};
 
 const BYTES: u64 = 8 << 30;
@@ -29,8 +29,8 @@ fn main() {
     let status = Arc::new(Status::new());
     status.tell(serde_json::json!({ "operation": null, "mode": "staged" }));
     status.enter(Phase::Writing, BYTES);
-    let doors = Doors::in_directory(&listen, Path::new(directory)).expect("files of the daemon");
-    let address = server::start(&listen.listen, doors, Arc::clone(&status)).expect("an address");
+    let access = Access::in_directory(&listen, Path::new(directory)).expect("files of the daemon");
+    let address = server::start(&listen.listen, access, Arc::clone(&status)).expect("an address");
     println!("{address}");
     thread::spawn(move || {
         loop {
