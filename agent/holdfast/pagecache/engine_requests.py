@@ -9,7 +9,8 @@ from typing import Literal
 
 from holdfast import _engine
 from holdfast.engine_request import EngineRequest
-from holdfast.pagecache.models import GroupBy, LoadOrder, Policy
+from holdfast.pagecache.models import LoadOrder, Policy
+from holdfast.pagecache.residency import GroupBy
 from holdfast.roots import RootPath
 
 

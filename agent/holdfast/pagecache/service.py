@@ -35,14 +35,11 @@ from holdfast.pagecache.models import (
     DumpResult,
     EvictRequest,
     EvictResult,
-    GroupBy,
     LoadRequest,
     LoadResult,
-    PageCacheState,
-    ResidencyReport,
-    UnavailableRoot,
     UnusedDump,
 )
+from holdfast.pagecache.residency import GroupBy, PageCacheState, ResidencyReport, UnavailableRoot
 from holdfast.records.conversions import Write
 from holdfast.records.provenance import provenance
 from holdfast.roots import RootPath, Roots

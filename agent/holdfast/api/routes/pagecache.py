@@ -34,11 +34,10 @@ from holdfast.pagecache.models import (
     DumpList,
     DumpRequest,
     EvictRequest,
-    GroupBy,
     LoadRequest,
-    PageCacheState,
     ResidencyHistory,
 )
+from holdfast.pagecache.residency import GroupBy, PageCacheState
 
 router = Router(
     prefix="/v1/pagecache", tag="page cache", about="See, dump, load and evict the page cache."

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from holdfast.cli.run.runs import Run
-    from holdfast.pagecache.models import GroupBy
+    from holdfast.pagecache.residency import GroupBy
 
 Document = dict[str, Any]
 

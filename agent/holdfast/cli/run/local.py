@@ -19,7 +19,7 @@ from holdfast.config.statedir import locate_state_dir
 from holdfast.manifests.service import Manifests
 from holdfast.operations.model import OperationFailed, RequestError
 from holdfast.operations.outcome import problem_of
-from holdfast.pagecache.models import GroupBy
+from holdfast.pagecache.residency import GroupBy
 from holdfast.pagecache.service import PageCache
 from holdfast.records.conversions import Write, converted
 from holdfast.tuning.models import PlanRequest

@@ -12,7 +12,7 @@ from holdfast.cli.run.runs import RemoteRun, Run
 from holdfast.operations.ids import new_id
 
 if TYPE_CHECKING:
-    from holdfast.pagecache.models import GroupBy
+    from holdfast.pagecache.residency import GroupBy
 
 _LONG_SECONDS = 600.0
 """For requests that make the daemon read every file, or a record of a million files."""

@@ -49,6 +49,17 @@ def when_of(moment: datetime) -> str:
     return f"{units.moment(moment)} ({units.age(moment)})"
 
 
+def show_skipped(out: Output, skipped: Mapping[str, int], left_out: Mapping[str, LeftOut]) -> None:
+    """Print how many files were skipped for which reason, but for reasons that are left out."""
+    reasons = [
+        f"{units.count(number)} {units.plain_words(reason)}"
+        for reason, number in sorted(skipped.items(), key=lambda item: -item[1])
+        if reason not in left_out
+    ]
+    if reasons:
+        out.line(f"skipped: {', '.join(reasons)}")
+
+
 def show_left_out(out: Output, left_out: Mapping[str, LeftOut]) -> None:
     """Print what was left out and why, with some names; nothing if nothing was."""
     for reason, left in sorted(left_out.items()):

@@ -114,7 +114,7 @@ def show(
     if session.out.as_json:
         session.out.json(state)
         return
-    from holdfast.cli.commands.pagecache.views import show_state
+    from holdfast.cli.commands.pagecache.residency import show_state
 
     show_state(session.out, state)
 

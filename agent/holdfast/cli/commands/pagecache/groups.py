@@ -6,7 +6,7 @@ from holdfast.cli.terminal import units
 from holdfast.cli.terminal.output import Output
 from holdfast.cli.terminal.phrases import name_of
 from holdfast.cli.terminal.tables import Column
-from holdfast.pagecache.models import GroupedResidency, Residency, ResidencyGroup, RestOfGroups
+from holdfast.pagecache.residency import GroupedResidency, Residency, ResidencyGroup, RestOfGroups
 
 _BAR = 16
 _OTHER = "other"

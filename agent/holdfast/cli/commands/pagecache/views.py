@@ -3,96 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
-from holdfast.cli.commands.pagecache.groups import show_groups
 from holdfast.cli.terminal import units
 from holdfast.cli.terminal.output import Output
-from holdfast.cli.terminal.phrases import name_of, show_left_out, took_of, when_of
+from holdfast.cli.terminal.phrases import name_of, show_left_out, show_skipped, took_of, when_of
 from holdfast.cli.terminal.tables import Column
-from holdfast.pagecache.models import (
-    Dump,
-    DumpList,
-    DumpResult,
-    EvictResult,
-    LoadResult,
-    PageCacheState,
-    Residency,
-    ResidencyReport,
-)
-from holdfast.records.models import LeftOut, Located
+from holdfast.pagecache.models import Dump, DumpList, DumpResult, EvictResult, LoadResult
+from holdfast.records.models import Located
 
 _BAR = 16
 _EXAMPLES = 5
-
-
-def show_state(out: Output, answer: Any) -> None:
-    """Print residency: a block for each root or for the path that was asked for."""
-    state = PageCacheState.model_validate(answer)
-    for number, report in enumerate(state.reports):
-        if number:
-            out.line()
-        _show_report(out, report)
-    for root in state.unavailable:
-        out.line(f"{units.printable(root.root)}: cannot be inspected: {root.detail}")
-
-
-def _show_report(out: Output, report: ResidencyReport) -> None:
-    total = report.total
-    out.line(units.printable(total.path), "bold")
-    resident = _resident(total)
-    bar = units.bar(resident, total.bytes, 2 * _BAR, unicode=out.unicode)
-    out.line(
-        f"{bar}  {units.size(resident)} of {units.size(total.bytes)} in memory, "
-        f"{units.percent(resident, total.bytes)}"
-    )
-    more = [units.counted(total.files, "file")]
-    for name, value in (
-        ("dirty", total.dirty),
-        ("being written", total.writeback),
-        ("recently evicted", total.recently_evicted),
-    ):
-        if value or (value is not None and name == "dirty"):
-            more.append(f"{units.size(value)} {name}")
-    out.line(", ".join(more))
-    _show_reasons(out, _without(report.skipped, report.left_out))
-    show_left_out(out, report.left_out)
-    if report.grouped is not None:
-        out.line()
-        show_groups(out, report.grouped, total)
-        return
-    if report.directories:
-        out.line()
-        _show_residency(out, "directory", report.directories, total)
-    if report.files:
-        out.line()
-        _show_residency(out, "file", report.files, total)
-
-
-def _show_residency(out: Output, what: str, entries: Sequence[Residency], total: Residency) -> None:
-    dirty = any(entry.dirty for entry in entries)
-    columns: list[Column | str] = [
-        Column("size", right=True, rank=1),
-        ">in memory",
-        Column("share", right=True, rank=3),
-        Column("", rank=4),
-        *([Column("dirty", right=True, rank=2)] if dirty else []),
-        f"~{what}",
-    ]
-    rows = []
-    for entry in entries:
-        row = [
-            units.size(entry.bytes),
-            units.size(_resident(entry)),
-            units.percent(_resident(entry), entry.bytes),
-            units.bar(_resident(entry), entry.bytes, _BAR, unicode=out.unicode),
-        ]
-        if dirty:
-            row.append(units.size(entry.dirty or 0))
-        row.append(_below(name_of(entry), name_of(total)))
-        rows.append(row)
-    out.table(columns, rows)
 
 
 def show_dumped(out: Output, operation: Mapping[str, Any]) -> None:
@@ -146,7 +67,7 @@ def show_loaded(out: Output, operation: Mapping[str, Any]) -> None:
         )
     if result.skipped_bytes:
         out.line(f"not asked for: {units.size(result.skipped_bytes)}")
-    _show_reasons(out, _without(result.skipped, result.left_out))
+    show_skipped(out, result.skipped, result.left_out)
     show_left_out(out, result.left_out)
     short = [file for file in result.reported if file.reason is not None or file.missing]
     for file in short[:_EXAMPLES]:
@@ -247,43 +168,13 @@ def _marks(dump: Dump) -> str:
 
 
 def _show_skipped(out: Output, result: DumpResult | EvictResult) -> None:
-    _show_reasons(out, _without(result.skipped, result.left_out))
+    show_skipped(out, result.skipped, result.left_out)
     others = [each for each in result.examples if each.reason not in result.left_out]
     for example in others[:_EXAMPLES]:
         _show_example(out, example, units.plain_words(example.reason), example.detail)
     show_left_out(out, result.left_out)
 
 
-def _without(skipped: Mapping[str, int], left_out: Mapping[str, LeftOut]) -> Mapping[str, int]:
-    """Return the reasons that are not named as left out."""
-    return {reason: number for reason, number in skipped.items() if reason not in left_out}
-
-
-def _show_reasons(out: Output, skipped: Mapping[str, int]) -> None:
-    if skipped:
-        out.line(f"skipped: {_reasons(skipped)}")
-
-
 def _show_example(out: Output, file: Located, what: str, detail: str | None) -> None:
     more = f" ({units.printable(detail)})" if detail else ""
     out.line(f"  {units.printable(name_of(file))}: {what}{more}")
-
-
-def _reasons(skipped: Mapping[str, int]) -> str:
-    return ", ".join(
-        f"{units.count(number)} {units.plain_words(reason)}"
-        for reason, number in sorted(skipped.items(), key=lambda item: -item[1])
-    )
-
-
-def _resident(entry: Residency) -> int:
-    """Return what is in memory without the rest of each last page, which is beyond the file."""
-    return min(entry.resident, entry.bytes)
-
-
-def _below(path: str, top: str) -> str:
-    """Shorten a path to what lies below `top`."""
-    pure = PurePath(path)
-    if pure != PurePath(top) and pure.is_relative_to(top):
-        return units.printable(str(pure.relative_to(top)))
-    return units.printable(path)
