@@ -22,17 +22,11 @@ from prometheus_client.process_collector import ProcessCollector
 
 from holdfast.memory.models import MemoryFigures
 from holdfast.metrics.collectors import (
-    ImageCollector,
-    ImageFigures,
-    InterlockCollector,
-    InterlockFigures,
     LeftOut,
     LeftOutCollector,
     MemoryCollector,
     NodeCollector,
     OperationsCollector,
-    ReimageCollector,
-    ReimageFigures,
     SettingsCollector,
     SpaceCollector,
     SpanCollector,
@@ -41,6 +35,14 @@ from holdfast.metrics.collectors import (
     TuningFigures,
     VerificationsCollector,
     Verified,
+)
+from holdfast.metrics.reimaging import (
+    ImageCollector,
+    ImageFigures,
+    InterlockCollector,
+    InterlockFigures,
+    ReimageCollector,
+    ReimageFigures,
 )
 from holdfast.operations.service import Operations
 from holdfast.pagecache.sampling import ResidencySampler
