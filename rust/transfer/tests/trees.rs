@@ -4,8 +4,11 @@ mod support;
 
 use std::fs::{self, File};
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _, symlink};
+use std::thread;
+use std::time::Duration;
 
-use holdfast_transfer::{Error, Proof};
+use holdfast_engine::Progress;
+use holdfast_transfer::{Error, Limits, Proof, pull};
 use support::{MIB, Pair, bytes, noise};
 
 fn fill(pair: &Pair) {
@@ -144,10 +147,9 @@ fn a_completed_transfer_has_a_manifest_and_is_not_written_again() {
         "bytes_per_second": null, "pressure": null,
     });
     let request = serde_json::from_value(request).unwrap();
-    holdfast_engine::manifest::build::build(&request, &holdfast_engine::Progress::default())
-        .unwrap();
+    holdfast_engine::manifest::build::build(&request, &Progress::default()).unwrap();
     let entries = |path: std::path::PathBuf| {
-        let progress = holdfast_engine::Progress::default();
+        let progress = Progress::default();
         let mut manifest =
             holdfast_engine::manifest::record::Manifest::open(&path, 1 << 30).unwrap();
         std::iter::from_fn(|| manifest.next(&progress).unwrap()).collect::<Vec<_>>()
@@ -164,6 +166,32 @@ fn what_no_transfer_made_is_not_overwritten() {
     fs::write(pair.destination().join("here"), "mine").unwrap();
     assert!(matches!(pair.try_pull(|_| {}), Err(Error::Occupied { .. })));
     assert_eq!(fs::read_to_string(pair.destination().join("here")).unwrap(), "mine");
+}
+
+#[test]
+fn what_appears_during_a_pass_is_not_overwritten() {
+    for name in ["large", "twice", "symlink"] {
+        let pair = Pair::with(Limits::default(), |offer| offer.bytes_per_second = Some(8 << 20));
+        pair.write("large", &noise(5, 8 * MIB));
+        fs::hard_link(pair.source().join("large"), pair.source().join("twice")).unwrap();
+        symlink("large", pair.source().join("symlink")).unwrap();
+        let (request, progress) = (pair.request(), Progress::default());
+        let mine = pair.destination().join(name);
+        let outcome = thread::scope(|scope| {
+            let pulled = scope.spawn(|| pull(&request, &progress));
+            // The plan is made once data come.
+            while progress.bytes_done() == 0 && !pulled.is_finished() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            fs::write(&mine, "mine").unwrap();
+            pulled.join().unwrap()
+        });
+        assert!(matches!(outcome, Err(Error::Occupied { .. })), "{name}: {outcome:?}");
+        assert_eq!(fs::read_to_string(&mine).unwrap(), "mine", "{name}");
+        fs::remove_file(&mine).unwrap();
+        pair.pull();
+        pair.assert_equal();
+    }
 }
 
 #[test]
@@ -212,7 +240,7 @@ fn several_pulls_into_directories_of_one_node_run_side_by_side() {
         offer.bytes_per_second = Some(8 << 20);
     });
     pair.write("large", &noise(1, 20 * MIB));
-    let progress = holdfast_engine::Progress::default();
+    let progress = Progress::default();
     let request = pair.request();
     std::thread::scope(|scope| {
         let first = scope.spawn(|| holdfast_transfer::pull(&request, &progress));
