@@ -45,5 +45,5 @@ def explain(request: ExplainRequest, imager: Path) -> BootReport:
 
 
 if __name__ == "__main__":
-    with patch.object(preflight, "explain", explain):
+    with patch.object(preflight, preflight.explain.__name__, explain):
         main()

@@ -38,9 +38,6 @@ def describe(
     `source` is the path that the staged image has or will have, or the URL of one that stays on the
     network. Never raises: what cannot be determined blocks.
     """
-    # Half of what the daemon would import at its start, and for plans alone.
-    from holdfast.privileged.boot.arming import Boot as BootOfMachine  # noqa: PLC0415
-
     try:
         asked = _request(roots, image, source)
         wishes = {
@@ -48,7 +45,7 @@ def describe(
             "allow_unprotected": allow_unprotected,
             "require_lifeboat": require_lifeboat,
         }
-        report = BootOfMachine(imager=imager).explain(asked.model_copy(update=wishes))
+        report = explain(asked.model_copy(update=wishes), imager)
     except (OSError, ValueError) as error:
         return Machine(
             target=None,
@@ -69,6 +66,17 @@ def describe(
         blocked=report.refusals,
         lifeboat=report.lifeboat,
     )
+
+
+def explain(request: ExplainRequest, imager: Path) -> BootReport:
+    """Return what arming would do here, and why it would be refused; needs no rights.
+
+    `imager` is the program that would run. Raises `OSError` without /proc.
+    """
+    # Half of what the daemon would import at its start, and for plans alone.
+    from holdfast.privileged.boot.arming import Boot as BootOfMachine  # noqa: PLC0415
+
+    return BootOfMachine(imager=imager).explain(request)
 
 
 def on_the_network(url: str) -> bool:
