@@ -168,7 +168,7 @@ data:
 data-if-named: $(if $(DATA),data)
 
 .PHONY: test
-test: lint-toolchain packages-or-skip lint deb-or-skip ## Run lint, the engine's tests, unit and system tests, and a re-imaging (1 hour)
+test: lint-toolchain packages-or-skip lint deb-or-skip ## Run lint, the engine's tests, unit and system tests, and a re-imaging (45 minutes)
 	cargo test --locked --quiet --workspace --exclude holdfast-binding
 	$(parallel) $(PYTEST_ARGS)
 
