@@ -2,6 +2,7 @@
 //! table.
 #![no_main]
 
+use holdfast_imager::disk::table::Sizes;
 use holdfast_imager::disk::{superblock, table};
 use holdfast_imager::outcome::Outcome;
 use holdfast_imager::pipeline::ends::Ends;
@@ -29,7 +30,8 @@ fuzz_target!(|data: &[u8]| {
             let mut ends = Ends::new(IMAGE, disk);
             let length = data.len().min(ends.head.len());
             ends.head[..length].copy_from_slice(&data[..length]);
-            let fitted = table::fit(&mut ends, IMAGE, disk, 512, Some(1));
+            let sizes = Sizes { image_bytes: IMAGE, disk_bytes: disk, limit_bytes: None };
+            let fitted = table::fit(&mut ends, sizes, 512, Some(1));
             assert!(fitted.extended_to.is_none_or(|bytes| bytes <= disk));
             assert_eq!(ends.tail_at + ends.tail.len() as u64, disk);
         }
