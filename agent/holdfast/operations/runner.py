@@ -239,12 +239,12 @@ class Runner:
     def _begin(self, live: Live) -> bool:
         started = now()
         try:
-            may_run = self._store.begin(live.operation.id, started)
+            was_queued = self._store.begin(live.operation.id, started)
         except StoreError as error:
             log.error("operation %s was not started: %s", live.operation.id, error)
             self._conclude(live, State.FAILED, error=Problem.of(error.slug, error.detail))
             return False
-        if not may_run:
+        if not was_queued:
             log.error("operation %s is not queued in the record", live.operation.id)
             problem = Problem.of(Slug.INTERNAL, "The record shows that this was not queued.")
             self._conclude(live, State.FAILED, error=problem)

@@ -54,7 +54,7 @@ pub fn describe(request: &Request, progress: &Progress) -> Result<Descriptor> {
         .and_then(|name| name.to_str())
         .ok_or_else(|| Error::Invalid(format!("{} has no usable file name", path.display())))?;
     progress.enter("describing");
-    let (encoding, size_bytes) = open_image(path)?;
+    let (encoding, size_bytes) = packing_of(path)?;
     let plan = Plan {
         encoding,
         chunk_bytes: chunk_bytes(size_bytes),
@@ -126,7 +126,7 @@ pub struct Inspected {
 pub fn look_into(request: &InspectRequest, progress: &Progress) -> Result<Inspected> {
     let path = request.file.as_path();
     progress.enter("inspecting");
-    let (encoding, size) = open_image(path)?;
+    let (encoding, size) = packing_of(path)?;
     let wanted = request.root_partition;
     let (found, size_bytes) = if encoding == Encoding::Identity {
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
@@ -254,7 +254,7 @@ fn descriptor(
 }
 
 /// How a file is packed, and the size of the image in it where that is known.
-fn open_image(path: &Path) -> Result<(Encoding, Option<u64>)> {
+fn packing_of(path: &Path) -> Result<(Encoding, Option<u64>)> {
     let io = |e| Error::io(path, e);
     let file = File::open(path).map_err(io)?;
     let size = file.metadata().map_err(io)?.len();

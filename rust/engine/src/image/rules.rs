@@ -178,7 +178,7 @@ pub fn is_verified(image: &Facts) -> bool {
     let partitions = image.partition_table.iter().flat_map(|table| &table.partitions);
     let hashes = |kind: &str| ROOT_VERITY.iter().any(|guid| kind.eq_ignore_ascii_case(guid));
     image.inspection.root.as_ref().is_some_and(|root| root.verity)
-        || partitions.into_iter().any(|signature| hashes(&signature.kind))
+        || partitions.into_iter().any(|partition| hashes(&partition.kind))
 }
 
 /// The number of the partition whose file system the imager mounts to carry identity over and to leave

@@ -98,7 +98,7 @@ pub fn verify(request: &Request, progress: &Progress) -> Result<Outcome> {
     progress.enter("verifying");
     let descriptor = read_descriptor(&request.descriptor, request.descriptor_sha256)?;
     let path = request.file.as_path();
-    let (encoding, content_bytes) = open_image(path, &descriptor)?;
+    let (encoding, content_bytes) = packing_of(path, &descriptor)?;
     let plan = Plan {
         encoding,
         chunk_bytes: descriptor.chunk_bytes,
@@ -152,7 +152,7 @@ pub fn verify(request: &Request, progress: &Progress) -> Result<Outcome> {
 }
 
 /// How the file is packed, and its size. A packed image may also be checked after it was unpacked.
-fn open_image(path: &Path, descriptor: &Descriptor) -> Result<(Encoding, u64)> {
+fn packing_of(path: &Path, descriptor: &Descriptor) -> Result<(Encoding, u64)> {
     let io = |e| Error::io(path, e);
     let file = File::open(path).map_err(io)?;
     let size = file.metadata().map_err(io)?.len();

@@ -62,7 +62,7 @@ def entries_of(
     size = header.entry_bytes
     table = b"".join(read_raw(file, header.entries_at * sector_bytes, header.entries * size))
     for index in range(header.entries):
-        entry = table[index * size :][:128]
+        entry = table[index * size : index * size + 128]
         if any(entry[:16]):
             start, last = struct.unpack_from("<QQ", entry, 32)
             yield GptPartition(
