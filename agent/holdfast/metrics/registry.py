@@ -36,7 +36,9 @@ from holdfast.metrics.collectors import (
     VerificationsCollector,
     Verified,
 )
-from holdfast.metrics.reimaging import (
+from holdfast.operations.service import Operations
+from holdfast.pagecache.sampling import ResidencySampler
+from holdfast.reimage.metrics import (
     ImageCollector,
     ImageFigures,
     InterlockCollector,
@@ -44,8 +46,6 @@ from holdfast.metrics.reimaging import (
     ReimageCollector,
     ReimageFigures,
 )
-from holdfast.operations.service import Operations
-from holdfast.pagecache.sampling import ResidencySampler
 from holdfast.transfer.figures import TransferFigures
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
