@@ -1,82 +1,58 @@
-"""The capabilities that need no daemon, made from the settings: one way for all who use them."""
+"""The table of capabilities: how each is made for the daemon, and its routes.
+
+Nothing else names all of them. `daemon.py` makes and runs them, `api/app.py` serves their routes.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
+from holdfast.api.contract.routing import Router
+from holdfast.api.routes import images, manifests, memory, pagecache, reimage, transfer, tuning
+from holdfast.capability import Capability, Surroundings
+from holdfast.manifests.assembly import manifests_of
 from holdfast.manifests.service import Manifests
-from holdfast.memory.service import MemoryStates
+from holdfast.manifests.verification import Verifications
+from holdfast.memory.assembly import memory_of
+from holdfast.pagecache.assembly import pagecache_of
 from holdfast.pagecache.service import PageCache
-from holdfast.privileged import privileged
-from holdfast.transfer.service import Transfers
-from holdfast.tuning.service import Tuning
+from holdfast.reimage.assembly import reimage_of
+from holdfast.transfer.assembly import transfer_of
+from holdfast.tuning.assembly import tuning_of
 
-if TYPE_CHECKING:
-    from holdfast.config import Settings
-    from holdfast.left_out import LeftOut
+Make = Callable[[Surroundings], Capability]
 
 
-@dataclass(frozen=True)
-class Capabilities:
-    """What a node can do, for a daemon and for commands with `--local` alike."""
-
-    pagecache: PageCache
-    manifests: Manifests
-    tuning: Tuning
-    transfer: Transfers
-    memory: MemoryStates
-
-
-def capabilities_of(
-    settings: Settings, state_dir: Path, left_out: LeftOut | None = None
-) -> Capabilities:
-    """Make the capabilities; nothing is written before their `prepare` is called.
-
-    `left_out` counts for metrics what belongs to no root.
-    """
-    manifests = Manifests(
-        left_out=left_out,
-        roots=settings.roots,
-        state_dir=state_dir,
-        kept=settings.manifests.kept,
-        reader=settings.manifests.reader,
-        max_record_bytes=settings.max_record_bytes,
+def _transfer(parts: Surroundings) -> Capability:
+    """Give transfers the manifests and the page cache of this node."""
+    return transfer_of(
+        parts.settings,
+        parts.state_dir,
+        manifests=parts.other(Manifests).target,
+        page_cache=parts.other(PageCache),
     )
-    pagecache = PageCache(
-        left_out=left_out,
-        roots=settings.roots,
-        state_dir=state_dir,
-        dumps_kept=settings.pagecache.dumps_kept,
-        reserve_bytes=settings.pagecache.reserve_bytes,
-        max_record_bytes=settings.max_record_bytes,
-    )
-    writer = privileged(settings.helper)
-    return Capabilities(
-        pagecache=pagecache,
-        manifests=manifests,
-        tuning=Tuning(
-            roots=settings.roots,
-            state_dir=state_dir,
-            profiles_dir=settings.tuning.profiles_dir,
-            journal_dir=settings.tuning.journal_dir,
-            privileged=writer,
-        ),
-        transfer=Transfers(
-            roots=settings.roots,
-            state_dir=state_dir,
-            listen=settings.transfer.address,
-            addresses=settings.transfer.addresses,
-            connections=settings.transfer.connections,
-            manifests=manifests.target,
-            page_cache=pagecache,
-            writers=writer.writers,
-        ),
-        memory=MemoryStates(
-            roots=settings.memory.roots,
-            state_dir=state_dir,
-            reserve_bytes=settings.pagecache.reserve_bytes,
-            writers=writer.writers,
-        ),
-    )
+
+
+def _reimage(parts: Surroundings) -> Capability:
+    """Give re-imaging the manifests of this node, which prove that the data are untouched."""
+    return reimage_of(parts, Verifications(parts.other(Manifests), parts.operations))
+
+
+CAPABILITIES: tuple[tuple[Make, tuple[Router, ...]], ...] = (
+    (lambda p: pagecache_of(p.settings, p.state_dir, p.left_out), (pagecache.router,)),
+    (lambda p: manifests_of(p.settings, p.state_dir, p.left_out), (manifests.router,)),
+    (lambda p: memory_of(p.settings, p.state_dir), (memory.router,)),
+    (_transfer, (transfer.router,)),
+    (lambda p: tuning_of(p.settings, p.state_dir), (tuning.router,)),
+    (_reimage, (reimage.router, images.router)),
+)
+"""In the order in which they are made and started; they are stopped in the reverse order."""
+
+ROUTERS = tuple(router for _, routers in CAPABILITIES for router in routers)
+
+
+def make_capabilities(parts: Surroundings) -> Sequence[Capability]:
+    """Make all of them; nothing is written before their `prepare` is called."""
+    for make, _ in CAPABILITIES:
+        parts.made.append(make(parts))
+    return tuple(parts.made)

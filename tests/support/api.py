@@ -15,7 +15,8 @@ import httpx
 from holdfast.api.http.callers import tokens
 from holdfast.api.server import HttpServer
 from holdfast.api.services import Services
-from holdfast.config import load_settings
+from holdfast.capability import Capability
+from holdfast.config import Settings, load_settings
 from holdfast.manifests.service import Manifests
 from holdfast.manifests.verification import Verifications
 from holdfast.memory.service import MemoryStates
@@ -26,7 +27,9 @@ from holdfast.operations.service import Operations
 from holdfast.pagecache.service import PageCache
 from holdfast.privileged.executor import LocalExecutor
 from holdfast.reimage.after_boot.checks import PostBootChecks
+from holdfast.reimage.assembly import serving_pace_of
 from holdfast.reimage.images import ImageLibrary
+from holdfast.reimage.images.sharing import ImageSharing
 from holdfast.reimage.service import Reimage
 from holdfast.transfer.service import Transfers
 from holdfast.tuning.service import Tuning
@@ -101,6 +104,36 @@ def served(
         }
         | overrides,
     )
+    with operations(base / "state", *kinds) as service:
+        capabilities = _capabilities(settings, base, service, degraded)
+        for capability in capabilities:
+            for kind in capability.kinds():
+                service.registry.register(kind)
+        services = change(
+            Services(
+                settings=settings,
+                state_dir=base / "state",
+                operations=service,
+                capabilities=capabilities,
+                node=Node(roots=settings.roots),
+                metrics=Metrics(service),
+                degraded=lambda: degraded,
+            )
+        )
+        with _loop() as loop:
+            server = HttpServer(services)
+            asyncio.run_coroutine_threadsafe(server.start(), loop).result(WAIT_SECONDS)
+            url = next((address for address in server.addresses if address.startswith("http")), "")
+            result = Served(services, server, base / "s", url, secrets, loop)
+            try:
+                yield result
+            finally:
+                result.stop()
+
+
+def _capabilities(
+    settings: Settings, base: Path, service: Operations, degraded: Sequence[str]
+) -> Sequence[Capability]:
     pagecache = PageCache(
         roots=settings.roots,
         state_dir=base / "state",
@@ -124,7 +157,6 @@ def served(
         privileged=LocalExecutor(),
         journal_dir=base / "journal",
     )
-    proof = Verifications(manifests)
     reimage = Reimage(
         roots=settings.roots,
         state_dir=base / "state",
@@ -132,8 +164,14 @@ def served(
         imager=settings.reimage.imager,
         ca_file=None,
         images=ImageLibrary(settings.roots, base / "state", trusted_keys=base / "keys"),
-        examiner=PostBootChecks(roots=settings.roots, proof=proof, command=(), command_seconds=1),
+        examiner=PostBootChecks(
+            roots=settings.roots,
+            proof=Verifications(manifests, service),
+            command=(),
+            command_seconds=1,
+        ),
         status_server=None,
+        sharing=ImageSharing(pace=serving_pace_of(settings)),
         degraded=lambda: degraded,
     )
     transfer = Transfers(
@@ -152,41 +190,7 @@ def served(
         reserve_bytes=0,
         writers=LocalExecutor().writers,
     )
-    registered = (
-        *kinds,
-        *pagecache.kinds(),
-        *manifests.kinds(),
-        *tuning.kinds(),
-        *reimage.kinds(),
-        *transfer.kinds(),
-        *memory.kinds(),
-    )
-    with operations(base / "state", *registered) as service:
-        services = change(
-            Services(
-                settings=settings,
-                state_dir=base / "state",
-                operations=service,
-                pagecache=pagecache,
-                manifests=manifests,
-                tuning=tuning,
-                reimage=reimage,
-                transfer=transfer,
-                memory=memory,
-                node=Node(roots=settings.roots),
-                metrics=Metrics(service),
-                degraded=lambda: degraded,
-            )
-        )
-        with _loop() as loop:
-            server = HttpServer(services)
-            asyncio.run_coroutine_threadsafe(server.start(), loop).result(WAIT_SECONDS)
-            url = next((address for address in server.addresses if address.startswith("http")), "")
-            result = Served(services, server, base / "s", url, secrets, loop)
-            try:
-                yield result
-            finally:
-                result.stop()
+    return pagecache, manifests, memory, transfer, tuning, reimage
 
 
 @contextmanager

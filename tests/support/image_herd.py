@@ -7,13 +7,14 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from holdfast._engine import Progress
+from holdfast.api.services import Services
 from holdfast.reimage.images.fetch import fetch
 from holdfast.reimage.images.models import Descriptor
 from holdfast.reimage.images.peers import PeerAccess
@@ -21,6 +22,7 @@ from holdfast.reimage.images.retries import Patience
 from holdfast.reimage.images.sharing import ImageSharing
 from holdfast.reimage.images.sources import Reach
 from holdfast.reimage.images.suppliers import Received
+from holdfast.reimage.service import Reimage
 from tests.support.api import served
 from tests.support.fileserver import Behaviour
 from tests.support.harness import run_cli
@@ -82,9 +84,14 @@ def member(base: Path, name: str, zone: str, **settings: Any) -> Iterator[Member
     sharing = ImageSharing(enabled=True, here=lambda: (name, zone))
     sharing.offered = lambda: (directory, False)
     token = base / "images-token"
-    with served(
-        base, change=lambda services: replace(services, sharing=sharing), reimage=OPEN, **settings
-    ) as server:
+
+    def share(services: Services) -> Services:
+        reimage = services.capability(Reimage)
+        sharing.pace = reimage.sharing.pace
+        reimage.sharing = sharing
+        return services
+
+    with served(base, change=share, reimage=OPEN, **settings) as server:
         token.write_text(server.secrets["images"])
         yield Member(server.url, token, sharing, directory, Received())
 

@@ -7,7 +7,6 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ import pytest
 from holdfast.api.http.work import Pace
 from holdfast.api.services import Services
 from holdfast.reimage.images import serving as pacing
-from holdfast.reimage.images.sharing import ImageSharing
+from holdfast.reimage.service import Reimage
 from tests.support.api import served
 from tests.support.attempts import Node
 from tests.support.contract import check_problem
@@ -141,10 +140,10 @@ def test_only_a_staged_image_is_given_and_never_the_old_system(
         (services.state_dir / "reimage").mkdir()
         job = UNCONFIRMED | {"state": "staged"} | changed
         (services.state_dir / "reimage/job.json").write_text(json.dumps(job))
-        services.reimage.prepare()
-        sharing = ImageSharing(enabled=True)
-        sharing.offered = services.reimage.offered
-        return replace(services, sharing=sharing)
+        reimage = services.capability(Reimage)
+        reimage.prepare()
+        reimage.sharing.enabled = True
+        return services
 
     path = f"/v1/images/{hashlib.sha256(content).hexdigest()}"
     with served(tmp_path, change=change, reimage=OPEN) as server, server.tcp("images") as http:

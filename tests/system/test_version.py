@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from holdfast import __version__
-from holdfast.api.contract.level import API_LEVEL, FEATURES
+from holdfast.api.app import FEATURES
+from holdfast.api.contract.level import API_LEVEL
 from tests.support.harness import Daemon
 from tests.support.recorded_client import broken, record
 

@@ -167,7 +167,7 @@ class TestErrors:
                 raise RuntimeError("the secret is swordfish")
 
         def break_it(services: Any) -> Any:
-            return replace(services, pagecache=Broken())
+            return replace(services, capabilities=[Broken(), *services.capabilities])
 
         with served(tmp_path, change=break_it) as server, server.http() as http:
             response = http.get("/v1/pagecache")
@@ -249,7 +249,7 @@ def test_health_is_answered_while_all_worker_threads_are_busy(tmp_path: Path) ->
             raise OSError(5, "Input/output error", dump_id)
 
     def slow_down(services: Any) -> Any:
-        return replace(services, pagecache=Slow())
+        return replace(services, capabilities=[Slow(), *services.capabilities])
 
     with served(tmp_path, change=slow_down) as server:
 

@@ -12,8 +12,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from holdfast import __version__
+from holdfast.manifests.metrics import VerificationsCollector
 from holdfast.metrics import Metrics
 from holdfast.operations.model import State
+from holdfast.pagecache.metrics import ResidencyCollector
 from holdfast.pagecache.sampling import ResidencySampler
 from tests.support.ground import program
 from tests.support.operations import Params, Work, directed, kind_of, operations
@@ -72,7 +74,13 @@ def test_names_and_values_are_those_of_the_contract(tmp_path: Path) -> None:
     work = Work()
     with operations(tmp_path, kind_of(work)) as service:
         verified = {("/mnt/data", True): 2, ("/mnt/data", False): 0}
-        metrics = Metrics(service, residency=lambda: {"/mnt/data": 4096}, verified=lambda: verified)
+        metrics = Metrics(
+            service,
+            collectors=[
+                ResidencyCollector(service, lambda: {"/mnt/data": 4096}),
+                VerificationsCollector(lambda: verified),
+            ],
+        )
         first = service.start("test.work", Params(), actor="tester")[0]
         counters = directed(work.wait_begun())
         counters.bytes_done, counters.bytes_expected, counters.read_bytes = 10, 40, 8
@@ -116,7 +124,7 @@ def test_names_and_values_are_those_of_the_contract(tmp_path: Path) -> None:
 
 def test_every_outcome_is_counted_from_zero(tmp_path: Path) -> None:
     with operations(tmp_path, kind_of(Work())) as service:
-        samples = Samples(Metrics(service, residency=nothing))
+        samples = Samples(Metrics(service, collectors=[ResidencyCollector(service, nothing)]))
     for state in State:
         expected = 0 if state.final else None
         value = samples.value(
@@ -131,7 +139,13 @@ def test_promtool_finds_nothing_wrong(tmp_path: Path) -> None:
     work.release_all()
     with operations(tmp_path, kind_of(work)) as service:
         odd = '/a\\b"c\nd'
-        metrics = Metrics(service, residency=lambda: {odd: 1}, verified=lambda: {(odd, True): 1})
+        metrics = Metrics(
+            service,
+            collectors=[
+                ResidencyCollector(service, lambda: {odd: 1}),
+                VerificationsCollector(lambda: {(odd, True): 1}),
+            ],
+        )
         first = service.start("test.work", Params(), actor="tester")[0]
         until(lambda: service.get(first.id).state.final, what="the end")
         metrics.observe_request("GET", "/", 200, 0.1)
@@ -147,7 +161,7 @@ def test_promtool_finds_nothing_wrong(tmp_path: Path) -> None:
 
 def test_openmetrics_is_given_to_those_who_ask(tmp_path: Path) -> None:
     with operations(tmp_path, kind_of(Work())) as service:
-        metrics = Metrics(service, residency=nothing)
+        metrics = Metrics(service, collectors=[ResidencyCollector(service, nothing)])
         metrics.observe_request("GET", "/", 200, 0.1)
         body, content_type = metrics.render("application/openmetrics-text; version=1.0.0")
         assert content_type.startswith("application/openmetrics-text")
@@ -157,7 +171,7 @@ def test_openmetrics_is_given_to_those_who_ask(tmp_path: Path) -> None:
 
 def test_requests_are_counted_under_bounded_labels(tmp_path: Path) -> None:
     with operations(tmp_path, kind_of(Work())) as service:
-        metrics = Metrics(service, residency=nothing)
+        metrics = Metrics(service, collectors=[ResidencyCollector(service, nothing)])
         for method in ("BREW", "BOIL"):
             metrics.observe_request(method, "/", 405, 0.003)
         samples = Samples(metrics)
@@ -178,7 +192,7 @@ def test_a_scrape_never_waits_for_residency(tmp_path: Path) -> None:
         return {"/mnt/data": 1}
 
     with operations(tmp_path, kind_of(Work())) as service:
-        metrics = Metrics(service, residency=slow)
+        metrics = Metrics(service, collectors=[ResidencyCollector(service, slow)])
         assert not asked.acquire(blocking=False)
         for _ in range(3):
             assert Samples(metrics).value("holdfast_pagecache_resident_bytes") is None

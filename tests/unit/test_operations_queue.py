@@ -153,13 +153,20 @@ def test_cancelling_needs_the_scope_that_starting_needed(
         work.release_all()
 
 
-def test_settings_and_re_imaging_need_admin_to_be_cancelled(tmp_path: Path) -> None:
+def test_settings_re_imaging_and_transfers_need_admin_to_be_cancelled(tmp_path: Path) -> None:
     with served(tmp_path) as server:
         services = server.services
         scopes = {
             kind.name: kind.scope
-            for capability in (services.pagecache, services.manifests, services.tuning)
+            for capability in services.capabilities
             for kind in capability.kinds()
-        } | {kind.name: kind.scope for kind in services.reimage.kinds()}
+        }
     admin = {name for name, scope in scopes.items() if scope is Scope.ADMIN}
-    assert admin == {"tuning.apply", "tuning.rollback", "reimage", "reimage.check"}
+    assert admin == {
+        "tuning.apply",
+        "tuning.rollback",
+        "reimage",
+        "reimage.check",
+        "transfer.pull",
+        "transfer.repair",
+    }

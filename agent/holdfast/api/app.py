@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from holdfast import __version__
 from holdfast.api.contract import openapi as document
+from holdfast.api.contract.level import features_of
 from holdfast.api.http import problems
 from holdfast.api.http.callers.audit import AuditLog
 from holdfast.api.http.callers.auth import AuthMiddleware
@@ -15,22 +16,9 @@ from holdfast.api.http.callers.tokens import TokenStore
 from holdfast.api.http.edge import EdgeMiddleware
 from holdfast.api.http.limits import BodyLimitMiddleware, BodyTooLarge, too_large
 from holdfast.api.http.work import Work
-from holdfast.api.routes import (
-    health,
-    images,
-    manifests,
-    memory,
-    node,
-    openapi,
-    operations,
-    pagecache,
-    reimage,
-    root,
-    transfer,
-    tuning,
-)
+from holdfast.api.routes import health, node, openapi, operations, root
 from holdfast.api.services import Services
-from holdfast.reimage.images.serving import ServingPace
+from holdfast.capabilities import ROUTERS as OF_CAPABILITIES
 
 ROUTERS = (
     root.router,
@@ -38,14 +26,9 @@ ROUTERS = (
     openapi.router,
     node.router,
     operations.router,
-    pagecache.router,
-    manifests.router,
-    memory.router,
-    tuning.router,
-    reimage.router,
-    images.router,
-    transfer.router,
+    *OF_CAPABILITIES,
 )
+FEATURES = features_of(ROUTERS)
 
 
 def create_app(services: Services) -> FastAPI:
@@ -69,12 +52,10 @@ def create_app(services: Services) -> FastAPI:
     app.state.services = services
     app.state.stopping = asyncio.Event()
     app.state.work = Work()
-    reimaging = services.settings.reimage
-    app.state.serving = ServingPace(
-        reimaging.serve_bytes_per_second, reimaging.serve_pressure_percent
-    )
     app.state.audit = audit
     app.state.paths = [path for router in ROUTERS for path in router.paths]
+    app.state.features = FEATURES
+    app.state.shown = [call for router in OF_CAPABILITIES for call in router.shown]
     problems.install(app)
     app.add_exception_handler(BodyTooLarge, too_large)
     for router in ROUTERS:

@@ -9,21 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from holdfast.reimage.images.sharing import ImageSharing
+from holdfast.capability import C, Capability, find_capability
 from holdfast.telemetry.spans import Spans
 
 if TYPE_CHECKING:
     from holdfast.api.http.callers.audit import AuditLog
     from holdfast.config import Settings
-    from holdfast.manifests.service import Manifests
-    from holdfast.memory.service import MemoryStates
     from holdfast.metrics import Metrics
     from holdfast.node.service import Node
     from holdfast.operations.service import Operations
-    from holdfast.pagecache.service import PageCache
-    from holdfast.reimage.service import Reimage
-    from holdfast.transfer.service import Transfers
-    from holdfast.tuning.service import Tuning
 
 
 _OBSERVE_SECONDS = 1.0
@@ -44,24 +38,21 @@ class Services:
     settings: Settings
     state_dir: Path
     operations: Operations
-    pagecache: PageCache
-    manifests: Manifests
-    tuning: Tuning
-    reimage: Reimage
-    transfer: Transfers
-    memory: MemoryStates
+    capabilities: Sequence[Capability]
     node: Node
     metrics: Metrics
     audit: AuditLog | None = None
     """Where calls are recorded; made by the application if it is not given."""
     degraded: Callable[[], Sequence[str]] = _nothing_wrong
     """Sentences on what keeps this daemon from being ready, as last observed; never blocks."""
-    sharing: ImageSharing = field(default_factory=ImageSharing)
-    """The image that peers may have."""
     spans: Spans = field(default_factory=Spans)
     """Where requests are recorded for a collector of traces."""
     refresh: Callable[[Callable[[], None]], None] = _at_once
     """Observe it again, and call back from whatever thread; see `Readiness`."""
+
+    def capability(self, kind: type[C]) -> C:
+        """Return the capability of this class. Raises `LookupError` if there is none."""
+        return find_capability(self.capabilities, kind)
 
     async def observed(self) -> Sequence[str]:
         """Return `degraded()` after a new observation, or the last one if that takes long."""

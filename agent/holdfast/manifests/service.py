@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from holdfast import space
 from holdfast._engine import Progress
 from holdfast.atomic_files import make_directory
+from holdfast.capability import Capability
 from holdfast.engine_request import call
 from holdfast.left_out import LeftOut
 from holdfast.manifests.engine_requests import (
@@ -44,13 +45,18 @@ from holdfast.records.provenance import provenance
 from holdfast.records.uploads import Upload
 from holdfast.roots import RootPath, Roots
 
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
+    from holdfast.operations.service import Operations
+
 BUILD, VERIFY, COMPARE = "manifest.build", "manifest.verify", "manifest.compare"
 
 Params = BuildRequest | VerifyParams | CompareRequest
 Form = Literal["native"] | Text
 
 
-class Manifests:
+class Manifests(Capability):
     """Builds, verifies and compares manifests of what is below the roots."""
 
     def __init__(
@@ -144,6 +150,13 @@ class Manifests:
                         f"{right.algorithm}; build both with one algorithm to compare them.",
                         "right",
                     )
+
+    def collectors(self, operations: Operations) -> Iterable[Collector]:
+        """Return what counts verifications."""
+        from holdfast.manifests.metrics import VerificationsCollector  # noqa: PLC0415 - for the daemon alone
+
+        del operations
+        return (VerificationsCollector(self.verified),)
 
     def verified(self) -> Mapping[tuple[str, bool], int]:
         """Count the verifications since the process began, by root and whether all was well."""

@@ -21,11 +21,9 @@ _ACTOR = "reimage"
 class Verifications:
     """Starts verifications and waits for their end."""
 
-    operations: Operations
-    """Set once it exists: it cannot be made before the kinds are known."""
-
-    def __init__(self, manifests: Manifests) -> None:
+    def __init__(self, manifests: Manifests, operations: Operations) -> None:
         self._manifests = manifests
+        self._operations = operations
 
     def exists(self, manifest: str) -> str:
         """Return a manifest's id. Raises `RequestError` if there is none."""
@@ -41,13 +39,13 @@ class Verifications:
         is cancelled.
         """
         params = VerifyParams(manifest=self.exists(manifest), sample_percent=sample_percent)
-        operation, _ = self.operations.start(VERIFY, params, actor=_ACTOR, idempotency_key=key)
+        operation, _ = self._operations.start(VERIFY, params, actor=_ACTOR, idempotency_key=key)
         progress.expect(None)
         while not operation.state.final:
             if progress.cancelled:
                 raise CancelledError("cancelled while the data were being verified")
             time.sleep(_POLL_SECONDS)
-            operation = self.operations.get(operation.id)
+            operation = self._operations.get(operation.id)
         if operation.state is not State.SUCCEEDED or operation.result is None:
             if operation.error is not None:
                 raise OperationFailed(operation.error)

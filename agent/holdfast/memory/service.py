@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast import space
 from holdfast._engine import Progress
+from holdfast.capability import Capability
 from holdfast.engine_request import call
 from holdfast.memory.engine_requests import (
     CommitMemory,
@@ -38,12 +39,17 @@ from holdfast.records.patterns import check_patterns
 from holdfast.records.provenance import provenance
 from holdfast.writers import FindWriters, OpenForWriting, at_rest
 
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
+    from holdfast.operations.service import Operations
+
 log = logging.getLogger(__name__)
 
 SAVE, RESTORE = "memory.save", "memory.restore"
 
 
-class MemoryStates:
+class MemoryStates(Capability):
     """Saves the files of tmpfs roots to the data volume, and puts them back."""
 
     def __init__(
@@ -105,6 +111,13 @@ class MemoryStates:
     def delete(self, save_id: str) -> str:
         """Remove a save; return its id. Raises `RequestError` if there is none, `OSError`."""
         return self._store.delete(save_id)
+
+    def collectors(self, operations: Operations) -> Iterable[Collector]:
+        """Return what shows roots in memory and their saves."""
+        from holdfast.memory.metrics import MemoryCollector  # noqa: PLC0415 - for the daemon alone
+
+        del operations
+        return (MemoryCollector(self.figures),)
 
     def figures(self) -> MemoryFigures:
         """Return what metrics show. Reads nothing of the data volume, which may hang."""

@@ -1,4 +1,4 @@
-"""Prometheus metrics: what is counted here, and what is read from operations at each scrape.
+"""Prometheus metrics: what is counted here, and what collectors read at each scrape.
 
 A scrape only reads memory. The residency of a big tree takes seconds to measure, so
 it is sampled in the background (`pagecache/sampling.py`), and a scrape shows the last sample.
@@ -6,7 +6,7 @@ it is sampled in the background (`pagecache/sampling.py`), and a scrape shows th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,34 +19,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 
-from holdfast.memory.models import MemoryFigures
-from holdfast.metrics.collectors import (
-    LeftOut,
-    LeftOutCollector,
-    MemoryCollector,
-    NodeCollector,
-    OperationsCollector,
-    SettingsCollector,
-    SpaceCollector,
-    SpanCollector,
-    SpanFigures,
-    TransferCollector,
-    TuningFigures,
-    VerificationsCollector,
-    Verified,
-)
+from holdfast.metrics.collectors import OperationsCollector
 from holdfast.operations.service import Operations
-from holdfast.pagecache.sampling import ResidencySampler
-from holdfast.reimage.metrics import (
-    ImageCollector,
-    ImageFigures,
-    InterlockCollector,
-    InterlockFigures,
-    ReimageCollector,
-    ReimageFigures,
-)
-from holdfast.transfer.figures import TransferFigures
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -59,45 +35,19 @@ class Metrics:
         self,
         operations: Operations,
         *,
-        residency: Callable[[], Mapping[str, int]] | None = None,
-        verified: Callable[[], Verified] | None = None,
-        left_out: Callable[[], LeftOut] | None = None,
-        tuning: Callable[[], TuningFigures] | None = None,
+        collectors: Iterable[Collector] = (),
         degraded: Callable[[], Sequence[str]] | None = None,
         observed_age: Callable[[], float] | None = None,
-        reimage: Callable[[], ReimageFigures] | None = None,
-        space: Callable[[], tuple[int, int] | None] | None = None,
-        node: Callable[[], Mapping[str, str]] | None = None,
-        transfer: Callable[[], TransferFigures] | None = None,
-        memory: Callable[[], MemoryFigures] | None = None,
-        interlock: Callable[[], InterlockFigures] | None = None,
-        images: Callable[[], ImageFigures] | None = None,
-        spans: Callable[[], SpanFigures] | None = None,
     ) -> None:
-        """`residency` returns resident bytes by root and may take long; the others are quick."""
+        """`collectors` are those of capabilities and of other parts of the daemon."""
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
-        sampler = ResidencySampler(residency) if residency is not None else None
-        self._registry.register(OperationsCollector(operations, sampler))
-        collectors = (
-            None if verified is None else VerificationsCollector(verified),
-            None if left_out is None else LeftOutCollector(left_out),
-            None if tuning is None else SettingsCollector(tuning),
-            None if reimage is None else ReimageCollector(reimage),
-            None if interlock is None else InterlockCollector(interlock),
-            None if images is None else ImageCollector(images),
-            None if spans is None else SpanCollector(spans),
-            None if node is None else NodeCollector(node),
-            None if space is None else SpaceCollector(space),
-            None if transfer is None else TransferCollector(transfer),
-            None if memory is None else MemoryCollector(memory),
-        )
+        self._registry.register(OperationsCollector(operations))
         for collector in collectors:
-            if collector is not None:
-                self._registry.register(collector)
+            self._registry.register(collector)
         if degraded is not None:
             ready = Gauge(
                 "holdfast_ready",

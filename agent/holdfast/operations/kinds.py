@@ -85,6 +85,10 @@ class Registry:
         """Return the kind of this name. Raises `KeyError` if there is none."""
         return self._kinds[name]
 
+    def has_urgent(self) -> bool:
+        """Whether there is a kind for which others leave a place free."""
+        return any(kind.urgent for kind in self._kinds.values())
+
     def names(self) -> tuple[str, ...]:
         """All names, in the order of registration."""
         return tuple(self._kinds)

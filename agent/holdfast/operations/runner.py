@@ -79,7 +79,7 @@ class Runner:
         statistics: Statistics,
         *,
         max_running: int,
-        reserve: bool,
+        reserve: Callable[[], bool],
         on_end: Callable[[], None],
         spans: Spans,
     ) -> None:
@@ -209,7 +209,7 @@ class Runner:
         """Choose whose turn it is, if there is a place."""
         running = [live.kind for live in self._threads]
         for live in self._queue:
-            if may_run(live.kind, running, places=self._max_running, reserve=self._reserve):
+            if may_run(live.kind, running, places=self._max_running, reserve=self._reserve()):
                 return live
         return None
 

@@ -76,6 +76,7 @@ class Operations:
         new_progress: Callable[[], Progress] = Progress,
         spans: Spans | None = None,
     ) -> None:
+        """Kinds may be registered until `recover` is called."""
         self._store = store
         self.registry = registry
         self._keep = keep
@@ -88,7 +89,7 @@ class Operations:
             store,
             self._statistics,
             max_running=max_running,
-            reserve=any(registry.get(name).urgent for name in registry.names()),
+            reserve=registry.has_urgent,
             on_end=self._prune,
             spans=self._spans,
         )

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
 from holdfast import _engine, space
 from holdfast._engine import Progress
 from holdfast.atomic_files import make_directory
+from holdfast.capability import Capability
 from holdfast.engine_request import call
 from holdfast.left_out import LeftOut
 from holdfast.node.storage.volumes import missing
@@ -44,6 +45,11 @@ from holdfast.records.conversions import Write
 from holdfast.records.provenance import provenance
 from holdfast.roots import RootPath, Roots
 
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
+    from holdfast.operations.service import Operations
+
 _DUMPS_DECIDING = 6
 """With the one that is loaded: more show no more (docs/benchmarks.md)."""
 
@@ -53,7 +59,7 @@ Params = DumpRequest | LoadRequest | EvictRequest
 ResultT = TypeVar("ResultT", bound=BaseModel)
 
 
-class PageCache:
+class PageCache(Capability):
     """Shows, dumps, loads and evicts the page cache of the files below the roots."""
 
     def __init__(
@@ -116,6 +122,16 @@ class PageCache:
                 rate="none",
             ),
         )
+
+    def collectors(self, operations: Operations) -> Iterable[Collector]:
+        """Return what shows how much of each root is resident."""
+        from holdfast.pagecache.metrics import ResidencyCollector  # noqa: PLC0415 - for the daemon alone
+
+        return (ResidencyCollector(operations, self._resident_bytes),)
+
+    def _resident_bytes(self) -> Mapping[str, int]:
+        reports = self.state(path=None, depth=0, top=0).reports
+        return {report.root: report.total.resident for report in reports}
 
     def _check(self, params: Params) -> None:
         """Check before an operation is started whether it can be.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from holdfast.metrics.collectors import ScrapedCollector
+from holdfast.metrics.scraped import ScrapedCollector
 from holdfast.reimage.models import ImagerReport
 from holdfast.reimage.states import ReimageState
 

@@ -7,11 +7,13 @@ meanwhile, and `attempt.py` what both of them remember. docs/reimage.md has the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast._engine import Progress
+from holdfast.capability import STOP_SECONDS, Capability
 from holdfast.node.identity import identify
 from holdfast.operations.kinds import Kind
 from holdfast.operations.model import RequestError, Slug
@@ -25,6 +27,7 @@ from holdfast.reimage.after_boot.rollback import STALLED_SECONDS, RollbackWatch,
 from holdfast.reimage.attempt import Attempt
 from holdfast.reimage.calls import Call, key_used
 from holdfast.reimage.images import ImageLibrary
+from holdfast.reimage.images.sharing import ImageSharing
 from holdfast.reimage.interlock.fleet_lock import FleetLock
 from holdfast.reimage.interlock.interlock import Interlock, Rules, no_record
 from holdfast.reimage.interlock.lock_keeper import LockKeeper, Record
@@ -50,13 +53,18 @@ from holdfast.reimage.steps import Steps
 from holdfast.reimage.store import Job
 from holdfast.wording import sentence_of
 
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
+    from holdfast.operations.service import Operations
+
 _S = ReimageState
 _NOW = StepRequest()
 _ANY = AttemptRequest()
 _GO = RebootRequest()
 
 
-class Reimage:
+class Reimage(Capability):
     """The attempt of this machine. Methods may be called from any thread, and may block."""
 
     def __init__(
@@ -77,8 +85,11 @@ class Reimage:
         lock: FleetLock | None = None,
         rules: Rules | None = None,
         record: Record = no_record,
+        sharing: ImageSharing | None = None,
     ) -> None:
         """`lock` is the fleet's lock manager, `record` writes to the audit log."""
+        self.sharing = sharing or ImageSharing()
+        self.sharing.offered = self.offered
         self._roots = tuple(roots)
         self._state_dir = state_dir
         self._imager = imager
@@ -133,6 +144,31 @@ class Reimage:
         """Ask and release nothing more, within about `seconds`."""
         self._interlock.stop()
         self._keeper.stop(seconds)
+
+    @contextmanager
+    def running(self, operations: Operations) -> Iterator[None]:
+        """Keep the fleet's lock and watch over the new system for as long as the block runs."""
+        self.start()
+        try:
+            rollback = self.watch(operations)
+            rollback.start()
+            try:
+                yield
+            finally:
+                rollback.stop(STOP_SECONDS)
+        finally:
+            self.stop(STOP_SECONDS)
+
+    def collectors(self, operations: Operations) -> Iterable[Collector]:
+        """Return what shows the attempt, what it asks before, and its images."""
+        from holdfast.reimage import metrics  # noqa: PLC0415 - for the daemon alone
+
+        del operations
+        return (
+            metrics.ReimageCollector(self.figures),
+            metrics.InterlockCollector(self.interlock_figures),
+            metrics.ImageCollector(self.sharing.figures),
+        )
 
     def kinds(self) -> Sequence[Kind[Any, Any]]:
         """Return the kinds of operation: `reimage`, and `reimage.check` to check once more."""

@@ -6,12 +6,14 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from holdfast import _engine
+from holdfast.capability import Capability
 from holdfast.operations.ids import new_id
 from holdfast.operations.kinds import Kind
 from holdfast.operations.model import RequestError, Slug, now
@@ -45,10 +47,15 @@ from holdfast.transfer.store import StoredOffer, StoredTransfer, TransferStore
 from holdfast.transfer.tickets import source_of, ticket_of
 from holdfast.writers import FindWriters
 
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
+    from holdfast.operations.service import Operations
+
 log = logging.getLogger(__name__)
 
 
-class Transfers:
+class Transfers(Capability):
     """Offers directories of this node, and fetches those of others."""
 
     def __init__(
@@ -129,6 +136,16 @@ class Transfers:
     def close(self) -> None:
         """Serve nothing more, and cut all connections of destinations."""
         self._listener.close()
+
+    @contextmanager
+    def running(self, operations: Operations) -> Iterator[None]:
+        """Serve the offers of this node for as long as the block runs."""
+        del operations
+        self.listen()
+        try:
+            yield
+        finally:
+            self.close()
 
     # Offers.
 
@@ -261,6 +278,13 @@ class Transfers:
         What was fetched stays. Raises `RequestError`, `OSError`.
         """
         return self._destinations.forget(name)
+
+    def collectors(self, operations: Operations) -> Iterable[Collector]:
+        """Return what counts offers, connections and bytes."""
+        from holdfast.transfer.metrics import TransferCollector  # noqa: PLC0415 - for the daemon alone
+
+        del operations
+        return (TransferCollector(self.figures),)
 
     def figures(self) -> TransferFigures:
         """Return what metrics show."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from holdfast.capability import STOP_SECONDS, Capability
 from holdfast.config.journaldir import journal_dir_of
 from holdfast.node.paths.files import read_text
 from holdfast.operations.kinds import Context, Kind
@@ -23,6 +25,7 @@ from holdfast.operations.model import (
 from holdfast.privileged import Privileged
 from holdfast.privileged.client import Helper
 from holdfast.scopes import Scope
+from holdfast.tuning.at_start import AtStart
 from holdfast.tuning.catalog import Catalog
 from holdfast.tuning.changes.change_requests import ChangeRequests, knobs_of
 from holdfast.tuning.changes.ledger import Changes, Ledger
@@ -57,6 +60,12 @@ from holdfast.tuning.profile.named import allow_list
 from holdfast.tuning.subsystems import all_subsystems
 from holdfast.tuning.watch.drift import Drift, counts
 from holdfast.tuning.watch.hotplug import Hotplug
+from holdfast.tuning.watch.watcher import Watcher
+
+if TYPE_CHECKING:
+    from prometheus_client.registry import Collector
+
+    from holdfast.operations.service import Operations
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +73,7 @@ _RESOURCE = "tuning"
 _PATIENCE_SECONDS = 0.5
 
 
-class Tuning:
+class Tuning(Capability):
     """The settings of this machine. Methods may be called from any thread, and may block."""
 
     def __init__(
@@ -75,8 +84,12 @@ class Tuning:
         profiles_dir: Path,
         privileged: Privileged,
         journal_dir: Path | None = None,
+        at_start: AtStart | None = None,
+        check_seconds: float = 10.0,
     ) -> None:
         """`journal_dir` is where changes are recorded, by whom makes them: see `journaldir.py`."""
+        self._at_start = at_start or AtStart(reapply=False)
+        self._check_seconds = check_seconds
         self.events = Events()
         helper = privileged if isinstance(privileged, Helper) else None
         directory = journal_dir or journal_dir_of(state_dir, helper.path if helper else None)
@@ -209,6 +222,24 @@ class Tuning:
             return self._drift.inspect(active), now()
         finally:
             self._mutex.release()
+
+    @contextmanager
+    def running(self, operations: Operations) -> Iterator[None]:
+        """Apply what the settings want applied, and watch for as long as the block runs."""
+        self._at_start.apply(self, operations)
+        watcher = Watcher(self.watch, self._check_seconds)
+        watcher.start()
+        try:
+            yield
+        finally:
+            watcher.stop(STOP_SECONDS)
+
+    def collectors(self, operations: Operations) -> Iterable[Collector]:
+        """Return what counts settings."""
+        from holdfast.tuning.metrics import SettingsCollector  # noqa: PLC0415 - for the daemon alone
+
+        del operations
+        return (SettingsCollector(self.figures),)
 
     def figures(self) -> tuple[Mapping[str, int], Mapping[str, int], Mapping[str, int]]:
         """Count settings in force, drifted ones and those left, by subsystem. Reads memory only."""

@@ -440,6 +440,134 @@ class Memory:
         )
 
 
+class Transfers:
+    """Moving a directory of state from node to node."""
+
+    def __init__(self, call: Calls) -> None:
+        self._call = call
+
+    def offer(
+        self,
+        *,
+        path: str,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] | None = None,
+        files: Sequence[str] | None = None,
+        other_filesystems: Literal["refuse", "include", "leave_out"] | None = None,
+        expires_seconds: int | None = None,
+        bytes_per_second: int | None = None,
+        pressure: Members | None = None,
+        idempotency_key: str | None = None,
+    ) -> answers.OfferMade:
+        """Offer a directory to another node."""
+        answer: answers.OfferMade = self._call.json(
+            "POST",
+            "/v1/transfers/offers",
+            body={
+                "path": path,
+                "include": include,
+                "exclude": exclude,
+                "files": files,
+                "other_filesystems": other_filesystems,
+                "expires_seconds": expires_seconds,
+                "bytes_per_second": bytes_per_second,
+                "pressure": pressure,
+            },
+            key=idempotency_key,
+        )
+        return answer
+
+    def list_offers(self) -> answers.OfferList:
+        """List offers, newest first."""
+        answer: answers.OfferList = self._call.json("GET", "/v1/transfers/offers")
+        return answer
+
+    def get_offer(self, offer_id: str) -> answers.TransferOffer:
+        """Show an offer."""
+        answer: answers.TransferOffer = self._call.json(
+            "GET", f"/v1/transfers/offers/{segment(offer_id)}"
+        )
+        return answer
+
+    def revoke_offer(self, offer_id: str) -> None:
+        """Revoke an offer."""
+        self._call.nothing("DELETE", f"/v1/transfers/offers/{segment(offer_id)}")
+
+    def pull(
+        self,
+        *,
+        path: str,
+        ticket: Members,
+        final: bool | None = None,
+        passes: int | None = None,
+        until_remaining: int | None = None,
+        proof: Literal["wire", "flushed", "media"] | None = None,
+        connections: int | None = None,
+        bytes_per_second: int | None = None,
+        even_if_open: bool | None = None,
+        map_owners: bool | None = None,
+        page_cache: bool | None = None,
+        idempotency_key: str | None = None,
+    ) -> Operation:
+        """Fetch what a ticket offers."""
+        return self._call.operation(
+            "POST",
+            "/v1/transfers",
+            body={
+                "path": path,
+                "final": final,
+                "passes": passes,
+                "until_remaining": until_remaining,
+                "proof": proof,
+                "connections": connections,
+                "bytes_per_second": bytes_per_second,
+                "even_if_open": even_if_open,
+                "map_owners": map_owners,
+                "page_cache": page_cache,
+                "ticket": ticket,
+            },
+            key=idempotency_key,
+        )
+
+    def list(self) -> answers.TransferList:
+        """List transfers into this node, newest first."""
+        answer: answers.TransferList = self._call.json("GET", "/v1/transfers")
+        return answer
+
+    def repair(
+        self,
+        *,
+        path: str,
+        ticket: Members,
+        overwrite_written: bool | None = None,
+        bytes_per_second: int | None = None,
+        even_if_open: bool | None = None,
+        idempotency_key: str | None = None,
+    ) -> Operation:
+        """Heal a destination from its source."""
+        return self._call.operation(
+            "POST",
+            "/v1/transfers/repairs",
+            body={
+                "path": path,
+                "overwrite_written": overwrite_written,
+                "bytes_per_second": bytes_per_second,
+                "even_if_open": even_if_open,
+                "ticket": ticket,
+            },
+            key=idempotency_key,
+        )
+
+    def get(self, transfer_id: str) -> answers.Transfer:
+        """Show a transfer into this node."""
+        answer: answers.Transfer = self._call.json("GET", f"/v1/transfers/{segment(transfer_id)}")
+        return answer
+
+    def forget(self, transfer_id: str) -> None:
+        """Forget a transfer into this node."""
+        self._call.nothing("DELETE", f"/v1/transfers/{segment(transfer_id)}")
+
+
 class Tuning:
     """Tuning profiles: plan, apply, roll back."""
 
@@ -744,134 +872,6 @@ class Images:
         )
 
 
-class Transfers:
-    """Moving a directory of state from node to node."""
-
-    def __init__(self, call: Calls) -> None:
-        self._call = call
-
-    def offer(
-        self,
-        *,
-        path: str,
-        include: Sequence[str] | None = None,
-        exclude: Sequence[str] | None = None,
-        files: Sequence[str] | None = None,
-        other_filesystems: Literal["refuse", "include", "leave_out"] | None = None,
-        expires_seconds: int | None = None,
-        bytes_per_second: int | None = None,
-        pressure: Members | None = None,
-        idempotency_key: str | None = None,
-    ) -> answers.OfferMade:
-        """Offer a directory to another node."""
-        answer: answers.OfferMade = self._call.json(
-            "POST",
-            "/v1/transfers/offers",
-            body={
-                "path": path,
-                "include": include,
-                "exclude": exclude,
-                "files": files,
-                "other_filesystems": other_filesystems,
-                "expires_seconds": expires_seconds,
-                "bytes_per_second": bytes_per_second,
-                "pressure": pressure,
-            },
-            key=idempotency_key,
-        )
-        return answer
-
-    def list_offers(self) -> answers.OfferList:
-        """List offers, newest first."""
-        answer: answers.OfferList = self._call.json("GET", "/v1/transfers/offers")
-        return answer
-
-    def get_offer(self, offer_id: str) -> answers.TransferOffer:
-        """Show an offer."""
-        answer: answers.TransferOffer = self._call.json(
-            "GET", f"/v1/transfers/offers/{segment(offer_id)}"
-        )
-        return answer
-
-    def revoke_offer(self, offer_id: str) -> None:
-        """Revoke an offer."""
-        self._call.nothing("DELETE", f"/v1/transfers/offers/{segment(offer_id)}")
-
-    def pull(
-        self,
-        *,
-        path: str,
-        ticket: Members,
-        final: bool | None = None,
-        passes: int | None = None,
-        until_remaining: int | None = None,
-        proof: Literal["wire", "flushed", "media"] | None = None,
-        connections: int | None = None,
-        bytes_per_second: int | None = None,
-        even_if_open: bool | None = None,
-        map_owners: bool | None = None,
-        page_cache: bool | None = None,
-        idempotency_key: str | None = None,
-    ) -> Operation:
-        """Fetch what a ticket offers."""
-        return self._call.operation(
-            "POST",
-            "/v1/transfers",
-            body={
-                "path": path,
-                "final": final,
-                "passes": passes,
-                "until_remaining": until_remaining,
-                "proof": proof,
-                "connections": connections,
-                "bytes_per_second": bytes_per_second,
-                "even_if_open": even_if_open,
-                "map_owners": map_owners,
-                "page_cache": page_cache,
-                "ticket": ticket,
-            },
-            key=idempotency_key,
-        )
-
-    def list(self) -> answers.TransferList:
-        """List transfers into this node, newest first."""
-        answer: answers.TransferList = self._call.json("GET", "/v1/transfers")
-        return answer
-
-    def repair(
-        self,
-        *,
-        path: str,
-        ticket: Members,
-        overwrite_written: bool | None = None,
-        bytes_per_second: int | None = None,
-        even_if_open: bool | None = None,
-        idempotency_key: str | None = None,
-    ) -> Operation:
-        """Heal a destination from its source."""
-        return self._call.operation(
-            "POST",
-            "/v1/transfers/repairs",
-            body={
-                "path": path,
-                "overwrite_written": overwrite_written,
-                "bytes_per_second": bytes_per_second,
-                "even_if_open": even_if_open,
-                "ticket": ticket,
-            },
-            key=idempotency_key,
-        )
-
-    def get(self, transfer_id: str) -> answers.Transfer:
-        """Show a transfer into this node."""
-        answer: answers.Transfer = self._call.json("GET", f"/v1/transfers/{segment(transfer_id)}")
-        return answer
-
-    def forget(self, transfer_id: str) -> None:
-        """Forget a transfer into this node."""
-        self._call.nothing("DELETE", f"/v1/transfers/{segment(transfer_id)}")
-
-
 class Groups:
     """Every group of routes."""
 
@@ -881,7 +881,7 @@ class Groups:
         self.pagecache = Pagecache(call)
         self.manifests = Manifests(call)
         self.memory = Memory(call)
+        self.transfers = Transfers(call)
         self.tuning = Tuning(call)
         self.reimage = Reimage(call)
         self.images = Images(call)
-        self.transfers = Transfers(call)

@@ -6,7 +6,7 @@ prepared at its first request: preparing all of them would take a quarter of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, TypeVar
@@ -28,10 +28,13 @@ from holdfast.api.http.negotiation import MAX_ACCEPT, MAX_CONTENT_TYPE, choose, 
 from holdfast.api.http.problems import MAX_ERRORS, ProblemError, refuse, suggestion
 from holdfast.api.http.rendering import JSON, one_line
 from holdfast.api.services import Services
+from holdfast.capability import C
 from holdfast.operations.model import FieldError, Problem, Slug
 
 _Endpoint = TypeVar("_Endpoint", bound=Callable[..., Any])
 _SPEC = "__holdfast_spec__"
+ShownCall = tuple[str, str, str]
+"""Method, path, and a few words."""
 MAX_PARAMETERS = 16
 """Query parameters of one request."""
 
@@ -162,12 +165,24 @@ class DeclaredRoute(Route):
 class Router:
     """The routes of one module, below a prefix.
 
-    `about` describes their tag; of routers with one tag, the first has it.
+    `about` describes their tag; of routers with one tag, the first has it. `features` are what
+    `GET /v1/version` names, described in docs/http-api.md. `shown` are the calls that `GET /` shows
+    a person: method, path below the prefix, and a few words.
     """
 
-    def __init__(self, *, prefix: str = "", tag: str, about: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        prefix: str = "",
+        tag: str,
+        about: str = "",
+        features: Sequence[str] = (),
+        shown: Sequence[ShownCall] = (),
+    ) -> None:
         self.tag = tag
         self.about = about
+        self.features = features
+        self.shown = [(method, prefix + path, words) for method, path, words in shown]
         self._prefix = prefix
         self._declared: list[_Declared] = []
 
@@ -242,6 +257,16 @@ def fixed_parts(path: str, paths: Iterable[str]) -> frozenset[str]:
 async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
+
+
+def provided(kind: type[C]) -> Callable[[Request], Coroutine[Any, Any, C]]:
+    """Return the dependency that finds the capability of this class."""
+
+    async def find(request: Request) -> C:
+        services: Services = request.app.state.services
+        return services.capability(kind)
+
+    return find
 
 
 async def _caller(request: Request) -> Caller:

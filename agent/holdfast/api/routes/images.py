@@ -14,22 +14,23 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as Connection
 
 from holdfast.api.contract.documents import problems_of
-from holdfast.api.contract.routing import Router, ServicesDep, spec
+from holdfast.api.contract.routing import Router, spec
 from holdfast.api.http.callers.auth import caller_in
 from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.problems import ProblemError, refuse
 from holdfast.api.http.records import BYTES, Sending
 from holdfast.api.http.rendering import JsonResponse
 from holdfast.api.http.work import Pool, act, work_of
-from holdfast.api.services import Services
+from holdfast.api.routes.reimage import ReimageDep
 from holdfast.operations.model import Slug
-from holdfast.reimage.images.serving import ServingPace
-from holdfast.reimage.images.sharing import SharedImage
+from holdfast.reimage.images.sharing import ImageSharing, SharedImage
+from holdfast.reimage.service import Reimage
 
 router = Router(
     prefix="/v1/images",
     tag="images",
     about="The staged image, for other nodes that are to become it.",
+    features=("images",),
 )
 
 _CHUNK_BYTES = 1 << 20
@@ -48,10 +49,10 @@ Digest = Annotated[
     responses=problems_of(404),
 )
 @spec(Scope.IMAGES)
-async def get_image(services: ServicesDep, request: Request, sha256: Digest) -> Response:
+async def get_image(reimage: ReimageDep, request: Request, sha256: Digest) -> Response:
     """Return whether the image is staged here or on its way; 404 unless it is served."""
-    _served_at_all(services)
-    found = await act(request, partial(services.sharing.describe, sha256), Pool.READS)
+    sharing = _served_at_all(reimage)
+    found = await act(request, partial(sharing.describe, sha256), Pool.READS)
     if found is None:
         raise _missing(sha256)
     return JsonResponse(found)
@@ -76,7 +77,7 @@ async def get_image(services: ServicesDep, request: Request, sha256: Digest) -> 
 )
 @spec(Scope.IMAGES, produces=(BYTES,))
 async def get_image_content(
-    services: ServicesDep,
+    reimage: ReimageDep,
     request: Request,
     sha256: Digest,
 ) -> Response:
@@ -85,8 +86,8 @@ async def get_image_content(
     At most four downloads at a time, within `reimage.serve_bytes_per_second`: 503 otherwise.
     Compare what arrives with the descriptor: nothing else proves it.
     """
-    _served_at_all(services)
-    opened = await act(request, partial(services.sharing.open, sha256), Pool.READS)
+    sharing = _served_at_all(reimage)
+    opened = await act(request, partial(sharing.open, sha256), Pool.READS)
     if opened is None:
         raise _missing(sha256)
     file, size = opened
@@ -102,7 +103,7 @@ async def get_image_content(
         }
         if wanted is not None:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-        return _ImageResponse(services, request, file, (start, end), headers)
+        return _ImageResponse(sharing, request, file, (start, end), headers)
     except BaseException:
         os.close(file)
         raise
@@ -113,7 +114,7 @@ class _ImageResponse(Sending):
 
     def __init__(
         self,
-        services: Services,
+        sharing: ImageSharing,
         request: Request,
         file: int,
         wanted: tuple[int, int],
@@ -121,7 +122,7 @@ class _ImageResponse(Sending):
     ) -> None:
         super().__init__(request, self._pieces(request, *wanted), media_type=BYTES, headers=headers)
         self.status_code = 206 if "Content-Range" in headers else 200
-        self._services = services
+        self._sharing = sharing
         self._file = file
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
@@ -133,14 +134,14 @@ class _ImageResponse(Sending):
             self.release()
 
     async def _pieces(self, request: Request, start: int, end: int) -> AsyncIterator[bytes]:
-        pace: ServingPace = request.app.state.serving
         while start < end:
             count = min(_CHUNK_BYTES, end - start)
-            await pace.take(count)
+            if self._sharing.pace is not None:
+                await self._sharing.pace.take(count)
             piece = await act(request, partial(_read, self._file, start, count), Pool.IMAGES)
             if not piece:
                 raise OSError(f"the image ended {end - start} bytes early")
-            self._services.sharing.served(len(piece))
+            self._sharing.served(len(piece))
             start += len(piece)
             yield piece
 
@@ -176,12 +177,13 @@ def _range(text: str | None, size: int) -> tuple[int, int] | None:
     return (start, end) if start < end else None
 
 
-def _served_at_all(services: Services) -> None:
-    if not services.sharing.enabled:
+def _served_at_all(reimage: Reimage) -> ImageSharing:
+    if not reimage.sharing.enabled:
         raise refuse(
             Slug.NOT_FOUND,
             "This node gives no images away; set `reimage.serve_images` to change that.",
         )
+    return reimage.sharing
 
 
 def _missing(sha256: str) -> ProblemError:

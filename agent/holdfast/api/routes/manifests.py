@@ -7,11 +7,11 @@ from functools import partial
 from typing import Annotated, Any, Literal, cast
 
 from anyio import to_thread
-from fastapi import Body, Path, Query, Request
+from fastapi import Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from holdfast.api.contract.documents import problems_of, started, upload
-from holdfast.api.contract.routing import CallerDep, Router, ServicesDep, audited, spec
+from holdfast.api.contract.routing import CallerDep, Router, ServicesDep, audited, provided, spec
 from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.conversions import ConversionResponse, convert
 from holdfast.api.http.records import (
@@ -36,12 +36,22 @@ from holdfast.manifests.models import (
     VerifyParams,
     VerifyRequest,
 )
-from holdfast.manifests.service import Form
+from holdfast.manifests.service import Form, Manifests
 from holdfast.operations.model import Operation
 
 router = Router(
-    prefix="/v1/manifests", tag="manifests", about="Prove that files are what they were."
+    prefix="/v1/manifests",
+    tag="manifests",
+    about="Prove that files are what they were.",
+    shown=(
+        ("POST", "", "record every file with its digest"),
+        ("GET", "", "the manifests stored here"),
+        ("POST", "/latest/verifications", "read the files again and compare"),
+        ("POST", "/comparisons", 'compare two: {"left": "…", "right": "…"}'),
+    ),
 )
+
+ManifestsDep = Annotated[Manifests, Depends(provided(Manifests))]
 
 JSONL, NDJSON, TEXT = "application/jsonl", "application/x-ndjson", "text/plain"
 _FORMS: dict[str, str] = {"native": ZSTD, "jsonl": JSONL, "xxhsum": TEXT, "xxhsum_escaped": TEXT}
@@ -109,9 +119,9 @@ async def create_manifest(
     responses=problems_of(),
 )
 @spec(Scope.READ)
-async def list_manifests(services: ServicesDep, request: Request) -> Response:
+async def list_manifests(manifests: ManifestsDep, request: Request) -> Response:
     """List the manifests stored on this node."""
-    return JsonResponse(await run(request, Pool.READS, services.manifests.manifests))
+    return JsonResponse(await run(request, Pool.READS, manifests.manifests))
 
 
 @router.post(
@@ -146,8 +156,10 @@ async def create_comparison(
 @spec(Scope.READ, produces=(JSONL, NDJSON, ZSTD, BYTES))
 async def get_report(
     services: ServicesDep,
+    manifests: ManifestsDep,
     request: Request,
     caller: CallerDep,
+    *,
     operation_id: OperationName,
     format: Annotated[  # noqa: A002 - the name of the query parameter
         ReportFormat | None, Query(description="Which format; otherwise as `Accept` asks.")
@@ -158,11 +170,11 @@ async def get_report(
     form, media_type = _representation(request, format, _REPORT_FORMS)
     name = f"{operation_id}.{_EXTENSIONS[form]}"
     if form == "native":
-        found = nullcontext(services.manifests.report(operation_id))
+        found = nullcontext(manifests.report(operation_id))
         record = await act(request, partial(open_record, found), Pool.READS)
         tag = f'"{operation_id}"'
         return RecordResponse(request, record, name=name, tag=tag, media_type=media_type)
-    running = await convert(request, caller, services.manifests.report_conversion(operation_id))
+    running = await convert(request, caller, manifests.report_conversion(operation_id))
     tag = f'W/"{operation_id}-{form}"'
     return ConversionResponse(request, running, name=name, tag=tag, media_type=media_type)
 
@@ -176,10 +188,10 @@ async def get_report(
 )
 @spec(Scope.READ)
 async def get_manifest(
-    services: ServicesDep, request: Request, manifest_id: ManifestIdOrLatest
+    manifests: ManifestsDep, request: Request, manifest_id: ManifestIdOrLatest
 ) -> Response:
     """Return the totals of a manifest, its largest files, and those without a digest."""
-    found = partial(services.manifests.manifest, manifest_id)
+    found = partial(manifests.manifest, manifest_id)
     return await large_json(await run(request, Pool.READS, found))
 
 
@@ -193,11 +205,11 @@ async def get_manifest(
 )
 @spec(Scope.OPERATE, produces=())
 async def delete_manifest(
-    services: ServicesDep, request: Request, manifest_id: ManifestIdOrLatest
+    manifests: ManifestsDep, request: Request, manifest_id: ManifestIdOrLatest
 ) -> Response:
     """Remove a manifest from this node."""
     audited(request, manifest=manifest_id)
-    deleted = await act(request, partial(services.manifests.delete, manifest_id), Pool.READS)
+    deleted = await act(request, partial(manifests.delete, manifest_id), Pool.READS)
     audited(request, manifest=deleted)
     return Response(status_code=204)
 
@@ -251,7 +263,7 @@ async def create_verification(
 )
 @spec(Scope.READ, produces=(ZSTD, JSONL, NDJSON, TEXT, BYTES))
 async def get_manifest_content(
-    services: ServicesDep,
+    manifests: ManifestsDep,
     request: Request,
     caller: CallerDep,
     manifest_id: ManifestIdOrLatest,
@@ -262,17 +274,17 @@ async def get_manifest_content(
     """Stream a manifest."""
     form, media_type = _representation(request, format, _FORMS)
     # All of it was read and checked by this, in this process: what follows only sends.
-    found = partial(services.manifests.manifest, manifest_id)
+    found = partial(manifests.manifest, manifest_id)
     manifest = await run(request, Pool.READS, found)
     tag = tag_of(manifest.id, manifest.created_at, manifest.record_bytes, form)
     if client_has(request.headers.get("if-none-match"), tag):
         return Response(status_code=304, headers={"ETag": tag, "Vary": "Accept"})
     name = f"{manifest.id}.{_EXTENSIONS[form]}"
     if form == "native":
-        content = services.manifests.content(manifest.id)
+        content = manifests.content(manifest.id)
         record = await act(request, partial(open_record, content), Pool.READS)
         return RecordResponse(request, record, name=name, tag=tag, media_type=media_type)
-    write = services.manifests.conversion(manifest.id, cast("Text", form))
+    write = manifests.conversion(manifest.id, cast("Text", form))
     running = await convert(request, caller, write)
     return ConversionResponse(request, running, name=name, tag=tag, media_type=media_type)
 
@@ -294,11 +306,11 @@ async def get_manifest_content(
 )
 @spec(Scope.OPERATE, consumes=(ZSTD, BYTES), upload=True)
 async def put_manifest_content(
-    services: ServicesDep, request: Request, caller: CallerDep, manifest_id: ManifestId
+    manifests: ManifestsDep, request: Request, caller: CallerDep, manifest_id: ManifestId
 ) -> Response:
     """Store a record file under a new id of the client's choice, once it is found to be whole."""
     audited(request, manifest=manifest_id)
-    begin = partial(services.manifests.receive, manifest_id)
+    begin = partial(manifests.receive, manifest_id)
     manifest = await receive(request, caller, begin, manifest_id)
     headers = {"Location": f"/v1/manifests/{manifest.id}"}
     return JsonResponse(manifest, status_code=201, headers=headers)

@@ -5,24 +5,32 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-from fastapi import Path, Request
+from fastapi import Depends, Path, Request
 from starlette.responses import Response
 
 from holdfast.api.contract.documents import problems_of, started
-from holdfast.api.contract.routing import CallerDep, Router, ServicesDep, audited, spec
+from holdfast.api.contract.routing import CallerDep, Router, audited, provided, spec
 from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.rendering import JsonResponse
 from holdfast.api.http.work import Pool, act
 from holdfast.api.routes.operations import IdempotencyKey, start
 from holdfast.memory.models import MemoryState, RestoreRequest, SaveRequest
-from holdfast.memory.service import RESTORE, SAVE
+from holdfast.memory.service import RESTORE, SAVE, MemoryStates
 from holdfast.operations.model import Operation
 
 router = Router(
     prefix="/v1/memory",
     tag="memory",
     about="Files of tmpfs roots, such as a cache's, saved to the data volume and put back.",
+    features=("memory",),
+    shown=(
+        ("GET", "", "roots in memory, and their saves on the data volume"),
+        ("POST", "/saves", "save one, with its service stopped"),
+        ("POST", "/restores", "put it back, verified, before its service starts"),
+    ),
 )
+
+MemoryDep = Annotated[MemoryStates, Depends(provided(MemoryStates))]
 
 # What a request without a body means.
 _ONLY_ROOT, _LATEST = SaveRequest(), RestoreRequest()
@@ -38,9 +46,9 @@ SaveId = Annotated[str, Path(max_length=64, description="A save's id.")]
     responses=problems_of(),
 )
 @spec(Scope.READ)
-async def get_memory(services: ServicesDep, request: Request) -> Response:
+async def get_memory(memory: MemoryDep, request: Request) -> Response:
     """Return the roots of `memory.roots` as they are now, and the saves, newest first."""
-    return JsonResponse(await act(request, services.memory.state, Pool.READS))
+    return JsonResponse(await act(request, memory.state, Pool.READS))
 
 
 @router.post(
@@ -75,10 +83,10 @@ async def create_save(
     responses=problems_of(404),
 )
 @spec(Scope.OPERATE, produces=())
-async def delete_save(services: ServicesDep, request: Request, save_id: SaveId) -> Response:
+async def delete_save(memory: MemoryDep, request: Request, save_id: SaveId) -> Response:
     """Remove a save, also one that is damaged."""
     audited(request, save=save_id)
-    await act(request, partial(services.memory.delete, save_id))
+    await act(request, partial(memory.delete, save_id))
     return Response(status_code=204)
 
 

@@ -8,14 +8,19 @@ from starlette.responses import Response
 
 from holdfast import __version__
 from holdfast.api.contract.documents import problems_of
-from holdfast.api.contract.level import API_LEVEL, FEATURES
+from holdfast.api.contract.level import API_LEVEL
 from holdfast.api.contract.routing import Router, ServicesDep, spec
 from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.rendering import JSON, JsonResponse
 from holdfast.api.http.work import Pool, act
 from holdfast.node.models import NodeReport
 
-router = Router(prefix="/v1", tag="node", about="What this machine is.")
+router = Router(
+    prefix="/v1",
+    tag="node",
+    about="What this machine is.",
+    features=("node-id", "traceparent"),
+)
 
 
 class Version(BaseModel, defer_build=True):
@@ -39,9 +44,10 @@ class Version(BaseModel, defer_build=True):
     responses=problems_of(),
 )
 @spec(Scope.READ, open_types=(JSON,))
-async def get_version() -> Response:
+async def get_version(request: Request) -> Response:
     """Return version, API level and features. No token is needed."""
-    found = Version(version=__version__, api_level=API_LEVEL, features=list(FEATURES))
+    features: list[str] = request.app.state.features
+    found = Version(version=__version__, api_level=API_LEVEL, features=features)
     return JsonResponse(found)
 
 

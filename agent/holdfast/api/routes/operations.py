@@ -42,7 +42,12 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt]")
 _CHUNK = 256 << 10
 
 
-router = Router(prefix="/v1/operations", tag="operations", about="Work under way and done.")
+router = Router(
+    prefix="/v1/operations",
+    tag="operations",
+    about="Work under way and done.",
+    features=("idempotency-key",),
+)
 
 OperationName = Annotated[
     str,
@@ -121,7 +126,8 @@ async def start_operation(
     audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
     check_key(request, key)
     services: Services = request.app.state.services
-    services.reimage.check_unused(key)
+    for capability in services.capabilities:
+        capability.check_unused(key)
     call = partial(
         services.operations.start,
         kind,

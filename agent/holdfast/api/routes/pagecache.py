@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated, Literal
 
-from fastapi import Body, Path, Query, Request
+from fastapi import Body, Depends, Path, Query, Request
 from starlette.responses import Response
 
 from holdfast._engine import Progress
 from holdfast.api.contract.documents import problems_of, started, upload
-from holdfast.api.contract.routing import CallerDep, Router, ServicesDep, audited, spec
+from holdfast.api.contract.routing import CallerDep, Router, ServicesDep, audited, provided, spec
 from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.conversions import ConversionResponse, convert
 from holdfast.api.http.records import (
@@ -38,10 +38,23 @@ from holdfast.pagecache.models import (
     ResidencyHistory,
 )
 from holdfast.pagecache.residency import GroupBy, PageCacheState
+from holdfast.pagecache.service import PageCache
 
 router = Router(
-    prefix="/v1/pagecache", tag="page cache", about="See, dump, load and evict the page cache."
+    prefix="/v1/pagecache",
+    tag="page cache",
+    about="See, dump, load and evict the page cache.",
+    shown=(
+        ("GET", "", "what is resident; ?by=table, index or file-kind"),
+        ("GET", "/history", "what was resident, from the dumps of the last day"),
+        ("POST", "/dumps", "record it"),
+        ("GET", "/dumps", "the dumps stored here"),
+        ("POST", "/loads", 'load a dump: {"dump": "latest"}'),
+        ("POST", "/evictions", 'drop pages: {"paths": ["…"]}'),
+    ),
 )
+
+PageCacheDep = Annotated[PageCache, Depends(provided(PageCache))]
 
 Format = Literal["native", "happycache"]
 _FORMS: dict[str, str] = {"native": ZSTD, "happycache": GZIP}
@@ -67,7 +80,7 @@ DumpIdOrLatest = Annotated[
 )
 @spec(Scope.READ)
 async def get_page_cache(
-    services: ServicesDep,
+    pagecache: PageCacheDep,
     request: Request,
     *,
     path: Annotated[
@@ -99,7 +112,7 @@ async def get_page_cache(
     """Ask the kernel about every file, now: that takes seconds for millions of files."""
 
     def measure(progress: Progress) -> PageCacheState:
-        return services.pagecache.state(path=path, depth=depth, top=top, by=by, progress=progress)
+        return pagecache.state(path=path, depth=depth, top=top, by=by, progress=progress)
 
     return await large_json(await run(request, Pool.RESIDENCY, measure))
 
@@ -190,9 +203,9 @@ async def create_eviction(
     responses=problems_of(),
 )
 @spec(Scope.READ)
-async def list_dumps(services: ServicesDep, request: Request) -> Response:
+async def list_dumps(pagecache: PageCacheDep, request: Request) -> Response:
     """List the dumps stored on this node."""
-    return JsonResponse(await run(request, Pool.READS, services.pagecache.dumps))
+    return JsonResponse(await run(request, Pool.READS, pagecache.dumps))
 
 
 @router.get(
@@ -203,9 +216,9 @@ async def list_dumps(services: ServicesDep, request: Request) -> Response:
     responses=problems_of(404, 409),
 )
 @spec(Scope.READ)
-async def get_dump(services: ServicesDep, request: Request, dump_id: DumpIdOrLatest) -> Response:
+async def get_dump(pagecache: PageCacheDep, request: Request, dump_id: DumpIdOrLatest) -> Response:
     """Return the header of a dump's record."""
-    found = partial(services.pagecache.dump, dump_id)
+    found = partial(pagecache.dump, dump_id)
     return JsonResponse(await run(request, Pool.READS, found))
 
 
@@ -218,10 +231,12 @@ async def get_dump(services: ServicesDep, request: Request, dump_id: DumpIdOrLat
     responses=problems_of(404, 409),
 )
 @spec(Scope.OPERATE, produces=())
-async def delete_dump(services: ServicesDep, request: Request, dump_id: DumpIdOrLatest) -> Response:
+async def delete_dump(
+    pagecache: PageCacheDep, request: Request, dump_id: DumpIdOrLatest
+) -> Response:
     """Remove a dump from this node."""
     audited(request, dump=dump_id)
-    deleted = await act(request, partial(services.pagecache.delete, dump_id), Pool.READS)
+    deleted = await act(request, partial(pagecache.delete, dump_id), Pool.READS)
     audited(request, dump=deleted)
     return Response(status_code=204)
 
@@ -255,7 +270,7 @@ async def delete_dump(services: ServicesDep, request: Request, dump_id: DumpIdOr
 )
 @spec(Scope.READ, produces=(ZSTD, GZIP, BYTES))
 async def get_dump_content(
-    services: ServicesDep,
+    pagecache: PageCacheDep,
     request: Request,
     caller: CallerDep,
     dump_id: DumpIdOrLatest,
@@ -267,16 +282,16 @@ async def get_dump_content(
     form, media_type = representation(request, format, _FORMS)
     wanted: Format = "happycache" if form == "happycache" else "native"
     # All of it was read and checked by this, in this process: what follows only sends.
-    dump = await run(request, Pool.READS, partial(services.pagecache.dump, dump_id))
+    dump = await run(request, Pool.READS, partial(pagecache.dump, dump_id))
     tag = tag_of(dump.id, dump.created_at, dump.record_bytes, wanted)
     if client_has(request.headers.get("if-none-match"), tag):
         return Response(status_code=304, headers={"ETag": tag, "Vary": "Accept"})
     if wanted == "native":
-        opening = partial(open_record, services.pagecache.content(dump.id))
+        opening = partial(open_record, pagecache.content(dump.id))
         record = await act(request, opening, Pool.READS)
         name = f"{dump.id}.zst"
         return RecordResponse(request, record, name=name, tag=tag, media_type=media_type)
-    running = await convert(request, caller, services.pagecache.conversion(dump.id))
+    running = await convert(request, caller, pagecache.conversion(dump.id))
     name = f"{dump.id}.gz"
     return ConversionResponse(request, running, name=name, tag=tag, media_type=media_type)
 
@@ -298,11 +313,11 @@ async def get_dump_content(
 )
 @spec(Scope.OPERATE, consumes=(ZSTD, GZIP, BYTES), upload=True)
 async def put_dump_content(
-    services: ServicesDep, request: Request, caller: CallerDep, dump_id: DumpId
+    pagecache: PageCacheDep, request: Request, caller: CallerDep, dump_id: DumpId
 ) -> Response:
     """Store a record file under a new id of the client's choice, once it is found to be whole."""
     audited(request, dump=dump_id)
-    begin = partial(services.pagecache.receive, dump_id)
+    begin = partial(pagecache.receive, dump_id)
     dump = await receive(request, caller, begin, dump_id)
     headers = {"Location": f"/v1/pagecache/dumps/{dump.id}"}
     return JsonResponse(dump, status_code=201, headers=headers)

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, TypeVar
 
-from fastapi import Body, Request
+from fastapi import Body, Depends, Request
 from starlette.responses import Response
 
 from holdfast._engine import Progress
 from holdfast.api.contract.documents import accepted, problems_of, started
-from holdfast.api.contract.routing import CallerDep, Router, ServicesDep, audited, spec
+from holdfast.api.contract.routing import CallerDep, Router, audited, provided, spec
 from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.rendering import JsonResponse
 from holdfast.api.http.work import Pool, act, run, work_of
@@ -30,12 +30,22 @@ from holdfast.reimage.models import (
     StepRequest,
 )
 from holdfast.reimage.operation import KIND, RECHECK
+from holdfast.reimage.service import Reimage
 
 router = Router(
     prefix="/v1/reimage",
     tag="re-imaging",
     about="Another system image, with the data left in place.",
+    features=("attempt-precondition", "confirm-when", "interlock"),
+    shown=(
+        ("GET", "", "which system image is next, and what is in the way"),
+        ("POST", "/plan", 'what would happen: {"descriptor": "…", "descriptor_sha256": "…"}'),
+        ("POST", "/stage", "fetch and verify it; then arm, reboot; or disarm"),
+        ("POST", "/confirm", "take the new system for good"),
+    ),
 )
+
+ReimageDep = Annotated[Reimage, Depends(provided(Reimage))]
 
 _PLAN_SECONDS = 60.0
 """How long a plan may take, with all that it waits for."""
@@ -58,9 +68,9 @@ _Params = TypeVar("_Params", bound=AttemptRequest)
     responses=problems_of(),
 )
 @spec(Scope.READ)
-async def get_reimage(services: ServicesDep, request: Request) -> Response:
+async def get_reimage(reimage: ReimageDep, request: Request) -> Response:
     """Return the state with its history, the disks of this machine, and its boot loader."""
-    return JsonResponse(await act(request, services.reimage.status, Pool.READS))
+    return JsonResponse(await act(request, reimage.status, Pool.READS))
 
 
 @router.post(
@@ -72,7 +82,7 @@ async def get_reimage(services: ServicesDep, request: Request) -> Response:
 )
 @spec(Scope.OPERATE)
 async def plan_reimage(
-    services: ServicesDep,
+    reimage: ReimageDep,
     request: Request,
     caller: CallerDep,
     params: StageRequest,
@@ -86,7 +96,7 @@ async def plan_reimage(
     admin = caller.permission is Scope.ADMIN
 
     def plan(progress: Progress) -> ReimagePlan:
-        return services.reimage.plan(params, progress, admin=admin)
+        return reimage.plan(params, progress, admin=admin)
 
     async with work_of(request).plans.turn(caller.name, request):
         return JsonResponse(await run(request, Pool.PLANS, plan, seconds=_PLAN_SECONDS))
@@ -123,7 +133,7 @@ async def stage_reimage(
 )
 @spec(Scope.ADMIN)
 async def arm_reimage(
-    services: ServicesDep,
+    reimage: ReimageDep,
     request: Request,
     params: Annotated[StepRequest, Body()] = _NOW,
     idempotency_key: IdempotencyKey = None,
@@ -133,7 +143,7 @@ async def arm_reimage(
     With `dry_run` the state is unchanged; `boot`, `carried` and `notes` describe what would be
     done.
     """
-    return await _step(services, request, services.reimage.arm, params, idempotency_key)
+    return await _step(request, reimage.arm, params, idempotency_key)
 
 
 @router.post(
@@ -145,13 +155,13 @@ async def arm_reimage(
 )
 @spec(Scope.ADMIN)
 async def disarm_reimage(
-    services: ServicesDep,
+    reimage: ReimageDep,
     request: Request,
     params: Annotated[AttemptRequest, Body()] = _ANY,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Restore the boot loader's files byte for byte; the image stays staged. Idempotent."""
-    return await _step(services, request, services.reimage.disarm, params, idempotency_key)
+    return await _step(request, reimage.disarm, params, idempotency_key)
 
 
 @router.post(
@@ -163,7 +173,7 @@ async def disarm_reimage(
 )
 @spec(Scope.ADMIN)
 async def reboot_reimage(
-    services: ServicesDep,
+    reimage: ReimageDep,
     request: Request,
     params: Annotated[RebootRequest, Body()] = _GO,
     idempotency_key: IdempotencyKey = None,
@@ -174,7 +184,7 @@ async def reboot_reimage(
     systemd are asked, in this order. A refusal is returned as 409 `held-back`, its name in
     `gate` and, where it is known, `Retry-After`.
     """
-    return await _step(services, request, services.reimage.reboot, params, idempotency_key)
+    return await _step(request, reimage.reboot, params, idempotency_key)
 
 
 @router.post(
@@ -186,7 +196,7 @@ async def reboot_reimage(
 )
 @spec(Scope.ADMIN)
 async def confirm_reimage(
-    services: ServicesDep,
+    reimage: ReimageDep,
     request: Request,
     caller: CallerDep,
     params: Annotated[ConfirmRequest, Body()] = _PLAIN,
@@ -198,10 +208,10 @@ async def confirm_reimage(
     which confirms it if they pass now.
     """
     audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
-    known = await _known(services, request, RECHECK, params, idempotency_key)
+    known = await _known(request, RECHECK, params, idempotency_key)
     if known is not None:
         return await answer(known, 200)
-    confirm = partial(services.reimage.confirm, params, idempotency_key)
+    confirm = partial(reimage.confirm, params, idempotency_key)
     status = await act(request, confirm)
     if status is not None:
         audited(request, operation=status.operation)
@@ -219,7 +229,7 @@ async def confirm_reimage(
 )
 @spec(Scope.ADMIN)
 async def rollback_reimage(
-    services: ServicesDep,
+    reimage: ReimageDep,
     request: Request,
     caller: CallerDep,
     params: Annotated[RollbackRequest, Body()] = _BACK,
@@ -230,10 +240,10 @@ async def rollback_reimage(
     From here on it is as after `stage`: arm, and reboot. Nothing is carried over from this system.
     """
     audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
-    known = await _known(services, request, KIND, params, idempotency_key)
+    known = await _known(request, KIND, params, idempotency_key)
     if known is not None:
         return await answer(known, 200)
-    staged = await act(request, partial(services.reimage.rollback, params))
+    staged = await act(request, partial(reimage.rollback, params))
     return await start(request, caller, KIND, staged, idempotency_key, asked=params)
 
 
@@ -246,15 +256,15 @@ async def rollback_reimage(
 )
 @spec(Scope.OPERATE)
 async def plan_rollback(
-    services: ServicesDep,
+    reimage: ReimageDep,
     request: Request,
     caller: CallerDep,
     params: Annotated[RollbackRequest, Body()] = _BACK,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Compare what was kept with the machine. Changes nothing."""
-    staged = await act(request, partial(services.reimage.rollback, params), Pool.READS)
-    return await plan_reimage(services, request, caller, staged, idempotency_key)
+    staged = await act(request, partial(reimage.rollback, params), Pool.READS)
+    return await plan_reimage(reimage, request, caller, staged, idempotency_key)
 
 
 @router.delete(
@@ -266,14 +276,13 @@ async def plan_rollback(
     responses=problems_of(409),
 )
 @spec(Scope.ADMIN, produces=())
-async def forget_previous(services: ServicesDep, request: Request) -> Response:
+async def forget_previous(reimage: ReimageDep, request: Request) -> Response:
     """Remove the image that could be rolled back to. Idempotent."""
-    await act(request, services.reimage.forget_previous)
+    await act(request, reimage.forget_previous)
     return Response(status_code=204)
 
 
 async def _step(
-    services: Services,
     request: Request,
     step: Callable[[_Params, str | None], ReimageStatus],
     params: _Params,
@@ -281,7 +290,7 @@ async def _step(
 ) -> Response:
     """Take a step, which takes seconds, and return the state it led to."""
     audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
-    await _known(services, request, _STEP, params, key)
+    await _known(request, _STEP, params, key)
     try:
         status = await act(request, lambda: step(params, key))
     except HeldError as error:
@@ -292,7 +301,7 @@ async def _step(
 
 
 async def _known(
-    services: Services, request: Request, kind: str, params: AttemptRequest, key: str | None
+    request: Request, kind: str, params: AttemptRequest, key: str | None
 ) -> Operation | None:
     """Return the operation of this kind that the request started under its key before.
 
@@ -301,6 +310,7 @@ async def _known(
     check_key(request, key)
     if key is None:
         return None
+    services: Services = request.app.state.services
     known = await act(request, partial(services.operations.started_with, key, kind, params))
     if known is not None:
         audited(request, operation=known.id)

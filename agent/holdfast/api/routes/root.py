@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from holdfast import __version__
 from holdfast.api.contract.documents import problems_of
-from holdfast.api.contract.routing import MediaType, Router, ServicesDep, spec
+from holdfast.api.contract.routing import MediaType, Router, ServicesDep, ShownCall, spec
 from holdfast.api.http.callers.auth import peer_in
 from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.rendering import one_line, printable, progress_line
@@ -27,36 +27,11 @@ router = Router(tag="monitoring", about="For people and programs that watch.")
 TEXT, HTML = "text/plain", "text/html"
 _SHOWN = 10
 
-_CALLS = (
+_FIRST: tuple[ShownCall, ...] = (
     ("GET", "/v1/node", "this machine: identity, memory, disks below each root"),
-    ("GET", "/v1/pagecache", "what is resident; ?by=table, index or file-kind"),
-    ("GET", "/v1/pagecache/history", "what was resident, from the dumps of the last day"),
-    ("POST", "/v1/pagecache/dumps", "record it"),
-    ("GET", "/v1/pagecache/dumps", "the dumps stored here"),
-    ("POST", "/v1/pagecache/loads", 'load a dump: {"dump": "latest"}'),
-    ("POST", "/v1/pagecache/evictions", 'drop pages: {"paths": ["…"]}'),
-    ("POST", "/v1/manifests", "record every file with its digest"),
-    ("GET", "/v1/manifests", "the manifests stored here"),
-    ("POST", "/v1/manifests/latest/verifications", "read the files again and compare"),
-    ("POST", "/v1/manifests/comparisons", 'compare two: {"left": "…", "right": "…"}'),
-    ("GET", "/v1/memory", "roots in memory, and their saves on the data volume"),
-    ("POST", "/v1/memory/saves", "save one, with its service stopped"),
-    ("POST", "/v1/memory/restores", "put it back, verified, before its service starts"),
-    ("POST", "/v1/transfers/offers", 'offer a directory to another node: {"path": "…"}'),
-    ("POST", "/v1/transfers", 'fetch one: {"ticket": {…}, "path": "…"}'),
-    ("GET", "/v1/tuning", "kernel settings in force, and what has drifted"),
-    ("GET", "/v1/tuning/profiles", "what can be applied"),
-    ("POST", "/v1/tuning/plan", 'what would change: {"profile": "…"}'),
-    ("POST", "/v1/tuning/apply", "change it, all or nothing"),
-    ("POST", "/v1/tuning/rollback", "restore the previous settings"),
-    ("GET", "/v1/reimage", "which system image is next, and what is in the way"),
-    (
-        "POST",
-        "/v1/reimage/plan",
-        'what would happen: {"descriptor": "…", "descriptor_sha256": "…"}',
-    ),
-    ("POST", "/v1/reimage/stage", "fetch and verify it; then arm, reboot; or disarm"),
-    ("POST", "/v1/reimage/confirm", "take the new system for good"),
+)
+"""Before the calls of the capabilities, which their routers have."""
+_LAST: tuple[ShownCall, ...] = (
     ("GET", "/v1/operations", "work done and under way"),
     ("GET", "/v1/operations/ID/events", "follow one; Accept: text/plain for a person"),
     ("POST", "/v1/operations/ID/cancel", "stop one"),
@@ -104,6 +79,7 @@ class _Status:
     roots: list[str]
     reasons: list[str]
     operations: list[OperationSummary]
+    calls: list[ShownCall]
     base: str
     curl: str
 
@@ -143,6 +119,7 @@ async def _look(services: Services, request: Request) -> _Status:
         roots=[printable(str(root)) for root in services.settings.roots],
         reasons=list(await services.observed()),
         operations=operations,
+        calls=[*_FIRST, *request.app.state.shown, *_LAST],
         base=one_line(printable(base)),
         curl=curl,
     )
@@ -154,7 +131,7 @@ def _text(status: _Status) -> str:
     lines += ["", "Operations, newest first:"]
     lines += [f"  {_line(operation)}" for operation in status.operations] or ["  none yet"]
     lines += ["", "What to call:"]
-    lines += [f"  {method:<5}{path:<40} {what}" for method, path, what in _CALLS]
+    lines += [f"  {method:<5}{path:<40} {what}" for method, path, what in status.calls]
     lines += [
         "",
         "For example:",

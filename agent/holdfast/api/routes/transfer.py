@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
-from fastapi import Path, Request
+from fastapi import Depends, Path, Request
 from starlette.responses import Response
 
 from holdfast.api.contract.documents import problems_of, started
-from holdfast.api.contract.routing import CallerDep, Router, ServicesDep, audited, spec
+from holdfast.api.contract.routing import CallerDep, Router, audited, provided, spec
 from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.rendering import JsonResponse
 from holdfast.api.http.work import Pool, act
@@ -27,12 +27,20 @@ from holdfast.transfer.models import (
 )
 from holdfast.transfer.pulls import PULL
 from holdfast.transfer.repairs import REPAIR
+from holdfast.transfer.service import Transfers
 
 router = Router(
     prefix="/v1/transfers",
     tag="transfer",
     about="The state of one node fetched by another, proven.",
+    features=("transfers",),
+    shown=(
+        ("POST", "/offers", 'offer a directory to another node: {"path": "…"}'),
+        ("POST", "", 'fetch one: {"ticket": {…}, "path": "…"}'),
+    ),
 )
+
+TransfersDep = Annotated[Transfers, Depends(provided(Transfers))]
 
 TransferName = Annotated[
     str,
@@ -64,7 +72,7 @@ TransferName = Annotated[
 )
 @spec(Scope.ADMIN)
 async def create_offer(
-    services: ServicesDep,
+    transfer: TransfersDep,
     request: Request,
     params: OfferRequest,
     idempotency_key: IdempotencyKey = None,
@@ -72,7 +80,7 @@ async def create_offer(
     """Make an offer and its ticket, which one destination can use. Needs `transfer.listen`."""
     audited(request, params=params.model_dump(mode="json", exclude_defaults=True))
     check_key(request, idempotency_key)
-    made, new = await act(request, partial(services.transfer.offer, params, idempotency_key))
+    made, new = await act(request, partial(transfer.offer, params, idempotency_key))
     audited(request, offer=made.offer.id)
     headers = {"Location": f"/v1/transfers/offers/{made.offer.id}"}
     return JsonResponse(made, status_code=201 if new else 200, headers=headers)
@@ -86,9 +94,9 @@ async def create_offer(
     responses=problems_of(),
 )
 @spec(Scope.READ)
-async def list_offers(services: ServicesDep, request: Request) -> Response:
+async def list_offers(transfer: TransfersDep, request: Request) -> Response:
     """List what this node offers, without tickets."""
-    return JsonResponse(await act(request, services.transfer.offers, Pool.READS))
+    return JsonResponse(await act(request, transfer.offers, Pool.READS))
 
 
 @router.get(
@@ -99,9 +107,9 @@ async def list_offers(services: ServicesDep, request: Request) -> Response:
     responses=problems_of(404, 409),
 )
 @spec(Scope.READ)
-async def get_offer(services: ServicesDep, request: Request, offer_id: TransferName) -> Response:
+async def get_offer(transfer: TransfersDep, request: Request, offer_id: TransferName) -> Response:
     """Return an offer, with what its destination has fetched since the daemon started."""
-    find = partial(services.transfer.find_offer, offer_id)
+    find = partial(transfer.find_offer, offer_id)
     return JsonResponse(await act(request, find, Pool.READS))
 
 
@@ -114,10 +122,12 @@ async def get_offer(services: ServicesDep, request: Request, offer_id: TransferN
     responses=problems_of(404, 409),
 )
 @spec(Scope.ADMIN, produces=())
-async def revoke_offer(services: ServicesDep, request: Request, offer_id: TransferName) -> Response:
+async def revoke_offer(
+    transfer: TransfersDep, request: Request, offer_id: TransferName
+) -> Response:
     """Withdraw an offer and cut the connections of its destination at once."""
     audited(request, offer=offer_id)
-    audited(request, offer=await act(request, partial(services.transfer.revoke, offer_id)))
+    audited(request, offer=await act(request, partial(transfer.revoke, offer_id)))
     return Response(status_code=204)
 
 
@@ -131,7 +141,7 @@ async def revoke_offer(services: ServicesDep, request: Request, offer_id: Transf
 )
 @spec(Scope.ADMIN)
 async def create_transfer(
-    services: ServicesDep,
+    transfer: TransfersDep,
     request: Request,
     caller: CallerDep,
     params: PullRequest,
@@ -141,7 +151,7 @@ async def create_transfer(
 
     The same ticket again continues the transfer: what is here already is not fetched again.
     """
-    accepted = await act(request, partial(services.transfer.accept, params), Pool.STARTS)
+    accepted = await act(request, partial(transfer.accept, params), Pool.STARTS)
     return await start(request, caller, PULL, accepted, idempotency_key)
 
 
@@ -155,7 +165,7 @@ async def create_transfer(
 )
 @spec(Scope.ADMIN)
 async def create_repair(
-    services: ServicesDep,
+    transfer: TransfersDep,
     request: Request,
     caller: CallerDep,
     params: RepairRequest,
@@ -166,7 +176,7 @@ async def create_repair(
     Each finding names the side that is to blame. The source needs a manifest of what it offers:
     that of a completed transfer, or one that was built of the same directory.
     """
-    accepted = await act(request, partial(services.transfer.accept_repair, params), Pool.STARTS)
+    accepted = await act(request, partial(transfer.accept_repair, params), Pool.STARTS)
     return await start(request, caller, REPAIR, accepted, idempotency_key)
 
 
@@ -178,9 +188,9 @@ async def create_repair(
     responses=problems_of(),
 )
 @spec(Scope.READ)
-async def list_transfers(services: ServicesDep, request: Request) -> Response:
+async def list_transfers(transfer: TransfersDep, request: Request) -> Response:
     """List the transfers into this node, complete or not."""
-    return JsonResponse(await act(request, services.transfer.transfers, Pool.READS))
+    return JsonResponse(await act(request, transfer.transfers, Pool.READS))
 
 
 @router.get(
@@ -192,10 +202,10 @@ async def list_transfers(services: ServicesDep, request: Request) -> Response:
 )
 @spec(Scope.READ)
 async def get_transfer(
-    services: ServicesDep, request: Request, transfer_id: TransferName
+    transfer: TransfersDep, request: Request, transfer_id: TransferName
 ) -> Response:
     """Return where a transfer goes, whether it is complete, and the pull that ran last."""
-    find = partial(services.transfer.transfer, transfer_id)
+    find = partial(transfer.transfer, transfer_id)
     return JsonResponse(await act(request, find, Pool.READS))
 
 
@@ -209,12 +219,12 @@ async def get_transfer(
 )
 @spec(Scope.ADMIN, produces=())
 async def forget_transfer(
-    services: ServicesDep, request: Request, transfer_id: TransferName
+    transfer: TransfersDep, request: Request, transfer_id: TransferName
 ) -> Response:
     """Forget the ticket and what is known of the files. What was fetched stays where it is.
 
     A transfer that is not complete cannot be continued afterwards.
     """
     audited(request, transfer=transfer_id)
-    audited(request, transfer=await act(request, partial(services.transfer.forget, transfer_id)))
+    audited(request, transfer=await act(request, partial(transfer.forget, transfer_id)))
     return Response(status_code=204)

@@ -7,11 +7,11 @@ from contextlib import aclosing
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import Body, Path, Request
+from fastapi import Body, Depends, Path, Request
 from starlette.responses import Response
 
 from holdfast.api.contract.documents import accepted, events, problems_of
-from holdfast.api.contract.routing import CallerDep, MediaType, Router, ServicesDep, spec
+from holdfast.api.contract.routing import CallerDep, MediaType, Router, ServicesDep, provided, spec
 from holdfast.api.http.callers.tokens import Scope
 from holdfast.api.http.problems import problem_response
 from holdfast.api.http.rendering import JsonResponse, to_json
@@ -40,12 +40,22 @@ from holdfast.tuning.models import (
     RolledBack,
     TuningState,
 )
+from holdfast.tuning.service import Tuning
 
 router = Router(
     prefix="/v1/tuning",
     tag="tuning",
     about="Kernel settings by profile: plan, apply, watch, roll back.",
+    shown=(
+        ("GET", "", "kernel settings in force, and what has drifted"),
+        ("GET", "/profiles", "what can be applied"),
+        ("POST", "/plan", 'what would change: {"profile": "…"}'),
+        ("POST", "/apply", "change it, all or nothing"),
+        ("POST", "/rollback", "restore the previous settings"),
+    ),
 )
+
+TuningDep = Annotated[Tuning, Depends(provided(Tuning))]
 
 # Settings are written in milliseconds; a device that does not answer may take longer.
 WAIT_SECONDS = 20.0
@@ -63,9 +73,9 @@ ProfileName = Annotated[str, Path(max_length=64, description="A profile's name."
     responses=problems_of(),
 )
 @spec(Scope.READ)
-async def get_tuning(services: ServicesDep, request: Request) -> Response:
+async def get_tuning(tuning: TuningDep, request: Request) -> Response:
     """Return the profile that is applied, drift as of the last check, and recent events."""
-    return JsonResponse(await act(request, services.tuning.state, Pool.READS))
+    return JsonResponse(await act(request, tuning.state, Pool.READS))
 
 
 @router.get(
@@ -76,9 +86,9 @@ async def get_tuning(services: ServicesDep, request: Request) -> Response:
     responses=problems_of(),
 )
 @spec(Scope.READ)
-async def list_profiles(services: ServicesDep, request: Request) -> Response:
+async def list_profiles(tuning: TuningDep, request: Request) -> Response:
     """List the profiles that come with holdfast and those of this machine."""
-    return JsonResponse(await act(request, services.tuning.profiles, Pool.READS))
+    return JsonResponse(await act(request, tuning.profiles, Pool.READS))
 
 
 @router.get(
@@ -89,9 +99,9 @@ async def list_profiles(services: ServicesDep, request: Request) -> Response:
     responses=problems_of(404),
 )
 @spec(Scope.READ)
-async def get_profile(services: ServicesDep, request: Request, name: ProfileName) -> Response:
+async def get_profile(tuning: TuningDep, request: Request, name: ProfileName) -> Response:
     """Return all that a profile sets, inherited values included, each with its source."""
-    found = partial(services.tuning.profile, name)
+    found = partial(tuning.profile, name)
     return JsonResponse(await act(request, found, Pool.READS))
 
 
@@ -113,9 +123,9 @@ async def get_profile(services: ServicesDep, request: Request, name: ProfileName
     },
 )
 @spec(Scope.READ, produces=EVENT_TYPES)
-async def watch_tuning(services: ServicesDep, request: Request, media_type: MediaType) -> Response:
+async def watch_tuning(tuning: TuningDep, request: Request, media_type: MediaType) -> Response:
     """Stream drift, corrections, devices that appear, applies and rollbacks."""
-    events = services.tuning.events.listen()
+    events = tuning.events.listen()
     return EventStream(events, media_type, request.app.state.stopping, _WRITERS)
 
 
@@ -128,14 +138,14 @@ async def watch_tuning(services: ServicesDep, request: Request, media_type: Medi
 )
 @spec(Scope.READ)
 async def plan_tuning(
-    services: ServicesDep,
+    tuning: TuningDep,
     request: Request,
     params: Annotated[PlanRequest, Body()] = _CURRENT,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Compare a profile with the machine. Changes nothing."""
     check_key(request, idempotency_key)
-    plan = partial(services.tuning.plan, params)
+    plan = partial(tuning.plan, params)
     return JsonResponse(await act(request, plan, Pool.READS))
 
 

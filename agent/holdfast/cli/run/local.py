@@ -10,18 +10,20 @@ from pydantic import BaseModel, ValidationError
 
 from holdfast import space
 from holdfast._engine import EngineError
-from holdfast.capabilities import capabilities_of
 from holdfast.cli.run.backend import Document
 from holdfast.cli.run.local_run import LocalRun
 from holdfast.cli.terminal.errors import CliError, UsageError
 from holdfast.config import Settings
 from holdfast.config.statedir import locate_state_dir
+from holdfast.manifests.assembly import manifests_of
 from holdfast.manifests.service import Manifests
 from holdfast.operations.model import OperationFailed, RequestError
 from holdfast.operations.outcome import problem_of
+from holdfast.pagecache.assembly import pagecache_of
 from holdfast.pagecache.residency import GroupBy
 from holdfast.pagecache.service import PageCache
 from holdfast.records.conversions import Write, converted
+from holdfast.tuning.assembly import tuning_of
 from holdfast.tuning.models import PlanRequest
 from holdfast.tuning.service import Tuning
 from holdfast.wording import sentence
@@ -129,8 +131,9 @@ class LocalBackend:
         if degraded is not None:
             raise CliError(degraded.rstrip(".").replace("restart holdfast", "try again"))
         self._state_dir = state_dir
-        made = capabilities_of(settings, state_dir)
-        self._pagecache, self._manifests, self._tuning = made.pagecache, made.manifests, made.tuning
+        self._pagecache = pagecache_of(settings, state_dir)
+        self._manifests = manifests_of(settings, state_dir)
+        self._tuning = tuning_of(settings, state_dir)
         self.dumps = LocalRecords(
             self._pagecache,
             self._prepare,

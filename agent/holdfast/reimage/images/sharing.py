@@ -13,13 +13,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field
 
 from holdfast._engine import Progress, RecordError
 from holdfast.records.models import Bytes
 from holdfast.reimage.images.models import Content, Descriptor, Sha256
+
+if TYPE_CHECKING:
+    from holdfast.reimage.images.serving import ServingPace
 
 Here = tuple[str | None, str]
 """The id of this node and its zone; "" where there is none."""
@@ -64,8 +67,16 @@ class Fetching:
 class ImageSharing:
     """What peers may know and have. Methods may be called from any thread."""
 
-    def __init__(self, *, enabled: bool = False, here: Callable[[], Here] = nowhere) -> None:
+    def __init__(
+        self,
+        *,
+        enabled: bool = False,
+        here: Callable[[], Here] = nowhere,
+        pace: ServingPace | None = None,
+    ) -> None:
         self.enabled = enabled
+        self.pace = pace
+        """How fast it is given away; None for as fast as it can be."""
         self.here = here
         self.offered: Callable[[], tuple[Path, bool] | None] = lambda: None
         """The directory of the image of this node, if it is for others too, and whether the image
