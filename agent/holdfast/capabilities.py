@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from holdfast.api.contract.routing import Router
-from holdfast.api.routes import images, manifests, memory, pagecache, reimage, transfer, tuning
+from holdfast.api.routes import (
+    images,
+    manifests,
+    memory,
+    pagecache,
+    reimage,
+    transfer,
+    tuning,
+)
 from holdfast.capability import Capability, Surroundings
 from holdfast.manifests.assembly import manifests_of
 from holdfast.manifests.service import Manifests

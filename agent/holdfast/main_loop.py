@@ -20,7 +20,7 @@ from holdfast.api.services import Services
 from holdfast.process import logs, slow_callbacks
 from holdfast.process.watchdog import Watchdog
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("holdfast.daemon")
 
 WORK_SECONDS = 2.5
 """For operations to be cancelled and recorded."""
