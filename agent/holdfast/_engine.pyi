@@ -22,6 +22,7 @@ __all__ = [
     "__version__",
     "apply_image_rules",
     "build_fat",
+    "build_gpt",
     "build_manifest",
     "check_free_space",
     "check_patterns",
@@ -52,12 +53,14 @@ __all__ = [
     "page_size",
     "probe_device",
     "pull_transfer",
+    "read_gpt",
     "recover_memory",
     "refused_in_system",
     "repair_transfer",
     "save_memory",
     "set_free_space_floor",
     "stage_memory",
+    "switched_gpt",
     "transfer_certificate",
     "transfer_secret",
     "transfer_statistics",
@@ -227,6 +230,26 @@ def ed25519_sign(seed: bytes, message: bytes) -> bytes:
 
 def ed25519_verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     """Whether a signature is one of this message by this key; False for anything malformed."""
+
+def read_gpt(path: Path, lba: int, sector_bytes: int) -> str | None:
+    """Read the GPT of the header in a sector of a disk, past the page cache; None without one.
+
+    `sector_bytes` is the size of the disk's logical sectors. Raises `ValueError` with a clause for
+    a table that is damaged, `OSError`.
+    """
+
+def switched_gpt(mbr: bytes, header: bytes) -> str | None:
+    """Return the GUID of a disk from its sectors 0 and 1, if sector 1 alone decides on the table.
+
+    None without a header there, or a protective MBR. Raises `ValueError` with a clause for a header
+    that is damaged.
+    """
+
+def build_gpt(request: str) -> tuple[bytes, bytes, bytes]:
+    """Build a table with one system partition: entries, first header, second header.
+
+    Raises `ValueError` for a number or a GUID that no table has.
+    """
 
 def build_fat(sector_bytes: int, files: Sequence[tuple[str, bytes]]) -> bytes:
     """Return a FAT file system with these files, for a disk with sectors of 512 or 4096 bytes.

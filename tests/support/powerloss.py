@@ -6,7 +6,6 @@ import random
 import struct
 import subprocess
 import uuid
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from tests.oracles.powerloss.sectors import SECTOR, Contents, Extent
 from tests.oracles.powerloss.states import Epoch, Report, check, epochs, replayed
 from tests.oracles.powerloss.uefi import REMOVABLE, Uefi
 from tests.oracles.powerloss.verdict import Lifeboat, Scene
-from tests.support import grub
+from tests.support import gpt, grub
 
 KIB, MIB = 1 << 10, 1 << 20
 DISK_BYTES = 12 * MIB
@@ -165,14 +164,8 @@ def _header(
     own: int, alternate: int, entries_at: int, usable: tuple[int, int], entries: bytes
 ) -> bytes:
     first, last = usable[0] // SECTOR, usable[1] // SECTOR - 1
-
-    def made(checksum: int) -> bytes:
-        return struct.pack(
-            "<8s4sIIIQQQQ16sQIII", b"EFI PART", b"\0\0\1\0", 92, checksum, 0, own, alternate,
-            first, last, bytes(16), entries_at, 128, 128, zlib.crc32(entries),
-        )  # fmt: skip
-
-    return made(zlib.crc32(made(0))).ljust(SECTOR, b"\0")
+    made = gpt.header(entries, own=own, other=alternate, table=entries_at, usable=(first, last))
+    return made.ljust(SECTOR, b"\0")
 
 
 Step = Callable[[], None]

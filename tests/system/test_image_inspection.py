@@ -6,13 +6,13 @@ import json
 import struct
 import subprocess
 import uuid
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.support import gpt
 from tests.support.harness import run_cli
 from tests.support.images import MIB, FileSystem, make_disk, put_grub, run
 
@@ -253,19 +253,13 @@ def gpt_of_4096(path: Path, size_mib: int, partitions: list[tuple[str, int, int]
         entries += struct.pack("<QQQ", first, last, 0) + bytes(72)
     entries = entries.ljust(128 * 128, b"\0")
     last = size_mib * 256 - 1
-
-    def header(checksum: int) -> bytes:
-        return (
-            b"EFI PART" + struct.pack("<IIII", 0x10000, 92, checksum, 0)
-            + struct.pack("<QQQQ", 1, last, 6, last - 5) + uuid.UUID(int=7).bytes_le
-            + struct.pack("<QIII", 2, 128, 128, zlib.crc32(entries))
-        )  # fmt: skip
-
+    disk = uuid.UUID(int=7).bytes_le
+    header = gpt.header(entries, other=last, usable=(6, last - 5), disk=disk)
     protective = bytes(446) + struct.pack("<4xB3xII", 0xEE, 1, last).ljust(64, b"\0") + b"\x55\xaa"
     with path.open("r+b") as file:
         file.write(protective)
         file.seek(4096)
-        file.write(header(zlib.crc32(header(0))))
+        file.write(header)
         file.seek(8192)
         file.write(entries)
 

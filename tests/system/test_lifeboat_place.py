@@ -30,6 +30,7 @@ from holdfast.privileged.boot.lifeboat.place import (
     prospect,
     uncovered,
 )
+from tests.support import gpt
 from tests.support.bootdisk import run
 from tests.support.loops import MIB, attach
 from tests.support.mounts import mounted
@@ -217,13 +218,16 @@ def test_a_table_that_leads_out_of_the_disk_is_understood_or_refused(disk_dir: P
         for far in (DISK // 512, (1 << 54) - 1, (1 << 64) - 1):
             for at, understood in ((32, True), (72, False)):
                 changed = sector[:at] + far.to_bytes(8, "little") + sector[at + 8 :]
-                _put(found.disk, changed)
+                _put(found.disk, gpt.checked(changed))
                 if understood:  # of a disk that was larger: nobody finds a backup there
                     again = hold(found.machine, found.position, IMAGE, LENGTH, last=False)
                     assert (again.kind, again.region) == ("tail", before.region)
                 else:
                     with pytest.raises(OSError, match="cannot be understood"):
                         hold(found.machine, found.position, IMAGE, LENGTH, last=False)
+        _put(found.disk, sector[:60] + b"x" + sector[61:])
+        with pytest.raises(OSError, match="understood: the checksum of its header is wrong"):
+            hold(found.machine, found.position, IMAGE, LENGTH, last=False)
         _put(found.disk, sector)
 
 

@@ -20,6 +20,7 @@ from holdfast.privileged.boot.loaders.boot_next import LoadOption, device_path
 from holdfast.privileged.boot.loaders.efi_variables import GLOBAL
 from tests.oracles.powerloss.sectors import Contents, Reader
 from tests.oracles.powerloss.uefi import Uefi
+from tests.support import gpt
 
 MIB = 1 << 20
 NONCE = "0123456789abcdef" * 2
@@ -28,7 +29,7 @@ WORDS = ["console=ttyS0", "a.b=x y", "holdfast.lifeboat"]
 PARTITION = GptPartition(15, ESP, "c0ffee00-1111-4222-8333-444455556666", 2048, 4096)
 DISK_UUID = bytes(range(16))
 PROTECTIVE = bytes(446) + b"\0\0\2\0\xee\xff\xff\xff\1\0\0\0\xff\xff\0\0" + bytes(48) + b"\x55\xaa"
-HEADER = b"EFI PART".ljust(56, b"\0") + DISK_UUID + bytes(20)
+HEADER = gpt.header(bytes(128 * 128), disk=DISK_UUID)
 SHIM = Path("/usr/lib/shim/shimx64.efi.signed")
 SIGNED_GRUB = Path("/usr/lib/grub/x86_64-efi-signed/grubx64.efi.signed")
 SYSTEMD_BOOT = Path("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
@@ -96,6 +97,19 @@ def test_firmware_boots_it_by_one_sector_and_repairs_nothing(
 def test_a_disk_without_a_sector_that_decides_is_refused(changes: dict[str, bytes]) -> None:
     with pytest.raises(LifeboatError, match="no one sector"):
         built(EfiLoader("grub", b"MZ", directory="EFI/debian"), 512, **changes)
+
+
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        (HEADER[:60] + b"x" + HEADER[61:], "the checksum of its header is wrong"),
+        (HEADER[:12] + bytes(4) + HEADER[16:], "its header has an impossible size"),
+        (gpt.header(bytes(128), own=2), "its header is of another place of the disk"),
+    ],
+)
+def test_a_disk_whose_table_is_damaged_is_refused(header: bytes, why: str) -> None:
+    with pytest.raises(LifeboatError, match=f"^The disk's partition table .* understood: {why}.$"):
+        built(EfiLoader("grub", b"MZ", directory="EFI/debian"), 512, header=header)
 
 
 def choose(esp: Path, *, secure_boot: bool, modules: bool = False) -> EfiLoader:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import struct
 import subprocess
-import uuid
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from holdfast.privileged.boot.disk.read_back import digest_of_extents
 from holdfast.privileged.boot.kernel import Stub, stub_of
 from holdfast.privileged.boot.loaders.boot_next import LoadOption, device_path
 from holdfast.privileged.boot.loaders.efi_variables import GLOBAL, LOADER, EfiVariables, efi_text
+from tests.support import gpt
 
 MIB = 1 << 20
 PARTITION = GptPartition(3, ESP, "a1b2c3d4-0001-0002-0003-0123456789ab", 4194304, 512000)
@@ -170,15 +171,59 @@ def test_a_partition_is_counted_in_the_sectors_of_its_disk(tmp_path: Path) -> No
     disk = tmp_path / "disk"
     disk.touch()
     os.truncate(disk, 64 * MIB)
-    entry = uuid.UUID(ESP).bytes_le + uuid.UUID(PARTITION.uuid).bytes_le
-    with disk.open("r+b") as file:
-        file.seek(4096)
-        file.write(b"EFI PART".ljust(72, b"\0") + struct.pack("<QII", 2, 128, 128))
-        file.seek(2 * 4096 + 128)
-        file.write(entry + struct.pack("<QQ", 9 * 256, 17 * 256 - 1))
+    entries = gpt.entries(2, ESP, PARTITION.uuid, 9 * 256, 17 * 256 - 1)
+    _table(disk, 4096, gpt.header(entries), entries)
     found = partition_at(disk, 9 * MIB, 4096)
     assert found == GptPartition(2, ESP, PARTITION.uuid, 9 * 256, 8 * 256)
     assert partition_at(disk, 9 * MIB) is None
+
+
+def _table(disk: Path, sector_bytes: int, header: bytes, entries: bytes) -> None:
+    with disk.open("r+b") as file:
+        file.seek(sector_bytes)
+        file.write(header)
+        file.seek(2 * sector_bytes)
+        file.write(entries)
+
+
+@pytest.mark.parametrize("sector_bytes", [512, 4096])
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        ({"at": 60}, "the checksum of its header is wrong"),
+        ({"entry_at": 40}, "the checksum of its entries is wrong"),
+        ({"own": 2}, "its header is of another place of the disk"),
+        ({"entry_bytes": 0}, "its entries have an impossible size"),
+        ({"entry_bytes": 1 << 20}, "its entries have an impossible size"),
+        ({"table": 1 << 20}, "its entries are not where they can be"),
+        ({"table": (1 << 64) - 1}, "its entries are not where they can be"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else "-".join(map(str, *value.items())),
+)
+def test_a_damaged_table_is_refused(
+    tmp_path: Path, sector_bytes: int, damage: dict[str, int], why: str
+) -> None:
+    disk = tmp_path / "disk"
+    disk.touch()
+    os.truncate(disk, 64 * MIB)
+    entries = bytearray(gpt.entries(2, ESP, PARTITION.uuid, 40, 79))
+    header = bytearray(
+        gpt.header(
+            bytes(entries),
+            own=damage.get("own", 1),
+            table=damage.get("table", 2),
+            entry_bytes=damage.get("entry_bytes", 128),
+        )
+    )
+    if "at" in damage:
+        header[damage["at"]] ^= 1
+    if "entry_at" in damage:
+        entries[damage["entry_at"]] ^= 1
+    _table(disk, sector_bytes, bytes(header), bytes(entries))
+    with pytest.raises(OSError, match="table cannot be understood") as refusal:
+        partition_at(disk, MIB, sector_bytes)
+    assert refusal.value.strerror == f"its partition table cannot be understood: {why}"
+    assert (refusal.value.errno, refusal.value.filename) == (errno.EINVAL, str(disk))
 
 
 def _program(directories: int, certificates: int) -> bytes:

@@ -23,6 +23,7 @@ from holdfast.image_questions import (
 )
 from holdfast.pagecache.engine_requests import InspectDump
 from holdfast.pressure import EnginePressure
+from holdfast.privileged.boot.disk.gpt import NewTable
 from holdfast.roots import RootPath
 from holdfast.transfer.engine_requests import ManifestToMake, OfferToServe
 
@@ -63,6 +64,7 @@ FORMS: list[tuple[type[Any], Callable[[str], object]]] = [
     (ManifestToMake, member("manifest", asked(_engine.pull_transfer))),
     (RootPath, member("place", asked(_engine.build_manifest))),
     (EnginePressure, member("pressure", asked(_engine.build_manifest))),
+    (NewTable, _engine.build_gpt),
     (ImageQuestion, _engine.apply_image_rules),
     (ImageTarget, member("target", _engine.apply_image_rules, image=IMAGE)),
     (ImageMachine, member("machine", _engine.apply_image_rules, image=IMAGE)),

@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use holdfast_engine::fat;
+use holdfast_engine::gpt;
 use holdfast_engine::image::{self, Descriptor, Encoding};
 use holdfast_engine::manifest;
 use holdfast_engine::pagecache::{self, happycache, record};
@@ -278,6 +279,33 @@ mod _engine {
             fat::build(sector_bytes, &files)
         });
         bytes.map(|bytes| PyBytes::new(py, &bytes)).map_err(to_python)
+    }
+
+    #[pyfunction]
+    fn read_gpt(
+        py: Python<'_>,
+        path: PathBuf,
+        lba: u64,
+        sector_bytes: u64,
+    ) -> PyResult<Option<String>> {
+        let found = py.detach(|| gpt::read(&path, lba, sector_bytes)).map_err(to_python)?;
+        Ok(found
+            .map(|table| serde_json::to_string(&table).expect("a table has only text for keys")))
+    }
+
+    #[pyfunction]
+    fn switched_gpt(mbr: &[u8], header: &[u8]) -> PyResult<Option<String>> {
+        gpt::switched(mbr, header).map_err(to_python)
+    }
+
+    #[pyfunction]
+    fn build_gpt<'py>(
+        py: Python<'py>,
+        request: &str,
+    ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+        let built = parse_request(request).and_then(|request| gpt::build(&request));
+        let [entries, primary, backup] = built.map_err(to_python)?;
+        Ok((PyBytes::new(py, &entries), PyBytes::new(py, &primary), PyBytes::new(py, &backup)))
     }
 
     #[pyfunction]

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use holdfast_media::survey::survey;
-use holdfast_media::{Guard, Source, lvm, probe};
+use holdfast_media::{Guard, Source, gpt, lvm, probe};
 use libfuzzer_sys::fuzz_target;
 
 const BUDGET: u64 = 16 << 20;
@@ -17,6 +17,9 @@ fuzz_target!(|data: &[u8]| {
         Ok(())
     }));
     let _ = probe(&*source);
+    for sector in [512, 4096] {
+        let _ = gpt::read(&*source, 2, sector);
+    }
     let _ = lvm::volumes(&[(1, Rc::clone(&source))]);
     if let Ok(done) = lvm::extend(&*source, size, "rl/root") {
         assert!(done.writes.iter().all(|(at, bytes)| at + bytes.len() as u64 <= size));

@@ -49,6 +49,22 @@ pub fn guid(bytes: &[u8]) -> String {
     uuid(&mixed)
 }
 
+/// The bytes of a GUID that is text, as [`guid`] reads them; `None` for other text.
+pub fn guid_bytes(text: &str) -> Option<[u8; 16]> {
+    let digits = digits(text);
+    if digits.len() != 32 {
+        return None;
+    }
+    let mut bytes = [0; 16];
+    for (number, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&digits[2 * number..2 * number + 2], 16).ok()?;
+    }
+    bytes[..4].reverse();
+    bytes[4..6].reverse();
+    bytes[6..8].reverse();
+    Some(bytes)
+}
+
 /// Hexadecimal digits of bytes, in lower case.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -97,6 +113,14 @@ pub fn index(value: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn guids_are_text_and_back() {
+        let bytes: [u8; 16] = std::array::from_fn(|number| number as u8);
+        assert_eq!(super::guid(&bytes), "03020100-0504-0706-0809-0a0b0c0d0e0f");
+        assert_eq!(super::guid_bytes(&super::guid(&bytes)), Some(bytes));
+        assert_eq!(super::guid_bytes("03020100-0504-0706-0809-0a0b0c0d0e"), None);
+    }
+
     #[test]
     fn checksums_are_the_standard_ones() {
         assert_eq!(super::crc32c(b"123456789"), 0xe306_9283);

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bytes;
+pub mod gpt;
 pub mod loader;
 pub mod lvm;
 pub mod read;

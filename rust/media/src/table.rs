@@ -1,16 +1,15 @@
-//! Partition tables: GPT (UEFI specification, section 5.3) and MBR with extended boot records.
+//! Partition tables of a disk: GPT (`gpt.rs`) and MBR with extended boot records.
 
 use crate::ReadAt;
-use crate::bytes::{crc32, guid, index, printable, u16_le, u32_le, u64_le};
+use crate::bytes::u32_le;
+use crate::gpt;
 use crate::superblock::probe;
 use crate::{Source, Window};
 
 /// Sizes of sectors that disks have.
 pub const SECTORS: [u64; 2] = [512, 4096];
-/// The most entries of a GPT that are read; 128 are usual.
-const ENTRIES: usize = 512;
-/// The most bytes of all entries.
-const ENTRIES_BYTES: usize = 1 << 20;
+/// The most entries of a GPT that count; 128 are usual.
+const ENTRIES: u32 = 512;
 /// The most logical partitions that are read.
 const LOGICAL: u32 = 128;
 /// Where the four entries of an MBR are.
@@ -200,63 +199,33 @@ impl Header {
 
 /// The GPT of a disk with sectors of this size.
 fn gpt(disk: &dyn ReadAt, sector: u64) -> Header {
-    let Some(header) = disk.bytes(sector, index(sector)) else { return Header::None };
-    if !header.starts_with(b"EFI PART") {
-        return Header::None;
+    match gpt::read(disk, 1, sector) {
+        Ok(None) => Header::None,
+        Err(why) => Header::Damaged(why),
+        Ok(Some(found)) => Header::Whole(Table {
+            kind: TableKind::Gpt,
+            sector_bytes: sector,
+            id: found.header.disk,
+            partitions: found
+                .partitions
+                .into_iter()
+                .filter(|each| each.number <= ENTRIES)
+                .collect(),
+        }),
     }
-    let Some(size) = u32_le(&header, 12).map(|size| size as usize) else { return Header::None };
-    let Some(mut covered) = header.get(..size).filter(|_| size >= 92).map(<[u8]>::to_vec) else {
-        return Header::Damaged("its header has an impossible size");
-    };
-    covered[16..20].fill(0);
-    if Some(crc32(&covered)) != u32_le(&header, 16) {
-        return Header::Damaged("the checksum of its header is wrong");
-    }
-    // Sector 1 is where both sizes would read if the header claimed to be elsewhere.
-    if u64_le(&header, 24) != Some(1) {
-        return Header::Damaged("its header is of another place of the disk");
-    }
-    let count = u32_le(&header, 80).map_or(0, |count| count as usize);
-    let size = u32_le(&header, 84).map_or(0, |size| size as usize);
-    let all = count.checked_mul(size).filter(|all| size >= 128 && *all <= ENTRIES_BYTES);
-    let at = u64_le(&header, 72).and_then(|lba| lba.checked_mul(sector));
-    let Some(entries) = at.zip(all).and_then(|(at, all)| disk.bytes(at, all)) else {
-        return Header::Damaged("its entries are not where they can be");
-    };
-    if Some(crc32(&entries)) != u32_le(&header, 88) {
-        return Header::Damaged("the checksum of its entries is wrong");
-    }
-    Header::Whole(Table {
-        kind: TableKind::Gpt,
-        sector_bytes: sector,
-        id: guid(&header[56..72]),
-        partitions: (1..)
-            .zip(entries.chunks_exact(size))
-            .take(ENTRIES)
-            .filter_map(|(number, entry)| gpt_entry(number, entry, sector))
-            .collect(),
-    })
 }
 
-fn gpt_entry(number: u32, entry: &[u8], sector: u64) -> Option<Partition> {
-    let kind = entry.get(..16).filter(|kind| kind.iter().any(|byte| *byte != 0))?;
-    let first = u64_le(entry, 32)?;
-    // An entry that ends before it begins is kept, empty, to be refused.
-    let sectors = u64_le(entry, 40)?.saturating_add(1).saturating_sub(first);
-    let units: Vec<u16> = (56..128)
-        .step_by(2)
-        .filter_map(|at| u16_le(entry, at))
-        .take_while(|unit| *unit != 0)
-        .collect();
-    Some(Partition {
-        number,
-        start_bytes: first.saturating_mul(sector),
-        size_bytes: sectors.saturating_mul(sector),
-        kind: guid(kind),
-        name: printable(&String::from_utf16_lossy(&units)),
-        part_uuid: guid(&entry[16..32]),
-        bootable: u64_le(entry, 48)? & 4 != 0,
-    })
+/// Whether the first sector of a disk is an MBR with the entry by which firmware searches for a GPT,
+/// from sector 1 on, and no other.
+pub fn is_protective(sector: &[u8]) -> bool {
+    if sector.get(510..512) != Some(&[0x55, 0xaa]) {
+        return false;
+    }
+    let entries = sector[MBR_ENTRIES..].chunks_exact(16).take(4);
+    let mut used = entries.filter(|entry| entry[4] != 0);
+    let first = used.next();
+    used.next().is_none()
+        && first.is_some_and(|entry| entry[4] == PROTECTIVE && entry[8..12] == [1, 0, 0, 0])
 }
 
 /// The MBR in a sector that ends with its signature.

@@ -1,21 +1,17 @@
-"""A partition's entry in the disk's GPT (UEFI Specification 2.10, 5.3)."""
+"""The disk's GPT, as the engine reads and builds it (`rust/media/src/gpt.rs`)."""
 
 from __future__ import annotations
 
 import errno
-import struct
-import uuid
-from collections.abc import Iterator
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.privileged.boot.disk.read_back import raw, read_raw
+from holdfast import _engine
+from holdfast.engine_request import encode
 
 ESP = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 XBOOTLDR = "bc13c2ff-59e6-4262-a352-b275fd6f7172"
-
-_HEADER = struct.Struct("<8sIIIIQQQQ16sQII")  # 5.3.2
-_MOST_ENTRIES, _MOST_ENTRY_BYTES = 1024, 4096
 
 
 @dataclass(frozen=True)
@@ -28,58 +24,74 @@ class GptPartition:
     start: int
     """In the disk's sectors, as `sectors` is."""
     sectors: int
+    """0 for one that ends before it begins."""
 
 
 @dataclass(frozen=True)
-class GptHeader:
-    """A header of the table; places in the disk's sectors."""
+class GptTable:
+    """A table whose checksums are right; places in the disk's sectors."""
 
     own: int
+    """Where its header is."""
     other: int
+    """Where the other header is, if it is still there."""
     entries_at: int
-    entries: int
-    entry_bytes: int
-
-    def check(self, disk: Path) -> None:
-        """Raise `OSError` with `EINVAL` for a table that cannot be understood."""
-        if not 128 <= self.entry_bytes <= _MOST_ENTRY_BYTES or self.entries > _MOST_ENTRIES:
-            raise OSError(errno.EINVAL, "its partition table cannot be understood", str(disk))
+    entries_bytes: int
+    partitions: tuple[GptPartition, ...]
 
 
-def header_at(file: int, lba: int, sector_bytes: int) -> GptHeader | None:
-    """Return the header that is in a sector; None where there is none. Raises `OSError`."""
-    fields = _HEADER.unpack_from(b"".join(read_raw(file, lba * sector_bytes, 512)))
-    if fields[0] != b"EFI PART":
+@dataclass(frozen=True, kw_only=True)
+class NewTable:
+    """A table with one system partition, to which two headers lead; places in the disk's sectors.
+
+    `build_gpt` returns its entries, the sector of the first header (1), and that of the second.
+    """
+
+    sector_bytes: int
+    disk: str
+    """The disk's GUID."""
+    table: int
+    """Where the entries are that the first header leads to."""
+    backup: int
+    """Where the second header is."""
+    backup_table: int
+    """Where the entries are that the second header leads to."""
+    number: int
+    """Of the partition."""
+    part_uuid: str
+    first: int
+    last: int
+    name: str
+
+
+def table_at(disk: Path, lba: int, sector_bytes: int) -> GptTable | None:
+    """Return the table of the header in a sector; None where there is none.
+
+    `sector_bytes` is the size of the disk's logical sectors. Raises `OSError`, with `EINVAL` for a
+    table that is damaged.
+    """
+    try:
+        found = _engine.read_gpt(disk, lba, sector_bytes)
+    except ValueError as error:
+        reason = f"its partition table cannot be understood: {error}"
+        raise OSError(errno.EINVAL, reason, str(disk)) from None
+    if found is None:
         return None
-    return GptHeader(fields[5], fields[6], *fields[10:13])
-
-
-def entries_of(
-    file: int, header: GptHeader, sector_bytes: int, disk: Path
-) -> Iterator[GptPartition]:
-    """Yield the partitions of a table. Raises `OSError`, also for one that is not understood."""
-    header.check(disk)
-    size = header.entry_bytes
-    table = b"".join(read_raw(file, header.entries_at * sector_bytes, header.entries * size))
-    for index in range(header.entries):
-        entry = table[index * size : index * size + 128]
-        if any(entry[:16]):
-            start, last = struct.unpack_from("<QQ", entry, 32)
-            yield GptPartition(
-                number=index + 1,
-                type=str(uuid.UUID(bytes_le=entry[:16])),
-                uuid=str(uuid.UUID(bytes_le=entry[16:32])),
-                start=start,
-                sectors=last - start + 1,
-            )
+    fields = json.loads(found)
+    partitions = tuple(GptPartition(**partition) for partition in fields.pop("partitions"))
+    return GptTable(**fields, partitions=partitions)
 
 
 def partition_at(disk: Path, start_bytes: int, sector_bytes: int = 512) -> GptPartition | None:
     """Return the partition that begins there; None on a disk without a GPT, or such a partition.
 
-    `sector_bytes` is the size of the disk's logical sectors. Raises `OSError`.
+    Raises `OSError`, as `table_at` does.
     """
-    with raw(disk) as file:
-        header = header_at(file, 1, sector_bytes)
-        found = [] if header is None else list(entries_of(file, header, sector_bytes, disk))
+    table = table_at(disk, 1, sector_bytes)
+    found = () if table is None else table.partitions
     return next((each for each in found if each.start * sector_bytes == start_bytes), None)
+
+
+def build_gpt(table: NewTable) -> tuple[bytes, bytes, bytes]:
+    """Build the entries and the sectors of both headers. Raises `ValueError` with a clause."""
+    return _engine.build_gpt(encode(table))

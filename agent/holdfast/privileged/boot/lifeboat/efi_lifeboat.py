@@ -11,7 +11,6 @@ from holdfast.privileged.boot.disk.read_back import raw, read_raw
 from holdfast.privileged.boot.lifeboat import uefi
 from holdfast.privileged.boot.lifeboat.efi_entries import booted_partition, paths_to
 from holdfast.privileged.boot.lifeboat.efi_loader import EfiLoader, choose
-from holdfast.privileged.boot.lifeboat.gpt_header import disk_uuid, is_protective
 from holdfast.privileged.boot.lifeboat.parts import LifeboatError, Parts
 from holdfast.privileged.boot.lifeboat.place import Place, sector_bytes_of
 from holdfast.privileged.boot.loaders.efi_variables import EfiVariables
@@ -27,13 +26,11 @@ class EfiLifeboat:
         """Return why there can be none, as far as this process may inspect. Raises `OSError`."""
         try:
             self._loader()
-            mbr, header = self._table(system)
+            uefi.switched_disk(*self._table(system))
         except (PermissionError, FileNotFoundError):  # a service may have no devices at all
             return None
         except LifeboatError as error:
             return str(error)
-        if disk_uuid(header) is None or not is_protective(mbr):
-            return uefi.NO_SWITCH
         return None
 
     def length_bytes(self, contents: int) -> int:

@@ -6,14 +6,12 @@ shows an extended partition as its first sectors only.
 
 from __future__ import annotations
 
-import errno
-import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from holdfast.node.paths.machine_files import MachineFiles
-from holdfast.privileged.boot.disk.gpt import GptHeader, entries_of, header_at
+from holdfast.privileged.boot.disk.gpt import GptTable, table_at
 from holdfast.privileged.boot.disk.read_back import raw, read_raw
 from holdfast.privileged.boot.lifeboat.parts import ALIGNED, END_BYTES, Region, aligned
 
@@ -60,21 +58,21 @@ def partitions(machine: MachineFiles, disk: str) -> Sequence[Region]:
 def tables(device: Path, sector_bytes: int) -> Sequence[Region]:
     """Return what the tables on a disk have in use, and where they are themselves.
 
-    Raises `OSError`; `EINVAL` for a table that cannot be understood.
+    Raises `OSError`; `EINVAL` for a table that is damaged.
     """
     with raw(device) as file:
         first = b"".join(read_raw(file, 0, 512))
         found = [Region(0, 1 << 20)]
         if first[510:] == b"\x55\xaa":
             found += _of_mbr(first, sector_bytes)
-        header = _gpt_header(file, 1, sector_bytes)
-        if header is None:
-            return found
-        found += _of_gpt(file, header, sector_bytes, device)
-        # It is not at the end of a disk that was enlarged since.
-        other = _gpt_header(file, header.other, sector_bytes)
-        if other is not None:
-            found += _of_gpt(file, other, sector_bytes, device)
+    table = table_at(device, 1, sector_bytes)
+    if table is None:
+        return found
+    found += _of_gpt(table, sector_bytes)
+    # It is not at the end of a disk that was enlarged since.
+    other = table_at(device, table.other, sector_bytes)
+    if other is not None:
+        found += _of_gpt(other, sector_bytes)
     return found
 
 
@@ -88,24 +86,8 @@ def _of_mbr(sector: bytes, sector_bytes: int) -> Iterator[Region]:
             yield Region(start * sector_bytes, count * sector_bytes)
 
 
-def _gpt_header(file: int, lba: int, sector_bytes: int) -> GptHeader | None:
-    """Return a header; None where there is none, as beyond the end of the disk."""
-    if (lba + 1) * sector_bytes > _size(file):
-        return None
-    header = header_at(file, lba, sector_bytes)
-    return header if header is not None and header.own == lba else None
-
-
-def _of_gpt(file: int, header: GptHeader, sector_bytes: int, device: Path) -> Iterator[Region]:
-    header.check(device)
-    length = header.entries * header.entry_bytes
-    if header.entries_at * sector_bytes + length > _size(file):
-        raise OSError(errno.EINVAL, "its partition table cannot be understood", str(device))
-    yield Region(header.own * sector_bytes, sector_bytes)
-    yield Region(header.entries_at * sector_bytes, length)
-    for entry in entries_of(file, header, sector_bytes, device):
-        yield Region(entry.start * sector_bytes, max(entry.sectors, 0) * sector_bytes)
-
-
-def _size(device: int) -> int:
-    return os.lseek(device, 0, os.SEEK_END)
+def _of_gpt(table: GptTable, sector_bytes: int) -> Iterator[Region]:
+    yield Region(table.own * sector_bytes, sector_bytes)
+    yield Region(table.entries_at * sector_bytes, table.entries_bytes)
+    for partition in table.partitions:
+        yield Region(partition.start * sector_bytes, partition.sectors * sector_bytes)

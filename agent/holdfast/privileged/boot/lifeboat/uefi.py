@@ -14,15 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast import _engine
-from holdfast.privileged.boot.disk.gpt import GptPartition
+from holdfast.privileged.boot.disk.gpt import GptPartition, NewTable, build_gpt
 from holdfast.privileged.boot.lifeboat.efi_loader import EfiLoader
-from holdfast.privileged.boot.lifeboat.gpt_header import (
-    TABLE_BYTES,
-    Header,
-    disk_uuid,
-    is_protective,
-    table_of,
-)
 from holdfast.privileged.boot.lifeboat.parts import (
     PARTS_AT,
     LifeboatError,
@@ -39,6 +32,8 @@ NO_SWITCH = (
     "The disk has no GPT with a protective MBR alone, so there is no one sector by which its "
     "firmware could boot the lifeboat."
 )
+_NAME = "holdfast lifeboat"
+TABLE_BYTES = 128 * 128
 _MIB = 1 << 20
 _CLUSTER, _SYSTEM_BYTES = 32 << 10, 2 * _MIB
 """What each file wastes at most, and what the file system takes with its configuration."""
@@ -73,9 +68,7 @@ def build(
 
     Raises `LifeboatError`, `OSError`; `ValueError` with a clause for words no kernel takes.
     """
-    uuid = disk_uuid(old.header)
-    if uuid is None or not is_protective(old.mbr):
-        raise LifeboatError(NO_SWITCH)
+    disk = switched_disk(old.mbr, old.header)
     kernel_line(words)
     files = {KERNEL: _content(kernel), INITRAMFS: _content(initramfs)}
     files |= loader.files(f"/{KERNEL}", f"/{INITRAMFS}", words)
@@ -102,21 +95,47 @@ def build(
         return (region.offset_bytes + offset) // sector_bytes
 
     first, last = sector(esp_at), sector(esp_at + len(system)) - 1
-    entries = table_of(old.partition, first, last)
-    primary = Header(1, sector(header_at), first, last, uuid, sector(table_at))
-    backup = Header(sector(header_at), 1, first, last, uuid, sector(backup_at))
-    second = entries.ljust(aligned(TABLE_BYTES), b"\0") + backup.encoded(entries, sector_bytes)
+    entries, primary, backup = build_gpt(
+        NewTable(
+            sector_bytes=sector_bytes,
+            disk=disk,
+            table=sector(table_at),
+            backup=sector(header_at),
+            backup_table=sector(backup_at),
+            # Those by which the firmware's menu knows it.
+            number=old.partition.number,
+            part_uuid=old.partition.uuid,
+            first=first,
+            last=last,
+            name=_NAME,
+        )
+    )
+    second = entries.ljust(aligned(TABLE_BYTES), b"\0") + backup
     return Parts(
         "uefi",
         sector_bytes,
         1,
-        primary.encoded(entries, sector_bytes),
+        primary,
         [
             Part("table", table_at, entries),
             Part("backup-table", backup_at, second),
             Part("esp", esp_at, system),
         ],
     )
+
+
+def switched_disk(mbr: bytes, header: bytes) -> str:
+    """Return the disk's GUID from LBA 0 and LBA 1, of which LBA 1 alone decides on the table.
+
+    Raises `LifeboatError` where it does not, or is damaged.
+    """
+    try:
+        disk = _engine.switched_gpt(mbr, header)
+    except ValueError as error:
+        raise LifeboatError(f"The disk's partition table cannot be understood: {error}.") from None
+    if disk is None:
+        raise LifeboatError(NO_SWITCH)
+    return disk
 
 
 def length_bytes(contents: int, loader: EfiLoader, paths: int) -> int:
