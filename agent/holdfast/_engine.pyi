@@ -38,6 +38,7 @@ __all__ = [
     "evict_pages",
     "export_happycache",
     "export_manifest",
+    "find_fat_file",
     "free_space",
     "has_cachestat",
     "import_happycache",
@@ -230,6 +231,13 @@ def ed25519_sign(seed: bytes, message: bytes) -> bytes:
 
 def ed25519_verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     """Whether a signature is one of this message by this key; False for anything malformed."""
+
+def find_fat_file(device: Path, path: str) -> str:
+    """Find where a file's bytes are on a device with a FAT file system, past the page cache.
+
+    `path` begins at the file system's root. Raises `ValueError` with a clause about a file system
+    that is damaged, or no FAT; `OSError`.
+    """
 
 def read_gpt(path: Path, lba: int, sector_bytes: int) -> str | None:
     """Read the GPT of the header in a sector of a disk, past the page cache; None without one.

@@ -87,6 +87,27 @@ class TestFat:
         with pytest.raises(OSError, match="cannot be recognised"):
             fat.extents_of(path, "/x")
 
+    def test_a_chain_that_is_broken(self, device: Path) -> None:
+        self.put(device, "/broken", b"x" * 300_000)
+        whole = bytearray(device.read_bytes())
+        sector, reserved = struct.unpack_from("<H", whole, 11)[0], whole[14]
+        table = reserved * sector
+        end = table + (int.from_bytes(whole[22:24], "little") or 64) * sector
+        # Directories come first, and have one cluster or few; the file has many.
+        begin = table + 96
+        whole[begin:end] = bytes(end - begin)
+        device.write_bytes(whole)
+        with pytest.raises(OSError, match=r"its FAT file system has a chain .* broken") as refusal:
+            fat.extents_of(device, "/broken")
+        assert (refusal.value.errno, refusal.value.filename) == (errno.EINVAL, str(device))
+
+    def test_a_table_that_contradicts_the_size_is_refused(self, device: Path) -> None:
+        whole = bytearray(device.read_bytes())
+        whole[22:24] = bytes(2) if any(whole[22:24]) else b"\1\0"
+        device.write_bytes(whole)
+        with pytest.raises(OSError, match="its FAT file system cannot be recognised"):
+            fat.extents_of(device, "/loader")
+
     def test_a_chain_without_an_end(self, device: Path) -> None:
         self.put(device, "/round", b"x" * 8192)
         whole = bytearray(device.read_bytes())

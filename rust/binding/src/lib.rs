@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use holdfast_engine::fat;
+use holdfast_engine::fat_place;
 use holdfast_engine::gpt;
 use holdfast_engine::image::{self, Descriptor, Encoding};
 use holdfast_engine::manifest;
@@ -279,6 +280,12 @@ mod _engine {
             fat::build(sector_bytes, &files)
         });
         bytes.map(|bytes| PyBytes::new(py, &bytes)).map_err(to_python)
+    }
+
+    #[pyfunction]
+    fn find_fat_file(py: Python<'_>, device: PathBuf, path: &str) -> PyResult<String> {
+        let place = py.detach(|| fat_place::find(&device, path)).map_err(to_python)?;
+        Ok(serde_json::to_string(&place).expect("a place has only text for keys"))
     }
 
     #[pyfunction]

@@ -7,6 +7,7 @@ pub mod confine;
 pub mod digest;
 pub mod error;
 pub mod fat;
+pub mod fat_place;
 pub mod filesystem;
 pub mod gpt;
 pub mod image;

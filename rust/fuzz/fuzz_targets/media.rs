@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use holdfast_media::survey::survey;
-use holdfast_media::{Guard, Source, gpt, lvm, probe};
+use holdfast_media::{Guard, Source, gpt, lvm, probe, tree};
 use libfuzzer_sys::fuzz_target;
 
 const BUDGET: u64 = 16 << 20;
@@ -19,6 +19,9 @@ fuzz_target!(|data: &[u8]| {
     let _ = probe(&*source);
     for sector in [512, 4096] {
         let _ = gpt::read(&*source, 2, sector);
+    }
+    for run in tree::runs(&source, "EFI/BOOT/BOOTX64.EFI").unwrap_or_default() {
+        assert!(run.length > 0);
     }
     let _ = lvm::volumes(&[(1, Rc::clone(&source))]);
     if let Ok(done) = lvm::extend(&*source, size, "rl/root") {

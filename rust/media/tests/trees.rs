@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::rc::Rc;
 
-use holdfast_media::tree::{FileSystem, Tree, Type};
+use holdfast_media::tree::{FileSystem, NoPlace, Tree, Type, runs};
 use holdfast_media::{Kind, Source, probe};
 
 const UUID: &str = "12345678-9abc-def0-1234-56789abcdef0";
@@ -177,6 +177,21 @@ fn fat_is_read_in_all_sizes() {
         names.sort();
         assert_eq!(names, ["BOOT", "a directory of a long name"]);
         assert!(!tree.exists("EFI/BOOT/BOOTAA64.EFI"));
+        let device = source(&path);
+        let found = runs(&device, "/efi/BOOT/bootx64.EFI").unwrap();
+        let bytes: Vec<u8> = found
+            .iter()
+            .flat_map(|run| device.bytes(run.place, run.length as usize).unwrap())
+            .collect();
+        assert!(bytes[..large().len()] == large(), "FAT{bits}");
+        assert_eq!(runs(&device, "EFI/BOOT/BOOTAA64.EFI"), Err(NoPlace::Missing));
+        assert_eq!(runs(&device, "EFI/BOOT/BOOTX64.EFI/x"), Err(NoPlace::NotDirectory));
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[22] ^= 1; // the length of a table of FAT12 and FAT16, which FAT32 has elsewhere
+        if bits == "32" {
+            let damaged: Source = Rc::new(bytes);
+            assert_eq!(runs(&damaged, "EFI"), Err(NoPlace::Damaged("cannot be recognised")));
+        }
     }
 }
 

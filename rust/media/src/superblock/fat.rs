@@ -23,6 +23,8 @@ pub struct Fat {
     /// How many clusters there are, and the root directory's first one of FAT32.
     pub(crate) clusters: u32,
     pub(crate) root_cluster: u32,
+    /// Bytes of a table.
+    pub(crate) table_bytes: u64,
     magic_at: u64,
 }
 
@@ -40,10 +42,33 @@ impl Fat {
         } else {
             return None;
         };
+        let serial = u32_le(head, at)?;
+        let found = Self::numbers(head)?;
+        let bits = if magic == 82 { 32 } else { found.bits };
+        Some(Self {
+            serial: Some(format!("{:04X}-{:04X}", serial >> 16, serial & 0xffff)),
+            label: label(&head[at + 4..at + 15]).filter(|label| label != "NO NAME"),
+            bits,
+            root_cluster: if bits == 32 { u32_le(head, 44)? } else { 0 },
+            magic_at: magic,
+            ..found
+        })
+    }
+
+    /// The boot sector at the beginning of a device, whatever it calls itself, if its numbers agree
+    /// with each other: without a serial number and a label.
+    pub(crate) fn by_numbers(head: &[u8]) -> Option<Self> {
+        let found = Self::numbers(head).filter(|_| head.get(510..512) == Some(&[0x55, 0xaa]))?;
+        // FAT32 has the length of its table in a field of its own, and no fixed root directory.
+        let large = u16_le(head, 22)? == 0;
+        (large == (found.bits == 32)).then_some(found)
+    }
+
+    fn numbers(head: &[u8]) -> Option<Self> {
         let sector = u64::from(u16_le(head, 11)?);
-        let per_cluster = u64::from(head[13]);
+        let per_cluster = u64::from(*head.get(13)?);
         let reserved = u64::from(u16_le(head, 14)?);
-        let tables = u64::from(head[16]);
+        let tables = u64::from(*head.get(16)?);
         let sensible = matches!(sector, 512 | 1024 | 2048 | 4096)
             && per_cluster.is_power_of_two()
             && reserved > 0
@@ -66,11 +91,9 @@ impl Fat {
             4085..65525 => 16,
             _ => 32,
         };
-        let bits = if magic == 82 { 32 } else { bits };
-        let serial = u32_le(head, at)?;
         Some(Self {
-            serial: Some(format!("{:04X}-{:04X}", serial >> 16, serial & 0xffff)),
-            label: label(&head[at + 4..at + 15]).filter(|label| label != "NO NAME"),
+            serial: None,
+            label: None,
             bits,
             sector_bytes: sector,
             cluster_bytes: sector * per_cluster,
@@ -80,7 +103,8 @@ impl Fat {
             data_at,
             clusters: u32::try_from(clusters).ok()?,
             root_cluster: if bits == 32 { u32_le(head, 44)? } else { 0 },
-            magic_at: magic,
+            magic_at: 0,
+            table_bytes: table_sectors * sector,
         })
     }
 

@@ -24,11 +24,11 @@ pub(super) struct Files {
 /// A file or a directory.
 #[derive(Clone, Copy)]
 pub(super) struct Node {
-    cluster: u32,
-    size: u64,
-    directory: bool,
+    pub(super) cluster: u32,
+    pub(super) size: u64,
+    pub(super) directory: bool,
     /// The root directory of FAT12 and FAT16, which has no clusters.
-    fixed: bool,
+    pub(super) fixed: bool,
 }
 
 impl Files {

@@ -6,10 +6,12 @@
 mod btrfs;
 mod ext;
 mod fat;
+mod fat_runs;
 mod walk;
 mod xfs;
 
 pub use btrfs::{Btrfs, Subvolume};
+pub use fat_runs::{NoPlace, Run, runs};
 
 use crate::superblock::{Ext, Fat, Xfs, probe};
 use crate::{Kind, Source};
