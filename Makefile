@@ -35,6 +35,8 @@ anonymous := --remap-path-prefix=$(cargo_home)=/cargo --remap-path-prefix=$(CURD
 rollout := PYTHONPATH=$(CURDIR)/client:$(CURDIR)/fleet/rollout
 # A prefix of commands rather than a variable of targets, which their prerequisites would inherit.
 maturin = RUSTFLAGS='$(strip $(RUSTFLAGS) $(anonymous))' $(bin)/maturin
+# Nothing is linked by a check: libFuzzer need not be compiled for it.
+fuzz_targets = CUSTOM_LIBFUZZER_PATH=/usr/lib/libfuzzer.a
 # Files of tests side by side, in the order of their names.
 parallel = $(bin)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder
 # What the extension is built from.
@@ -200,7 +202,9 @@ lint: lint-toolchain build collection ## Check formatting, lint, types, and the 
 	MYPYPATH=$(collections) $(bin)/mypy -p ansible_collections.holdfast.agent.plugins
 	MYPYPATH=agent $(bin)/python -m mypy.stubtest holdfast._engine
 	cargo fmt --all --check
+	cargo fmt --manifest-path rust/fuzz/Cargo.toml --check
 	cargo clippy --locked --quiet --workspace --all-targets -- -D warnings
+	$(fuzz_targets) cargo clippy --locked --quiet --manifest-path rust/fuzz/Cargo.toml --target-dir target -- -D warnings
 
 .PHONY: format
 format: .venv/stamp ## Format the Python and Rust sources, and fix what can be fixed safely

@@ -1,7 +1,9 @@
 //! What a hostile source can send to the destination of a transfer.
 #![no_main]
 
-use holdfast_transfer::message::{BLOCK_HEAD, BlockHead, Reply, Table, decode, encode, fits, unpack};
+use holdfast_transfer::message::{
+    BLOCK_HEAD, BlockHead, Reply, Table, decode, encode, fits, unpack,
+};
 use libfuzzer_sys::fuzz_target;
 use xxhash_rust::xxh3::xxh3_64;
 
