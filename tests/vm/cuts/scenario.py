@@ -119,10 +119,15 @@ class Scenario:
 
 
 @contextmanager
-def scenario(kind: Kind, directory: Path) -> Iterator[Scenario]:
-    """Make an armed machine; with `network` its image is served meanwhile."""
+def scenario(
+    kind: Kind, directory: Path, code: Kernel | None = None, *, watchdog: bool = False
+) -> Iterator[Scenario]:
+    """Make an armed machine; with `network` its image is served meanwhile.
+
+    `watchdog`: it has one of hardware, whose module is among those of the kernel `code`.
+    """
     directory.mkdir(parents=True)
-    code = small_kernel()
+    code = code or small_kernel()
     content = code.path.read_bytes()
     image = image_of(System(kind.layout, "new"), directory, content)
     armed = System(kind.layout, "old").write(directory / "armed.raw", DISK_BYTES, content)
@@ -131,7 +136,7 @@ def scenario(kind: Kind, directory: Path) -> Iterator[Scenario]:
         with serving(behaviour) as url:
             seen = f"{url.replace('127.0.0.1', HOST)}/image"
             more: dict[str, Any] = {"source": {"kind": "network", "url": seen}, "network": DHCP}
-            initramfs = _arm(kind, armed, code, image, more)
+            initramfs = _arm(kind, armed, code, image, more, watchdog=watchdog)
             yield Scenario(kind, code, image, armed, initramfs, None, seen)
     else:
         data = _data_disk(directory, image)
@@ -144,16 +149,19 @@ def scenario(kind: Kind, directory: Path) -> Iterator[Scenario]:
         }
         disks = [DataDisk(DATA_SERIAL, data.stat().st_size)]
         more = {"source": source, "data_disks": disks}
-        initramfs = _arm(kind, armed, code, image, more)
+        initramfs = _arm(kind, armed, code, image, more, watchdog=watchdog)
         yield Scenario(kind, code, image, armed, initramfs, data, None)
 
 
-def _arm(kind: Kind, target: Path, code: Kernel, image: Image, more: dict[str, Any]) -> Path:
+def _arm(
+    kind: Kind, target: Path, code: Kernel, image: Image, more: dict[str, Any], *, watchdog: bool
+) -> Path:
     """Write the initramfs, and the lifeboat onto the target."""
 
     def change(job: dict[str, Any]) -> None:
         job["lifeboat"] = {"offset_bytes": REGION_AT, "length_bytes": REGION_BYTES}
         job["options"] |= {"grow_root": True, "allow_unprotected": False}
+        job["watchdog"] = watchdog
 
     arming = Arming(target=target, image=image, change=change, **more)
     initramfs = arming.initramfs(code, target.with_name("initramfs.img"))

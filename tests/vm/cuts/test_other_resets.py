@@ -11,6 +11,8 @@ import pytest
 from tests.oracles.powerloss.writelog import entries
 from tests.support.waiting import until
 from tests.vm.cuts.cutting import Machine, Undisturbed, first_run, undisturbed
+from tests.vm.cuts.hang import hang, options
+from tests.vm.cuts.kernel import GENERIC, small_kernel
 from tests.vm.cuts.scenario import Kind, Scenario, scenario
 from tests.vm.image import CACHE
 from tests.vm.imager.baddisk import Faults
@@ -60,6 +62,26 @@ def test_the_kernel_panics(machine: Machine, undisturbed_run: Undisturbed) -> No
         running.on_console("Kernel panic - not syncing: NMI")
         running.rebooted()
     _comes_back(machine, undisturbed_run)
+
+
+def test_the_processor_hangs(directory: Path) -> None:
+    code = small_kernel(package=GENERIC, more=("i6300esb",))
+    port = directory / "gdb"
+    hardware = ("-device", "i6300esb", "-action", "watchdog=reset")
+    processors = ("-smp", "1", "-accel", "tcg", *hardware, *options(port))
+    kind = Kind("bios-gpt", "staged")
+    with scenario(kind, directory / "armed", code, watchdog=True) as armed:
+        run = undisturbed(first_run(armed, directory / "first"))
+        machine = Machine(armed, directory / "machine", random.Random(0))
+        half = run.entries // 2
+        with machine.on(by_loader=True, processors=processors) as running:
+            running.on_console(r"the hardware watchdog resets this machine \d+ s after it hangs")
+            until(lambda: entries(machine.log) > half, seconds=_PATIENCE, what="half of the writes")
+            hang(port)
+            printed = running.console
+            running.rebooted(_PATIENCE)
+            assert running.console == printed, "it did not hang"
+        _comes_back(machine, run)
 
 
 def test_the_disk_never_answers(machine: Machine, undisturbed_run: Undisturbed) -> None:
