@@ -25,6 +25,9 @@ from tests.vm.service import first_pass
 
 BEYOND_SECONDS = 60.0
 """What a re-imaging may take beyond two plain reboots of the same machine."""
+LIFEBOAT_SHARE = 1.05
+"""How long a re-imaging with a lifeboat may take, as a share of one without."""
+LIFEBOAT_MIB = 64
 WRITE_SHARE = 0.9
 MEMORY_MIB = 128
 _SLOW_DISK_BYTES = 24 << 20
@@ -38,10 +41,24 @@ rm /var/tmp/probe
 """
 
 
+# A file system in what the machine's disk has behind the image.
+_FILL_THE_TAIL = r"""
+set -e
+echo , | sfdisk --quiet --no-reread --append /dev/vda
+partx --add --nr 3 /dev/vda || partx --update --nr 3 /dev/vda
+udevadm settle
+mkfs.ext4 -q /dev/vda3
+udevadm settle
+"""
+
+
 @dataclass
 class _Story:
     """One re-imaging, in seconds on the controller's clock from the order to reboot."""
 
+    arming: float = 0.0
+    """From the order to arm to its answer, before that."""
+    armed: dict[str, Any] = field(default_factory=dict)
     down: float = 0.0
     """When the old system stopped answering."""
     phases: dict[str, float] = field(default_factory=dict)
@@ -114,6 +131,60 @@ def _away(section: Section, reboots: list[float], stories: list[_Story]) -> Sect
     return section
 
 
+def lifeboat(context: Context) -> Iterator[Section]:
+    """Re-image a machine with a lifeboat and without one, in turns."""
+    made = made_systems()
+    installed = installed_disks(made)
+    directory = CACHE / "bench-lifeboat"
+    found: dict[bool, list[_Story]] = {True: [], False: []}
+    sizes: list[int] = []
+    try:
+        with publishing(made.packed) as published:
+            for turn in range(2 * context.rounds):
+                protected = (turn + turn // 2) % 2 == 0
+                disks = installed.copy(directory / "disks")
+                with running(made, disks, directory / "run") as node:
+                    _up(node)
+                    if not protected:
+                        node.guest.sh(_FILL_THE_TAIL)
+                    story = _reimage(node, published, allow_unprotected=not protected)
+                    place = story.armed["lifeboat"]
+                    assert (place["kind"] != "none") == protected, place
+                    if protected:
+                        sizes.append(place["length_bytes"])
+                    found[protected].append(story)
+        yield _cost(found[True], found[False], max(sizes))
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _cost(protected: list[_Story], bare: list[_Story], size: int) -> Section:
+    section = Section(
+        "What a lifeboat costs",
+        "The machine of `reimage`, whose disk has 1 GiB behind the image: free, or taken by a file "
+        "system, so that there is no place for a lifeboat. In turns.",
+        "seconds",
+    )
+    medians = []
+    for stories, what in ((protected, "with a lifeboat"), (bare, "without one")):
+        whole = section.add(
+            f"arming to confirmed, {what}", [story.arming + story.confirmed for story in stories]
+        )
+        medians.append(whole.median)
+        section.add(f"arming, {what}", [story.arming for story in stories])
+        section.add(f"order to confirmed, {what}", [story.confirmed for story in stories])
+        section.add(
+            f"the imager's phases, {what}",
+            [sum(phase["seconds"] for phase in story.report["phases"]) for story in stories],
+            "by its own clock",
+        )
+    section.verdicts += [
+        below("with a lifeboat", medians[0] / medians[1], LIFEBOAT_SHARE, "times without"),
+        below("its place on the disk", size / (1 << 20), LIFEBOAT_MIB + 0.001, "MiB"),
+    ]
+    return section
+
+
 def _write(made: Systems, disks: Disks, directory: Path, published: Published) -> Section:
     section = Section(
         "The imager's write, on a disk that is the bottleneck",
@@ -155,11 +226,13 @@ def _reboot(node: Node) -> float:
     return took
 
 
-def _reimage(node: Node, published: Published) -> _Story:
+def _reimage(node: Node, published: Published, **more: Any) -> _Story:
     control, story = node.control, _Story()
     manifest = control.succeeded("/v1/manifests", {"root": "/mnt/data"})["manifest"]
-    operation = stage(control, published.request(manifest=manifest))
-    arm(control)
+    operation = stage(control, published.request(manifest=manifest, **more))
+    began = time.monotonic()
+    story.armed = arm(control)["boot"]
+    story.arming = time.monotonic() - began
     began = time.monotonic()
     control.post("/v1/reimage/reboot")
     while story.down == 0.0 or not story.answers:

@@ -41,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[Context], Iterator[Section]]] = {
     "image": image.benchmark,
     "million": million.benchmark,
     "reimage": reimage.benchmark,
+    "lifeboat": reimage.lifeboat,
     "warm": warm.benchmark,
 }
 NO_HAPPYCACHE = (
