@@ -136,6 +136,8 @@ class Controller:
         lay_out(directory)
         self.inventory: dict[str, dict[str, Any]] = {}
         self.python = sys.executable
+        self.seconds = 110.0
+        """How long a playbook may take."""
 
     def node(self, name: str, socket: Path | None, **variables: Any) -> None:
         """Add a host that is this machine, with a daemon of its own."""
@@ -157,7 +159,10 @@ class Controller:
         return fake
 
     def play(
-        self, playbook: Sequence[Mapping[str, Any]] | str, *arguments: str, **variables: Any
+        self,
+        playbook: Sequence[Mapping[str, Any]] | str,
+        *arguments: str,
+        **variables: Any,
     ) -> Played:
         """Run a playbook, one of the collection by its name, or plays."""
         inventory = self.directory / "inventory.json"
@@ -176,7 +181,7 @@ class Controller:
             [*command, "-e", json.dumps(variables)],
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=self.seconds,
             check=False,
             stdin=subprocess.DEVNULL,
             cwd=self.directory,

@@ -21,7 +21,7 @@ from tests.vm.cuts.scenario import KINDS, Kind, Scenario, scenario
 from tests.vm.imager.arming import IMAGER
 
 _BOOT_NEW_EVERY = 5
-"""Of so many stories one boots the new system as well; the others only compare its disk."""
+"""Of that many stories one boots the new system as well; the others only compare its disk."""
 
 
 def planned(number: int, kinds: Sequence[Kind]) -> tuple[Kind, int]:

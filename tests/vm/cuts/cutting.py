@@ -142,7 +142,7 @@ class Machine:
         self._written.replace(self.disk)
 
     def cut_after(self, entry: int) -> None:
-        """Cut the power after so many entries of the log."""
+        """Cut the power after a number of entries of the log."""
         self.cuts += 1
         self.history.append(f"cut: {cut(self.log, self.disk, entry, self.choose)}")
 
@@ -272,7 +272,7 @@ def _story(machine: Machine, run: Undisturbed, cuts: int, *, boot_new: bool) -> 
 
 
 def _reached(machine: Machine, running_machine: Running, entry: int) -> bool:
-    """Cut the power once the log has so many entries; whether that was before the end."""
+    """Cut the power once the log has a number of entries; whether that was before the end."""
     deadline = time.monotonic() + patience(_SECONDS)
     while entries(machine.log) < entry:
         if running_machine.ended:

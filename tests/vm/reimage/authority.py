@@ -1,4 +1,4 @@
-"""The certificates that the machine and its controller trust each other by, made once."""
+"""The certificates and keys that the machine and its controller trust each other by, made once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.x509.oid import NameOID
 
 _DAYS = 3650  # the disks that have them are kept
@@ -30,6 +30,23 @@ def make_certificates(directory: Path, address: str = "127.0.0.1") -> None:
             serialization.NoEncryption(),
         )
     )
+
+
+def make_ssh_keys(private: Path) -> None:
+    """Write a key pair for SSH, the public one beside it with the suffix `.pub`."""
+    key = ed25519.Ed25519PrivateKey.generate()
+    private.touch(0o600)  # ssh uses no key that others could read
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        )
+    )
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    private.with_suffix(".pub").write_bytes(public + b"\n")
 
 
 def _sign(

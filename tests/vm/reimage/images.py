@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.vm.image import CACHE
-from tests.vm.reimage.authority import make_certificates
+from tests.vm.reimage.authority import make_certificates, make_ssh_keys
 from tests.vm.reimage.debian import ROOT_START_BYTES, debian_disk
 from tests.vm.reimage.disks import in_own_mounts
 from tests.vm.service import PATIENCE
@@ -66,6 +66,11 @@ cat >etc/systemd/system/holdfast.service.d/emulated.conf <<'END'
 {PATIENCE}END
 rm -f etc/ssh/ssh_host_*
 : >etc/machine-id
+# Ansible connects as root. By a socket, which costs a boot nothing, in place of the masked service.
+install -D -m 0600 "$secrets/ssh.pub" root/.ssh/authorized_keys
+rm etc/systemd/system/ssh.service
+chroot . systemctl disable --quiet ssh.service
+chroot . systemctl enable --quiet ssh.socket
 """
 
 _OLD = f"""
@@ -154,9 +159,19 @@ class Systems:
         return self.directory / "secrets" / "ca.pem"
 
     @property
+    def token_file(self) -> Path:
+        """What has the controller's token."""
+        return self.directory / "secrets" / "token"
+
+    @property
+    def ssh_key(self) -> Path:
+        """The private key by which a controller is root on both systems."""
+        return self.directory / "secrets" / "ssh"
+
+    @property
     def token(self) -> str:
         """The controller's token."""
-        return (self.directory / "secrets" / "token").read_text().strip()
+        return self.token_file.read_text().strip()
 
     def descriptor(self, content: Path) -> Path:
         """The descriptor of an image file."""
@@ -190,13 +205,14 @@ def systems(package: Path, cache: Path = CACHE) -> Systems:
 def _make(made: Systems, base: Path, package: Path, datastore: Path) -> None:
     secrets = made.directory / "secrets"
     make_certificates(secrets)
+    make_ssh_keys(made.ssh_key)
     offset = f"offset={ROOT_START_BYTES}\n"
     arguments = (package, datastore, secrets)
     _copy(base, made.image)
     in_own_mounts(offset + _ON_ROOT + _COMMON, made.image, *arguments)
     _copy(made.image, made.old_disk)
     printed = in_own_mounts(offset + _ON_ROOT + _OLD, made.old_disk, *arguments)
-    (secrets / "token").write_text(printed)
+    made.token_file.write_text(printed)
     in_own_mounts(_LARGER, made.old_disk, str(TARGET_BYTES))
     in_own_mounts(offset + _ON_ROOT + _NEW, made.image, *arguments)
     in_own_mounts(offset + _ANOTHER, made.image)

@@ -70,16 +70,30 @@ class Disks:
         return found
 
 
+@dataclass(frozen=True)
+class Ports:
+    """Where a machine's own ports are reached, on the host's loopback."""
+
+    api: int
+    ssh: int
+
+
 class Node:
     """A running machine: QEMU's process, its monitor, and the API that the machine serves."""
 
     def __init__(
-        self, process: subprocess.Popen[bytes], directory: Path, disks: Disks, control: Controller
+        self,
+        process: subprocess.Popen[bytes],
+        directory: Path,
+        disks: Disks,
+        control: Controller,
+        ports: Ports,
     ) -> None:
         self._process = process
         self._directory = directory
         self.disks = disks
         self.control = control
+        self.ports = ports
         self.qmp = Qmp(directory / "qmp")
         self._printed = 0
         self._boot_began: float | None = time.monotonic()
@@ -178,16 +192,21 @@ def new_disks(systems: Systems, directory: Path) -> Disks:
     return Disks(overlay(systems.old_disk, directory / "root.qcow2"), data)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+def _free_ports() -> Ports:
+    with socket.socket() as api, socket.socket() as ssh:
+        for probe in (api, ssh):
+            probe.bind(("127.0.0.1", 0))
+        return Ports(api.getsockname()[1], ssh.getsockname()[1])
 
 
 @contextmanager
 def running(
-    systems: Systems, disks: Disks, directory: Path, root_options: Sequence[str] = ()
+    systems: Systems,
+    disks: Disks,
+    directory: Path,
+    root_options: Sequence[str] = (),
+    *,
+    processors: int = 2,
 ) -> Iterator[Node]:
     """Switch a machine on; it is gone at the end. Does not wait for its boot.
 
@@ -195,19 +214,23 @@ def running(
     """
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    port = _free_port()
+    ports = _free_ports()
+    forwarded = ",".join(
+        f"hostfwd=tcp:127.0.0.1:{port}-:{inside}"
+        for port, inside in ((ports.api, 9918), (ports.ssh, 22))
+    )
     root = root_options or ("-drive", f"file={disks.root},format=qcow2,if=none,id=root")
     machine = "q35" if disks.firmware is None else disks.firmware.machine
     command = [
         "qemu-system-x86_64",
         *("-machine", machine, "-accel", "tcg,thread=multi", "-cpu", "max"),
-        *("-smp", "2", "-m", str(MEMORY_MIB), "-nodefaults", "-display", "none"),
+        *("-smp", str(processors), "-m", str(MEMORY_MIB), "-nodefaults", "-display", "none"),
         *("-serial", f"file:{directory / 'console'}"),
         *("-qmp", f"unix:{directory / 'qmp'},server=on,wait=off"),
         *("-chardev", f"socket,id=agent,server=on,wait=off,path={directory / 'agent'}"),
         *("-device", "virtio-serial", "-device"),
         "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
-        *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{port}-:9918"),
+        *("-netdev", f"user,id=net,{forwarded}"),
         *("-device", "virtio-net-pci,netdev=net", "-device", "virtio-rng-pci"),
         *root,
         *("-device", f"virtio-blk-pci,drive=root,serial={disks.root_serial},bootindex=0"),
@@ -225,8 +248,8 @@ def running(
             dying_with_parent(command), stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
     try:
-        control = Controller(f"https://127.0.0.1:{port}", systems.authority, systems.token)
-        node = Node(process, directory, disks, control)
+        control = Controller(f"https://127.0.0.1:{ports.api}", systems.authority, systems.token)
+        node = Node(process, directory, disks, control, ports)
     except BaseException:
         process.kill()
         process.wait()

@@ -63,6 +63,12 @@ class Qmp:
                 raise TimeoutError(f"no {name} within {seconds:g} s") from None
             self._events.append(answer)
 
+    def times(self, name: str) -> list[float]:
+        """Return when events of this name came, on the host's clock, and keep them."""
+        self.ask("query-status")  # events that QEMU sent before its reply have arrived by then
+        stamps = [event["timestamp"] for event in self._events if event["event"] == name]
+        return [stamp["seconds"] + stamp["microseconds"] / 1e6 for stamp in stamps]
+
     def forget(self, name: str) -> None:
         """Forget events of this name that have come already."""
         self.ask("query-status")  # events that QEMU sent before its reply have arrived by then
