@@ -19,7 +19,7 @@ from tests.vm.reimage.story import (
 )
 from tests.vm.reimage.telling import tell
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.long
 
 
 def _rehearsed(node: Node) -> None:
@@ -27,8 +27,8 @@ def _rehearsed(node: Node) -> None:
     before = boot_files(node)
     found = node.control.post("/v1/reimage/arm", {"dry_run": True})
     assert found["state"] == "staged"
-    told = [file["path"] for file in found["boot"]["files"]]
-    assert told[-2:] == ["/boot/grub/custom.cfg", "/boot/grub/grubenv"]
+    reported = [file["path"] for file in found["boot"]["files"]]
+    assert reported[-2:] == ["/boot/grub/custom.cfg", "/boot/grub/grubenv"]
     assert f"holdfast.nonce={found['nonce']}" in found["boot"]["entry"]
     assert {item["name"] for item in found["carried"]} == {
         "ssh_host_keys",
