@@ -28,7 +28,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # An active environment of any other kind would catch what is meant for .venv.
 export VIRTUAL_ENV := $(CURDIR)/.venv
 unexport CONDA_PREFIX PYTHONPATH PYTHONHOME
-# What is built for others does not name directories of whoever built it.
+# What is built for others does not name directories of the machine that built it.
 cargo_home := $(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)
 anonymous := --remap-path-prefix=$(cargo_home)=/cargo --remap-path-prefix=$(CURDIR)=/holdfast
 # The distributions that are not installed here.

@@ -1,4 +1,4 @@
-"""Stands in for get-pip.py, which ansible-test would download: the pip that Python comes with."""
+"""Replaces get-pip.py, which ansible-test would download: the pip that Python comes with."""
 
 import ensurepip
 import os

@@ -1,4 +1,4 @@
-"""Exceptions: what a node refused, what became of an operation, and what is not known."""
+"""Exceptions: what a node refused, how an operation ended, and what is not known."""
 
 from __future__ import annotations
 
@@ -256,7 +256,7 @@ def problem_error(
 
 
 class OperationError(HoldfastError):
-    """What became of an operation that was waited for; `operation` is its last known record."""
+    """How an operation ended that was waited for; `operation` is its last known record."""
 
     def __init__(self, message: str, operation: OperationRecord) -> None:
         super().__init__(message)
@@ -279,7 +279,7 @@ class OperationFailed(OperationError):
 
 
 class OperationLost(OperationError):
-    """What became of it is not known: the node is away, or does not know the operation."""
+    """How it ended is not known: the node is away, or does not know the operation."""
 
 
 class OperationUnfinished(OperationError):

@@ -124,7 +124,7 @@ class Patience:
     def _lost(self, error: HoldfastError) -> OperationLost:
         record = self.record
         return OperationLost(
-            f"{self._name} was {record.state} when last seen, and what became of it is not known: "
+            f"{self._name} was {record.state} when last seen, and how it ended is not known: "
             f"{error}",
             record,
         )

@@ -32,7 +32,7 @@ class Retries:
     """Repeat nothing but a request whose answer was lost: a refusal is raised at once."""
 
     def pause(self, failures: int) -> float:
-        """Return the seconds to wait after so many failures in a row: full jitter."""
+        """Return the seconds to wait after a number of failures in a row: full jitter."""
         import random  # noqa: PLC0415 - slow to load, and few calls fail
 
         bound = min(self.cap, self.base * 2 ** min(failures - 1, 30))

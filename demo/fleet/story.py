@@ -89,9 +89,9 @@ class Story:
         title("Stage ahead, then the canary, then zone a")
         say(
             "Zones are columns, nodes are cells. The canary goes alone, then two at a time.",
-            f"Look at {self._late.name}: its daemon is killed while it stages, and is away for "
+            f"Watch {self._late.name}: its daemon is killed while it stages, and is away for "
             f"{AWAY_SECONDS:.0f} s. It is called until it answers.",
-            f"Look at {self._orphan.name}: once it is down, the controller is killed (SIGKILL).",
+            f"Watch {self._orphan.name}: once it is down, the controller is killed (SIGKILL).",
         )
         self._broken.end = "failed"
         code = self._controller.run(kill=lambda: self._orphan.boots > 0)

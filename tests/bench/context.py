@@ -55,7 +55,7 @@ class Context:
         as in flight, so a single sample of an idle device proves nothing: it has to stay idle, but
         for the trickle of small reads that there is on any machine.
         """
-        begun = last = time.monotonic()
+        began = last = time.monotonic()
         sectors, was_in_flight = self.device.activity()
         while True:
             time.sleep(_POLL_SECONDS)
@@ -66,5 +66,5 @@ class Context:
             elif now - last > _IDLE_SECONDS:
                 return last
             was_in_flight = in_flight
-            if now - begun > _DEVICE_SECONDS:
+            if now - began > _DEVICE_SECONDS:
                 raise TimeoutError(f"{self.device.name} is busy with something else")

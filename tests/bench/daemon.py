@@ -52,9 +52,9 @@ def serving(root: Path, work: Path, **settings: Any) -> Iterator[Daemon]:
 
 def operate(daemon: Daemon, path: str, body: Mapping[str, Any]) -> Operation:
     """Start an operation over the unix socket and wait for it; raises unless it succeeds."""
-    begun = time.monotonic()
+    began = time.monotonic()
     operation = daemon.finish(daemon.start(path, body), seconds=_OPERATION_SECONDS)
-    waited = time.monotonic() - begun
+    waited = time.monotonic() - began
     if operation["state"] != "succeeded":
         raise RuntimeError(f"{operation['kind']} {operation['state']}: {operation['error']}")
     return Operation(own_seconds(operation), waited, operation["result"])

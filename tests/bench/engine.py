@@ -46,7 +46,7 @@ class Call:
 def call(name: str, request: Mapping[str, Any], processors: Sequence[int] | None = None) -> Call:
     """Call the engine in a process of its own, on some of the processors only if so asked."""
     document = {"call": name, "request": request, "processors": processors}
-    begun = time.monotonic()
+    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench.worker"],
         input=json.dumps(document),
@@ -55,7 +55,7 @@ def call(name: str, request: Mapping[str, Any], processors: Sequence[int] | None
         cwd=_CHECKOUT,
         check=False,
     )
-    process_seconds = time.monotonic() - begun
+    process_seconds = time.monotonic() - began
     if done.returncode != 0:
         raise RuntimeError(f"{name} ended with {done.returncode}: {done.stderr[-2000:]}")
     return Call(process_seconds=process_seconds, **json.loads(done.stdout))

@@ -1,7 +1,7 @@
 /* What the kernel's calls alone take to find which pages of files are in memory.
 
    `kernel_calls PROCESSES LIST`: each line of LIST is a first page, a number of pages and a path.
-   So many processes take one line after the other, and open, map, ask mincore(2), unmap and close;
+   That number of processes take one line after the other, and open, map, ask mincore(2), unmap and close;
    nothing is decoded, sorted or written. No program that asks for each page can be faster. */
 #define _GNU_SOURCE
 #include <err.h>

@@ -22,7 +22,7 @@ class ReadLimit:
         self._disk = disk
 
     def limit(self, calls: int, rate: int) -> None:
-        """Allow so many reads and bytes in a second; 0 is no limit."""
+        """Allow up to that many reads and bytes in a second; 0 is no limit."""
         if (self._directory / "io.max").exists():
             numbers = f"riops={calls or 'max'} rbps={rate or 'max'}"
             (self._directory / "io.max").write_text(f"{self._disk} {numbers}")

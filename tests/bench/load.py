@@ -86,14 +86,14 @@ class Bench:
         evict(tree)
         time.sleep(_PAUSE_SECONDS)
         self.context.wait_for_device()
-        begun = time.monotonic()
+        began = time.monotonic()
         own = load()
         issued = time.monotonic()
         ended = max(issued, self.context.wait_for_device())
         present, surplus, reclaimed = _compare(tree, self.masks)
         return Loaded(
-            seconds=ended - begun,
-            issued_seconds=issued - begun,
+            seconds=ended - began,
+            issued_seconds=issued - began,
             recall=present / self.wanted,
             surplus=surplus / self.wanted,
             reclaimed=reclaimed / self.wanted,

@@ -28,7 +28,7 @@ class Device:
         if not (self.sysfs / "inflight").exists():
             raise RuntimeError(
                 f"{directory} is on no single block device, so that the end of reading ahead "
-                "cannot be told; name another directory with --dir"
+                "cannot be determined; name another directory with --dir"
             )
 
     @property

@@ -330,7 +330,7 @@ def _rebuild(cold: Cold, by_daemon: Callable[[], Operation]) -> Section:
     )
     section = Section(
         "Manifest, an unchanged tree again",
-        f"{tree}, with the manifest of an earlier build to go on from.",
+        f"{tree}, with the manifest of an earlier build to continue from.",
         "seconds",
     )
     calls: list[Call] = found["call"]

@@ -192,8 +192,8 @@ def _in_cache() -> Rate:
     """Measure how fast the xxhash package digests one block in cache."""
     block = os.urandom(_BLOCK)
     count = 0
-    begun = time.monotonic()
-    while (elapsed := time.monotonic() - begun) < _HASH_SECONDS:
+    began = time.monotonic()
+    while (elapsed := time.monotonic() - began) < _HASH_SECONDS:
         xxhash.xxh64(block).intdigest()
         count += 1
     return Rate(count * _BLOCK / elapsed)

@@ -125,7 +125,7 @@ class KernelCalls:
         return KernelCalls(program, parts)
 
     def run(self, processes: int) -> Timed:
-        """Ask about every page of the tree, from so many processes."""
+        """Ask about every page of the tree, from that number of processes."""
         return run([self.program, str(processes), self.parts])
 
 

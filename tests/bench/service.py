@@ -53,10 +53,10 @@ def _ready(context: Context) -> Section:
     with serving(root, context.work) as daemon:
         for _ in range(max(5, context.rounds)):
             assert daemon.stop() == 0
-            begun = time.monotonic()
+            began = time.monotonic()
             daemon.restart()
             assert daemon.http.get("/readyz").status_code == 200
-            took.append(time.monotonic() - begun)
+            took.append(time.monotonic() - began)
     found = section.add("holdfast", took)
     section.verdicts.append(below("ready, median", found.median, READY_SECONDS, "s"))
     return section
@@ -73,10 +73,10 @@ def _idle(context: Context) -> Section:
         operate(daemon, "/v1/pagecache/dumps", {})
         daemon.http.get("/metrics").raise_for_status()
         time.sleep(_SETTLE_SECONDS)
-        before, begun = processor_seconds(daemon), time.monotonic()
+        before, began = processor_seconds(daemon), time.monotonic()
         time.sleep(_IDLE_SECONDS)
         spent = processor_seconds(daemon) - before
-        share = 100 * spent / (time.monotonic() - begun)
+        share = 100 * spent / (time.monotonic() - began)
         memory = sum(process.memory_info().rss for process in _family(daemon)) / MIB
     section.verdicts += [
         below("resident memory", memory, IDLE_MEMORY, "MiB"),

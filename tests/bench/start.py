@@ -85,10 +85,10 @@ def _starts(context: Context, daemon: Daemon, what: str, *, judge: bool = True) 
 def _ready(daemon: Daemon) -> tuple[float, float]:
     """Return the seconds to the first answer, by the clock and of the processor."""
     assert daemon.stop() == 0
-    begun = time.monotonic()
+    began = time.monotonic()
     daemon.restart()
     assert daemon.http.get("/readyz").status_code == 200
-    took = time.monotonic() - begun
+    took = time.monotonic() - began
     times = psutil.Process(daemon.pid).cpu_times()
     return took, times.user + times.system
 
@@ -96,7 +96,7 @@ def _ready(daemon: Daemon) -> tuple[float, float]:
 def _run(daemon: Daemon, *arguments: str, **variables: str) -> tuple[float, float]:
     """Return the seconds of a whole process, by the clock and of the processor."""
     environment = {**daemon.environment, "HOLDFAST_SOCKET": str(daemon.socket), **variables}
-    before, begun = _children(), time.monotonic()
+    before, began = _children(), time.monotonic()
     subprocess.run(
         [*HOLDFAST, *arguments],
         env=environment,
@@ -105,7 +105,7 @@ def _run(daemon: Daemon, *arguments: str, **variables: str) -> tuple[float, floa
         stderr=subprocess.DEVNULL,
         check=True,
     )
-    return time.monotonic() - begun, _children() - before
+    return time.monotonic() - began, _children() - before
 
 
 def _children() -> float:

@@ -4,7 +4,7 @@
 #   sudo tests/bench/transfer.sh [DIRECTORY [RATE... ]]     such as: /mnt/data 1gbit 2.5gbit 10gbit
 #
 # Needs root, cargo, rsync, netcat-openbsd, zstd, iperf3, fio and iproute2, and three times SIZE_MIB (default 3072)
-# free in DIRECTORY; rclone takes part if RCLONE names it. SMALL_FILES=1000000 transfers so many small files instead.
+# free in DIRECTORY; rclone takes part if RCLONE names it. SMALL_FILES=1000000 transfers that number of small files instead.
 # Prints a line for each run and the medians at the end: rate, contender, seconds, MB/s, and for holdfast the processor
 # seconds of each side for 10^9 bytes.
 set -euo pipefail

@@ -95,12 +95,12 @@ def _times(daemon: Daemon, ns: Namespaces, work: Path) -> Section:
             ("apply again, nothing to write", "apply", {"profile": "bench"}),
             ("rollback", "rollback", {}),
         ):
-            begun = time.monotonic()
+            began = time.monotonic()
             daemon.http.post(f"/v1/tuning/{path}", json=body).raise_for_status()
-            took.setdefault(name, []).append(1000 * (time.monotonic() - begun))
-        begun = time.monotonic()
+            took.setdefault(name, []).append(1000 * (time.monotonic() - began))
+        began = time.monotonic()
         subprocess.run([*ns.wrapper, "sysctl", "-q", "-p", plain], check=True, capture_output=True)
-        took.setdefault("sysctl -p", []).append(1000 * (time.monotonic() - begun))
+        took.setdefault("sysctl -p", []).append(1000 * (time.monotonic() - began))
     for name, values in took.items():
         section.add(name, values)
     return section
@@ -109,7 +109,7 @@ def _times(daemon: Daemon, ns: Namespaces, work: Path) -> Section:
 def _idle(daemon: Daemon) -> Section:
     section = Section(
         "Settings, watched",
-        f"The same settings in force and looked at every 10 s; nobody asks anything for "
+        f"The same settings in force and checked every 10 s; nobody asks anything for "
         f"{_IDLE_SECONDS:g} s. Before that, as long without a profile. All processes of the "
         "daemon together, and those it starts.",
         "% of a core",
@@ -128,6 +128,6 @@ def _idle(daemon: Daemon) -> Section:
 
 def _share(daemon: Daemon) -> float:
     time.sleep(_SETTLE_SECONDS)
-    before, begun = processor_seconds(daemon), time.monotonic()
+    before, began = processor_seconds(daemon), time.monotonic()
     time.sleep(_IDLE_SECONDS)
-    return 100 * (processor_seconds(daemon) - before) / (time.monotonic() - begun)
+    return 100 * (processor_seconds(daemon) - before) / (time.monotonic() - began)

@@ -28,14 +28,14 @@ def work(call: str, request: dict[str, Any]) -> dict[str, Any]:
 
     def sample() -> None:
         while not ended.wait(_SAMPLE_SECONDS):
-            samples.append((time.monotonic() - begun, progress.bytes_done, progress.phase))
+            samples.append((time.monotonic() - began, progress.bytes_done, progress.phase))
 
     sampler = threading.Thread(target=sample)
     before = os.times()
-    begun = time.monotonic()
+    began = time.monotonic()
     sampler.start()
     outcome = json.loads(getattr(_engine, call)(json.dumps(request), progress))
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - began
     after = os.times()
     ended.set()
     sampler.join()

@@ -78,7 +78,7 @@ def main() -> int:
     parser.add_argument("--schedules", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1, help="the first one")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--fleet", type=int, help="measure one clean roll of so many nodes")
+    parser.add_argument("--fleet", type=int, help="measure one clean roll of that number of nodes")
     parser.add_argument("--zones", type=int, default=3)
     parser.add_argument("--per-zone", type=int, default=4)
     chosen = parser.parse_args()

@@ -178,7 +178,7 @@ class Page:
         shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
         return base64.b64decode(shot["data"])
 
-    def told(self, method: str) -> list[Message]:
+    def reported(self, method: str) -> list[Message]:
         """Return the parameters of all events of one kind, in order."""
         return [
             event["params"]
@@ -188,16 +188,19 @@ class Page:
 
     def requested(self) -> list[str]:
         """Return the addresses of everything the page asked for."""
-        return [event["request"]["url"] for event in self.told("Network.requestWillBeSent")]
+        return [event["request"]["url"] for event in self.reported("Network.requestWillBeSent")]
 
     def complaints(self) -> list[str]:
         """Return what went to the console: errors, exceptions, breaches of the page's policy."""
         return [
-            *(event["exceptionDetails"]["text"] for event in self.told("Runtime.exceptionThrown")),
-            *(f"console: {event['args']}" for event in self.told("Runtime.consoleAPICalled")),
+            *(
+                event["exceptionDetails"]["text"]
+                for event in self.reported("Runtime.exceptionThrown")
+            ),
+            *(f"console: {event['args']}" for event in self.reported("Runtime.consoleAPICalled")),
             *(
                 f"{event['entry']['text']} {event['entry'].get('url', '')}"
-                for event in self.told("Log.entryAdded")
+                for event in self.reported("Log.entryAdded")
             ),
         ]
 

@@ -178,10 +178,10 @@ class TestGrubOnUefi:
             mine = disk.with_firmware(**{f"BootOrder_{GLOBAL}".replace("-", "_"): order})
             report = explained(mine)
             assert report.loader is None
-            told = " ".join(report.refusals)
-            assert "/boot/grub is on btrfs, where GRUB cannot clear" in told
-            assert "No EFI system partition on the disk of the root is mounted" in told
-            assert "There is no GRUB 2" not in told
+            reported = " ".join(report.refusals)
+            assert "/boot/grub is on btrfs, where GRUB cannot clear" in reported
+            assert "No EFI system partition on the disk of the root is mounted" in reported
+            assert "There is no GRUB 2" not in reported
             with pytest.raises(Refused, match="is on btrfs"):
                 mine.arming.arm(mine.request())
 

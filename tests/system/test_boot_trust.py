@@ -229,9 +229,9 @@ def test_no_file_of_roots_is_read_for_the_daemon(hostile: Hostile, path: str) ->
         os.mkfifo(hostile.state / "fifo")
     (hostile.state / "real").mkdir(exist_ok=True)
     digest = hashlib.sha256(secret).hexdigest()
-    told = {hostile.refused("", guess, descriptor_path=path) for guess in (b"guess", secret)}
-    assert len(told) == 1, "a right guess is told from a wrong one"
-    assert digest not in told.pop()
+    reported = {hostile.refused("", guess, descriptor_path=path) for guess in (b"guess", secret)}
+    assert len(reported) == 1, "a right guess is distinguished from a wrong one"
+    assert digest not in reported.pop()
     # Nor by the stated place of an image.
     content = hostile.stage()
     source = {"kind": "staged", "path": path}
@@ -240,8 +240,8 @@ def test_no_file_of_roots_is_read_for_the_daemon(hostile: Hostile, path: str) ->
 
 def test_a_descriptor_with_another_digest_does_not_tell_its_own(hostile: Hostile) -> None:
     content = hostile.stage()
-    told = hostile.refused("another SHA-256", b"another", hostile.ours(content))
-    assert hashlib.sha256(content).hexdigest() not in told
+    reported = hostile.refused("another SHA-256", b"another", hostile.ours(content))
+    assert hashlib.sha256(content).hexdigest() not in reported
 
 
 @pytest.mark.parametrize("name", ["certificate", "key", "tokens"])

@@ -15,7 +15,7 @@ from tests.support.harness import HOLDFAST, Daemon, clean_environment, run_cli
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         (["nothing"], "no such command 'nothing'"),
         (["pagecache", "shwo"], "did you mean 'show'"),
@@ -30,16 +30,16 @@ from tests.support.harness import HOLDFAST, Daemon, clean_environment, run_cli
         (["token", "create", "x", "--expires", "soon", "--tokens-file", "/nowhere"], "'soon'"),
     ],
 )
-def test_wrong_usage_ends_with_2(arguments: list[str], told: str) -> None:
-    assert told.lower() in one_line(run_cli(*arguments), 2).lower()
+def test_wrong_usage_ends_with_2(arguments: list[str], reported: str) -> None:
+    assert reported.lower() in one_line(run_cli(*arguments), 2).lower()
 
 
 def test_no_daemon(tmp_path: Path) -> None:
     path = tmp_path / "holdfast.sock"
-    told = one_line(run_cli("pagecache", "show", "--socket", path))
-    assert str(path) in told
-    assert "holdfast serve" in told
-    assert "--local" in told
+    reported = one_line(run_cli("pagecache", "show", "--socket", path))
+    assert str(path) in reported
+    assert "holdfast serve" in reported
+    assert "--local" in reported
     # --local is no way out where there is none.
     assert "--local" not in one_line(run_cli("op", "list", "--socket", path))
 
@@ -48,9 +48,9 @@ def test_a_socket_that_was_left_behind(tmp_path: Path) -> None:
     path = tmp_path / "holdfast.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(path))
-    told = one_line(run_cli("op", "list", "--socket", path))
-    assert "no daemon answers" in told
-    assert "left behind" in told
+    reported = one_line(run_cli("op", "list", "--socket", path))
+    assert "no daemon answers" in reported
+    assert "left behind" in reported
 
 
 def test_what_is_no_socket(tmp_path: Path) -> None:
@@ -77,9 +77,9 @@ def test_nothing_listens_there() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        told = one_line(run_cli("op", "list", "--url", url))
-    assert url in told
-    assert "refused" in told.lower()
+        reported = one_line(run_cli("op", "list", "--url", url))
+    assert url in reported
+    assert "refused" in reported.lower()
 
 
 def test_problems_of_the_daemon(shared_daemon: Daemon) -> None:

@@ -97,10 +97,10 @@ class TestBuildAndVerify:
         first, second = (as_json(tree.cli(*sample, "--json"))["result"] for _ in range(2))
         assert first["chunks_checked"] == second["chunks_checked"] < first["chunks_total"] == 6
         assert first["bytes"] == second["bytes"]
-        told = tree.cli(*sample)
-        assert told.returncode == 0, told.stderr
-        assert f"{first['chunks_checked']} of 6 chunks in" in told.stdout
-        assert told.stdout.rstrip().endswith("as far as was read")
+        printed = tree.cli(*sample)
+        assert printed.returncode == 0, printed.stderr
+        assert f"{first['chunks_checked']} of 6 chunks in" in printed.stdout
+        assert printed.stdout.rstrip().endswith("as far as was read")
 
     def test_patterns(self, tree: Daemon) -> None:
         build(tree, "--include", "*.db", "--exclude", "1.*", "--exclude", "large.db")
@@ -126,9 +126,9 @@ class TestBuildAndVerify:
         asked = as_json(daemon.cli("manifest", "build", *limits, "--json"))
         assert asked["params"]["bytes_per_second"] == MIB
         assert asked["params"]["pressure"] == {"cgroup": None, "threshold_percent": 100.0}
-        told = daemon.cli("manifest", "verify", *limits)
-        assert told.returncode == 0, told.stderr
-        assert re.search(r"^waited [\d.]+ s for the rate limit$", told.stdout, re.MULTILINE)
+        printed = daemon.cli("manifest", "verify", *limits)
+        assert printed.returncode == 0, printed.stderr
+        assert re.search(r"^waited [\d.]+ s for the rate limit$", printed.stdout, re.MULTILINE)
         group = ("--pressure", "5", "--pressure-cgroup", "no/such")
         assert "no control group no/such" in one_line(daemon.cli("manifest", "build", *group))
 
@@ -149,7 +149,7 @@ class TestBuildAndVerify:
 
 class TestWrong:
     @pytest.mark.parametrize(
-        ("arguments", "told"),
+        ("arguments", "printed"),
         [
             (["verfiy"], "did you mean 'verify'"),
             (["build", "--algorithm", "md5"], "blake3"),
@@ -165,11 +165,11 @@ class TestWrong:
             (["build", "--root", "/srv"], "--root goes with --local"),
         ],
     )
-    def test_usage(self, arguments: list[str], told: str) -> None:
-        assert told.lower() in one_line(run_cli("manifest", *arguments), 2).lower()
+    def test_usage(self, arguments: list[str], printed: str) -> None:
+        assert printed.lower() in one_line(run_cli("manifest", *arguments), 2).lower()
 
     @pytest.mark.parametrize(
-        ("arguments", "told"),
+        ("arguments", "printed"),
         [
             (["build", "/etc"], "no configured root"),
             (["build", "--include", "[z-a]"], "[z-a]"),
@@ -185,18 +185,18 @@ class TestWrong:
         ],
     )
     def test_what_the_daemon_refuses(
-        self, shared_daemon: Daemon, arguments: list[str], told: str
+        self, shared_daemon: Daemon, arguments: list[str], printed: str
     ) -> None:
-        assert told in one_line(shared_daemon.cli("manifest", *arguments))
+        assert printed in one_line(shared_daemon.cli("manifest", *arguments))
 
     def test_a_file_and_several_roots(
         self, start_daemon: Callable[..., Daemon], disk_dir: Path
     ) -> None:
         roots = [disk_dir / "one", disk_dir / "two"]
         daemon = start_daemon(roots=roots)
-        told = one_line(daemon.cli("manifest", "build"))
-        assert str(roots[0]) in told
-        assert str(roots[1]) in told
+        printed = one_line(daemon.cli("manifest", "build"))
+        assert str(roots[0]) in printed
+        assert str(roots[1]) in printed
         write_file(roots[1] / "f", 10)
         assert "is a file" in one_line(daemon.cli("manifest", "build", roots[1] / "f"))
         build(daemon, roots[1])

@@ -84,9 +84,9 @@ class TestDiff:
 
     def test_other_algorithms_cannot_be_compared(self, tree: Daemon) -> None:
         left, right = build(tree), build(tree, "--algorithm", "xxh3_128")
-        told = one_line(tree.cli("manifest", "diff", left, right))
-        assert "xxh64" in told
-        assert "xxh3_128" in told
+        reported = one_line(tree.cli("manifest", "diff", left, right))
+        assert "xxh64" in reported
+        assert "xxh3_128" in reported
 
     def test_a_report_is_not_held_in_memory(self, daemon: Daemon, tmp_path: Path) -> None:
         name = "n" * 100
@@ -233,9 +233,9 @@ class TestCarried:
         record = tmp_path / "record"
         assert tree.cli("manifest", "export", "-o", record).returncode == 0
         assert [path.name for path in tmp_path.iterdir()] == ["record"]
-        told = other.cli("manifest", "import", record)
-        assert told.returncode == 0, told.stderr
-        manifest = told.stdout.removeprefix("stored as manifest ").strip()
+        reported = other.cli("manifest", "import", record)
+        assert reported.returncode == 0, reported.stderr
+        manifest = reported.stdout.removeprefix("stored as manifest ").strip()
         verified = other.cli("manifest", "verify", manifest, "--path", other.root)
         assert verified.returncode == 0, verified.stderr
         assert "set `path`" in one_line(other.cli("manifest", "verify", manifest))

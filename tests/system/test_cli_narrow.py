@@ -151,10 +151,10 @@ def test_rows_stay_rows(busy: Daemon, command: tuple[str, ...], path: str, membe
             assert screen.wait() == 0
             lines = screen.shown.splitlines()
         assert max(map(len, lines)) <= columns
-        begun = [line for line in lines if not line.startswith(" ")]
-        assert [line.split()[0] for line in begun[1:]] == [record["id"] for record in records]
+        began = [line for line in lines if not line.startswith(" ")]
+        assert [line.split()[0] for line in began[1:]] == [record["id"] for record in records]
         if columns == 80:
-            assert lines == begun
+            assert lines == began
 
 
 def test_what_an_operation_came_to_is_shown_at_any_width(busy: Daemon) -> None:

@@ -39,9 +39,9 @@ def test_monitoring_takes_less_than_fifty_milliseconds_while_the_machine_is_busy
         client = daemon.client(tcp=True)
         for number in range(2 * REQUESTS):
             route = ("/healthz", "/metrics")[number % 2]
-            begun = time.monotonic()
+            began = time.monotonic()
             assert client.get(route).status_code == 200
-            took[route].append(time.monotonic() - begun)
+            took[route].append(time.monotonic() - began)
     finally:
         over.set()
         worker.join()

@@ -20,10 +20,10 @@ def test_it_is_ready_within_a_second_and_a_half(daemon: Daemon) -> None:
     took = []
     for _ in range(3):
         daemon.stop()
-        begun = time.monotonic()
+        began = time.monotonic()
         daemon.restart()
         assert daemon.http.get("/readyz").status_code == 200
-        took.append(time.monotonic() - begun)
+        took.append(time.monotonic() - began)
     assert min(took) < 1.5, took
 
 
@@ -42,8 +42,8 @@ def test_idle_it_takes_little_memory_and_next_to_no_time(
 
     # What a request set off is over after this; from here on nobody asks anything.
     time.sleep(2)
-    before, begun = busy(), time.monotonic()
+    before, began = busy(), time.monotonic()
     time.sleep(20)
-    share = (busy() - before) / (time.monotonic() - begun)
+    share = (busy() - before) / (time.monotonic() - began)
     assert share < 0.003, f"{share:.2%} of a core"
     assert process.memory_info().rss < 100 * MIB

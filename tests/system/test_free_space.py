@@ -110,8 +110,10 @@ def test_nothing_is_written_below_the_floor(
     assert file.name in text.text
     assert abs(free(volume) - before) < MIB
     metrics = daemon.http.get("/metrics").text
-    (told,) = re.findall(r"^holdfast_state_volume_free_floor_bytes (.*)$", metrics, re.MULTILINE)
-    assert float(told) == 20 * MIB
+    (reported,) = re.findall(
+        r"^holdfast_state_volume_free_floor_bytes (.*)$", metrics, re.MULTILINE
+    )
+    assert float(reported) == 20 * MIB
     assert "holdfast_state_volume_free_bytes " in metrics
     (volume / "others").unlink()
     assert daemon.run(DUMPS, {})["dump"] != dump

@@ -162,7 +162,7 @@ def test_it_finds_who_may_write_to_a_directory(helper: Helper, disk_dir: Path) -
     mine = [file for file in answer["writers"]["files"] if file["pid"] == os.getpid()]
     assert {file["path"] for file in mine} == {str(inside), str(mapped), ""}
     assert all(str(os.getpid()) in file["process"] for file in mine)
-    # A name that the caller did not ask for is not told, only its inode.
+    # A name that the caller did not ask for is not reported, only its inode.
     assert beside.stat().st_ino in {file["inode"] for file in mine if not file["path"]}
     assert helper.ask({"do": "writers", "directory": str(disk_dir / "none")})["errno"] == 2
     assert "malformed" in helper.ask({"do": "writers", "directory": "relative"})["refused"]
@@ -312,12 +312,12 @@ def test_whatever_it_is_asked_it_answers_and_writes_nowhere_else(disk_dir: Path)
             )
             @given(lines())
             def fuzz(line: bytes) -> None:
-                told = json.loads(helper.send(line + b"\n"))
-                assert set(told) <= {
+                reported = json.loads(helper.send(line + b"\n"))
+                assert set(reported) <= {
                     "refused", "errno", "reason", "file", "open_files", "writers", "disarm",
                     "outcome", "tune",
                 }  # fmt: skip
-                outcomes[next(iter(told), "done")] += 1
+                outcomes[next(iter(reported), "done")] += 1
                 assert helper.process.poll() is None
 
             fuzz()

@@ -111,12 +111,12 @@ def test_answers_are_as_documented(start_daemon: Callable[..., Daemon], disk_dir
             timeout=280,
             check=False,
         )
-        told = done.stdout + done.stderr
-        assert done.returncode == 0, told
-        counted = re.search(r"Selected: (\d+)/(\d+)\n\s+Tested: (\d+)", told)
-        assert counted is not None, told
+        reported = done.stdout + done.stderr
+        assert done.returncode == 0, reported
+        counted = re.search(r"Selected: (\d+)/(\d+)\n\s+Tested: (\d+)", reported)
+        assert counted is not None, reported
         selected, there, tested = map(int, counted.groups())
-        assert selected == tested == there - 1, told
+        assert selected == tested == there - 1, reported
         # It was not all refused, nothing is left running, and the daemon is well.
         operations = daemon.http.get("/v1/operations", params={"limit": 1000}).json()["operations"]
         assert {

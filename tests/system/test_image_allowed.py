@@ -83,8 +83,8 @@ def test_without_a_list_only_admin_plans_and_not_from_this_machine(
         own,
     )
     for host in hosts:
-        told = blocked(daemon, f"http://{host}:{port}/x.json")
-        assert "Nothing is fetched from" in told, (host, told)
+        reported = blocked(daemon, f"http://{host}:{port}/x.json")
+        assert "Nothing is fetched from" in reported, (host, reported)
     for host in (
         "169.254.169.254",
         "[fe80::1]",
@@ -151,12 +151,12 @@ def test_the_digest_of_what_is_there_is_for_admin(
     daemon = start(start_daemon, f"{url}/", "file:///")
     (daemon.root / "private").write_bytes(SECRET)
     for address in (f"{url}/x.json", f"file://{daemon.root}/private"):
-        told = blocked(daemon, address, "operate")
-        assert f"SHA-256 is not {SHA256}" in told
+        reported = blocked(daemon, address, "operate")
+        assert f"SHA-256 is not {SHA256}" in reported
         admin = blocked(daemon, address, "admin")
         found = admin.partition("SHA-256 is ")[2][:64]
         assert len(found) == 64
-        assert found not in told
+        assert found not in reported
 
 
 class TestDripping:
@@ -294,8 +294,8 @@ def test_a_metadata_service_is_not_asked(start_daemon: Start, tmp_path: Path) ->
         with _metadata(own.wrapper) as service:
             daemon = start(start_daemon, wrapper=own.wrapper)
             for host in ("169.254.169.254", "2852039166", "[::ffff:169.254.169.254]"):
-                told = blocked(daemon, f"http://{host}/latest/meta-data/")
-                assert "is link-local" in told, told
+                reported = blocked(daemon, f"http://{host}/latest/meta-data/")
+                assert "is link-local" in reported, reported
             service.kill()
             assert service.stdout is not None
             assert service.stdout.read() == ""

@@ -212,11 +212,11 @@ def described(aws: Aws, ami: Ami, tmp_path: Path) -> Image:
 
 def test_an_ami_is_described_and_staged_from_its_blocks(aws: Aws, ami: Ami, tmp_path: Path) -> None:
     image = described(aws, ami, tmp_path)
-    told = json.loads(image.found.data)
+    reported = json.loads(image.found.data)
     # Chunks are larger than blocks.
-    count = {index * BLOCK // told["chunk_bytes"] for index in ami.blocks}
-    assert (told["size_bytes"], len(told["chunks"])) == (GIB, len(count))
-    assert told["content"]["encoding"] == "identity"
+    count = {index * BLOCK // reported["chunk_bytes"] for index in ami.blocks}
+    assert (reported["size_bytes"], len(reported["chunks"])) == (GIB, len(count))
+    assert reported["content"]["encoding"] == "identity"
     aws.throttled, aws.flipped = 3, 2
     ami.judge(image.fetch(ami.url, PATIENT))
     assert (aws.throttled, aws.flipped) == (0, 0)
@@ -246,11 +246,11 @@ def test_an_ami_goes_on_where_it_was_and_leaves_nothing_stale(
     path.rename(partial)
     identifier = aws.client("ec2").describe_images(ImageIds=[ami.url[6:]])["Images"][0]
     snapshot = identifier["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
-    told = state | {
+    reported = state | {
         "validator": snapshot,
         "sha256": json.loads(image.found.data)["content"]["sha256"],
     }
-    (image.directory / "image.partial.json").write_text(json.dumps(told))
+    (image.directory / "image.partial.json").write_text(json.dumps(reported))
     aws.asked.clear()
     ami.judge(image.fetch(ami.url))
     fetched = [

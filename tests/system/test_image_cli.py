@@ -67,15 +67,15 @@ def expected_chunks(file: Path, size: int) -> tuple[list[list[int]], list[str]]:
 
 
 def judge_partitions(file: Path, found: dict[str, Any]) -> None:
-    told = json.loads(run("sfdisk", "--json", file))["partitiontable"]
-    assert found["kind"] == {"gpt": "gpt", "dos": "mbr"}[told["label"]]
-    assert found["id"].lower() == told["id"].lower().removeprefix("0x")
-    assert len(found["partitions"]) == len(told["partitions"])
-    for ours, theirs in zip(found["partitions"], told["partitions"], strict=True):
+    reported = json.loads(run("sfdisk", "--json", file))["partitiontable"]
+    assert found["kind"] == {"gpt": "gpt", "dos": "mbr"}[reported["label"]]
+    assert found["id"].lower() == reported["id"].lower().removeprefix("0x")
+    assert len(found["partitions"]) == len(reported["partitions"])
+    for ours, theirs in zip(found["partitions"], reported["partitions"], strict=True):
         assert ours["start_bytes"] == theirs["start"] * 512
         assert ours["size_bytes"] == theirs["size"] * 512
         kind = theirs["type"].lower()
-        assert ours["type"] == (kind if told["label"] == "gpt" else kind.zfill(2))
+        assert ours["type"] == (kind if reported["label"] == "gpt" else kind.zfill(2))
         assert ours["name"] == theirs.get("name", "")
         assert theirs["node"].endswith(f".raw{ours['number']}")
         if ours["type"] in ("05", "0f"):

@@ -91,8 +91,8 @@ def test_one_kib_a_second_is_waited_for(packed: Packed) -> None:
 def test_nobody_is_there(packed: Packed) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        told = packed.failure(f"http://127.0.0.1:{unused.getsockname()[1]}")
-    assert "Connection refused" in told, told
+        reported = packed.failure(f"http://127.0.0.1:{unused.getsockname()[1]}")
+    assert "Connection refused" in reported, reported
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ def test_the_certificate(
         if reason is None:
             assert packed.fetch(url, tmp_path / ca) == packed.content
         else:
-            told = packed.failure(url, tmp_path / ca)
-            assert reason in told, told
+            reported = packed.failure(url, tmp_path / ca)
+            assert reason in reported, reported
 
 
 def _bomb(content: bytes) -> bytes:
@@ -143,5 +143,5 @@ def test_what_would_need_too_much_is_not_unpacked(
 ) -> None:
     packed.become(change(packed.content))
     with serving(packed.behaviour) as url:
-        told = packed.failure(url)
-    assert reason in told, told
+        reported = packed.failure(url)
+    assert reason in reported, reported

@@ -156,9 +156,9 @@ def test_stale_signatures_and_copies_are_refused_with_what_to_do(disk_dir: Path)
                 kept = file.read(8)
                 file.seek(offset)
                 file.write(magic)
-            [told] = [reason for reason in explained(disk) if "the whole of" in reason.lower()]
-            assert name in told
-            assert f"`wipefs --force --{'all' if name == 'ZFS' else 'offset'}" in told
+            [reported] = [reason for reason in explained(disk) if "the whole of" in reason.lower()]
+            assert name in reported
+            assert f"`wipefs --force --{'all' if name == 'ZFS' else 'offset'}" in reported
             with stale.open("r+b") as file:
                 file.seek(offset)
                 file.write(kept)

@@ -27,8 +27,8 @@ def disk(disk_dir: Path) -> Path:
 def keygen(name: Path) -> tuple[Path, Path]:
     done = run_cli("image", "keygen", name, "--json")
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    return Path(told["private"]), Path(told["public"])
+    reported = json.loads(done.stdout)
+    return Path(reported["private"]), Path(reported["public"])
 
 
 def verify(disk: Path, key: Path, *more: str | Path) -> subprocess.CompletedProcess[str]:

@@ -232,8 +232,8 @@ def test_after_another_boot_only_flushed_bytes_are_believed(image: Image) -> Non
     with pytest.raises(OperationFailed):
         image.fetch()
     state = image.directory / "image.partial.json"
-    told = json.loads(state.read_text())
-    state.write_text(json.dumps(told | {"boot_id": "another", "flushed_bytes": MIB}))
+    reported = json.loads(state.read_text())
+    state.write_text(json.dumps(reported | {"boot_id": "another", "flushed_bytes": MIB}))
     image.server.cut_after, image.server.no_ranges = None, False
     image.server.asked.clear()
     image.whole(image.fetch())

@@ -215,8 +215,10 @@ def test_arming_checks_the_signature_again(fleet: Fleet) -> None:
     fleet.daemon.restart()
     response = fleet.daemon.http.post("/v1/reimage/arm", json={})
     assert response.status_code == 409, response.text
-    told = "The descriptor is not trusted any more: It is signed by none of the trusted keys (new)."
-    assert response.json()["detail"] == told
+    reported = (
+        "The descriptor is not trusted any more: It is signed by none of the trusted keys (new)."
+    )
+    assert response.json()["detail"] == reported
     fleet.trust("old")
     response = fleet.daemon.http.post("/v1/reimage/arm", json={})
     assert response.status_code == 409, response.text

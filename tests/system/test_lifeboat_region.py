@@ -104,7 +104,7 @@ def test_what_is_written_is_what_the_header_describes_and_nothing_else(disk: Pat
 
 
 class CutSink(Sink):
-    """One whose disk is gone after so many writes and flushes."""
+    """One whose disk is gone after a number of writes and flushes."""
 
     left = 0
 

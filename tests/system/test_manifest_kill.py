@@ -102,8 +102,8 @@ def next_life(daemon: Daemon, operation: Mapping[str, Any]) -> dict[str, Any]:
 
     def started() -> dict[str, Any] | None:
         now = operation_of(daemon, operation)
-        begun = now["state"] in FINAL or now["progress"]["phase"] not in {"", "walking"}
-        return now if begun else None
+        began = now["state"] in FINAL or now["progress"]["phase"] not in {"", "walking"}
+        return now if began else None
 
     return until(started, seconds=20, what="the next life")
 

@@ -36,11 +36,11 @@ class TestCompare:
         right = build(daemon, path=str(tree)).id
         result = compare(daemon, left, right, identical=True)
         assert not result["ok"]
-        told = {
+        reported = {
             each["path"]: (each["finding"], each["ranges"], each["moved_to"], each["fields"])
             for each in result["findings"]
         }
-        assert told == {
+        assert reported == {
             "large": ("differing", [[CHUNK, 2 * CHUNK]], None, []),
             "deep/f1.db": ("moved", [], {"path": "deep/other.db", "path_b64": None}, []),
             "deep/f2.db": ("metadata", [], None, ["mode"]),

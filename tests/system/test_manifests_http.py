@@ -181,7 +181,7 @@ class TestVerify:
             file.write(b"no more")
         result = verify(daemon, manifest)
         assert not result["ok"]
-        told = {each["path"]: each for each in result["findings"]}
+        reported = {each["path"]: each for each in result["findings"]}
         expected = {
             "large": ("mismatched", "content", [[CHUNK, 2 * CHUNK]]),
             "deep/f1.db": ("mismatched", "content", [[0, 100_001]]),
@@ -192,7 +192,8 @@ class TestVerify:
             "empty": ("mismatched", "size", [[0, 7]]),
         }
         assert {
-            path: (each["finding"], each["reason"], each["ranges"]) for path, each in told.items()
+            path: (each["finding"], each["reason"], each["ranges"])
+            for path, each in reported.items()
         } == expected
         assert (result["mismatched"], result["missing"], result["extra"]) == (5, 1, 1)
         assert result["mismatched_bytes"] == CHUNK + 100_001 + 7
@@ -260,8 +261,8 @@ class TestVerify:
                 for member in ("xxh64", "chunks"):
                     del entry[member]
                 entry["status"] = "error"
-        brought = manifest_record(json.loads(head), entries)
-        stored = put(daemon, brought)
+        uploaded = manifest_record(json.loads(head), entries)
+        stored = put(daemon, uploaded)
         assert stored.status_code == 201, stored.text
         (finding,) = verify(daemon, stored.json()["id"])["findings"]
         assert (finding["path"], finding["finding"]) == ("large", "unproven")

@@ -110,13 +110,13 @@ class TestContent:
 
     def test_what_is_brought_says_the_same(self, daemon: Daemon, manifest: str) -> None:
         record = daemon.http.get(f"{BUILDS}/{manifest}/content").content
-        brought = put(daemon, record)
-        assert brought.status_code == 201, brought.text
+        uploaded = put(daemon, record)
+        assert uploaded.status_code == 201, uploaded.text
         there = daemon.http.get(f"{BUILDS}/{manifest}").json()
         differ = {"id", "latest", "uploaded"}
-        told = brought.json()
-        assert {key for key, value in there.items() if told[key] != value} == differ
-        copy = daemon.http.get(f"{BUILDS}/{told['id']}/content")
+        reported = uploaded.json()
+        assert {key for key, value in there.items() if reported[key] != value} == differ
+        copy = daemon.http.get(f"{BUILDS}/{reported['id']}/content")
         assert copy.content == record
 
 
@@ -219,8 +219,8 @@ def test_what_was_done_is_audited(daemon: Daemon, manifest: str) -> None:
     compared = daemon.finish(daemon.start(COMPARISONS, body))
     daemon.http.get(f"{BUILDS}/{manifest}/content")
     record = daemon.http.get(f"{BUILDS}/{manifest}/content").content
-    brought = put(daemon, record).json()["id"]
-    daemon.http.delete(f"{BUILDS}/{brought}")
+    uploaded = put(daemon, record).json()["id"]
+    daemon.http.delete(f"{BUILDS}/{uploaded}")
     daemon.http.delete(f"{BUILDS}/{NOTHING}")
     daemon.http.post(BUILDS, json={"path": "/etc"})
     lines = [json.loads(line) for line in (daemon.state_dir / "audit.log").read_text().splitlines()]
@@ -233,8 +233,8 @@ def test_what_was_done_is_audited(daemon: Daemon, manifest: str) -> None:
     assert others == [
         (f"{one}/verifications", 202, verified["id"], None),
         (COMPARISONS, 202, compared["id"], None),
-        (f"{one}/content", 201, None, brought),
-        (one, 204, None, brought),
+        (f"{one}/content", 201, None, uploaded),
+        (one, 204, None, uploaded),
         (one, 404, None, NOTHING),
         (BUILDS, 422, None, None),
     ]

@@ -16,7 +16,7 @@ MIB = 1 << 20
 
 
 @pytest.mark.parametrize(
-    ("path", "told"),
+    ("path", "reported"),
     [
         ("/v1/pagecach", "did you mean /v1/pagecache?"),
         ("/v1/pagecache/", "without the slash at the end: /v1/pagecache."),
@@ -33,10 +33,10 @@ MIB = 1 << 20
         ("/" + "a/" * 500, "GET / lists what is."),
     ],
 )
-def test_a_path_that_leads_nowhere(shared_daemon: Daemon, path: str, told: str) -> None:
+def test_a_path_that_leads_nowhere(shared_daemon: Daemon, path: str, reported: str) -> None:
     answer = shared_daemon.http.get(f"http://holdfast{path}")
     assert answer.status_code == 404
-    assert answer.json()["detail"].endswith(told)
+    assert answer.json()["detail"].endswith(reported)
 
 
 @pytest.mark.parametrize(
@@ -62,10 +62,10 @@ def test_no_words_of_the_library_over_http(shared_daemon: Daemon) -> None:
     bad = {"descriptor": "nowhere", "descriptor_sha256": "bogus", "mode": "lax", "identity": 1}
     answer = shared_daemon.http.post("/v1/reimage/plan", json=bad)
     assert answer.status_code == 422
-    told = answer.text
-    assert "64 hexadecimal digits" in told
+    reported = answer.text
+    assert "64 hexadecimal digits" in reported
     for words in ("should", "pattern", "Value error", "Input"):
-        assert words not in told
+        assert words not in reported
 
 
 @pytest.mark.parametrize(
@@ -87,8 +87,8 @@ def test_a_bad_size_names_its_option(arguments: list[str], option: str) -> None:
 def test_local_work_says_what_is_wrong_as_the_daemon_does(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     local = ("--local", "--root", tmp_path / "data", "--state-dir", tmp_path / "state")
-    told = one_line(run_cli("manifest", "build", tmp_path / "data" / ("x" * 5000), *local), 2)
-    assert "must have at most 4096 characters" in told
+    reported = one_line(run_cli("manifest", "build", tmp_path / "data" / ("x" * 5000), *local), 2)
+    assert "must have at most 4096 characters" in reported
 
 
 def test_errors_of_a_program_are_problem_documents(shared_daemon: Daemon, tmp_path: Path) -> None:
@@ -120,9 +120,11 @@ def test_a_failed_operation_in_json(shared_daemon: Daemon, tmp_path: Path) -> No
 
 
 def test_the_scheme_of_a_url(shared_daemon: Daemon) -> None:
-    told = one_line(run_cli("op", "list", "--url", shared_daemon.url.replace("http:", "https:")))
-    assert "speaks plain HTTP, not TLS" in told
-    assert told.endswith(f"write --url {shared_daemon.url}")
+    reported = one_line(
+        run_cli("op", "list", "--url", shared_daemon.url.replace("http:", "https:"))
+    )
+    assert "speaks plain HTTP, not TLS" in reported
+    assert reported.endswith(f"write --url {shared_daemon.url}")
 
 
 def test_a_token_goes_to_a_file_of_its_owner_alone(shared_daemon: Daemon, tmp_path: Path) -> None:

@@ -65,16 +65,16 @@ def reasons(daemon: Daemon) -> list[str]:
     response = daemon.http.get("/readyz")
     ready = "\nholdfast_ready 1.0\n" in daemon.http.get("/metrics").text
     assert ready == (response.status_code == 200)
-    told: list[str] = [] if ready else response.json()["reasons"]
-    return told
+    reported: list[str] = [] if ready else response.json()["reasons"]
+    return reported
 
 
 def test_the_daemon_says_so_and_leaves_the_directory_alone(
     daemon: Daemon, volume: Volume, disk_dir: Path
 ) -> None:
-    (told,) = reasons(daemon)
-    assert told.startswith(f"Root {volume.point} {NOT_MOUNTED}, so a minimal state is kept in ")
-    assert f"degraded: {told}" in daemon.log
+    (reported,) = reasons(daemon)
+    assert reported.startswith(f"Root {volume.point} {NOT_MOUNTED}, so a minimal state is kept in ")
+    assert f"degraded: {reported}" in daemon.log
     assert (disk_dir / "fallback/operations.sqlite3").exists()
     (root,) = daemon.http.get("/v1/node").json()["roots"]
     assert (root["exists"], root["devices"]) == (False, [])
@@ -94,9 +94,9 @@ def test_the_daemon_says_so_and_leaves_the_directory_alone(
 
 def test_a_volume_that_comes_late_is_used_after_a_restart(daemon: Daemon, volume: Volume) -> None:
     volume.mount()
-    (told,) = reasons(daemon)
-    assert "The data volume is there now" in told
-    assert "restart holdfast" in told
+    (reported,) = reasons(daemon)
+    assert "The data volume is there now" in reported
+    assert "restart holdfast" in reported
     assert not volume.content
 
     daemon.stop()

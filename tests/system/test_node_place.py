@@ -60,10 +60,10 @@ def test_a_node_is_known_by_its_data_and_its_settings(
     assert "cluster sessions, group rack-a" in shown
     # What is no id is left alone, and no other one is made.
     assert daemon.stop() == 0
-    file.write_text("somebody else's\n")
+    file.write_text("another's\n")
     daemon.restart()
     assert node_of(daemon)["node_id"] is None
-    assert file.read_text() == "somebody else's\n"
+    assert file.read_text() == "another's\n"
     assert str(file) in daemon.log
     # Without its data it is no node at all, also not a new one.
     assert daemon.stop() == 0

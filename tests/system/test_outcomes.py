@@ -80,14 +80,14 @@ def test_the_outcome_is_shown_by_everything_that_shows_an_operation(
     operation = work(daemon)
     operation_id, kind = operation["id"], operation["kind"]
     assert (operation["state"], operation["outcome"]) == ("succeeded", outcome)
-    told = outcome if outcome != "ok" else "succeeded"
+    reported = outcome if outcome != "ok" else "succeeded"
 
     (line,) = [line for line in daemon.http.get("/").text.splitlines() if operation_id in line]
-    assert re.search(rf"\d\d:\d\d:\d\d {told}\b", line)
+    assert re.search(rf"\d\d:\d\d:\d\d {reported}\b", line)
     assert (" succeeded" in line) == (outcome == "ok")
     events = f"/v1/operations/{operation_id}/events"
     text = daemon.http.get(events, headers={"Accept": "text/plain"}).text
-    assert text.split()[1] == told
+    assert text.split()[1] == reported
     for media_type in ("text/event-stream", "application/x-ndjson"):
         stream = daemon.http.get(events, headers={"Accept": media_type}).text
         data = [line for line in stream.splitlines() if '"outcome"' in line][-1]

@@ -101,7 +101,7 @@ def check_harmless(page: Page, node: Daemon) -> None:
     """Nothing was asked of others, nothing was changed, and nothing broke."""
     assert page.requested()
     assert all(url.startswith((f"{node.url}/", "data:")) for url in page.requested())
-    methods = {event["request"]["method"] for event in page.told("Network.requestWillBeSent")}
+    methods = {event["request"]["method"] for event in page.reported("Network.requestWillBeSent")}
     assert methods == {"GET"}
     # The only question without a token.
     expected = re.compile(r"401 .*/v1/operations")
@@ -118,9 +118,9 @@ def test_it_shows_the_node_what_runs_and_what_is_in_memory(browser: Browser, nod
     slow = node.start("/v1/manifests", {"full": True, "bytes_per_second": 2 * MIB})
     page = shown(browser, node)
 
-    told = page.text()
+    reported = page.text()
     assert socket.gethostname() in page.evaluate("document.title")
-    assert node.http.get("/v1/node").json()["boot_id"] in told
+    assert node.http.get("/v1/node").json()["boot_id"] in reported
     assert "pagecache.dump" in page.text("#recent")
     assert "succeeded" in page.text("#recent")
     assert slow["id"] in page.text("#running")
@@ -186,7 +186,7 @@ def test_a_map_shows_what_is_in_memory_of_each_store(browser: Browser, node: Dae
         )
         assert len(boxes) == 2
         assert all(boxes)
-        # It stays when it is looked at again.
+        # It stays when it is read again.
         looks(page, 1)
         assert page.evaluate("document.activeElement.className").startswith("leaf")
     check_harmless(page, node)
@@ -385,7 +385,7 @@ def test_it_shows_transfers(browser: Browser, node: Daemon) -> None:
     assert page.evaluate("document.getElementById('transfers-part').hidden") is True
     offer = {"state": "in_use", "path": "/mnt/data/<b>db</b>", "sent_bytes": 5 << 20}
     into = {"path": "/mnt/data/pg", "source": "10.0.0.7:9919", "source_path": "/mnt/data/old"}
-    for path, document, told in (
+    for path, document, reported in (
         (
             "/v1/transfers/offers",
             {"offers": [offer | {"connections": 8}]},
@@ -401,7 +401,7 @@ def test_it_shows_transfers(browser: Browser, node: Daemon) -> None:
         page.replace(path, document)
         show(page, node)
         page.until("!document.getElementById('transfers-part').hidden")
-        assert told in page.text("#transfers")
+        assert reported in page.text("#transfers")
         check_harmless(page, node)
 
 

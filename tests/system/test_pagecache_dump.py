@@ -243,20 +243,20 @@ def test_cancelled_or_killed_it_leaves_nothing(daemon: Daemon) -> None:
         (many / f"{number}").write_bytes(b"x")
     dumps = daemon.state_dir / "dumps"
 
-    def begun() -> bool:
+    def began() -> bool:
         return any(dumps.glob(".*.partial"))
 
     operation = daemon.start(DUMPS, {})
-    until(begun, seconds=10, what="the temporary file")
+    until(began, seconds=10, what="the temporary file")
     daemon.http.post(f"/v1/operations/{operation['id']}/cancel")
     assert daemon.finish(operation)["state"] == "cancelled"
     assert list(dumps.iterdir()) == []
 
     operation = daemon.start(DUMPS, {})
-    until(begun, seconds=10, what="the temporary file")
+    until(began, seconds=10, what="the temporary file")
     os.kill(daemon.pid, signal.SIGKILL)
     daemon.process.wait()
-    assert begun()
+    assert began()
     daemon.restart()
     assert list(dumps.iterdir()) == []
     assert daemon.finish(operation)["state"] == "interrupted"

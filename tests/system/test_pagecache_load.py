@@ -219,9 +219,9 @@ def test_a_rate_limit(daemon: Daemon) -> None:
     with pinned(path):
         dump(daemon)
     evict(path)
-    begun = time.monotonic()
+    began = time.monotonic()
     result = load(daemon, bytes_per_second=2 << 20)
-    took = time.monotonic() - begun
+    took = time.monotonic() - began
     assert result["loaded"] == 4 << 20
     # The first portion is granted at once.
     assert took >= 1.5

@@ -36,16 +36,16 @@ def peak(daemon: Daemon) -> int:
 
 def test_one_older_than_all_others_stays(start_daemon: Callable[..., Daemon]) -> None:
     daemon = start_daemon(pagecache={"dumps_kept": 2})
-    brought = new_id()
+    uploaded = new_id()
     made = [daemon.run(DUMPS, {})["dump"] for _ in range(2)]
-    response = put(daemon, encode(header("/r"), [line("a", PAGE)]), brought)
+    response = put(daemon, encode(header("/r"), [line("a", PAGE)]), uploaded)
     assert response.status_code == 201, response.text
     assert not response.json()["latest"]
     listed = [each["id"] for each in daemon.http.get(DUMPS).json()["dumps"]]
-    assert listed == [made[1], made[0], brought]
+    assert listed == [made[1], made[0], uploaded]
     newest = daemon.run(DUMPS, {})["dump"]
     listed = [each["id"] for each in daemon.http.get(DUMPS).json()["dumps"]]
-    assert listed == [newest, made[1], brought]
+    assert listed == [newest, made[1], uploaded]
 
 
 def test_no_room(daemon: Daemon) -> None:

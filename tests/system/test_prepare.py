@@ -264,15 +264,15 @@ class TestTheDaemon:
         root.mkdir()
         os.chown(root, DATASTORE, DATASTORE)
         daemon = start_daemon(roots=[root], state_dir=None)
-        told = f"{root}/.holdfast can be moved or replaced by others than root and holdfast"
-        assert told in daemon.log
+        reported = f"{root}/.holdfast can be moved or replaced by others than root and holdfast"
+        assert reported in daemon.log
         ready = daemon.http.get("/readyz")
         assert ready.status_code == 200
         body = {"descriptor": f"file://{root}/x.json", "descriptor_sha256": "0" * 64}
         plan = daemon.http.post("/v1/reimage/plan", json=body)
         for notes in (ready.json()["notes"], plan.json()["notes"]):
             (note,) = notes
-            assert told in note
+            assert reported in note
             assert f"belongs to user {DATASTORE}" in note
             assert "`chown root:root`" in note
 

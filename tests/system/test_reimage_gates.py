@@ -302,10 +302,10 @@ def test_only_what_is_good_several_times_in_a_row_is_ready(tmp_path: Path) -> No
     check = wait(check="command", command=["/bin/false"], within_seconds=0.5)
     assert not check.passed
     assert "not good 3 times in a row within 0.5 s; last: /bin/false ended with 1" in check.detail
-    begun = time.monotonic()
+    began = time.monotonic()
     check = wait(check="command", command=["/bin/sleep", "100"], within_seconds=0.5)
     assert not check.passed
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - began < 20
 
 
 def test_settings_are_checked(start_daemon: Callable[..., Daemon], disk_dir: Path) -> None:

@@ -16,9 +16,9 @@ def test_data_on_another_file_system_or_mounted_nowhere_are_noticed(disk_dir: Pa
         before = layout_of([root])
         assert differences(before, layout_of([root])) == []
         assert differences(before, []) == [f"{root} is no root of the new system's settings."]
-    told = differences(before, layout_of([root]))
-    assert len(told) == 1
-    assert told[0].startswith(f"{root} was on what is mounted at {root}, now at ")
+    reported = differences(before, layout_of([root]))
+    assert len(reported) == 1
+    assert reported[0].startswith(f"{root} was on what is mounted at {root}, now at ")
     with ext4(root, 48 * MIB):
-        told = differences(before, layout_of([root]))
-    assert any(f"{root} was ext4 of " in reason for reason in told), told
+        reported = differences(before, layout_of([root]))
+    assert any(f"{root} was ext4 of " in reason for reason in reported), reported

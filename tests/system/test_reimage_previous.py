@@ -73,11 +73,11 @@ def test_an_automatic_rollback_is_tried_once(daemon: Daemon) -> None:
     file.write_text(json.dumps(job))
     daemon.restart()
 
-    def told() -> dict[str, Any] | None:
+    def reported() -> dict[str, Any] | None:
         found = _reimage(daemon)
         return found if "automatic rollback was not started" in (found["reason"] or "") else None
 
-    found = until(told, seconds=60, what="the end of the automatic rollback")
+    found = until(reported, seconds=60, what="the end of the automatic rollback")
     assert found["state"] == "unconfirmed"
     assert found["reason"].startswith("command: /bin/false ended with 1.")
     assert found["rollback_at"] is None

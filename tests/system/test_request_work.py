@@ -50,7 +50,7 @@ def asking(daemon: Daemon, path: str, scope: str = "read") -> Iterator[socket.so
         yield client
 
 
-def begun(client: socket.socket) -> None:
+def began(client: socket.socket) -> None:
     """Wait for the first bytes of an answer."""
     client.settimeout(20)
     assert client.recv(12) == b"HTTP/1.1 200"
@@ -101,7 +101,7 @@ def test_a_conversion_ends_with_its_client(daemon: Daemon) -> None:
     path = f"{DUMPS}/{dump}/content?format=happycache"
     before = files(daemon)
     with asking(daemon, path) as client:
-        begun(client)
+        began(client)
         assert files(daemon) == before
     until(lambda: idle(daemon), what="the end of the work")
     # Nobody uses the record any more.
@@ -115,7 +115,7 @@ def test_readers_that_take_nothing_cost_no_space_and_hold_nobody_up(daemon: Daem
     path = f"{DUMPS}/{dump}/content?format=happycache"
     with ExitStack() as stack:
         readers = [stack.enter_context(asking(daemon, path)) for _ in range(12)]
-        begun(readers[0])
+        began(readers[0])
         readers[0].settimeout(0.2)
         # Others' work has places of its own, also for conversions.
         manifest = build(daemon).id
@@ -135,8 +135,8 @@ def test_the_daemon_ends_in_time_whatever_it_does_for_requests(daemon: Daemon) -
         readers = [
             stack.enter_context(asking(daemon, path, scope)) for scope in ("read", "admin") * 5
         ]
-        begun(readers[0])
-        begun(readers[1])
+        began(readers[0])
+        began(readers[1])
         stack.enter_context(_sending(daemon, new_id()))
         with promptly(5):
             assert daemon.stop(20) == 0
@@ -201,7 +201,7 @@ def test_uploads_are_bounded_and_go_with_their_clients(daemon: Daemon) -> None:
 class TestLatest:
     def test_it_is_the_newest_that_was_made_here(self, daemon: Daemon) -> None:
         small = record(header(daemon.root), [line("a", PAGE)])
-        brought = upload(daemon, small)
+        uploaded = upload(daemon, small)
         for answer in (
             daemon.http.get(f"{DUMPS}/latest"),
             daemon.http.post("/v1/pagecache/loads", json={}),
@@ -216,7 +216,7 @@ class TestLatest:
         assert [(record["id"], record["latest"]) for record in listed] == [
             (later, False),
             (made, True),
-            (brought, False),
+            (uploaded, False),
         ]
 
     @pytest.mark.parametrize("kind", [DUMPS, BUILDS])
@@ -235,9 +235,9 @@ class TestLatest:
     ) -> None:
         daemon = start_daemon(pagecache={"dumps_kept": 2})
         made = [daemon.run(DUMPS, {})["dump"] for _ in range(3)]
-        brought = [upload(daemon, record(header(), [line("a", PAGE)])) for _ in range(4)]
+        uploaded = [upload(daemon, record(header(), [line("a", PAGE)])) for _ in range(4)]
         listed = {dump["id"] for dump in daemon.http.get(DUMPS).json()["dumps"]}
-        assert listed == {*made[1:], *brought[2:]}
+        assert listed == {*made[1:], *uploaded[2:]}
 
     def test_deleting_it_by_that_name_says_which_one_it_is(self, daemon: Daemon) -> None:
         write_file(daemon.root / "file", PAGE)

@@ -37,14 +37,14 @@ class TestLoadUntil:
     def test_a_share_is_enough_and_the_rest_goes_on(self, dumped: Daemon) -> None:
         done = dumped.cli("pagecache", "load", "--until", "5%", "--rate", "1MiB")
         assert done.returncode == 0, done.stderr
-        told = re.search(
+        reported = re.search(
             r"(\d+)\.\d % of the bytes after .*: operation (\w+) continues", done.stderr
         )
-        assert told is not None, done.stderr
-        assert 5 <= int(told[1]) < 100
-        now = dumped.http.get(f"/v1/operations/{told[2]}").json()
+        assert reported is not None, done.stderr
+        assert 5 <= int(reported[1]) < 100
+        now = dumped.http.get(f"/v1/operations/{reported[2]}").json()
         assert now["state"] == "running"
-        dumped.http.post(f"/v1/operations/{told[2]}/cancel")
+        dumped.http.post(f"/v1/operations/{reported[2]}/cancel")
 
     def test_a_deadline_is_kept(self, dumped: Daemon) -> None:
         done = dumped.cli("pagecache", "load", "--deadline", "1s", "--rate", "1MiB")
@@ -161,10 +161,10 @@ def test_the_watchdog_is_fed_by_the_loop_that_answers(disk_dir: Path) -> None:
         serve += ["--listen", "", "--socket", str(disk_dir / "s")]
         surroundings = clean_environment(NOTIFY_SOCKET=address, WATCHDOG_USEC="400000")
         with subprocess.Popen(serve, env=surroundings, stderr=subprocess.DEVNULL) as process:
-            told: list[bytes] = []
-            while told.count(b"WATCHDOG=1") < 5:
-                told.append(receiver.recv(100))
-            assert b"READY=1" in told
+            reported: list[bytes] = []
+            while reported.count(b"WATCHDOG=1") < 5:
+                reported.append(receiver.recv(100))
+            assert b"READY=1" in reported
             # A daemon that hangs feeds nothing.
             process.send_signal(signal.SIGSTOP)
             receiver.settimeout(1.0)

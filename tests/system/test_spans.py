@@ -242,10 +242,10 @@ def test_a_collector_that_hangs_keeps_nobody_from_ending(receiver: Collector) ->
         span = made.request()
         assert span is not None
         span.end(answered)
-    begun = time.monotonic()
+    began = time.monotonic()
     made.stop(0.5)
     # It takes five seconds until the request to the collector is given up.
-    assert time.monotonic() - begun < 4
+    assert time.monotonic() - began < 4
     exported, gone = made.figures()
     assert exported == 0
     assert gone >= BATCH_SPANS // 2

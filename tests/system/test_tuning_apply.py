@@ -167,10 +167,10 @@ class TestApply:
         opened = [
             line for line in lines if "open" in line and ("/proc/sys" in line or '"/sys' in line)
         ]
-        assert opened, "the trace shows no look at the settings"
+        assert opened, "the trace shows no reading of the settings"
         assert [line for line in opened if "O_WRONLY" in line or "O_RDWR" in line] == []
         started = [line for line in lines if "execve" in line and "/tc" in line]
-        assert started, "the trace shows no look at the qdiscs"
+        assert started, "the trace shows no reading of the qdiscs"
         assert [line for line in started if '"show"' not in line] == []
         assert [line for line in lines if "tuning/" in line and "rename" in line] == []
 

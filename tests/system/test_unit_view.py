@@ -183,7 +183,7 @@ def test_exposure(unit: str) -> None:
         rf"exposure level for {re.escape(unit).replace('@', '@i?')}: ([0-9.]+)", done.stdout
     )
     if found is None:
-        pytest.skip(f"this systemd-analyze cannot look at files: {done.stderr}")
+        pytest.skip(f"this systemd-analyze cannot read files: {done.stderr}")
     assert float(found[1]) <= EXPOSURE[unit], done.stdout
 
 
@@ -220,16 +220,16 @@ class TestConfigCheck:
             '[reimage]\ncheck_command = ["/opt/check/run", "/etc/check"]\n'
             'ca_file = "/etc/ssl/certs/ours.pem"\n'
         )
-        told = run_cli("config", "check", "--config", config, wrapper=etc).stdout
+        reported = run_cli("config", "check", "--config", config, wrapper=etc).stdout
         for key, path in (
             ("roots", "/srv/data"),
             ("tokens_file", "/etc/secrets/tokens.json"),
             ("reimage.check_command", "/opt/check/run"),
         ):
-            assert f"`{key}` = {path} is hidden from holdfast.service" in told
-            assert f"`BindReadOnlyPaths=-{path}`" in told
-        assert "`ReadWritePaths=-/srv/data/.holdfast`" in told
-        assert "ours.pem" not in told
+            assert f"`{key}` = {path} is hidden from holdfast.service" in reported
+            assert f"`BindReadOnlyPaths=-{path}`" in reported
+        assert "`ReadWritePaths=-/srv/data/.holdfast`" in reported
+        assert "ours.pem" not in reported
 
         drop_in = (
             "[Service]\nBindReadOnlyPaths=-/srv/data \\\n -/etc/secrets:/etc/secrets:rbind\n"
@@ -238,8 +238,8 @@ class TestConfigCheck:
         write = 'mkdir -p "$(dirname "$1")"; printf %s "$0" > "$1"'
         place = "/etc/systemd/system/holdfast.service.d/roots.conf"
         subprocess.run([*etc, "sh", "-c", write, drop_in, place], check=True)
-        told = run_cli("config", "check", "--config", config, wrapper=etc).stdout
-        assert "holdfast.service" not in told, told
+        reported = run_cli("config", "check", "--config", config, wrapper=etc).stdout
+        assert "holdfast.service" not in reported, reported
 
     def test_who_else_can_exchange_the_state_directory(
         self, etc: tuple[str, ...], disk_dir: Path
@@ -249,19 +249,19 @@ class TestConfigCheck:
         config = disk_dir / "holdfast.toml"
         config.write_text(f'roots = ["{root}"]\n')
 
-        def told() -> str:
+        def reported() -> str:
             return run_cli("config", "check", "--config", config, wrapper=etc).stdout
 
-        assert "can be moved or replaced" not in told()
+        assert "can be moved or replaced" not in reported()
         os.chown(root, 12345, 12345)
-        assert f"{root}/.holdfast can be moved or replaced by others" in told()
-        assert "belongs to user 12345" in told()
-        assert "chown root:root" in told()
+        assert f"{root}/.holdfast can be moved or replaced by others" in reported()
+        assert "belongs to user 12345" in reported()
+        assert "chown root:root" in reported()
         os.chown(root, 0, 12345)
         root.chmod(0o775)
-        assert "can be written by others than its owner (mode 0775)" in told()
+        assert "can be written by others than its owner (mode 0775)" in reported()
         root.chmod(0o1777)
-        assert "can be moved or replaced" not in told()
+        assert "can be moved or replaced" not in reported()
 
     def test_what_an_unsigned_image_means(self, etc: tuple[str, ...], disk_dir: Path) -> None:
         config = disk_dir / "holdfast.toml"

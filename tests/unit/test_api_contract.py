@@ -79,9 +79,9 @@ def test_a_client_is_generated_from_all_of_it(
         text=True,
         check=False,
     )
-    told = done.stdout + done.stderr
-    assert "WARNING" not in told, told
-    assert "Unable to parse" not in told, told
+    reported = done.stdout + done.stderr
+    assert "WARNING" not in reported, reported
+    assert "Unable to parse" not in reported, reported
     made = {path.stem for path in output.glob("api/*/*.py")} - {"__init__"}
     operations = [operation for path in document["paths"].values() for operation in path.values()]
     named = {

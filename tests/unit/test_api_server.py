@@ -334,13 +334,13 @@ class TestStrangers:
             assert arrive("k", known=True)
         assert not arrive("f")
 
-    @pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHo"])
+    @pytest.mark.parametrize("began", [b"", b"GET / HTTP/1.1\r\nHo"])
     def test_who_never_says_what_it_wants_is_let_go(
-        self, server: Served, monkeypatch: pytest.MonkeyPatch, begun: bytes
+        self, server: Served, monkeypatch: pytest.MonkeyPatch, began: bytes
     ) -> None:
         monkeypatch.setattr(Protocol, "header_seconds", 0.2)
         with socket.create_connection(("127.0.0.1", httpx.URL(server.url).port or 0), 10) as slow:
-            slow.sendall(begun)
+            slow.sendall(began)
             with suppress(ConnectionError):
                 assert slow.recv(1) == b""
 

@@ -53,8 +53,8 @@ def test_a_row_names_tests_that_exist(row: list[str]) -> None:
 
 def test_every_test_of_the_imager_is_in_the_table() -> None:
     """What goes well needs no row."""
-    told = " ".join(row[3] for row in rows())
+    reported = " ".join(row[3] for row in rows())
     for path in sorted({*(TESTS / "vm/imager").glob("test_*.py")} - {_OPTIONS}):
         for test in defined_in(path):
             if test.rpartition("::")[2].startswith("test_") and "nothing_is_wrong" not in test:
-                assert f"`vm/imager/{path.name}::{test}`" in told, test
+                assert f"`vm/imager/{path.name}::{test}`" in reported, test

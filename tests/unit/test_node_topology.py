@@ -142,19 +142,19 @@ def test_a_device_that_sysfs_does_not_show(machine: Machine, root: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("kind", "source", "told"),
+    ("kind", "source", "reported"),
     [
         ("overlay", "overlay", "is on no block device"),
         ("nfs4", "server:/export", "not on a disk of this machine"),
     ],
 )
 def test_what_lies_on_no_disk(
-    machine: Machine, root: Path, kind: str, source: str, told: str
+    machine: Machine, root: Path, kind: str, source: str, reported: str
 ) -> None:
     machine.mount("0:50", root, kind=kind, source=source)
     answer = machine.describe(root)
     assert answer.devices == []
-    assert told in (answer.note or "")
+    assert reported in (answer.note or "")
 
 
 def test_no_mountinfo(machine: Machine, root: Path) -> None:

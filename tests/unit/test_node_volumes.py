@@ -66,14 +66,14 @@ def test_what_is_no_directory(system: Path, root: Path) -> None:
 
 def test_an_empty_mount_point_of_fstab_is_no_root(system: Path, root: Path) -> None:
     fstab(system, root)
-    told = "is not mounted, though /etc/fstab names it as a mount point"
-    assert missing(root, system) == told
+    reported = "is not mounted, though /etc/fstab names it as a mount point"
+    assert missing(root, system) == reported
     # Also by another name.
     link = system / "link"
     link.symlink_to(root)
-    assert missing(link, system) == told
+    assert missing(link, system) == reported
     fstab(system, f"{link}/")
-    assert missing(root, system) == told
+    assert missing(root, system) == reported
     # What is below it, or beside it, does not count.
     fstab(system, root / "below", root.with_name("my"))
     assert missing(root, system) is None
@@ -81,18 +81,20 @@ def test_an_empty_mount_point_of_fstab_is_no_root(system: Path, root: Path) -> N
 
 def test_a_root_within_a_volume_that_is_not_mounted(system: Path, root: Path) -> None:
     fstab(system, root.parent)
-    told = f"is in {root.parent}, which is not mounted though /etc/fstab names it as a mount point"
-    assert missing(root, system) == told
-    assert on_missing_volume(root / "state", system) == told
+    reported = (
+        f"is in {root.parent}, which is not mounted though /etc/fstab names it as a mount point"
+    )
+    assert missing(root, system) == reported
+    assert on_missing_volume(root / "state", system) == reported
 
 
 def test_the_innermost_mount_point_counts(system: Path, root: Path) -> None:
     fstab(system, "/proc", "/nowhere")
     assert missing(Path("/proc/self"), system) is None
     fstab(system, "/proc", "/proc/self")
-    told = missing(Path("/proc/self/fd"), system)
-    assert told is not None
-    assert told.startswith("is in /proc/")
+    reported = missing(Path("/proc/self/fd"), system)
+    assert reported is not None
+    assert reported.startswith("is in /proc/")
 
 
 @pytest.mark.parametrize("directory", ["etc/systemd/system", "run/systemd/generator"])
@@ -102,8 +104,8 @@ def test_a_unit_names_a_mount_point_where_systemd_runs(
     unit = add_unit(system, directory, root)
     assert missing(root, system) is None
     booted(system)
-    told = missing(root, system)
-    assert told == f"is not mounted, though /{directory}/{unit.name} names it as a mount point"
+    reported = missing(root, system)
+    assert reported == f"is not mounted, though /{directory}/{unit.name} names it as a mount point"
 
 
 def test_a_unit_of_a_package_counts_once_it_is_wanted(system: Path, root: Path) -> None:

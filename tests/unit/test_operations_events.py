@@ -26,7 +26,7 @@ async def listen(service: Operations, operation_id: str) -> list[Operation]:
     return [news async for news in service.events(operation_id)]
 
 
-async def begun(work: Work) -> Any:
+async def began(work: Work) -> Any:
     return await asyncio.to_thread(work.wait_begun)
 
 
@@ -40,12 +40,12 @@ def test_events_tell_every_state_and_end_with_the_final_one(tmp_path: Path) -> N
 
     async def main(service: Operations) -> None:
         blocking = start(service)
-        first = await begun(work)
+        first = await began(work)
         queued = start(service)
         listener = asyncio.create_task(listen(service, queued.id))
         await asyncio.sleep(0)
         work.release(first)
-        second = await begun(work)
+        second = await began(work)
         directed(second).bytes_done = 77
         work.release(second)
         news = await listener
@@ -64,7 +64,7 @@ def test_running_work_is_reported_every_second(tmp_path: Path) -> None:
 
     async def main(service: Operations) -> None:
         operation = start(service)
-        counters = directed(await begun(work))
+        counters = directed(await began(work))
         async with aclosing(service.events(operation.id)) as events:
             moments = []
             async for news in events:
@@ -90,7 +90,7 @@ def test_wait_returns_at_the_end_or_when_time_is_up(tmp_path: Path) -> None:
 
     async def main(service: Operations) -> None:
         operation = start(service)
-        context = await begun(work)
+        context = await began(work)
         assert (await service.wait(operation.id, 0)).state is State.RUNNING
         assert (await service.wait(operation.id, 0.05)).state is State.RUNNING
         waiting = asyncio.create_task(service.wait(operation.id, 30))
@@ -121,7 +121,7 @@ def test_two_hundred_listeners_share_one_clock_and_all_hear_the_end(tmp_path: Pa
 
     async def main(service: Operations) -> None:
         operation = start(service)
-        context = await begun(work)
+        context = await began(work)
         tasks = [asyncio.create_task(listen(service, operation.id)) for _ in range(200)]
         await asyncio.sleep(0)
         assert service.listeners(operation.id) == 200
@@ -139,7 +139,7 @@ def test_listeners_that_hang_up_leave_nothing_behind(tmp_path: Path) -> None:
 
     async def main(service: Operations) -> None:
         operation = start(service)
-        await begun(work)
+        await began(work)
         tasks = [asyncio.create_task(listen(service, operation.id)) for _ in range(20)]
         tasks += [
             asyncio.create_task(service.wait(operation.id, 30))  # type: ignore[arg-type]
@@ -163,12 +163,12 @@ def test_a_slow_listener_skips_progress_but_no_state(tmp_path: Path) -> None:
 
     async def main(service: Operations) -> None:
         blocking = start(service)
-        await begun(work)
+        await began(work)
         operation = start(service)
         async with aclosing(service.events(operation.id)) as events:
             assert (await anext(events)).state is State.QUEUED
             service.cancel(blocking.id)
-            context = await begun(work)
+            context = await began(work)
             channel = service._runner.find(operation.id)
             assert channel is not None
             for _ in range(100):
@@ -188,7 +188,7 @@ def test_streams_and_waits_end_when_the_daemon_stops(tmp_path: Path) -> None:
 
     async def main(service: Operations) -> None:
         running = start(service)
-        await begun(work)
+        await began(work)
         queued = start(service)
         listeners = [
             asyncio.create_task(listen(service, operation.id)) for operation in (running, queued)

@@ -241,11 +241,11 @@ def test_a_queued_operation_is_cancelled_at_once_and_never_runs(tmp_path: Path) 
         running = start(service)
         work.wait_begun()
         queued = start(service)
-        cancelled = service.cancel(queued.id, actor="somebody")
+        cancelled = service.cancel(queued.id, actor="an operator")
         assert cancelled.state is State.CANCELLED
         assert cancelled.started_at is None
         assert cancelled.error is not None
-        assert "somebody" in cancelled.error.detail
+        assert "an operator" in cancelled.error.detail
         assert service.cancel(queued.id) == cancelled
         work.release_all()
         ended(service, running)
@@ -258,7 +258,7 @@ def test_a_running_operation_is_cancelled_within_a_second(tmp_path: Path) -> Non
     with operations(tmp_path, kind_of(work)) as service:
         operation = start(service)
         directed(work.wait_begun()).bytes_done = 5
-        service.cancel(operation.id, actor="somebody")
+        service.cancel(operation.id, actor="an operator")
 
         def final() -> Operation | None:
             found = service.get(operation.id)

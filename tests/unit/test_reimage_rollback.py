@@ -362,13 +362,13 @@ def test_the_clock_is_that_of_the_kernel_since_its_boot() -> None:
     module = "holdfast.reimage.after_boot.confirmation_clock"
     code = f"from {module} import *; print(boottime(), synchronised())"
     unshare = ("unshare", "--time", "--boottime", "7200", "--fork")
-    told = []
+    reported = []
     for within in ((), unshare):
         done = subprocess.run(
             [*within, sys.executable, "-c", code], capture_output=True, text=True, check=False
         )
         if within and done.returncode != 0:
             pytest.skip(f"needs a time namespace: {done.stderr.strip()[-100:]}")
-        told.append(done.stdout.split())
-    assert 7200 <= float(told[1][0]) - float(told[0][0]) < 7300
-    assert told[0][1] in ("True", "False")
+        reported.append(done.stdout.split())
+    assert 7200 <= float(reported[1][0]) - float(reported[0][0]) < 7300
+    assert reported[0][1] in ("True", "False")

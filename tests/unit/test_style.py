@@ -66,7 +66,9 @@ def prose(path: Path) -> str:
 
 
 def sources() -> list[Path]:
-    trees = [(_ROOT / "agent", "*.py"), (_ROOT / "agent", "*.pyi"), (_ROOT / "rust", "*.rs")]
+    python = ("agent", "client", "demo", "fleet", "tests")
+    trees = [(_ROOT / "agent", "*.pyi"), (_ROOT / "rust", "*.rs")]
+    trees += [(_ROOT / name, "*.py") for name in python]
     documents = {*(_ROOT / "docs").rglob("*.md"), _ROOT / "README.md", _ROOT / "CONTRIBUTING.md"}
     documents.remove(_ROOT / "docs/STYLE.md")
     return sorted({*documents, *(path for tree, kind in trees for path in tree.rglob(kind))})

@@ -54,7 +54,7 @@ def wrong_lines(text: str) -> list[int] | None:
 
 class TestMistakes:
     @pytest.mark.parametrize(
-        ("text", "told"),
+        ("text", "reported"),
         [
             ("[sysctl\n", "mine.toml:1: is not valid TOML"),
             ("[sysctl]\na = 1\na = 2\n", "mine.toml:3: is not valid TOML"),
@@ -104,8 +104,8 @@ class TestMistakes:
             ("[sysctl]\nvm.swappiness = { value = 1, wen = '1' }\n", "did you mean `when`?"),
         ],
     )
-    def test_each_names_its_place(self, text: str, told: str) -> None:
-        assert any(told in mistake for mistake in mistakes(text)), mistakes(text)
+    def test_each_names_its_place(self, text: str, reported: str) -> None:
+        assert any(reported in mistake for mistake in mistakes(text)), mistakes(text)
 
     def test_all_are_told_at_once(self) -> None:
         text = "[blok]\n[sysctl]\nvm.swappiness = 300\n[memory]\nswap = 5\n"

@@ -25,9 +25,11 @@ _LIBRARY = re.compile(
 def test_no_words_of_the_library(error: dict[str, Any]) -> None:
     context = dict(error.get("example_context") or {})
     message = error["example_message_python"]
-    told = plain({"type": error["type"], "msg": message, "loc": ("x",), "ctx": context})
-    assert not _LIBRARY.search(told), told
-    assert told.split()[0] in {"must", "is", "has", "needs"} or "error" in error["type"], told
+    reported = plain({"type": error["type"], "msg": message, "loc": ("x",), "ctx": context})
+    assert not _LIBRARY.search(reported), reported
+    assert reported.split()[0] in {"must", "is", "has", "needs"} or "error" in error["type"], (
+        reported
+    )
 
 
 def models() -> list[type[BaseModel]]:
@@ -49,12 +51,14 @@ def test_each_pattern_of_a_field_has_words_of_its_own() -> None:
         schema = str(model.model_json_schema())
         patterns |= set(re.findall(r"'pattern': '([^']*)'", schema))
     for pattern in patterns:
-        told = plain({"type": "string_pattern_mismatch", "msg": "", "ctx": {"pattern": pattern}})
-        assert "[" not in told, told
+        reported = plain(
+            {"type": "string_pattern_mismatch", "msg": "", "ctx": {"pattern": pattern}}
+        )
+        assert "[" not in reported, reported
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "told"),
+    ("field", "value", "reported"),
     [
         ("descriptor_sha256", "bogus", "descriptor_sha256 must be 64 hexadecimal digits"),
         ("descriptor", "nowhere", "descriptor must be a URL"),
@@ -62,8 +66,8 @@ def test_each_pattern_of_a_field_has_words_of_its_own() -> None:
         ("identity", "hostname", "identity must be a list"),
     ],
 )
-def test_a_field_is_named_with_what_it_must_be(field: str, value: object, told: str) -> None:
+def test_a_field_is_named_with_what_it_must_be(field: str, value: object, reported: str) -> None:
     good = {"descriptor": "https://images.example/a.json", "descriptor_sha256": "0" * 64}
     with pytest.raises(ValidationError) as caught:
         StageRequest.model_validate({**good, field: value})
-    assert first(caught.value).startswith(told)
+    assert first(caught.value).startswith(reported)

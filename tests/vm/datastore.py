@@ -37,7 +37,7 @@ def main() -> None:
         for page in range(first, min(first + RUN_PAGES, len(data) // PAGE)):
             touched ^= data[page * PAGE]
             pages += 1
-    told = {
+    reported = {
         "started": started,
         "seconds": time.time() - started,
         "hot_bytes": pages * PAGE,
@@ -47,7 +47,7 @@ def main() -> None:
     }
     # There once it is whole: others read it at any time.
     with open(f"{result}.new", "w") as file:  # noqa: PTH123
-        json.dump(told, file)
+        json.dump(reported, file)
     os.rename(f"{result}.new", result)  # noqa: PTH104
     signal.sigwait({signal.SIGTERM})
 

@@ -25,12 +25,14 @@ WatchdogSec=5min
 def first_pass(guest: Guest) -> dict[str, Any]:
     """Wait for the datastore's first pass over its hot set, and return its cost."""
 
-    def told() -> dict[str, Any] | None:
+    def reported() -> dict[str, Any] | None:
         done = guest.call("/bin/cat", "/run/datastore.json")
         found: dict[str, Any] | None = json.loads(done.stdout) if done.returncode == 0 else None
         return found
 
-    found = until(told, seconds=patience(SECONDS), what="the datastore's first pass", interval=0.5)
+    found = until(
+        reported, seconds=patience(SECONDS), what="the datastore's first pass", interval=0.5
+    )
     assert found["hot_bytes"] == FILE_MIB << 19
     return found
 

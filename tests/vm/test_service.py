@@ -48,13 +48,13 @@ def test_the_datastore_starts_warm_after_a_reboot(installed: Installed, shared: 
     assert warm["read_bytes"] <= 0.01 * warm["hot_bytes"]
     (loaded,) = moments(guest, "holdfast-warm.service", "ActiveEnterTimestampMonotonic")
     assert 0 < loaded <= start * 1e6
-    told = journal(guest, "holdfast-warm.service", "datastore.service")
+    reported = journal(guest, "holdfast-warm.service", "datastore.service")
     order = [
-        told.index("% of the 32.0 MiB in dump"),
-        told.index("Finished holdfast-warm.service"),
-        told.index("Started datastore.service"),
+        reported.index("% of the 32.0 MiB in dump"),
+        reported.index("Finished holdfast-warm.service"),
+        reported.index("Started datastore.service"),
     ]
-    assert order == sorted(order), told
+    assert order == sorted(order), reported
     success = metric(
         guest, "holdfast_operation_last_success_timestamp_seconds", kind="pagecache.load"
     )
@@ -149,12 +149,12 @@ def test_killed_or_stuck_the_daemon_comes_back_and_goes_on(shared: Machine) -> N
 def _restarted(guest: Guest, old: int) -> int:
     """Wait until systemd has started another daemon and it is ready; answer its process id."""
 
-    def told() -> int | None:
+    def reported() -> int | None:
         shown = guest.run("/bin/systemctl", "show", "holdfast", "--property=ActiveState,MainPID")
         pid = moments(guest, "holdfast.service", "MainPID")[0]
         return pid if "ActiveState=active" in shown and pid not in (0, old) else None
 
-    return until(told, seconds=patience(SECONDS), what="the daemon's restart", interval=0.5)
+    return until(reported, seconds=patience(SECONDS), what="the daemon's restart", interval=0.5)
 
 
 def test_a_boot_goes_on_whatever_is_wrong_with_the_state(start: Start) -> None:
@@ -172,10 +172,12 @@ def _without_the_volume(guest: Guest) -> None:
     """The daemon runs, reports that everywhere, and leaves the empty mount point alone."""
     assert guest.run("/bin/systemctl", "is-active", "multi-user.target").strip() == "active"
     assert guest.run("/bin/systemctl", "is-active", "holdfast.service").strip() == "active"
-    (told,) = readiness(guest)
-    assert told.startswith("Root /mnt/data is not mounted, though /etc/fstab names it as a mount")
-    assert "a minimal state is kept in /var/lib/holdfast; mount the volume" in told
-    assert f"degraded: {told}" in journal(guest, "holdfast.service")
+    (reported,) = readiness(guest)
+    assert reported.startswith(
+        "Root /mnt/data is not mounted, though /etc/fstab names it as a mount"
+    )
+    assert "a minimal state is kept in /var/lib/holdfast; mount the volume" in reported
+    assert f"degraded: {reported}" in journal(guest, "holdfast.service")
     assert "there is no dump to load" in journal(guest, "holdfast-warm.service")
     assert not guest.sh("ls -A /mnt/data").strip()
     # A unit of the administrator's names a mount point as well as fstab does.
@@ -210,9 +212,9 @@ def _full_and_damaged_and_behind(guest: Guest, ahead: str) -> None:
     """The volume is full, the newest dump is damaged, and the clock is years behind its time."""
     # The dump before that one is loaded.
     assert first_pass(guest)["read_bytes"] == 0
-    (told,) = readiness(guest)
-    assert "The volume of /mnt/data/.holdfast is full" in told
-    assert f"degraded: {told}" in journal(guest, "holdfast.service")
+    (reported,) = readiness(guest)
+    assert "The volume of /mnt/data/.holdfast is full" in reported
+    assert f"degraded: {reported}" in journal(guest, "holdfast.service")
     shown = guest.json(HOLDFAST, "pagecache", "list", "--json")
     assert [save["id"] for save in shown["damaged"]] == [ahead]
 

@@ -100,7 +100,7 @@ def check(
     sector_bytes: int = SECTOR,
     seed: int = 0,
 ) -> Report:
-    """Judge about so many different states of a log.
+    """Judge about that many different states of a log.
 
     Each prefix is one, and each write alone, missing and torn; the others are random.
     """

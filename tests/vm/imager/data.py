@@ -105,7 +105,7 @@ def make(
     }
     top = _ARRAY if level else "top=/dev/vda\n"
     script = (top + _FILL + _ENDS[ended]).format(**words)
-    told = build(kernel, disks, script, directory, image.content)
-    array = {"uuid": told["array"], "level": level, "devices": count} if level else None
+    reported = build(kernel, disks, script, directory, image.content)
+    array = {"uuid": reported["array"], "level": level, "devices": count} if level else None
     source = {"kind": "staged", "path": PATH, "file_system": kind}
-    return Data(disks, {**source, "uuid": told["uuid"], "array": array})
+    return Data(disks, {**source, "uuid": reported["uuid"], "array": array})

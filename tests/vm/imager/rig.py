@@ -84,8 +84,8 @@ class Rig:
         """It gave up for this reason, and nothing changed on any disk but the record of it."""
         said = machine.said
         assert any(line.startswith("refused, and nothing was written") for line in said), said
-        told = next(line for line in said if line.startswith("refused"))
-        assert re.search(reason, told), told
+        reported = next(line for line in said if line.startswith("refused"))
+        assert re.search(reason, reported), reported
         self.only_the_record_changed()
         if recorded:
             record = self.record
@@ -94,7 +94,7 @@ class Rig:
             assert record.log
         else:
             self.nothing_changed()
-        tell(told)
+        tell(reported)
 
     def nothing_changed(self) -> None:
         """No byte of any disk is different."""

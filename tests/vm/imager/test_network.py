@@ -44,11 +44,11 @@ def test_the_server_has_troubles_and_cuts_connections(rig: NewRig) -> None:
     does = behaviour(machine.image, statuses=[500, 503], cut_after=3 << 20)
     with served(machine, does) as how:
         machine.written(machine.run(machine.arm(**how), network=USER))
-    begun = begun_at(does)
+    began = begun_at(does)
     # Each pass went on where it was cut off, and nothing was sent twice.
     size = machine.image.content.stat().st_size
     once = [*range(0, size, 3 << 20)]
-    assert begun == [0, 0, *once, *once]
+    assert began == [0, 0, *once, *once]
 
 
 def test_one_kib_a_second(rig: NewRig, thin: Image) -> None:

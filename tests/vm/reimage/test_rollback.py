@@ -89,10 +89,10 @@ def test_what_is_not_confirmed_is_rolled_back(start: Start, published: Published
         assert found["rollback_at"] is not None
         saved = found["previous"]
         tell(f"the new system is not confirmed; kept: {saved}")
-        told = found["imager"]
-        tell(f"{told['notes']}, at most {told['memory_peak_bytes'] >> 20} MiB")
-        assert told["memory_peak_bytes"] <= 128 << 20
-        assert any("the root file system (ext4) was grown" in note for note in told["notes"])
+        reported = found["imager"]
+        tell(f"{reported['notes']}, at most {reported['memory_peak_bytes'] >> 20} MiB")
+        assert reported["memory_peak_bytes"] <= 128 << 20
+        assert any("the root file system (ext4) was grown" in note for note in reported["notes"])
         grown = _grown(node)
         # Up to the lifeboat, which is behind it.
         assert grown["end"] > (3 << 30) - (66 << 20), grown

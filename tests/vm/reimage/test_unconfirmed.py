@@ -1,4 +1,4 @@
-"""A machine fetches its new system from the network, and is not confirmed until it is mended."""
+"""A machine fetches its new system from the network, and is not confirmed until it is fixed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.vm.reimage.telling import tell
 _CHECK = """
 cat >>/etc/holdfast/holdfast.toml <<'END'
 [reimage]
-check_command = ["/usr/bin/test", "-e", "/etc/holdfast/mended"]
+check_command = ["/usr/bin/test", "-e", "/etc/holdfast/fixed"]
 END
 systemctl restart holdfast
 """
@@ -40,11 +40,11 @@ def test_over_the_network_and_not_confirmed_at_first(start: Start, published: Pu
         started_warm(node)
         assert "NOT CONFIRMED" in node.guest.run("/usr/bin/journalctl", "-u", "holdfast", "-b")
 
-        tell("checking again, before and after it is mended")
+        tell("checking again, before and after it is fixed")
         again = control.finished(control.post("/v1/reimage/confirm", code=202)["id"])
         assert (again["kind"], again["state"]) == ("reimage.check", "failed")
         assert control.get("/v1/reimage")["state"] == "unconfirmed"
-        node.guest.sh("touch /etc/holdfast/mended")
+        node.guest.sh("touch /etc/holdfast/fixed")
         again = control.finished(control.post("/v1/reimage/confirm", code=202)["id"])
         assert again["state"] == "succeeded", again
         assert control.get("/v1/reimage")["state"] == "confirmed"
