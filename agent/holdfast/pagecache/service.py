@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,7 +15,6 @@ from holdfast.atomic_files import make_directory
 from holdfast.capability import Capability
 from holdfast.engine_request import call
 from holdfast.left_out import LeftOut
-from holdfast.node.storage.volumes import missing
 from holdfast.operations.ids import new_id
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import RequestError, Slug
@@ -40,6 +38,7 @@ from holdfast.pagecache.models import (
     LoadResult,
     UnusedDump,
 )
+from holdfast.pagecache.places import Places, inspection_error, limits
 from holdfast.pagecache.residency import GroupBy, PageCacheState, ResidencyReport, UnavailableRoot
 from holdfast.records.conversions import Write
 from holdfast.records.provenance import provenance
@@ -73,7 +72,8 @@ class PageCache(Capability):
         left_out: LeftOut | None = None,
     ) -> None:
         self._left_out = left_out or LeftOut()
-        self._places = Roots(roots, state_dir)
+        self._roots = Roots(roots, state_dir)
+        self._places = Places(self._roots)
         self._exclude = [state_dir]
         self._state_dir = state_dir
         self._reserve_bytes = reserve_bytes
@@ -141,11 +141,11 @@ class PageCache(Capability):
         match params:
             case DumpRequest():
                 space.check(self._state_dir)
-                self._dump_places(params)
+                self._places.to_dump(params)
             case LoadRequest():
-                self._load_roots(params, self._store.get(params.dump))
+                self._places.to_load(params, self._store.get(params.dump))
             case EvictRequest():
-                self._evict_places(params)
+                self._places.to_evict(params)
 
     def state(
         self,
@@ -161,14 +161,14 @@ class PageCache(Capability):
         `depth` is how many levels of directories are listed one by one, `top` how many files,
         directories and groups at most. Raises `RequestError` for a path that is not in a root.
         """
-        places, unavailable = self._shown(path)
+        places, unavailable = self._places.shown(path)
         reports = []
         for place in places:
             try:
                 reports.append(self._residency(place, depth, top, by, progress or Progress()))
             except (OSError, ValueError) as error:
                 if path is not None:
-                    raise _not_to_be_looked_at(path, error) from None
+                    raise inspection_error(path, error) from None
                 unavailable.append(UnavailableRoot(root=str(place.root), detail=str(error)))
         return PageCacheState(
             page_size=_engine.page_size(), reports=reports, unavailable=unavailable
@@ -233,7 +233,7 @@ class PageCache(Capability):
         """
         if dump_id is not None:
             self._store.check_chosen(dump_id)
-        return DumpUpload(self._store, max_bytes=self._max_record_bytes, root=self._places.roots[0])
+        return DumpUpload(self._store, max_bytes=self._max_record_bytes, root=self._roots.roots[0])
 
     # One directory by itself, for a transfer: names are relative to it, wherever it is.
 
@@ -269,14 +269,14 @@ class PageCache(Capability):
 
     def _dump(self, context: Context[DumpRequest]) -> DumpResult:
         params = context.params
-        places = self._dump_places(params)
+        places = self._places.to_dump(params)
         make_directory(self._store.directory)
         outcome = call(
             DumpPages(
                 places=places,
                 exclude=self._exclude,
                 destination=self._store.destination(context.id),
-                header=provenance(context.id) | _limits(places),
+                header=provenance(context.id) | limits(places),
                 on_denied=params.on_denied,
             ),
             context.progress,
@@ -300,7 +300,7 @@ class PageCache(Capability):
                 LoadPages(
                     record=record,
                     max_bytes=self._store.max_bytes,
-                    roots=self._load_roots(params, dump),
+                    roots=self._places.to_load(params, dump),
                     policy=params.policy,
                     budget_bytes=params.budget_bytes,
                     reserve_bytes=(
@@ -342,7 +342,7 @@ class PageCache(Capability):
         return earlier
 
     def _evict(self, context: Context[EvictRequest]) -> EvictResult:
-        places = self._evict_places(context.params)
+        places = self._places.to_evict(context.params)
         outcome = call(
             EvictPages(places=places, exclude=self._exclude, sync=context.params.sync),
             context.progress,
@@ -362,18 +362,6 @@ class PageCache(Capability):
             if not place.path:
                 self._left_out.note(str(place.root), "pagecache", counts)
 
-    # What requests mean.
-
-    def _shown(self, path: str | None) -> tuple[list[RootPath], list[UnavailableRoot]]:
-        if path is not None:
-            return [self._places.find(path, "path")], []
-        reasons = {root: missing(root) for root in self._places.roots}
-        return [RootPath(root) for root, reason in reasons.items() if reason is None], [
-            UnavailableRoot(root=str(root), detail=f"It {reason}; mount the data volume.")
-            for root, reason in reasons.items()
-            if reason is not None
-        ]
-
     def _residency(
         self, place: RootPath, depth: int, top: int, by: GroupBy | None, progress: Progress
     ) -> ResidencyReport:
@@ -386,68 +374,3 @@ class PageCache(Capability):
         for name, each in (("directories", "directory"), ("files", "file")):
             outcome[name] = [item | {"kind": each} for item in outcome[name]]
         return ResidencyReport(root=str(place.root), total=total, **outcome)
-
-    def _dump_places(self, params: DumpRequest) -> list[RootPath]:
-        if params.path is not None:
-            place = self._places.find(params.path, "path")
-            if (
-                params.root is not None
-                and self._places.root(params.root, "root").root != place.root
-            ):
-                raise RequestError(
-                    Slug.OUTSIDE_ROOTS, f"{params.path} is not in root {params.root}.", "path"
-                )
-            return [place]
-        if params.root is not None:
-            return [self._places.root(params.root, "root")]
-        return self._places.all()
-
-    def _load_roots(self, params: LoadRequest, dump: Dump) -> list[Path]:
-        """Where each root of a dump is on this node."""
-        if params.root is None:
-            try:
-                return [self._places.root(root, "dump").root for root in dump.roots]
-            except RequestError as error:
-                raise RequestError(
-                    error.slug,
-                    f"{error.detail} Dump {dump.id} was made there; say with `root` where to load "
-                    "it.",
-                    "root",
-                ) from None
-        if len(dump.roots) > 1:
-            raise RequestError(
-                Slug.INVALID_REQUEST,
-                f"Dump {dump.id} has {len(dump.roots)} roots, so they cannot all be loaded into "
-                "one; leave `root` out.",
-                "root",
-            )
-        return [self._places.root(params.root, "root").root]
-
-    def _evict_places(self, params: EvictRequest) -> list[RootPath]:
-        return [self._places.find(path, f"paths.{nth}") for nth, path in enumerate(params.paths)]
-
-
-def _limits(places: Sequence[RootPath]) -> dict[str, str]:
-    """Return what the header of a dump says about the part of its root that it is of."""
-    limit = next((place.path for place in places if place.path), None)
-    return {} if limit is None else {"path": limit}
-
-
-def _not_to_be_looked_at(path: str, error: OSError | ValueError) -> Exception:
-    """Distinguish what is wrong with the path from what is wrong with the machine."""
-    if isinstance(error, OSError):
-        # It was a file or directory in a root when it was checked; another process changed it
-        # since.
-        slugs = {
-            errno.ENOENT: Slug.NOT_FOUND,
-            errno.ENOTDIR: Slug.NOT_FOUND,
-            errno.ELOOP: Slug.OUTSIDE_ROOTS,
-            errno.EXDEV: Slug.OUTSIDE_ROOTS,
-        }
-        slug = slugs.get(error.errno or 0)
-        if slug is None:
-            return error
-        detail = f"{path} cannot be inspected: {error.strerror}."
-    else:
-        slug, detail = Slug.INVALID_REQUEST, f"{error}."
-    return RequestError(slug, detail, "path")

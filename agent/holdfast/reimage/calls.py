@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from holdfast.operations.idempotency import check_key, digest_of
 from holdfast.operations.model import RequestError, Slug, now
-from holdfast.reimage.models import AttemptRequest
+from holdfast.reimage.models import AttemptRequest, StageRequest
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job, StepCall
 
@@ -104,3 +104,13 @@ def _present(job: Job | None) -> dict[str, str | None]:
         "state": (ReimageState.IDLE if job is None else job.state).value,
         "image": None if job is None or job.image is None else job.image.descriptor_sha256,
     }
+
+
+def check_wishes(request: StageRequest) -> None:
+    """Raise `RequestError` for wishes that do not go together."""
+    if request.rollback == "automatic" and not request.save_previous:
+        raise RequestError(
+            Slug.INVALID_REQUEST,
+            "An automatic rollback needs the old system to be kept: ask for `save_previous` too.",
+            "rollback",
+        )

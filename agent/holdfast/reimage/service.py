@@ -25,7 +25,7 @@ from holdfast.reimage.after_boot.checks import PostBootChecks
 from holdfast.reimage.after_boot.confirmation_clock import ConfirmationClock, waits
 from holdfast.reimage.after_boot.rollback import STALLED_SECONDS, RollbackWatch, Running
 from holdfast.reimage.attempt import Attempt
-from holdfast.reimage.calls import Call, key_used
+from holdfast.reimage.calls import Call, check_wishes, key_used
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.images.sharing import ImageSharing
 from holdfast.reimage.interlock.fleet_lock import FleetLock
@@ -136,19 +136,10 @@ class Reimage(Capability):
         self._attempt.load()
         self._keeper.load()
 
-    def start(self) -> None:
-        """Begin to release a lock of the fleet that need not be held."""
-        self._keeper.start()
-
-    def stop(self, seconds: float) -> None:
-        """Ask and release nothing more, within about `seconds`."""
-        self._interlock.stop()
-        self._keeper.stop(seconds)
-
     @contextmanager
     def running(self, operations: Operations) -> Iterator[None]:
         """Keep the fleet's lock and watch over the new system for as long as the block runs."""
-        self.start()
+        self._keeper.start()
         try:
             rollback = self.watch(operations)
             rollback.start()
@@ -157,7 +148,8 @@ class Reimage(Capability):
             finally:
                 rollback.stop(STOP_SECONDS)
         finally:
-            self.stop(STOP_SECONDS)
+            self._interlock.stop()
+            self._keeper.stop(STOP_SECONDS)
 
     def collectors(self, operations: Operations) -> Iterable[Collector]:
         """Return what shows the attempt, what it asks before, and its images."""
@@ -196,7 +188,7 @@ class Reimage(Capability):
                 )
         if self._attempt.store.previous.of(params.descriptor_sha256) is None:
             self._images.check(params)
-        _check_sense(params)
+        check_wishes(params)
         blocked = self._describe().blocked
         if blocked:
             raise RequestError(
@@ -295,7 +287,7 @@ class Reimage(Capability):
                     "`admin` unless `reimage.sources` lists where images are fetched from.",
                 )
             self._images.check(request)
-        _check_sense(request)
+        check_wishes(request)
         return Planner(
             images=self._images,
             store=self._attempt.store,
@@ -450,13 +442,3 @@ class Reimage(Capability):
         problems = self._own_problems()
         if problems:
             raise RequestError(Slug.UNAVAILABLE, " ".join(problems))
-
-
-def _check_sense(request: StageRequest) -> None:
-    """Raise `RequestError` for wishes that do not go together."""
-    if request.rollback == "automatic" and not request.save_previous:
-        raise RequestError(
-            Slug.INVALID_REQUEST,
-            "An automatic rollback needs the old system to be kept: ask for `save_previous` too.",
-            "rollback",
-        )

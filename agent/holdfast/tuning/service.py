@@ -49,7 +49,6 @@ from holdfast.tuning.models import (
     ProfileList,
     RollbackRequest,
     RolledBack,
-    Setting,
     TuningState,
 )
 from holdfast.tuning.planner import Draft, Planner
@@ -57,6 +56,7 @@ from holdfast.tuning.problems import blamed
 from holdfast.tuning.profile.layers import ProfileError
 from holdfast.tuning.profile.library import Library
 from holdfast.tuning.profile.named import allow_list
+from holdfast.tuning.results import observed_settings, rolled_back
 from holdfast.tuning.subsystems import all_subsystems
 from holdfast.tuning.watch.drift import Drift, counts
 from holdfast.tuning.watch.hotplug import Hotplug
@@ -312,7 +312,7 @@ class Tuning(Capability):
             self._refuse(request, draft)
             written = self._carry_out(context.id, draft, stored)
             self._in_force()
-            settings = self._looked_at(draft)
+            settings = observed_settings(self._panel, draft)
             left = self._newly_left(stored)
         if written:
             self.events.add(
@@ -367,27 +367,7 @@ class Tuning(Capability):
             profile=profile,
             settings=[str(knob) for knob in written],
         )
-        return RolledBack(
-            profile=profile,
-            written=len(written),
-            settings=[
-                Setting(
-                    name=restored.knob.name,
-                    subsystem=restored.knob.subsystem,
-                    target=restored.knob.target,
-                    desired=restored.knob.value
-                    if restored.knob.subsystem != "persistence"
-                    else None,
-                    observed=restored.observed
-                    if restored.knob.subsystem != "persistence"
-                    else None,
-                    action="restore" if restored.knob.knob in written else "none",
-                )
-                for restored in report.restored
-            ],
-            notes=report.notes,
-            left=left,
-        )
+        return rolled_back(report, profile, left)
 
     def _all_left(self) -> list[LeftSetting]:
         return left_settings(self._store.state(), self._panel)
@@ -434,23 +414,6 @@ class Tuning(Capability):
                     "machine has changed since; check the new plan.",
                 )
             )
-
-    def _looked_at(self, draft: Draft) -> list[Setting]:
-        """Return the plan's rows with what is observed now."""
-        rows = draft.plan.settings
-        knobs = [Knob(row.subsystem, row.target, row.name) for row in rows]
-        seen = self._panel.observe(
-            knob for knob, row in zip(knobs, rows, strict=True) if row.subsystem != "persistence"
-        )
-        return [
-            row.model_copy(
-                update={
-                    "observed": seen[knob].value if knob in seen else row.desired,
-                    "previous": row.observed if row.action in ("set", "restore") else None,
-                }
-            )
-            for knob, row in zip(knobs, rows, strict=True)
-        ]
 
     def _profile_of(self, request: PlanRequest, state: State) -> str:
         if request.profile is not None:
