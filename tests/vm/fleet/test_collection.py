@@ -28,6 +28,8 @@ def _controller(fleet: Fleet, directory: Path) -> Controller:
             "ansible_user": "root",
             "ansible_ssh_private_key_file": str(fleet.systems.ssh_key),
             "ansible_ssh_common_args": options,
+            # A path of a socket has at most 107 bytes.
+            "ansible_control_path_dir": str(directory),
             "ansible_timeout": int(patience(30)),
             "ansible_python_interpreter": "/usr/bin/python3",
             "holdfast_zone": member.zone,
