@@ -179,7 +179,7 @@ test-vm: packages deb ## Run whole machines, emulated: boots, kills, re-imaging,
 	$(bin)/python -m pytest -s tests/vm $(PYTEST_ARGS)
 
 .PHONY: test-cuts
-test-cuts: packages build imager ## Cut the power of re-imagings CUTS=1000 times; continues where it was ended (12 hours)
+test-cuts: packages build imager ## Cut the power of re-imagings CUTS=1000 times; continues where it was ended (2 hours)
 	$(bin)/python -m tests.vm.cuts '$(CUTS)' --jobs "$$(nproc)"
 
 .PHONY: check

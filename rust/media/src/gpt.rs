@@ -78,7 +78,6 @@ impl Header {
             entry_bytes: short(84)?,
             checksum: short(88)?,
         };
-        // Sector 1 is where both sizes would read if the header claimed to be elsewhere.
         if found.own != own {
             return Err("its header is of another place of the disk");
         }
