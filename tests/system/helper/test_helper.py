@@ -315,7 +315,7 @@ def test_whatever_it_is_asked_it_answers_and_writes_nowhere_else(disk_dir: Path)
                 reported = json.loads(helper.send(line + b"\n"))
                 assert set(reported) <= {
                     "refused", "errno", "reason", "file", "open_files", "writers", "disarm",
-                    "outcome", "tune",
+                    "forgotten", "outcome", "tune",
                 }  # fmt: skip
                 outcomes[next(iter(reported), "done")] += 1
                 assert helper.process.poll() is None
