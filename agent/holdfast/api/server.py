@@ -30,6 +30,8 @@ from holdfast.process.descriptors import connection_limits
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
+_HANG_UP_SECONDS = 0.05
+"""For connections to be gone, after they are closed and before their requests are cancelled."""
 
 
 class HttpServer:
@@ -179,22 +181,27 @@ class _Server(uvicorn.Server):
 
     def leave(self, seconds: float) -> None:
         """Begin to shut down, with this much time for answers under way."""
+        # uvicorn answers a request that it cancels with 500: its connection has to be gone by then.
+        asyncio.get_running_loop().call_later(seconds, self._hang_up)
         # Annotated as whole seconds, used as the timeout that it is.
-        self.config.timeout_graceful_shutdown = seconds  # type: ignore[assignment]
+        self.config.timeout_graceful_shutdown = seconds + _HANG_UP_SECONDS  # type: ignore[assignment]
         self.should_exit = True
         self._leave.set()
 
+    def _hang_up(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+
     async def break_off(self) -> None:
-        """End the requests that are still there and close their connections."""
+        """Close the connections that are still there, and end their requests."""
+        self._hang_up()
+        # Transports close in a later turn of the loop.
+        await asyncio.sleep(0)
         tasks = list(self.server_state.tasks)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=1.0)
-        for connection in list(self.server_state.connections):
-            connection.transport.abort()
-        # Transports close in a later turn of the loop.
-        await asyncio.sleep(0)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

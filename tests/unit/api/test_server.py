@@ -10,6 +10,7 @@ import socket
 import stat
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from holdfast.api.http.transport.protocol import Protocol
 from holdfast.api.http.transport.tls import ListenError
 from holdfast.api.http.work import THREADS, Pool
 from holdfast.api.server import HttpServer
+from holdfast.memory.service import MemoryStates
 from holdfast.pagecache.service import PageCache
 from holdfast.process.descriptors import ConnectionLimits
 from tests.support.api import Served, replace, served
@@ -110,6 +112,29 @@ class TestSocket:
             successor.bind(str(server.socket))
             server.stop()
             assert server.socket.exists()
+
+
+class TestStop:
+    def test_a_request_that_is_broken_off_is_not_answered(
+        self, server: Served, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It may have been done or not: no answer says so, and a 500 would claim a defect."""
+        began, ended = threading.Event(), threading.Event()
+
+        def state(*_: object, **__: object) -> None:
+            began.set()
+            ended.wait(30)
+
+        monkeypatch.setattr(MemoryStates, "state", state)
+        with ThreadPoolExecutor(1) as pool, server.http() as http:
+            asked = pool.submit(http.get, "/v1/memory")
+            try:
+                assert began.wait(10)
+                server.stop(0.2)
+                with pytest.raises(httpx.TransportError):
+                    asked.result(10)
+            finally:
+                ended.set()
 
 
 class TestBrokenHttp:
