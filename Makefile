@@ -175,7 +175,7 @@ test: lint-toolchain packages-or-skip lint deb-or-skip ## Run lint, the engine's
 	$(parallel) $(PYTEST_ARGS)
 
 .PHONY: test-vm
-test-vm: packages deb ## Run whole machines, emulated: boots, kills, re-imaging, faults, removal (2 hours)
+test-vm: packages deb ## Run whole machines, emulated: boots, kills, re-imaging, faults, removal, rolls of six (3 hours)
 	$(bin)/python -m pytest -s tests/vm $(PYTEST_ARGS)
 
 .PHONY: test-cuts

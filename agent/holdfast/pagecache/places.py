@@ -1,4 +1,4 @@
-"""Where requests for the page cache mean: the parts of roots to dump, load, evict or show."""
+"""Which parts of roots a request for the page cache means: to dump, load, evict or show."""
 
 from __future__ import annotations
 
