@@ -49,6 +49,7 @@ __all__ = [
     "inspect_memory_save",
     "kind_of",
     "load_pages",
+    "mbr_ranges",
     "measure_residency",
     "pack_image",
     "page_size",
@@ -244,6 +245,12 @@ def read_gpt(path: Path, lba: int, sector_bytes: int) -> str | None:
 
     `sector_bytes` is the size of the disk's logical sectors. Raises `ValueError` with a clause for
     a table that is damaged, `OSError`.
+    """
+
+def mbr_ranges(sector: bytes) -> list[tuple[int, int]]:
+    """Return first sector and number of sectors of each entry of an MBR that protects no GPT.
+
+    An extended partition is one range. Nothing for a sector without the signature of an MBR.
     """
 
 def switched_gpt(mbr: bytes, header: bytes) -> str | None:

@@ -20,6 +20,7 @@ use holdfast_engine::parse_request;
 use holdfast_engine::patterns::Patterns;
 use holdfast_engine::signature;
 use holdfast_engine::space::{self, Floor};
+use holdfast_media::table;
 use holdfast_memory as memory;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -298,6 +299,11 @@ mod _engine {
         let found = py.detach(|| gpt::read(&path, lba, sector_bytes)).map_err(to_python)?;
         Ok(found
             .map(|table| serde_json::to_string(&table).expect("a table has only text for keys")))
+    }
+
+    #[pyfunction]
+    fn mbr_ranges(sector: &[u8]) -> Vec<(u64, u64)> {
+        table::mbr_ranges(sector)
     }
 
     #[pyfunction]

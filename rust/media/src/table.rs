@@ -228,6 +228,19 @@ pub fn is_protective(sector: &[u8]) -> bool {
         && first.is_some_and(|entry| entry[4] == PROTECTIVE && entry[8..12] == [1, 0, 0, 0])
 }
 
+/// First sector and number of sectors of each entry of an MBR, except of one that protects a GPT;
+/// an extended partition is one range. Nothing for a sector without the signature.
+pub fn mbr_ranges(sector: &[u8]) -> Vec<(u64, u64)> {
+    if sector.get(510..512) != Some(&[0x55, 0xaa]) {
+        return Vec::new();
+    }
+    (0..4)
+        .filter_map(|index| MbrEntry::of(sector, index))
+        .filter(|entry| entry.kind != PROTECTIVE)
+        .map(|entry| (entry.first, entry.sectors))
+        .collect()
+}
+
 /// The MBR in a sector that ends with its signature.
 fn mbr_of(disk: &Source, sector: &[u8], unit: u64) -> Option<Table> {
     let id = format!("{:08x}", u32_le(sector, 440)?);

@@ -6,16 +6,14 @@ shows an extended partition as its first sectors only.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from holdfast import _engine
 from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.gpt import GptTable, table_at
 from holdfast.privileged.boot.disk.read_back import raw, read_raw
 from holdfast.privileged.boot.lifeboat.parts import ALIGNED, END_BYTES, Region, aligned
-
-_ENTRIES_AT, _ENTRY_BYTES = 446, 16
 
 
 def beyond_image(image_bytes: int, disk_bytes: int) -> Region | None:
@@ -62,9 +60,9 @@ def tables(device: Path, sector_bytes: int) -> Sequence[Region]:
     """
     with raw(device) as file:
         first = b"".join(read_raw(file, 0, 512))
-        found = [Region(0, 1 << 20)]
-        if first[510:] == b"\x55\xaa":
-            found += _of_mbr(first, sector_bytes)
+    found = [Region(0, 1 << 20)]
+    for start, sectors in _engine.mbr_ranges(first):
+        found.append(Region(start * sector_bytes, sectors * sector_bytes))
     table = table_at(device, 1, sector_bytes)
     if table is None:
         return found
@@ -74,16 +72,6 @@ def tables(device: Path, sector_bytes: int) -> Sequence[Region]:
     if other is not None:
         found += _of_gpt(other, sector_bytes)
     return found
-
-
-def _of_mbr(sector: bytes, sector_bytes: int) -> Iterator[Region]:
-    for number in range(4):
-        at = _ENTRIES_AT + number * _ENTRY_BYTES
-        kind = sector[at + 4]
-        start, count = struct.unpack_from("<II", sector, at + 8)
-        # 0xee protects a GPT, which has what is in use.
-        if kind not in (0, 0xEE) and count:
-            yield Region(start * sector_bytes, count * sector_bytes)
 
 
 def _of_gpt(table: GptTable, sector_bytes: int) -> Iterator[Region]:
