@@ -10,16 +10,16 @@ mod transfer;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use holdfast_engine::fat;
-use holdfast_engine::fat_place;
-use holdfast_engine::gpt;
+use holdfast_engine::disk::fat;
+use holdfast_engine::disk::fat_place;
+use holdfast_engine::disk::gpt;
 use holdfast_engine::image::{self, Descriptor, Encoding};
 use holdfast_engine::manifest;
 use holdfast_engine::pagecache::{self, happycache, record};
 use holdfast_engine::parse_request;
-use holdfast_engine::patterns::Patterns;
 use holdfast_engine::signature;
 use holdfast_engine::space::{self, Floor};
+use holdfast_engine::tree::patterns::Patterns;
 use holdfast_media::table;
 use holdfast_memory as memory;
 use pyo3::exceptions::PyValueError;
@@ -100,7 +100,7 @@ mod _engine {
 
     #[pyfunction]
     fn kind_of(py: Python<'_>, root: PathBuf, path: PathBuf) -> PyResult<&'static str> {
-        py.detach(|| holdfast_engine::root_path::kind_of(&root, &path)).map_err(to_python)
+        py.detach(|| holdfast_engine::tree::root_path::kind_of(&root, &path)).map_err(to_python)
     }
 
     #[pyfunction]

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use holdfast_engine::confine::open_directory;
 use holdfast_engine::record::PathText;
+use holdfast_engine::tree::confine::open_directory;
 use holdfast_engine::{Error, Progress, Result, Root};
 use rustix::fs::{AtFlags, FileType, RenameFlags, Statx, StatxFlags, renameat_with, statx};
 use rustix::io::Errno;

@@ -9,10 +9,10 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::Scope;
 
-use holdfast_engine::confine::{DIOALIGN, stat};
 use holdfast_engine::read::buffers::{Buffer, Buffers};
 use holdfast_engine::space;
 use holdfast_engine::sys::write_range_back;
+use holdfast_engine::tree::confine::{DIOALIGN, stat};
 use holdfast_engine::{Error, Progress, Result};
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::Errno;

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use holdfast_engine::confine::{OpenFile, open_file};
 use holdfast_engine::manifest::record::{chunk_size, is_plain};
 use holdfast_engine::record::{PathText, Reader};
+use holdfast_engine::tree::confine::{OpenFile, open_file};
 use holdfast_engine::{Error, Progress, Result};
 use holdfast_transfer::message::{Metadata, Names};
 use serde::{Deserialize, Serialize};

@@ -7,9 +7,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use holdfast_engine::confine::{OpenFile, device, open_directory, stat};
 use holdfast_engine::manifest::record::chunk_size;
 use holdfast_engine::read::{self, Device, End, Opened, Outcome as Reading, ReadOptions};
+use holdfast_engine::tree::confine::{OpenFile, device, open_directory, stat};
 use holdfast_engine::xxh64::Xxh64;
 use holdfast_engine::{Error, Progress, Result, Root};
 use holdfast_transfer::Unmapped;

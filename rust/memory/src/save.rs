@@ -5,12 +5,12 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use holdfast_engine::confine::{OpenFile, stat};
 use holdfast_engine::manifest::record::{Entry, Status, Type, chunk_size};
 use holdfast_engine::manifest::survey::{identity_of, link, survey};
-use holdfast_engine::patterns::Patterns;
 use holdfast_engine::record::{PathText, Writer, push_line};
 use holdfast_engine::throttle::Throttle;
+use holdfast_engine::tree::confine::{OpenFile, stat};
+use holdfast_engine::tree::patterns::Patterns;
 use holdfast_engine::xxh64::Xxh64;
 use holdfast_engine::{Error, Progress, Result, Root};
 use holdfast_transfer::{metadata, owners};

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 
-use holdfast_engine::confine::{open_directory, stat};
+use holdfast_engine::tree::confine::{open_directory, stat};
 use holdfast_engine::{Error, Result, Root};
 use rustix::fs::{Mode, OFlags, mkdirat, openat, renameat};
 use rustix::io::Errno;

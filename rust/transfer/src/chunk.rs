@@ -3,8 +3,8 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use holdfast_engine::confine::{OpenFile, device};
 use holdfast_engine::read::{self, Device, End, Opened, Outcome, ReadOptions, Source, Stream};
+use holdfast_engine::tree::confine::{OpenFile, device};
 use holdfast_engine::{Progress, Result};
 
 /// Hands out one range, and takes its bytes.

@@ -2,8 +2,8 @@
 
 use std::os::fd::{AsFd, AsRawFd};
 
-use holdfast_engine::confine;
 use holdfast_engine::manifest::survey::identity_of;
+use holdfast_engine::tree::confine;
 use rustix::fs::{
     AtFlags, Gid, Mode, Statx, Timespec, Timestamps, Uid, XattrFlags, chmod, chownat, fchmod,
     fstatvfs, getxattr, listxattr, listxattr_query, removexattr, setxattr, utimensat,

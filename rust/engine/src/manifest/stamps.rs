@@ -18,8 +18,8 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
 use super::record::Identity;
-use crate::filesystem::{Filesystem, WriteBack};
 use crate::sys::write_range_back;
+use crate::tree::filesystem::{Filesystem, WriteBack};
 use crate::{Error, Progress, Result};
 
 /// Bytes that are written back between two checks for cancellation.

@@ -11,13 +11,13 @@ use rustix::fs::{FileType, RawDir, Statx, readlinkat, statx};
 use rustix::io::Errno;
 
 use super::record::{Entry, Identity, Status, Type};
-use crate::confine::{NAME, Refusal, STATE, device};
-use crate::inode::{self, Key, Numbers};
-use crate::patterns::Patterns;
 use crate::pool::{self, Queue};
 use crate::progress::lock;
-use crate::skips::{Reason, Skips, Summary};
-use crate::walk::{ENTRIES, Excluded, join};
+use crate::tree::confine::{NAME, Refusal, STATE, device};
+use crate::tree::inode::{self, Key, Numbers};
+use crate::tree::patterns::Patterns;
+use crate::tree::skips::{Reason, Skips, Summary};
+use crate::tree::walk::{ENTRIES, Excluded, join};
 use crate::{Error, Progress, Result, Root};
 
 /// Entries a thread keeps to itself before it adds them to the others'.

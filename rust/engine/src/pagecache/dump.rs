@@ -11,13 +11,13 @@ use super::pages::PageSet;
 use super::probe::{Probe, Way, has_any, may_probe, method, resident, resident_of_many, way};
 use super::record::{FORMAT, Header, Line, VERSION};
 use super::{open_roots, refuse_unseen, starts, walkers};
-use crate::confine::{OpenFile, Refusal, mtime_ms};
 use crate::progress::lock;
 use crate::record::{PathText, Writer, push_line};
-use crate::root_path::RootPath;
-use crate::skips::{Reason, Skips, Summary};
 use crate::sys::page_size;
-use crate::walk::{Found, Parts, Visit, walk};
+use crate::tree::confine::{OpenFile, Refusal, mtime_ms};
+use crate::tree::root_path::RootPath;
+use crate::tree::skips::{Reason, Skips, Summary};
+use crate::tree::walk::{Found, Parts, Visit, walk};
 use crate::{Error, Progress, Result};
 
 /// Pages of a file that one line describes and one thread probes: 1 GiB of 4 KiB pages. It bounds

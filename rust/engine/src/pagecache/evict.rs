@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::probe::{may_probe, statistics, way};
 use super::{open_roots, refuse_unseen, starts, walkers};
-use crate::confine::{OpenFile, Refusal};
 use crate::progress::lock;
 use crate::record::PathText;
-use crate::root_path::RootPath;
-use crate::skips::{Reason, Skips, Summary};
 use crate::sys::page_size;
-use crate::walk::{Found, Parts, Visit, walk};
+use crate::tree::confine::{OpenFile, Refusal};
+use crate::tree::root_path::RootPath;
+use crate::tree::skips::{Reason, Skips, Summary};
+use crate::tree::walk::{Found, Parts, Visit, walk};
 use crate::{Progress, Result};
 
 /// How many files with pages left are named.
@@ -175,7 +175,7 @@ impl Evictor<'_> {
             if retained.len() < NAMED {
                 retained.push(Retained {
                     path: PathText::new(&self.absolute(place, path)),
-                    device: crate::confine::device(stat),
+                    device: crate::tree::confine::device(stat),
                     ino: stat.stx_ino,
                     retained: kept,
                     dirty: detailed.then_some(after.dirty * page_size()),

@@ -12,9 +12,9 @@ pub mod residency;
 mod sparse;
 mod stores;
 
-use crate::root_path::{RootPath, bytes};
-use crate::skips::Summary;
-use crate::walk::Start;
+use crate::tree::root_path::{RootPath, bytes};
+use crate::tree::skips::Summary;
+use crate::tree::walk::Start;
 use crate::{Result, Root};
 
 /// Open the root of each place; places of one root share nothing but the path.

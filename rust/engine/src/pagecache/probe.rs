@@ -10,10 +10,10 @@ use super::mincore::{self, PAGES, QUERIES};
 use super::pages::PageSet;
 use super::sparse::next_data;
 use crate::Root;
-use crate::confine::{OpenFile, Refusal, device, mount_of};
-use crate::filesystem::{self, Filesystem};
-use crate::skips::Reason;
 use crate::sys::{CacheStat, Query, cachestat, has_cachestat, page_size};
+use crate::tree::confine::{OpenFile, Refusal, device, mount_of};
+use crate::tree::filesystem::{self, Filesystem};
+use crate::tree::skips::Reason;
 
 /// Pages asked about in one call of cachestat(2): 128 MiB of 4 KiB pages. A window that is empty or
 /// full costs one short call; one that is neither is split into smaller ones.

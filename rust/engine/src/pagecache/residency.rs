@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use super::probe::{may_probe, method, statistics, way};
 use super::stores::{By, Collected, Groups, Part};
 use super::{open_roots, refuse_unseen, starts, walkers};
-use crate::confine::{OpenFile, Refusal};
 use crate::progress::lock;
 use crate::record::PathText;
-use crate::root_path::RootPath;
-use crate::skips::{LeftOut, Reason, Skips};
 use crate::sys::{CacheStat, page_size};
-use crate::walk::{Found, Parts, Visit, walk};
+use crate::tree::confine::{OpenFile, Refusal};
+use crate::tree::root_path::RootPath;
+use crate::tree::skips::{LeftOut, Reason, Skips};
+use crate::tree::walk::{Found, Parts, Visit, walk};
 use crate::{Progress, Result};
 
 /// What to inspect.

@@ -6,10 +6,10 @@ use std::sync::OnceLock;
 use rustix::fs::{Advice, OFlags, fadvise, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
-use crate::confine::{DIOALIGN, OpenFile};
 use crate::pagecache::pages::PageSet;
 use crate::pagecache::probe;
 use crate::sys::page_size;
+use crate::tree::confine::{DIOALIGN, OpenFile};
 
 /// `RWF_DONTCACHE`, Linux 6.14 (`include/uapi/linux/fs.h`).
 const DONTCACHE: i32 = 0x80;

@@ -27,10 +27,10 @@ use std::time::Duration;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::confine::OpenFile;
 use crate::pressure::{Limit, Pressure};
 use crate::progress::lock;
 use crate::throttle::Throttle;
+use crate::tree::confine::OpenFile;
 use crate::{Error, Progress, Result};
 use access::Access;
 use queue::Queue;

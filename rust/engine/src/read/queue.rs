@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 
 use super::buffers::Buffer;
-use crate::confine::OpenFile;
+use crate::tree::confine::OpenFile;
 
 /// A read to be done.
 #[derive(Debug)]

@@ -13,9 +13,9 @@ use super::buffers::{Buffer, Buffers};
 use super::extents::{Extents, Part};
 use super::queue::{Completion, Queue, Request};
 use super::{End, Opened, Outcome, Shared, Source, Stream, Way};
-use crate::confine::OpenFile;
 use crate::pagecache::pages::PageSet;
 use crate::progress::lock;
+use crate::tree::confine::OpenFile;
 use crate::{Error, Result};
 
 /// How long a wait may be at most before the thread looks whether it was cancelled.

@@ -8,8 +8,8 @@ use holdfast_engine::digest::Algorithm;
 use holdfast_engine::manifest::build::{self, Outcome, build};
 use holdfast_engine::manifest::record::{Entry, Type};
 use holdfast_engine::manifest::survey::{describe, survey};
-use holdfast_engine::patterns::Patterns;
 use holdfast_engine::read::Preference;
+use holdfast_engine::tree::patterns::Patterns;
 use serde::Deserialize;
 
 use super::flush::{Ledger, lock};

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use holdfast_engine::Root;
 use holdfast_engine::RootPath;
-use holdfast_engine::confine::{open_directory, stat};
+use holdfast_engine::tree::confine::{open_directory, stat};
 use rustix::fs::{
     AtFlags, Dir, Mode, OFlags, RenameFlags, Statx, StatxFlags, mkdirat, openat, removexattr,
     renameat, renameat_with, statx, unlinkat,

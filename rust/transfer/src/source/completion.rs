@@ -5,7 +5,7 @@ use std::collections::{HashMap, hash_map::RandomState};
 use holdfast_engine::Progress;
 use holdfast_engine::manifest::build::build_of;
 use holdfast_engine::manifest::record::{Entry, FileKey, Status, Type};
-use holdfast_engine::patterns::Patterns;
+use holdfast_engine::tree::patterns::Patterns;
 
 use super::offer::{Bound, MOST_PAGE_CACHE, Mounts};
 use super::session::{Listed, Session};

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 
-use holdfast_engine::confine::stat;
 use holdfast_engine::manifest::record::{Entry, Status, Type};
 use holdfast_engine::manifest::survey::{Survey, describe, link, survey};
-use holdfast_engine::patterns::Patterns;
+use holdfast_engine::tree::confine::stat;
+use holdfast_engine::tree::patterns::Patterns;
 use holdfast_engine::{Error, Progress, Result, Root};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
@@ -89,7 +89,7 @@ pub fn select(offering: &Offering, entries: &mut Vec<Entry>) -> Result<u64> {
     Ok((before - entries.len()) as u64)
 }
 
-fn reason_name(reason: &holdfast_engine::skips::Reason) -> String {
+fn reason_name(reason: &holdfast_engine::tree::skips::Reason) -> String {
     match serde_json::to_value(reason) {
         Ok(serde_json::Value::String(name)) => name,
         _ => "other".to_owned(),

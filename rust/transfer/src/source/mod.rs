@@ -143,7 +143,10 @@ impl Server {
                 Some(parse_hex(text).ok_or_else(|| invalid("the destination's key is malformed"))?)
             }
         };
-        holdfast_engine::patterns::Patterns::new(&offer.include_patterns, &offer.exclude_patterns)?;
+        holdfast_engine::tree::patterns::Patterns::new(
+            &offer.include_patterns,
+            &offer.exclude_patterns,
+        )?;
         let files = offer
             .files
             .as_ref()

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use holdfast_engine::Progress;
-use holdfast_engine::confine::stat;
 use holdfast_engine::digest::{Algorithm, Digest};
 use holdfast_engine::manifest::record::{Entry, Manifest, Status, Type};
 use holdfast_engine::manifest::survey::identity_of;
+use holdfast_engine::tree::confine::stat;
 use holdfast_engine::xxh64::xxh64;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -172,7 +172,7 @@ pub fn reread(
 fn judge(
     session: &Session,
     entry: &Entry,
-    file: &Arc<holdfast_engine::confine::OpenFile>,
+    file: &Arc<holdfast_engine::tree::confine::OpenFile>,
     index: u32,
 ) -> Result<(Verdict, Vec<u8>)> {
     let lost = |words: &str| Ok((Verdict::Lost(words.to_owned()), Vec::new()));

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use holdfast_engine::confine::{device, stat};
 use holdfast_engine::manifest::record::{Entry, Type};
 use holdfast_engine::read::{self, Device, ReadOptions};
+use holdfast_engine::tree::confine::{device, stat};
 use holdfast_engine::{Progress, Root};
 
 use super::offer::{Offer, Offering};

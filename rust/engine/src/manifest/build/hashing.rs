@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use super::Build;
 use super::links::promote;
 use crate::Result;
-use crate::confine::{OpenFile, Refusal, stat};
 use crate::digest::Digest;
 use crate::manifest::hashing::FileHasher;
 use crate::manifest::record::{Chunks, Identity, Status};
@@ -14,7 +13,8 @@ use crate::manifest::stamps::{now_ns, size_error, wait_for_trace, write_back};
 use crate::manifest::survey::{describe, identity_of};
 use crate::progress::lock;
 use crate::read::{End, Opened, Outcome as ReadOutcome, Source, Stream};
-use crate::skips::Reason;
+use crate::tree::confine::{OpenFile, Refusal, stat};
+use crate::tree::skips::Reason;
 
 /// Attempts to open a file when no writer is within the grain of its times.
 const QUIET_ATTEMPTS: u32 = 3;
@@ -260,12 +260,12 @@ mod tests {
     use std::sync::Mutex;
 
     use super::{Build, Chunks, Status, describe};
-    use crate::confine::open_file;
     use crate::digest::{Algorithm, Digest};
     use crate::manifest::build::queue::Queue;
     use crate::manifest::journal::{Journal, Plan};
     use crate::manifest::record::{CHUNK, Entry};
     use crate::manifest::survey::link;
+    use crate::tree::confine::open_file;
     use crate::{Progress, Root};
 
     #[test]

@@ -21,11 +21,11 @@ use super::reuse::{Known, previous, resume, reuse};
 use super::stamps::now_ns;
 use super::survey::{Survey, link, survey};
 use super::totals::{Counts, Problem};
-use crate::confine::{device, stat};
 use crate::digest::Algorithm;
-use crate::patterns::Patterns;
 use crate::read::{self, Device, ReadOptions};
-use crate::skips::{LeftOut, Reason};
+use crate::tree::confine::{device, stat};
+use crate::tree::patterns::Patterns;
+use crate::tree::skips::{LeftOut, Reason};
 use crate::{Error, Progress, Result, Root, RootPath};
 
 /// What to make a manifest of, how, and where to.

@@ -1,11 +1,11 @@
 //! Writing the record file.
 
 use super::Request;
-use crate::filesystem::Filesystem;
 use crate::manifest::fingerprint::{Fingerprint, Printer};
 use crate::manifest::record::{Entry, FORMAT, Header, VERSION};
 use crate::manifest::totals::Counts;
 use crate::record::Writer;
+use crate::tree::filesystem::Filesystem;
 use crate::{Progress, Result};
 
 /// Lines are handed to the compressor in batches of about this many bytes.

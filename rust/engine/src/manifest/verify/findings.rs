@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::Verify;
 use super::names::Check;
 use crate::Result;
-use crate::confine::Refusal;
 use crate::manifest::record::Type;
 use crate::manifest::report::{Finding, FindingKind, Reason};
+use crate::tree::confine::Refusal;
 
 #[derive(Debug, Default)]
 pub(super) struct Counts {
@@ -82,7 +82,7 @@ impl Verify<'_> {
     pub(super) fn absent(&self, check: &Check, refusal: &Refusal) -> Result<()> {
         self.progress.add_files(1);
         for path in &check.paths {
-            let finding = if refusal.reason == crate::skips::Reason::Vanished {
+            let finding = if refusal.reason == crate::tree::skips::Reason::Vanished {
                 self.counts.missing.fetch_add(1, Ordering::Relaxed);
                 Finding::new(path, FindingKind::Missing, Type::File)
             } else {

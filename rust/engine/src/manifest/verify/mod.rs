@@ -24,11 +24,11 @@ use self::reading::State;
 use super::record::{Header, Manifest};
 use super::report::{Finding, Report};
 use super::survey::{Survey, link, survey};
-use crate::confine::{device, stat};
 use crate::digest::Algorithm;
-use crate::patterns::Patterns;
 use crate::read::{self, Device, ReadOptions};
-use crate::skips::LeftOut;
+use crate::tree::confine::{device, stat};
+use crate::tree::patterns::Patterns;
+use crate::tree::skips::LeftOut;
 use crate::{Error, Progress, Result, Root, RootPath};
 
 /// What to verify, and how.
@@ -101,7 +101,7 @@ pub struct Outcome {
     /// What the choice depended on.
     pub seed: Option<u64>,
     /// What of the directory was left out, by reason.
-    pub left_out: BTreeMap<crate::skips::Reason, LeftOut>,
+    pub left_out: BTreeMap<crate::tree::skips::Reason, LeftOut>,
     /// How it was read.
     #[serde(flatten)]
     pub reading: read::Report,

@@ -9,7 +9,6 @@ use super::Verify;
 use super::names::Check;
 use super::parts::{Part, Queue};
 use crate::Result;
-use crate::confine::{OpenFile, Refusal, open_file, stat};
 use crate::digest::{Algorithm, Digest, Hasher};
 use crate::manifest::hashing::FileHasher;
 use crate::manifest::record::{Identity, Type};
@@ -18,6 +17,7 @@ use crate::manifest::stamps::size_error;
 use crate::manifest::survey::identity_of;
 use crate::progress::lock;
 use crate::read::{End, Opened, Outcome as ReadOutcome, Source, Stream};
+use crate::tree::confine::{OpenFile, Refusal, open_file, stat};
 use crate::xxh64::Xxh64;
 
 /// What is known of a file while its parts are being read.

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use crate::Result;
 use crate::memory::{Headroom, Sources, headroom};
 use crate::progress::lock;
-use crate::skips::Reason;
+use crate::tree::skips::Reason;
 
 /// The kernel is asked again after this many bytes were granted.
 const BATCH: u64 = 64 << 20;

@@ -32,9 +32,9 @@ use super::record::{Dump, Entry, inspect};
 use super::walkers;
 use crate::memory::Sources;
 use crate::progress::lock;
-use crate::skips::{LeftOut, Reason};
 use crate::sys::page_size;
 use crate::throttle::Throttle;
+use crate::tree::skips::{LeftOut, Reason};
 use crate::{Error, Progress, Result, Root, pool};
 
 /// Entries that wait for a thread.
@@ -329,7 +329,7 @@ impl Loader<'_> {
         known.cut = known.cut.saturating_add(found.cut);
     }
 
-    fn target(&self, entry: &Entry) -> std::result::Result<Target, crate::confine::Refusal> {
+    fn target(&self, entry: &Entry) -> std::result::Result<Target, crate::tree::confine::Refusal> {
         let root = &self.roots[entry.root];
         Target::open(root, entry, self.request.policy, self.record_page_size, self.progress)
     }

@@ -10,8 +10,8 @@ use super::budget::Budget;
 use super::plan::Ordered;
 use crate::pagecache::record::Entry;
 use crate::record::PathText;
-use crate::root_path::absolute;
-use crate::skips::{LeftOut, Reason};
+use crate::tree::root_path::absolute;
+use crate::tree::skips::{LeftOut, Reason};
 
 /// How many files are named when only those that fell short are to be.
 const NAMED: usize = 1000;

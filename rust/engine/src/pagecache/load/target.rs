@@ -6,12 +6,12 @@ use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
 use super::Policy;
-use crate::confine::{OpenFile, Refusal, mtime_ms, open_file};
 use crate::pagecache::pages::PageSet;
 use crate::pagecache::probe::{Way, may_probe, resident, up_to_date, way};
 use crate::pagecache::record::Entry;
-use crate::skips::Reason;
 use crate::sys::page_size;
+use crate::tree::confine::{OpenFile, Refusal, mtime_ms, open_file};
+use crate::tree::skips::Reason;
 use crate::{Progress, Root};
 
 /// An open file.

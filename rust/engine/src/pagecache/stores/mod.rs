@@ -14,7 +14,7 @@ use self::names::{Store, split};
 use self::postgres::{Catalogues, Relation, Relations};
 use super::residency::Sums;
 use crate::record::PathText;
-use crate::root_path::RootPath;
+use crate::tree::root_path::RootPath;
 use crate::{Progress, Root};
 
 /// By what to group.
@@ -132,7 +132,7 @@ impl Collected {
 
     /// Files that are known only by what is beside them are of no store where that is missing.
     fn forget_unproven(&mut self, root: &Root, place: &RootPath) {
-        let one = crate::root_path::bytes(&place.path);
+        let one = crate::tree::root_path::bytes(&place.path);
         for (directory, found) in &mut self.0 {
             if split(one).0 == directory && !one.is_empty() {
                 found.markers |= markers_in(root, directory);
@@ -199,7 +199,7 @@ impl<'a> Grouping<'a> {
     }
 
     fn key(&mut self, directory: &[u8], part: Option<&Part>) -> Key {
-        let place = crate::root_path::bytes(&self.place.path).to_vec();
+        let place = crate::tree::root_path::bytes(&self.place.path).to_vec();
         let Some(part) = part else { return (None, None, place, None) };
         let relation = part.node.map(|node| self.relation(directory, part, node));
         if self.by == By::FileKind {
@@ -299,7 +299,7 @@ impl<'a> Grouping<'a> {
                 (None, _) => return None,
             }
         }
-        let root = crate::root_path::bytes(&self.place.root);
+        let root = crate::tree::root_path::bytes(&self.place.root);
         let relative = table.strip_prefix(root).unwrap_or(b"");
         Some((relative.strip_prefix(b"/").unwrap_or(relative).to_vec(), name))
     }
@@ -307,7 +307,7 @@ impl<'a> Grouping<'a> {
     /// A directory that is itself what a name is asked for.
     fn named_after(&self, directory: Vec<u8>) -> (Vec<u8>, Vec<u8>) {
         let name = match &directory[..] {
-            b"" => split(crate::root_path::bytes(&self.place.root)).1.to_vec(),
+            b"" => split(crate::tree::root_path::bytes(&self.place.root)).1.to_vec(),
             below => below.to_vec(),
         };
         (directory, name)

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::AsFd as _;
 
-use holdfast_engine::confine::stat;
 use holdfast_engine::manifest::survey::identity_of;
+use holdfast_engine::tree::confine::stat;
 use rustix::fs::{
     AtFlags, FileType, Mode, Statx, linkat, mkdirat, readlinkat, renameat, symlinkat, unlinkat,
 };

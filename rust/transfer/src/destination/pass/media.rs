@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use holdfast_engine::confine::{device, open_file, stat};
 use holdfast_engine::digest::{Algorithm, Digest};
 use holdfast_engine::manifest::hashing::FileHasher;
 use holdfast_engine::read::{
     self, Device, End, Opened, Outcome, Preference, ReadOptions, Source, Stream,
 };
+use holdfast_engine::tree::confine::{device, open_file, stat};
 use holdfast_engine::{Progress, Result, Root};
 
 use crate::Error;

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::OwnedFd;
 
-use holdfast_engine::confine::stat;
 use holdfast_engine::manifest::record::{Type, chunk_size, is_plain};
 use holdfast_engine::manifest::survey::identity_of;
+use holdfast_engine::tree::confine::stat;
 use rustix::fs::{FileType, Statx};
 
 use crate::destination::journal::{Chunks, Held, Item, Staged, State};

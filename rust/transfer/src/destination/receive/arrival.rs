@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use holdfast_engine::confine::stat;
 use holdfast_engine::manifest::record::chunk_size;
 use holdfast_engine::manifest::survey::identity_of;
+use holdfast_engine::tree::confine::stat;
 use rustix::fs::Statx;
 
 use crate::channel::Channel;

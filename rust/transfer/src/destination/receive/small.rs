@@ -5,8 +5,8 @@ use std::io::Write as _;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use holdfast_engine::confine::stat;
 use holdfast_engine::space;
+use holdfast_engine::tree::confine::stat;
 use rustix::fs::{Mode, OFlags, openat};
 
 use crate::channel::Channel;

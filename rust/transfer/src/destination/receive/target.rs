@@ -8,10 +8,10 @@ use std::path::Path;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use holdfast_engine::confine::{DIOALIGN, stat};
 use holdfast_engine::manifest::record::chunk_size;
 use holdfast_engine::read::buffers::Buffer;
 use holdfast_engine::space;
+use holdfast_engine::tree::confine::{DIOALIGN, stat};
 use rustix::fs::{Advice, FallocateFlags, Mode, OFlags, fadvise, fallocate, openat};
 
 use crate::destination::journal::Chunks;

@@ -3,12 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use holdfast_engine::confine::{Refusal, device, stat};
 use holdfast_engine::digest::{Algorithm, Digest};
 use holdfast_engine::manifest::hashing::FileHasher;
 use holdfast_engine::manifest::survey::identity_of;
 use holdfast_engine::read::{self, Device, End, Opened, Outcome, ReadOptions, Source, Stream};
-use holdfast_engine::skips::Reason;
+use holdfast_engine::tree::confine::{Refusal, device, stat};
+use holdfast_engine::tree::skips::Reason;
 use holdfast_engine::{Progress, Result, Root};
 
 use crate::Error;

@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use holdfast_engine::confine::stat;
 use holdfast_engine::space;
+use holdfast_engine::tree::confine::stat;
 use holdfast_engine::xxh64::xxh64;
 use rustix::fs::{Mode, OFlags, fsync, openat};
 use xxhash_rust::xxh3::xxh3_64;
@@ -136,7 +136,7 @@ impl Repairing<'_> {
         let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
         let fd = file.as_fd().try_clone_to_owned().map_err(|e| Error::io(&shown, e))?;
         let stat = stat(&fd).map_err(|errno| Error::io(&shown, errno))?;
-        let open = Arc::new(holdfast_engine::confine::OpenFile { fd, stat });
+        let open = Arc::new(holdfast_engine::tree::confine::OpenFile { fd, stat });
         let back = read_chunk(&open, range, None)?;
         let repaired = back.is_some_and(|back| Some(xxh64(&back)) == proven.chunk(index));
         let mut finding = Self::finding(proven, index, side, repaired);

@@ -7,14 +7,14 @@ use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex};
 
-use holdfast_engine::confine::{OpenFile, Refusal, stat};
 use holdfast_engine::digest::{Algorithm, Digest};
 use holdfast_engine::manifest::hashing::FileHasher;
 use holdfast_engine::manifest::record::{Chunks, Identity, chunk_size};
 use holdfast_engine::manifest::stamps::{now_ns, size_error, wait_for_trace, write_back};
 use holdfast_engine::manifest::survey::identity_of;
 use holdfast_engine::read::{End as QueueEnd, Opened, Source};
-use holdfast_engine::skips::Reason;
+use holdfast_engine::tree::confine::{OpenFile, Refusal, stat};
+use holdfast_engine::tree::skips::Reason;
 use holdfast_engine::xxh64::Xxh64;
 use holdfast_engine::{Progress, Result, Root};
 

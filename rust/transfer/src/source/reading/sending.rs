@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use holdfast_engine::Result;
-use holdfast_engine::confine::OpenFile;
 use holdfast_engine::digest::Digest;
 use holdfast_engine::manifest::hashing::FileHasher;
 use holdfast_engine::manifest::record::{Chunks, Identity};
 use holdfast_engine::read::{Outcome, Stream, ZEROS};
+use holdfast_engine::tree::confine::OpenFile;
 use holdfast_engine::xxh64::Xxh64;
 
 use crate::message::{Loss, Reply, Table};

@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use self::reading::{Commits, Reading, shown};
 use super::names::{is_tablespace, split};
-use crate::root_path::bytes;
+use crate::tree::root_path::bytes;
 use crate::{Progress, Root};
 
 /// Object ids of the catalogue's tables that have the same one everywhere (`pg_class.h` and others).

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::heap;
-use crate::confine::OpenFile;
 use crate::read::access;
+use crate::tree::confine::OpenFile;
 use crate::{Progress, Root};
 
 /// Bytes read at a time: a multiple of every size of pages.

@@ -5,7 +5,7 @@ use std::path::Path;
 use holdfast_media::tree::{NoPlace, Run, runs};
 use serde::Serialize;
 
-use crate::past_cache::PastCache;
+use crate::disk::past_cache::PastCache;
 use crate::{Error, Result};
 
 /// The most bytes of a device that are read: a table of 64 MiB, and directories.

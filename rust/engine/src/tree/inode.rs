@@ -11,8 +11,8 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::fs::Statx;
 
-use crate::confine::identity;
-use crate::filesystem::Filesystem;
+use crate::tree::confine::identity;
+use crate::tree::filesystem::Filesystem;
 
 /// `AT_HANDLE_FID`, Linux 6.5: a handle to compare, also of file systems that cannot open by one.
 const HANDLE_FID: libc::c_int = 0x200;
@@ -90,8 +90,8 @@ mod tests {
     use std::ffi::CString;
 
     use super::{Key, handle, key};
-    use crate::confine::{open_file, stat};
-    use crate::filesystem::{Filesystem, Pages};
+    use crate::tree::confine::{open_file, stat};
+    use crate::tree::filesystem::{Filesystem, Pages};
 
     #[test]
     fn names_of_one_file_have_one_key_and_other_files_another() {

@@ -7,7 +7,7 @@ use holdfast_media::gpt::{self, Entry, Header};
 use holdfast_media::table;
 use serde::{Deserialize, Serialize};
 
-use crate::past_cache::PastCache;
+use crate::disk::past_cache::PastCache;
 use crate::{Error, Result};
 
 /// The most bytes of a disk that are read: a sector, and a table of 1 MiB.

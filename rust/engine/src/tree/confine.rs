@@ -12,8 +12,8 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use crate::filesystem::{Filesystem, Pages};
-use crate::skips::Reason;
+use crate::tree::filesystem::{Filesystem, Pages};
+use crate::tree::skips::Reason;
 use crate::{Error, Progress, Result};
 
 /// `STATX_ATTR_DAX`: the file's data does not go through the page cache.

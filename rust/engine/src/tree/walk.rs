@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 
 use rustix::fs::{FileType, Mode, OFlags, RawDir, Statx, statx};
 
-use crate::confine::{
-    NAME, OpenFile, Refusal, STATE, identity, is_dax, mount_of, open_directory, open_file, stat,
-};
-use crate::filesystem::Filesystem;
-use crate::inode::{self, Key};
 use crate::pool::{self, Queue};
 use crate::progress::lock;
-use crate::skips::Reason;
+use crate::tree::confine::{
+    NAME, OpenFile, Refusal, STATE, identity, is_dax, mount_of, open_directory, open_file, stat,
+};
+use crate::tree::filesystem::Filesystem;
+use crate::tree::inode::{self, Key};
+use crate::tree::skips::Reason;
 use crate::{Error, Progress, Result, Root};
 
 /// File names that one task takes: enough to make the queue's cost vanish, few enough to share out
