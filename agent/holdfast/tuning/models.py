@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from holdfast.operations.model import Timestamp
 from holdfast.operations.results import OperationResult, Outcome
-from holdfast.tuning.knobs import Knob
+from holdfast.tuning.planning.knobs import Knob
 from holdfast.tuning.records import PROFILE_PATTERN
 
 

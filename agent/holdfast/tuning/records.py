@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field
 
 from holdfast.operations.model import Timestamp
-from holdfast.tuning.knobs import Knob
+from holdfast.tuning.planning.knobs import Knob
 
 VERSION = 1
 PROFILE_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"

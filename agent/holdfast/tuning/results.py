@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from holdfast.tuning.changes.change_requests import knobs_of
 from holdfast.tuning.changes.requests import TuneReport
 from holdfast.tuning.changes.transaction import Panel
-from holdfast.tuning.knobs import Knob
 from holdfast.tuning.models import LeftSetting, RolledBack, Setting
-from holdfast.tuning.planner import Draft
+from holdfast.tuning.planning.knobs import Knob
+from holdfast.tuning.planning.planner import Draft
 
 
 def observed_settings(panel: Panel, draft: Draft) -> list[Setting]:

@@ -26,7 +26,6 @@ from holdfast.privileged import Privileged
 from holdfast.privileged.client import Helper
 from holdfast.scopes import Scope
 from holdfast.tuning.at_start import AtStart
-from holdfast.tuning.catalog import Catalog
 from holdfast.tuning.changes.change_requests import ChangeRequests, knobs_of
 from holdfast.tuning.changes.ledger import Changes, Ledger
 from holdfast.tuning.changes.left import left_settings, problem_of_left
@@ -36,7 +35,6 @@ from holdfast.tuning.changes.store import Active, State, Store
 from holdfast.tuning.changes.transaction import Panel
 from holdfast.tuning.changes.traveller import Traveller
 from holdfast.tuning.events import Events
-from holdfast.tuning.knobs import Knob
 from holdfast.tuning.models import (
     Applied,
     AppliedEntry,
@@ -51,8 +49,10 @@ from holdfast.tuning.models import (
     RolledBack,
     TuningState,
 )
-from holdfast.tuning.planner import Draft, Planner
+from holdfast.tuning.planning.knobs import Knob
+from holdfast.tuning.planning.planner import Draft, Planner
 from holdfast.tuning.problems import blamed
+from holdfast.tuning.profile.catalog import Catalog
 from holdfast.tuning.profile.layers import ProfileError
 from holdfast.tuning.profile.library import Library
 from holdfast.tuning.profile.named import allow_list

@@ -12,8 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from holdfast.node.links import ShownQdisc
 from holdfast.privileged.writes import Qdisc, Refused, Write, sysctl_path
 from holdfast.tuning.changes.store import Change, Entry, State
-from holdfast.tuning.knobs import Knob
-from holdfast.tuning.owners import Owners
+from holdfast.tuning.config_files.owners import Owners
+from holdfast.tuning.planning.knobs import Knob
 from holdfast.tuning.subsystems import qdiscs
 
 WRITE: TypeAdapter[Write] = TypeAdapter(Write)

@@ -12,13 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from holdfast.operations.model import RequestError
-from holdfast.tuning.inventory import Inventory
+from holdfast.tuning.planning.inventory import Inventory
+from holdfast.tuning.planning.resolve import Resolved, resolve
 from holdfast.tuning.profile.expressions import ExpressionError, evaluate, fill
 from holdfast.tuning.profile.layers import Layer, ProfileError
 from holdfast.tuning.profile.library import Library
 from holdfast.tuning.profile.reader import read_layer
 from holdfast.tuning.profile.statements import locate
-from holdfast.tuning.resolve import Resolved, resolve
 from holdfast.tuning.subsystems import all_subsystems
 
 BUILTIN = (

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.tuning import values
-from holdfast.tuning.sysctl_files import SysctlFiles
+from holdfast.tuning.config_files.sysctl_files import SysctlFiles
+from holdfast.tuning.planning import values
 
 PORTS = "net.ipv4.ip_local_reserved_ports"
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 from holdfast.tuning.changes.store import Change, Entry, State, Valued
 from holdfast.tuning.changes.transaction import Panel
-from holdfast.tuning.couplings import excluded_by
-from holdfast.tuning.knobs import Knob
-from holdfast.tuning.resolve import is_file
+from holdfast.tuning.planning.couplings import excluded_by
+from holdfast.tuning.planning.knobs import Knob
+from holdfast.tuning.planning.resolve import is_file
 
 
 @dataclass

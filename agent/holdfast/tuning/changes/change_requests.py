@@ -23,7 +23,7 @@ from holdfast.tuning.changes.requests import (
 from holdfast.tuning.changes.store import InForce, Store, StoredKnob
 from holdfast.tuning.changes.transaction import ChangeFailed, Failure, Panel
 from holdfast.tuning.events import Events
-from holdfast.tuning.knobs import Knob
+from holdfast.tuning.planning.knobs import Knob
 from holdfast.tuning.problems import problem_of
 
 _CUT_SHORT = (

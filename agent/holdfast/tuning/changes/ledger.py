@@ -33,7 +33,7 @@ from holdfast.tuning.changes.requests import (
 from holdfast.tuning.changes.store import Active, Change, Entry, State, Store, StoredKnob, Valued
 from holdfast.tuning.changes.transaction import ChangeFailed, Failure, Panel
 from holdfast.tuning.changes.undo_log import UndoLog
-from holdfast.tuning.knobs import Knob, Subsystem
+from holdfast.tuning.planning.knobs import Knob, Subsystem
 from holdfast.tuning.profile.schema import NAMES
 from holdfast.tuning.subsystems import all_subsystems
 from holdfast.wording import plain

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from holdfast.tuning.changes.store import Change, State, StoredKnob
 from holdfast.tuning.changes.transaction import Panel
-from holdfast.tuning.knobs import Knob
-from holdfast.tuning.resolve import is_file
+from holdfast.tuning.planning.knobs import Knob
+from holdfast.tuning.planning.resolve import is_file
 
 
 def rebase(state: State, boot_id: str, panel: Panel) -> State:

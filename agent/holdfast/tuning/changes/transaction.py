@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from holdfast.privileged import Privileged, Refused
 from holdfast.tuning.changes.store import StoredKnob, Valued
-from holdfast.tuning.knobs import Knob, Observed, Subsystem
+from holdfast.tuning.planning.knobs import Knob, Observed, Subsystem
 from holdfast.wording import plain
 
 log = logging.getLogger(__name__)

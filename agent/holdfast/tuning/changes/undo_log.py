@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from holdfast.operations.model import now
 from holdfast.tuning.changes.store import Change, Left, Pending, State, Store, StoredKnob, Valued
 from holdfast.tuning.changes.transaction import ChangeFailed, Effects, Failure, Panel, shown
-from holdfast.tuning.knobs import Knob
-from holdfast.tuning.resolve import is_file
+from holdfast.tuning.planning.knobs import Knob
+from holdfast.tuning.planning.resolve import is_file
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from holdfast.privileged.writes import QDISC_FLAGS, QDISC_PARAMETERS
-from holdfast.tuning import values
+from holdfast.tuning.planning import values
 
 _EXPRESSION = re.compile(r"\$\{[^{}]*\}")
 _AMOUNT = re.compile(r"[0-9]+(\.[0-9]+)?[A-Za-z%]*")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from holdfast.tuning.knobs import Subsystem
+from holdfast.tuning.planning.knobs import Subsystem
 from holdfast.tuning.subsystems.block import Block
 from holdfast.tuning.subsystems.limits import Limits
 from holdfast.tuning.subsystems.memory import Memory

@@ -9,7 +9,7 @@ from pathlib import Path
 from holdfast.node.paths.files import read_text
 from holdfast.privileged import Write
 from holdfast.privileged.writes import BLOCK_ATTRIBUTES, BlockWrite, is_queue_attribute
-from holdfast.tuning.knobs import Knob, Observed
+from holdfast.tuning.planning.knobs import Knob, Observed
 from holdfast.tuning.subsystems.plain import Plain, chosen, observe_file
 
 _SCHEDULER = "scheduler"

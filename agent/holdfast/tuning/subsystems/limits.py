@@ -14,7 +14,7 @@ from holdfast.privileged import Write
 from holdfast.privileged.config_files import read
 from holdfast.privileged.rendering import ForeignFileError
 from holdfast.privileged.writes import LimitsFileWrite
-from holdfast.tuning.knobs import Knob, Observed
+from holdfast.tuning.planning.knobs import Knob, Observed
 from holdfast.tuning.subsystems.persistence import foreign
 from holdfast.tuning.subsystems.plain import Plain
 

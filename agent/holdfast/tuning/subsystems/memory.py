@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from holdfast.node.storage.swap import read_swaps
 from holdfast.privileged import Write
 from holdfast.privileged.writes import HugePagesWrite, SwapArea, SwapWrite
-from holdfast.tuning.knobs import Knob, Observed
+from holdfast.tuning.planning.knobs import Knob, Observed
 from holdfast.tuning.subsystems.plain import Plain, chosen, observe_file
 
 _FILES = {"transparent_hugepages": "enabled", "transparent_hugepages_defrag": "defrag"}

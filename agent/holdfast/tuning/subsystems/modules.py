@@ -8,8 +8,8 @@ from pathlib import Path
 
 from holdfast.privileged import Write
 from holdfast.privileged.writes import ModuleWrite
-from holdfast.tuning import values
-from holdfast.tuning.knobs import Knob, Observed
+from holdfast.tuning.planning import values
+from holdfast.tuning.planning.knobs import Knob, Observed
 from holdfast.tuning.subsystems.plain import Plain, observe_file
 
 _SHOWN_TO_ALL = stat.S_IWUSR | stat.S_IROTH

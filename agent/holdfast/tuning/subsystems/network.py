@@ -9,7 +9,7 @@ from dataclasses import replace
 from holdfast.node.links import LinkError, ShownQdisc, active_queues, read_links, read_qdiscs
 from holdfast.privileged import Write
 from holdfast.privileged.writes import LinkWrite, QdiscWrite
-from holdfast.tuning.knobs import Knob, Observed
+from holdfast.tuning.planning.knobs import Knob, Observed
 from holdfast.tuning.subsystems import qdiscs
 from holdfast.tuning.subsystems.plain import Plain
 

@@ -19,7 +19,7 @@ from holdfast.privileged.writes import (
     TmpfilesFileWrite,
     UdevFileWrite,
 )
-from holdfast.tuning.knobs import Knob, Observed
+from holdfast.tuning.planning.knobs import Knob, Observed
 from holdfast.tuning.subsystems.plain import Plain
 
 ABSENT = ""

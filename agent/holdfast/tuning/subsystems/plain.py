@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.tuning.knobs import Knob, Observed
+from holdfast.tuning.planning.knobs import Knob, Observed
 
 
 class Plain:

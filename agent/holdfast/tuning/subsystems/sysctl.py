@@ -12,9 +12,9 @@ import psutil
 
 from holdfast.privileged import Write
 from holdfast.privileged.writes import Refused, SysctlWrite, interface_of, sysctl_path
-from holdfast.tuning import values
-from holdfast.tuning.couplings import neighbours
-from holdfast.tuning.knobs import Knob, Observed
+from holdfast.tuning.planning import values
+from holdfast.tuning.planning.couplings import neighbours
+from holdfast.tuning.planning.knobs import Knob, Observed
 from holdfast.tuning.subsystems.plain import Plain, observe_file
 
 _HUGE_PAGES = frozenset({"vm.nr_hugepages", "vm.nr_hugepages_mempolicy"})

@@ -12,8 +12,8 @@ from holdfast.operations.model import now
 from holdfast.tuning.changes.store import Active, InForce, StoredKnob
 from holdfast.tuning.changes.transaction import Failure, Panel
 from holdfast.tuning.events import Events
-from holdfast.tuning.knobs import Knob, Observed
 from holdfast.tuning.models import DriftedSetting
+from holdfast.tuning.planning.knobs import Knob, Observed
 
 ENFORCE_LIMIT = 3
 """A setting is written back at most this many times..."""

@@ -9,9 +9,9 @@ from holdfast.tuning.changes.requests import TuneChange
 from holdfast.tuning.changes.store import Active, InForce, State, Valued
 from holdfast.tuning.changes.transaction import ChangeFailed, Panel
 from holdfast.tuning.events import Events
-from holdfast.tuning.knobs import Knob
-from holdfast.tuning.planner import Planner
-from holdfast.tuning.resolve import Wanted
+from holdfast.tuning.planning.knobs import Knob
+from holdfast.tuning.planning.planner import Planner
+from holdfast.tuning.planning.resolve import Wanted
 
 _DEVICES = frozenset({"block", "network"})
 _APPEAR = _DEVICES | {"sysctl", "modules"}

@@ -12,9 +12,9 @@ from pathlib import Path
 from holdfast.node.paths.files import read_text
 from holdfast.privileged.config_files import path_of
 from holdfast.privileged.writes import sysctl_path
-from holdfast.tuning import values
-from holdfast.tuning.knobs import Knob
-from holdfast.tuning.sysctl_files import SysctlFiles
+from holdfast.tuning.config_files.sysctl_files import SysctlFiles
+from holdfast.tuning.planning import values
+from holdfast.tuning.planning.knobs import Knob
 
 _SYSCTL = (
     "etc/sysctl.d",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.privileged.writes import Refused, sysctl_path
-from holdfast.tuning import values
+from holdfast.tuning.planning import values
 
 _FORWARDING = ("net", "ipv4", "ip_forward")
 _FAMILIES = (("net", "ipv4"), ("net", "ipv6"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from holdfast.operations.model import RequestError
 from holdfast.tuning.changes.store import Active
 from holdfast.tuning.models import ProfileDetails, ProfileList, ProfileSummary, ProfileValue
+from holdfast.tuning.planning.resolve import digest_of
 from holdfast.tuning.profile.layers import Entry, Layer, ProfileError, Table
 from holdfast.tuning.profile.library import Library
-from holdfast.tuning.resolve import digest_of
 
 
 class Catalog:

@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from holdfast.tuning.couplings import EXCLUSIONS
-from holdfast.tuning.inventory import Inventory
-from holdfast.tuning.knobs import Knob, Subsystem
+from holdfast.tuning.planning.couplings import EXCLUSIONS
+from holdfast.tuning.planning.inventory import Inventory
+from holdfast.tuning.planning.knobs import Knob, Subsystem
 from holdfast.tuning.profile.expressions import ExpressionError, Number, evaluate, fill
 from holdfast.tuning.profile.layers import (
     Entry,

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.privileged.allowed import AllowList
-from holdfast.tuning import openfiles
-from holdfast.tuning import persist as files
 from holdfast.tuning.changes.baseline import unwanted
 from holdfast.tuning.changes.store import InForce, State, Valued
 from holdfast.tuning.changes.transaction import Panel
-from holdfast.tuning.inventory import Inventory
-from holdfast.tuning.knobs import Knob, Observed, Subsystem
+from holdfast.tuning.config_files import persist as files
+from holdfast.tuning.config_files.owners import Owners
 from holdfast.tuning.models import Action, Need, Plan, Setting
-from holdfast.tuning.owners import Owners
+from holdfast.tuning.planning import openfiles
+from holdfast.tuning.planning.inventory import Inventory
+from holdfast.tuning.planning.knobs import Knob, Observed, Subsystem
+from holdfast.tuning.planning.resolve import Resolved, Wanted, is_file, resolve
 from holdfast.tuning.profile.layers import Mistake
 from holdfast.tuning.profile.library import Library
-from holdfast.tuning.resolve import Resolved, Wanted, is_file, resolve
 from holdfast.tuning.subsystems.limits import running_limits
 from holdfast.tuning.subsystems.persistence import summary_of
 

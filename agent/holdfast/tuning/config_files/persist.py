@@ -15,9 +15,9 @@ from holdfast.privileged.writes import (
     UdevFileWrite,
     UdevRule,
 )
-from holdfast.tuning.inventory import Device, Inventory
-from holdfast.tuning.knobs import Knob
-from holdfast.tuning.resolve import Wanted
+from holdfast.tuning.planning.inventory import Device, Inventory
+from holdfast.tuning.planning.knobs import Knob
+from holdfast.tuning.planning.resolve import Wanted
 from holdfast.tuning.subsystems.persistence import ABSENT, PLACES, knob_of, value_of
 
 _THP = {"transparent_hugepages": "enabled", "transparent_hugepages_defrag": "defrag"}
