@@ -58,7 +58,8 @@ class _Story:
 
     arming: float = 0.0
     """From the order to arm to its answer, before that."""
-    armed: dict[str, Any] = field(default_factory=dict)
+    lifeboat: dict[str, Any] = field(default_factory=dict)
+    """Where it is, as the machine reports it once armed."""
     down: float = 0.0
     """When the old system stopped answering."""
     phases: dict[str, float] = field(default_factory=dict)
@@ -148,7 +149,7 @@ def lifeboat(context: Context) -> Iterator[Section]:
                     if not protected:
                         node.guest.sh(_FILL_THE_TAIL)
                     story = _reimage(node, published, allow_unprotected=not protected)
-                    place = story.armed["lifeboat"]
+                    place = story.lifeboat
                     assert (place["kind"] != "none") == protected, place
                     if protected:
                         sizes.append(place["length_bytes"])
@@ -231,7 +232,7 @@ def _reimage(node: Node, published: Published, **more: Any) -> _Story:
     manifest = control.succeeded("/v1/manifests", {"root": "/mnt/data"})["manifest"]
     operation = stage(control, published.request(manifest=manifest, **more))
     began = time.monotonic()
-    story.armed = arm(control)["boot"]
+    story.lifeboat = arm(control)["lifeboat"]
     story.arming = time.monotonic() - began
     began = time.monotonic()
     control.post("/v1/reimage/reboot")
