@@ -1,4 +1,4 @@
-//! The disks of this machine, below their file systems.
+//! What firmware reads of a disk, its GPT and FAT, without the kernel's file systems.
 
 pub mod fat;
 pub mod fat_place;
