@@ -250,7 +250,8 @@ def running_browser(profile: Path, wrapper: Sequence[str] = ()) -> Iterator[Brow
     browser = Browser(ours_out, ours_in)
     try:
         yield browser
-        browser.call("Browser.close")
+        # It may be gone before its answer is read, so what counts is that it ends.
+        browser.send("Browser.close")
         process.wait(SECONDS)
     finally:
         if process.poll() is None:
