@@ -227,16 +227,24 @@ def _make(kind: str, node: str, options: list[str]) -> None:
 
 @contextmanager
 def boot_disk(
-    directory: Path, kind: str = "ext4", *, separate: bool = False, options: tuple[str, ...] = ()
+    directory: Path,
+    kind: str = "ext4",
+    *,
+    separate: bool = False,
+    boot_mib: int = 400,
+    options: tuple[str, ...] = (),
 ) -> Iterator[BootDisk]:
-    """Make one; `options` are those of mkfs for the file system with /boot."""
+    """Make one; `options` are those of mkfs for the file system with /boot.
+
+    `boot_mib` is the size of a separate one.
+    """
     if os.geteuid() != 0:
         pytest.skip("loop devices and mounts are root's")
     image, root = directory / "disk.img", directory / "root"
     with ExitStack() as stack:
         loop = attach(image, 768 * MIB)
         stack.callback(loop.detach)
-        sizes = [320, 400] if separate else [720]
+        sizes = [320, boot_mib] if separate else [720]
         nodes = _partition(loop.device, image, sizes)
         stack.callback(_forget, loop.device)
         boot_node = nodes[-1]

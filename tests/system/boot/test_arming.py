@@ -11,10 +11,13 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from holdfast.privileged.boot.disk.extents import extents_of
 from holdfast.privileged.boot.disk.freeze import settle
 from holdfast.privileged.boot.models import OUTCOME_BYTES, StagedImage, StatusServer
 from holdfast.privileged.client import Helper
@@ -202,6 +205,46 @@ def test_identity_is_collected_and_links_are_not_followed(simple: BootDisk, disk
     problems = " ".join(next(one for one in report.identity if one.name == "holdfast").problems)
     for name in ("link", "dir", "pipe"):
         assert f"/etc/holdfast/{name} is not a regular file" in problems
+
+
+def test_a_record_in_pieces_is_written_elsewhere_or_refused(disk_dir: Path) -> None:
+    """An allocator without extents fills gaps; how many blocks it asks for at once is set here."""
+    options = ("-b", "1024", "-m", "0")
+    with boot_disk(disk_dir, "ext2", separate=True, boot_mib=64, options=options) as disk:
+        at_once = Path(f"/sys/fs/ext4/{Path(disk.device).name}p2/mb_group_prealloc")
+        if not at_once.exists():
+            pytest.skip("this kernel has an ext2 of its own")
+        ordinary = at_once.read_text()
+        at_once.write_text("8")
+        small = disk.boot / "small"
+        small.mkdir()
+        files = [small / str(number) for number in range(64 * MIB // 8192)]
+        with suppress(OSError):  # it is full before all are written
+            for file in files:
+                file.write_bytes(bytes(8192))
+        file.unlink()
+        os.sync()
+        on_disk = sorted((extents_of(file)[0].place, file) for file in files if file.exists())
+        for _, file in on_disk[::5]:
+            file.unlink()
+        os.sync()
+        before = disk.state()
+        with pytest.raises(Refused, match=r"/boot is in pieces too small .* remove files"):
+            disk.arming.arm(disk.request())
+        assert disk.state() == before
+
+        for _, file in on_disk[1::5]:
+            file.unlink()
+        os.sync()
+        with ThreadPoolExecutor() as executor:
+            arming = executor.submit(disk.arming.arm, disk.request())
+            second = disk.boot / "holdfast/outcome.1"
+            until(lambda: second.exists() or arming.done(), what="a second try", interval=0.001)
+            at_once.write_text(ordinary)
+            arming.result()
+        assert len(extents_of(disk.boot / "holdfast/outcome")) == 1
+        assert not list(disk.boot.glob("holdfast/outcome.*"))
+        disk.arming.disarm()
 
 
 def test_what_somebody_else_changed_meanwhile_stays(simple: BootDisk) -> None:

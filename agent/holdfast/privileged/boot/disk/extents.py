@@ -61,12 +61,17 @@ def extents_of(path: Path, *, unwritten: bool = False) -> Sequence[Extent]:
         os.close(file)
 
 
+def is_single(found: Sequence[Extent], length: int) -> bool:
+    """Whether the first `length` bytes of a file with these extents are in one piece."""
+    return len(found) == 1 and found[0].offset == 0 and found[0].length >= length
+
+
 def single_place(found: Sequence[Extent], length: int, path: Path) -> int:
     """Return where the first `length` bytes of a file with these extents are, if in one piece.
 
     Raises `OSError` about `path`.
     """
-    if len(found) != 1 or found[0].offset != 0 or found[0].length < length:
+    if not is_single(found, length):
         raise OSError(errno.EINVAL, "it is not in one piece on the disk", str(path))
     return found[0].place
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from holdfast.atomic_files import flush_directory
 from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.node.storage.disks import DiskPosition
+from holdfast.privileged.boot.disk import extents
 from holdfast.privileged.boot.disk.file_io import write_file
 from holdfast.privileged.boot.disk.storage import Storage
 from holdfast.privileged.boot.kernel import kernel_of
@@ -23,6 +24,7 @@ from holdfast.privileged.writes import Refused
 OUTCOME, KERNEL, INITRAMFS, PREVIOUS = "outcome", "vmlinuz", "initramfs.img", "previous"
 _SPARE = 1 << 20  # for directories, custom.cfg and what is kept of before
 _CHUNK = 1 << 20
+_PLACES = 256
 
 
 class Payload:
@@ -130,9 +132,8 @@ class Payload:
         private = storage.mode(0o600)
         self._path.mkdir(mode=0o700)
         flush_directory(self._path.parent)
-        record = job.blank_outcome(request.nonce)
-        files = [write_file(self.outcome, [record], private, f"{self.directory}/{OUTCOME}")]
-        offset = storage.single_place(self.outcome, OUTCOME_BYTES)
+        record, offset = self._write_outcome(storage, job.blank_outcome(request.nonce), private)
+        files = [record]
         target = pin(self._machine, system)
         offset += storage.place.start_bytes
         entries = self._entries(request, collected, target, offset, descriptor, lifeboat=lifeboat)
@@ -147,6 +148,29 @@ class Payload:
         for file in files:
             storage.check_digest(self._machine.path(file.path), file.sha256 or "")
         return files, target
+
+    def _write_outcome(
+        self, storage: Storage, content: bytes, mode: int | None
+    ) -> tuple[FileReport, int]:
+        """Write the outcome record in one piece; return also where that is on the partition.
+
+        Allocators without extents (ext2, FAT) fill gaps as they come. So what was written to gaps
+        is kept until another try has found a piece. Raises `Refused`, `OSError`.
+        """
+        tries = [self._path / f"{OUTCOME}.{number}" for number in range(_PLACES)]
+        for number, path in enumerate(tries):
+            report = write_file(path, [content], mode, f"{self.directory}/{OUTCOME}")
+            found = storage.extents(path)
+            if extents.is_single(found, OUTCOME_BYTES):
+                path.rename(self.outcome)
+                for earlier in tries[:number]:
+                    earlier.unlink()
+                flush_directory(self._path)
+                return report, found[0].place
+        raise Refused(
+            f"The free space of {self._parent} is in pieces too small for a record of "
+            f"{OUTCOME_BYTES} bytes; remove files that are not needed there."
+        )
 
     def _entries(
         self,
