@@ -117,7 +117,7 @@ fleet-ansible: .venv/stamp ## Build dist/holdfast-agent-*.tar.gz, the Ansible co
 	$(bin)/ansible-galaxy collection build --force --output-path dist fleet/ansible
 
 .PHONY: fleet-ansible-test
-fleet-ansible-test: build ## Test the Ansible collection with the oldest and the newest Ansible (1 hour)
+fleet-ansible-test: build ## Test the Ansible collection with the oldest and the newest Ansible (15 minutes)
 	@packaging/test-collection
 
 .PHONY: deb
