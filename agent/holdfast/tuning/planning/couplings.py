@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast.privileged.writes import Refused, sysctl_path
 from holdfast.tuning.planning import values
 
+_Without = Callable[[os.DirEntry[str]], bool]
 _FORWARDING = ("net", "ipv4", "ip_forward")
 _FAMILIES = (("net", "ipv4"), ("net", "ipv6"))
 _TABLES = ("conf", "neigh")
@@ -85,43 +86,59 @@ def neighbours(name: str, base: Path) -> Iterator[str]:
     """
     parts = sysctl_path(name)
     itself = _name(parts)
-    for path in _places(parts, base):
-        for found in _files(path, top=base):
+    for path, without in _places(parts, base):
+        for found in _files(path, base, without):
             if found != itself and not _MOVES.fullmatch(found):
                 yield found
 
 
-def _places(parts: tuple[str, ...], base: Path) -> list[Path]:
+def _places(parts: tuple[str, ...], base: Path) -> list[tuple[Path, _Without]]:
+    """Return the directories or files, with what of them is left out."""
     directory = base.joinpath(*parts[:-1])
     if len(parts) == 2 and parts[0] == "net":
-        return [
-            base / "net/netfilter",
-            *(entry for entry in _entries(directory) if entry.is_file()),
-        ]
+        return [(base / "net/netfilter", _nothing), (directory, os.DirEntry.is_dir)]
     if parts[:2] == ("net", "netfilter"):
-        return [directory, base / "net/nf_conntrack_max"]
+        return [(directory, _nothing), (base / "net/nf_conntrack_max", _nothing)]
     if parts[:2] not in _FAMILIES or parts == _FORWARDING:
-        return [directory]
+        return [(directory, _nothing)]
     if len(parts) == 3:
         # Only ip_forward is copied to interfaces, and there may be thousands of them.
-        return [entry for entry in _entries(directory) if entry.name not in _TABLES]
+        return [(directory, lambda entry: entry.name in _TABLES)]
     if parts[2] in _TABLES and parts[3] in _ALL:
         # conf/all/forwarding is the same as ip_forward, which is above it.
-        return [directory.parents[1]]
-    return [directory]
+        return [(directory.parents[1], _nothing)]
+    return [(directory, _nothing)]
+
+
+def _nothing(_: os.DirEntry[str]) -> bool:
+    return False
 
 
 def _name(parts: Sequence[str]) -> str:
     return ".".join(part.replace(".", "/") for part in parts)
 
 
-def _files(path: Path, *, top: Path) -> Iterator[str]:
-    if path.is_dir():
-        for entry in _entries(path):
-            yield from _files(entry, top=top)
-        return
+def _files(path: Path, top: Path, without: _Without) -> Iterator[str]:
     try:
-        mode = path.stat().st_mode
+        with os.scandir(path) as listed:
+            entries = sorted(listed, key=lambda entry: entry.name)
+    except NotADirectoryError:
+        yield from _file(path, path.stat, top)
+        return
+    except OSError:
+        return
+    for entry in entries:
+        if without(entry):
+            continue
+        if entry.is_dir():
+            yield from _files(path / entry.name, top, without)
+        else:
+            yield from _file(path / entry.name, entry.stat, top)
+
+
+def _file(path: Path, status: Callable[[], os.stat_result], top: Path) -> Iterator[str]:
+    try:
+        mode = status().st_mode
     except OSError:
         return
     # What only root may read are secrets and switches that act when they are read.
@@ -132,10 +149,3 @@ def _files(path: Path, *, top: Path) -> Iterator[str]:
         except Refused:
             return
         yield name
-
-
-def _entries(directory: Path) -> list[Path]:
-    try:
-        return [directory / name for name in sorted(os.listdir(directory))]  # noqa: PTH208 - fast
-    except OSError:
-        return []
