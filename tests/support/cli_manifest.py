@@ -69,8 +69,8 @@ def peak(daemon: Daemon, *arguments: str, lines: int) -> int:
     # By the process itself: what wait4 reports includes the memory of the process that forked.
     program = (
         "import sys\n"
-        "from holdfast.cli import run\n"
-        "code = run(sys.argv[1:])\n"
+        "from holdfast.cli import execute\n"
+        "code = execute(sys.argv[1:])\n"
         "print(open('/proc/self/status').read(), file=sys.stderr)\n"
         "sys.exit(code)\n"
     )

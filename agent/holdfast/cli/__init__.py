@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from holdfast.cli.terminal.errors import CliError, ExitCode, UsageError
 
-__all__ = ["main", "run"]
+__all__ = ["execute", "main"]
 
 _COLLECT_AFTER = 250_000
 """Objects that are made before garbage is collected: modules make many, and none is garbage."""
@@ -24,7 +24,7 @@ _TITLES = {
 def main() -> None:
     """Run the command line of this process and end it."""
     gc.set_threshold(_COLLECT_AFTER)
-    code = run(sys.argv[1:])
+    code = execute(sys.argv[1:])
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -32,7 +32,7 @@ def main() -> None:
     sys.exit(code)
 
 
-def run(arguments: Sequence[str]) -> int:
+def execute(arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; a failure is reported in one line."""
     from holdfast.cli.terminal.output import prepare_streams  # noqa: PLC0415 - quick to import main alone
 

@@ -103,10 +103,10 @@ TABLES = (
 
 _ALL = """
 import json, sys
-from holdfast.cli import run
+from holdfast.cli import execute
 for number, command in enumerate(json.loads(sys.argv[1])):
     print(f"# {number}", flush=True)
-    code = run(command)
+    code = execute(command)
     print(f"# ended with {code}", flush=True)
 """
 """Runs many commands in one process, since starting it takes longer than each of them."""

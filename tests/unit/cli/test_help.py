@@ -90,8 +90,8 @@ def modules_after(*arguments: str, code: int = 0) -> set[str]:
     """Return what is imported once a command line has run, which must end with `code`."""
     program = (
         "import json, sys\n"
-        "from holdfast.cli import run\n"
-        f"code = run({list(arguments)!r})\n"
+        "from holdfast.cli import execute\n"
+        f"code = execute({list(arguments)!r})\n"
         "print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
