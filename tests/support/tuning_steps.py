@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +20,10 @@ from typing import Any
 
 import pytest
 
+from tests.support import forked as forked_program
 from tests.support import settle as settler_program
-from tests.support.harness import HOLDFAST, clean_environment
+from tests.support.forked import Forked
+from tests.support.harness import clean_environment
 from tests.support.namespaces import Namespaces, own_namespaces
 
 WANTED = {
@@ -74,8 +76,11 @@ class Step:
 class Node:
     """Namespaces with a profile, and `holdfast tune --local` in them."""
 
-    def __init__(self, ns: Namespaces, directory: Path, settler: subprocess.Popen[str]) -> None:
+    def __init__(
+        self, ns: Namespaces, directory: Path, settler: subprocess.Popen[str], forked: Forked
+    ) -> None:
         self.ns = ns
+        self._forked = forked
         self.trace = directory / "trace"
         self.config = directory / "holdfast.toml"
         self._settler = settler
@@ -96,23 +101,14 @@ class Node:
 
     def apply(self, *strace: str) -> subprocess.CompletedProcess[str]:
         """Apply the profile under strace."""
-        command = [*HOLDFAST, "tune", "apply", "mine", "--persist", "--json", "--local"]
-        command += ["--config", str(self.config)]
-        return subprocess.run(
-            [*self.ns.wrapper, "strace", "-f", "-qq", *strace, *command],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=clean_environment(),
-        )
+        command = ["tune", "apply", "mine", "--persist", "--json", "--local"]
+        return self._forked.run(strace, [*command, "--config", str(self.config)])
 
     def disturb(self, step: Step, how: str) -> subprocess.CompletedProcess[str]:
         """Apply the profile, and let `how` happen instead of one call."""
         inject = f"inject={step.call}:{how}:when={step.number}"
         trace = f"trace={step.call}"
-        # Faster, but a signal for a call that the filter stopped is lost (seen with strace 6.1).
-        faster = [] if "signal" in how else ["--seccomp-bpf"]
-        return self.apply(*faster, "-P", step.path, "-e", trace, "-e", inject, "-o", "/dev/null")
+        return self.apply("-P", step.path, "-e", trace, "-e", inject, "-o", "/dev/null")
 
     def start(self) -> dict[str, Any]:
         """Start anew, which settles what was cut short; return the state."""
@@ -126,10 +122,11 @@ class Node:
     def steps(self) -> list[Step]:
         """Determine which calls change anything, by an apply that nothing disturbs."""
         # The first one makes directories, which no later one does.
-        assert self.apply("-e", "trace=none", "-o", "/dev/null").returncode == 0
+        first = self.apply("-e", "trace=none", "-o", "/dev/null")
+        assert first.returncode == 0, first
         self.roll_back()
         calls = f"trace={','.join(CALLS)}"
-        done = self.apply("--seccomp-bpf", "-y", "-s", "300", "-e", calls, "-o", str(self.trace))
+        done = self.apply("-y", "-s", "300", "-e", calls, "-o", str(self.trace))
         assert done.returncode == 0, done.stderr
         assert self.is_new(self.values())
         self.roll_back()
@@ -178,10 +175,19 @@ def stepping_node(disk_dir: Path) -> Iterator[Node]:
     )
     with own_namespaces(disk_dir / "scratch") as ns:
         settle = [sys.executable, settler_program.__file__, str(root), str(profiles), str(journal)]
-        with subprocess.Popen(
-            [*ns.wrapper, *settle],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as settler:
-            yield Node(ns, disk_dir, settler)
+        fork = [sys.executable, forked_program.__file__]
+        with (
+            _talking([*ns.wrapper, *settle]) as settler,
+            _talking([*ns.wrapper, *fork]) as forked,
+        ):
+            yield Node(ns, disk_dir, settler, forked_program.Forked(forked, disk_dir))
+
+
+def _talking(command: Sequence[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
+    )
