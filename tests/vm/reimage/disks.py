@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -20,6 +21,8 @@ def in_own_mounts(script: str, *arguments: str | Path) -> str:
         capture_output=True,
         text=True,
         check=False,
+        # Of a system that is installed, nothing is in the directory that it names here.
+        env={name: value for name, value in os.environ.items() if name != "TMPDIR"},
     )
     if done.returncode != 0:
         raise RuntimeError(f"a script on disks failed: {done.stdout[-4000:]}{done.stderr[-4000:]}")

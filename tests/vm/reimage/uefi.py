@@ -119,13 +119,24 @@ def uefi_disks(made: Systems, installed: Disks, loader: Loader) -> Disks:
     return Disks(root, installed.data, firmware=SECURE_OVMF if loader == "shim" else OVMF)
 
 
+_SMALL = r"""
+esp=$1.esp
+truncate --size=64M "$1"
+sfdisk --quiet "$1" <<<'label: gpt
+start=1MiB, size=48MiB, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B'
+truncate --size=48M "$esp"
+mkfs.vfat "$esp" >/dev/null
+mmd -i "$esp" ::/EFI ::/EFI/BOOT
+mcopy -i "$esp" /usr/lib/systemd/boot/efi/systemd-bootx64.efi ::/EFI/BOOT/BOOTX64.EFI
+dd if="$esp" of="$1" bs=1M seek=1 conv=notrunc,sparse status=none
+rm "$esp"
+# To be damaged, where the loader is not.
+dd if=/dev/urandom of="$1" bs=1M seek=4 count=16 conv=notrunc status=none
+"""
+
+
 def small_image(directory: Path) -> Path:
-    """Make an image that is small, and claims that UEFI can boot it; nothing is in it to boot."""
+    """Make an image that is small and that UEFI can boot, with nothing behind its loader."""
     image = directory / "small.raw"
-    subprocess.run(["truncate", "--size=64M", image], check=True)
-    table = b"label: gpt\nstart=1MiB, size=48MiB, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B\n"
-    subprocess.run(["sfdisk", "--quiet", image], input=table, check=True)
-    with image.open("r+b") as file, Path("/dev/urandom").open("rb") as random:
-        file.seek(4 << 20)
-        file.write(random.read(16 << 20))
+    subprocess.run(["bash", "-euc", _SMALL, "script", image], check=True)
     return image
