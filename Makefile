@@ -226,7 +226,7 @@ soak: build ## Run hostile and honest clients against a daemon for MINUTES=60, a
 
 .PHONY: lock-kills
 lock-kills: build ## Kill a thousand processes that take the fleet's lock; none may leak or lose it
-	$(bin)/python -m tests.support.lock_kills 1000 "$$RANDOM"
+	$(bin)/python -m tests.support.fleet.lock_kills 1000 "$$RANDOM"
 
 .PHONY: simulate-fleet
 simulate-fleet: .venv/stamp ## Run SCHEDULES=10000 random rolls on a virtual clock; each must keep every invariant (10 minutes)

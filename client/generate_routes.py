@@ -129,7 +129,7 @@ class Route:
 
 def document() -> dict[str, Any]:
     """Return the OpenAPI document of the daemon in this checkout, with its kinds of operation."""
-    from tests.support.api import served  # noqa: PLC0415 - the rest needs no daemon
+    from tests.support.daemon.api import served  # noqa: PLC0415 - the rest needs no daemon
 
     with TemporaryDirectory() as name, served(Path(name)) as server, server.http() as http:
         answer: dict[str, Any] = http.get("/openapi.json").json()

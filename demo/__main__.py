@@ -18,7 +18,7 @@ from types import FrameType
 from demo.sample import make_sample
 from demo.shell import Demo, FellShortError
 from demo.steps import show_manifests, show_session, show_tuning
-from tests.support.disk import real_directory
+from tests.support.machine.disk import real_directory
 
 FREE_BYTES = 2 << 30
 SPACE_MESSAGE = "the demo needs 2 GiB free in {}; set HOLDFAST_TEST_DIR to another directory"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from tests.support.disk import drop, write_file
+from tests.support.machine.disk import drop, write_file
 
 MIB = 1 << 20
 CHUNK = 64 * MIB

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.harness import dying_with_parent, free_port
+from tests.support.daemon.harness import dying_with_parent, free_port
 from tests.support.waiting import until
 
 

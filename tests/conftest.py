@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ground
-from tests.support.disk import real_directory
+from tests.support.machine import ground
+from tests.support.machine.disk import real_directory
 
 ground.extend_path()
 ground.own_mounts()

@@ -30,8 +30,8 @@ from demo.fleet.nodes import addresses, running_fleet
 from demo.fleet.relay import listening, relayed
 from demo.fleet.story import FellShortError, Story, say, title
 from demo.requirements import NAMESPACES, lacking_for_fleet
-from tests.support.disk import real_directory
-from tests.support.namespaces import NoNamespacesError
+from tests.support.machine.disk import real_directory
+from tests.support.machine.namespaces import NoNamespacesError
 
 DOWN_SECONDS, QUICK_SECONDS = 3.0, 0.3
 """How long a node is down, besides the start of its daemon."""

@@ -17,9 +17,9 @@ from typing import Any
 from demo.fleet.network import CONTROLLER
 from demo.fleet.nodes import PORT, Fleet
 from holdfast_rollout.inventory import read_inventory
-from tests.support.fileserver import Behaviour, serving
-from tests.support.harness import dying_with_parent, run_cli
-from tests.support.rollout import COMMAND, environment
+from tests.support.daemon.harness import dying_with_parent, run_cli
+from tests.support.fleet.rollout import COMMAND, environment
+from tests.support.servers.fileserver import Behaviour, serving
 
 _IMAGE_BYTES = 8 << 20
 _BYTES_PER_SECOND = 2 << 20

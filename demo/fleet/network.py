@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.support.namespaces import Namespaces
+from tests.support.machine.namespaces import Namespaces
 
 BRIDGE = "fleet"
 CONTROLLER = "10.77.0.1"

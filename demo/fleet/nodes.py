@@ -22,12 +22,12 @@ from typing import Any
 
 from demo.fleet.network import connect, make_bridge, name_hosts
 from holdfast.operations.model import now
-from tests.support.boots import OLD, BootedNode, nodes_of
-from tests.support.certificates import Authority
-from tests.support.ground import CHECKOUT
-from tests.support.harness import Daemon, create_tokens, daemons
-from tests.support.namespaces import Namespaces, made_namespaces
-from tests.support.recorded_helper import RecordedHelper
+from tests.support.daemon.boots import OLD, BootedNode, nodes_of
+from tests.support.daemon.harness import Daemon, create_tokens, daemons
+from tests.support.daemon.recorded_helper import RecordedHelper
+from tests.support.machine.ground import CHECKOUT
+from tests.support.machine.namespaces import Namespaces, made_namespaces
+from tests.support.servers.certificates import Authority
 
 PORT = 9918
 _PROGRAM = (sys.executable, "-m", "demo.fleet.machine")

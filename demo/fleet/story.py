@@ -14,7 +14,7 @@ from demo.fleet.controller import Controller, show_command
 from demo.fleet.measure import Timekeeper, figures, show
 from demo.fleet.nodes import REFUSAL, Fleet, FleetNode
 from demo.fleet.report import report
-from tests.support.harness import HOLDFAST, clean_environment
+from tests.support.daemon.harness import HOLDFAST, clean_environment
 
 AWAY_SECONDS = 8.0
 DONE, STOPPED = 0, 3

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tests.support.harness import Daemon, create_tokens, start_daemon
+from tests.support.daemon.harness import Daemon, create_tokens, start_daemon
 
 _OPERATION_SECONDS = 600.0
 

@@ -28,7 +28,7 @@ from tests.bench.residency import (
     evict,
 )
 from tests.bench.tree import PAGE
-from tests.support.harness import HOLDFAST, Daemon, clean_environment
+from tests.support.daemon.harness import HOLDFAST, Daemon, clean_environment
 
 TIMES_HAPPYCACHE = 3.0
 TIMES_VMTOUCH = 1.0

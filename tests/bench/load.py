@@ -28,7 +28,7 @@ from tests.bench.residency import (
     without,
 )
 from tests.bench.tree import PAGE, Tree
-from tests.support.harness import Daemon
+from tests.support.daemon.harness import Daemon
 
 SHARE_OF_BEST = 0.95
 TIMES_VMTOUCH = 3.0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.disk import file_system
+from tests.support.machine.disk import file_system
 
 KIB, GIB = 1 << 10, 1 << 30
 _WATCH_SECONDS = 0.02

@@ -22,7 +22,7 @@ from tests.bench.engine import Call, build, verify
 from tests.bench.figures import Section, Verdict, below, interleave
 from tests.bench.machine import peak_memory
 from tests.bench.tree import GIB, MIB, Tree, make, small_sizes
-from tests.support.disk import file_system
+from tests.support.machine.disk import file_system
 
 MANY_SECONDS = 10.0
 MANY_MEMORY = 300

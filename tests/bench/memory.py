@@ -12,8 +12,8 @@ from typing import Any
 
 from tests.bench.context import Context
 from tests.bench.figures import Section, at_least
-from tests.support.harness import create_tokens, daemons
-from tests.support.memory import MIB, MemoryNode, memory_node
+from tests.support.capabilities.memory import MIB, MemoryNode, memory_node
+from tests.support.daemon.harness import create_tokens, daemons
 
 _DATA = 1024 * MIB
 _HOLE = 1024 * MIB

@@ -28,7 +28,7 @@ from tests.bench.figures import Section
 from tests.bench.hashers import versions
 from tests.bench.machine import Device, facts
 from tests.bench.peers import Happycache
-from tests.support.disk import real_directory
+from tests.support.machine.disk import real_directory
 
 BENCHMARKS: dict[str, Callable[[Context], Iterator[Section]]] = {
     "dump": dump.benchmark,

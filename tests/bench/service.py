@@ -17,7 +17,7 @@ from tests.bench.daemon import operate, serving
 from tests.bench.figures import Section, below
 from tests.bench.residency import QUARTER, arrange, evict
 from tests.bench.tree import MIB
-from tests.support.harness import Daemon
+from tests.support.daemon.harness import Daemon
 
 READY_SECONDS = 1.5
 IDLE_SHARE = 0.3

@@ -17,7 +17,7 @@ import holdfast
 from tests.bench.context import Context
 from tests.bench.daemon import serving
 from tests.bench.figures import Section, below, interleave
-from tests.support.harness import HOLDFAST, Daemon
+from tests.support.daemon.harness import HOLDFAST, Daemon
 
 READY_SECONDS = 0.5
 COMPLETE_SECONDS = 0.15

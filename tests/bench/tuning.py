@@ -10,9 +10,9 @@ from pathlib import Path
 from tests.bench.context import Context
 from tests.bench.figures import Section, below
 from tests.bench.service import processor_seconds
-from tests.support.harness import Daemon, create_tokens, daemons
-from tests.support.loops import loop
-from tests.support.namespaces import Namespaces, own_namespaces
+from tests.support.daemon.harness import Daemon, create_tokens, daemons
+from tests.support.machine.loops import loop
+from tests.support.machine.namespaces import Namespaces, own_namespaces
 
 IDLE_SHARE = 0.2
 """Per cent of a core, for watching alone."""

@@ -23,8 +23,8 @@ from tests.bench.peers import HAPPYCACHE_RECORD, happycache_files
 from tests.bench.residency import Mask, arrange, evict, resident
 from tests.bench.stores import Postgres, RocksDb, Store
 from tests.bench.tree import MIB, PAGE, Tree
-from tests.support.harness import Daemon
-from tests.support.mounts import memory_group
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.mounts import memory_group
 
 BUDGETS = (25, 50, 75)
 STRETCHES = 6

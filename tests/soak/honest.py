@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.harness import Daemon
+from tests.support.daemon.harness import Daemon
 
 _PAUSE_SECONDS = 0.05
 _OPERATION_SECONDS = 10.0

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tests.soak.echo import Echo
 from tests.soak.honest import Honest
-from tests.support.certificates import Authority
-from tests.support.harness import Daemon, create_tokens, daemons
+from tests.support.daemon.harness import Daemon, create_tokens, daemons
+from tests.support.servers.certificates import Authority
 from tests.support.waiting import until
 
 MOST_WAIT_SECONDS = 0.1

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.disk import real_directory
-from tests.support.harness import Daemon, Tokens, create_tokens, daemons
+from tests.support.daemon.harness import Daemon, Tokens, create_tokens, daemons
+from tests.support.machine.disk import real_directory
 
 
 @pytest.fixture(scope="session")

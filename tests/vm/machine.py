@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.harness import dying_with_parent
+from tests.support.daemon.harness import dying_with_parent
 from tests.vm import pace
 from tests.vm.diagnosis import diagnosis
 from tests.vm.guest import Guest, GuestError

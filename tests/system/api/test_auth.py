@@ -12,9 +12,9 @@ import pytest
 
 from holdfast.api.http.callers.failures import BURST, FailureLimit
 from holdfast.api.http.callers.tokens import Scope, create, revoke
-from tests.support.audit import audit
-from tests.support.contract import NOTHING, ask, check_problem, operations_of
-from tests.support.harness import Daemon
+from tests.support.daemon.audit import audit
+from tests.support.daemon.contract import NOTHING, ask, check_problem, operations_of
+from tests.support.daemon.harness import Daemon
 from tests.support.waiting import until
 
 

@@ -10,8 +10,8 @@ from contextlib import suppress
 import httpx
 import pytest
 
-from tests.support.contract import check_problem
-from tests.support.harness import Daemon, Tokens, daemons
+from tests.support.daemon.contract import check_problem
+from tests.support.daemon.harness import Daemon, Tokens, daemons
 
 SLOW = {"HOLDFAST_TEST_SLOW_CALLBACK_SECONDS": "0.02"}
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"

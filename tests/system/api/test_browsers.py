@@ -7,9 +7,9 @@ import socket
 
 import pytest
 
-from tests.support.audit import audit
-from tests.support.contract import check_problem
-from tests.support.harness import Daemon
+from tests.support.daemon.audit import audit
+from tests.support.daemon.contract import check_problem
+from tests.support.daemon.harness import Daemon
 
 EVIL = "https://evil.example"
 FOREIGN = (

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.certificates import Authority, Issued, secure_client
-from tests.support.harness import Daemon
+from tests.support.daemon.harness import Daemon
 from tests.support.promptness import promptly
+from tests.support.servers.certificates import Authority, Issued, secure_client
 from tests.support.waiting import until
 
 LIMIT = 192

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.contract import NOTHING, PROBLEM, ask, check_problem, operations_of
-from tests.support.harness import Daemon
+from tests.support.daemon.contract import NOTHING, PROBLEM, ask, check_problem, operations_of
+from tests.support.daemon.harness import Daemon
 
 AT_ONCE = {
     "/v1/tuning/plan",

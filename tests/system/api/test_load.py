@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.support.harness import Daemon
+from tests.support.daemon.harness import Daemon
 
 pytestmark = pytest.mark.alone
 

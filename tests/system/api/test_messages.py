@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import one_line
-from tests.support.disk import write_file
-from tests.support.harness import Daemon, run_cli
+from tests.support.command_line.cli import one_line
+from tests.support.daemon.harness import Daemon, run_cli
+from tests.support.machine.disk import write_file
 
 MIB = 1 << 20
 

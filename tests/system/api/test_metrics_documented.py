@@ -8,8 +8,8 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.disk import write_file
-from tests.support.harness import Daemon
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
 from tests.support.waiting import until
 
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "metrics.md"

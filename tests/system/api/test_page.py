@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from tests.oracles.residency import PAGE, pinned
-from tests.support.browser import Browser, Page, running_browser
-from tests.support.disk import drop, write_file
-from tests.support.harness import Daemon
-from tests.support.manifests import flip
-from tests.support.tuning import SYSCTLS, tuned
+from tests.support.capabilities.manifests import flip
+from tests.support.capabilities.tuning import SYSCTLS, tuned
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import drop, write_file
+from tests.support.servers.browser import Browser, Page, running_browser
 
 MIB = 1 << 20
 NAME = "net.core.somaxconn"

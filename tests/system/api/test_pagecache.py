@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from holdfast.operations.ids import new_id
-from tests.support.contract import NOTHING, check_problem
-from tests.support.disk import drop, read_all, write_file
-from tests.support.harness import Daemon
+from tests.support.daemon.contract import NOTHING, check_problem
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import drop, read_all, write_file
 
 DUMPS, LOADS, EVICTIONS = (f"/v1/pagecache/{part}" for part in ("dumps", "loads", "evictions"))
 SIZE = 4 << 20

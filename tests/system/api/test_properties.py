@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from holdfast.process.slow_callbacks import VARIABLE
-from tests.support.disk import write_file
-from tests.support.harness import Daemon, clean_environment
-from tests.support.tuning import SYSCTLS, tuned
+from tests.support.capabilities.tuning import SYSCTLS, tuned
+from tests.support.daemon.harness import Daemon, clean_environment
+from tests.support.machine.disk import write_file
 
-HOOKS = Path(__file__).parents[2] / "support" / "api_hooks.py"
+HOOKS = Path(__file__).parents[2] / "support/daemon/api_hooks.py"
 ENDLESS = "/v1/tuning/events"
 """A stream that ends only with the daemon; `system/api/test_contract.py` checks its start."""
 OPTIONS = (

@@ -17,10 +17,10 @@ from holdfast.operations.ids import encode, new_id
 from tests.oracles.records import compress, decompress, header, line, lone_manifest, plain_record
 from tests.oracles.records import encode as record
 from tests.oracles.residency import PAGE
-from tests.support.building import build
-from tests.support.disk import write_file
-from tests.support.harness import Daemon
-from tests.support.pagecache import DUMPS, upload
+from tests.support.capabilities.building import build
+from tests.support.capabilities.pagecache import DUMPS, upload
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
 from tests.support.promptness import promptly
 from tests.support.waiting import until
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.harness import (
+from tests.support.daemon.harness import (
     HOLDFAST,
     Daemon,
     Tokens,

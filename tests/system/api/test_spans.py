@@ -12,13 +12,13 @@ import pytest
 from holdfast.config.sections import TelemetrySettings
 from holdfast.telemetry.otlp import BATCH_SPANS, QUEUED_SPANS, OtlpSpans
 from holdfast.telemetry.spans import Answered
-from tests.support.attempts import Node
-from tests.support.certificates import Authority
-from tests.support.collector import Collector, collector
-from tests.support.disk import write_file
-from tests.support.fleet_lock import fleet_lock_server
-from tests.support.harness import Daemon, free_port
-from tests.support.recorded_helper import recorded_helper
+from tests.support.daemon.attempts import Node
+from tests.support.daemon.harness import Daemon, free_port
+from tests.support.daemon.recorded_helper import recorded_helper
+from tests.support.machine.disk import write_file
+from tests.support.servers.certificates import Authority
+from tests.support.servers.collector import Collector, collector
+from tests.support.servers.fleet_lock import fleet_lock_server
 from tests.support.waiting import until
 
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

@@ -14,9 +14,9 @@ import pytest
 
 from holdfast.api.http.callers.tokens import Scope, create, revoke
 from tests.oracles.residency import resident_pages
-from tests.support.contract import ask, check_problem, operations_of
-from tests.support.disk import write_file
-from tests.support.harness import Daemon, Tokens
+from tests.support.daemon.contract import ask, check_problem, operations_of
+from tests.support.daemon.harness import Daemon, Tokens
+from tests.support.machine.disk import write_file
 
 OPEN = ("/healthz", "/readyz", "/metrics", "/v1/version")
 """What needs no token on loopback; a token that is wrong is refused there all the same."""

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.audit import audit
-from tests.support.certificates import Authority, secure_client
-from tests.support.harness import Daemon
+from tests.support.daemon.audit import audit
+from tests.support.daemon.harness import Daemon
+from tests.support.servers.certificates import Authority, secure_client
 from tests.support.waiting import until
 
 

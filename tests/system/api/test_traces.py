@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from holdfast.process.trace import parse
-from tests.support.attempts import Node
-from tests.support.fleet_lock import fleet_lock_server
-from tests.support.harness import Daemon
-from tests.support.recorded_helper import recorded_helper
+from tests.support.daemon.attempts import Node
+from tests.support.daemon.harness import Daemon
+from tests.support.daemon.recorded_helper import recorded_helper
+from tests.support.servers.fleet_lock import fleet_lock_server
 
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 TRACE = "0af7651916cd43dd8448eb211c80319c"

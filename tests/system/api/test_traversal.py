@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.oracles.residency import PAGE, evict, resident_pages
-from tests.support.contract import PROBLEM, operations_of
-from tests.support.disk import write_file
-from tests.support.harness import Daemon
-from tests.support.pagecache import DUMPS, dump
+from tests.support.capabilities.pagecache import DUMPS, dump
+from tests.support.daemon.contract import PROBLEM, operations_of
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
 
 HOSTILE = (
     "..", "%2e%2e", "%2e%2e%2f%2e%2e%2fetc%2fpasswd", "..%2f..%2ftokens.json", "..%5c..%5cetc",

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.building import BUILDS, build, digest, verify
-from tests.support.disk import write_file
-from tests.support.filesystems import new_file_system
-from tests.support.harness import Daemon
-from tests.support.pagecache import EVICTIONS, dump, load
+from tests.support.capabilities.building import BUILDS, build, digest, verify
+from tests.support.capabilities.pagecache import EVICTIONS, dump, load
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
+from tests.support.machine.filesystems import new_file_system
 from tests.support.promptness import promptly
 
 Starter = Callable[..., Daemon]

@@ -14,11 +14,11 @@ import pytest
 from holdfast import __version__
 from holdfast.api.app import FEATURES
 from holdfast.api.contract.level import API_LEVEL
-from tests.support.harness import Daemon
-from tests.support.recorded_client import broken, record
+from tests.support.daemon.harness import Daemon
+from tests.support.daemon.recorded_client import broken, record
 
 PAGE = (Path(__file__).parents[3] / "docs" / "http-api.md").read_text()
-CLIENTS = sorted((Path(__file__).parents[2] / "support").glob("client_level_*.json"))
+CLIENTS = sorted((Path(__file__).parents[2] / "support/daemon").glob("client_level_*.json"))
 
 
 def test_the_version_is_shown_to_anyone(shared_daemon: Daemon) -> None:

@@ -22,11 +22,11 @@ from holdfast.privileged.boot.disk.freeze import settle
 from holdfast.privileged.boot.models import OUTCOME_BYTES, StagedImage, StatusServer
 from holdfast.privileged.client import Helper
 from holdfast.privileged.writes import Refused
-from tests.support.bootdisk import NONCE, BootDisk, boot_disk, run
-from tests.support.harness import dying_with_parent
-from tests.support.initramfs import unpacked
-from tests.support.loops import MIB, attach
-from tests.support.mounts import mounted
+from tests.support.daemon.harness import dying_with_parent
+from tests.support.disks.bootdisk import NONCE, BootDisk, boot_disk, run
+from tests.support.disks.initramfs import unpacked
+from tests.support.machine.loops import MIB, attach
+from tests.support.machine.mounts import mounted
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow
@@ -349,7 +349,7 @@ import sys
 from pathlib import Path
 from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.arming import Boot
-from tests.support.bootdisk import POLICY
+from tests.support.disks.bootdisk import POLICY
 from holdfast.privileged.helper import HelperServer, listen
 from holdfast.privileged.executor import LocalExecutor
 from holdfast.tuning.changes.ledger import Ledger
@@ -393,7 +393,7 @@ from pathlib import Path
 from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.arming import Boot
 from holdfast.privileged.boot.models import ArmRequest
-from tests.support.bootdisk import POLICY
+from tests.support.disks.bootdisk import POLICY
 root, proc, kernel, imager, request = sys.argv[1:]
 machine = MachineFiles(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
 Boot(machine, Path(imager), lambda: POLICY).arm(ArmRequest.model_validate_json(request))

@@ -19,9 +19,9 @@ from holdfast.privileged.boot.lifeboat.parts import PARTS_AT, Region
 from holdfast.privileged.boot.lifeboat.place import FILES
 from holdfast.privileged.boot.models import ArmReport, ExplainRequest
 from holdfast.privileged.writes import Refused
-from tests.support.bootdisk import DESCRIPTOR, NONCE, BootDisk, boot_disk, run
-from tests.support.initramfs import unpacked
-from tests.support.loops import MIB
+from tests.support.disks.bootdisk import DESCRIPTOR, NONCE, BootDisk, boot_disk, run
+from tests.support.disks.initramfs import unpacked
+from tests.support.machine.loops import MIB
 
 pytestmark = pytest.mark.slow
 DISK = 768 * MIB
@@ -268,7 +268,7 @@ from pathlib import Path
 from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.arming import Boot
 from holdfast.privileged.boot.models import ArmRequest
-from tests.support.bootdisk import POLICY
+from tests.support.disks.bootdisk import POLICY
 root, proc, kernel, imager, request = sys.argv[1:]
 machine = MachineFiles(Path(root), proc=Path(proc), kernel=kernel, loop_disks=True)
 Boot(machine, Path(imager), lambda: POLICY).arm(ArmRequest.model_validate_json(request))

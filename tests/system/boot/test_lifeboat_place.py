@@ -30,10 +30,10 @@ from holdfast.privileged.boot.lifeboat.place import (
     prospect,
     uncovered,
 )
-from tests.support import gpt
-from tests.support.bootdisk import run
-from tests.support.loops import MIB, attach
-from tests.support.mounts import mounted
+from tests.support.disks import gpt
+from tests.support.disks.bootdisk import run
+from tests.support.machine.loops import MIB, attach
+from tests.support.machine.mounts import mounted
 from tests.support.waiting import until
 
 DISK, IMAGE, LENGTH = 512 * MIB, 200 * MIB, 12 * MIB

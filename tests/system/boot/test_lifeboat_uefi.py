@@ -20,7 +20,7 @@ from holdfast.privileged.boot.loaders.boot_next import LoadOption, device_path
 from holdfast.privileged.boot.loaders.efi_variables import GLOBAL
 from tests.oracles.powerloss.sectors import Contents, Reader
 from tests.oracles.powerloss.uefi import Uefi
-from tests.support import gpt
+from tests.support.disks import gpt
 
 MIB = 1 << 20
 NONCE = "0123456789abcdef" * 2

@@ -21,7 +21,7 @@ from holdfast.privileged.boot.loaders.loader import Armed
 from holdfast.privileged.boot.loaders.systemd_boot import SystemdBoot
 from holdfast.privileged.boot.models import BootReport, ExplainRequest
 from holdfast.privileged.writes import Refused
-from tests.support.bootdisk import (
+from tests.support.disks.bootdisk import (
     DESCRIPTOR,
     KERNEL,
     NONCE,

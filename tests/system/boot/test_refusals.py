@@ -18,9 +18,9 @@ from holdfast.privileged.boot.arming import Boot
 from holdfast.privileged.boot.disk.extents import extents_of, single_place
 from holdfast.privileged.boot.models import ExplainRequest, StagedImage
 from holdfast.privileged.writes import Refused
-from tests.support.bootdisk import DESCRIPTOR, STATE, BootDisk, boot_disk, run
-from tests.support.loops import MIB, loop
-from tests.support.mounts import mounted
+from tests.support.disks.bootdisk import DESCRIPTOR, STATE, BootDisk, boot_disk, run
+from tests.support.machine.loops import MIB, loop
+from tests.support.machine.mounts import mounted
 
 pytestmark = pytest.mark.slow
 

@@ -18,10 +18,10 @@ import pytest
 
 from holdfast.signing.keys import read_private
 from holdfast.signing.trust import sign
-from tests.support.bootdisk import DESCRIPTOR, STATE, BootDisk, boot_disk
-from tests.support.harness import dying_with_parent, run_cli
-from tests.support.helper import Helper
-from tests.support.initramfs import unpacked
+from tests.support.daemon.harness import dying_with_parent, run_cli
+from tests.support.daemon.helper import Helper
+from tests.support.disks.bootdisk import DESCRIPTOR, STATE, BootDisk, boot_disk
+from tests.support.disks.initramfs import unpacked
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.slow

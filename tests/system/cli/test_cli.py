@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.oracles.residency import pinned
-from tests.support.cli import as_json, one_line, running, start_cli
-from tests.support.disk import drop, read_all, write_file
-from tests.support.harness import HOLDFAST, Daemon, clean_environment, run_cli
+from tests.support.command_line.cli import as_json, one_line, running, start_cli
+from tests.support.daemon.harness import HOLDFAST, Daemon, clean_environment, run_cli
+from tests.support.machine.disk import drop, read_all, write_file
 from tests.support.waiting import until
 
 MIB = 1 << 20

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import as_json, one_line
-from tests.support.harness import HOLDFAST, Daemon, clean_environment, run_cli
+from tests.support.command_line.cli import as_json, one_line
+from tests.support.daemon.harness import HOLDFAST, Daemon, clean_environment, run_cli
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from holdfast_client.testing import FakeNode
-from tests.support.cli import as_json, one_line
-from tests.support.harness import run_cli
+from tests.support.command_line.cli import as_json, one_line
+from tests.support.daemon.harness import run_cli
 
 
 @pytest.fixture

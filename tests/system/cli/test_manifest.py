@@ -12,12 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import as_json, one_line, running, start_cli
-from tests.support.cli_manifest import DIFFERENT, MIB, Done, build, different, fill, tree
-from tests.support.disk import write_file
-from tests.support.harness import HOLDFAST, Daemon, clean_environment, run_cli
-from tests.support.manifests import CHUNK, flip
-from tests.support.terminal import INTERRUPT, Terminal
+from tests.support.capabilities.manifests import CHUNK, flip
+from tests.support.command_line.cli import as_json, one_line, running, start_cli
+from tests.support.command_line.cli_manifest import (
+    DIFFERENT,
+    MIB,
+    Done,
+    build,
+    different,
+    fill,
+    tree,
+)
+from tests.support.command_line.terminal import INTERRUPT, Terminal
+from tests.support.daemon.harness import HOLDFAST, Daemon, clean_environment, run_cli
+from tests.support.machine.disk import write_file
 from tests.support.waiting import until
 
 __all__ = ["tree"]

@@ -9,9 +9,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.building import digest
-from tests.support.cli import as_json, one_line
-from tests.support.cli_manifest import (
+from tests.support.capabilities.building import digest
+from tests.support.capabilities.manifests import CHUNK, flip
+from tests.support.capabilities.manifests import file as file_line
+from tests.support.command_line.cli import as_json, one_line
+from tests.support.command_line.cli_manifest import (
     DIFFERENT,
     MIB,
     RED,
@@ -23,10 +25,8 @@ from tests.support.cli_manifest import (
     peak,
     tree,
 )
-from tests.support.disk import write_file
-from tests.support.harness import HOLDFAST, Daemon, clean_environment, run_cli
-from tests.support.manifests import CHUNK, flip
-from tests.support.manifests import file as file_line
+from tests.support.daemon.harness import HOLDFAST, Daemon, clean_environment, run_cli
+from tests.support.machine.disk import write_file
 
 __all__ = ["tree"]
 

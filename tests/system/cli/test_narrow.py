@@ -23,10 +23,10 @@ from holdfast.operations.model import Operation
 from holdfast.reimage.models import ReimageStatus
 from holdfast.tuning.models import Applied, TuningState
 from tests.oracles.residency import pinned
-from tests.support.disk import write_file
-from tests.support.harness import HOLDFAST, Daemon, clean_environment
-from tests.support.manifests import flip
-from tests.support.terminal import Terminal
+from tests.support.capabilities.manifests import flip
+from tests.support.command_line.terminal import Terminal
+from tests.support.daemon.harness import HOLDFAST, Daemon, clean_environment
+from tests.support.machine.disk import write_file
 
 MIB = 1 << 20
 WIDTHS = (80, 40)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.oracles.residency import PAGE
-from tests.support.building import build
-from tests.support.disk import write_file
-from tests.support.harness import HOLDFAST, Daemon, clean_environment, run_cli
-from tests.support.terminal import Terminal
+from tests.support.capabilities.building import build
+from tests.support.command_line.terminal import Terminal
+from tests.support.daemon.harness import HOLDFAST, Daemon, clean_environment, run_cli
+from tests.support.machine.disk import write_file
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.oracles.residency import pinned
-from tests.support.disk import read_all, write_file
-from tests.support.harness import HOLDFAST, Daemon, clean_environment
-from tests.support.terminal import INTERRUPT, Terminal
+from tests.support.command_line.terminal import INTERRUPT, Terminal
+from tests.support.daemon.harness import HOLDFAST, Daemon, clean_environment
+from tests.support.machine.disk import read_all, write_file
 from tests.support.waiting import until
 
 MIB = 1 << 20

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.support.certificates import Authority
-from tests.support.cli import as_json, one_line
-from tests.support.harness import Daemon, run_cli
+from tests.support.command_line.cli import as_json, one_line
+from tests.support.daemon.harness import Daemon, run_cli
+from tests.support.servers.certificates import Authority
 
 
 def test_over_tls_with_a_client_certificate(

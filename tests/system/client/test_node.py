@@ -24,13 +24,13 @@ from holdfast_client import (
     Unreachable,
 )
 from holdfast_client.following import Patience
-from tests.support.attempts import MINE, Node
-from tests.support.certificates import Authority
-from tests.support.cutting import cutting_proxy
-from tests.support.disk import write_file
-from tests.support.harness import Daemon
-from tests.support.imager_status import build_imager_status, imager_status
-from tests.support.recorded_helper import recorded_helper
+from tests.support.daemon.attempts import MINE, Node
+from tests.support.daemon.harness import Daemon
+from tests.support.daemon.recorded_helper import recorded_helper
+from tests.support.machine.disk import write_file
+from tests.support.servers.certificates import Authority
+from tests.support.servers.cutting import cutting_proxy
+from tests.support.servers.imager_status import build_imager_status, imager_status
 from tests.support.waiting import until
 
 CUTS = int(os.environ.get("HOLDFAST_TEST_CUTS", "36"))

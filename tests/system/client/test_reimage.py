@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from holdfast_client import Client, NotReimaged, OperationFailed, Retries
-from tests.support.boots import BootedNode, booted_nodes
-from tests.support.cutting import cutting_proxy
-from tests.support.harness import Daemon
-from tests.support.reimage import BODY
+from tests.support.capabilities.reimage import BODY
+from tests.support.daemon.boots import BootedNode, booted_nodes
+from tests.support.daemon.harness import Daemon
+from tests.support.servers.cutting import cutting_proxy
 from tests.support.waiting import until
 
 Make = Callable[..., BootedNode]

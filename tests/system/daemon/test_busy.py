@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from tests.support.disk import read_all, write_file
-from tests.support.harness import Daemon
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import read_all, write_file
 
 pytestmark = pytest.mark.alone
 

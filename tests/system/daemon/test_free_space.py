@@ -16,11 +16,11 @@ from holdfast.operations.ids import new_id
 from holdfast.space import parse_floor
 from tests.oracles.records import encode, header, line
 from tests.oracles.residency import PAGE
-from tests.support.building import build
-from tests.support.disk import write_file
-from tests.support.harness import Daemon, run_cli
-from tests.support.mounts import ext4
-from tests.support.pagecache import DUMPS, upload
+from tests.support.capabilities.building import build
+from tests.support.capabilities.pagecache import DUMPS, upload
+from tests.support.daemon.harness import Daemon, run_cli
+from tests.support.machine.disk import write_file
+from tests.support.machine.mounts import ext4
 
 MIB = 1 << 20
 GIB = 1 << 30

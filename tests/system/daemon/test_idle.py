@@ -8,7 +8,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from tests.support.harness import Daemon
+from tests.support.daemon.harness import Daemon
 
 pytestmark = pytest.mark.alone
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.harness import Daemon, run_cli
-from tests.support.namespaces import Namespaces, own_namespaces
+from tests.support.daemon.harness import Daemon, run_cli
+from tests.support.machine.namespaces import Namespaces, own_namespaces
 
 NOT_MOUNTED = "is not mounted, though /etc/fstab names it as a mount point"
 

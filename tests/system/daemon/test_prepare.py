@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.harness import Daemon, run_cli
-from tests.support.namespaces import Namespaces, own_namespaces
+from tests.support.daemon.harness import Daemon, run_cli
+from tests.support.machine.namespaces import Namespaces, own_namespaces
 
 OLD, NEW, DATASTORE = 4711, 65534, 12345
 NONCE, SECRET = "0123456789abcdef" * 2, "fedcba9876543210" * 4

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from tests.oracles.residency import PAGE, evict, page_count, pinned, resident_pages
-from tests.support.building import BUILDS, build, digest, verify
-from tests.support.disk import write_file
-from tests.support.fuse import fuse
-from tests.support.harness import Daemon
-from tests.support.manifests import flip
-from tests.support.mounts import btrfs, ext4, mounted, overlay, subvolume, tmpfs
-from tests.support.pagecache import DUMPS, EVICTIONS, LOADS, SHOW, dump
+from tests.support.capabilities.building import BUILDS, build, digest, verify
+from tests.support.capabilities.manifests import flip
+from tests.support.capabilities.pagecache import DUMPS, EVICTIONS, LOADS, SHOW, dump
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
+from tests.support.machine.fuse import fuse
+from tests.support.machine.mounts import btrfs, ext4, mounted, overlay, subvolume, tmpfs
 
 Mounter = Callable[[Path, Path, ExitStack], None]
 SIZE = 4 * PAGE + 100

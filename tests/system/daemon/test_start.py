@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.harness import Daemon
+from tests.support.daemon.harness import Daemon
 
 Starter = Callable[..., Daemon]
 

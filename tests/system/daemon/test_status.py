@@ -6,10 +6,10 @@ import json
 import re
 from pathlib import Path
 
-from tests.support.disk import write_file
-from tests.support.harness import HOLDFAST, Daemon, clean_environment, run_cli
-from tests.support.manifests import flip
-from tests.support.terminal import Terminal
+from tests.support.capabilities.manifests import flip
+from tests.support.command_line.terminal import Terminal
+from tests.support.daemon.harness import HOLDFAST, Daemon, clean_environment, run_cli
+from tests.support.machine.disk import write_file
 
 MIB = 1 << 20
 

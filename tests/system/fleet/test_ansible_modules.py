@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.ansible import Controller, play, plugin, run_module, task
-from tests.support.cutting import cutting_proxy
-from tests.support.disk import write_file
-from tests.support.harness import Daemon, free_port
-from tests.support.transfer import fill, make_pair, tree
+from tests.support.capabilities.transfer import fill, make_pair, tree
+from tests.support.daemon.harness import Daemon, free_port
+from tests.support.fleet.ansible import Controller, play, plugin, run_module, task
+from tests.support.machine.disk import write_file
+from tests.support.servers.cutting import cutting_proxy
 
 NOWHERE = "01M83VKATAZXB97BQKR2MA3A5B"
 

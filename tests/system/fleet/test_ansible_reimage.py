@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from holdfast.reimage.models import StageRequest
-from tests.support.ansible import TICK, Controller, Played, play, plugin, run_module, task
-from tests.support.boots import BootedNode, booted_nodes
-from tests.support.harness import Daemon
-from tests.support.reimage import BODY
+from tests.support.capabilities.reimage import BODY
+from tests.support.daemon.boots import BootedNode, booted_nodes
+from tests.support.daemon.harness import Daemon
+from tests.support.fleet.ansible import TICK, Controller, Played, play, plugin, run_module, task
 
 Make = Callable[..., BootedNode]
 QUICK = {"poll_seconds": TICK, "connect_seconds": 2, "call_timeout": 10, "timeout": 240}

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.ansible import Controller, Played
-from tests.support.harness import Daemon
-from tests.support.transfer import Pair, fill, make_pair, tree
+from tests.support.capabilities.transfer import Pair, fill, make_pair, tree
+from tests.support.daemon.harness import Daemon
+from tests.support.fleet.ansible import Controller, Played
 
 pytestmark = [
     pytest.mark.skipif(

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.ansible import TICK, Controller, Played
-from tests.support.boots import BootedNode, booted_nodes
-from tests.support.harness import Daemon
-from tests.support.reimage import BODY, SHA256
+from tests.support.capabilities.reimage import BODY, SHA256
+from tests.support.daemon.boots import BootedNode, booted_nodes
+from tests.support.daemon.harness import Daemon
+from tests.support.fleet.ansible import TICK, Controller, Played
 
 Make = Callable[..., BootedNode]
 OPTIONS = {"poll_seconds": TICK, "timeout": 90, "identity": []}

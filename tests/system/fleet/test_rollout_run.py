@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from holdfast_client.testing import FakeNode, Reimaging
-from tests.support.postgres import USER, Postgres, needs_postgres
-from tests.support.rollout import command, start, write_inventory
+from tests.support.fleet.rollout import command, start, write_inventory
+from tests.support.servers.postgres import USER, Postgres, needs_postgres
 from tests.support.waiting import until
 
 _QUICK = Reimaging(stage_seconds=0.1, down=0.1, imaging=0.2)

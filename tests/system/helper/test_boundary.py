@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.support.harness import Daemon
-from tests.support.helper import NOBODY, SOMEONE_ELSE, Helper, helping, write
-from tests.support.helper_requests import own_files
-from tests.support.namespaces import Namespaces, own_namespaces
+from tests.support.capabilities.tuning import SYSCTLS, profile_text, row_of, tuned
+from tests.support.daemon.harness import Daemon
+from tests.support.daemon.helper import NOBODY, SOMEONE_ELSE, Helper, helping, write
+from tests.support.daemon.helper_requests import own_files
+from tests.support.machine.namespaces import Namespaces, own_namespaces
 from tests.support.promptness import promptly
-from tests.support.tuning import SYSCTLS, profile_text, row_of, tuned
 from tests.support.waiting import until
 
 PLACES = {

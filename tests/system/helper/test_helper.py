@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.support.harness import HOLDFAST, Daemon, clean_environment, dying_with_parent
-from tests.support.helper import NOBODY, SOMEONE_ELSE, Helper, helping, write
-from tests.support.helper_requests import lines
-from tests.support.namespaces import Namespaces, own_namespaces
-from tests.support.tuning import SYSCTLS, Tuned, tuned
+from tests.support.capabilities.tuning import SYSCTLS, Tuned, tuned
+from tests.support.daemon.harness import HOLDFAST, Daemon, clean_environment, dying_with_parent
+from tests.support.daemon.helper import NOBODY, SOMEONE_ELSE, Helper, helping, write
+from tests.support.daemon.helper_requests import lines
+from tests.support.machine.namespaces import Namespaces, own_namespaces
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.helper import helping
+from tests.support.daemon.helper import helping
 
 _LOGIND = "/lib/systemd/systemd-logind"
 _BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"

@@ -18,10 +18,10 @@ import pytest
 
 from holdfast.reimage.images.sources import AllowedSources, SourceError
 from holdfast.reimage.images.sources.network import Connections
-from tests.support.fileserver import Behaviour, serving
-from tests.support.harness import Daemon
-from tests.support.namespaces import own_namespaces
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.namespaces import own_namespaces
 from tests.support.promptness import promptly
+from tests.support.servers.fileserver import Behaviour, serving
 from tests.support.waiting import until
 
 SHA256 = "0" * 64

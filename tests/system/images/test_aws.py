@@ -22,8 +22,8 @@ from holdfast.reimage.images.models import Descriptor
 from holdfast.reimage.images.retries import Patience
 from holdfast.reimage.images.sources import Reach
 from holdfast.reimage.models import StageRequest
-from tests.support.aws import BLOCK, GIB, Aws, cloud
-from tests.support.harness import run_cli
+from tests.support.daemon.harness import run_cli
+from tests.support.servers.aws import BLOCK, GIB, Aws, cloud
 
 MIB = 1 << 20
 IMPATIENT = Patience(first_seconds=0.01, most_seconds=0.02, give_up_seconds=0.2)

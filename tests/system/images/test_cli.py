@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.harness import HOLDFAST, clean_environment, run_cli
-from tests.support.images import MIB, FileSystem, make_disk, probe, run
+from tests.support.daemon.harness import HOLDFAST, clean_environment, run_cli
+from tests.support.disks.images import MIB, FileSystem, make_disk, probe, run
 
 EXT4 = ("mkfs.ext4", "-q", "-L", "system")
 XFS = ("mkfs.xfs", "-q", "-L", "data")

@@ -19,8 +19,8 @@ from holdfast.reimage.images.fetch import fetch
 from holdfast.reimage.images.models import Descriptor
 from holdfast.reimage.images.retries import Patience
 from holdfast.reimage.images.sources import Reach
-from tests.support.fileserver import Behaviour, serving
-from tests.support.harness import run_cli
+from tests.support.daemon.harness import run_cli
+from tests.support.servers.fileserver import Behaviour, serving
 from tests.vm.reimage.authority import make_certificates
 
 MIB = 1 << 20

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.support import gpt
-from tests.support.harness import run_cli
-from tests.support.images import MIB, FileSystem, make_disk, put_grub, run
+from tests.support.daemon.harness import run_cli
+from tests.support.disks import gpt
+from tests.support.disks.images import MIB, FileSystem, make_disk, put_grub, run
 
 ROOT = "4f68bce3-e8cd-4db1-96e7-fbcaf984b709"
 ROOT_ARM = "b921b045-1df0-41c3-af44-4c6f280d3fae"

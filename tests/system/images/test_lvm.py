@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.support.images import MIB, run
-from tests.support.lvm_images import PHYSICAL, Lvm, described, made, volume
+from tests.support.disks.images import MIB, run
+from tests.support.disks.lvm_images import PHYSICAL, Lvm, described, made, volume
 
 
 def put_system(disk: Path, start_mib: int, size_mib: int) -> None:

@@ -20,9 +20,7 @@ from holdfast.reimage.images.models import Descriptor
 from holdfast.reimage.images.settings import access_of
 from holdfast.reimage.images.sources import Reach
 from holdfast.reimage.images.suppliers import Least, Received
-from tests.support.certificates import Authority
-from tests.support.fileserver import Behaviour, serving
-from tests.support.image_herd import (
+from tests.support.disks.image_herd import (
     MIB,
     PATIENT,
     SIZE,
@@ -33,6 +31,8 @@ from tests.support.image_herd import (
     peer,
     ranges,
 )
+from tests.support.servers.certificates import Authority
+from tests.support.servers.fileserver import Behaviour, serving
 
 __all__ = ["alone", "described"]
 

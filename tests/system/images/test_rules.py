@@ -13,8 +13,8 @@ import pytest
 
 from holdfast._engine import apply_image_rules
 from holdfast.privileged.boot.models import ExplainRequest
-from tests.support.bootdisk import BootDisk, boot_disk
-from tests.support.loops import MIB, attach
+from tests.support.disks.bootdisk import BootDisk, boot_disk
+from tests.support.machine.loops import MIB, attach
 
 IMAGE: dict[str, Any] = {
     "name": "web",

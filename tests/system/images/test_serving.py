@@ -17,12 +17,12 @@ from holdfast.api.http.work import Pace
 from holdfast.api.services import Services
 from holdfast.reimage.images import serving as pacing
 from holdfast.reimage.service import Reimage
-from tests.support.api import served
-from tests.support.attempts import Node
-from tests.support.contract import check_problem
-from tests.support.harness import Daemon, run_cli
-from tests.support.image_herd import MIB, OPEN, SIZE, Member, alone, described
-from tests.support.reimage import BODY, SHA256, UNCONFIRMED
+from tests.support.capabilities.reimage import BODY, SHA256, UNCONFIRMED
+from tests.support.daemon.api import served
+from tests.support.daemon.attempts import Node
+from tests.support.daemon.contract import check_problem
+from tests.support.daemon.harness import Daemon, run_cli
+from tests.support.disks.image_herd import MIB, OPEN, SIZE, Member, alone, described
 from tests.support.waiting import until
 
 __all__ = ["alone", "described"]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.harness import run_cli
-from tests.support.images import run
+from tests.support.daemon.harness import run_cli
+from tests.support.disks.images import run
 
 PREFIX = b"holdfast image descriptor v1\n"
 

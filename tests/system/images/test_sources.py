@@ -23,8 +23,8 @@ from holdfast.reimage.images.models import Descriptor
 from holdfast.reimage.images.retries import Patience
 from holdfast.reimage.images.sources import Reach
 from holdfast.reimage.models import StageRequest
-from tests.support.fileserver import Behaviour, serving
-from tests.support.harness import clean_environment, run_cli
+from tests.support.daemon.harness import clean_environment, run_cli
+from tests.support.servers.fileserver import Behaviour, serving
 from tests.support.waiting import until
 
 MIB = 1 << 20
@@ -209,7 +209,7 @@ def test_after_sigkill_it_goes_on_where_it_was(image: Image) -> None:
     image.server.hang_after = 2 * MIB + 777
     descriptor = image.directory.parent / f"{image.directory.name}.json"
     descriptor.write_bytes(image.descriptor)
-    command = [sys.executable, "-m", "tests.support.image_driver"]
+    command = [sys.executable, "-m", "tests.support.disks.image_driver"]
     arguments = [image.image_url, str(descriptor), str(image.directory)]
     process = subprocess.Popen([*command, *arguments], env=clean_environment())
     partial = image.directory / "image.partial"

@@ -17,9 +17,18 @@ from holdfast.privileged.boot.arming import Boot
 from holdfast.privileged.boot.models import TryRequest
 from holdfast.privileged.boot.policy import Policy
 from holdfast.privileged.trial.models import TrialRow
-from tests.support.images import MIB, FileSystem, make_disk, run
+from tests.support.disks.images import MIB, FileSystem, make_disk, run
+from tests.support.disks.trials import (
+    IMAGER,
+    STATE,
+    SYSTEM,
+    Node,
+    ext4_disk,
+    loops,
+    make_tree,
+    node,
+)
 from tests.support.promptness import promptly
-from tests.support.trials import IMAGER, STATE, SYSTEM, Node, ext4_disk, loops, make_tree, node
 from tests.support.waiting import until
 
 __all__ = ["node"]

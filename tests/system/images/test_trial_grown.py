@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.images import MIB, FileSystem, make_disk, run
-from tests.support.lvm_images import PHYSICAL, Lvm, described, made, volume
-from tests.support.trials import IMAGER, SYSTEM, ext4_disk, make_tree
+from tests.support.disks.images import MIB, FileSystem, make_disk, run
+from tests.support.disks.lvm_images import PHYSICAL, Lvm, described, made, volume
+from tests.support.disks.trials import IMAGER, SYSTEM, ext4_disk, make_tree
 
 DISK_BYTES = 400 * MIB
 MANY = 14

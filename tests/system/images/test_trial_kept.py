@@ -14,7 +14,7 @@ import pytest
 from holdfast.privileged.boot.models import TryRequest
 from holdfast.privileged.trial.kept import KeptTrials
 from holdfast.privileged.trial.models import TrialRow
-from tests.support.trials import IMAGER, Node, ext4_disk, node
+from tests.support.disks.trials import IMAGER, Node, ext4_disk, node
 from tests.support.waiting import until
 
 __all__ = ["node"]

@@ -16,14 +16,14 @@ import pytest
 from holdfast.privileged.boot.models import StagedImage
 from holdfast.privileged.trial.features import features_row
 from holdfast.privileged.writes import Refused
-from tests.support.bootdisk import boot_disk, run
-from tests.support.fileserver import Behaviour, serving
-from tests.support.harness import Daemon, run_cli
-from tests.support.images import MIB, put_grub
-from tests.support.loops import attach
-from tests.support.mounts import mounted
-from tests.support.reimage import IMAGE, UNCONFIRMED
-from tests.support.trials import IMAGER, ext4_disk
+from tests.support.capabilities.reimage import IMAGE, UNCONFIRMED
+from tests.support.daemon.harness import Daemon, run_cli
+from tests.support.disks.bootdisk import boot_disk, run
+from tests.support.disks.images import MIB, put_grub
+from tests.support.disks.trials import IMAGER, ext4_disk
+from tests.support.machine.loops import attach
+from tests.support.machine.mounts import mounted
+from tests.support.servers.fileserver import Behaviour, serving
 
 Start = Callable[..., Daemon]
 NAMES = ("--name", "new", "--image-version", "2")

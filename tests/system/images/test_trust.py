@@ -16,9 +16,9 @@ from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.models import StageRequest
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job, JobStore
-from tests.support.fileserver import Behaviour, serving
-from tests.support.harness import Daemon, Tokens, run_cli, start_daemon
-from tests.support.images import make_disk
+from tests.support.daemon.harness import Daemon, Tokens, run_cli, start_daemon
+from tests.support.disks.images import make_disk
+from tests.support.servers.fileserver import Behaviour, serving
 
 
 @dataclass

@@ -11,12 +11,12 @@ import pytest
 
 from holdfast.operations.ids import new_id
 from tests.oracles.records import decompress
-from tests.support.building import BUILDS, MIB, build, verify
-from tests.support.contract import check_problem
-from tests.support.disk import write_file
-from tests.support.harness import Daemon
-from tests.support.manifests import CHUNK, file, flip, head, manifest_record
-from tests.support.manifests_http import COMPARISONS, compare, content, put, tree
+from tests.support.capabilities.building import BUILDS, MIB, build, verify
+from tests.support.capabilities.manifests import CHUNK, file, flip, head, manifest_record
+from tests.support.capabilities.manifests_http import COMPARISONS, compare, content, put, tree
+from tests.support.daemon.contract import check_problem
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
 from tests.support.waiting import until
 
 __all__ = ["tree"]

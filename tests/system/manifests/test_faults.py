@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.building import (
+from tests.support.capabilities.building import (
     BUILDS,
     MIB,
     READERS,
@@ -25,9 +25,9 @@ from tests.support.building import (
     reached,
     verify,
 )
-from tests.support.disk import write_file
-from tests.support.faults import failing_device
-from tests.support.harness import Daemon
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
+from tests.support.machine.faults import failing_device
 from tests.support.promptness import promptly
 
 Starter = Callable[..., Daemon]

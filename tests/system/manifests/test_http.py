@@ -14,12 +14,12 @@ import pytest
 import xxhash
 
 from tests.oracles.records import compress, decompress
-from tests.support.building import BUILDS, MIB, build, digest, lines_of, verify
-from tests.support.contract import NOTHING, check_problem
-from tests.support.disk import write_file
-from tests.support.harness import Daemon
-from tests.support.manifests import CHUNK, flip, manifest_record
-from tests.support.manifests_http import COMPARISONS, content, put, tree
+from tests.support.capabilities.building import BUILDS, MIB, build, digest, lines_of, verify
+from tests.support.capabilities.manifests import CHUNK, flip, manifest_record
+from tests.support.capabilities.manifests_http import COMPARISONS, content, put, tree
+from tests.support.daemon.contract import NOTHING, check_problem
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
 
 __all__ = ["tree"]
 

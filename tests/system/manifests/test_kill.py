@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.building import BUILDS, MIB, Line, build, built, reached
-from tests.support.disk import write_file
-from tests.support.harness import FINAL, Daemon
+from tests.support.capabilities.building import BUILDS, MIB, Line, build, built, reached
+from tests.support.daemon.harness import FINAL, Daemon
+from tests.support.machine.disk import write_file
 from tests.support.promptness import promptly
 from tests.support.waiting import until
 

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.building import (
+from tests.support.capabilities.building import (
     MIB,
     build,
     digest,
     verify,
 )
-from tests.support.disk import write_file
-from tests.support.harness import Daemon
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
 
 NAMES = [
     b"plain",

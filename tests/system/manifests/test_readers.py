@@ -14,13 +14,22 @@ import pytest
 
 from tests.bench.daemon import own_seconds
 from tests.oracles.residency import make_resident, page_count, pinned, resident_pages
-from tests.support.building import BUILDS, MIB, READERS, Built, build, built, digest, verify
-from tests.support.disk import write_file
-from tests.support.faults import file_system
-from tests.support.harness import Daemon, run_cli
-from tests.support.load import device_under_load
+from tests.support.capabilities.building import (
+    BUILDS,
+    MIB,
+    READERS,
+    Built,
+    build,
+    built,
+    digest,
+    verify,
+)
+from tests.support.daemon.harness import Daemon, run_cli
+from tests.support.machine.disk import write_file
+from tests.support.machine.faults import file_system
+from tests.support.machine.load import device_under_load
+from tests.support.machine.without import IO_URING, refusing
 from tests.support.promptness import promptly
-from tests.support.without import IO_URING, refusing
 
 Starter = Callable[..., Daemon]
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from holdfast import _engine
-from tests.support.filesystems import KINDS, new_file_system
+from tests.support.machine.filesystems import KINDS, new_file_system
 
 PAGE = mmap.PAGESIZE
 SIZE = 3 * PAGE + 100

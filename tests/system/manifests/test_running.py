@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from holdfast.operations.ids import new_id
-from tests.support.building import BUILDS, MIB, build, built, progress_of, reached
-from tests.support.disk import write_file
-from tests.support.harness import Daemon
-from tests.support.load import device_under_load
-from tests.support.mounts import pressure_group
+from tests.support.capabilities.building import BUILDS, MIB, build, built, progress_of, reached
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
+from tests.support.machine.load import device_under_load
+from tests.support.machine.mounts import pressure_group
 
 pytestmark = pytest.mark.alone
 

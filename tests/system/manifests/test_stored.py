@@ -11,10 +11,10 @@ import httpx
 import pytest
 
 from holdfast.operations.ids import new_id
-from tests.support.building import BUILDS, MIB, build, reached, verify
-from tests.support.contract import NOTHING, check_problem
-from tests.support.disk import write_file
-from tests.support.harness import Daemon
+from tests.support.capabilities.building import BUILDS, MIB, build, reached, verify
+from tests.support.daemon.contract import NOTHING, check_problem
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
 from tests.support.waiting import until
 
 COMPARISONS = f"{BUILDS}/comparisons"

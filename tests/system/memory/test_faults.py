@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.harness import Daemon
-from tests.support.memory import (
+from tests.support.capabilities.memory import (
     MIB,
     MemoryNode,
     fill,
@@ -22,7 +21,8 @@ from tests.support.memory import (
     tree,
     write_index,
 )
-from tests.support.mounts import ext4
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.mounts import ext4
 from tests.support.waiting import until
 
 

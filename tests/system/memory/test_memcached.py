@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.harness import Daemon, dying_with_parent
-from tests.support.memory import MIB, memory_node
+from tests.support.capabilities.memory import MIB, memory_node
+from tests.support.daemon.harness import Daemon, dying_with_parent
 from tests.support.waiting import until
 
 ITEMS = 10_000

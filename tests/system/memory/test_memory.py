@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.harness import Daemon
-from tests.support.memory import MIB, MemoryNode, fill, memory_node, tree
+from tests.support.capabilities.memory import MIB, MemoryNode, fill, memory_node, tree
+from tests.support.daemon.harness import Daemon
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.harness import Daemon
-from tests.support.memory import fill, memory_node, tree
-from tests.support.service_rights import NOBODY, as_service, rights
+from tests.support.capabilities.memory import fill, memory_node, tree
+from tests.support.daemon.harness import Daemon
+from tests.support.daemon.service_rights import NOBODY, as_service, rights
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="changing capabilities takes root")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.harness import Daemon
-from tests.support.mounts import ext4
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.mounts import ext4
 
 MIB = 1 << 20
 # What `ProtectSystem=strict` does to a unit: a view of its own, in which the volume is read-only.

@@ -10,8 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from holdfast.node.instance_metadata import NoMetadataError, address_of, read_instance
-from tests.support.harness import Daemon
-from tests.support.metadata_server import FACTS, MetadataServer, metadata_server
+from tests.support.daemon.harness import Daemon
+from tests.support.servers.metadata_server import FACTS, MetadataServer, metadata_server
 from tests.support.waiting import until
 
 

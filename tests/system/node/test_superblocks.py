@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from holdfast._engine import probe_device
-from tests.support.images import MIB
+from tests.support.disks.images import MIB
 
 PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 UUID = "0f1e2d3c-4b5a-4978-8796-a5b4c3d2e1f0"

@@ -19,9 +19,15 @@ import httpx
 import psutil
 import pytest
 
-from tests.support.harness import Daemon
+from tests.support.capabilities.slow_loads import (
+    SIZE,
+    SLOW,
+    operation_of,
+    prepare_load,
+    start_slow_load,
+)
+from tests.support.daemon.harness import Daemon
 from tests.support.promptness import promptly
-from tests.support.slow_loads import SIZE, SLOW, operation_of, prepare_load, start_slow_load
 from tests.support.waiting import until
 
 Starter = Callable[..., Daemon]

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.oracles.residency import pinned
-from tests.support.disk import drop, write_file
-from tests.support.harness import Daemon, run_cli
-from tests.support.manifests import flip
+from tests.support.capabilities.manifests import flip
+from tests.support.daemon.harness import Daemon, run_cli
+from tests.support.machine.disk import drop, write_file
 
 MIB = 1 << 20
 DIFFERENT = 3

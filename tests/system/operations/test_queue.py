@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import combinations
 
-from tests.support.disk import drop, write_file
-from tests.support.harness import Daemon
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import drop, write_file
 
 MIB = 1 << 20
 LIMIT = 16

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from holdfast.operations.ids import encode
-from tests.support.harness import Daemon
-from tests.support.slow_loads import SIZE, operation_of, prepare_load
+from tests.support.capabilities.slow_loads import SIZE, operation_of, prepare_load
+from tests.support.daemon.harness import Daemon
 
 LATER_MS = 2_114_380_800_000  # 2037
 Starter = Callable[..., Daemon]

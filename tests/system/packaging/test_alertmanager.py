@@ -8,8 +8,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.ground import program
-from tests.support.harness import free_port
+from tests.support.daemon.harness import free_port
+from tests.support.machine.ground import program
 from tests.support.waiting import until
 
 PACKAGING = Path(__file__).parents[3] / "packaging"

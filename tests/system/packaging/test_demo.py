@@ -14,10 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.disk import drop, read_all, write_file
-from tests.support.harness import clean_environment, dying_with_parent, free_port
-from tests.support.privileges import ordinary
-from tests.support.rollout import environment
+from tests.support.daemon.harness import clean_environment, dying_with_parent, free_port
+from tests.support.fleet.rollout import environment
+from tests.support.machine.disk import drop, read_all, write_file
+from tests.support.machine.privileges import ordinary
 
 __all__ = ["ordinary"]
 

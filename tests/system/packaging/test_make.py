@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.harness import clean_environment
-from tests.support.privileges import ordinary
+from tests.support.daemon.harness import clean_environment
+from tests.support.machine.privileges import ordinary
 
 __all__ = ["ordinary"]
 

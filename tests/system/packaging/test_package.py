@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.debian import CHECKOUT, SUITES, System, copy_of, make_systems
-from tests.support.ground import built, program
-from tests.support.harness import clean_environment
+from tests.support.daemon.harness import clean_environment
+from tests.support.disks.debian import CHECKOUT, SUITES, System, copy_of, make_systems
+from tests.support.machine.ground import built, program
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -14,9 +14,9 @@ import httpx
 import pytest
 
 from tests.oracles.residency import pinned
-from tests.support.disk import write_file
-from tests.support.ground import program
-from tests.support.harness import Daemon, free_port
+from tests.support.daemon.harness import Daemon, free_port
+from tests.support.machine.disk import write_file
+from tests.support.machine.ground import program
 from tests.support.waiting import until
 
 PACKAGING = Path(__file__).parents[3] / "packaging"

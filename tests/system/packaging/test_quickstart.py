@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.disk import read_all, write_file
-from tests.support.documented_session import Step, matches, run_session, steps_of
-from tests.support.ground import CHECKOUT, program
-from tests.support.harness import Daemon, clean_environment, free_port
+from tests.support.command_line.documented_session import Step, matches, run_session, steps_of
+from tests.support.daemon.harness import Daemon, clean_environment, free_port
+from tests.support.machine.disk import read_all, write_file
+from tests.support.machine.ground import CHECKOUT, program
 
 README = (CHECKOUT / "README.md").read_text()
 MIB = 1 << 20

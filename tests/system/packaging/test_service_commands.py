@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests.oracles.residency import pinned
-from tests.support.disk import write_file
-from tests.support.harness import Daemon, clean_environment, run_cli
+from tests.support.daemon.harness import Daemon, clean_environment, run_cli
+from tests.support.machine.disk import write_file
 from tests.support.waiting import until
 
 NOBODY = 65534

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.harness import clean_environment, dying_with_parent, run_cli
+from tests.support.daemon.harness import clean_environment, dying_with_parent, run_cli
 from tests.support.waiting import until
 
 CHECKOUT = Path(__file__).parents[3]

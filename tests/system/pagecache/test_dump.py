@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.oracles.residency import PAGE, evict, pinned
-from tests.support.disk import read_all, write_file
-from tests.support.harness import Daemon, run_cli
-from tests.support.mounts import tmpfs
-from tests.support.pagecache import DUMPS, dump, failure, relative
+from tests.support.capabilities.pagecache import DUMPS, dump, failure, relative
+from tests.support.daemon.harness import Daemon, run_cli
+from tests.support.machine.disk import read_all, write_file
+from tests.support.machine.mounts import tmpfs
 from tests.support.waiting import until
 
 PAGES = 2600  # more than a large folio, more than fits one small window

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from tests.oracles.residency import PAGE, pinned, resident_pages
-from tests.support.disk import read_all, write_file
-from tests.support.harness import Daemon
-from tests.support.pagecache import EVICTIONS
+from tests.support.capabilities.pagecache import EVICTIONS
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import read_all, write_file
 
 
 def evict(daemon: Daemon, *paths: Path, **body: Any) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from tests.oracles.residency import PAGE, evict, pinned
-from tests.support.disk import write_file
-from tests.support.harness import Daemon
-from tests.support.pagecache import DUMPS, SHOW
-from tests.support.postgres import USER, Postgres, needs_postgres
+from tests.support.capabilities.pagecache import DUMPS, SHOW
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
+from tests.support.servers.postgres import USER, Postgres, needs_postgres
 
 BYS = ("table", "index", "file-kind")
 ID = "5a1c395e9e3e11eb8ae3b1d5f3b3d0aa"

@@ -16,9 +16,9 @@ import pytest
 
 from tests.oracles.records import decode, encode, from_happycache, header, page_line
 from tests.oracles.residency import PAGE, evict, pinned, resident_pages
-from tests.support.disk import write_file
-from tests.support.harness import Daemon
-from tests.support.pagecache import DUMPS, dump, load, upload
+from tests.support.capabilities.pagecache import DUMPS, dump, load, upload
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
 from tests.support.waiting import until
 
 PROGRAM = os.environ.get("HAPPYCACHE") or shutil.which("happycache")

@@ -12,10 +12,10 @@ import pytest
 
 from tests.oracles.records import encode, header, line, page_line
 from tests.oracles.residency import PAGE, evict, pinned, resident_pages
-from tests.support.disk import write_file
-from tests.support.harness import Daemon
-from tests.support.mounts import memory_group
-from tests.support.pagecache import DUMPS, LOADS, dump, load, upload, uploaded
+from tests.support.capabilities.pagecache import DUMPS, LOADS, dump, load, upload, uploaded
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
+from tests.support.machine.mounts import memory_group
 from tests.support.promptness import promptly
 from tests.support.waiting import until
 

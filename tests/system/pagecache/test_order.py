@@ -11,9 +11,9 @@ import pytest
 
 from tests.oracles.records import encode, header, page_line
 from tests.oracles.residency import PAGE, evict, pinned, resident_pages
-from tests.support.disk import write_file
-from tests.support.harness import Daemon
-from tests.support.pagecache import DUMPS, dump, load, upload
+from tests.support.capabilities.pagecache import DUMPS, dump, load, upload
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
 
 PAGES = 640
 HOT = range(0, PAGES, 2)

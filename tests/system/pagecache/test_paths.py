@@ -11,10 +11,10 @@ import pytest
 
 from tests.oracles.records import encode, header, line
 from tests.oracles.residency import PAGE, evict, resident_pages
-from tests.support.disk import write_file
-from tests.support.harness import Daemon
-from tests.support.mounts import ext4, mounted, tmpfs
-from tests.support.pagecache import DUMPS, EVICTIONS, SHOW, load, upload
+from tests.support.capabilities.pagecache import DUMPS, EVICTIONS, SHOW, load, upload
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
+from tests.support.machine.mounts import ext4, mounted, tmpfs
 
 
 def refused(daemon: Daemon, path: str) -> set[str]:

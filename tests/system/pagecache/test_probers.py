@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 
 from tests.oracles.residency import PAGE, make_resident, pinned
-from tests.support.harness import Daemon
-from tests.support.pagecache import DUMPS, dump
+from tests.support.capabilities.pagecache import DUMPS, dump
+from tests.support.daemon.harness import Daemon
 from tests.support.waiting import until
 
 WINDOW = 512  # pages of one small window; with one of them resident each has to be mapped

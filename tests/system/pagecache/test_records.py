@@ -24,9 +24,9 @@ from tests.oracles.records import (
     page_line,
 )
 from tests.oracles.residency import PAGE, evict, pinned, resident_pages
-from tests.support.disk import write_file
-from tests.support.harness import Daemon
-from tests.support.pagecache import DUMPS, dump, load, upload
+from tests.support.capabilities.pagecache import DUMPS, dump, load, upload
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
 
 
 def refused(daemon: Daemon, content: bytes) -> str:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from tests.oracles.residency import PAGE, evict, make_resident, pinned
-from tests.support.disk import write_file
-from tests.support.harness import Daemon
-from tests.support.pagecache import SHOW
+from tests.support.capabilities.pagecache import SHOW
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
 
 
 def show(daemon: Daemon, **query: Any) -> dict[str, Any]:

@@ -16,9 +16,9 @@ import pytest
 from holdfast.operations.ids import new_id
 from tests.oracles.records import encode, header, line
 from tests.oracles.residency import PAGE
-from tests.support.harness import Daemon
-from tests.support.mounts import tmpfs
-from tests.support.pagecache import DUMPS, load, upload
+from tests.support.capabilities.pagecache import DUMPS, load, upload
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.mounts import tmpfs
 
 
 def put(daemon: Daemon, content: bytes, dump_id: str | None = None) -> httpx.Response:

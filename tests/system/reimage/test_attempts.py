@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.harness import Daemon
-from tests.support.reimage import SHA256, UNCONFIRMED
+from tests.support.capabilities.reimage import SHA256, UNCONFIRMED
+from tests.support.daemon.harness import Daemon
 
 
 def _remember(daemon: Daemon, text: str) -> Path:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from holdfast.reimage.interlock.fleet_lock import FleetLock, Verdict
-from tests.support.attempts import MINE, OLD_BOOT, Node
-from tests.support.fleet_lock_etcd import Etcd, etcd_fleet_lock, etcd_server
-from tests.support.harness import Daemon
-from tests.support.recorded_helper import recorded_helper
+from tests.support.daemon.attempts import MINE, OLD_BOOT, Node
+from tests.support.daemon.harness import Daemon
+from tests.support.daemon.recorded_helper import recorded_helper
+from tests.support.servers.fleet_lock_etcd import Etcd, etcd_fleet_lock, etcd_server
 from tests.support.waiting import until
 
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()

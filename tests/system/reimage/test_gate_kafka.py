@@ -12,7 +12,7 @@ import pytest
 
 from holdfast.reimage.gates.kafka import kafka
 from holdfast.reimage.gates.probes import NotReadyError
-from tests.support.gates import answering, wait
+from tests.support.fleet.gates import answering, wait
 
 
 def _number(*values: int) -> bytes:

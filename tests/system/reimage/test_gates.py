@@ -20,11 +20,11 @@ from holdfast.config.confirm_when import ConfirmWhen
 from holdfast.reimage.gates import probes
 from holdfast.reimage.gates.cassandra import cassandra
 from holdfast.reimage.gates.probes import NotReadyError
-from tests.support.attempts import Node
-from tests.support.gates import answering, running, wait
-from tests.support.ground import program
-from tests.support.harness import Daemon, free_port
-from tests.support.recorded_helper import recorded_helper
+from tests.support.daemon.attempts import Node
+from tests.support.daemon.harness import Daemon, free_port
+from tests.support.daemon.recorded_helper import recorded_helper
+from tests.support.fleet.gates import answering, running, wait
+from tests.support.machine.ground import program
 from tests.support.waiting import until
 
 POSTGRES = Path("/usr/lib/postgresql")

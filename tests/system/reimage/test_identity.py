@@ -21,7 +21,7 @@ from holdfast.reimage.after_boot import identity_check
 from holdfast.reimage.after_boot.checks import PostBootChecks
 from holdfast.reimage.models import Check
 from holdfast.reimage.store import Job
-from tests.support.reimage import UNCONFIRMED, Unproven
+from tests.support.capabilities.reimage import UNCONFIRMED, Unproven
 
 NONCE = "ab" * 16
 KEY, HOSTNAME = "/etc/ssh/ssh_host_ed25519_key", "/etc/hostname"

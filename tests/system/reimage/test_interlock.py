@@ -23,10 +23,10 @@ from holdfast.reimage.interlock.models import Gate, HeldError
 from holdfast.reimage.interlock.window import Windows, parse_window
 from holdfast.reimage.models import StageRequest
 from holdfast.reimage.states import ReimageState
-from tests.support.attempts import MINE, OLD_BOOT, Node
-from tests.support.fleet_lock import FleetLockServer, fleet_lock_server
-from tests.support.harness import Daemon
-from tests.support.recorded_helper import RecordedHelper, recorded_helper
+from tests.support.daemon.attempts import MINE, OLD_BOOT, Node
+from tests.support.daemon.harness import Daemon
+from tests.support.daemon.recorded_helper import RecordedHelper, recorded_helper
+from tests.support.servers.fleet_lock import FleetLockServer, fleet_lock_server
 from tests.support.waiting import until
 
 BOOT = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -300,7 +300,7 @@ def test_a_disarming_ends_what_is_being_asked(
 
 def test_no_kill_leaks_or_loses_a_lock() -> None:
     """`make lock-kills` has a thousand of them."""
-    command = [sys.executable, "-m", "tests.support.lock_kills", "60", "7"]
+    command = [sys.executable, "-m", "tests.support.fleet.lock_kills", "60", "7"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("60 kills") == 2

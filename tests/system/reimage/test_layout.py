@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from holdfast.reimage.planning.layout import differences, layout_of
-from tests.support.mounts import ext4
+from tests.support.machine.mounts import ext4
 
 MIB = 1 << 20
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.attempts import MINE, OLD_BOOT, Node
-from tests.support.harness import Daemon
-from tests.support.recorded_helper import RecordedHelper, recorded_helper
-from tests.support.reimage import IMAGE, SHA256, keep
+from tests.support.capabilities.reimage import IMAGE, SHA256, keep
+from tests.support.daemon.attempts import MINE, OLD_BOOT, Node
+from tests.support.daemon.harness import Daemon
+from tests.support.daemon.recorded_helper import RecordedHelper, recorded_helper
 
 THEIRS = "01M83VKATAZXB97BQKR2MA3A5C"
 STEPS = ("arm", "disarm", "reboot", "confirm", "rollback")

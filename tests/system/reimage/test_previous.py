@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.harness import Daemon
-from tests.support.reimage import BODY, UNCONFIRMED, keep
+from tests.support.capabilities.reimage import BODY, UNCONFIRMED, keep
+from tests.support.daemon.harness import Daemon
 from tests.support.waiting import until
 
 

@@ -26,10 +26,10 @@ from holdfast.reimage.images.models import DescribeParams
 from holdfast.reimage.models import StageRequest
 from holdfast.reimage.service import Reimage
 from holdfast.reimage.store import Job, JobStore
-from tests.support.bootdisk import NONCE, BootDisk, boot_disk
-from tests.support.harness import Daemon
-from tests.support.images import FileSystem, make_disk
-from tests.support.reimage import BODY, UNCONFIRMED, Unproven, keep
+from tests.support.capabilities.reimage import BODY, UNCONFIRMED, Unproven, keep
+from tests.support.daemon.harness import Daemon
+from tests.support.disks.bootdisk import NONCE, BootDisk, boot_disk
+from tests.support.disks.images import FileSystem, make_disk
 from tests.support.waiting import until
 
 SECRET = "5e" * 32

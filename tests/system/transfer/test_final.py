@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.disk import real_directory, write_file
-from tests.support.filesystems import new_file_system
-from tests.support.harness import Tokens, daemons
-from tests.support.manifests import flip
-from tests.support.transfer import MIB, Pair, fill, make_pair, save_ticket, tree
+from tests.support.capabilities.manifests import flip
+from tests.support.capabilities.transfer import MIB, Pair, fill, make_pair, save_ticket, tree
+from tests.support.daemon.harness import Tokens, daemons
+from tests.support.machine.disk import real_directory, write_file
+from tests.support.machine.filesystems import new_file_system
 
 _NUMBER = itertools.count()
 _NOBODY = 54_321

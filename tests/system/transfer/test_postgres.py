@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.harness import Daemon
-from tests.support.postgres import USER, Postgres, needs_postgres
-from tests.support.transfer import make_pair
+from tests.support.capabilities.transfer import make_pair
+from tests.support.daemon.harness import Daemon
+from tests.support.servers.postgres import USER, Postgres, needs_postgres
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.slow, needs_postgres]

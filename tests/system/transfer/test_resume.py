@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from holdfast.operations.store import FILE_NAME
-from tests.support.disk import write_file
-from tests.support.filesystems import new_file_system
-from tests.support.harness import Daemon
-from tests.support.transfer import MIB, Pair, fill, make_pair, tree
+from tests.support.capabilities.transfer import MIB, Pair, fill, make_pair, tree
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
+from tests.support.machine.filesystems import new_file_system
 from tests.support.waiting import until
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.disk import write_file
-from tests.support.harness import Daemon
-from tests.support.service_rights import NOBODY, as_service, rights
-from tests.support.transfer import fill, make_pair, tree
+from tests.support.capabilities.transfer import fill, make_pair, tree
+from tests.support.daemon.harness import Daemon
+from tests.support.daemon.service_rights import NOBODY, as_service, rights
+from tests.support.machine.disk import write_file
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="changing capabilities takes root")

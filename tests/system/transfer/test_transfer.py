@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.disk import real_directory, write_file
-from tests.support.harness import Daemon, Tokens, daemons
-from tests.support.transfer import Pair, fill, make_pair, save_ticket, tree
+from tests.support.capabilities.transfer import Pair, fill, make_pair, save_ticket, tree
+from tests.support.daemon.harness import Daemon, Tokens, daemons
+from tests.support.machine.disk import real_directory, write_file
 from tests.support.waiting import until
 
 _NUMBER = itertools.count()

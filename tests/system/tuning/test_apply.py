@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.contract import check_problem
-from tests.support.harness import Daemon
-from tests.support.tuning import SYSCTLS, Tuned, row_of, tuned
+from tests.support.capabilities.tuning import SYSCTLS, Tuned, row_of, tuned
+from tests.support.daemon.contract import check_problem
+from tests.support.daemon.harness import Daemon
 
 
 @pytest.fixture

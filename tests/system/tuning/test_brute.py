@@ -17,8 +17,8 @@ import pytest
 
 from holdfast.privileged.allowed import AllowList, Named
 from holdfast.privileged.writes import SysctlWrite
-from tests.support.harness import Daemon
-from tests.support.tuning import Tuned, kept, tuned
+from tests.support.capabilities.tuning import Tuned, kept, tuned
+from tests.support.daemon.harness import Daemon
 
 SECONDS = float(os.environ.get("HOLDFAST_TEST_SYSCTL_SECONDS", "20"))
 PROFILE = "one"

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.harness import Daemon
-from tests.support.loops import loop
-from tests.support.tuning import Tuned, kept, tuned
+from tests.support.capabilities.tuning import Tuned, kept, tuned
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.loops import loop
 
 VM = Path("/proc/sys/vm")
 DIRTY = ("dirty_bytes", "dirty_ratio", "dirty_background_bytes", "dirty_background_ratio")

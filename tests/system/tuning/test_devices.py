@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.contract import check_problem
-from tests.support.harness import Daemon
-from tests.support.loops import MIB, Loop, loop
-from tests.support.tuning import Tuned, row_of, tuned
+from tests.support.capabilities.tuning import Tuned, row_of, tuned
+from tests.support.daemon.contract import check_problem
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.loops import MIB, Loop, loop
 from tests.support.waiting import until
 
 APPEAR_SECONDS = 2.0

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.harness import Daemon, run_cli
-from tests.support.namespaces import own_namespaces
-from tests.support.tuning import SYSCTLS, Tuned, row_of, start_in, tuned
+from tests.support.capabilities.tuning import SYSCTLS, Tuned, row_of, start_in, tuned
+from tests.support.daemon.harness import Daemon, run_cli
+from tests.support.machine.namespaces import own_namespaces
 from tests.support.waiting import until
 
 NAME = "net.core.somaxconn"

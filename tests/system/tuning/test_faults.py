@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.tuning_steps import Node, chosen, stepping_node
+from tests.support.capabilities.tuning_steps import Node, chosen, stepping_node
 
 pytestmark = pytest.mark.long
 

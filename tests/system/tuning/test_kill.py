@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.harness import Daemon
-from tests.support.namespaces import own_namespaces
-from tests.support.tuning import start_in
-from tests.support.tuning_steps import WANTED, Node, chosen, stepping_node
+from tests.support.capabilities.tuning import start_in
+from tests.support.capabilities.tuning_steps import WANTED, Node, chosen, stepping_node
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.namespaces import own_namespaces
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.long

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.harness import Daemon
-from tests.support.tuning import Tuned, tuned
+from tests.support.capabilities.tuning import Tuned, tuned
+from tests.support.daemon.harness import Daemon
 from tests.support.waiting import until
 
 SOMAXCONN = "net.core.somaxconn"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.harness import Daemon
-from tests.support.tuning import Tuned, row_of, tuned
+from tests.support.capabilities.tuning import Tuned, row_of, tuned
+from tests.support.daemon.harness import Daemon
 from tests.support.waiting import until
 
 APPEAR_SECONDS = 5.0

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.harness import Daemon
-from tests.support.tuning import Tuned, kept, row_of, tuned
+from tests.support.capabilities.tuning import Tuned, kept, row_of, tuned
+from tests.support.daemon.harness import Daemon
 
 RESERVED = "net.ipv4.ip_local_reserved_ports"
 

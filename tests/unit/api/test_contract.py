@@ -18,7 +18,7 @@ import pytest
 from holdfast.api.app import ROUTERS
 from holdfast.api.contract.routing import fixed_parts
 from holdfast.operations.kinds import Registry
-from tests.support.api import served
+from tests.support.daemon.api import served
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import State
-from tests.support.api import Served, served
-from tests.support.operations import Params, kind_of
+from tests.support.daemon.api import Served, served
+from tests.support.daemon.operations import Params, kind_of
 from tests.support.waiting import until
 
 MIB = 1 << 20

@@ -27,8 +27,8 @@ from holdfast.api.server import HttpServer
 from holdfast.memory.service import MemoryStates
 from holdfast.pagecache.service import PageCache
 from holdfast.process.descriptors import ConnectionLimits
-from tests.support.api import Served, replace, served
-from tests.support.operations import Params, Work, kind_of
+from tests.support.daemon.api import Served, replace, served
+from tests.support.daemon.operations import Params, Work, kind_of
 from tests.support.waiting import until
 
 

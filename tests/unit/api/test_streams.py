@@ -12,8 +12,8 @@ import pytest
 
 from holdfast.api.http import streams
 from holdfast.operations.model import Operation
-from tests.support.api import WAIT_SECONDS, Served, served
-from tests.support.operations import Params, Work, directed, kind_of
+from tests.support.daemon.api import WAIT_SECONDS, Served, served
+from tests.support.daemon.operations import Params, Work, directed, kind_of
 from tests.support.waiting import until
 
 

@@ -18,7 +18,7 @@ from holdfast.api.routes import reimage as routes
 from holdfast.operations.ids import new_id
 from holdfast.reimage.service import Reimage
 from tests.oracles.records import lone_manifest
-from tests.support.api import Served, served
+from tests.support.daemon.api import Served, served
 from tests.support.waiting import until
 
 DUMPS, BUILDS = "/v1/pagecache/dumps", "/v1/manifests"

@@ -20,7 +20,7 @@ from holdfast.privileged.boot.disk.read_back import digest_of_extents
 from holdfast.privileged.boot.kernel import Stub, stub_of
 from holdfast.privileged.boot.loaders.boot_next import LoadOption, device_path
 from holdfast.privileged.boot.loaders.efi_variables import GLOBAL, LOADER, EfiVariables, efi_text
-from tests.support import gpt
+from tests.support.disks import gpt
 
 MIB = 1 << 20
 PARTITION = GptPartition(3, ESP, "a1b2c3d4-0001-0002-0003-0123456789ab", 4194304, 512000)

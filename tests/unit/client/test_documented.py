@@ -12,8 +12,8 @@ import pytest
 from holdfast_client import client, errors
 from holdfast_client.routes.table import TABLE
 from holdfast_client.testing import FakeNode, Reimaging
-from tests.support.certificates import Authority
-from tests.support.ground import CHECKOUT
+from tests.support.machine.ground import CHECKOUT
+from tests.support.servers.certificates import Authority
 
 PAGE = CHECKOUT / "docs" / "client.md"
 

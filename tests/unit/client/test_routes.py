@@ -19,7 +19,7 @@ from holdfast.operations.model import Slug
 from holdfast_client import AsyncClient, Client, errors
 from holdfast_client.routes.table import TABLE
 from holdfast_client.testing.script import problem
-from tests.support.api import served
+from tests.support.daemon.api import served
 
 CLIENT = Path(__file__).parents[3] / "client"
 PACKAGE = CLIENT / "holdfast_client"

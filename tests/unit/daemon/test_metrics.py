@@ -17,8 +17,8 @@ from holdfast.metrics import Metrics
 from holdfast.operations.model import State
 from holdfast.pagecache.metrics import ResidencyCollector
 from holdfast.pagecache.sampling import ResidencySampler
-from tests.support.ground import program
-from tests.support.operations import Params, Work, directed, kind_of, operations
+from tests.support.daemon.operations import Params, Work, directed, kind_of, operations
+from tests.support.machine.ground import program
 from tests.support.waiting import until
 
 NAMES = frozenset(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.process.readiness import STALE_SECONDS, Readiness
-from tests.support.api import replace, served
+from tests.support.daemon.api import replace, served
 
 
 def wait_for(readiness: Readiness) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.ansible import plugin
+from tests.support.fleet.ansible import plugin
 
 pytest.importorskip("ansible")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ansible import COLLECTION, lay_out
+from tests.support.fleet.ansible import COLLECTION, lay_out
 
 
 def test_the_units_of_the_collection_pass(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from holdfast_rollout.interfaces import Away, OperationStatus
 from holdfast_rollout.inventory import Inventory, parse_inventory
 from holdfast_rollout.steps import Context
 from holdfast_rollout.steps.preparing import staged
-from tests.support.rollout import IMAGE
+from tests.support.fleet.rollout import IMAGE
 
 _STAGING = OperationStatus("01", "running", "downloading", bytes_done=1, bytes_expected=4)
 

@@ -21,7 +21,7 @@ from holdfast_rollout.interfaces import Reading
 from holdfast_rollout.inventory import InventoryError, parse_inventory, read_inventory
 from holdfast_rollout.planning import waves
 from holdfast_rollout.windows import Window
-from tests.support.rollout import IMAGE
+from tests.support.fleet.rollout import IMAGE
 
 _BERLIN = ZoneInfo("Europe/Berlin")
 _NODE = {"name": "a-1", "zone": "a", "socket": "/none"}

@@ -21,7 +21,7 @@ from holdfast_rollout.engines.with_temporal import WORKFLOWS, activities_of
 from holdfast_rollout.inventory import read_inventory
 from holdfast_rollout.steps import STEPS
 from holdfast_rollout.world import real_context
-from tests.support.rollout import write_inventory
+from tests.support.fleet.rollout import write_inventory
 
 
 def _activities(file: Path) -> dict[str, Any]:

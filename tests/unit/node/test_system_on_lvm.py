@@ -11,7 +11,7 @@ import pytest
 
 from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.node.storage.disks import DiskPosition, Disks, position_of, survey, system_position
-from tests.support.topologies import Machine
+from tests.support.machine.topologies import Machine
 
 MIB = 1 << 20
 AREA = 4096

@@ -10,7 +10,7 @@ import pytest
 from holdfast.node.storage.devices import Sysfs
 from holdfast.node.storage.mounts import mount_of, read_mounts
 from holdfast.node.storage.topology import describe_root
-from tests.support.topologies import Machine
+from tests.support.machine.topologies import Machine
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from holdfast.operations.events import Listener
 from holdfast.operations.model import Operation, State, UnknownOperation
 from holdfast.operations.service import Operations
-from tests.support.operations import Params, Work, directed, kind_of, operations
+from tests.support.daemon.operations import Params, Work, directed, kind_of, operations
 from tests.support.waiting import until
 
 

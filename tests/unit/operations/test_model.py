@@ -19,7 +19,7 @@ from holdfast.operations.model import (
     State,
     format_time,
 )
-from tests.support.operations import Work, kind_of
+from tests.support.daemon.operations import Work, kind_of
 
 
 def test_ids_sort_by_time_and_tell_it() -> None:

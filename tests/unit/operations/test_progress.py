@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from holdfast.operations.progress import Meter
-from tests.support.operations import DirectedProgress
+from tests.support.daemon.operations import DirectedProgress
 
 
 class Clock:

@@ -10,8 +10,8 @@ from holdfast.operations.model import Operation, State
 from holdfast.operations.queue import QUEUED_PER_ACTOR, QUEUED_PER_KIND, QueueFullError
 from holdfast.operations.service import Operations
 from holdfast.scopes import Scope
-from tests.support.api import served
-from tests.support.operations import Params, Work, kind_of, operations
+from tests.support.daemon.api import served
+from tests.support.daemon.operations import Params, Work, kind_of, operations
 
 
 def ask(

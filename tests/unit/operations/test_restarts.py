@@ -20,7 +20,7 @@ from holdfast.operations.model import (
 )
 from holdfast.operations.service import MAX_CRASHES
 from holdfast.operations.store import Store
-from tests.support.operations import (
+from tests.support.daemon.operations import (
     Params,
     Work,
     directed,

@@ -23,7 +23,7 @@ from holdfast.operations.model import (
     UnknownOperation,
 )
 from holdfast.operations.store import Store
-from tests.support.operations import (
+from tests.support.daemon.operations import (
     Params,
     Result,
     Work,

@@ -24,7 +24,7 @@ from holdfast.operations.store import (
     Store,
     StoreError,
 )
-from tests.support.operation_rows import VERSION_1, add, end, make, recent, reopen, store
+from tests.support.daemon.operation_rows import VERSION_1, add, end, make, recent, reopen, store
 
 __all__ = ["store"]
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from demo.machine import compare
 from demo.machine_view import MachineView
-from tests.support.ground import CHECKOUT
+from tests.support.machine.ground import CHECKOUT
 from tests.support.waiting import until
 
 

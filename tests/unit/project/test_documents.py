@@ -14,7 +14,7 @@ import pytest
 import typer.main
 
 from holdfast.cli.app import app
-from tests.support.ground import CHECKOUT
+from tests.support.machine.ground import CHECKOUT
 
 DOCUMENTS = sorted([*CHECKOUT.glob("*.md"), *(CHECKOUT / "docs").rglob("*.md")])
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.grub import MODULES
-from tests.support.powerloss import (
+from tests.support.disks.grub import MODULES
+from tests.support.disks.powerloss import (
     DISK_BYTES,
     IMAGE_BYTES,
     MIB,

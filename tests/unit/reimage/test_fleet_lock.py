@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from holdfast.reimage.interlock.fleet_lock import FleetLock, Verdict
-from tests.support.fleet_lock import fleet_lock_server
+from tests.support.servers.fleet_lock import fleet_lock_server
 
 
 @pytest.mark.parametrize("status", [200, 204])

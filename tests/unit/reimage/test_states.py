@@ -15,7 +15,7 @@ from holdfast.reimage.states import (
     TransitionError,
     check_transition,
 )
-from tests.support.ground import CHECKOUT
+from tests.support.machine.ground import CHECKOUT
 
 _S = ReimageState
 _ALL = [(source, target) for source in _S for target in _S]

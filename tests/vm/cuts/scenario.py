@@ -21,7 +21,7 @@ from tests.oracles.powerloss.bios import Bios
 from tests.oracles.powerloss.sectors import Contents, Extent
 from tests.oracles.powerloss.uefi import REMOVABLE, Uefi
 from tests.oracles.powerloss.verdict import Lifeboat, Scene
-from tests.support.fileserver import Behaviour, serving
+from tests.support.servers.fileserver import Behaviour, serving
 from tests.vm.cuts.kernel import small_kernel
 from tests.vm.cuts.systems import (
     DISK_BYTES,

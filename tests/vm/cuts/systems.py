@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from holdfast.privileged.boot.payload.job import blank_outcome
-from tests.support import grub
+from tests.support.disks import grub
 from tests.vm.cuts.program import initramfs
 from tests.vm.imager.images import MIB, NONCE, Image, describe
 from tests.vm.pace import TIMER

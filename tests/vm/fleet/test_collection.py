@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.ansible import Controller, Played
+from tests.support.fleet.ansible import Controller, Played
 from tests.vm.conftest import TEST_SECONDS
 from tests.vm.fleet.machines import FAILING, Fleet, Member, image_of
 from tests.vm.pace import patience

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.rollout import command, start
+from tests.support.fleet.rollout import command, start
 from tests.support.waiting import until
 from tests.vm.conftest import TEST_SECONDS
 from tests.vm.fleet.machines import FAILING, Fleet, Member, image_of

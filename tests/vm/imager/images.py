@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from holdfast.privileged.boot.payload.job import blank_outcome
-from tests.support.images import FileSystem, make_disk
+from tests.support.disks.images import FileSystem, make_disk
 
 MIB = 1 << 20
 NONCE = "0123456789abcdef" * 2

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.harness import dying_with_parent
+from tests.support.daemon.harness import dying_with_parent
 from tests.support.waiting import until
 from tests.vm.imager.images import NONCE
 from tests.vm.pace import TIMER, patience

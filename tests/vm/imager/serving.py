@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.support.fileserver import Behaviour, serving
+from tests.support.servers.fileserver import Behaviour, serving
 from tests.vm.imager.arming import DHCP
 from tests.vm.imager.images import Image
 from tests.vm.imager.machine import HOST

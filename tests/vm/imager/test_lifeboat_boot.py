@@ -13,7 +13,7 @@ from holdfast.privileged.boot.disk.freeze import settle
 from holdfast.privileged.boot.lifeboat import bios, region
 from holdfast.privileged.boot.lifeboat.parts import SWITCH_AT, Region
 from holdfast.privileged.boot.payload import cpio
-from tests.support.bootdisk import boot_disk
+from tests.support.disks.bootdisk import boot_disk
 from tests.vm.imager.arming import IMAGER
 from tests.vm.imager.images import MIB
 from tests.vm.imager.kernel import Kernel

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.fileserver import Behaviour
-from tests.support.harness import dying_with_parent
-from tests.support.namespaces import own_namespaces
+from tests.support.daemon.harness import dying_with_parent
+from tests.support.machine.namespaces import own_namespaces
+from tests.support.servers.fileserver import Behaviour
 from tests.vm.imager.arming import DHCP, FIXED
 from tests.vm.imager.conftest import MakeData, NewRig
 from tests.vm.imager.images import Image

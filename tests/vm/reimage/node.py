@@ -15,7 +15,7 @@ from pathlib import Path
 
 import xxhash
 
-from tests.support.harness import dying_with_parent
+from tests.support.daemon.harness import dying_with_parent
 from tests.support.waiting import until
 from tests.vm import pace
 from tests.vm.guest import Guest, GuestError

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from holdfast.privileged.boot.disk.freeze import settle
-from tests.support.bootdisk import boot_disk, run, ubuntu_config
-from tests.support.harness import dying_with_parent
+from tests.support.daemon.harness import dying_with_parent
+from tests.support.disks.bootdisk import boot_disk, run, ubuntu_config
 from tests.support.waiting import until
 
 _SECONDS = 120.0

@@ -1,0 +1,1 @@
+"""What the tests of one capability do again and again."""

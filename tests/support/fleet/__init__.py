@@ -1,0 +1,1 @@
+"""What the tests of rolls and of the fleet's lock share."""

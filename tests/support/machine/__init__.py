@@ -1,0 +1,1 @@
+"""What the kernel gives: devices, file systems, mounts, namespaces, rights, and their faults."""

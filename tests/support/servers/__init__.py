@@ -1,0 +1,1 @@
+"""Programs that a node or its operator talks to, real ones or with faults on request."""
