@@ -60,7 +60,7 @@ _LINE = re.compile(r'^\d+ +(?P<call>\w+)\((?:\d+<(?P<path>[^>]*)>|"(?P<name>[^"]
 
 @dataclass(frozen=True)
 class Step:
-    """The so-manieth call of its kind on a file."""
+    """The n-th call of its kind on a file, counted from 1."""
 
     call: str
     path: str

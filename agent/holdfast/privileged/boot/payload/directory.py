@@ -24,7 +24,7 @@ from holdfast.privileged.writes import Refused
 OUTCOME, KERNEL, INITRAMFS, PREVIOUS = "outcome", "vmlinuz", "initramfs.img", "previous"
 _SPARE = 1 << 20  # for directories, custom.cfg and what is kept of before
 _CHUNK = 1 << 20
-_PLACES = 256
+_PLACES = 256  # of 16 KiB each: less than the kernel and the initramfs need there afterwards
 
 
 class Payload:
