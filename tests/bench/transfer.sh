@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Transfers beside rsync, rclone, tar | nc and tar | zstd | nc, over a veth pair between two network namespaces.
+# Transfers beside rsync, rclone, syq, tar | nc and tar | zstd | nc, over a veth pair between two network namespaces.
 #
 #   sudo tests/bench/transfer.sh [DIRECTORY [RATE... ]]     such as: /mnt/data 1gbit 2.5gbit 10gbit
 #
 # Needs root, cargo, rsync, netcat-openbsd, zstd, iperf3, fio and iproute2, and three times SIZE_MIB (default 3072)
-# free in DIRECTORY; rclone takes part if RCLONE names it. SMALL_FILES=1000000 transfers that number of small files instead.
+# free in DIRECTORY; rclone and syq take part if RCLONE and SYQ name them, rsync over ssh and syq if there is an sshd.
+# SMALL_FILES=1000000 transfers that number of small files instead. ONLY='holdfast.*|rsync' runs some contenders only.
 # Prints a line for each run and the medians at the end: rate, contender, seconds, MB/s, and for holdfast the processor
 # seconds of each side for 10^9 bytes.
 set -euo pipefail
@@ -22,7 +23,7 @@ unshare --net sleep infinity & other=$!
 servers=()
 cleanup() {
     kill "$other" "${servers[@]}" 2>/dev/null || true
-    umount --lazy "$top/destination" 2>/dev/null || true
+    umount --lazy "$top/destination" /root/.ssh 2>/dev/null || true
     rm -rf "$top"
 }
 trap cleanup EXIT
@@ -68,7 +69,7 @@ fresh() {
     umount "$top/destination" 2>/dev/null || true
     rm -rf "$top/image" "$top/state"; mkdir "$top/state"
     truncate --size "$((bytes * 3 / 2 + (3 << 30)))" "$top/image"
-    mkfs.ext4 -q -E lazy_itable_init=1,lazy_journal_init=1 "$top/image"
+    mkfs.ext4 -q -N $((${SMALL_FILES:-100000} * 5 / 4)) -E lazy_itable_init=1,lazy_journal_init=1 "$top/image"
     mount -o loop,noatime "$top/image" "$top/destination"
     losetup --direct-io=on "$(findmnt -no SOURCE "$top/destination")"
     rmdir "$top/destination/lost+found"; mkdir "$top/destination/tree"; sync -f "$top"
@@ -78,6 +79,7 @@ for name in sys.argv[1:]:
 }
 run() {
     local name=$1; shift
+    [[ $name =~ ^(${ONLY:-.*})$ ]] || return 0
     fresh
     local begin end; begin=$(date +%s%N)
     "$@" > "$top/output" 2> "$top/errors" || { echo "$name failed: $(tail -1 "$top/errors")"; return; }
@@ -129,6 +131,8 @@ rsync_proven() {
     rsync_plain; sync -f "$top"
     [[ -z $(there rsync -anci rsync://10.99.0.1:8730/tree/ "$top/destination/tree/") ]]
 }
+rsync_ssh() { there rsync -a --whole-file "source:$top/source/tree/" "$top/destination/tree/"; }
+syq_copy() { there "$SYQ" cp --from source --srcs-in "$top/source/tree" --into "$top/destination/tree"; }
 tar_nc() {
     tar -C "$top/source/tree" -cf - . | nc -l -N 10.99.0.1 8732 & local sending=$!
     until there nc 10.99.0.1 8732 < /dev/null | tar -C "$top/destination/tree" -xf - 2>/dev/null; do :; done
@@ -141,6 +145,17 @@ tar_zstd_nc() {
 }
 if [[ -n ${RCLONE:-} ]]; then
     "$RCLONE" serve http --addr 10.99.0.1:8733 "$top/source/tree" > /dev/null 2>&1 & servers+=($!)
+fi
+sshd=$(command -v sshd || echo /usr/sbin/sshd)
+if [[ -x $sshd ]]; then
+    ssh=$top/ssh; mkdir -p "$ssh" /run/sshd /root/.ssh
+    ssh-keygen -q -t ed25519 -N '' -f "$ssh/id_ed25519"
+    printf 'Host source\nHostName 10.99.0.1\nPort 8734\nUser root\nIdentityFile %s\nStrictHostKeyChecking no\nUserKnownHostsFile %s\n' \
+        "$ssh/id_ed25519" "$ssh/known_hosts" > "$ssh/config"
+    mount --bind "$ssh" /root/.ssh
+    "$sshd" -D -f /dev/null -h "$ssh/id_ed25519" -o ListenAddress=10.99.0.1:8734 -o PidFile=none -o StrictModes=no \
+        -o AuthorizedKeysFile="$ssh/id_ed25519.pub" -o PermitRootLogin=yes \
+        -o SetEnv="PATH=$(dirname "${SYQ:-/bin}"):/usr/bin:/bin" & servers+=($!)
 fi
 rate=none
 for _ in $(seq "$rounds"); do
@@ -162,6 +177,8 @@ print(sys.argv[1], "iperf3 -P8", round(json.load(sys.stdin)["end"]["sum_received
         run 'tar | zstd | nc' tar_zstd_nc
         [[ -z ${RCLONE:-} ]] || run 'rclone' rclone_copy
         run 'rsync' rsync_plain
+        [[ ! -x $sshd ]] || run 'rsync over ssh' rsync_ssh
+        [[ ! -x $sshd || -z ${SYQ:-} ]] || run 'syq' syq_copy
         run 'rsync, sync, rsync -nc' rsync_proven
     done
     fresh
