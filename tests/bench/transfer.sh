@@ -23,7 +23,7 @@ unshare --net sleep infinity & other=$!
 servers=()
 cleanup() {
     kill "$other" "${servers[@]}" 2>/dev/null || true
-    umount --lazy "$top/destination" /root/.ssh 2>/dev/null || true
+    umount --lazy "$top/destination" 2>/dev/null || true
     rm -rf "$top"
 }
 trap cleanup EXIT
@@ -77,6 +77,8 @@ fresh() {
 for name in sys.argv[1:]:
     with open(name) as file: os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)' {} +
 }
+# Number and bytes of all files.
+content() { find "$1" -type f -printf '%s\n' | awk '{ bytes += $1 } END { print NR, bytes }'; }
 run() {
     local name=$1; shift
     [[ $name =~ ^(${ONLY:-.*})$ ]] || return 0
@@ -84,6 +86,7 @@ run() {
     local begin end; begin=$(date +%s%N)
     "$@" > "$top/output" 2> "$top/errors" || { echo "$name failed: $(tail -1 "$top/errors")"; return; }
     end=$(date +%s%N)
+    [[ $(content "$top/destination/tree") = "$(content "$top/source/tree")" ]] || { echo "$name left files out"; return; }
     local used=
     if [[ $name = holdfast* ]]; then
         # utime and stime of the source, which serves this run only.
@@ -148,11 +151,12 @@ if [[ -n ${RCLONE:-} ]]; then
 fi
 sshd=$(command -v sshd || echo /usr/sbin/sshd)
 if [[ -x $sshd ]]; then
-    ssh=$top/ssh; mkdir -p "$ssh" /run/sshd /root/.ssh
+    ssh=$top/ssh; mkdir -p "$ssh/bin" /run/sshd
     ssh-keygen -q -t ed25519 -N '' -f "$ssh/id_ed25519"
-    printf 'Host source\nHostName 10.99.0.1\nPort 8734\nUser root\nIdentityFile %s\nStrictHostKeyChecking no\nUserKnownHostsFile %s\n' \
-        "$ssh/id_ed25519" "$ssh/known_hosts" > "$ssh/config"
-    mount --bind "$ssh" /root/.ssh
+    # Both programs run what PATH has as ssh; nothing of the user's own configuration is read or written.
+    printf '#!/bin/sh\nexec %s -F none -o HostName=10.99.0.1 -o Port=8734 -o User=root -o IdentityFile=%s %s "$@"\n' \
+        "$(command -v ssh)" "$ssh/id_ed25519" "-o StrictHostKeyChecking=no -o UserKnownHostsFile=$ssh/known_hosts" > "$ssh/bin/ssh"
+    chmod +x "$ssh/bin/ssh"; export PATH=$ssh/bin:$PATH
     "$sshd" -D -f /dev/null -h "$ssh/id_ed25519" -o ListenAddress=10.99.0.1:8734 -o PidFile=none -o StrictModes=no \
         -o AuthorizedKeysFile="$ssh/id_ed25519.pub" -o PermitRootLogin=yes \
         -o SetEnv="PATH=$(dirname "${SYQ:-/bin}"):/usr/bin:/bin" & servers+=($!)

@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import holdfast
 import holdfast.cli
@@ -47,7 +48,10 @@ class Forked:
         ) as tracer:
             assert tracer.stderr is not None
             attached = tracer.stderr.readline()
-            assert "attached" in attached, attached + tracer.stderr.read()
+            if "attached" not in attached:
+                # It would stay stopped, and be waited for.
+                os.kill(child, signal.SIGKILL)
+                raise AssertionError(attached + tracer.stderr.read())
             os.kill(child, signal.SIGCONT)
             status = self._answer()
             tracer.stderr.read()
@@ -69,21 +73,21 @@ def main() -> None:
         request = json.loads(line)
         child = os.fork()
         if child == 0:
-            _run(request)
+            _run(**request)
         os.waitpid(child, os.WUNTRACED)
         print(child, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 
 
-def _run(request: dict[str, object]) -> None:
-    for number, name in ((1, "output"), (2, "errors")):
-        file = os.open(str(request[name]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+def _run(arguments: list[str], output: str, errors: str) -> NoReturn:
+    for number, path in ((1, output), (2, errors)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(file, number)
         os.close(file)
     os.kill(os.getpid(), signal.SIGSTOP)
-    sys.argv = ["holdfast", *request["arguments"]]  # type: ignore[misc]
+    sys.argv = ["holdfast", *arguments]
     holdfast.cli.main()
-    os._exit(0)
+    raise AssertionError("the command line did not end its process")
 
 
 if __name__ == "__main__":
