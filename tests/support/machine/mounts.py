@@ -111,16 +111,6 @@ class MemoryGroup:
         """Move a process into it; what it loads from now on is charged to the group."""
         (self.directory / "cgroup.procs").write_text(str(pid))
 
-    @property
-    def failures(self) -> int:
-        """How often the limit was hit."""
-        if self._old:
-            return int((self.directory / "memory.failcnt").read_text())
-        events = dict(
-            each.split() for each in (self.directory / "memory.events").read_text().splitlines()
-        )
-        return int(events["max"])
-
 
 @contextmanager
 def memory_group() -> Iterator[MemoryGroup]:

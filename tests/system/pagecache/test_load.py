@@ -204,13 +204,11 @@ class TestBudget:
             # Above what the daemon may come to use itself while it is in there.
             group.limit(40 << 20)
             group.add(daemon.pid)
-            before = group.failures
             result = load(daemon, reserve_bytes=0)
             assert result["budget_limit"] == group.name
             assert 0 < result["loaded"] <= 40 << 20
             assert result["stopped"] is not None
             assert result["missing"] <= result["loaded"] // 100
-            assert group.failures - before < 100
             daemon.stop()
 
 
