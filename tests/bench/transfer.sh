@@ -60,7 +60,8 @@ sync -f "$top"
 
 printf '[tree]\npath = %s\nuse chroot = no\nuid = 0\ngid = 0\n' "$top/source/tree" > "$top/rsyncd.conf"
 rsync --daemon --no-detach --address 10.99.0.1 --port 8730 --config "$top/rsyncd.conf" & servers+=($!)
-"$program" offer 10.99.0.1:8731 "$top/source" tree > "$top/ticket" & offering=$!; servers+=($offering)
+mkdir "$top/offered"
+"$program" offer 10.99.0.1:8731 "$top/source" tree "$top/offered" > "$top/ticket" & offering=$!; servers+=($offering)
 iperf3 --server --bind 10.99.0.1 > /dev/null & servers+=($!)
 
 # Each run writes to a new file system: ext4 searches for minutes for inodes that were not deleted recently.
@@ -112,18 +113,22 @@ device() {
 holdfast() {
     # A ticket is of one destination: each run has its own offer.
     kill "$offering"; wait "$offering" 2>/dev/null || true
-    rm -f "$top/ticket"
-    "$program" offer 10.99.0.1:8731 "$top/source" tree > "$top/ticket" & offering=$!; servers+=($offering)
+    rm -rf "$top/ticket" "$top/offered"; mkdir "$top/offered"
+    "$program" offer 10.99.0.1:8731 "$top/source" tree "$top/offered" > "$top/ticket" & offering=$!; servers+=($offering)
     until [[ -s $top/ticket ]]; do :; done
     there "$program" pull "$top/ticket" "$top/destination" tree "$top/state" "$1" "${CONNECTIONS:-8}"
 }
-# The same again: nothing has changed.
+# The same again: nothing has changed. Then a pass that completes the transfer, with the manifests of both ends.
 holdfast_unchanged() {
     holdfast flushed > /dev/null 2>&1 || return
-    local begin end; begin=$(date +%s%N)
-    there "$program" pull "$top/ticket" "$top/destination" tree "$top/state" flushed > "$top/output" 2> "$top/errors" || return
+    again 'unchanged pass' && again 'final pass, unchanged' "${CONNECTIONS:-8}" "$top/state/manifest"
+}
+again() {
+    local name=$1 begin end; shift
+    begin=$(date +%s%N)
+    there "$program" pull "$top/ticket" "$top/destination" tree "$top/state" flushed "$@" > "$top/output" 2> "$top/errors" || return
     end=$(date +%s%N)
-    report 'unchanged pass' "$begin" "$end" "$bytes" "$(grep -o '"sent_bytes":[0-9]*' "$top/output" | head -1)"
+    report "$name" "$begin" "$end" "$bytes" "$(grep -o '"sent_bytes":[0-9]*' "$top/output" | head -1)"
 }
 rclone_copy() {
     there "$RCLONE" copy --config /dev/null --transfers 8 --multi-thread-streams 8 \

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustls::{ClientConnection, Connection, ServerConnection};
 
-use crate::message::{self, HEAD, Kind};
+use crate::message::{self, HEAD, Kind, LIMIT, Reply};
 use crate::{Error, Result};
 
 /// How long one wait for the socket is, between two checks whether to stop.
@@ -203,6 +203,20 @@ impl Channel {
         let mut body = vec![0; length];
         self.receive(&mut body, stop)?;
         self.parse(&body)
+    }
+
+    /// Receive the source's answer, however long it works for it: meanwhile it reports that it is
+    /// alive.
+    ///
+    /// # Errors
+    /// [`Error::Wire`], [`Error::Protocol`].
+    pub fn receive_reply(&mut self, stop: Stop<'_>) -> Result<Reply> {
+        loop {
+            match self.receive_message(LIMIT, stop)? {
+                Reply::Wait => {}
+                reply => return Ok(reply),
+            }
+        }
     }
 
     /// Parse a message.

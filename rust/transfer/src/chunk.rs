@@ -62,10 +62,11 @@ pub fn read_chunk(
     file: &Arc<OpenFile>,
     range: Range<u64>,
     bytes_per_second: Option<u64>,
+    progress: &Progress,
 ) -> Result<Option<Vec<u8>>> {
     let one = One { file, range, state: Mutex::default() };
     let options = ReadOptions { bytes_per_second, pressure: None, reader: read::Preference::Auto };
-    read::read(&&one, Device::of(device(&file.stat)), &options, &Progress::default())?;
+    read::read(&&one, Device::of(device(&file.stat)), &options, progress)?;
     let state = one.state.into_inner().unwrap_or_else(PoisonError::into_inner);
     Ok(state.complete.then_some(state.bytes))
 }

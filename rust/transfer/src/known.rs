@@ -50,13 +50,12 @@ pub fn set(entry: &mut Entry, digest: u64, table: Option<&Table>) {
 /// Write files whose digests are known, in the order of their paths.
 ///
 /// # Errors
-/// [`crate::Error::Engine`].
+/// The first error that `entries` yields; [`crate::Error::Engine`].
 pub fn write(
     place: &RootPath,
     request: &ManifestRequest,
-    entries: impl Iterator<Item = Entry>,
+    entries: impl Iterator<Item = Result<Entry>>,
 ) -> Result<Known> {
-    let entries: Vec<Entry> = entries.collect();
     std::thread::sleep(SETTLE);
     let header = Header {
         format: FORMAT.to_owned(),
@@ -74,8 +73,9 @@ pub fn write(
     let mut writer = Writer::create(known.path(), &header)?;
     let mut counts = Counts::default();
     let mut lines = Vec::with_capacity(BATCH);
-    for entry in &entries {
-        counts.count(entry);
+    for entry in entries {
+        let entry = entry?;
+        counts.count(&entry);
         entry.push(&mut lines)?;
         if lines.len() >= BATCH {
             writer.write(&lines)?;

@@ -5,11 +5,13 @@ mod support;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use holdfast_engine::Progress;
 use holdfast_engine::manifest::compare;
 use holdfast_engine::manifest::record::Manifest;
 use holdfast_transfer::{Error, Limits, Mounts};
+use support::disturber::Disturber;
 use support::{MIB, Pair, noise};
 
 fn fill(pair: &Pair) {
@@ -126,6 +128,30 @@ fn a_source_that_cannot_store_its_manifest_keeps_the_transfer_open() {
     pair.owners.1.lock().unwrap().refuse_manifest = false;
     assert!(pair.complete().unwrap().complete);
     assert!(matches!(pair.try_pull(|_| {}), Err(Error::Complete { .. })));
+}
+
+#[test]
+fn a_connection_cut_when_both_manifests_are_made_is_made_again() {
+    let pair = Pair::new();
+    fill(&pair);
+    pair.pull();
+    let disturber = Disturber::new(pair.server.address());
+    let mut answers = pair.owners.1.lock().unwrap();
+    (answers.manifest, answers.cut) = (Some(pair.manifest("source")), Some(disturber.budget));
+    drop(answers);
+    let outcome = pair
+        .try_pull(|request| {
+            request.ticket = pair.ticket_at(disturber.address);
+            request.complete = true;
+            request.manifest = Some(pair.manifest("destination"));
+        })
+        .unwrap();
+    assert_eq!(disturber.cuts.load(Ordering::Relaxed), 1);
+    assert_eq!(pair.owners.1.lock().unwrap().completed, [0, 0], "two manifests, nothing read");
+    let pass = &outcome.passes[0];
+    assert_eq!((pass.reconnects, pass.unchanged_files, pass.sent_bytes), (1, pass.files, 0));
+    assert!(outcome.complete && outcome.source_manifest.unwrap().equal);
+    assert_alike(&pair);
 }
 
 #[test]

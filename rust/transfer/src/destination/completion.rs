@@ -12,10 +12,11 @@ use super::flush::lock;
 use super::journal::Record;
 use super::pass::Fetching;
 use super::{Request, SourceManifest, manifest};
-use crate::channel::Channel;
+use crate::channel::{Channel, Stop};
 use crate::destination::pass::finish;
 use crate::destination::pass::plan::Plan;
-use crate::message::{self, LIMIT, Reply};
+use crate::destination::staging::Staging;
+use crate::message::{self, Reply};
 use crate::source::MOST_PAGE_CACHE;
 use crate::{Error, Result};
 
@@ -49,8 +50,8 @@ fn compared(fingerprint: &Fingerprint, request: &Request) -> Sha256 {
     if request.map_owners { fingerprint.unowned } else { fingerprint.owned }
 }
 
-/// Make the destination final: flushed, without the staging directory, and never written again. The
-/// source makes its manifest before: when a destination is complete, both exist.
+/// Make the destination final: flushed, without the staging directory, and never written again. Both
+/// manifests are made before: when a destination is complete, they exist.
 ///
 /// # Errors
 /// [`Error::Unfinished`] if the source changed since it was listed; [`Error::Refused`] if it could
@@ -63,43 +64,60 @@ pub fn complete(fetching: &Fetching<'_>, plan: &Plan, mut control: Channel) -> R
         ledger.progress.enter("page cache");
         end.page_cache_bytes = fetch_page_cache(&mut control, path, &stop)?;
     }
-    ledger.progress.enter("source manifest");
     control.send(&message::Request::Complete, &stop)?;
-    end.source = match control.receive_message(LIMIT, &stop)? {
-        Reply::Completed(source) => source,
-        Reply::Moved { count, path } => {
-            let path = ledger.staging.shown(&path).to_string_lossy().into_owned();
-            let reason = "the source changed after it was listed".to_owned();
-            return Err(Error::Unfinished { count, path, reason });
-        }
-        Reply::Refused(reason) => return Err(Error::Refused(reason)),
-        _ => return Err(control.broken("an answer that has no place at the end")),
-    };
-    control.close();
-    let staging = ledger.staging;
-    let root = staging.root();
-    staging.remove()?;
-    finish::finish_top(staging, plan)?;
-    rustix::fs::syncfs(root.fd()).map_err(|errno| Error::io(root.path(), errno))?;
+    // Both ends make their manifests at the same time.
     if let Some(wanted) = &request.manifest {
         end.manifest = Some(manifest::make(ledger, &request.place, wanted)?);
     }
+    ledger.progress.enter("source manifest");
+    end.source = match confirmed(&mut control, ledger.staging, &stop) {
+        Ok(source) => source,
+        Err(error) => {
+            // Making the manifest used the state up, and another pass may follow.
+            ledger.reload()?;
+            return Err(error);
+        }
+    };
+    control.close();
+    ledger.progress.enter("finishing");
+    let root = ledger.staging.root();
+    ledger.staging.remove()?;
+    finish::finish_top(ledger.staging, plan)?;
+    rustix::fs::syncfs(root.fd()).map_err(|errno| Error::io(root.path(), errno))?;
     let mut journal = lock(ledger.journal);
     journal.append(&[Record::Complete], true)?;
     journal.sync()?;
     Ok(end)
 }
 
+/// Receive what the source's manifest has, once it is made.
+fn confirmed(
+    control: &mut Channel,
+    staging: &Staging,
+    stop: Stop<'_>,
+) -> Result<Option<Fingerprint>> {
+    match control.receive_reply(stop)? {
+        Reply::Completed(source) => Ok(source),
+        Reply::Moved { count, path } => {
+            let path = staging.shown(&path).to_string_lossy().into_owned();
+            let reason = "the source changed after it was listed".to_owned();
+            Err(Error::Unfinished { count, path, reason })
+        }
+        Reply::Refused(reason) => Err(Error::Refused(reason)),
+        _ => Err(control.broken("an answer that has no place at the end")),
+    }
+}
+
 /// Write the source's record of the page cache to a file; returns its bytes, if there is one.
 fn fetch_page_cache(
     control: &mut Channel,
     path: &std::path::Path,
-    stop: crate::channel::Stop<'_>,
+    stop: Stop<'_>,
 ) -> Result<Option<u64>> {
     control.send(&message::Request::PageCache, stop)?;
     let mut record = Vec::new();
     let there = loop {
-        match control.receive_message(LIMIT, stop)? {
+        match control.receive_reply(stop)? {
             Reply::Part(part) => record.extend(part),
             Reply::Parts(there) => break there,
             Reply::Refused(reason) => return Err(Error::Refused(reason)),

@@ -14,8 +14,6 @@ use crate::{Error, Result, Secret, Ticket, tls};
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long the handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(15);
-/// How long the source may be silent while it walks the directory.
-pub const SURVEY: Duration = Duration::from_secs(600);
 
 /// Who connects, and to where.
 pub struct Caller<'a> {
@@ -25,7 +23,7 @@ pub struct Caller<'a> {
     pub puller: &'a Secret,
     /// Which connections belong together.
     pub session: [u8; 16],
-    /// How long nothing may move on a data connection.
+    /// How long nothing may move; the source reports that it is alive.
     pub patience: Duration,
     /// Whether to give up.
     pub stop: Stop<'a>,
@@ -62,9 +60,6 @@ impl Caller<'_> {
             _ => return Err(channel.broken("the first answer is no welcome")),
         }
         channel.set_deadline(None);
-        if !data {
-            channel.set_patience(SURVEY);
-        }
         Ok(channel)
     }
 

@@ -33,7 +33,7 @@ const ONE_BY_ONE: usize = 16;
 #[derive(Debug)]
 pub struct Finished {
     /// Its path.
-    pub path: Box<[u8]>,
+    pub path: Arc<[u8]>,
     /// Its name in the staging directory.
     pub name: u64,
     /// Where it is open.
@@ -224,6 +224,15 @@ impl Ledger<'_> {
         lock(self.journal).append(&records, sync)?;
         let mut state = lock(self.state);
         records.into_iter().for_each(|record| state.apply(record));
+        Ok(())
+    }
+
+    /// Read the state from the journal again.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub fn reload(&self) -> Result<()> {
+        *lock(self.state) = lock(self.journal).reload()?;
         Ok(())
     }
 

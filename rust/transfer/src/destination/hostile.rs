@@ -2,6 +2,7 @@
 //! lie: the source sends nothing that it did not list.
 
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -115,7 +116,7 @@ fn refuse(
     };
     let error = pull(&request, &Progress::default()).unwrap_err();
     let names = std::fs::read_dir(directory.path().join("destination")).unwrap();
-    let visible = names.flatten().filter(|name| name.file_name() != super::STAGING);
+    let visible = names.flatten().filter(|name| name.file_name() != super::staging::STAGING);
     assert_eq!(visible.count(), 0);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
     match error {
@@ -232,24 +233,18 @@ impl Events for Anyone {
     }
 }
 
-#[test]
-fn destinations_that_ask_for_what_is_not_offered_get_nothing() {
-    let directory = tempfile::tempdir().unwrap();
-    std::fs::create_dir(directory.path().join("source")).unwrap();
-    std::fs::write(directory.path().join("source/in"), vec![1; 5000]).unwrap();
-    std::fs::write(directory.path().join("secret"), "secret").unwrap();
-    std::os::unix::fs::symlink("../secret", directory.path().join("source/link")).unwrap();
+/// Offer the directory `source` of another one.
+pub(crate) fn offer(directory: &Path, events: Arc<dyn Events>) -> (Server, Ticket) {
     let (certificate, secret) = (Certificate::generate().unwrap(), Secret::generate().unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let server =
-        Server::start(listener, &certificate, Limits::default(), Arc::new(Anyone)).unwrap();
-    let offer = serde_json::json!({
+    let server = Server::start(listener, &certificate, Limits::default(), events).unwrap();
+    let what = serde_json::json!({
         "id": "0".repeat(32),
         "verifier": crate::ticket::hex(&secret.public().unwrap()),
-        "place": {"root": directory.path(), "path": "source"},
+        "place": {"root": directory, "path": "source"},
         "expires_at": u64::MAX,
     });
-    server.offer(serde_json::from_value(offer).unwrap()).unwrap();
+    server.offer(serde_json::from_value(what).unwrap()).unwrap();
     let ticket = Ticket {
         version: 1,
         offer: "0".repeat(32),
@@ -260,6 +255,17 @@ fn destinations_that_ask_for_what_is_not_offered_get_nothing() {
         path: String::new(),
         expires_at: u64::MAX,
     };
+    (server, ticket)
+}
+
+#[test]
+fn destinations_that_ask_for_what_is_not_offered_get_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("source")).unwrap();
+    std::fs::write(directory.path().join("source/in"), vec![1; 5000]).unwrap();
+    std::fs::write(directory.path().join("secret"), "secret").unwrap();
+    std::os::unix::fs::symlink("../secret", directory.path().join("source/link")).unwrap();
+    let (server, ticket) = offer(directory.path(), Arc::new(Anyone));
     let stop = || false;
     let puller = Secret::generate().unwrap();
     let patience = Duration::from_secs(10);

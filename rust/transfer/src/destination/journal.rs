@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use holdfast_engine::space;
 use serde::{Deserialize, Serialize};
@@ -78,32 +79,32 @@ pub enum Record {
         puller: [u8; 32],
     },
     /// Something is about to be made, or a file is flushed and about to be placed.
-    Made(Box<[u8]>, Item),
+    Made(Arc<[u8]>, Item),
     /// A file was placed, and has this change time.
-    Placed(Box<[u8]>, i64),
+    Placed(Arc<[u8]>, i64),
     /// Something was removed.
-    Removed(Box<[u8]>),
+    Removed(Arc<[u8]>),
     /// A file is being put together.
-    Staged(Box<[u8]>, Staged),
+    Staged(Arc<[u8]>, Staged),
     /// A chunk of it is flushed.
-    Chunk(Box<[u8]>, u32, u64, Option<[u64; 4]>),
+    Chunk(Arc<[u8]>, u32, u64, Option<[u64; 4]>),
     /// Chunks of it are about to be overwritten.
-    Spoiled(Box<[u8]>, Vec<u32>),
+    Spoiled(Arc<[u8]>, Vec<u32>),
     /// The final pass is done.
     Complete,
     /// Whether owners are found by name.
     Mapped(bool),
     /// A file is not put together any more.
-    Abandoned(Box<[u8]>),
+    Abandoned(Arc<[u8]>),
 }
 
 /// What the journal has.
 #[derive(Debug, Default)]
 pub struct State {
-    /// Everything that was made.
-    pub items: HashMap<Box<[u8]>, Item>,
+    /// Everything that was made, in the order of the paths' bytes.
+    pub items: BTreeMap<Arc<[u8]>, Item>,
     /// Everything that is being put together.
-    pub staged: HashMap<Box<[u8]>, Staged>,
+    pub staged: HashMap<Arc<[u8]>, Staged>,
     /// Whether the final pass is done.
     pub complete: bool,
     /// Whether owners are found by name, once a pass began.
@@ -250,6 +251,20 @@ impl Journal {
         Ok(())
     }
 
+    /// Read what has been appended so far.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub fn reload(&mut self) -> Result<State> {
+        let mut reload = || -> std::io::Result<State> {
+            self.file.seek(SeekFrom::Start(0))?;
+            let (state, _, _, _) = read(&mut self.file)?;
+            self.file.seek(SeekFrom::End(0))?;
+            Ok(state)
+        };
+        reload().map_err(|error| Error::io(&self.path, error))
+    }
+
     /// Make everything durable, whatever the level of proof.
     ///
     /// # Errors
@@ -337,6 +352,7 @@ fn is_flushed(record: &Record) -> bool {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::Arc;
 
     use super::{Held, Item, Journal, Record, Staged};
     use crate::message::Stamp;
@@ -346,7 +362,7 @@ mod tests {
         Item::File(Held { source, digest, table: None, ino: 1, mtime_ns: 2, ctime_ns: 0 })
     }
 
-    fn path(text: &str) -> Box<[u8]> {
+    fn path(text: &str) -> Arc<[u8]> {
         text.as_bytes().into()
     }
 

@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 
 use holdfast_engine::RootPath;
 use holdfast_engine::digest::Algorithm;
-use holdfast_engine::manifest::build::{self, Outcome, build};
+use holdfast_engine::manifest::build::{self, Outcome, build_of};
 use holdfast_engine::manifest::record::{Entry, Type};
-use holdfast_engine::manifest::survey::{describe, survey};
+use holdfast_engine::manifest::survey::describe;
 use holdfast_engine::read::Preference;
-use holdfast_engine::tree::patterns::Patterns;
 use serde::Deserialize;
 
 use super::flush::{Ledger, lock};
-use super::journal::Item;
+use super::journal::{Held, Item};
+use super::staging::{Names, is_staging};
 use crate::destination::pass::plan::is_held;
-use crate::{Error, Result, known};
+use crate::{Result, known};
 
 /// Where a manifest goes.
 #[derive(Debug, Clone, Deserialize)]
@@ -65,30 +65,28 @@ impl Request {
 }
 
 /// Build the manifest. Files that still have the identity that they were placed with are not read.
+/// The items of the ledger are used up: a million files are in memory once at a time.
 ///
 /// # Errors
-/// As [`build`].
+/// As [`build_of`].
 pub fn make(ledger: &Ledger<'_>, place: &RootPath, request: &Request) -> Result<Outcome> {
-    let staging = ledger.staging;
-    let patterns = Patterns::new(&request.include_patterns, &request.exclude_patterns)?;
-    let found = survey(staging.root(), &request.exclude, &patterns, ledger.progress)?;
-    let mut entries: Vec<Entry> = Vec::new();
-    for entry in found.entries {
-        if entry.kind != Type::File {
-            continue;
-        }
-        let state = lock(ledger.state);
-        let Some(Item::File(held)) = state.items.get(&entry.path) else { continue };
-        let failed = |errno| Error::io(staging.shown(&entry.path), errno);
-        let Some(stat) = staging.stat(&entry.path).map_err(failed)? else { continue };
-        if held.ctime_ns == 0 || !is_held(held, &stat) {
-            continue;
-        }
-        let mut known = Entry { path: entry.path.clone(), kind: Type::File, ..Entry::default() };
-        describe(&mut known, &stat);
-        known::set(&mut known, held.digest, held.table.as_deref());
-        entries.push(known);
-    }
-    let from = known::write(place, request, entries.into_iter())?;
-    Ok(build(&request.build(place, from.path()), ledger.progress)?)
+    let items = std::mem::take(&mut lock(ledger.state).items);
+    let mut names = Names::new(ledger.staging);
+    let known = items.into_iter().filter_map(|(path, item)| match item {
+        Item::File(held) => known(&mut names, &path, &held).transpose(),
+        Item::Directory | Item::Link => None,
+    });
+    let from = known::write(place, request, known)?;
+    let select = |entries: &mut Vec<Entry>| entries.retain(|entry| !is_staging(&entry.path));
+    Ok(build_of(&request.build(place, from.path()), select, ledger.progress)?)
+}
+
+/// Return what is known of a file; nothing if it is not what was placed there.
+fn known(names: &mut Names<'_>, path: &[u8], held: &Held) -> Result<Option<Entry>> {
+    let found = names.stat(path)?.filter(|stat| held.ctime_ns != 0 && is_held(held, stat));
+    let Some(stat) = found else { return Ok(None) };
+    let mut entry = Entry { path: path.into(), kind: Type::File, ..Entry::default() };
+    describe(&mut entry, &stat);
+    known::set(&mut entry, held.digest, held.table.as_deref());
+    Ok(Some(entry))
 }

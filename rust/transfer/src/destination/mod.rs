@@ -1,10 +1,10 @@
 //! The destination: fetches in passes, writes, flushes, proves, completes once.
 
 mod completion;
-mod connect;
+pub(crate) mod connect;
 mod flush;
 #[cfg(test)]
-mod hostile;
+pub(crate) mod hostile;
 mod journal;
 pub mod manifest;
 mod pass;
@@ -13,7 +13,7 @@ pub mod repair;
 mod staging;
 
 pub use pass::limited::Limited;
-pub use staging::{STAGING, split};
+pub use staging::{is_staging, split};
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

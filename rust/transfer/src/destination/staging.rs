@@ -206,6 +206,51 @@ impl Staging {
     }
 }
 
+/// Return whether a path is in the staging directory, or is it.
+pub fn is_staging(path: &[u8]) -> bool {
+    path.split(|&byte| byte == b'/').next() == Some(STAGING.as_bytes())
+}
+
+/// Looks up names in the order of their paths, and opens each directory once.
+#[derive(Debug)]
+pub struct Names<'a> {
+    staging: &'a Staging,
+    parent: Option<(Box<[u8]>, OwnedFd)>,
+}
+
+impl<'a> Names<'a> {
+    /// Begin.
+    pub fn new(staging: &'a Staging) -> Self {
+        Self { staging, parent: None }
+    }
+
+    /// The destination.
+    pub fn staging(&self) -> &'a Staging {
+        self.staging
+    }
+
+    /// Return the state of a name below the destination, of a link itself; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub fn stat(&mut self, path: &[u8]) -> Result<Option<Statx>> {
+        let (parent, name) = split(path);
+        let directory = match &self.parent {
+            Some((known, fd)) if **known == *parent => fd,
+            _ => match self.staging.directory(parent) {
+                Ok(fd) => &self.parent.insert((parent.into(), fd)).1,
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
+                Err(errno) => return Err(Error::io(self.staging.shown(parent), errno)),
+            },
+        };
+        match stat_at(directory.as_fd(), name) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(Error::io(self.staging.shown(path), errno)),
+        }
+    }
+}
+
 fn stat_at(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Statx> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
     statx(directory, name, flags, StatxFlags::BASIC_STATS)

@@ -7,6 +7,7 @@ use holdfast_engine::manifest::build::build_of;
 use holdfast_engine::manifest::record::{Entry, FileKey, Status, Type};
 use holdfast_engine::tree::patterns::Patterns;
 
+use super::alive::while_alive;
 use super::offer::{Bound, MOST_PAGE_CACHE, Mounts};
 use super::session::{Listed, Session};
 use super::{Shared, listing};
@@ -24,7 +25,9 @@ pub fn send_page_cache(
     shared: &Shared,
     stop: Stop<'_>,
 ) -> Result<()> {
-    let record = match shared.events.page_cache(&session.offering.offer.id) {
+    let id = &session.offering.offer.id;
+    let record = || shared.events.page_cache(id);
+    let record = match while_alive(channel, &Progress::default(), stop, record)? {
         Ok(record) => record,
         Err(sentence) => return channel.send(&Reply::Refused(sentence), stop),
     };
@@ -39,7 +42,8 @@ pub fn send_page_cache(
 }
 
 /// Make the source's manifest of what was listed last and hand it to the caller, if it wants one.
-/// Digests that were computed for the destination are taken over; all else is read.
+/// Digests that were computed for the destination are taken over; all else is read. Stops when
+/// `progress` is cancelled.
 ///
 /// # Errors
 /// [`Error::Engine`]; [`Error::Refused`] if the manifest could not be stored.
@@ -48,27 +52,17 @@ pub fn complete(
     shared: &Shared,
     listed: &Listed,
     keys: &RandomState,
-    stop: Stop<'_>,
+    progress: &Progress,
 ) -> Result<Reply> {
     let id = &session.offering.offer.id;
-    let progress = Progress::default();
-    let moved = still(session, listed, keys, &progress)?;
-    if let Some(moved) = moved {
+    let found = list(session, progress)?;
+    if let Some(moved) = moved(&found, listed, keys) {
         return Ok(moved);
     }
     let request = shared.events.manifest(id).map_err(Error::Refused)?;
     let Some(request) = request else { return Ok(Reply::Completed(None)) };
-    let outcome = std::thread::scope(|scope| {
-        let building = scope.spawn(|| make(session, &request, &progress));
-        while !building.is_finished() {
-            if stop() {
-                progress.cancel();
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        building.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })?;
-    if let Some(moved) = still(session, listed, keys, &progress)? {
+    let outcome = make(session, &request, found, progress)?;
+    if let Some(moved) = moved(&list(session, progress)?, listed, keys) {
         return Ok(moved);
     }
     match shared.events.completed(id, &outcome) {
@@ -77,33 +71,30 @@ pub fn complete(
     }
 }
 
-/// Return what is not as it was listed, if there is anything.
-fn still(
-    session: &Session,
-    listed: &Listed,
-    keys: &RandomState,
-    progress: &Progress,
-) -> Result<Option<Reply>> {
+fn list(session: &Session, progress: &Progress) -> Result<Vec<Entry>> {
     let base = listing::open_base(&session.offering)?;
-    let now = listing::list(&session.offering, &base, progress)?;
-    let differing: Vec<_> = now.entries.iter().filter(|entry| !listed.has(entry, keys)).collect();
-    let present = now.entries.iter().filter(|entry| listed.names(entry, keys)).count();
+    Ok(listing::list(&session.offering, &base, progress)?.entries)
+}
+
+/// Return what is not as it was listed, if there is anything.
+fn moved(now: &[Entry], listed: &Listed, keys: &RandomState) -> Option<Reply> {
+    let differing: Vec<_> = now.iter().filter(|entry| !listed.has(entry, keys)).collect();
+    let present = now.iter().filter(|entry| listed.names(entry, keys)).count();
     let gone = listed.0.len().saturating_sub(present);
     let count = (differing.len() + gone) as u64;
     let path = differing.first().map(|entry| entry.path.clone()).unwrap_or_default();
-    Ok((count > 0).then_some(Reply::Moved { count, path }))
+    (count > 0).then_some(Reply::Moved { count, path })
 }
 
 fn make(
     session: &Session,
     request: &ManifestRequest,
+    entries: Vec<Entry>,
     progress: &Progress,
 ) -> Result<crate::ManifestOutcome> {
     let offering = &session.offering;
     let offer = &offering.offer;
     let digests = offering.digests.all()?;
-    let base = listing::open_base(offering)?;
-    let entries = listing::list(offering, &base, progress)?.entries;
     let known = entries.into_iter().filter(|entry| entry.kind == Type::File).filter_map(|entry| {
         let digested = digests.get(&(entry.identity.dev, entry.identity.ino))?;
         if digested.stamp != crate::message::Stamp::from(&entry.identity) {
@@ -112,7 +103,7 @@ fn make(
         let mut known = Entry { path: entry.path, kind: Type::File, ..Entry::default() };
         known.identity = entry.identity;
         known::set(&mut known, digested.digest, digested.table.as_ref());
-        Some(known)
+        Some(Ok(known))
     });
     let from = known::write(&offer.place, request, known)?;
     let mut build = request.build(&offer.place, from.path());

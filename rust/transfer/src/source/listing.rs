@@ -11,6 +11,7 @@ use holdfast_engine::{Error, Progress, Result, Root};
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use super::offer::{Mounts, Offering};
+use crate::destination::is_staging;
 use crate::message::{Listed, Metadata, Stamp};
 use crate::metadata;
 
@@ -76,8 +77,7 @@ pub fn select(offering: &Offering, entries: &mut Vec<Entry>) -> Result<u64> {
     let offer = &offering.offer;
     // Directories on the way to something that is included are carried as well.
     let including = Patterns::new(&offer.include_patterns, &[])?;
-    let staging = crate::destination::STAGING.as_bytes();
-    entries.retain(|entry| entry.path.split(|&byte| byte == b'/').next() != Some(staging));
+    entries.retain(|entry| !is_staging(&entry.path));
     if !offer.include_patterns.is_empty() || offering.files.is_some() {
         keep(entries, |entry| {
             including.includes(&entry.path)

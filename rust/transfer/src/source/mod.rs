@@ -1,6 +1,7 @@
 //! The source: listens, admits by ticket, lists what is offered, reads and sends.
 
 mod admission;
+mod alive;
 mod block;
 mod completion;
 mod digests;

@@ -14,6 +14,7 @@ use holdfast_engine::tree::confine::stat;
 use holdfast_engine::xxh64::xxh64;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::alive::while_alive;
 use super::session::{Listed, Session};
 use super::{Shared, listing};
 use crate::channel::{Channel, Stop};
@@ -64,9 +65,12 @@ pub fn send_proofs(
     stop: Stop<'_>,
 ) -> Result<Listed> {
     let progress = Progress::default();
-    let mut manifest = manifest(session, shared)?;
-    let base = listing::open_base(&session.offering)?;
-    let entries = listing::list(&session.offering, &base, &progress)?.entries;
+    let (mut manifest, entries) = while_alive(channel, &progress, stop, || {
+        let manifest = manifest(session, shared)?;
+        let base = listing::open_base(&session.offering)?;
+        let entries = listing::list(&session.offering, &base, &progress)?.entries;
+        Ok::<_, Error>((manifest, entries))
+    })??;
     let listed = Listed::of(&entries, keys);
     let now: HashMap<u64, Stamp> = entries
         .iter()
@@ -131,13 +135,16 @@ pub fn reread(
 ) -> Result<()> {
     let mut entries: HashMap<Box<[u8]>, Option<Entry>> =
         wanted.iter().map(|wanted| (wanted.path.clone(), None)).collect();
-    let mut manifest = manifest(session, shared)?;
     let progress = Progress::default();
-    while let Some(entry) = manifest.next(&progress)? {
-        if let Some(slot) = entries.get_mut(&entry.path) {
-            *slot = Some(entry);
+    while_alive(channel, &progress, stop, || {
+        let mut manifest = manifest(session, shared)?;
+        while let Some(entry) = manifest.next(&progress)? {
+            if let Some(slot) = entries.get_mut(&entry.path) {
+                *slot = Some(entry);
+            }
         }
-    }
+        Ok::<_, Error>(())
+    })??;
     let base = listing::open_base(&session.offering)?;
     for Reread { path, chunks } in wanted {
         let entry = entries.get(path).and_then(Option::as_ref).filter(|_| is_listed(path));
@@ -150,7 +157,10 @@ pub fn reread(
             let (verdict, bytes) = match (entry, &file) {
                 (None, _) => lost("the source's manifest does not have it"),
                 (_, Err(words)) => lost(words),
-                (Some(entry), Ok(file)) => judge(session, entry, file, index)?,
+                (Some(entry), Ok(file)) => {
+                    let judge = || judge(session, entry, file, index, &progress);
+                    while_alive(channel, &progress, stop, judge)??
+                }
             };
             channel.send(&Reply::Reread(verdict), stop)?;
             let start = entry.map_or(0, |entry| {
@@ -174,6 +184,7 @@ fn judge(
     entry: &Entry,
     file: &Arc<holdfast_engine::tree::confine::OpenFile>,
     index: u32,
+    progress: &Progress,
 ) -> Result<(Verdict, Vec<u8>)> {
     let lost = |words: &str| Ok((Verdict::Lost(words.to_owned()), Vec::new()));
     let size = entry.identity.size;
@@ -193,7 +204,7 @@ fn judge(
     }
     let limit = session.offering.offer.bytes_per_second;
     for verdict in [Verdict::Good, Verdict::Second] {
-        let bytes = read_chunk(file, start..(start + chunk).min(size), limit)?;
+        let bytes = read_chunk(file, start..(start + chunk).min(size), limit, progress)?;
         let now = stat(&file.fd).map_err(|errno| Error::io("a file of the offer", errno))?;
         if !same(&now) {
             return lost(moved);

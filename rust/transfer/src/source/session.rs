@@ -12,6 +12,7 @@ use holdfast_engine::read::{self, Device, ReadOptions};
 use holdfast_engine::tree::confine::{device, stat};
 use holdfast_engine::{Progress, Root};
 
+use super::alive::{ALIVE, while_alive};
 use super::offer::{Offer, Offering};
 use super::queue::{Item, Popped, Queue};
 use super::reading::Reading;
@@ -25,7 +26,6 @@ use crate::{Error, Proof, Result, owners, statistics};
 /// How long the destination may be silent between two requests: it flushes, plans and deletes.
 const SILENCE: Duration = Duration::from_secs(3600);
 /// How often a connection without data reports that the source is alive.
-const ALIVE: Duration = Duration::from_secs(5);
 /// Bytes of a listing in one message, about.
 const BATCH: usize = 256 << 10;
 /// How often the destination hears of the time spent, in milliseconds.
@@ -146,26 +146,30 @@ pub fn control(session: &Session, mut channel: Channel, shared: &Shared) -> Resu
         match request {
             Request::Hello(_) => return Err(channel.broken("a second greeting")),
             Request::Survey => {
+                let progress = Progress::default();
                 let survey = || {
                     let base = listing::open_base(&session.offering)?;
-                    let found = listing::list(&session.offering, &base, &Progress::default())?;
+                    let found = listing::list(&session.offering, &base, &progress)?;
                     let top = listing::top(&base)?;
                     Ok((names(offer, &top, &found)?, top, found, base))
                 };
-                let (names, top, found, base) = match survey() {
-                    Ok(found) => found,
-                    Err(error) => {
-                        let error: Error = error;
-                        channel.send(&Reply::Refused(error.to_string()), &stop)?;
-                        return Err(error);
-                    }
-                };
+                let (names, top, found, base) =
+                    match while_alive(&mut channel, &progress, &stop, survey)? {
+                        Ok(found) => found,
+                        Err(error) => {
+                            let error: Error = error;
+                            channel.send(&Reply::Refused(error.to_string()), &stop)?;
+                            return Err(error);
+                        }
+                    };
                 listed = Listed::of(&found.entries, &keys);
                 channel.send(&Reply::Names(names), &stop)?;
                 send_listing(&mut channel, &base, top, found, &stop)?;
             }
             Request::Final { overrule } => {
-                let reply = match shared.events.writers(&offer.id, overrule) {
+                let writers = || shared.events.writers(&offer.id, overrule);
+                let writers = while_alive(&mut channel, &Progress::default(), &stop, writers)?;
+                let reply = match writers {
                     None => Reply::Welcome,
                     Some(sentence) => Reply::Writers(sentence),
                 };
@@ -175,7 +179,9 @@ pub fn control(session: &Session, mut channel: Channel, shared: &Shared) -> Resu
                 completion::send_page_cache(session, &mut channel, shared, &stop)?
             }
             Request::Complete => {
-                let reply = completion::complete(session, shared, &listed, &keys, &stop);
+                let progress = Progress::default();
+                let complete = || completion::complete(session, shared, &listed, &keys, &progress);
+                let reply = while_alive(&mut channel, &progress, &stop, complete)?;
                 let refused = |error: Error| Reply::Refused(error.to_string());
                 channel.send(&reply.unwrap_or_else(refused), &stop)?;
             }

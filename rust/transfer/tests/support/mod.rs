@@ -11,6 +11,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use holdfast_engine::Progress;
@@ -34,6 +35,8 @@ pub struct Answers {
     pub refuse_manifest: bool,
     pub page_cache: Option<Vec<u8>>,
     pub completed: Vec<u64>,
+    /// Set to 1 with the first manifest that is completed: the next byte is cut off.
+    pub cut: Option<Arc<AtomicI64>>,
     pub record: Option<PathBuf>,
 }
 
@@ -54,6 +57,9 @@ impl Events for Owners {
     fn completed(&self, _: &str, outcome: &ManifestOutcome) -> Bound {
         let mut answers = self.1.lock().unwrap();
         answers.completed.push(outcome.hashed_bytes);
+        if let Some(budget) = answers.cut.take() {
+            budget.store(1, Ordering::Relaxed);
+        }
         if answers.refuse_manifest { Bound::Failed } else { Bound::Stored }
     }
 

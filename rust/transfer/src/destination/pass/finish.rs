@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 
 use holdfast_engine::manifest::survey::identity_of;
 use holdfast_engine::tree::confine::stat;
@@ -25,7 +26,7 @@ const BATCH: usize = 1024;
 ///
 /// # Errors
 /// [`Error::Engine`].
-pub fn abandon(ledger: &Ledger<'_>, abandoned: &[Box<[u8]>]) -> Result<()> {
+pub fn abandon(ledger: &Ledger<'_>, abandoned: &[Arc<[u8]>]) -> Result<()> {
     let name = |path| lock(ledger.state).staged.get(path).map(|staged| staged.name);
     let names: Vec<u64> = abandoned.iter().filter_map(name).collect();
     for paths in abandoned.chunks(BATCH) {
@@ -46,7 +47,7 @@ pub fn abandon(ledger: &Ledger<'_>, abandoned: &[Box<[u8]>]) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Engine`].
-pub fn remove_gone(ledger: &Ledger<'_>, gone: &mut Vec<Box<[u8]>>) -> Result<u64> {
+pub fn remove_gone(ledger: &Ledger<'_>, gone: &mut Vec<Arc<[u8]>>) -> Result<u64> {
     // What is in a directory before the directory.
     gone.sort_unstable_by(|one, other| other.cmp(one));
     let mut records = Vec::new();

@@ -18,13 +18,13 @@ use crate::destination::journal::{Held, Item};
 struct Proving<'a> {
     base: &'a Root,
     progress: &'a Progress,
-    waiting: Mutex<VecDeque<(Box<[u8]>, Held)>>,
-    differing: Mutex<Vec<Box<[u8]>>>,
+    waiting: Mutex<VecDeque<(Arc<[u8]>, Held)>>,
+    differing: Mutex<Vec<Arc<[u8]>>>,
 }
 
 struct Reading<'a> {
     proving: &'a Proving<'a>,
-    path: Box<[u8]>,
+    path: Arc<[u8]>,
     held: Held,
     hasher: FileHasher,
 }
@@ -33,7 +33,7 @@ struct Reading<'a> {
 ///
 /// # Errors
 /// [`Error::Engine`].
-pub fn prove(ledger: &Ledger<'_>, paths: &[Box<[u8]>]) -> crate::Result<Vec<Box<[u8]>>> {
+pub fn prove(ledger: &Ledger<'_>, paths: &[Arc<[u8]>]) -> crate::Result<Vec<Arc<[u8]>>> {
     let state = lock(ledger.state);
     let mut waiting: Vec<_> = paths
         .iter()

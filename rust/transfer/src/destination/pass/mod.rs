@@ -8,6 +8,7 @@ mod round;
 mod settle;
 mod watch;
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use holdfast_engine::record::PathText;
@@ -23,7 +24,7 @@ use crate::destination::pass::media::prove;
 use crate::destination::pass::plan::{Plan, Planner, Start, Wanted, chunks_of};
 use crate::destination::staging::{Staging, split};
 use crate::destination::{Pass, Proof, Request, Unfinished, words};
-use crate::message::{self, LIMIT, Loss, Reply};
+use crate::message::{self, Loss, Reply};
 use crate::owners::Owners;
 use crate::ticket::random;
 use crate::{Error, Result, Secret};
@@ -32,7 +33,7 @@ use crate::{Error, Result, Secret};
 const ROUNDS: usize = 3;
 /// Files that are named in a result.
 const NAMED: usize = 1000;
-/// How long nothing may move on a data connection; the source reports that it is alive.
+/// How long nothing may move on a connection; the source reports that it is alive.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What the passes of one call share.
@@ -139,7 +140,7 @@ impl Fetching<'_> {
     fn ask_whether_at_rest(&self, control: &mut Channel, stop: Stop<'_>) -> Result<()> {
         let overrule = self.request.overrule_writers;
         control.send(&message::Request::Final { overrule }, stop)?;
-        match control.receive_message(LIMIT, stop)? {
+        match control.receive_reply(stop)? {
             Reply::Welcome => Ok(()),
             Reply::Writers(sentence) => Err(Error::Writers(sentence)),
             Reply::Refused(reason) => Err(Error::Refused(reason)),
@@ -158,7 +159,7 @@ impl Fetching<'_> {
         let mut planner = Planner::new(self.ledger.staging, &state);
         let mut owners = Owners::default();
         loop {
-            match control.receive_message(LIMIT, stop)? {
+            match control.receive_reply(stop)? {
                 Reply::Names(names) if self.request.map_owners => {
                     owners = Owners::by_name(&self.request.accounts, &names)?;
                 }
@@ -196,12 +197,12 @@ impl Fetching<'_> {
                     Staged { name: staging.number(), stamp: want.stamp, based: true, chunks }
                 }
                 Start::Staged(staged) if staged.stamp != want.stamp => {
-                    Staged { stamp: want.stamp, based: true, ..staged.clone() }
+                    Staged { stamp: want.stamp, based: true, ..Staged::clone(staged) }
                 }
                 _ => continue,
             };
             records.push(Record::Staged(want.path.clone(), staged.clone()));
-            want.start = Start::Staged(staged);
+            want.start = Start::Staged(Box::new(staged));
         }
         if records.is_empty() {
             return Ok(());
@@ -241,11 +242,10 @@ impl Fetching<'_> {
             let paths: Vec<_> = arrived.map(|(want, _)| want.path.clone()).collect();
             let differing = prove(self.ledger, &paths)?;
             pass.differed_on_media += differing.len() as u64;
-            for path in differing {
-                let want = wants.iter().find(|want| want.path == path);
-                let reason = "what was read back differs: the destination's device".to_owned();
-                again.extend(want.cloned().map(|want| (want, reason)));
-            }
+            let differing: HashSet<_> = differing.into_iter().collect();
+            let reason = "what was read back differs: the destination's device";
+            let found = wants.iter().filter(|want| differing.contains(&want.path));
+            again.extend(found.map(|want| (want.clone(), reason.to_owned())));
         }
         let state = lock(self.ledger.state);
         for (want, reason) in &mut again {
@@ -253,7 +253,7 @@ impl Fetching<'_> {
             want.start = state
                 .staged
                 .get(&want.path)
-                .map_or(Start::New, |staged| Start::Staged(staged.clone()));
+                .map_or(Start::New, |staged| Start::Staged(Box::new(staged.clone())));
             if last {
                 pass.unfinished_files += 1;
                 if pass.unfinished.len() < NAMED {

@@ -1,7 +1,7 @@
 //! What a pass has to do: the source's listing against what the destination has.
 
-use std::collections::{BTreeMap, HashSet};
-use std::os::fd::OwnedFd;
+use std::collections::{BTreeMap, HashSet, btree_map};
+use std::sync::Arc;
 
 use holdfast_engine::manifest::record::{Type, chunk_size, is_plain};
 use holdfast_engine::manifest::survey::identity_of;
@@ -9,7 +9,7 @@ use holdfast_engine::tree::confine::stat;
 use rustix::fs::{FileType, Statx};
 
 use crate::destination::journal::{Chunks, Held, Item, Staged, State};
-use crate::destination::staging::{STAGING, Staging, split};
+use crate::destination::staging::{Names, Staging, is_staging, split};
 use crate::message::{Have, Listed, Metadata, SMALL, Stamp, Table};
 use crate::{Error, Result};
 
@@ -24,7 +24,7 @@ const LARGEST: u64 = i64::MAX as u64;
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// Its path.
-    pub path: Box<[u8]>,
+    pub path: Arc<[u8]>,
     /// What it was when it was listed.
     pub stamp: Stamp,
     /// How it begins.
@@ -37,18 +37,18 @@ pub enum Start {
     /// With nothing.
     New,
     /// With what is in the staging directory.
-    Staged(Staged),
+    Staged(Box<Staged>),
     /// With the version that is in place.
-    InPlace(Held),
+    InPlace(Box<Held>),
 }
 
 /// A link to make: symbolic, or another name of a file.
 #[derive(Debug, Clone)]
 pub struct Link {
     /// Its path.
-    pub path: Box<[u8]>,
+    pub path: Arc<[u8]>,
     /// The target, or the file's first name.
-    pub to: Box<[u8]>,
+    pub to: Arc<[u8]>,
     /// Of a symbolic link: what is carried.
     pub symlink: Option<Box<Metadata>>,
 }
@@ -59,19 +59,19 @@ pub struct Plan {
     /// Files to fetch.
     pub wants: Vec<Wanted>,
     /// All directories, a parent before what is in it; the first is the destination itself.
-    pub directories: Vec<(Box<[u8]>, Box<Metadata>)>,
+    pub directories: Vec<(Arc<[u8]>, Box<Metadata>)>,
     /// All links.
     pub links: Vec<Link>,
     /// What was made and is not there any more, or is something else now.
-    pub gone: Vec<Box<[u8]>>,
+    pub gone: Vec<Arc<[u8]>>,
     /// Files that are being put together and are not wanted any more.
-    pub abandoned: Vec<Box<[u8]>>,
+    pub abandoned: Vec<Arc<[u8]>>,
     /// Files that were placed before a crash, with the change times that they have.
-    pub settled: Vec<(Box<[u8]>, i64)>,
+    pub settled: Vec<(Arc<[u8]>, i64)>,
     /// FIFOs, sockets and devices, by type.
     pub specials: BTreeMap<String, u64>,
     /// Some of them by name.
-    pub special_names: Vec<Box<[u8]>>,
+    pub special_names: Vec<Arc<[u8]>>,
     /// Files on the source, each once.
     pub files: u64,
     /// Their bytes.
@@ -82,14 +82,11 @@ pub struct Plan {
 
 /// Reads a listing, in its order.
 pub struct Planner<'a> {
-    staging: &'a Staging,
+    names: Names<'a>,
     state: &'a State,
     /// What was made, in the order of the paths' bytes.
-    made: std::iter::Peekable<std::vec::IntoIter<&'a [u8]>>,
-    directories: HashSet<Box<[u8]>>,
-    files: HashSet<Box<[u8]>>,
-    parent: Option<(Box<[u8]>, OwnedFd)>,
-    last: Option<Box<[u8]>>,
+    made: std::iter::Peekable<btree_map::Iter<'a, Arc<[u8]>, Item>>,
+    last: Option<Arc<[u8]>>,
     count: u64,
     plan: Plan,
 }
@@ -97,15 +94,10 @@ pub struct Planner<'a> {
 impl<'a> Planner<'a> {
     /// Begin.
     pub fn new(staging: &'a Staging, state: &'a State) -> Self {
-        let mut made: Vec<&[u8]> = state.items.keys().map(|path| &**path).collect();
-        made.sort_unstable();
         Self {
-            staging,
+            names: Names::new(staging),
             state,
-            made: made.into_iter().peekable(),
-            directories: HashSet::new(),
-            files: HashSet::new(),
-            parent: None,
+            made: state.items.iter().peekable(),
             last: None,
             count: 0,
             plan: Plan::default(),
@@ -130,31 +122,33 @@ impl<'a> Planner<'a> {
             let (Type::Directory, Some(metadata)) = (line.kind, line.metadata) else {
                 return Ok(Err("it does not offer a directory"));
             };
-            self.directories.insert(Box::default());
-            self.last = Some(Box::default());
-            self.plan.directories.push((line.path, metadata));
+            let path = Arc::from(line.path);
+            self.last = Some(Arc::clone(&path));
+            self.plan.directories.push((path, metadata));
             return Ok(Ok(()));
         }
         let (parent, _) = split(&line.path);
-        if self.last.as_ref().is_some_and(|last| *last >= line.path) {
+        if self.last.as_ref().is_some_and(|last| **last >= *line.path) {
             return Ok(Err("its listing is not in order"));
         }
-        let top = line.path.split(|&byte| byte == b'/').next();
-        if !is_plain(&line.path) || top == Some(STAGING.as_bytes()) {
+        if !is_plain(&line.path) || is_staging(&line.path) {
             return Ok(Err("it lists a path that leads elsewhere"));
         }
-        if !self.directories.contains(parent) {
+        let known = self.plan.directories.binary_search_by(|(path, _)| (**path).cmp(parent));
+        if known.is_err() {
             return Ok(Err("it lists a name in a directory that it does not list"));
         }
         if line.stamp.size > LARGEST {
             return Ok(Err("it lists a file that is larger than any"));
         }
-        self.last = Some(line.path.clone());
-        while let Some(path) = self.made.next_if(|path| **path < *line.path) {
-            self.plan.gone.push(path.into());
+        while let Some((path, _)) = self.made.next_if(|(path, _)| ***path < *line.path) {
+            self.plan.gone.push(Arc::clone(path));
         }
-        let made = self.made.next_if(|path| **path == *line.path).is_some();
-        let item = if made { self.state.items.get(&line.path) } else { None };
+        let made = self.made.next_if(|(path, _)| ***path == *line.path);
+        // Paths are shared with the state: a million of them are to fit into memory.
+        let path = made.map_or_else(|| Arc::from(&*line.path), |(path, _)| Arc::clone(path));
+        let item = made.map(|(_, item)| item);
+        self.last = Some(Arc::clone(&path));
         let same = match item {
             Some(Item::File(_)) => line.kind == Type::File && line.link.is_none(),
             Some(Item::Directory) => line.kind == Type::Directory,
@@ -164,14 +158,15 @@ impl<'a> Planner<'a> {
             None => true,
         };
         if !same {
-            self.plan.gone.push(line.path.clone());
+            self.plan.gone.push(Arc::clone(&path));
         }
-        self.line(line, item.filter(|_| same), made)
+        self.line(line, path, item.filter(|_| same), made.is_some())
     }
 
     fn line(
         &mut self,
         line: Listed,
+        path: Arc<[u8]>,
         item: Option<&'a Item>,
         made: bool,
     ) -> Result<std::result::Result<(), &'static str>> {
@@ -181,10 +176,9 @@ impl<'a> Planner<'a> {
                     return Ok(Err("it lists a directory without its mode"));
                 };
                 if !made {
-                    self.refuse_all_but_directories(&line.path)?;
+                    self.refuse_all_but_directories(&path)?;
                 }
-                self.directories.insert(line.path.clone());
-                self.plan.directories.push((line.path, metadata));
+                self.plan.directories.push((path, metadata));
             }
             Type::Symlink => {
                 let (Some(to), Some(metadata)) = (line.link, line.metadata) else {
@@ -194,28 +188,28 @@ impl<'a> Planner<'a> {
                     return Ok(Err("it lists a symbolic link with a malformed target"));
                 }
                 if !made {
-                    self.refuse(&line.path)?;
+                    self.refuse(&path)?;
                 }
-                self.plan.links.push(Link { path: line.path, to, symlink: Some(metadata) });
+                self.plan.links.push(Link { path, to: to.into(), symlink: Some(metadata) });
             }
             Type::File => match line.link {
                 Some(to) => {
-                    if !self.files.contains(&to) {
+                    if !self.is_listed_file(&to) {
                         return Ok(Err("it lists another name of a file that it does not list"));
                     }
                     if !made {
-                        self.refuse(&line.path)?;
+                        self.refuse(&path)?;
                     }
-                    self.plan.links.push(Link { path: line.path, to, symlink: None });
+                    self.plan.links.push(Link { path, to: to.into(), symlink: None });
                 }
-                None => self.file(line.path, line.stamp, item, made)?,
+                None => self.file(path, line.stamp, item, made)?,
             },
             Type::Fifo | Type::Socket | Type::Block | Type::Char => {
                 let name = serde_json::to_value(line.kind).ok();
                 let name = name.and_then(|name| name.as_str().map(str::to_owned));
                 *self.plan.specials.entry(name.unwrap_or_default()).or_default() += 1;
                 if self.plan.special_names.len() < NAMED {
-                    self.plan.special_names.push(line.path);
+                    self.plan.special_names.push(path);
                 }
             }
         }
@@ -224,15 +218,14 @@ impl<'a> Planner<'a> {
 
     fn file(
         &mut self,
-        path: Box<[u8]>,
+        path: Arc<[u8]>,
         stamp: Stamp,
         item: Option<&Item>,
         made: bool,
     ) -> Result<()> {
-        self.files.insert(path.clone());
         self.plan.files += 1;
         self.plan.bytes = self.plan.bytes.saturating_add(stamp.size);
-        let there = self.stat(&path)?;
+        let there = self.names.stat(&path)?;
         let staged = self.state.staged.get(&path);
         let start = match (item, there) {
             (Some(Item::File(held)), Some(stat)) if is_held(held, &stat) => {
@@ -250,7 +243,7 @@ impl<'a> Planner<'a> {
                     && alike
                     && stat.stx_nlink == 1
                     && held.source.size.min(stamp.size) > SMALL;
-                if base { Start::InPlace(held.clone()) } else { Start::New }
+                if base { Start::InPlace(Box::new(held.clone())) } else { Start::New }
             }
             (None, Some(_)) if !made => {
                 return Err(self.occupied(&path));
@@ -262,7 +255,7 @@ impl<'a> Planner<'a> {
                 if chunk_size(staged.stamp.size) == chunk_size(stamp.size)
                     && stamp.size > SMALL =>
             {
-                Start::Staged(staged.clone())
+                Start::Staged(Box::new(staged.clone()))
             }
             (start, _) => start,
         };
@@ -270,12 +263,22 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
+    /// Return whether a file was listed by this name: it is wanted now, or was made before and is
+    /// not gone.
+    fn is_listed_file(&self, path: &[u8]) -> bool {
+        let before = self.last.as_ref().is_some_and(|last| *path < **last);
+        let is_wanted = || self.plan.wants.binary_search_by(|want| (*want.path).cmp(path)).is_ok();
+        let is_gone = || self.plan.gone.binary_search_by(|gone| (**gone).cmp(path)).is_ok();
+        let is_made = || matches!(self.state.items.get(path), Some(Item::File(_)));
+        before && (is_wanted() || (is_made() && !is_gone()))
+    }
+
     /// Return the plan when the listing is complete.
     pub fn finish(mut self, count: u64) -> std::result::Result<Plan, &'static str> {
         if self.count != count.saturating_add(1) {
             return Err("its listing has another length than it declares");
         }
-        self.plan.gone.extend(self.made.map(Into::into));
+        self.plan.gone.extend(self.made.map(|(path, _)| Arc::clone(path)));
         let continued = |want: &&Wanted| matches!(want.start, Start::Staged(_));
         let continued: HashSet<&[u8]> =
             self.plan.wants.iter().filter(continued).map(|want| &*want.path).collect();
@@ -286,40 +289,19 @@ impl<'a> Planner<'a> {
     }
 
     fn occupied(&self, path: &[u8]) -> Error {
-        self.staging.occupied(path)
+        self.names.staging().occupied(path)
     }
 
     fn refuse(&mut self, path: &[u8]) -> Result<()> {
-        if self.stat(path)?.is_some() { Err(self.occupied(path)) } else { Ok(()) }
+        if self.names.stat(path)?.is_some() { Err(self.occupied(path)) } else { Ok(()) }
     }
 
     fn refuse_all_but_directories(&mut self, path: &[u8]) -> Result<()> {
-        let found = self.stat(path)?;
+        let found = self.names.stat(path)?;
         let other = found.is_some_and(|stat| {
             FileType::from_raw_mode(stat.stx_mode.into()) != FileType::Directory
         });
         if other { Err(self.occupied(path)) } else { Ok(()) }
-    }
-
-    /// Return the state of a name, opening each directory once.
-    fn stat(&mut self, path: &[u8]) -> Result<Option<Statx>> {
-        use rustix::fs::{AtFlags, StatxFlags, statx};
-        use rustix::io::Errno;
-        let (parent, name) = split(path);
-        if self.parent.as_ref().is_none_or(|(known, _)| **known != *parent) {
-            self.parent = match self.staging.directory(parent) {
-                Ok(fd) => Some((parent.into(), fd)),
-                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(None),
-                Err(errno) => return Err(Error::io(self.staging.shown(parent), errno)),
-            };
-        }
-        let Some((_, directory)) = &self.parent else { return Ok(None) };
-        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-        match statx(directory, name, flags, StatxFlags::BASIC_STATS) {
-            Ok(stat) => Ok(Some(stat)),
-            Err(Errno::NOENT) => Ok(None),
-            Err(errno) => Err(Error::io(self.staging.shown(path), errno)),
-        }
     }
 }
 

@@ -128,7 +128,7 @@ fn send_wants(control: &mut Channel, wants: &[Wanted], stop: Stop<'_>) -> Result
     let mut bytes = 0;
     for want in wants {
         let staged = match &want.start {
-            Start::Staged(staged) => Some(staged),
+            Start::Staged(staged) => Some(&**staged),
             _ => None,
         };
         let have = want.have(staged);
@@ -143,7 +143,7 @@ fn send_wants(control: &mut Channel, wants: &[Wanted], stop: Stop<'_>) -> Result
             bytes = 0;
         }
         bytes += more;
-        batch.push(Want { path: want.path.clone(), stamp: want.stamp, have });
+        batch.push(Want { path: (&*want.path).into(), stamp: want.stamp, have });
     }
     control.send(&message::Request::Want(batch), stop)
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use holdfast_engine::manifest::record::chunk_size;
@@ -29,7 +29,7 @@ pub struct Target {
     /// Which want it is.
     pub want: u32,
     /// Its path below the destination.
-    pub path: Box<[u8]>,
+    pub path: Arc<[u8]>,
     /// Its name in the staging directory.
     pub name: u64,
     /// Its size when it is whole, in bytes.
@@ -69,7 +69,7 @@ impl Target {
     /// [`Error::Engine`], also below the floor of free space.
     pub fn open(
         staging: &Staging,
-        (want, path, name): (u32, Box<[u8]>, u64),
+        (want, path, name): (u32, Arc<[u8]>, u64),
         size: u64,
         based: bool,
         known: Chunks,

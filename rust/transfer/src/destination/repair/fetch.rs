@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use holdfast_engine::Progress;
 use holdfast_engine::space;
 use holdfast_engine::tree::confine::stat;
 use holdfast_engine::xxh64::xxh64;
@@ -18,9 +19,7 @@ use crate::destination::journal::{Item, Record};
 use crate::destination::pass::plan::stamp_of;
 use crate::destination::repair::compare::Difference;
 use crate::destination::staging::split;
-use crate::message::{
-    self, BLOCK, BLOCK_HEAD, BlockHead, Kind, LIMIT, Proven, Reply, Reread, Verdict,
-};
+use crate::message::{self, BLOCK, BLOCK_HEAD, BlockHead, Kind, Proven, Reply, Reread, Verdict};
 use crate::{Error, Result, metadata, statistics};
 
 use super::{Repairing, Side};
@@ -100,7 +99,7 @@ impl Repairing<'_> {
         let proven = &difference.proven;
         let written_since = !difference.untouched;
         let side = if written_since { None } else { Some(Side::DestinationDisk) };
-        match control.receive_message(LIMIT, stop)? {
+        match control.receive_reply(stop)? {
             Reply::Reread(Verdict::Good) => {}
             Reply::Reread(Verdict::Second) => {
                 self.find(Self::finding(proven, index, Some(Side::SourceMemory), true));
@@ -137,7 +136,7 @@ impl Repairing<'_> {
         let fd = file.as_fd().try_clone_to_owned().map_err(|e| Error::io(&shown, e))?;
         let stat = stat(&fd).map_err(|errno| Error::io(&shown, errno))?;
         let open = Arc::new(holdfast_engine::tree::confine::OpenFile { fd, stat });
-        let back = read_chunk(&open, range, None)?;
+        let back = read_chunk(&open, range, None, &Progress::default())?;
         let repaired = back.is_some_and(|back| Some(xxh64(&back)) == proven.chunk(index));
         let mut finding = Self::finding(proven, index, side, repaired);
         finding.written_since = written_since;
@@ -216,10 +215,10 @@ impl Repairing<'_> {
         let stamp = stamp_of(file).map_err(failed)?;
         let mut journal = crate::destination::flush::lock(&self.journal);
         let (journal, state) = &mut *journal;
-        if let Some(Item::File(held)) = state.items.get(&proven.path)
+        if let Some((path, Item::File(held))) = state.items.get_key_value(&*proven.path)
             && held.ino == stamp.ino
         {
-            let record = Record::Placed(proven.path.clone(), stamp.ctime_ns);
+            let record = Record::Placed(Arc::clone(path), stamp.ctime_ns);
             journal.append(std::slice::from_ref(&record), true)?;
             state.apply(record);
         }

@@ -19,7 +19,7 @@ use crate::chunk::read_chunk;
 use crate::destination::connect::Caller;
 use crate::destination::journal::{Journal, State};
 use crate::destination::repair::compare::{Difference, compare};
-use crate::message::{self, LIMIT, Proven, Reply};
+use crate::message::{self, Proven, Reply};
 use crate::ticket::random;
 use crate::{Error, Result, Ticket};
 
@@ -152,9 +152,8 @@ pub fn repair(request: &Request, progress: &Progress) -> Result<Outcome> {
         progress.enter("connecting");
         let session = random()?;
         let (ticket, puller) = (&request.ticket, &puller);
-        let mut control =
+        let control =
             Caller { ticket, puller, session, patience: PATIENCE, stop: &stop }.connect(false)?;
-        control.set_patience(PATIENCE);
         Ok(control)
     };
     let mut todo: Option<Vec<Difference>> = None;
@@ -247,7 +246,7 @@ impl Repairing<'_> {
         control.send(&message::Request::Proofs, stop)?;
         let mut proven: Vec<Proven> = Vec::new();
         loop {
-            match control.receive_message(LIMIT, stop)? {
+            match control.receive_reply(stop)? {
                 Reply::Proven(more) if proven.len() + more.len() <= MOST => {
                     for file in &more {
                         let plain = holdfast_engine::manifest::record::is_plain(&file.path);
@@ -325,7 +324,7 @@ impl Repairing<'_> {
         let mut still = Vec::new();
         for &index in &difference.chunks {
             self.progress.check()?;
-            let bytes = read_chunk(&file, proven.range(index), None)?;
+            let bytes = read_chunk(&file, proven.range(index), None, &Progress::default())?;
             if bytes.is_some_and(|bytes| Some(xxh64(&bytes)) == proven.chunk(index)) {
                 self.find(Self::finding(proven, index, Some(Side::DestinationMemory), true));
                 crate::destination::flush::lock(&self.outcome).repaired_chunks += 1;
