@@ -62,6 +62,34 @@ pub fn reuse(
     }
 }
 
+/// Keep the digests that were known beforehand where every change of the file would show.
+pub fn accept(entries: &mut [Entry], started: i64, keeps_track: bool) -> Known {
+    let mut known = Known::default();
+    for entry in entries.iter_mut().filter(|entry| entry.digest.is_some()) {
+        if keeps_track && is_usable(entry, started) && has_table(entry) {
+            known.reused_files += 1;
+            known.reused_bytes += entry.identity.size;
+        } else {
+            entry.digest = None;
+            forget(entry);
+        }
+    }
+    known
+}
+
+/// Return whether a digest that was taken before `started` can be that of what is there now.
+fn is_usable(entry: &Entry, started: i64) -> bool {
+    entry.kind == Type::File
+        && entry.status == Status::Ok
+        && entry.hardlink_of().is_none()
+        && is_settled(&entry.identity, started)
+}
+
+/// Return whether a file has its chunks if it is large: they are part of what a manifest is for.
+fn has_table(entry: &Entry) -> bool {
+    entry.identity.size <= CHUNK || entry.chunks().is_some()
+}
+
 /// Forget a chunk table.
 fn forget(entry: &mut Entry) {
     if let Some(rare) = &mut entry.rare {
@@ -76,14 +104,10 @@ fn take_over(entries: &mut [Entry], mut manifest: Manifest, progress: &Progress)
     while let Some(old) = manifest.next(progress)? {
         while present.next_if(|entry| entry.path < old.path).is_some() {}
         let Some(entry) = present.next_if(|entry| entry.path == old.path) else { continue };
-        let same = entry.kind == Type::File
-            && old.kind == Type::File
-            && entry.status == Status::Ok
-            && entry.hardlink_of().is_none()
+        let same = old.kind == Type::File
             && entry.identity == old.identity
-            && is_settled(&old.identity, started)
-            // A table is part of what a manifest is for.
-            && (entry.identity.size <= CHUNK || old.chunks().is_some());
+            && is_usable(entry, started)
+            && has_table(&old);
         if same && old.digest.is_some() {
             entry.digest = old.digest;
             if let Some(chunks) = old.rare.and_then(|rare| rare.chunks) {
@@ -134,4 +158,46 @@ pub fn resume(
         }
     }
     partial
+}
+
+#[cfg(test)]
+mod tests {
+    use super::accept;
+    use crate::digest::Digest;
+    use crate::manifest::record::{CHUNK, Chunks, Entry, Identity, Status, Type};
+
+    const STARTED: i64 = 1_000_000_000_000;
+
+    fn file(size: u64, age_ns: i64) -> Entry {
+        let time = i128::from(STARTED - age_ns);
+        let identity = Identity { dev: 1, ino: 2, size, mtime_ns: time, ctime_ns: time };
+        let digest = Some(Digest::Xxh64(7));
+        Entry { path: (*b"f").into(), kind: Type::File, identity, digest, ..Entry::default() }
+    }
+
+    #[test]
+    fn only_digests_after_which_every_change_would_show_are_accepted() {
+        let mut long_ago = file(CHUNK, 5_000_000_001);
+        let mut just_now = file(CHUNK, 1);
+        let mut without_table = file(CHUNK + 1, 5_000_000_001);
+        let mut with_table = file(CHUNK + 1, 5_000_000_001);
+        with_table.rare_mut().chunks =
+            Some(Chunks { size: CHUNK, digests: vec![Digest::Xxh64(1); 2], states: vec![[0; 4]] });
+        let mut another_name = file(1, 5_000_000_001);
+        another_name.rare_mut().hardlink_of = Some(b"e".to_vec());
+        let mut unreadable = file(1, 5_000_000_001);
+        unreadable.status = Status::Vanished;
+        let accepted = |entry: &mut Entry, keeps_track| {
+            let known = accept(std::slice::from_mut(entry), STARTED, keeps_track);
+            assert_eq!(known.reused_files, u64::from(entry.digest.is_some()));
+            assert!(entry.digest.is_some() || entry.chunks().is_none());
+            entry.digest.is_some()
+        };
+        assert!(accepted(&mut with_table, true));
+        for entry in [&mut just_now, &mut without_table, &mut another_name, &mut unreadable] {
+            assert!(!accepted(entry, true), "{entry:?}");
+        }
+        assert!(accepted(&mut long_ago, true));
+        assert!(!accepted(&mut long_ago, false), "where changes leave no trace, all is read");
+    }
 }

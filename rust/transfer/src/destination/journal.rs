@@ -41,6 +41,14 @@ pub struct Held {
     pub ctime_ns: i64,
 }
 
+impl Held {
+    /// Return whether a file that is there is this one, as it was placed.
+    pub fn is(&self, there: &Stamp) -> bool {
+        (there.ino, there.size, there.mtime_ns) == (self.ino, self.source.size, self.mtime_ns)
+            && (self.ctime_ns == 0 || self.ctime_ns == there.ctime_ns)
+    }
+}
+
 /// Something that a transfer made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Item {

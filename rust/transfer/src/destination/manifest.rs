@@ -1,20 +1,20 @@
 //! The manifest of a completed destination: made by the engine, from digests that are proven.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use holdfast_engine::RootPath;
 use holdfast_engine::digest::Algorithm;
 use holdfast_engine::manifest::build::{self, Outcome, build_of};
 use holdfast_engine::manifest::record::{Entry, Type};
-use holdfast_engine::manifest::survey::describe;
 use holdfast_engine::read::Preference;
 use serde::Deserialize;
 
 use super::flush::{Ledger, lock};
-use super::journal::{Held, Item};
-use super::staging::{Names, is_staging};
-use crate::destination::pass::plan::is_held;
+use super::journal::Item;
+use super::staging::is_staging;
+use crate::message::Stamp;
 use crate::{Result, known};
 
 /// Where a manifest goes.
@@ -43,8 +43,8 @@ pub struct Request {
 }
 
 impl Request {
-    /// Return the build that takes digests over from a manifest of what is known.
-    pub(crate) fn build(&self, place: &RootPath, known: &Path) -> build::Request {
+    /// Return the build, of all that is below a place.
+    pub(crate) fn build(&self, place: &RootPath) -> build::Request {
         build::Request {
             place: place.clone(),
             exclude: self.exclude.clone(),
@@ -53,7 +53,7 @@ impl Request {
             algorithm: Algorithm::Xxh64,
             destination: self.destination.clone(),
             journal: self.journal.clone(),
-            previous: vec![known.to_owned()],
+            previous: Vec::new(),
             max_bytes: self.max_bytes,
             header: self.header.clone(),
             bytes_per_second: None,
@@ -71,22 +71,27 @@ impl Request {
 /// As [`build_of`].
 pub fn make(ledger: &Ledger<'_>, place: &RootPath, request: &Request) -> Result<Outcome> {
     let items = std::mem::take(&mut lock(ledger.state).items);
-    let mut names = Names::new(ledger.staging);
-    let known = items.into_iter().filter_map(|(path, item)| match item {
-        Item::File(held) => known(&mut names, &path, &held).transpose(),
-        Item::Directory | Item::Link => None,
-    });
-    let from = known::write(place, request, known)?;
-    let select = |entries: &mut Vec<Entry>| entries.retain(|entry| !is_staging(&entry.path));
-    Ok(build_of(&request.build(place, from.path()), select, ledger.progress)?)
+    let select = |entries: &mut Vec<Entry>| {
+        entries.retain(|entry| !is_staging(&entry.path));
+        take_over(entries, items);
+        Ok(())
+    };
+    known::settle();
+    Ok(build_of(&request.build(place), select, ledger.progress)?)
 }
 
-/// Return what is known of a file; nothing if it is not what was placed there.
-fn known(names: &mut Names<'_>, path: &[u8], held: &Held) -> Result<Option<Entry>> {
-    let found = names.stat(path)?.filter(|stat| held.ctime_ns != 0 && is_held(held, stat));
-    let Some(stat) = found else { return Ok(None) };
-    let mut entry = Entry { path: path.into(), kind: Type::File, ..Entry::default() };
-    describe(&mut entry, &stat);
-    known::set(&mut entry, held.digest, held.table.as_deref());
-    Ok(Some(entry))
+/// Take over the digests of files; both are in the order of the paths.
+fn take_over(entries: &mut [Entry], items: BTreeMap<Arc<[u8]>, Item>) {
+    let mut entries = entries.iter_mut().peekable();
+    for (path, item) in items {
+        while entries.next_if(|entry| *entry.path < *path).is_some() {}
+        let Some(entry) = entries.next_if(|entry| *entry.path == *path) else { continue };
+        if let Item::File(held) = item
+            && entry.kind == Type::File
+            && held.ctime_ns != 0
+            && held.is(&Stamp::from(&entry.identity))
+        {
+            known::set(entry, held.digest, held.table.as_deref());
+        }
+    }
 }

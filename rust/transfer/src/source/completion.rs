@@ -5,15 +5,15 @@ use std::collections::{HashMap, hash_map::RandomState};
 use holdfast_engine::Progress;
 use holdfast_engine::manifest::build::build_of;
 use holdfast_engine::manifest::record::{Entry, FileKey, Status, Type};
-use holdfast_engine::tree::patterns::Patterns;
 
 use super::alive::while_alive;
+use super::digests::{Digested, Digests};
 use super::offer::{Bound, MOST_PAGE_CACHE, Mounts};
 use super::session::{Listed, Session};
 use super::{Shared, listing};
 use crate::channel::{Channel, Stop};
-use crate::message::{BLOCK, Reply};
-use crate::{Error, ManifestRequest, Result, known};
+use crate::message::{BLOCK, Reply, Stamp};
+use crate::{Error, ManifestOutcome, ManifestRequest, Result, known};
 
 /// Send the record of the page cache in parts.
 ///
@@ -55,25 +55,24 @@ pub fn complete(
     progress: &Progress,
 ) -> Result<Reply> {
     let id = &session.offering.offer.id;
-    let found = list(session, progress)?;
-    if let Some(moved) = moved(&found, listed, keys) {
-        return Ok(moved);
-    }
     let request = shared.events.manifest(id).map_err(Error::Refused)?;
-    let Some(request) = request else { return Ok(Reply::Completed(None)) };
-    let outcome = make(session, &request, found, progress)?;
-    if let Some(moved) = moved(&list(session, progress)?, listed, keys) {
+    let outcome = match request {
+        None => None,
+        Some(request) => match make(session, &request, listed, keys, progress)? {
+            Made::Outcome(outcome) => Some(outcome),
+            Made::Moved(moved) => return Ok(moved),
+        },
+    };
+    let base = listing::open_base(&session.offering)?;
+    let now = listing::list(&session.offering, &base, progress)?.entries;
+    if let Some(moved) = moved(&now, listed, keys) {
         return Ok(moved);
     }
+    let Some(outcome) = outcome else { return Ok(Reply::Completed(None)) };
     match shared.events.completed(id, &outcome) {
         Bound::Stored => Ok(Reply::Completed(Some(outcome.fingerprint))),
         Bound::Failed => Err(Error::Refused("the source could not store its manifest".to_owned())),
     }
-}
-
-fn list(session: &Session, progress: &Progress) -> Result<Vec<Entry>> {
-    let base = listing::open_base(&session.offering)?;
-    Ok(listing::list(&session.offering, &base, progress)?.entries)
 }
 
 /// Return what is not as it was listed, if there is anything.
@@ -86,41 +85,68 @@ fn moved(now: &[Entry], listed: &Listed, keys: &RandomState) -> Option<Reply> {
     (count > 0).then_some(Reply::Moved { count, path })
 }
 
+/// What became of a manifest.
+enum Made {
+    /// It is made.
+    Outcome(Box<ManifestOutcome>),
+    /// What was found is not what was listed.
+    Moved(Reply),
+}
+
 fn make(
     session: &Session,
     request: &ManifestRequest,
-    entries: Vec<Entry>,
+    listed: &Listed,
+    keys: &RandomState,
     progress: &Progress,
-) -> Result<crate::ManifestOutcome> {
+) -> Result<Made> {
     let offering = &session.offering;
     let offer = &offering.offer;
-    let digests = offering.digests.all()?;
-    let known = entries.into_iter().filter(|entry| entry.kind == Type::File).filter_map(|entry| {
-        let digested = digests.get(&(entry.identity.dev, entry.identity.ino))?;
-        if digested.stamp != crate::message::Stamp::from(&entry.identity) {
-            return None;
-        }
-        let mut known = Entry { path: entry.path, kind: Type::File, ..Entry::default() };
-        known.identity = entry.identity;
-        known::set(&mut known, digested.digest, digested.table.as_ref());
-        Some(Ok(known))
-    });
-    let from = known::write(&offer.place, request, known)?;
-    let mut build = request.build(&offer.place, from.path());
+    let mut build = request.build(&offer.place);
     build.across_mounts = offer.mounts == Mounts::Include;
     build.exclude.clone_from(&offer.exclude);
     // What is included is selected below, with the directories on the way.
     build.include_patterns = Vec::new();
     build.exclude_patterns.clone_from(&offer.exclude_patterns);
-    Patterns::new(&offer.include_patterns, &[])?;
+    let mut ended = None;
     let select = |entries: &mut Vec<Entry>| {
-        // The patterns were checked above.
-        let _ = listing::select(offering, entries);
+        listing::select(offering, entries)?;
+        if let Some(moved) = moved(entries, listed, keys) {
+            ended = Some(Ok(Made::Moved(moved)));
+            return Err(holdfast_engine::Error::Cancelled);
+        }
         let carried = [Type::File, Type::Directory, Type::Symlink];
         entries.retain(|entry| carried.contains(&entry.kind));
         count_names(entries);
+        take_over(entries, &offering.digests).map_err(|error| {
+            ended = Some(Err(error));
+            holdfast_engine::Error::Cancelled
+        })
     };
-    Ok(build_of(&build, select, progress)?)
+    known::settle();
+    let made = build_of(&build, select, progress);
+    ended.unwrap_or_else(|| Ok(Made::Outcome(Box::new(made?))))
+}
+
+/// Take over the digests that were computed for the destination; the last one of each file counts.
+fn take_over(entries: &mut [Entry], digests: &Digests) -> Result<()> {
+    let key = |entry: &Entry| (entry.identity.dev, entry.identity.ino);
+    let files = (0..entries.len()).filter(|&index| entries[index].kind == Type::File);
+    let mut files: Vec<usize> = files.collect();
+    files.sort_unstable_by_key(|&index| key(&entries[index]));
+    digests.read(|Digested { stamp, digest, table }| {
+        let file = (stamp.dev, stamp.ino);
+        let first = files.partition_point(|&index| key(&entries[index]) < file);
+        for &index in &files[first..] {
+            let entry = &mut entries[index];
+            if key(entry) != file {
+                break;
+            }
+            if *stamp == Stamp::from(&entry.identity) {
+                known::set(entry, *digest, table.as_ref());
+            }
+        }
+    })
 }
 
 /// Count the names of each file among those that are carried: others are of no one's concern.

@@ -1,6 +1,6 @@
 //! Digests of what a source read for a destination, kept for its own manifest.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{BufReader, Seek as _, SeekFrom, Write as _};
@@ -83,28 +83,25 @@ impl Digests {
         }
     }
 
-    /// Return all records, by device and inode number; the last one of each file counts.
+    /// Hand over all records, in the order in which they were added.
     ///
     /// # Errors
     /// [`Error::Engine`].
-    pub fn all(&self) -> Result<HashMap<(u64, u64), Digested>> {
+    pub fn read(&self, mut each: impl FnMut(&Digested)) -> Result<()> {
         self.flush()?;
-        let mut all = HashMap::new();
-        let Some(path) = &self.path else { return Ok(all) };
+        let Some(path) = &self.path else { return Ok(()) };
         let failed = |error| Error::io(path, error);
         let file = match File::open(path) {
             Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(all),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(failed(error)),
         };
         let mut frames = Frames::new(BufReader::with_capacity(1 << 20, file));
         while let Some(body) = frames.next().map_err(failed)? {
             let Some(records) = decode::<Vec<Digested>>(&body) else { break };
-            all.extend(
-                records.into_iter().map(|record| ((record.stamp.dev, record.stamp.ino), record)),
-            );
+            records.iter().for_each(&mut each);
         }
-        Ok(all)
+        Ok(())
     }
 
     fn opened<'a>(&self, open: &'a mut Option<Open>) -> Result<&'a mut Open> {

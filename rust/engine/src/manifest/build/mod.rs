@@ -17,7 +17,7 @@ use self::write::write;
 use super::fingerprint::Fingerprint;
 use super::journal::{Journal, Past, Plan};
 use super::record::{Chunks, Entry, Type};
-use super::reuse::{Known, previous, resume, reuse};
+use super::reuse::{Known, accept, previous, resume, reuse};
 use super::stamps::now_ns;
 use super::survey::{Survey, link, survey};
 use super::totals::{Counts, Problem};
@@ -117,16 +117,17 @@ struct Build<'a> {
 /// [`Error::Invalid`] for malformed patterns, [`Error::Cancelled`]. No manifest is left then; the
 /// journal is.
 pub fn build(request: &Request, progress: &Progress) -> Result<Outcome> {
-    build_of(request, |_| {}, progress)
+    build_of(request, |_| Ok(()), progress)
 }
 
-/// Make a manifest of what a function leaves of all that was found.
+/// Make a manifest of what a function leaves of all that was found. It may set the digests of files
+/// that it knows; they are read nevertheless if they may have changed without a trace.
 ///
 /// # Errors
-/// As [`build`].
+/// As [`build`], and those of the function.
 pub fn build_of(
     request: &Request,
-    select: impl FnOnce(&mut Vec<Entry>),
+    select: impl FnOnce(&mut Vec<Entry>) -> Result<()>,
     progress: &Progress,
 ) -> Result<Outcome> {
     progress.enter("walking");
@@ -149,10 +150,10 @@ pub fn build_of(
     }
     let Survey { mut entries, left_out, .. } =
         survey(&base, &request.exclude, &patterns, progress)?;
-    select(&mut entries);
+    select(&mut entries)?;
     link(&mut entries);
 
-    let mut known = Known::default();
+    let mut known = accept(&mut entries, plan.scan_started_ns, filesystem.keeps_track());
     let previous_unusable = if filesystem.keeps_track() {
         match previous(request) {
             None => None,

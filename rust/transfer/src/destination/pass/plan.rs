@@ -307,10 +307,8 @@ impl<'a> Planner<'a> {
 
 /// Return whether what is in place is what was put there.
 pub fn is_held(held: &Held, stat: &Statx) -> bool {
-    let stamp = Stamp::from(&identity_of(stat));
     FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile
-        && (stamp.ino, stamp.size, stamp.mtime_ns) == (held.ino, held.source.size, held.mtime_ns)
-        && (held.ctime_ns == 0 || held.ctime_ns == stamp.ctime_ns)
+        && held.is(&Stamp::from(&identity_of(stat)))
 }
 
 impl Wanted {
