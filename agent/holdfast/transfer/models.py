@@ -146,7 +146,9 @@ class PullOptions(Request):
         default=8, description="Passes at most; a final pull makes one."
     )
     until_remaining: Bytes = Field(
-        default=64 << 20, description="Stop after a pass that fetched at most this many bytes."
+        default=64 << 20,
+        description="Stop after a pass that leaves at most this many bytes: as many as it fetched, "
+        "and the files that kept changing while it read them.",
     )
     proof: Proof = Field(
         default="flushed",
@@ -284,7 +286,8 @@ class PullResult(OperationResult):
     bytes: Bytes = Field(description="Their bytes.")
     sent_bytes: Bytes = Field(description="Bytes of files that crossed the wire, in all passes.")
     remaining_bytes: Bytes = Field(
-        description="Bytes that the last pass fetched: about what a further one would."
+        description="Bytes that a further pass may fetch: as many as the last one, and the files "
+        "that kept changing while it read them."
     )
     bytes_per_second: int | None = Field(
         description="Bytes sent by time, of the pass that sent most; null if nothing was sent."

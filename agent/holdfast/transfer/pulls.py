@@ -197,7 +197,7 @@ def _result(
         files=last.files if last else 0,
         bytes=last.bytes if last else 0,
         sent_bytes=sum(each.sent_bytes for each in passes),
-        remaining_bytes=last.sent_bytes if last else 0,
+        remaining_bytes=outcome.get("remaining_bytes", 0),
         bytes_per_second=rate,
         limited_by=largest.limited_by if largest else None,
         open_for_writing=list(writers.holders) if writers else [],

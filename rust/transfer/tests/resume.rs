@@ -236,22 +236,37 @@ fn a_source_that_restarts_is_continued_with() {
     assert!(before + sent(&pair) < bytes + 4 * (64 << 20));
 }
 
+/// Writes to a file of the source all the time.
+struct Writer(Arc<AtomicBool>, std::thread::JoinHandle<()>);
+
+impl Writer {
+    fn start(pair: &Pair, size: usize) -> Self {
+        use std::os::unix::fs::FileExt as _;
+        let path = pair.source().join("busy");
+        std::fs::write(&path, vec![0; size]).unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            let mut value = 0_u8;
+            while !stopped.load(Ordering::Relaxed) {
+                value = value.wrapping_add(1);
+                file.write_all_at(&vec![value; size], 0).unwrap();
+            }
+        });
+        Self(stop, thread)
+    }
+
+    fn stop(self) {
+        self.0.store(true, Ordering::Relaxed);
+        self.1.join().unwrap();
+    }
+}
+
 #[test]
 fn a_file_that_changes_all_the_time_is_never_delivered_torn() {
     let pair = Pair::new();
-    let path = pair.source().join("busy");
-    std::fs::write(&path, vec![0; 8 * MIB]).unwrap();
-    let stop = Arc::new(AtomicBool::new(false));
-    let (stopped, writing) = (stop.clone(), path.clone());
-    let writer = std::thread::spawn(move || {
-        use std::os::unix::fs::FileExt as _;
-        let file = std::fs::File::options().write(true).open(writing).unwrap();
-        let mut value = 0_u8;
-        while !stopped.load(Ordering::Relaxed) {
-            value = value.wrapping_add(1);
-            file.write_all_at(&vec![value; 8 * MIB], 0).unwrap();
-        }
-    });
+    let writer = Writer::start(&pair, 8 * MIB);
     let pass = pair.try_pull(|request| request.complete = true);
     assert!(matches!(pass, Err(Error::Unfinished { count: 1, .. })), "{pass:?}");
     // The writer may have paused for long enough; then it is whole.
@@ -259,9 +274,22 @@ fn a_file_that_changes_all_the_time_is_never_delivered_torn() {
         assert_eq!(content.len(), 8 * MIB);
         assert!(content.iter().all(|byte| *byte == content[0]));
     }
-    stop.store(true, Ordering::Relaxed);
-    writer.join().unwrap();
+    writer.stop();
     pair.pull();
+    pair.assert_equal();
+}
+
+#[test]
+fn a_pass_that_could_not_fetch_what_changed_is_followed_by_another() {
+    let pair = Pair::new();
+    // Of a small file nothing is sent before all of it was read.
+    let writer = Writer::start(&pair, 128 << 10);
+    let outcome = pair.try_pull(|request| request.passes = 4).unwrap();
+    writer.stop();
+    assert_eq!(outcome.passes.len(), 4, "{outcome:?}");
+    assert!(outcome.remaining_bytes >= 128 << 10, "{outcome:?}");
+    let again = pair.try_pull(|request| request.passes = 4).unwrap();
+    assert_eq!(again.remaining_bytes, 0);
     pair.assert_equal();
 }
 

@@ -77,7 +77,8 @@ pub struct Request {
     /// Passes at most.
     #[serde(default = "passes")]
     pub passes: u32,
-    /// Stop after a pass that fetched at most this many bytes.
+    /// Stop after a pass that leaves at most this many bytes: as many as it fetched, and the files
+    /// that it could not fetch whole.
     #[serde(default)]
     pub until_remaining: u64,
     /// Whether the last pass completes the transfer: the source is at rest.
@@ -155,6 +156,9 @@ pub struct Pass {
     pub unfinished_files: u64,
     /// Some of them by name, with the reason.
     pub unfinished: Vec<Unfinished>,
+    /// Their bytes.
+    #[serde(skip)]
+    pub unfinished_bytes: u64,
     /// FIFOs, sockets and devices, which are not made, by type.
     pub specials: BTreeMap<String, u64>,
     /// Some of them by name.
@@ -166,6 +170,12 @@ pub struct Pass {
     pub unset: BTreeMap<String, u64>,
     /// Owners that were to be found by name and keep their numbers.
     pub unmapped_owners: Unmapped,
+}
+
+impl Pass {
+    fn remaining_bytes(&self) -> u64 {
+        self.sent_bytes.saturating_add(self.unfinished_bytes)
+    }
 }
 
 /// A file that could not be fetched whole.
@@ -187,7 +197,8 @@ pub struct Outcome {
     pub proof: Proof,
     /// Whether the transfer is complete, and cannot be written again.
     pub complete: bool,
-    /// Bytes fetched by the last pass.
+    /// Bytes that another pass may have to fetch: as many as the last one fetched, and the files that
+    /// it could not fetch whole.
     pub remaining_bytes: u64,
     /// The manifest, if one was made.
     pub manifest: Option<holdfast_engine::manifest::build::Outcome>,
@@ -254,7 +265,7 @@ pub fn pull(request: &Request, progress: &Progress) -> Result<Outcome> {
     loop {
         let last = passes.len() as u32 + 1 == request.passes;
         let (pass, end) = attempt(&fetching, last, progress)?;
-        let remaining_bytes = pass.sent_bytes;
+        let remaining_bytes = pass.remaining_bytes();
         passes.push(pass);
         let Some(end) = end else { continue };
         return Ok(Outcome {
@@ -297,7 +308,7 @@ fn attempt(
     loop {
         let before = pass.sent_bytes;
         let result = fetching.pass(&mut pass).and_then(|(plan, control)| {
-            if !last && pass.sent_bytes > request.until_remaining {
+            if !last && pass.remaining_bytes() > request.until_remaining {
                 control.close();
                 return Ok(None);
             }

@@ -98,7 +98,7 @@ def pull(
         typer.Option(
             parser=size_of,
             metavar="SIZE",
-            help="Stop after a pass that fetched at most this much.",
+            help="Stop after a pass that leaves at most this much to fetch.",
             show_default="64MiB",
         ),
     ] = None,

@@ -54,9 +54,9 @@ def show_pulled(out: Output, operation: Mapping[str, Any]) -> None:
         out.line(f"the open files of {count} could not be seen", "yellow")
     out.line(f"proof: {_PROOFS[result.proof]}")
     if not result.complete:
-        changed = units.size(result.remaining_bytes)
+        remaining = units.size(result.remaining_bytes)
         out.hint(
-            f"the last pass fetched {changed}; to fetch what changes meanwhile, the same command "
+            f"about {remaining} remain; to fetch what changes meanwhile, the same command "
             "again; to cut over, stop the datastore on the source and add --final"
         )
         return

@@ -90,7 +90,7 @@ impl Fetching<'_> {
         progress.expect(bytes, wants.len() as u64);
         pass.fetched_files = wants.len() as u64;
         pass.unfinished.clear();
-        pass.unfinished_files = 0;
+        (pass.unfinished_files, pass.unfinished_bytes) = (0, 0);
         let mut limits = LimitedLedger::default();
         let mut channels = Vec::new();
         for round in 0..ROUNDS {
@@ -256,6 +256,7 @@ impl Fetching<'_> {
                 .map_or(Start::New, |staged| Start::Staged(Box::new(staged.clone())));
             if last {
                 pass.unfinished_files += 1;
+                pass.unfinished_bytes = pass.unfinished_bytes.saturating_add(want.stamp.size);
                 if pass.unfinished.len() < NAMED {
                     let path = PathText::new(&want.path);
                     pass.unfinished.push(Unfinished { path, reason: reason.clone() });
