@@ -281,7 +281,7 @@ fn destinations_that_ask_for_what_is_not_offered_get_nothing() {
     let want = |path: &str, size| Want {
         path: path.as_bytes().into(),
         stamp: Stamp { size, ..Stamp::default() },
-        have: Have::Prefix(Table { digests: vec![1; 9], states: vec![[0; 4]; 9] }),
+        have: Have::Prefix(Box::new(Table { digests: vec![1; 9], states: vec![[0; 4]; 9] })),
     };
     let mut ask = |paths: &[(&str, u64)], survey: bool| {
         if survey {

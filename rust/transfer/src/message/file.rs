@@ -76,7 +76,7 @@ pub enum Have {
     #[default]
     Nothing,
     /// The first chunks of this very version.
-    Prefix(Table),
+    Prefix(Box<Table>),
     /// Some chunks of this or another version, by their digests.
     Chunks(Vec<Option<u64>>),
 }

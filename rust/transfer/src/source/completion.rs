@@ -85,7 +85,7 @@ fn moved(now: &[Entry], listed: &Listed, keys: &RandomState) -> Option<Reply> {
     (count > 0).then_some(Reply::Moved { count, path })
 }
 
-/// What became of a manifest.
+/// How making a manifest ended.
 enum Made {
     /// It is made.
     Outcome(Box<ManifestOutcome>),

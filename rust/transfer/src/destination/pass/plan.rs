@@ -332,7 +332,7 @@ impl Wanted {
             table.digests.push(digest);
             table.states.push(state);
         }
-        if table.digests.is_empty() { Have::Nothing } else { Have::Prefix(table) }
+        if table.digests.is_empty() { Have::Nothing } else { Have::Prefix(table.into()) }
     }
 }
 
