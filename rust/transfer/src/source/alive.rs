@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use holdfast_engine::Progress;
 
-use crate::Result;
 use crate::channel::{Channel, Stop};
 use crate::message::Reply;
+use crate::{Error, Result};
 
 /// How long the source is silent at most.
 pub const ALIVE: Duration = Duration::from_secs(5);
@@ -18,7 +18,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// the answer is wanted no more; the work heeds it.
 ///
 /// # Errors
-/// [`crate::Error::Wire`]; [`crate::Error::Engine`] when `stop` says so.
+/// [`Error::Wire`]; [`Error::Engine`] when `stop` says so.
 pub fn while_alive<T: Send>(
     channel: &mut Channel,
     progress: &Progress,
@@ -27,10 +27,12 @@ pub fn while_alive<T: Send>(
 ) -> Result<T> {
     std::thread::scope(|scope| {
         let (working, done) = mpsc::channel::<()>();
-        let worker = scope.spawn(move || {
+        let work = move || {
             let _working = working;
             work()
-        });
+        };
+        let worker = std::thread::Builder::new().name("holdfast-answer".to_owned());
+        let worker = worker.spawn_scoped(scope, work).map_err(|e| Error::io("a thread", e))?;
         let mut said = Instant::now();
         let watched = loop {
             if done.recv_timeout(TICK) != Err(RecvTimeoutError::Timeout) {
