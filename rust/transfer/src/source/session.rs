@@ -25,7 +25,6 @@ use crate::{Error, Proof, Result, owners, statistics};
 
 /// How long the destination may be silent between two requests: it flushes, plans and deletes.
 const SILENCE: Duration = Duration::from_secs(3600);
-/// How often a connection without data reports that the source is alive.
 /// Bytes of a listing in one message, about.
 const BATCH: usize = 256 << 10;
 /// How often the destination hears of the time spent, in milliseconds.
