@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::Proof;
 use super::journal::{Held, Item, Journal, Record, State};
 use super::staging::{Staging, split};
+use crate::destination::pass::media::{Flushed, Proving};
 use crate::destination::receive::target::Target;
 use crate::message::Stamp;
 use crate::{Error, Result};
@@ -126,11 +127,11 @@ impl Flusher {
         self.changed.notify_all();
     }
 
-    /// Flush until it is closed.
+    /// Flush until it is closed, and hand on what is to be read back.
     ///
     /// # Errors
     /// The first one; what waited is dropped then.
-    pub fn run(&self, ledger: &Ledger<'_>) -> Result<()> {
+    pub fn run(&self, ledger: &Ledger<'_>, proving: Option<&Proving<'_>>) -> Result<()> {
         loop {
             let mut pending = lock(&self.pending);
             loop {
@@ -152,10 +153,14 @@ impl Flusher {
             let closed = pending.closed;
             drop(pending);
             self.drained.notify_all();
+            let flushed = proving.map(|proving| (proving, Flushed::of(&chunks, &files)));
             if let Err(error) = ledger.commit(chunks, files) {
                 lock(&self.pending).failed = true;
                 self.drained.notify_all();
                 return Err(error);
+            }
+            if let Some((proving, flushed)) = flushed {
+                proving.add(flushed);
             }
             if closed && lock(&self.pending).since.is_none() {
                 return Ok(());

@@ -159,6 +159,9 @@ pub struct Pass {
     /// Their bytes.
     #[serde(skip)]
     pub unfinished_bytes: u64,
+    /// Files that were read back and are what they should be.
+    #[serde(skip)]
+    pub proven_files: u64,
     /// FIFOs, sockets and devices, which are not made, by type.
     pub specials: BTreeMap<String, u64>,
     /// Some of them by name.
@@ -306,7 +309,7 @@ fn attempt(
     let mut pass = Pass::default();
     let (mut moved, mut pause) = (Instant::now(), PAUSE / 32);
     loop {
-        let before = pass.sent_bytes;
+        let before = (pass.sent_bytes, pass.proven_files);
         let result = fetching.pass(&mut pass).and_then(|(plan, control)| {
             if !last && pass.remaining_bytes() > request.until_remaining {
                 control.close();
@@ -329,7 +332,7 @@ fn attempt(
             Err(error) if error.is_transient() && !progress.cancelled() => {
                 pass.reconnects += 1;
                 pass.damaged_blocks += u64::from(matches!(error, Error::Damaged { .. }));
-                if pass.sent_bytes > before {
+                if (pass.sent_bytes, pass.proven_files) != before {
                     (moved, pause) = (Instant::now(), PAUSE / 32);
                 }
                 if moved.elapsed() >= patience {

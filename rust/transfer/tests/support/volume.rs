@@ -43,6 +43,11 @@ impl Volume {
     /// Flip a bit on the device where one of its blocks begins with these bytes, behind the file
     /// system.
     pub fn flip(&self, needle: &[u8]) {
+        assert!(self.try_flip(needle), "the device does not have these bytes");
+    }
+
+    /// The same, if the device has these bytes by now.
+    pub fn try_flip(&self, needle: &[u8]) -> bool {
         rustix::fs::syncfs(File::open(&self.path).unwrap()).unwrap();
         let image = File::options().read(true).write(true).open(&self.image).unwrap();
         let length = image.metadata().unwrap().len();
@@ -55,11 +60,11 @@ impl Volume {
                 let offset = at + (BLOCK * place) as u64;
                 image.write_all_at(&[needle[0] ^ 1], offset).unwrap();
                 image.sync_all().unwrap();
-                return;
+                return true;
             }
             at += MIB as u64;
         }
-        panic!("the device does not have these bytes");
+        false
     }
 }
 

@@ -1,108 +1,374 @@
-//! The proof by reading back: what was fetched is read from the device and digested again.
+//! The proof by reading back: what is flushed is read from the device and digested again, while more
+//! arrives.
+//!
+//! Chunks are read as soon as they are flushed, the last one of a file and what was not read by then
+//! once the file is in place. The journal keeps which files were read back whole.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
-use holdfast_engine::digest::{Algorithm, Digest};
-use holdfast_engine::manifest::hashing::FileHasher;
+use holdfast_engine::manifest::record::chunk_size;
 use holdfast_engine::read::{
     self, Device, End, Opened, Outcome, Preference, ReadOptions, Source, Stream,
 };
 use holdfast_engine::tree::confine::{device, open_file, stat};
-use holdfast_engine::{Progress, Result, Root};
+use holdfast_engine::xxh64::{Xxh64, update_both};
+use rustix::fs::{Advice, fadvise};
 
-use crate::Error;
-use crate::destination::flush::{Ledger, lock};
-use crate::destination::journal::{Held, Item};
+use crate::destination::flush::{Chunk, Finished, Ledger, lock};
+use crate::destination::journal::{Item, Record};
+use crate::destination::staging::Staging;
+use crate::{Error, Result};
 
-struct Proving<'a> {
-    base: &'a Root,
-    progress: &'a Progress,
-    waiting: Mutex<VecDeque<(Arc<[u8]>, Held)>>,
-    differing: Mutex<Vec<Arc<[u8]>>>,
+/// Files that are read before the journal has the results.
+const FILES: usize = 4096;
+
+/// A stretch of a file to read: a chunk, or all of a file without chunks.
+#[derive(Debug)]
+struct Stretch {
+    range: Range<u64>,
+    /// The state of the whole file's digest before it.
+    before: Option<[u64; 4]>,
+    /// The digest of the chunk.
+    chunk: Option<u64>,
+    /// What the whole file's digest comes to behind it.
+    end: Behind,
+}
+
+#[derive(Debug)]
+enum Behind {
+    State([u64; 4]),
+    Digest(u64),
+}
+
+/// Flushed chunks and placed files, to be read back.
+#[derive(Debug, Default)]
+pub struct Flushed {
+    chunks: Vec<FlushedChunk>,
+    files: Vec<(Arc<[u8]>, Option<u64>)>,
+}
+
+/// A chunk of a file that may still be in the staging directory.
+#[derive(Debug)]
+struct FlushedChunk {
+    path: Arc<[u8]>,
+    /// The file's name in the staging directory.
+    name: u64,
+    index: u32,
+    stretch: Stretch,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    chunks: VecDeque<FlushedChunk>,
+    files: VecDeque<(Arc<[u8]>, Option<u64>)>,
+    closed: bool,
+    abandoned: bool,
+}
+
+/// Reads back what arrives in one round.
+pub struct Proving<'a> {
+    ledger: &'a Ledger<'a>,
+    device: Device,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    /// Chunks that were read before their file was in place, by its name in the staging directory.
+    read: Mutex<HashMap<u64, BTreeSet<u32>>>,
+    differing: Mutex<HashSet<Arc<[u8]>>>,
+    proven: AtomicU64,
+}
+
+impl<'a> Proving<'a> {
+    /// Begin with files that are in place already.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub fn new(ledger: &'a Ledger<'a>, placed: Vec<Arc<[u8]>>) -> Result<Self> {
+        let base = ledger.staging.root();
+        let top = stat(base.fd()).map_err(|errno| Error::io(base.path(), errno))?;
+        let files = placed.into_iter().map(|path| (path, None)).collect();
+        Ok(Self {
+            ledger,
+            device: Device::of(device(&top)),
+            queue: Mutex::new(Queue { files, ..Queue::default() }),
+            changed: Condvar::new(),
+            read: Mutex::default(),
+            differing: Mutex::default(),
+            proven: AtomicU64::new(0),
+        })
+    }
+
+    /// Take in what was flushed and recorded.
+    pub fn add(&self, flushed: Flushed) {
+        let mut queue = lock(&self.queue);
+        queue.chunks.extend(flushed.chunks);
+        queue.files.extend(flushed.files);
+        drop(queue);
+        self.changed.notify_one();
+    }
+
+    /// Read what is left and return from [`Proving::run`]; where the round failed, leave it to the
+    /// next attempt.
+    pub fn close(&self, failed: bool) {
+        let mut queue = lock(&self.queue);
+        queue.closed = true;
+        queue.abandoned = failed;
+        drop(queue);
+        self.changed.notify_one();
+    }
+
+    /// Return the files that differ, and how many were proven.
+    pub fn finish(self) -> (HashSet<Arc<[u8]>>, u64) {
+        let differing = self.differing.into_inner().unwrap_or_else(PoisonError::into_inner);
+        (differing, self.proven.into_inner())
+    }
+
+    /// Read back until it is closed.
+    ///
+    /// # Errors
+    /// [`Error::Engine`].
+    pub fn run(&self) -> Result<()> {
+        loop {
+            let mut queue = lock(&self.queue);
+            while queue.chunks.is_empty() && queue.files.is_empty() && !queue.closed {
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
+            if queue.abandoned || (queue.chunks.is_empty() && queue.files.is_empty()) {
+                return Ok(());
+            }
+            let chunks = std::mem::take(&mut queue.chunks);
+            let count = queue.files.len().min(FILES);
+            let files: Vec<_> = queue.files.drain(..count).collect();
+            drop(queue);
+            self.chunks(chunks)?;
+            self.files(files)?;
+        }
+    }
+
+    fn is_abandoned(&self) -> bool {
+        lock(&self.queue).abandoned
+    }
+
+    /// Read chunks of files that are being put together.
+    fn chunks(&self, chunks: VecDeque<FlushedChunk>) -> Result<()> {
+        let works = chunks
+            .into_iter()
+            .map(|FlushedChunk { path, name, index, stretch }| {
+                let place = Place::Staged { name, index };
+                Work { path, place, stretch }
+            })
+            .collect();
+        let mut spoiled = Vec::new();
+        for (Work { path, place, .. }, verdict) in self.read(works)? {
+            let Place::Staged { name, index } = place else { continue };
+            match verdict {
+                Verdict::Same => _ = lock(&self.read).entry(name).or_default().insert(index),
+                Verdict::Differs => {
+                    spoiled.push(Record::Spoiled(Arc::clone(&path), vec![index]));
+                    lock(&self.differing).insert(path);
+                }
+                // The file is in place by now: what was not read of it is read there.
+                Verdict::Gone => {}
+            }
+        }
+        self.ledger.record(spoiled, true)
+    }
+
+    /// Read what was not read yet of files that are in place.
+    fn files(&self, files: Vec<(Arc<[u8]>, Option<u64>)>) -> Result<()> {
+        let mut works = VecDeque::new();
+        let mut left: HashMap<Arc<[u8]>, usize> = HashMap::new();
+        for (path, name) in files {
+            let read = name.and_then(|name| lock(&self.read).remove(&name)).unwrap_or_default();
+            if lock(&self.differing).contains(&path) {
+                continue;
+            }
+            let stretches = {
+                let state = lock(self.ledger.state);
+                let Some(Item::File(held)) = state.items.get(&path) else { continue };
+                stretches(held, &read)
+            };
+            left.insert(Arc::clone(&path), stretches.len());
+            works.extend(stretches.into_iter().map(|stretch| Work {
+                path: Arc::clone(&path),
+                place: Place::Placed,
+                stretch,
+            }));
+        }
+        for (Work { path, .. }, verdict) in self.read(works)? {
+            match verdict {
+                Verdict::Same => _ = left.entry(path).and_modify(|left| *left -= 1),
+                Verdict::Differs | Verdict::Gone => _ = lock(&self.differing).insert(path),
+            }
+        }
+        let proven = left.into_iter().filter(|(_, left)| *left == 0);
+        let records: Vec<_> = proven.map(|(path, _)| Record::Proven(path)).collect();
+        self.proven.fetch_add(records.len() as u64, Ordering::Relaxed);
+        self.ledger.record(records, false)
+    }
+
+    /// Read stretches and return what was found, of those that were read.
+    fn read(&self, works: VecDeque<Work>) -> Result<Vec<(Work, Verdict)>> {
+        if works.is_empty() {
+            return Ok(Vec::new());
+        }
+        let count = works.len();
+        let batch = Batch {
+            proving: self,
+            waiting: Mutex::new(works),
+            done: Mutex::new(Vec::with_capacity(count)),
+        };
+        let options =
+            ReadOptions { bytes_per_second: None, pressure: None, reader: Preference::Auto };
+        read::read(&&batch, self.device.clone(), &options, self.ledger.progress)?;
+        Ok(batch.done.into_inner().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Flushed {
+    /// Note chunks and files that are about to be recorded.
+    pub fn of(chunks: &[Chunk], files: &[Finished]) -> Self {
+        let files = files.iter().map(|file| (Arc::clone(&file.path), Some(file.name))).collect();
+        Self { chunks: chunks.iter().filter_map(FlushedChunk::of).collect(), files }
+    }
+}
+
+impl FlushedChunk {
+    /// Return a chunk if all that it is judged by is known by now.
+    fn of(chunk: &Chunk) -> Option<Self> {
+        let &Chunk { ref target, index, digest, state } = chunk;
+        let known = |before: u32| target.state().digests.get(&before).and_then(|known| known.1);
+        let before = match index.checked_sub(1) {
+            Some(before) => Some(known(before)?),
+            None => None,
+        };
+        let begin = u64::from(index) * chunk_size(target.size);
+        let range = begin..begin + target.chunk_length(index);
+        let stretch = Stretch { range, before, chunk: Some(digest), end: Behind::State(state?) };
+        Some(Self { path: Arc::clone(&target.path), name: target.name, index, stretch })
+    }
+}
+
+/// Return the stretches of a file, without chunks that were read.
+fn stretches(held: &crate::destination::journal::Held, read: &BTreeSet<u32>) -> Vec<Stretch> {
+    let size = held.source.size;
+    let Some(table) = &held.table else {
+        let end = Behind::Digest(held.digest);
+        return vec![Stretch { range: 0..size, before: None, chunk: None, end }];
+    };
+    let chunk = chunk_size(size);
+    (0..)
+        .zip(&table.digests)
+        .filter(|(index, _)| !read.contains(index))
+        .map(|(index, &digest)| {
+            let begin = u64::from(index) * chunk;
+            let state = |index: u32| table.states.get(index as usize).copied();
+            Stretch {
+                range: begin..(begin + chunk).min(size),
+                before: index.checked_sub(1).and_then(state),
+                chunk: Some(digest),
+                end: state(index).map_or(Behind::Digest(held.digest), Behind::State),
+            }
+        })
+        .collect()
+}
+
+#[derive(Debug)]
+enum Place {
+    Staged { name: u64, index: u32 },
+    Placed,
+}
+
+#[derive(Debug)]
+struct Work {
+    path: Arc<[u8]>,
+    place: Place,
+    stretch: Stretch,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Same,
+    Differs,
+    /// It cannot be opened.
+    Gone,
+}
+
+struct Batch<'a> {
+    proving: &'a Proving<'a>,
+    waiting: Mutex<VecDeque<Work>>,
+    done: Mutex<Vec<(Work, Verdict)>>,
 }
 
 struct Reading<'a> {
-    proving: &'a Proving<'a>,
-    path: Arc<[u8]>,
-    held: Held,
-    hasher: FileHasher,
+    batch: &'a Batch<'a>,
+    work: Work,
+    chunk: Xxh64,
+    whole: Xxh64,
 }
 
-/// Read files back and return the paths of those that differ.
-///
-/// # Errors
-/// [`Error::Engine`].
-pub fn prove(ledger: &Ledger<'_>, paths: &[Arc<[u8]>]) -> crate::Result<Vec<Arc<[u8]>>> {
-    let state = lock(ledger.state);
-    let mut waiting: Vec<_> = paths
-        .iter()
-        .filter_map(|path| match state.items.get(path) {
-            Some(Item::File(held)) => Some((path.clone(), held.clone())),
-            _ => None,
-        })
-        .collect();
-    drop(state);
-    waiting.sort_by_key(|(_, held)| std::cmp::Reverse(held.source.size));
-    let base = ledger.staging.root();
-    let top = stat(base.fd()).map_err(|errno| Error::io(base.path(), errno))?;
-    // What was written through the page cache was flushed and dropped; direct reads pass it by.
-    let proving = Proving {
-        base,
-        progress: ledger.progress,
-        waiting: Mutex::new(waiting.into()),
-        differing: Mutex::default(),
-    };
-    let options = ReadOptions { bytes_per_second: None, pressure: None, reader: Preference::Auto };
-    read::read(&&proving, Device::of(device(&top)), &options, ledger.progress)?;
-    Ok(std::mem::take(&mut *lock(&proving.differing)))
-}
-
-impl<'a> Source for &'a Proving<'a> {
+impl<'a> Source for &'a Batch<'a> {
     type Stream = Reading<'a>;
 
-    fn next(&self, end: End) -> Result<Option<Opened<Reading<'a>>>> {
-        let proving = *self;
+    fn next(&self, end: End) -> holdfast_engine::Result<Option<Opened<Reading<'a>>>> {
+        let batch = *self;
+        let ledger = batch.proving.ledger;
         loop {
+            if batch.proving.is_abandoned() {
+                return Ok(None);
+            }
             let next = {
-                let mut waiting = lock(&proving.waiting);
+                let mut waiting = lock(&batch.waiting);
                 if end == End::Largest { waiting.pop_front() } else { waiting.pop_back() }
             };
-            let Some((path, held)) = next else { return Ok(None) };
-            let Ok(file) = open_file(proving.base.fd(), &path, proving.progress) else {
-                proving.progress.check()?;
-                lock(&proving.differing).push(path);
+            let Some(work) = next else { return Ok(None) };
+            let file = match work.place {
+                Place::Staged { name, .. } => {
+                    let name = Staging::name(name);
+                    open_file(ledger.staging.fd(), name.as_bytes(), ledger.progress)
+                }
+                Place::Placed => open_file(ledger.staging.root().fd(), &work.path, ledger.progress),
+            };
+            let Ok(file) = file else {
+                ledger.progress.check()?;
+                lock(&batch.done).push((work, Verdict::Gone));
                 continue;
             };
-            let size = held.source.size;
-            let name = String::from_utf8_lossy(&path).into_owned().into();
-            let hasher = FileHasher::new(Algorithm::Xxh64, size);
-            let stream = Reading { proving, path, held, hasher };
-            return Ok(Some(Opened { file: Arc::new(file), range: 0..size, stream, name }));
+            // Where a file cannot be read past the page cache, what was written through it must not
+            // be what is read. Flushed pages can be dropped.
+            let _ = fadvise(&file.fd, 0, None, Advice::DontNeed);
+            let name = String::from_utf8_lossy(&work.path).into_owned().into();
+            let range = work.stretch.range.clone();
+            let resumed = |state| Xxh64::resume(state, range.start);
+            let whole = work.stretch.before.map_or_else(Xxh64::default, resumed);
+            let stream = Reading { batch, work, chunk: Xxh64::default(), whole };
+            return Ok(Some(Opened { file: Arc::new(file), range, stream, name }));
         }
     }
 }
 
 impl Stream for Reading<'_> {
-    fn data(&mut self, bytes: &[u8]) -> Result<()> {
-        self.hasher.update(bytes, |_| {});
+    fn data(&mut self, bytes: &[u8]) -> holdfast_engine::Result<()> {
+        if self.work.stretch.chunk.is_some() {
+            update_both(&mut self.whole, &mut self.chunk, bytes);
+        } else {
+            self.whole.update(bytes);
+        }
         Ok(())
     }
 
-    fn finish(self, end: Outcome) -> Result<()> {
-        let (digest, chunks) = self.hasher.finish();
-        let table = self.held.table.as_ref();
-        let chunks_fit = chunks.is_none_or(|chunks| {
-            table.is_some_and(|table| {
-                let digests = table.digests.iter().map(|&digest| Digest::Xxh64(digest));
-                chunks.digests.into_iter().eq(digests) && chunks.states == table.states
-            })
-        });
-        let proven =
-            end == Outcome::Complete && digest == Digest::Xxh64(self.held.digest) && chunks_fit;
-        if !proven {
-            lock(&self.proving.differing).push(self.path);
-        }
+    fn finish(self, end: Outcome) -> holdfast_engine::Result<()> {
+        let Stretch { chunk, end: behind, .. } = &self.work.stretch;
+        let same = end == Outcome::Complete
+            && chunk.is_none_or(|chunk| chunk == self.chunk.digest())
+            && match *behind {
+                Behind::State(state) => state == self.whole.lanes(),
+                Behind::Digest(digest) => digest == self.whole.digest(),
+            };
+        let verdict = if same { Verdict::Same } else { Verdict::Differs };
+        lock(&self.batch.done).push((self.work, verdict));
         Ok(())
     }
 }

@@ -8,7 +8,6 @@ mod round;
 mod settle;
 mod watch;
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use holdfast_engine::record::PathText;
@@ -19,20 +18,15 @@ use crate::destination::connect::Caller;
 use crate::destination::flush::{Ledger, lock};
 use crate::destination::journal::{Record, Staged};
 use crate::destination::pass::finish::{abandon, finish, make_directories, remove_gone};
-use crate::destination::pass::limited::Ledger as LimitedLedger;
-use crate::destination::pass::media::prove;
 use crate::destination::pass::plan::{Plan, Planner, Start, Wanted, chunks_of};
+use crate::destination::pass::round::Rounds;
 use crate::destination::staging::{Staging, split};
-use crate::destination::{Pass, Proof, Request, Unfinished, words};
-use crate::message::{self, Loss, Reply};
+use crate::destination::{Pass, Proof, Request};
+use crate::message::{self, Reply};
 use crate::owners::Owners;
 use crate::ticket::random;
 use crate::{Error, Result, Secret};
 
-/// Rounds of one pass: files that changed while they were read are asked for again.
-const ROUNDS: usize = 3;
-/// Files that are named in a result.
-const NAMED: usize = 1000;
 /// How long nothing may move on a connection; the source reports that it is alive.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -83,48 +77,17 @@ impl Fetching<'_> {
         pass.removed += remove_gone(self.ledger, &mut plan.gone)?;
         make_directories(self.ledger, &plan)?;
 
-        let mut wants = std::mem::take(&mut plan.wants);
-        let mut unset = std::collections::BTreeMap::new();
+        let wants = std::mem::take(&mut plan.wants);
+        let unproven = std::mem::take(&mut plan.unproven);
         let bytes = wants.iter().map(|want| want.stamp.size).fold(0, u64::saturating_add);
         progress.restart();
         progress.expect(bytes, wants.len() as u64);
         pass.fetched_files = wants.len() as u64;
         pass.unfinished.clear();
         (pass.unfinished_files, pass.unfinished_bytes) = (0, 0);
-        let mut limits = LimitedLedger::default();
-        let mut channels = Vec::new();
-        for round in 0..ROUNDS {
-            if wants.is_empty() {
-                break;
-            }
-            progress.enter("fetching");
-            self.base(&mut wants)?;
-            if channels.is_empty() {
-                channels = self.connect(&caller, &wants)?;
-            }
-            let (lost, missed) = self.round(
-                &mut channels,
-                &mut control,
-                &wants,
-                pass,
-                &caller,
-                &owners,
-                &mut limits,
-            )?;
-            for (name, count) in missed {
-                *unset.entry(name).or_default() += count;
-            }
-            wants = self.after(wants, lost, pass, round + 1 == ROUNDS)?;
-            let more = wants.iter().map(|want| want.stamp.size).fold(0, u64::saturating_add);
-            progress.expect_more(more);
-        }
-        pass.connections = channels.len();
-        channels.into_iter().for_each(Channel::close);
-        let longest = limits.seconds.iter().max_by(|(_, one), (_, other)| one.total_cmp(other));
-        pass.limited_by = longest.map(|(limited, _)| *limited);
-        for (limited, seconds) in limits.seconds {
-            *pass.limited_seconds.entry(limited).or_default() += seconds;
-        }
+        let mut rounds = Rounds::new(self, &caller, &owners, &mut control);
+        rounds.run(wants, unproven, pass)?;
+        let mut unset = rounds.finish(pass);
         progress.enter("finishing");
         pass.unfinished_files += finish(self.ledger, &plan, &mut unset)?;
         pass.unset = unset.into_iter().map(|(name, count)| (name.to_owned(), count)).collect();
@@ -156,7 +119,7 @@ impl Fetching<'_> {
     ) -> Result<(Plan, Owners)> {
         control.send(&message::Request::Survey, stop)?;
         let state = lock(self.ledger.state);
-        let mut planner = Planner::new(self.ledger.staging, &state);
+        let mut planner = Planner::new(self.ledger.staging, &state, self.request.proof);
         let mut owners = Owners::default();
         loop {
             match control.receive_reply(stop)? {
@@ -217,55 +180,5 @@ impl Fetching<'_> {
             renameat(&parent, name, staging.fd(), into).map_err(failed)?;
         }
         Ok(())
-    }
-
-    /// Prove what arrived by reading it back, if asked for, and return what to ask for again.
-    fn after(
-        &self,
-        wants: Vec<Wanted>,
-        lost: Vec<(u32, Loss)>,
-        pass: &mut Pass,
-        last: bool,
-    ) -> Result<Vec<Wanted>> {
-        let mut again: Vec<(Wanted, String)> = Vec::new();
-        let mut is_lost = vec![false; wants.len()];
-        for (number, loss) in lost {
-            is_lost[number as usize] = true;
-            // What is gone is not in the next listing.
-            if loss != Loss::Vanished {
-                again.push((wants[number as usize].clone(), words(&loss)));
-            }
-        }
-        if self.request.proof == Proof::Media {
-            self.ledger.progress.enter("proving");
-            let arrived = wants.iter().zip(&is_lost).filter(|(_, lost)| !**lost);
-            let paths: Vec<_> = arrived.map(|(want, _)| want.path.clone()).collect();
-            let differing = prove(self.ledger, &paths)?;
-            pass.differed_on_media += differing.len() as u64;
-            let differing: HashSet<_> = differing.into_iter().collect();
-            let reason = "what was read back differs: the destination's device";
-            let found = wants.iter().filter(|want| differing.contains(&want.path));
-            again.extend(found.map(|want| (want.clone(), reason.to_owned())));
-        }
-        let state = lock(self.ledger.state);
-        for (want, reason) in &mut again {
-            // What is in place is not what was wanted; what is staged is still good.
-            want.start = state
-                .staged
-                .get(&want.path)
-                .map_or(Start::New, |staged| Start::Staged(Box::new(staged.clone())));
-            if last {
-                pass.unfinished_files += 1;
-                pass.unfinished_bytes = pass.unfinished_bytes.saturating_add(want.stamp.size);
-                if pass.unfinished.len() < NAMED {
-                    let path = PathText::new(&want.path);
-                    pass.unfinished.push(Unfinished { path, reason: reason.clone() });
-                }
-            }
-        }
-        if last {
-            return Ok(Vec::new());
-        }
-        Ok(again.into_iter().map(|(want, _)| want).collect())
     }
 }

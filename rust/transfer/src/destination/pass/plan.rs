@@ -8,6 +8,7 @@ use holdfast_engine::manifest::survey::identity_of;
 use holdfast_engine::tree::confine::stat;
 use rustix::fs::{FileType, Statx};
 
+use crate::destination::Proof;
 use crate::destination::journal::{Chunks, Held, Item, Staged, State};
 use crate::destination::staging::{Names, Staging, is_staging, split};
 use crate::message::{Have, Listed, Metadata, SMALL, Stamp, Table};
@@ -78,12 +79,16 @@ pub struct Plan {
     pub bytes: u64,
     /// Files that are here already.
     pub unchanged: u64,
+    /// Those of them that are still to be read back.
+    pub unproven: Vec<Arc<[u8]>>,
 }
 
 /// Reads a listing, in its order.
 pub struct Planner<'a> {
     names: Names<'a>,
     state: &'a State,
+    /// Whether files that are here already must have been read back.
+    media: bool,
     /// What was made, in the order of the paths' bytes.
     made: std::iter::Peekable<btree_map::Iter<'a, Arc<[u8]>, Item>>,
     last: Option<Arc<[u8]>>,
@@ -93,10 +98,11 @@ pub struct Planner<'a> {
 
 impl<'a> Planner<'a> {
     /// Begin.
-    pub fn new(staging: &'a Staging, state: &'a State) -> Self {
+    pub fn new(staging: &'a Staging, state: &'a State, proof: Proof) -> Self {
         Self {
             names: Names::new(staging),
             state,
+            media: proof == Proof::Media,
             made: state.items.iter().peekable(),
             last: None,
             count: 0,
@@ -230,6 +236,9 @@ impl<'a> Planner<'a> {
         let start = match (item, there) {
             (Some(Item::File(held)), Some(stat)) if is_held(held, &stat) => {
                 if held.source == stamp {
+                    if self.media && !held.proven {
+                        self.plan.unproven.push(Arc::clone(&path));
+                    }
                     if held.ctime_ns == 0 {
                         let ctime_ns = Stamp::from(&identity_of(&stat)).ctime_ns;
                         self.plan.settled.push((path, ctime_ns));

@@ -1,15 +1,21 @@
-//! One round of a pass: files are asked for, and received on all connections.
+//! The rounds of a pass: files are asked for, received on all connections, and read back.
 
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use holdfast_engine::record::PathText;
+
 use crate::channel::{Channel, Stop};
-use crate::destination::Pass;
 use crate::destination::connect::Caller;
 use crate::destination::flush::{Flusher, lock};
+use crate::destination::journal::Item;
 use crate::destination::pass::limited::Ledger as LimitedLedger;
+use crate::destination::pass::media::Proving;
 use crate::destination::pass::plan::{Start, Wanted};
 use crate::destination::pass::watch::Watch;
 use crate::destination::receive::Round;
+use crate::destination::{Pass, Proof, Request, Unfinished, words};
 use crate::message::{self, Loss, Want};
 use crate::owners::Owners;
 use crate::{Error, Result};
@@ -19,30 +25,129 @@ use super::Fetching;
 /// Bytes of wants in one message, about.
 const BATCH: usize = 256 << 10;
 
-impl Fetching<'_> {
-    /// Open the data connections.
-    pub(super) fn connect(&self, caller: &Caller<'_>, wants: &[Wanted]) -> Result<Vec<Channel>> {
-        // One huge file is sent over all of them; a few small ones fit into one frame each.
-        let large = wants.iter().any(|want| want.stamp.size > message::SMALL);
-        let most = usize::from(self.request.connections.min(self.request.most_connections));
-        let connections = if large { most } else { most.min(wants.len()) };
-        (0..connections).map(|_| caller.connect(true)).collect()
+/// Rounds of one pass: files that changed while they were read are asked for again.
+const ROUNDS: usize = 3;
+/// Files that are named in a result.
+const NAMED: usize = 1000;
+
+/// What the rounds of a pass share.
+pub struct Rounds<'a> {
+    fetching: &'a Fetching<'a>,
+    caller: &'a Caller<'a>,
+    /// Whose files they become.
+    owners: &'a Owners,
+    control: &'a mut Channel,
+    /// Data connections.
+    channels: Vec<Channel>,
+    limits: LimitedLedger,
+    /// Files of which metadata could not be set, by which.
+    unset: BTreeMap<&'static str, u64>,
+}
+
+/// What did not arrive in a round, by the numbers of the wants, and why.
+type Lost = Vec<(u32, Loss)>;
+
+impl<'a> Rounds<'a> {
+    /// Begin.
+    pub fn new(
+        fetching: &'a Fetching<'a>,
+        caller: &'a Caller<'a>,
+        owners: &'a Owners,
+        control: &'a mut Channel,
+    ) -> Self {
+        Self {
+            fetching,
+            caller,
+            owners,
+            control,
+            channels: Vec::new(),
+            limits: LimitedLedger::default(),
+            unset: BTreeMap::new(),
+        }
     }
 
-    /// Ask for files, and receive them on all connections.
-    #[expect(clippy::type_complexity, reason = "what was lost, and what could not be set")]
-    #[expect(clippy::too_many_arguments, reason = "what the rounds of a pass share")]
-    pub(super) fn round(
-        &self,
-        channels: &mut Vec<Channel>,
-        control: &mut Channel,
+    /// Fetch what is wanted; read it back where that is the proof, and what is here already and
+    /// still unproven.
+    ///
+    /// # Errors
+    /// As [`crate::destination::pull`].
+    pub fn run(
+        &mut self,
+        mut wants: Vec<Wanted>,
+        mut unproven: Vec<Arc<[u8]>>,
+        pass: &mut Pass,
+    ) -> Result<()> {
+        let ledger = self.fetching.ledger;
+        for round in 0..ROUNDS {
+            if wants.is_empty() && unproven.is_empty() {
+                break;
+            }
+            self.fetching.base(&mut wants)?;
+            let (lost, differing) = if self.fetching.request.proof == Proof::Media {
+                let proving = Proving::new(ledger, std::mem::take(&mut unproven))?;
+                self.fetch_and_prove(&wants, pass, proving)?
+            } else {
+                (self.fetch(&wants, pass, None)?, HashSet::new())
+            };
+            wants = self.after(wants, lost, differing, pass, round + 1 == ROUNDS);
+            let more = wants.iter().map(|want| want.stamp.size).fold(0, u64::saturating_add);
+            ledger.progress.expect_more(more);
+        }
+        Ok(())
+    }
+
+    /// Close the connections and return the files of which metadata could not be set, by which.
+    pub fn finish(self, pass: &mut Pass) -> BTreeMap<&'static str, u64> {
+        pass.connections = self.channels.len();
+        self.channels.into_iter().for_each(Channel::close);
+        let longest = self.limits.seconds.iter().max_by(|(_, one), (_, two)| one.total_cmp(two));
+        pass.limited_by = longest.map(|(limited, _)| *limited);
+        for (limited, seconds) in self.limits.seconds {
+            *pass.limited_seconds.entry(limited).or_default() += seconds;
+        }
+        self.unset
+    }
+
+    /// Fetch, and read back beside it; returns what was lost, and what differs.
+    fn fetch_and_prove(
+        &mut self,
         wants: &[Wanted],
         pass: &mut Pass,
-        caller: &Caller<'_>,
-        owners: &Owners,
-        limits: &mut LimitedLedger,
-    ) -> Result<(Vec<(u32, Loss)>, std::collections::BTreeMap<&'static str, u64>)> {
-        let (request, ledger) = (self.request, self.ledger);
+        proving: Proving<'_>,
+    ) -> Result<(Lost, HashSet<Arc<[u8]>>)> {
+        let progress = self.fetching.ledger.progress;
+        let (fetched, proven) = std::thread::scope(|scope| {
+            let reading = scope.spawn(|| proving.run());
+            let fetched = self.fetch(wants, pass, Some(&proving));
+            progress.enter("proving");
+            proving.close(fetched.is_err());
+            (fetched, join(reading))
+        });
+        let (differing, count) = proving.finish();
+        pass.proven_files += count;
+        pass.differed_on_media += differing.len() as u64;
+        let lost = fetched?;
+        proven?;
+        Ok((lost, differing))
+    }
+
+    /// Ask for files, and receive them on all connections; returns what was lost.
+    fn fetch(
+        &mut self,
+        wants: &[Wanted],
+        pass: &mut Pass,
+        proving: Option<&Proving<'_>>,
+    ) -> Result<Lost> {
+        if wants.is_empty() {
+            return Ok(Lost::new());
+        }
+        let (request, ledger) = (self.fetching.request, self.fetching.ledger);
+        let (caller, owners) = (self.caller, self.owners);
+        ledger.progress.enter("fetching");
+        if self.channels.is_empty() {
+            self.channels = connect(request, caller, wants)?;
+        }
+        let Self { control, channels, limits, .. } = self;
         send_wants(control, wants, caller.stop)?;
         let go = message::Request::Go {
             connections: request.connections,
@@ -62,7 +167,7 @@ impl Fetching<'_> {
         };
         let (flushed, received) = std::thread::scope(|scope| {
             let receive = &receive;
-            let flushing = scope.spawn(|| flusher.run(ledger));
+            let flushing = scope.spawn(|| flusher.run(ledger, proving));
             let receivers: Vec<_> =
                 channels.drain(..).map(|channel| scope.spawn(move || receive(channel))).collect();
             let (watch, round, over) = (&mut watch, &round, &over);
@@ -111,9 +216,70 @@ impl Fetching<'_> {
         if round.missing() > 0 {
             return Err(control.broken("files that were asked for never came"));
         }
-        let lost = std::mem::take(&mut *lock(&round.lost));
-        Ok((lost, std::mem::take(&mut *lock(&round.unset))))
+        for (name, count) in std::mem::take(&mut *lock(&round.unset)) {
+            *self.unset.entry(name).or_default() += count;
+        }
+        Ok(std::mem::take(&mut *lock(&round.lost)))
     }
+
+    /// Return what to ask for again; after the last round, note that it is missing.
+    fn after(
+        &self,
+        wants: Vec<Wanted>,
+        lost: Lost,
+        mut differing: HashSet<Arc<[u8]>>,
+        pass: &mut Pass,
+        last: bool,
+    ) -> Vec<Wanted> {
+        let mut again: Vec<(Wanted, String)> = Vec::new();
+        for (number, loss) in lost {
+            let want = &wants[number as usize];
+            differing.remove(&want.path);
+            // What is gone is not in the next listing.
+            if loss != Loss::Vanished {
+                again.push((want.clone(), words(&loss)));
+            }
+        }
+        let state = lock(self.fetching.ledger.state);
+        let fetched: HashSet<_> = match differing.len() {
+            0 => HashSet::new(),
+            _ => wants.iter().map(|want| &want.path).collect(),
+        };
+        for path in differing {
+            let Some(Item::File(held)) = state.items.get(&path) else { continue };
+            if !fetched.contains(&path) {
+                pass.unchanged_files = pass.unchanged_files.saturating_sub(1);
+                pass.fetched_files += 1;
+            }
+            let reason = "what was read back differs: the destination's device".to_owned();
+            again.push((Wanted { path, stamp: held.source, start: Start::New }, reason));
+        }
+        for (want, reason) in &mut again {
+            // What is in place is not what was wanted; what is staged is still good.
+            want.start = state
+                .staged
+                .get(&want.path)
+                .map_or(Start::New, |staged| Start::Staged(Box::new(staged.clone())));
+            if last {
+                pass.unfinished_files += 1;
+                pass.unfinished_bytes = pass.unfinished_bytes.saturating_add(want.stamp.size);
+                if pass.unfinished.len() < NAMED {
+                    let path = PathText::new(&want.path);
+                    pass.unfinished.push(Unfinished { path, reason: reason.clone() });
+                }
+            }
+        }
+        if last { Vec::new() } else { again.into_iter().map(|(want, _)| want).collect() }
+    }
+}
+
+/// Open the data connections.
+fn connect(request: &Request, caller: &Caller<'_>, wants: &[Wanted]) -> Result<Vec<Channel>> {
+    // One huge file is sent over all of them; a few small ones fit into one frame each.
+    let large = wants.iter().any(|want| want.stamp.size > message::SMALL);
+    let most = usize::from(request.connections.min(request.most_connections));
+    let connections = if large { most } else { most.min(wants.len()) };
+    (0..connections).map(|_| caller.connect(true)).collect()
 }
 
 fn join<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {

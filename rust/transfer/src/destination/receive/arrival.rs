@@ -174,5 +174,6 @@ pub(super) fn held(now: &Statx, end: &End, table: Option<Table>) -> Held {
         ino: stamp.ino,
         mtime_ns: stamp.mtime_ns,
         ctime_ns: 0,
+        proven: false,
     }
 }

@@ -4,18 +4,19 @@
 //! all behind it. A record of data is appended only after the data were flushed, and a record that
 //! takes data back is flushed before the data are touched.
 
-use std::collections::{BTreeMap, HashMap};
+mod records;
+
+pub use records::{Chunks, Held, Item, Record, Staged, State};
+
 use std::fs::File;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use holdfast_engine::space;
-use serde::{Deserialize, Serialize};
 
 use crate::frames::{Frames, HEAD as FRAME_HEAD, frame};
-use crate::message::{Stamp, Table, decode, encode};
+use crate::message::{decode, encode};
 use crate::ticket::random;
 use crate::{Error, Result, Secret};
 
@@ -23,141 +24,6 @@ use crate::{Error, Result, Secret};
 const VERSION: u32 = 1;
 /// Records in one frame when the journal is written anew.
 const BATCH: usize = 4096;
-
-/// A file that was made whole.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Held {
-    /// What it was on the source.
-    pub source: Stamp,
-    /// XXH64 of all of it.
-    pub digest: u64,
-    /// Its chunks, if it has more than one.
-    pub table: Option<Box<Table>>,
-    /// Its inode here.
-    pub ino: u64,
-    /// Its modification time here, in nanoseconds since the epoch.
-    pub mtime_ns: i64,
-    /// Its change time here; 0 if it was placed, but a crash came before this was known.
-    pub ctime_ns: i64,
-}
-
-impl Held {
-    /// Return whether a file that is there is this one, as it was placed.
-    pub fn is(&self, there: &Stamp) -> bool {
-        (there.ino, there.size, there.mtime_ns) == (self.ino, self.source.size, self.mtime_ns)
-            && (self.ctime_ns == 0 || self.ctime_ns == there.ctime_ns)
-    }
-}
-
-/// Something that a transfer made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Item {
-    /// A file.
-    File(Held),
-    /// A directory that was not there before.
-    Directory,
-    /// A symbolic link, or another name of a file.
-    Link,
-}
-
-/// Chunks by number: the digest of each, and the state of the whole file's digest behind it.
-pub type Chunks = BTreeMap<u32, (u64, Option<[u64; 4]>)>;
-
-/// A file that is being put together in the staging directory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Staged {
-    /// Its name there.
-    pub name: u64,
-    /// What it is on the source.
-    pub stamp: Stamp,
-    /// Whether it began as an older version.
-    pub based: bool,
-    /// Chunks that are flushed: digest, and state behind it.
-    pub chunks: Chunks,
-}
-
-/// One record.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum Record {
-    /// The first one.
-    Begin {
-        /// [`VERSION`].
-        version: u32,
-        /// The seed of the destination's key.
-        puller: [u8; 32],
-    },
-    /// Something is about to be made, or a file is flushed and about to be placed.
-    Made(Arc<[u8]>, Item),
-    /// A file was placed, and has this change time.
-    Placed(Arc<[u8]>, i64),
-    /// Something was removed.
-    Removed(Arc<[u8]>),
-    /// A file is being put together.
-    Staged(Arc<[u8]>, Staged),
-    /// A chunk of it is flushed.
-    Chunk(Arc<[u8]>, u32, u64, Option<[u64; 4]>),
-    /// Chunks of it are about to be overwritten.
-    Spoiled(Arc<[u8]>, Vec<u32>),
-    /// The final pass is done.
-    Complete,
-    /// Whether owners are found by name.
-    Mapped(bool),
-    /// A file is not put together any more.
-    Abandoned(Arc<[u8]>),
-}
-
-/// What the journal has.
-#[derive(Debug, Default)]
-pub struct State {
-    /// Everything that was made, in the order of the paths' bytes.
-    pub items: BTreeMap<Arc<[u8]>, Item>,
-    /// Everything that is being put together.
-    pub staged: HashMap<Arc<[u8]>, Staged>,
-    /// Whether the final pass is done.
-    pub complete: bool,
-    /// Whether owners are found by name, once a pass began.
-    pub mapped: Option<bool>,
-}
-
-impl State {
-    /// Take a record in.
-    pub fn apply(&mut self, record: Record) {
-        match record {
-            Record::Begin { .. } => {}
-            Record::Made(path, item) => _ = self.items.insert(path, item),
-            Record::Placed(path, ctime_ns) => {
-                self.staged.remove(&path);
-                if let Some(Item::File(held)) = self.items.get_mut(&path) {
-                    held.ctime_ns = ctime_ns;
-                }
-            }
-            Record::Removed(path) => {
-                self.items.remove(&path);
-                self.staged.remove(&path);
-            }
-            Record::Staged(path, staged) => {
-                // What was there became the base of it, or is replaced by it later.
-                if staged.based {
-                    self.items.remove(&path);
-                }
-                self.staged.insert(path, staged);
-            }
-            Record::Chunk(path, index, digest, state) => {
-                if let Some(staged) = self.staged.get_mut(&path) {
-                    staged.chunks.insert(index, (digest, state));
-                }
-            }
-            Record::Spoiled(path, indices) => {
-                if let Some(staged) = self.staged.get_mut(&path) {
-                    indices.iter().for_each(|index| _ = staged.chunks.remove(index));
-                }
-            }
-            Record::Complete => self.complete = true,
-            Record::Mapped(mapped) => self.mapped = Some(mapped),
-            Record::Abandoned(path) => _ = self.staged.remove(&path),
-        }
-    }
-}
 
 /// The journal of one destination directory.
 #[derive(Debug)]
@@ -202,7 +68,7 @@ impl Journal {
         let live = state.items.len() + state.staged.len();
         if whole == 0 {
             journal.append(&[Record::Begin { version: VERSION, puller }], true)?;
-        } else if records > 1000 + 3 * live {
+        } else if records > 1000 + 4 * live {
             journal = journal.rewrite(directory, &state, puller)?;
         }
         let secret = Secret::from_seed(puller);
@@ -219,12 +85,20 @@ impl Journal {
         let mut new = Self { file, path: self.path.clone(), durable: true };
         let complete = state.complete.then_some(Record::Complete);
         let items = state.items.iter().map(|(path, item)| Record::Made(path.clone(), item.clone()));
+        let proven = state.items.iter().filter_map(|(path, item)| match item {
+            Item::File(held) if held.proven => Some(Record::Proven(path.clone())),
+            _ => None,
+        });
         let staged = state.staged.iter().map(|(path, s)| Record::Staged(path.clone(), s.clone()));
         let mapped = state.mapped.map(Record::Mapped);
         let begin = Record::Begin { version: VERSION, puller };
         let mut batch = Vec::new();
-        for record in
-            std::iter::once(begin).chain(items).chain(staged).chain(mapped).chain(complete)
+        for record in std::iter::once(begin)
+            .chain(items)
+            .chain(proven)
+            .chain(staged)
+            .chain(mapped)
+            .chain(complete)
         {
             batch.push(record);
             if batch.len() == BATCH {
@@ -367,7 +241,15 @@ mod tests {
 
     fn held(digest: u64) -> Item {
         let source = Stamp::default();
-        Item::File(Held { source, digest, table: None, ino: 1, mtime_ns: 2, ctime_ns: 0 })
+        Item::File(Held {
+            source,
+            digest,
+            table: None,
+            ino: 1,
+            mtime_ns: 2,
+            ctime_ns: 0,
+            proven: false,
+        })
     }
 
     fn path(text: &str) -> Arc<[u8]> {

@@ -1,0 +1,89 @@
+//! The proof by reading back: what the device damaged is found, whenever it was written.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use holdfast_engine::{Progress, RootPath};
+use holdfast_transfer::{Proof, pull};
+
+use support::volume::Volume;
+use support::{MIB, Pair, noise};
+
+/// The beginning of a block of a device, to find it by.
+const NEEDLE: &[u8; 32] = b"here the device will flip a bit.";
+
+/// Noise with the needle at an offset.
+fn content(seed: u64, length: usize, at: usize) -> Vec<u8> {
+    let mut content = noise(seed, length);
+    content[at..at + NEEDLE.len()].copy_from_slice(NEEDLE);
+    content
+}
+
+#[test]
+fn what_earlier_calls_wrote_is_read_back_and_fetched_again_once_it_differs() {
+    for (filesystem, large) in [("ext4", true), ("xfs", false)] {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(volume) = Volume::new(directory.path(), "volume", filesystem, 512) else { return };
+        let pair = Pair::new();
+        let (length, at) = if large { (150 * MIB, 70 * MIB) } else { (12 << 10, 4096) };
+        pair.write("a/damaged", &content(1, length, at));
+        pair.write("a/good", &noise(2, 3 * MIB));
+        pair.write("tiny", b"tiny");
+        let place = RootPath { root: volume.path.clone(), path: "destination".into() };
+        let pull_with = |proof| {
+            pair.try_pull(|request| {
+                request.place = place.clone();
+                request.proof = proof;
+            })
+            .unwrap()
+        };
+        pull_with(Proof::Flushed);
+        volume.flip(NEEDLE);
+        // Nothing has changed that a listing shows.
+        assert_eq!(pull_with(Proof::Flushed).passes[0].sent_bytes, 0);
+        let pass = &pull_with(Proof::Media).passes[0];
+        assert_eq!((pass.differed_on_media, pass.unfinished_files), (1, 0), "{filesystem}");
+        assert_eq!((pass.fetched_files, pass.unchanged_files), (1, 2), "{filesystem}");
+        assert_eq!(pass.sent_bytes, length as u64, "{filesystem}");
+        let copy = || support::tree(&volume.path.join("destination"));
+        assert_eq!(support::tree(&pair.source()), copy(), "{filesystem}");
+        // What was read back once is not read again.
+        volume.flip(NEEDLE);
+        assert_eq!(pull_with(Proof::Media).passes[0].differed_on_media, 0, "{filesystem}");
+    }
+}
+
+#[test]
+fn a_chunk_is_read_back_while_the_rest_of_its_file_arrives() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(volume) = Volume::new(directory.path(), "volume", "ext4", 512) else { return };
+    let pair = Pair::new();
+    pair.write("large", &content(3, 256 * MIB, 66 * MIB));
+    let mut request = pair.request();
+    request.place = RootPath { root: volume.path.clone(), path: "destination".into() };
+    // A chunk takes two seconds.
+    request.bytes_per_second = Some(32 << 20);
+    request.proof = Proof::Media;
+    let progress = Progress::default();
+    std::thread::scope(|scope| {
+        let pulling = scope.spawn(|| pull(&request, &progress));
+        until("the device has the bytes", || volume.try_flip(NEEDLE));
+        until("the second chunk is read back", || progress.bytes_done() > 160 << 20);
+        progress.cancel();
+        pulling.join().unwrap().unwrap_err();
+    });
+    // The first chunk is not fetched again; the second is, though nothing reads it back later.
+    request.proof = Proof::Flushed;
+    let outcome = pull(&request, &Progress::default()).unwrap();
+    assert_eq!(outcome.passes[0].sent_bytes, 192 << 20);
+    assert_eq!(support::tree(&pair.source()), support::tree(&volume.path.join("destination")));
+}
+
+fn until(what: &str, condition: impl Fn() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
