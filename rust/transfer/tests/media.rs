@@ -87,3 +87,55 @@ fn until(what: &str, condition: impl Fn() -> bool) {
         std::thread::sleep(Duration::from_millis(10));
     }
 }
+
+/// Give this thread and those that it starts another boot id, in a mount namespace of their own.
+fn boot_again(directory: &std::path::Path) {
+    // SAFETY: the thread was started for this, and shares its working directory with no other after.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.unwrap();
+    let file = directory.join("boot_id");
+    std::fs::write(&file, "11111111-2222-4333-8444-555555555555\n").unwrap();
+    let mount = |arguments: &[&std::ffi::OsStr]| {
+        let status = std::process::Command::new("mount").args(arguments).status();
+        assert!(status.unwrap().success());
+    };
+    mount(&["--make-rprivate".as_ref(), "/".as_ref()]);
+    let boot_id = "/proc/sys/kernel/random/boot_id";
+    mount(&["--bind".as_ref(), file.as_ref(), boot_id.as_ref()]);
+}
+
+#[test]
+fn what_was_not_flushed_before_another_boot_is_read_back_whatever_the_proof() {
+    for (first, lost) in [(Proof::Wire, true), (Proof::Flushed, false)] {
+        let directory = tempfile::tempdir().unwrap();
+        let Some(volume) = Volume::new(directory.path(), "volume", "ext4", 512) else { return };
+        let pair = Pair::new();
+        pair.write("damaged", &content(4, 90 * MIB, 70 * MIB));
+        pair.write("good", &noise(5, 3 * MIB));
+        let pull_with = |proof| {
+            pair.try_pull(|request| {
+                request.place = RootPath { root: volume.path.clone(), path: "destination".into() };
+                request.proof = proof;
+            })
+            .unwrap()
+        };
+        pull_with(first);
+        // What the journal has, and the device does not.
+        volume.flip(NEEDLE);
+        assert_eq!(pull_with(Proof::Flushed).passes[0].differed_on_media, 0);
+        if lost {
+            // That call has flushed everything.
+            pair.write("another", &noise(6, MIB));
+            pull_with(Proof::Wire);
+        }
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                boot_again(directory.path());
+                let pass = &pull_with(Proof::Wire).passes[0];
+                assert_eq!(pass.differed_on_media, u64::from(lost), "{first:?}");
+                assert_eq!(pass.unchanged_files, 2, "{first:?}");
+                let copy = support::tree(&volume.path.join("destination"));
+                assert_eq!(copy == support::tree(&pair.source()), lost, "{first:?}");
+            });
+        });
+    }
+}

@@ -91,6 +91,8 @@ impl Journal {
         });
         let staged = state.staged.iter().map(|(path, s)| Record::Staged(path.clone(), s.clone()));
         let mapped = state.mapped.map(Record::Mapped);
+        let unflushed = state.unflushed.clone();
+        let unflushed = unflushed.map(|boot| Record::Unflushed { boot, suspect: state.suspect });
         let begin = Record::Begin { version: VERSION, puller };
         let mut batch = Vec::new();
         for record in std::iter::once(begin)
@@ -98,6 +100,7 @@ impl Journal {
             .chain(proven)
             .chain(staged)
             .chain(mapped)
+            .chain(unflushed)
             .chain(complete)
         {
             batch.push(record);
@@ -225,7 +228,10 @@ fn damage(file: &File, whole: u64) -> std::io::Result<Option<&'static str>> {
 /// Return whether a record is appended only with a flush.
 fn is_flushed(record: &Record) -> bool {
     match record {
-        Record::Made(_, Item::File(_)) | Record::Spoiled(..) | Record::Complete => true,
+        Record::Made(_, Item::File(_))
+        | Record::Spoiled(..)
+        | Record::Flushed
+        | Record::Complete => true,
         Record::Staged(_, staged) => staged.based,
         _ => false,
     }

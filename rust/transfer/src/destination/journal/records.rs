@@ -92,6 +92,15 @@ pub enum Record {
     Abandoned(Arc<[u8]>),
     /// A file that was placed was read back from the device, and is what it was on the source.
     Proven(Arc<[u8]>),
+    /// What follows is not flushed.
+    Unflushed {
+        /// The boot of this machine that it is written in.
+        boot: String,
+        /// [`State::suspect`].
+        suspect: bool,
+    },
+    /// All before it is flushed.
+    Flushed,
 }
 
 /// What the journal has.
@@ -105,6 +114,10 @@ pub struct State {
     pub complete: bool,
     /// Whether owners are found by name, once a pass began.
     pub mapped: Option<bool>,
+    /// The boot of this machine in which something was written that may not be flushed.
+    pub unflushed: Option<String>,
+    /// Whether another boot followed: what was not read back since may have been lost.
+    pub suspect: bool,
 }
 
 impl State {
@@ -143,6 +156,11 @@ impl State {
             Record::Complete => self.complete = true,
             Record::Mapped(mapped) => self.mapped = Some(mapped),
             Record::Abandoned(path) => _ = self.staged.remove(&path),
+            Record::Unflushed { boot, suspect } => {
+                self.unflushed = Some(boot);
+                self.suspect |= suspect;
+            }
+            Record::Flushed => (self.unflushed, self.suspect) = (None, false),
             Record::Proven(path) => {
                 if let Some(Item::File(held)) = self.items.get_mut(&path) {
                     held.proven = true;

@@ -94,6 +94,8 @@ impl Fetching<'_> {
         let root = self.ledger.staging.root();
         if self.request.proof != Proof::Wire {
             rustix::fs::syncfs(root.fd()).map_err(|errno| Error::io(root.path(), errno))?;
+            let unflushed = lock(self.ledger.state).unflushed.is_some();
+            self.ledger.record(unflushed.then_some(Record::Flushed).into_iter().collect(), true)?;
         }
         lock(self.ledger.journal).append(&[], true)?;
         Ok((plan, control))

@@ -88,7 +88,7 @@ pub struct Planner<'a> {
     names: Names<'a>,
     state: &'a State,
     /// Whether files that are here already must have been read back.
-    media: bool,
+    read_back: bool,
     /// What was made, in the order of the paths' bytes.
     made: std::iter::Peekable<btree_map::Iter<'a, Arc<[u8]>, Item>>,
     last: Option<Arc<[u8]>>,
@@ -102,7 +102,7 @@ impl<'a> Planner<'a> {
         Self {
             names: Names::new(staging),
             state,
-            media: proof == Proof::Media,
+            read_back: proof == Proof::Media || state.suspect,
             made: state.items.iter().peekable(),
             last: None,
             count: 0,
@@ -236,7 +236,7 @@ impl<'a> Planner<'a> {
         let start = match (item, there) {
             (Some(Item::File(held)), Some(stat)) if is_held(held, &stat) => {
                 if held.source == stamp {
-                    if self.media && !held.proven {
+                    if self.read_back && !held.proven {
                         self.plan.unproven.push(Arc::clone(&path));
                     }
                     if held.ctime_ns == 0 {

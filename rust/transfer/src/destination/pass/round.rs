@@ -8,8 +8,9 @@ use holdfast_engine::record::PathText;
 
 use crate::channel::{Channel, Stop};
 use crate::destination::connect::Caller;
-use crate::destination::flush::{Flusher, lock};
+use crate::destination::flush::{Flusher, Ledger, lock};
 use crate::destination::journal::Item;
+use crate::destination::pass::finish::remove_gone;
 use crate::destination::pass::limited::Ledger as LimitedLedger;
 use crate::destination::pass::media::Proving;
 use crate::destination::pass::plan::{Start, Wanted};
@@ -83,13 +84,14 @@ impl<'a> Rounds<'a> {
                 break;
             }
             self.fetching.base(&mut wants)?;
-            let (lost, differing) = if self.fetching.request.proof == Proof::Media {
+            let media = self.fetching.request.proof == Proof::Media;
+            let (lost, differing) = if media || !unproven.is_empty() {
                 let proving = Proving::new(ledger, std::mem::take(&mut unproven))?;
                 self.fetch_and_prove(&wants, pass, proving)?
             } else {
                 (self.fetch(&wants, pass, None)?, HashSet::new())
             };
-            wants = self.after(wants, lost, differing, pass, round + 1 == ROUNDS);
+            wants = self.after(wants, lost, differing, pass, round + 1 == ROUNDS)?;
             let more = wants.iter().map(|want| want.stamp.size).fold(0, u64::saturating_add);
             ledger.progress.expect_more(more);
         }
@@ -115,10 +117,11 @@ impl<'a> Rounds<'a> {
         pass: &mut Pass,
         proving: Proving<'_>,
     ) -> Result<(Lost, HashSet<Arc<[u8]>>)> {
-        let progress = self.fetching.ledger.progress;
+        let Fetching { request, ledger: Ledger { progress, .. }, .. } = self.fetching;
         let (fetched, proven) = std::thread::scope(|scope| {
             let reading = scope.spawn(|| proving.run());
-            let fetched = self.fetch(wants, pass, Some(&proving));
+            let media = request.proof == Proof::Media;
+            let fetched = self.fetch(wants, pass, media.then_some(&proving));
             progress.enter("proving");
             proving.close(fetched.is_err());
             (fetched, join(reading))
@@ -222,7 +225,8 @@ impl<'a> Rounds<'a> {
         Ok(std::mem::take(&mut *lock(&round.lost)))
     }
 
-    /// Return what to ask for again; after the last round, note that it is missing.
+    /// Remove what differs, and return what to ask for again; after the last round, note that it is
+    /// missing.
     fn after(
         &self,
         wants: Vec<Wanted>,
@@ -230,7 +234,8 @@ impl<'a> Rounds<'a> {
         mut differing: HashSet<Arc<[u8]>>,
         pass: &mut Pass,
         last: bool,
-    ) -> Vec<Wanted> {
+    ) -> Result<Vec<Wanted>> {
+        let ledger = self.fetching.ledger;
         let mut again: Vec<(Wanted, String)> = Vec::new();
         for (number, loss) in lost {
             let want = &wants[number as usize];
@@ -240,22 +245,29 @@ impl<'a> Rounds<'a> {
                 again.push((want.clone(), words(&loss)));
             }
         }
-        let state = lock(self.fetching.ledger.state);
         let fetched: HashSet<_> = match differing.len() {
             0 => HashSet::new(),
             _ => wants.iter().map(|want| &want.path).collect(),
         };
+        let mut gone = Vec::with_capacity(differing.len());
         for path in differing {
-            let Some(Item::File(held)) = state.items.get(&path) else { continue };
+            let stamp = match lock(ledger.state).items.get(&path) {
+                Some(Item::File(held)) => held.source,
+                _ => continue,
+            };
+            gone.push(Arc::clone(&path));
             if !fetched.contains(&path) {
                 pass.unchanged_files = pass.unchanged_files.saturating_sub(1);
                 pass.fetched_files += 1;
             }
             let reason = "what was read back differs: the destination's device".to_owned();
-            again.push((Wanted { path, stamp: held.source, start: Start::New }, reason));
+            again.push((Wanted { path, stamp, start: Start::New }, reason));
         }
+        // No later call may take it for what was fetched.
+        remove_gone(ledger, &mut gone)?;
+        let state = lock(ledger.state);
         for (want, reason) in &mut again {
-            // What is in place is not what was wanted; what is staged is still good.
+            // What is staged is still good.
             want.start = state
                 .staged
                 .get(&want.path)
@@ -269,7 +281,7 @@ impl<'a> Rounds<'a> {
                 }
             }
         }
-        if last { Vec::new() } else { again.into_iter().map(|(want, _)| want).collect() }
+        Ok(if last { Vec::new() } else { again.into_iter().map(|(want, _)| want).collect() })
     }
 }
 
