@@ -41,9 +41,9 @@ class Controller:
         assert answer.status_code == code, f"{path}: {answer.status_code} {answer.text}"
         return answer.json()
 
-    def text(self, path: str) -> str:
+    def text(self, path: str, *, seconds: float = 180.0) -> str:
         """Return the response of a path that is not JSON."""
-        answer = self._client.get(path)
+        answer = self._client.get(path, timeout=seconds)
         assert answer.status_code == 200, answer.text
         return answer.text
 

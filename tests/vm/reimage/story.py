@@ -23,6 +23,8 @@ STARTED = "holdfast-imager:"
 
 IMAGE_SECONDS = 900.0
 """Far above what it takes: the machine is emulated, and may share its cores."""
+POLL_SECONDS = 5.0
+"""For one answer of the imager. A machine that is held answers nothing, and has no other end."""
 
 
 @dataclass
@@ -55,6 +57,7 @@ def stage(control: Controller, request: dict[str, Any]) -> str:
         return bool(found["state"] == "staged")
 
     until(staged, seconds=patience(IMAGE_SECONDS), what="the staged image", interval=0.5)
+    tell("staged")
     return operation
 
 
@@ -77,7 +80,7 @@ def watch_imager(node: Node, watched: Watched, seconds: float = IMAGE_SECONDS) -
         else:
             return
         try:
-            found = node.control.get("/v1/reimage")
+            found = node.control.get("/v1/reimage", seconds=patience(POLL_SECONDS))
             if found["state"] != "imaging":
                 continue
             phase = found["progress"]["phase"]
@@ -85,7 +88,7 @@ def watch_imager(node: Node, watched: Watched, seconds: float = IMAGE_SECONDS) -
                 tell(f"the imager is {phase}")
                 watched.phases.append(phase)
                 watched.seconds[phase] = time.monotonic()
-                watched.metrics = node.control.text("/metrics")
+                watched.metrics = node.control.text("/metrics", seconds=patience(POLL_SECONDS))
             watched.status = found
         except (httpx.TransportError, KeyError):
             continue  # not there yet, or gone already
