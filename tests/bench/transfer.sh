@@ -102,13 +102,25 @@ report() {
     awk -v rate="$rate" -v name="$1" -v ns=$(($3 - $2)) -v bytes="$4" -v used="$5" 'BEGIN {
         printf "%-8s %-24s %7.2f s %6.0f MB/s  %s\n", rate, name, ns / 1e9, bytes * 1e3 / ns, used }' | tee -a "$top/results"
 }
+disk() {
+    fio --name disk --direct 1 --bs 1M --iodepth 16 --ioengine libaio --size "$((bytes / 1048576))M" "$@" > /dev/null
+}
 device() {
     local name=$1 begin end; shift
     begin=$(date +%s%N)
-    fio --name "$name" --direct 1 --bs 1M --iodepth 16 --ioengine libaio --size "$((bytes / 1048576))M" \
-        --filename "$top/fio" "$@" > /dev/null
+    disk --filename "$top/fio" "$@"
     end=$(date +%s%N)
     report "$name" "$begin" "$end" "$bytes" ''
+}
+# What the device does while both ends of a transfer are on it.
+device_both() {
+    local begin end reading; begin=$(date +%s%N)
+    disk --filename "$top/fio" --rw read & reading=$!
+    disk --filename "$top/fio-written" --rw write --end_fsync 1
+    wait "$reading"
+    end=$(date +%s%N)
+    report 'fio read beside write' "$begin" "$end" "$bytes" ''
+    rm "$top/fio-written"
 }
 holdfast() {
     # A ticket is of one destination: each run has its own offer.
@@ -170,6 +182,7 @@ rate=none
 for _ in $(seq "$rounds"); do
     device 'fio write' --rw write --end_fsync 1
     device 'fio read' --rw read
+    device_both
 done
 rm -f "$top/fio"
 for rate in "${rates[@]}"; do
