@@ -215,17 +215,23 @@ fn gpt(disk: &dyn ReadAt, sector: u64) -> Header {
     }
 }
 
-/// Whether the first sector of a disk is an MBR with the entry by which firmware searches for a GPT,
-/// from sector 1 on, and no other.
+/// Whether the first sector of a disk is an MBR with an entry by which firmware searches for a GPT,
+/// from sector 1 on; a hybrid one has others beside it.
+pub fn leads_to_gpt(sector: &[u8]) -> bool {
+    let protects = |entry: &[u8]| entry[4] == PROTECTIVE && entry[8..12] == [1, 0, 0, 0];
+    mbr_entries(sector).any(protects)
+}
+
+/// Whether the first sector of a disk is an MBR with such an entry and no other.
 pub fn is_protective(sector: &[u8]) -> bool {
-    if sector.get(510..512) != Some(&[0x55, 0xaa]) {
-        return false;
-    }
-    let entries = sector[MBR_ENTRIES..].chunks_exact(16).take(4);
-    let mut used = entries.filter(|entry| entry[4] != 0);
-    let first = used.next();
-    used.next().is_none()
-        && first.is_some_and(|entry| entry[4] == PROTECTIVE && entry[8..12] == [1, 0, 0, 0])
+    leads_to_gpt(sector) && mbr_entries(sector).filter(|entry| entry[4] != 0).count() == 1
+}
+
+/// The four entries of a sector with an MBR's signature.
+fn mbr_entries(sector: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let signed = sector.get(510..512) == Some(&[0x55, 0xaa]);
+    let entries = if signed { &sector[MBR_ENTRIES..510] } else { &[] };
+    entries.chunks_exact(16)
 }
 
 /// First sector and number of sectors of each entry of an MBR, except of one that protects a GPT;
@@ -321,6 +327,37 @@ impl MbrEntry {
             name: String::new(),
             part_uuid: format!("{id}-{number:02x}"),
             bootable: self.active,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MBR_ENTRIES, PROTECTIVE, is_protective, leads_to_gpt};
+
+    fn mbr(kinds: &[u8], start: u8) -> [u8; 512] {
+        let mut sector = [0; 512];
+        for (entry, &kind) in sector[MBR_ENTRIES..].chunks_exact_mut(16).zip(kinds) {
+            entry[4] = kind;
+            entry[8] = start;
+        }
+        sector[510..].copy_from_slice(&[0x55, 0xaa]);
+        sector
+    }
+
+    #[test]
+    fn firmware_searches_for_a_gpt_also_beside_other_entries() {
+        for (sector, leads, alone) in [
+            (mbr(&[PROTECTIVE], 1), true, true),
+            (mbr(&[0, 0, 0, PROTECTIVE], 1), true, true),
+            (mbr(&[0x83, PROTECTIVE], 1), true, false),
+            (mbr(&[PROTECTIVE, PROTECTIVE], 1), true, false),
+            (mbr(&[PROTECTIVE], 2), false, false),
+            (mbr(&[0x83], 1), false, false),
+        ] {
+            assert_eq!((leads_to_gpt(&sector), is_protective(&sector)), (leads, alone));
+            let unsigned = &sector[..510];
+            assert_eq!((leads_to_gpt(unsigned), is_protective(unsigned)), (false, false));
         }
     }
 }

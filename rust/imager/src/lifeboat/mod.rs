@@ -11,6 +11,7 @@ pub mod journal;
 use std::sync::Mutex;
 
 use holdfast_engine::image::{Descriptor, Hasher, Sha256};
+use holdfast_media::table::leads_to_gpt;
 
 pub use fence::Fence;
 use header::{Firmware, HEADER_BYTES, Header};
@@ -26,10 +27,6 @@ use crate::{Fault, Result};
 const BLOCK: usize = 1 << 20;
 /// What of the switch decides, whatever the size of a sector.
 const DECIDING_BYTES: usize = 512;
-/// Where the entries of an MBR are.
-const MBR_ENTRIES: usize = 446;
-/// The type of the entry that keeps programs away which do not know GPT.
-const PROTECTIVE: u8 = 0xee;
 
 /// A lifeboat that is on a disk.
 #[derive(Debug)]
@@ -182,7 +179,7 @@ impl Lifeboat {
         disk.read_at(&mut old, 0)?;
         for (what, bytes) in [("the old system", &old[..]), ("the image", head)] {
             let header = bytes.get(sector..).is_some_and(|rest| rest.starts_with(b"EFI PART"));
-            if !header || !is_protective(bytes) {
+            if !header || !leads_to_gpt(bytes) {
                 return Err(Fault(format!(
                     "{what} has no GPT with a protective MBR, without which UEFI does not boot the \
                      lifeboat"
@@ -280,11 +277,4 @@ impl Lifeboat {
                 .note(format!("the lifeboat is still on the disk, where nothing uses it: {fault}"));
         }
     }
-}
-
-/// Whether a sector is an MBR with the entry that protects a GPT, as firmware asks for it.
-fn is_protective(sector: &[u8]) -> bool {
-    let Some(mbr) = sector.get(..DECIDING_BYTES) else { return false };
-    let protects = |entry: &[u8]| entry[4] == PROTECTIVE && entry[8..12] == [1, 0, 0, 0];
-    mbr[510..] == [0x55, 0xaa] && mbr[MBR_ENTRIES..510].chunks_exact(16).any(protects)
 }
