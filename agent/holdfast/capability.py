@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from prometheus_client.registry import Collector
 
     from holdfast.config import Settings
-    from holdfast.left_out import LeftOut
     from holdfast.node.service import Node
     from holdfast.operations.kinds import Kind
     from holdfast.operations.service import Operations
+    from holdfast.storage.left_out import LeftOut
 
 STOP_SECONDS = 0.5
 """`Capability.running` ends within about this time, whatever its threads do."""

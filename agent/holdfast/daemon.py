@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 
 from prometheus_client.registry import Collector
 
-from holdfast import space
 from holdfast.api.http.callers.audit import AuditLog
 from holdfast.api.http.callers.tokens import TokenError, list_tokens
 from holdfast.api.http.transport.tls import ListenError
@@ -29,7 +28,6 @@ from holdfast.config.exposure import state_dir_exposed
 from holdfast.config.load import check_machine
 from holdfast.config.state_volume import believing, lacking, open_state, open_store
 from holdfast.config.statedir import StateDir
-from holdfast.left_out import LeftOut
 from holdfast.main_loop import WORK_SECONDS, OnReady, end_with_threads, run_until_signal
 from holdfast.metrics import Metrics
 from holdfast.metrics.collectors import (
@@ -47,6 +45,8 @@ from holdfast.operations.service import Operations
 from holdfast.process import logs
 from holdfast.process.descriptors import raise_limit
 from holdfast.process.readiness import STALE_SECONDS, Readiness
+from holdfast.storage import space
+from holdfast.storage.left_out import LeftOut
 from holdfast.telemetry.spans import spans_of
 
 log = logging.getLogger(__name__)

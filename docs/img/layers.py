@@ -40,7 +40,7 @@ def draw() -> str:
         204,
         _WIDE,
         64,
-        title="records  roots  operations  node  signing  config",
+        title="records  storage  operations  node  signing  config",
         code=True,
         lines=["stored files, confined paths, long work, what this machine is"],
     )

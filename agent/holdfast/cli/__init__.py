@@ -74,7 +74,7 @@ def _call(arguments: Sequence[str]) -> int:
         if type(error).__name__ == "ValidationError":
             from pydantic import ValidationError  # noqa: PLC0415
 
-            from holdfast.wording import first  # noqa: PLC0415
+            from holdfast.text.wording import first  # noqa: PLC0415
 
             wrong = first(error) if isinstance(error, ValidationError) else ""
             raise CliError(

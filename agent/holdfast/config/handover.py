@@ -18,7 +18,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from holdfast.atomic_files import replace_file
 from holdfast.config.settings import Settings
 from holdfast.config.statedir import (
     MARKER,
@@ -34,6 +33,7 @@ from holdfast.node.paths.beneath import (
 from holdfast.node.paths.directories import DirectoryIdentity, identify_directory
 from holdfast.node.paths.guarded import why_unguarded
 from holdfast.node.paths.machine_files import MachineFiles
+from holdfast.storage.atomic_files import replace_file
 
 RECORD = Path("/var/lib/holdfast-helper/handed-over.json")
 """Made by root: for which re-imaging the directory was given away already."""

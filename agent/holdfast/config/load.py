@@ -18,7 +18,7 @@ from pydantic_settings import EnvSettingsSource
 from holdfast.config.findings import Finding
 from holdfast.config.settings import Settings, flatten
 from holdfast.node.storage.volumes import missing
-from holdfast.wording import plain
+from holdfast.text.wording import plain
 
 DEFAULT_CONFIG_FILE = Path("/etc/holdfast/holdfast.toml")
 PREFIX = "HOLDFAST_"

@@ -23,7 +23,7 @@ from holdfast.config.types import (
     Size,
     no_bool,
 )
-from holdfast.space import AUTO, parse_floor
+from holdfast.storage.space import AUTO, parse_floor
 
 
 class TlsSettings(Section):

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from holdfast.config import Settings
-    from holdfast.left_out import LeftOut
+    from holdfast.storage.left_out import LeftOut
 
 
 def manifests_of(settings: Settings, state_dir: Path, left_out: LeftOut | None = None) -> Manifests:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from holdfast import _engine
-from holdfast.engine_request import EngineRequest
+from holdfast.engine.pressure import EnginePressure
+from holdfast.engine.requests import EngineRequest
 from holdfast.manifests.models import Algorithm
-from holdfast.pressure import EnginePressure
-from holdfast.roots import RootPath
+from holdfast.storage.roots import RootPath
 
 Text = Literal["jsonl", "xxhsum", "xxhsum_escaped"]
 Reader = Literal["auto", "io_uring", "pread", "buffered"]

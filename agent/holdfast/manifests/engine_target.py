@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.atomic_files import make_directory
 from holdfast.manifests.store import ManifestStore
 from holdfast.records.models import ReservedRecord
-from holdfast.roots import RootPath
+from holdfast.storage.atomic_files import make_directory
+from holdfast.storage.roots import RootPath
 
 
 class EngineTarget:

@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from holdfast.engine.pressure import PressureLimit
 from holdfast.operations.results import OperationResult, Outcome
-from holdfast.pressure import PressureLimit
 from holdfast.records.models import (
     AbsolutePath,
     Bytes,

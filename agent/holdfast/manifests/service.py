@@ -9,12 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from holdfast import space
 from holdfast._engine import Progress
-from holdfast.atomic_files import make_directory
 from holdfast.capability import Capability
-from holdfast.engine_request import call
-from holdfast.left_out import LeftOut
+from holdfast.engine.pressure import engine_limit
+from holdfast.engine.requests import call
 from holdfast.manifests.engine_requests import (
     BuildManifest,
     CompareManifests,
@@ -38,12 +36,14 @@ from holdfast.manifests.models import (
 from holdfast.manifests.store import ManifestStore, ReportStore
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import RequestError, Slug
-from holdfast.pressure import engine_limit
 from holdfast.records.conversions import Write
 from holdfast.records.patterns import check_patterns
 from holdfast.records.provenance import provenance
 from holdfast.records.uploads import Upload
-from holdfast.roots import RootPath, Roots
+from holdfast.storage import space
+from holdfast.storage.atomic_files import make_directory
+from holdfast.storage.left_out import LeftOut
+from holdfast.storage.roots import RootPath, Roots
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from holdfast._engine import Progress
-from holdfast.atomic_files import make_directory
 from holdfast.manifests.engine_requests import InspectManifest
 from holdfast.manifests.models import (
     Algorithm,
@@ -23,6 +22,7 @@ from holdfast.manifests.models import (
 from holdfast.operations.model import RequestError, Slug
 from holdfast.records.models import PathText
 from holdfast.records.store import RecordStore, inspection, prepare_directory
+from holdfast.storage.atomic_files import make_directory
 
 _LARGEST = 10
 _JOURNAL = ".journal"

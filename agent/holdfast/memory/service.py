@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from holdfast import space
 from holdfast._engine import Progress
 from holdfast.capability import Capability
-from holdfast.engine_request import call
+from holdfast.engine.requests import call
 from holdfast.memory.engine_requests import (
     CommitMemory,
     DiscardMemory,
@@ -37,7 +36,8 @@ from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import OperationFailed, Problem, RequestError, Slug
 from holdfast.records.patterns import check_patterns
 from holdfast.records.provenance import provenance
-from holdfast.writers import FindWriters, OpenForWriting, at_rest
+from holdfast.storage import space
+from holdfast.storage.writers import FindWriters, OpenForWriting, at_rest
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector

@@ -17,10 +17,10 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from holdfast.atomic_files import flush_directory, make_directory, replace_file
 from holdfast.memory.models import MemorySave, RestoreResult, SaveResult
 from holdfast.operations.ids import LENGTH
 from holdfast.operations.model import RequestError, Slug, Timestamp, now
+from holdfast.storage.atomic_files import flush_directory, make_directory, replace_file
 
 _NAME = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 _ABOUT, _USED = "save.json", "used.json"

@@ -10,7 +10,7 @@ import re
 import uuid
 from pathlib import Path
 
-from holdfast.atomic_files import replace_file
+from holdfast.storage.atomic_files import replace_file
 
 FILE_NAME = "node-id"
 _ID = re.compile(r"[0-9a-f]{32}")

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-from holdfast.atomic_files import clear_partial, replace_file
+from holdfast.storage.atomic_files import clear_partial, replace_file
 
 INLINE_BYTES = 64 << 10
 """What is larger goes into a file, so that the database stays small whatever results have."""

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from holdfast._engine import NotPermittedError, RecordError
 from holdfast.operations.model import OperationFailed, Problem, RequestError, Slug
-from holdfast.wording import sentence_of
+from holdfast.text.wording import sentence_of
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from holdfast._engine import Progress
-from holdfast.engine_request import call
+from holdfast.engine.requests import call
 from holdfast.pagecache.engine_requests import ImportHappycache, InspectDump
 from holdfast.pagecache.models import Dump
 from holdfast.records.store import RecordStore, inspection

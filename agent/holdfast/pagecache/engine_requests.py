@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from holdfast import _engine
-from holdfast.engine_request import EngineRequest
+from holdfast.engine.requests import EngineRequest
 from holdfast.pagecache.models import LoadOrder, Policy
 from holdfast.pagecache.residency import GroupBy
-from holdfast.roots import RootPath
+from holdfast.storage.roots import RootPath
 
 
 @dataclass(frozen=True, kw_only=True)

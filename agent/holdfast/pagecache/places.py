@@ -10,7 +10,7 @@ from holdfast.node.storage.volumes import missing
 from holdfast.operations.model import RequestError, Slug
 from holdfast.pagecache.models import Dump, DumpRequest, EvictRequest, LoadRequest
 from holdfast.pagecache.residency import UnavailableRoot
-from holdfast.roots import RootPath, Roots
+from holdfast.storage.roots import RootPath, Roots
 
 
 class Places:

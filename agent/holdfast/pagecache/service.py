@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
-from holdfast import _engine, space
+from holdfast import _engine
 from holdfast._engine import Progress
-from holdfast.atomic_files import make_directory
 from holdfast.capability import Capability
-from holdfast.engine_request import call
-from holdfast.left_out import LeftOut
+from holdfast.engine.requests import call
 from holdfast.operations.ids import new_id
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import RequestError, Slug
@@ -42,7 +40,10 @@ from holdfast.pagecache.places import Places, inspection_error, limits
 from holdfast.pagecache.residency import GroupBy, PageCacheState, ResidencyReport, UnavailableRoot
 from holdfast.records.conversions import Write
 from holdfast.records.provenance import provenance
-from holdfast.roots import RootPath, Roots
+from holdfast.storage import space
+from holdfast.storage.atomic_files import make_directory
+from holdfast.storage.left_out import LeftOut
+from holdfast.storage.roots import RootPath, Roots
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector

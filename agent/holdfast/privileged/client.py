@@ -40,8 +40,8 @@ from holdfast.privileged.wire import (
     receive_line,
 )
 from holdfast.privileged.writes import Refused, Write
+from holdfast.text.wording import first
 from holdfast.tuning.changes.requests import TuneReport, TuneRequest
-from holdfast.wording import first
 
 _Report = TypeVar("_Report")
 _SECONDS = 600.0  # turning a swap area off reads all of it back into memory

@@ -10,9 +10,9 @@ import stat
 import subprocess
 from pathlib import Path
 
-from holdfast.atomic_files import flush_directory, replace_file
 from holdfast.privileged.rendering import ForeignFileError, parse, render
 from holdfast.privileged.writes import LimitsFileWrite, OwnFileWrite, Refused
+from holdfast.storage.atomic_files import flush_directory, replace_file
 
 _DIRECTORIES = {
     "sysctl.d": Path("/etc/sysctl.d"),

@@ -51,9 +51,9 @@ from holdfast.privileged.wire import (
     request_adapter,
 )
 from holdfast.privileged.writes import Refused
+from holdfast.text.wording import first
 from holdfast.tuning.changes.ledger import Changes
 from holdfast.tuning.changes.requests import TuneChange, TuneEnforce, TuneRecover, TuneRollback
-from holdfast.wording import first
 
 log = logging.getLogger(__name__)
 

@@ -19,10 +19,10 @@ from pydantic import BaseModel, ValidationError
 
 from holdfast import _engine
 from holdfast._engine import Progress
-from holdfast.atomic_files import flush_directory, make_directory
-from holdfast.engine_request import EngineRequest, call_for_text
+from holdfast.engine.requests import EngineRequest, call_for_text
 from holdfast.operations.ids import ambiguous, new_id, seconds_of
 from holdfast.operations.model import RequestError, Slug
+from holdfast.storage.atomic_files import flush_directory, make_directory
 
 LATEST = "latest"
 _ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")

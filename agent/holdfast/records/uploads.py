@@ -7,12 +7,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from holdfast import _engine, space
+from holdfast import _engine
 from holdfast._engine import Progress
-from holdfast.atomic_files import flush_directory, make_directory
 from holdfast.operations.ids import new_id
 from holdfast.operations.model import RequestError, Slug
 from holdfast.records.store import RecordStore, Stored, temporary
+from holdfast.storage import space
+from holdfast.storage.atomic_files import flush_directory, make_directory
 
 R = TypeVar("R", bound=Stored)
 

@@ -17,7 +17,7 @@ from holdfast.operations.model import RequestError, Slug, now
 from holdfast.reimage.models import StageRequest, Transition
 from holdfast.reimage.states import ReimageState, check_transition
 from holdfast.reimage.store import Job, JobStore
-from holdfast.wording import sentence_of
+from holdfast.text.wording import sentence_of
 
 log = logging.getLogger(__name__)
 

@@ -42,7 +42,7 @@ from holdfast.reimage.previous import saving_space
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
 from holdfast.scopes import Scope
-from holdfast.wording import sentence_of
+from holdfast.text.wording import sentence_of
 
 KIND, RECHECK = "reimage", "reimage.check"
 _WAYS_OUT = (

@@ -16,12 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from holdfast._engine import RecordError
-from holdfast.atomic_files import flush_directory, make_directory
 from holdfast.operations.model import RequestError, Slug
 from holdfast.reimage.images.library import Obtained
 from holdfast.reimage.images.models import Descriptor
 from holdfast.reimage.models import PreviousSystem, SpaceReport
-from holdfast.space import floor_of
+from holdfast.storage.atomic_files import flush_directory, make_directory
+from holdfast.storage.space import floor_of
 
 log = logging.getLogger(__name__)
 

@@ -51,7 +51,7 @@ from holdfast.reimage.planning.trials import Trials
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.steps import Steps
 from holdfast.reimage.store import Job
-from holdfast.wording import sentence_of
+from holdfast.text.wording import sentence_of
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector

@@ -31,7 +31,7 @@ from holdfast.reimage.models import AttemptRequest, ConfirmRequest, RebootReques
 from holdfast.reimage.planning.layout import layout_of
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
-from holdfast.wording import sentence_of
+from holdfast.text.wording import sentence_of
 
 _S = ReimageState
 _Report = TypeVar("_Report")

@@ -7,7 +7,6 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from holdfast.atomic_files import make_directory, replace_file
 from holdfast.operations.model import RequestError, Slug, Timestamp
 from holdfast.privileged.boot.models import ArmReport, SystemSigns
 from holdfast.privileged.trial.models import TrialRow
@@ -23,7 +22,8 @@ from holdfast.reimage.models import (
 from holdfast.reimage.planning.layout import RootLayout
 from holdfast.reimage.previous import PreviousStore
 from holdfast.reimage.states import ReimageState
-from holdfast.wording import first
+from holdfast.storage.atomic_files import make_directory, replace_file
+from holdfast.text.wording import first
 
 
 class ConfirmationWait(BaseModel, defer_build=True):

@@ -13,7 +13,7 @@ import secrets
 from pathlib import Path
 
 from holdfast._engine import ed25519_public
-from holdfast.atomic_files import flush_directory
+from holdfast.storage.atomic_files import flush_directory
 
 _KEY_BYTES = 32
 _PRIVATE = bytes.fromhex("302e020100300506032b657004220420")

@@ -11,7 +11,8 @@ from typing import TypeVar
 from holdfast._engine import TransferError
 from holdfast.operations.ids import new_id
 from holdfast.operations.model import OperationFailed, Problem, RequestError, Slug, now
-from holdfast.roots import RootPath, Roots
+from holdfast.storage.roots import RootPath, Roots
+from holdfast.storage.writers import FindWriters, OpenForWriting, at_rest
 from holdfast.transfer.models import (
     PullParams,
     PullRequest,
@@ -21,7 +22,6 @@ from holdfast.transfer.models import (
 )
 from holdfast.transfer.store import StoredTransfer, TransferStore
 from holdfast.transfer.tickets import offer_of, source_of
-from holdfast.writers import FindWriters, OpenForWriting, at_rest
 
 P = TypeVar("P", PullParams, RepairParams)
 

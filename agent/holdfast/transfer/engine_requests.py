@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast import _engine
-from holdfast.engine_request import EngineRequest
-from holdfast.pressure import EnginePressure
-from holdfast.roots import RootPath
+from holdfast.engine.pressure import EnginePressure
+from holdfast.engine.requests import EngineRequest
+from holdfast.storage.roots import RootPath
 from holdfast.transfer.models import OtherFilesystems, Proof, TransferTicket
 
 

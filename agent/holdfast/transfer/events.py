@@ -9,16 +9,16 @@ import threading
 from pathlib import Path
 
 from holdfast._engine import EngineError
-from holdfast.engine_request import encode
+from holdfast.engine.requests import encode
 from holdfast.operations.ids import new_id
 from holdfast.operations.model import RequestError, Slug
 from holdfast.records.provenance import provenance
-from holdfast.roots import RootPath, Roots
+from holdfast.storage.roots import RootPath, Roots
+from holdfast.storage.writers import FindWriters, open_for_writing
 from holdfast.transfer.engine_requests import ManifestToMake
 from holdfast.transfer.ids import from_wire
 from holdfast.transfer.others import ManifestTarget, PageCacheTrees
 from holdfast.transfer.store import TransferStore
-from holdfast.writers import FindWriters, open_for_writing
 
 log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ import psutil
 from pydantic import BaseModel
 
 from holdfast import _engine
-from holdfast.engine_request import encode
+from holdfast.engine.pressure import engine_limit
+from holdfast.engine.requests import encode
 from holdfast.operations.model import RequestError
-from holdfast.pressure import engine_limit
 from holdfast.transfer.engine_requests import OfferToServe
 from holdfast.transfer.events import SourceEvents
 from holdfast.transfer.ids import from_wire, to_wire

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from holdfast._engine import Progress
     from holdfast.records.models import ReservedRecord
-    from holdfast.roots import RootPath
+    from holdfast.storage.roots import RootPath
 
 
 class ManifestTarget(Protocol):

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from holdfast._engine import CancelledError, EngineError, TransferError
-from holdfast.engine_request import call
+from holdfast.engine.requests import call
 from holdfast.operations.kinds import Context
 from holdfast.operations.model import RequestError, Slug
 from holdfast.records.provenance import provenance
-from holdfast.roots import RootPath
+from holdfast.storage.roots import RootPath
+from holdfast.storage.writers import OpenForWriting
 from holdfast.transfer.destinations import Destinations, failure, inode_of
 from holdfast.transfer.engine_requests import ManifestToMake, PullTransfer
 from holdfast.transfer.models import (
@@ -23,7 +24,6 @@ from holdfast.transfer.models import (
 )
 from holdfast.transfer.others import ManifestTarget, PageCacheTrees
 from holdfast.transfer.store import StoredTransfer, TransferStore
-from holdfast.writers import OpenForWriting
 
 PULL = "transfer.pull"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from holdfast._engine import TransferError
-from holdfast.engine_request import call
+from holdfast.engine.requests import call
 from holdfast.operations.kinds import Context
 from holdfast.transfer.destinations import Destinations, failure
 from holdfast.transfer.engine_requests import RepairTransfer

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from holdfast import _engine
 from holdfast.capability import Capability
+from holdfast.engine.pressure import engine_limit
 from holdfast.operations.ids import new_id
 from holdfast.operations.kinds import Kind
 from holdfast.operations.model import RequestError, Slug, now
-from holdfast.pressure import engine_limit
 from holdfast.records.patterns import check_patterns
-from holdfast.roots import Roots
 from holdfast.scopes import Scope
+from holdfast.storage.roots import Roots
+from holdfast.storage.writers import FindWriters
 from holdfast.transfer.destinations import Destinations
 from holdfast.transfer.events import SourceEvents, offered_place
 from holdfast.transfer.figures import TransferFigures
@@ -45,7 +46,6 @@ from holdfast.transfer.pulls import PULL, Pulls
 from holdfast.transfer.repairs import REPAIR, Repairs
 from holdfast.transfer.store import StoredOffer, StoredTransfer, TransferStore
 from holdfast.transfer.tickets import source_of, ticket_of
-from holdfast.writers import FindWriters
 
 if TYPE_CHECKING:
     from prometheus_client.registry import Collector

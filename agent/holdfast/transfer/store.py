@@ -19,9 +19,9 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from holdfast import _engine
-from holdfast.atomic_files import flush_directory, make_directory, replace_file
 from holdfast.operations.ids import LENGTH, ambiguous
 from holdfast.operations.model import RequestError, Slug
+from holdfast.storage.atomic_files import flush_directory, make_directory, replace_file
 from holdfast.transfer.ids import to_wire
 from holdfast.transfer.models import DAY, OfferRequest, TransferTicket
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from holdfast.operations.ids import new_id
-from holdfast.space import parse_floor
+from holdfast.storage.space import parse_floor
 from tests.oracles.records import encode, header, line
 from tests.oracles.residency import PAGE
 from tests.support.capabilities.building import build

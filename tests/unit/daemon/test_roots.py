@@ -13,7 +13,7 @@ from holdfast.operations.kinds import Kind
 from holdfast.operations.model import RequestError
 from holdfast.pagecache.models import DumpRequest
 from holdfast.pagecache.service import DUMP, PageCache
-from holdfast.roots import RootPath, Roots
+from holdfast.storage.roots import RootPath, Roots
 
 
 def by_name(capability: Manifests | PageCache, name: str) -> Kind[Any, Any]:

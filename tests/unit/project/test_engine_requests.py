@@ -13,18 +13,18 @@ import pytest
 
 import holdfast
 from holdfast import _engine
-from holdfast.engine_request import EngineRequest, call, encode
-from holdfast.image_questions import (
+from holdfast.engine.image_rules import (
     ImageMachine,
     ImageQuestion,
     ImageTarget,
     ImageWishes,
     judge,
 )
+from holdfast.engine.pressure import EnginePressure
+from holdfast.engine.requests import EngineRequest, call, encode
 from holdfast.pagecache.engine_requests import InspectDump
-from holdfast.pressure import EnginePressure
 from holdfast.privileged.boot.disk.gpt import NewTable
-from holdfast.roots import RootPath
+from holdfast.storage.roots import RootPath
 from holdfast.transfer.engine_requests import ManifestToMake, OfferToServe
 
 _PACKAGE = Path(holdfast.__file__).parent

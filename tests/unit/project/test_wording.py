@@ -13,7 +13,7 @@ from pydantic_core._pydantic_core import list_all_errors
 
 import holdfast
 from holdfast.reimage.models import StageRequest
-from holdfast.wording import first, plain
+from holdfast.text.wording import first, plain
 
 _LIBRARY = re.compile(
     r"Input|String should|List should|Value error|Assertion|Field required|pydantic|valid string|"

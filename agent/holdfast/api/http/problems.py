@@ -29,7 +29,7 @@ from holdfast.operations.model import (
     UnknownOperation,
 )
 from holdfast.operations.outcome import problem_of
-from holdfast.wording import plain
+from holdfast.text.wording import plain
 
 log = logging.getLogger(__name__)
 _RETRY_AFTER = {Slug.UNAVAILABLE: "1", Slug.QUEUE_FULL: "5"}

@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError
 from starlette.responses import Response
 
 from holdfast.operations.model import OperationSummary, ProgressReport, State
-from holdfast.shortening import shortened
+from holdfast.text.shortening import shortened
 
 JSON = "application/json"
 PROBLEM_JSON = "application/problem+json"

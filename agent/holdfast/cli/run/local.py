@@ -8,7 +8,6 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from holdfast import space
 from holdfast._engine import EngineError
 from holdfast.cli.run.backend import Document
 from holdfast.cli.run.local_run import LocalRun
@@ -23,10 +22,11 @@ from holdfast.pagecache.assembly import pagecache_of
 from holdfast.pagecache.residency import GroupBy
 from holdfast.pagecache.service import PageCache
 from holdfast.records.conversions import Write, converted
+from holdfast.storage import space
+from holdfast.text.wording import sentence
 from holdfast.tuning.assembly import tuning_of
 from holdfast.tuning.models import PlanRequest
 from holdfast.tuning.service import Tuning
-from holdfast.wording import sentence
 
 _PIECE_BYTES = 1 << 20
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from holdfast.atomic_files import write_output
 from holdfast.cli.terminal import units
 from holdfast.cli.terminal.errors import CliError
 from holdfast.cli.terminal.output import Output
+from holdfast.storage.atomic_files import write_output
 
 _CHUNK = 1 << 20
 

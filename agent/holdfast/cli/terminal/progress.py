@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 from holdfast.cli.terminal import units
 from holdfast.cli.terminal.output import Output, console_for, moves_cursor
 from holdfast.cli.terminal.tables import cells
-from holdfast.shortening import shortened
+from holdfast.text.shortening import shortened
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from datetime import UTC, datetime
 
-from holdfast.sizes import parse_size as parse_size  # noqa: PLC0414 - part of this module
+from holdfast.text.sizes import parse_size as parse_size  # noqa: PLC0414 - part of this module
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _EIGHTHS = " ▏▎▍▌▋▊▉"

@@ -7,7 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from holdfast.image_questions import ImageMachine, ImageQuestion, ImageTarget, judge
+from holdfast.engine.image_rules import ImageMachine, ImageQuestion, ImageTarget, judge
 from holdfast.node.models import Disk
 from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.node.storage.copies import Identifier, copies, identifiers_of

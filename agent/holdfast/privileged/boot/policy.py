@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from holdfast.privileged.writes import Refused
-from holdfast.space import AUTO
+from holdfast.storage.space import AUTO
 
 
 @dataclass(frozen=True)

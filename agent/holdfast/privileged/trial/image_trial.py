@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from holdfast import space
 from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.approval import Approved
 from holdfast.privileged.boot.models import ArmRequest
@@ -17,6 +16,7 @@ from holdfast.privileged.trial.kept import KeptTrials, before_trial, key_of, las
 from holdfast.privileged.trial.models import TrialRow
 from holdfast.privileged.trial.untried import untried_rows
 from holdfast.privileged.trial.worker import SILENT_SECONDS, SOCKET, run_trial
+from holdfast.storage import space
 
 _PUBLIC = frozenset({"/etc/hostname"})
 """Files whose content a trial depends on; of all others only the size is revealed."""

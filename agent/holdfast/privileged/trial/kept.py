@@ -23,12 +23,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from holdfast.atomic_files import make_directory, replace_file
 from holdfast.node.paths.beneath import read_file
 from holdfast.node.paths.guarded import why_unguarded
 from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.operations.model import Timestamp, format_time, now
 from holdfast.privileged.trial.models import TrialRow
+from holdfast.storage.atomic_files import make_directory, replace_file
 
 NAME = "trials.json"
 """The file's name in root's directory of records."""

@@ -17,7 +17,7 @@ from holdfast.privileged.boot.models import OutcomeReport
 from holdfast.privileged.writes import Refused
 from holdfast.reimage.after_boot.marker import Marker, read_marker
 from holdfast.reimage.store import Job
-from holdfast.wording import sentence_of
+from holdfast.text.wording import sentence_of
 
 _HELPER_SECONDS = 60.0
 _AGAIN_SECONDS = 1.0

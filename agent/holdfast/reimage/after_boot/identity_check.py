@@ -12,7 +12,7 @@ from holdfast.privileged.boot.models import BootProgress, IdentityEvidence
 from holdfast.privileged.writes import Refused
 from holdfast.reimage.models import Check
 from holdfast.reimage.store import Job
-from holdfast.wording import sentence_of
+from holdfast.text.wording import sentence_of
 
 SETTLE_SECONDS = 600.0
 """A boot that has not settled by then is not waited for any longer."""

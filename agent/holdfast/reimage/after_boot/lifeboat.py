@@ -7,7 +7,7 @@ import logging
 from holdfast.privileged import Privileged
 from holdfast.privileged.writes import Refused
 from holdfast.reimage.store import Job
-from holdfast.wording import sentence_of
+from holdfast.text.wording import sentence_of
 
 log = logging.getLogger(__name__)
 

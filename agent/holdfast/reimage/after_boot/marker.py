@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from holdfast.reimage.models import ImagerReport
-from holdfast.wording import first
+from holdfast.text.wording import first
 
 MARKER = Path("/etc/holdfast/reimaged.json")
 _MOST_BYTES = 1 << 20

@@ -22,7 +22,7 @@ from holdfast.reimage.interlock.models import HeldError
 from holdfast.reimage.models import ReimageStatus, RollbackRequest, StageRequest
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
-from holdfast.wording import sentence_of
+from holdfast.text.wording import sentence_of
 
 log = logging.getLogger(__name__)
 

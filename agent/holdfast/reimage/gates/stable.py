@@ -17,7 +17,7 @@ from holdfast.reimage.gates.cassandra import cassandra
 from holdfast.reimage.gates.kafka import kafka
 from holdfast.reimage.gates.probes import NotReadyError
 from holdfast.reimage.models import Check
-from holdfast.wording import sentence_of
+from holdfast.text.wording import sentence_of
 
 if TYPE_CHECKING:
     from holdfast._engine import Progress

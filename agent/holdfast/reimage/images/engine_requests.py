@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast import _engine
-from holdfast.engine_request import EngineRequest
+from holdfast.engine.requests import EngineRequest
 
 
 @dataclass(frozen=True, kw_only=True)

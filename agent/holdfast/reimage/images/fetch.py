@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from holdfast import space
 from holdfast._engine import Progress
 from holdfast.operations.model import Slug
 from holdfast.reimage.images.kinds import verify
@@ -19,6 +18,7 @@ from holdfast.reimage.images.retries import Patience, failed
 from holdfast.reimage.images.sharing import ImageSharing
 from holdfast.reimage.images.sources import Reach, SourceError, SourceTroubleError
 from holdfast.reimage.images.suppliers import WRONG_TRIES, Received, Supplier, Suppliers
+from holdfast.storage import space
 
 log = logging.getLogger(__name__)
 

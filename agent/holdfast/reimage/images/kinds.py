@@ -6,8 +6,7 @@ import hashlib
 from pathlib import Path
 
 from holdfast._engine import Progress
-from holdfast.atomic_files import write_output
-from holdfast.engine_request import call, call_for_text
+from holdfast.engine.requests import call, call_for_text
 from holdfast.operations.kinds import Context, Kind
 from holdfast.operations.model import Slug, format_time
 from holdfast.reimage.images import qcow2
@@ -24,6 +23,7 @@ from holdfast.reimage.images.models import (
 from holdfast.reimage.images.retries import failed
 from holdfast.reimage.images.spool import spooled
 from holdfast.signing.trust import TrustedKeys, UntrustedError
+from holdfast.storage.atomic_files import write_output
 
 
 def describe(params: DescribeParams, progress: Progress) -> Described:

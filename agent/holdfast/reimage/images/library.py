@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast import space
 from holdfast._engine import Progress, RecordError
-from holdfast.atomic_files import make_directory, replace_file
-from holdfast.image_questions import ImageQuestion, judge
+from holdfast.engine.image_rules import ImageQuestion, judge
 from holdfast.node.paths.beneath import read_file
 from holdfast.operations.model import RequestError, Slug
 from holdfast.reimage.images import fetch as fetching
@@ -32,8 +30,10 @@ from holdfast.reimage.images.sources import (
 )
 from holdfast.reimage.images.suppliers import Received
 from holdfast.reimage.models import ImageSummary, StageRequest
-from holdfast.roots import Roots
 from holdfast.signing.trust import SIGNATURES_LIMIT, TrustedKeys, UntrustedError
+from holdfast.storage import space
+from holdfast.storage.atomic_files import make_directory, replace_file
+from holdfast.storage.roots import Roots
 
 log = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ValidationError
 
-from holdfast import space
-from holdfast.atomic_files import flush_directory, replace_file
 from holdfast.records.models import Bytes
 from holdfast.reimage.images.models import Sha256
+from holdfast.storage import space
+from holdfast.storage.atomic_files import flush_directory, replace_file
 
 FLUSH_BYTES = 64 << 20
 """What a crash of the machine costs at most, besides what is in flight."""

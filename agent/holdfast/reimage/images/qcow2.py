@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 from holdfast._engine import CancelledError, Progress
-from holdfast.atomic_files import flush_directory, linked_file
-from holdfast.engine_request import call
+from holdfast.engine.requests import call
 from holdfast.operations.model import Slug
 from holdfast.reimage.images.engine_requests import PackImage
 from holdfast.reimage.images.retries import check, failed
+from holdfast.storage.atomic_files import flush_directory, linked_file
 
 _MAGIC = b"QFI\xfb"
 _HEADER = struct.Struct(">4sIQIIQI")

@@ -26,7 +26,7 @@ from holdfast.reimage.interlock.models import Gate, GateReport, HeldError, Inter
 from holdfast.reimage.interlock.window import Windows
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
-from holdfast.wording import sentence_of
+from holdfast.text.wording import sentence_of
 
 _PAUSE_SECONDS = 5.0
 _RETRY_SECONDS = 60

@@ -17,14 +17,14 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
-from holdfast.atomic_files import make_directory, replace_file
 from holdfast.operations.model import Timestamp, now
 from holdfast.reimage.attempt import Attempt
 from holdfast.reimage.interlock.fleet_lock import Answer, FleetLock, Verdict
 from holdfast.reimage.interlock.models import FleetLockReport
 from holdfast.reimage.states import ReimageState
 from holdfast.reimage.store import Job
-from holdfast.wording import sentence_of
+from holdfast.storage.atomic_files import make_directory, replace_file
+from holdfast.text.wording import sentence_of
 
 log = logging.getLogger(__name__)
 

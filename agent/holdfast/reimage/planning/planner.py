@@ -22,7 +22,7 @@ from holdfast.reimage.planning import preflight
 from holdfast.reimage.planning.trials import Trials
 from holdfast.reimage.previous import saving_space
 from holdfast.reimage.store import JobStore
-from holdfast.wording import sentence_of
+from holdfast.text.wording import sentence_of
 
 
 @dataclass(frozen=True)

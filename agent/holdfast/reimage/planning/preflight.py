@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.image_questions import ImageQuestion, ImageWishes, judge
+from holdfast.engine.image_rules import ImageQuestion, ImageWishes, judge
 from holdfast.node.models import Disk
 from holdfast.privileged.boot.models import BootReport, ExplainRequest, NetworkImage, StagedImage
 from holdfast.reimage.models import Boot, ImageSummary, Machine, SpaceReport, StageRequest
-from holdfast.space import floor_of
+from holdfast.storage.space import floor_of
 
 _UNRECOGNISED = (
     "boot the new system, without a marker that proves it (state `unknown`), "

@@ -17,7 +17,7 @@ from holdfast.reimage.attempt import Attempt
 from holdfast.reimage.images import ImageLibrary
 from holdfast.reimage.models import ImageSummary, StageRequest
 from holdfast.reimage.states import ReimageState
-from holdfast.wording import sentence_of
+from holdfast.text.wording import sentence_of
 
 _PLAN_SECONDS = 40.0
 """How long a plan may try an image: a plan as a whole has a minute."""

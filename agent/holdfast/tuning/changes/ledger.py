@@ -17,6 +17,7 @@ from holdfast.node.paths.files import read_text
 from holdfast.operations.model import now
 from holdfast.privileged import Privileged, Refused, Write
 from holdfast.privileged.allowed import AllowList
+from holdfast.text.wording import plain
 from holdfast.tuning.changes.baseline import Baseline, before, unwanted
 from holdfast.tuning.changes.rebase import rebase, renamed
 from holdfast.tuning.changes.requests import (
@@ -36,7 +37,6 @@ from holdfast.tuning.changes.undo_log import UndoLog
 from holdfast.tuning.planning.knobs import Knob, Subsystem
 from holdfast.tuning.profile.schema import NAMES
 from holdfast.tuning.subsystems import all_subsystems
-from holdfast.wording import plain
 
 log = logging.getLogger(__name__)
 

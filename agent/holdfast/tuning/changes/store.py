@@ -21,9 +21,10 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from holdfast.atomic_files import flush_directory, make_directory, replace_file
 from holdfast.node.paths.guarded import why_unguarded
 from holdfast.operations.model import RequestError, Slug
+from holdfast.storage.atomic_files import flush_directory, make_directory, replace_file
+from holdfast.text.wording import first
 from holdfast.tuning.records import (
     VERSION,
     Active,
@@ -36,7 +37,6 @@ from holdfast.tuning.records import (
     StoredKnob,
     Valued,
 )
-from holdfast.wording import first
 
 __all__ = [
     "Active",

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pydantic import ValidationError
 
 from holdfast.privileged import Privileged, Refused
+from holdfast.text.wording import plain
 from holdfast.tuning.changes.store import StoredKnob, Valued
 from holdfast.tuning.planning.knobs import Knob, Observed, Subsystem
-from holdfast.wording import plain
 
 log = logging.getLogger(__name__)
 

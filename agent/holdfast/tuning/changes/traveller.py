@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from holdfast.atomic_files import replace_file
 from holdfast.config.statedir import MARKER
+from holdfast.storage.atomic_files import replace_file
 from holdfast.tuning.records import PROFILE_PATTERN, Active
 
 log = logging.getLogger(__name__)

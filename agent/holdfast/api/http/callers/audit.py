@@ -20,9 +20,9 @@ import anyio
 import anyio.to_thread
 
 from holdfast.api.http.rendering import printable
-from holdfast.atomic_files import flush_directory
 from holdfast.operations.model import format_time, now
 from holdfast.process import trace
+from holdfast.storage.atomic_files import flush_directory
 
 log = logging.getLogger("holdfast.audit")
 errors = logging.getLogger(__name__)

@@ -21,9 +21,9 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from holdfast.atomic_files import linked_file
 from holdfast.scopes import Scope as Scope  # noqa: PLC0414 - it is a token's scope
-from holdfast.wording import first
+from holdfast.storage.atomic_files import linked_file
+from holdfast.text.wording import first
 
 PREFIX = "hf_"
 MAX_NAME_LENGTH = 64

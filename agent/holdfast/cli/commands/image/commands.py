@@ -201,7 +201,7 @@ def _run(session: Session, kind: Any, body: Mapping[str, Any], render: Any) -> M
     from holdfast.cli.run.local_run import LocalRun
     from holdfast.cli.run.outcome import why
     from holdfast.cli.terminal.errors import CliError, UsageError
-    from holdfast.wording import first
+    from holdfast.text.wording import first
 
     try:
         params = kind.params.model_validate(body)

@@ -70,10 +70,10 @@ def sign(
 ) -> None:
     """Sign a descriptor, so that nodes take it that trust the key."""
     from holdfast._engine import RecordError
-    from holdfast.atomic_files import write_output
     from holdfast.reimage.images.models import Descriptor
     from holdfast.signing.keys import KeyFileError, read_private
     from holdfast.signing.trust import sign as make_signature
+    from holdfast.storage.atomic_files import write_output
 
     target = output or descriptor.with_name(f"{descriptor.name}.sig")
     try:

@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from holdfast.atomic_files import replace_with
 from holdfast.node.paths.beneath import read_file
 from holdfast.privileged.boot.models import FileReport
+from holdfast.storage.atomic_files import replace_with
 
 
 def write_file(path: Path, parts: Iterable[bytes], mode: int | None, shown: str) -> FileReport:

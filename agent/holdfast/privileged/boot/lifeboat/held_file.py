@@ -17,10 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.atomic_files import flush_directory
 from holdfast.privileged.boot.disk.extents import Extent, extents_of
 from holdfast.privileged.boot.lifeboat.free_ranges import overlap
 from holdfast.privileged.boot.lifeboat.parts import LifeboatError, Region
+from holdfast.storage.atomic_files import flush_directory
 
 FILE_SYSTEMS = ("ext4", "xfs")
 _RESERVE_BYTES, _RESERVE_SHARE = 128 << 20, 20

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from holdfast.atomic_files import clear_partial, flush_directory
 from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.node.storage.disks import DiskPosition, position_of, superblock_of
 from holdfast.privileged.boot.disk.file_io import overwrite, read_plain, write_file
@@ -46,6 +45,7 @@ from holdfast.privileged.boot.loaders.loader import PAYLOAD, Armed, Findings, Re
 from holdfast.privileged.boot.loaders.previous import Before, Previous
 from holdfast.privileged.boot.models import DisarmReport, FileReport
 from holdfast.privileged.writes import Refused
+from holdfast.storage.atomic_files import clear_partial, flush_directory
 
 _How = Literal["same", "restored", "edited"]
 

@@ -8,10 +8,10 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from holdfast.atomic_files import flush_directory
 from holdfast.privileged.boot.disk.file_io import read_plain, write_file
 from holdfast.privileged.boot.loaders.grub_environment import SIZE
 from holdfast.privileged.writes import Refused
+from holdfast.storage.atomic_files import flush_directory
 
 _MAX_STATE = 1 << 20
 

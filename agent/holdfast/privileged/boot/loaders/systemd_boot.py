@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.atomic_files import clear_partial, flush_directory
 from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.privileged.boot.disk.file_io import read_plain, write_file
 from holdfast.privileged.boot.loaders.cmdline import kernel_line
@@ -19,6 +18,7 @@ from holdfast.privileged.boot.loaders.esp import Esp, open_to_others, system_par
 from holdfast.privileged.boot.loaders.loader import PAYLOAD, Armed, Findings, RebootVerb
 from holdfast.privileged.boot.models import DisarmReport, FileReport
 from holdfast.privileged.writes import Refused
+from holdfast.storage.atomic_files import clear_partial, flush_directory
 
 ENTRY = "holdfast-imager.conf"
 _ONE_SHOT = "LoaderEntryOneShot"

@@ -7,7 +7,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.atomic_files import flush_directory
 from holdfast.node.paths.machine_files import MachineFiles
 from holdfast.node.storage.disks import DiskPosition
 from holdfast.privileged.boot.disk import extents
@@ -20,6 +19,7 @@ from holdfast.privileged.boot.payload import cpio, initramfs, job
 from holdfast.privileged.boot.payload.collecting import Collected
 from holdfast.privileged.boot.payload.target import pin
 from holdfast.privileged.writes import Refused
+from holdfast.storage.atomic_files import flush_directory
 
 OUTCOME, KERNEL, INITRAMFS, PREVIOUS = "outcome", "vmlinuz", "initramfs.img", "previous"
 _SPARE = 1 << 20  # for directories, custom.cfg and what is kept of before

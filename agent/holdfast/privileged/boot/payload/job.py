@@ -21,7 +21,7 @@ from holdfast.privileged.boot.models import (
     Target,
 )
 from holdfast.privileged.writes import Refused
-from holdfast.wording import first
+from holdfast.text.wording import first
 
 MAX_DESCRIPTOR = 64 << 20
 """Bytes."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from holdfast.operations.model import Slug
-from holdfast.roots import Roots
+from holdfast.storage.roots import Roots
 
 if TYPE_CHECKING:
     import ssl

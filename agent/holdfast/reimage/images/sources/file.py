@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from holdfast.operations.model import RequestError, Slug
 from holdfast.reimage.images.sources.base import Reach, SourceError, SourceTroubleError
-from holdfast.roots import RootPath
+from holdfast.storage.roots import RootPath
 
 _CHUNK = 1 << 20
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from holdfast.sizes import parse_size
+from holdfast.text.sizes import parse_size
 
 if TYPE_CHECKING:
     from pydantic import ValidationError

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from holdfast._engine import apply_image_rules
-from holdfast.engine_request import encode
+from holdfast.engine.requests import encode
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""How the Rust extension is asked, and what several capabilities ask it."""
