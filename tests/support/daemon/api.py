@@ -57,7 +57,7 @@ class Served:
     def http(self, **options: Any) -> httpx.Client:
         """Make a client over the unix socket."""
         return httpx.Client(
-            transport=httpx.HTTPTransport(uds=str(self.socket)),
+            transport=httpx.HTTPTransport(uds=str(self.socket), verify=False),
             base_url="http://holdfast",
             timeout=WAIT_SECONDS,
             trust_env=False,
@@ -69,7 +69,11 @@ class Served:
         if scope is not None:
             headers["Authorization"] = f"Bearer {self.secrets[scope]}"
         return httpx.Client(
-            base_url=self.url, headers=headers, timeout=WAIT_SECONDS, trust_env=False
+            base_url=self.url,
+            headers=headers,
+            timeout=WAIT_SECONDS,
+            trust_env=False,
+            verify=False,
         )
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
