@@ -173,7 +173,7 @@ impl<'a> Proving<'a> {
                 Verdict::Gone => {}
             }
         }
-        self.ledger.record(spoiled, true)
+        if spoiled.is_empty() { Ok(()) } else { self.ledger.record(spoiled, true) }
     }
 
     /// Read what was not read yet of files that are in place.

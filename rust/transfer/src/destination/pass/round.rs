@@ -119,6 +119,7 @@ impl<'a> Rounds<'a> {
     ) -> Result<(Lost, HashSet<Arc<[u8]>>)> {
         let Fetching { request, ledger: Ledger { progress, .. }, .. } = self.fetching;
         let (fetched, proven) = std::thread::scope(|scope| {
+            let _ended = OnDrop(|| proving.close(true));
             let reading = scope.spawn(|| proving.run());
             let media = request.proof == Proof::Media;
             let fetched = self.fetch(wants, pass, media.then_some(&proving));
@@ -170,6 +171,10 @@ impl<'a> Rounds<'a> {
         };
         let (flushed, received) = std::thread::scope(|scope| {
             let receive = &receive;
+            let _ended = OnDrop(|| {
+                over.store(true, Ordering::Relaxed);
+                flusher.close();
+            });
             let flushing = scope.spawn(|| flusher.run(ledger, proving));
             let receivers: Vec<_> =
                 channels.drain(..).map(|channel| scope.spawn(move || receive(channel))).collect();
@@ -292,6 +297,15 @@ fn connect(request: &Request, caller: &Caller<'_>, wants: &[Wanted]) -> Result<V
     let most = usize::from(request.connections.min(request.most_connections));
     let connections = if large { most } else { most.min(wants.len()) };
     (0..connections).map(|_| caller.connect(true)).collect()
+}
+
+/// Calls a function at the end of its scope, also in a panic: no thread then waits for ever.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 fn join<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
