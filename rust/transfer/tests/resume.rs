@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_engine::Progress;
 use holdfast_engine::RootPath;
-use holdfast_transfer::{Error, Ticket, pull};
+use holdfast_transfer::{Error, Proof, Ticket, pull};
 use support::disturber::Disturber;
 use support::volume::Volume;
 use support::{MIB, Pair, noise};
@@ -24,16 +24,13 @@ fn child() {
     pull(&serde_json::from_str(&text).unwrap(), &Progress::default()).unwrap();
 }
 
-fn start_child(pair: &Pair) -> Child {
-    start_child_with(pair, &pair.ticket())
-}
-
-fn start_child_with(pair: &Pair, ticket: &Ticket) -> Child {
+fn start_child(pair: &Pair, ticket: &Ticket, proof: Proof) -> Child {
     let request = serde_json::json!({
         "ticket": ticket,
         "place": {"root": pair.directory.path(), "path": "destination"},
         "state": pair.directory.path().join("state"),
         "connections": 3,
+        "proof": proof,
     });
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child", "--ignored"])
@@ -66,7 +63,7 @@ fn a_destination_that_is_killed_continues_and_sends_little_again() {
     let bytes = fill(&pair);
     let kills = [5_u64, 90, 150];
     for threshold in kills {
-        let mut child = start_child(&pair);
+        let mut child = start_child(&pair, &pair.ticket(), Proof::Flushed);
         let begin = Instant::now();
         let wanted = sent(&pair) + threshold * MIB as u64 / 2;
         while sent(&pair) < wanted && child.try_wait().unwrap().is_none() {
@@ -125,7 +122,9 @@ fn random_kills_and_cuts_of_either_side_end_with_equal_trees() {
         if way == 0 {
             disturber.budget.store(place as i64 + 1, Ordering::Relaxed);
         }
-        let mut child = start_child_with(&pair, &pair.ticket_at(disturber.address));
+        let mut proof = || [Proof::Wire, Proof::Flushed, Proof::Media][numbers.below(3) as usize];
+        let (before, after) = (proof(), proof());
+        let mut child = start_child(&pair, &pair.ticket_at(disturber.address), before);
         let begin = Instant::now();
         while sent(&pair) < place && child.try_wait().unwrap().is_none() {
             assert!(begin.elapsed() < Duration::from_secs(60));
@@ -150,8 +149,9 @@ fn random_kills_and_cuts_of_either_side_end_with_equal_trees() {
             let is_file = pair.destination().join(&name).is_file();
             assert!(!is_file || there.get(&name) == Some(&node), "{name:?} of {nth}, seed {seed}");
         }
-        let outcome = pair.complete().unwrap();
+        let outcome = pair.complete_with(|request| request.proof = after).unwrap();
         assert!(outcome.source_manifest.unwrap().equal, "{nth}, seed {seed}");
+        assert_eq!(outcome.passes[0].differed_on_media, 0, "{nth}, seed {seed}");
         pair.assert_equal();
     }
 }

@@ -206,10 +206,15 @@ impl Pair {
 
     /// Have the source make a manifest, and complete the transfer with one.
     pub fn complete(&self) -> Result<Outcome> {
+        self.complete_with(|_| {})
+    }
+
+    pub fn complete_with(&self, change: impl FnOnce(&mut Request)) -> Result<Outcome> {
         self.owners.1.lock().unwrap().manifest = Some(self.manifest("source"));
         self.try_pull(|request| {
             request.complete = true;
             request.manifest = Some(self.manifest("destination"));
+            change(request);
         })
     }
 
