@@ -153,7 +153,8 @@ class PullOptions(Request):
     proof: Proof = Field(
         default="flushed",
         description="`wire`: every byte arrived as it was sent; `flushed`: and the device has "
-        "confirmed it; `media`: and it was read back from the device.",
+        "confirmed it; `media`: and it was read back from the device, also what an earlier pull "
+        "fetched.",
     )
     connections: Annotated[int, Field(ge=1, le=32)] | None = Field(
         default=None,
