@@ -59,24 +59,30 @@ fn a_chunk_is_read_back_while_the_rest_of_its_file_arrives() {
     let directory = tempfile::tempdir().unwrap();
     let Some(volume) = Volume::new(directory.path(), "volume", "ext4", 512) else { return };
     let pair = Pair::new();
-    pair.write("large", &content(3, 256 * MIB, 66 * MIB));
+    pair.write("large", &content(3, 320 * MIB, 66 * MIB));
     let mut request = pair.request();
     request.place = RootPath { root: volume.path.clone(), path: "destination".into() };
-    // A chunk takes two seconds.
-    request.bytes_per_second = Some(32 << 20);
+    // A chunk takes four seconds.
+    request.bytes_per_second = Some(16 << 20);
     request.proof = Proof::Media;
     let progress = Progress::default();
     std::thread::scope(|scope| {
         let pulling = scope.spawn(|| pull(&request, &progress));
         until("the device has the bytes", || volume.try_flip(NEEDLE));
-        until("the second chunk is read back", || progress.bytes_done() > 160 << 20);
+        let journal = pair.directory.path().join("state/journal");
+        // `Record::Spoiled` of the second chunk.
+        let record = b"\x06\x05large\x01\x01";
+        until("the chunk is taken back", || {
+            let journal = std::fs::read(&journal).unwrap_or_default();
+            journal.windows(record.len()).any(|window| window == record)
+        });
         progress.cancel();
         pulling.join().unwrap().unwrap_err();
     });
     // The first chunk is not fetched again; the second is, though nothing reads it back later.
     request.proof = Proof::Flushed;
     let outcome = pull(&request, &Progress::default()).unwrap();
-    assert_eq!(outcome.passes[0].sent_bytes, 192 << 20);
+    assert_eq!(outcome.passes[0].sent_bytes, 256 << 20);
     assert_eq!(support::tree(&pair.source()), support::tree(&volume.path.join("destination")));
 }
 
