@@ -249,6 +249,7 @@ impl<'a> Planner<'a> {
                 let alike = chunk_size(held.source.size) == chunk_size(stamp.size);
                 // Other names of the file would see it being changed.
                 let base = staged.is_none()
+                    && (held.proven || !self.state.suspect)
                     && alike
                     && stat.stx_nlink == 1
                     && held.source.size.min(stamp.size) > SMALL;
