@@ -18,6 +18,8 @@ pub mod owners;
 mod ranges;
 mod source;
 mod statistics;
+#[cfg(test)]
+mod testing;
 mod ticket;
 mod tls;
 

@@ -2,7 +2,6 @@
 //! lie: the source sends nothing that it did not list.
 
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +18,8 @@ use crate::message::{
     BlockHead, End, Have, Kind, LIMIT, Listed, Loss, Metadata, Reply, Small, Spent, Stamp, Table,
     Want, head, pack,
 };
-use crate::{Bound, Certificate, Error, Events, Limits, Secret, Server, Ticket, message, tls};
+use crate::testing::offer;
+use crate::{Bound, Certificate, Error, Events, Secret, Ticket, message, tls};
 
 /// What a source sends as data.
 type Lie = Box<dyn Fn(&mut Channel) -> crate::Result<()> + Send + Sync>;
@@ -231,31 +231,6 @@ impl Events for Anyone {
     fn bind(&self, _: &str, _: &str) -> Bound {
         Bound::Stored
     }
-}
-
-/// Offer the directory `source` of another one.
-pub(crate) fn offer(directory: &Path, events: Arc<dyn Events>) -> (Server, Ticket) {
-    let (certificate, secret) = (Certificate::generate().unwrap(), Secret::generate().unwrap());
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let server = Server::start(listener, &certificate, Limits::default(), events).unwrap();
-    let what = serde_json::json!({
-        "id": "0".repeat(32),
-        "verifier": crate::ticket::hex(&secret.public().unwrap()),
-        "place": {"root": directory, "path": "source"},
-        "expires_at": u64::MAX,
-    });
-    server.offer(serde_json::from_value(what).unwrap()).unwrap();
-    let ticket = Ticket {
-        version: 1,
-        offer: "0".repeat(32),
-        addresses: vec!["127.0.0.1".to_owned()],
-        port: server.address().port(),
-        fingerprint: certificate.fingerprint(),
-        key: secret.text(),
-        path: String::new(),
-        expires_at: u64::MAX,
-    };
-    (server, ticket)
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod completion;
 pub(crate) mod connect;
 mod flush;
 #[cfg(test)]
-pub(crate) mod hostile;
+mod hostile;
 mod journal;
 pub mod manifest;
 mod pass;

@@ -64,8 +64,8 @@ mod tests {
 
     use super::ALIVE;
     use crate::destination::connect::Caller;
-    use crate::destination::hostile::offer;
     use crate::message::{Reply, Request};
+    use crate::testing::offer;
     use crate::{Bound, Events, Secret};
 
     /// Looks for writers for longer than the destination is patient.
