@@ -325,4 +325,37 @@ mod tests {
         let size = std::fs::metadata(directory.path().join("journal")).unwrap().len();
         assert!(size < 1000, "{size}");
     }
+
+    #[test]
+    fn what_was_read_back_and_what_may_be_lost_outlive_a_rewrite() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Journal::open(directory.path(), false, Path::new("/d")).unwrap();
+        let (mut journal, _, _) = open();
+        for name in ["a", "b"] {
+            journal.append(&[Record::Made(path(name), held(1))], true).unwrap();
+        }
+        journal.append(&[Record::Proven(path("a"))], false).unwrap();
+        let boot = "a boot".to_owned();
+        journal.append(&[Record::Unflushed { boot: boot.clone(), suspect: true }], true).unwrap();
+        let size = |directory: &Path| std::fs::metadata(directory.join("journal")).unwrap().len();
+        for _ in 0..2000 {
+            journal.append(&[Record::Placed(path("b"), 0)], false).unwrap();
+        }
+        let before = size(directory.path());
+        drop(journal);
+        for _ in 0..2 {
+            let (_, state, _) = open();
+            assert!(size(directory.path()) < before / 10);
+            let proven =
+                |name| matches!(&state.items[&path(name)], Item::File(held) if held.proven);
+            assert_eq!((proven("a"), proven("b")), (true, false));
+            assert_eq!((state.unflushed.as_ref(), state.suspect), (Some(&boot), true));
+        }
+        let (mut journal, _, _) = open();
+        journal.append(&[Record::Made(path("a"), held(2)), Record::Flushed], true).unwrap();
+        drop(journal);
+        let (_, state, _) = open();
+        assert!(matches!(&state.items[&path("a")], Item::File(held) if !held.proven));
+        assert_eq!((state.unflushed, state.suspect), (None, false));
+    }
 }
