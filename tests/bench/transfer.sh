@@ -7,7 +7,8 @@
 # free in DIRECTORY; rclone and syq take part if RCLONE and SYQ name them, rsync over ssh and syq if there is an sshd.
 # SMALL_FILES=1000000 transfers that number of small files instead. ONLY='holdfast.*|rsync' runs some contenders only.
 # Prints a line for each run and the medians at the end: rate, contender, seconds, MB/s, and for holdfast the processor
-# seconds of each side for 10^9 bytes.
+# seconds of each side for 10^9 bytes, what limited it, and the rate of the last tenth as a share of the mean, flush and
+# end of the program included.
 set -euo pipefail
 [[ $(id -u) = 0 ]] || { echo 'needs root, for network namespaces' >&2; exit 1; }
 if [[ ${INSIDE:-} != yes ]]; then
@@ -78,15 +79,28 @@ fresh() {
 for name in sys.argv[1:]:
     with open(name) as file: os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)' {} +
 }
+# Bytes that the destination received, every 20 ms; and the rate of the last tenth of them as a share of the mean.
+samples='import time
+while True:
+    line = next(line for line in open("/proc/net/dev") if "destination:" in line)
+    print(time.time_ns(), line.split(":")[1].split()[0], flush=True)
+    time.sleep(0.02)'
+tail='import sys
+rows = [tuple(map(int, line.split())) for line in open(sys.argv[1]) if line.count(" ") == 1]
+begin, end, first, last = int(sys.argv[2]), int(sys.argv[3]), rows[0][1], rows[-1][1]
+nine = next(at for at, count in rows if count - first >= 0.9 * (last - first))
+print(f"{(end - begin) / 10 / (end - nine):.2f}")'
 # Number and bytes of all files.
 content() { find "$1" -type f -printf '%s\n' | awk '{ bytes += $1 } END { print NR, bytes }'; }
 run() {
     local name=$1; shift
     [[ $name =~ ^(${ONLY:-.*})$ ]] || return 0
     fresh
-    local begin end; begin=$(date +%s%N)
+    local begin end sampling; begin=$(date +%s%N)
+    nsenter --target "$other" --net python3 -c "$samples" > "$top/samples" & sampling=$!
     "$@" > "$top/output" 2> "$top/errors" || { echo "$name failed: $(tail -1 "$top/errors")"; return; }
     end=$(date +%s%N)
+    kill "$sampling"; wait "$sampling" 2>/dev/null || true
     [[ $(content "$top/destination/tree") = "$(content "$top/source/tree")" ]] || { echo "$name left files out"; return; }
     local used=
     if [[ $name = holdfast* ]]; then
@@ -94,7 +108,7 @@ run() {
         used=$(awk -v ticks="$(getconf CLK_TCK)" -v bytes="$bytes" -v here="$(awk '/processor/ { print $1 }' "$top/errors")" \
             '{ printf "%.2f %.2f", ($14 + $15) / ticks * 1e9 / bytes, here * 1e9 / bytes }' "/proc/$offering/stat")
         grep -o '"limited_by":"[a-z-]*"' "$top/output" | tail -1 | cut -d'"' -f4 > "$top/limited"
-        used="$used $(cat "$top/limited")"
+        used="$used $(cat "$top/limited") $(python3 -c "$tail" "$top/samples" "$begin" "$end")"
     fi
     report "$name" "$begin" "$end" "$bytes" "$used"
 }
