@@ -54,12 +54,13 @@ fn what_earlier_calls_wrote_is_read_back_and_fetched_again_once_it_differs() {
     }
 }
 
-#[test]
-fn a_chunk_is_read_back_while_the_rest_of_its_file_arrives() {
+/// Pull with `media`, flip a bit of a file that is arriving, and cancel once the journal has a record.
+/// Returns what the next pull sends; nothing reads back there.
+fn cancelled_after(record: &[u8], write: impl Fn(&Pair)) -> Option<u64> {
     let directory = tempfile::tempdir().unwrap();
-    let Some(volume) = Volume::new(directory.path(), "volume", "ext4", 512) else { return };
+    let volume = Volume::new(directory.path(), "volume", "ext4", 512)?;
     let pair = Pair::new();
-    pair.write("large", &content(3, 320 * MIB, 66 * MIB));
+    write(&pair);
     let mut request = pair.request();
     request.place = RootPath { root: volume.path.clone(), path: "destination".into() };
     // A chunk takes four seconds.
@@ -70,20 +71,35 @@ fn a_chunk_is_read_back_while_the_rest_of_its_file_arrives() {
         let pulling = scope.spawn(|| pull(&request, &progress));
         until("the device has the bytes", || volume.try_flip(NEEDLE));
         let journal = pair.directory.path().join("state/journal");
-        // `Record::Spoiled` of the second chunk.
-        let record = b"\x06\x05large\x01\x01";
-        until("the chunk is taken back", || {
+        until("the journal has it", || {
             let journal = std::fs::read(&journal).unwrap_or_default();
             journal.windows(record.len()).any(|window| window == record)
         });
         progress.cancel();
         pulling.join().unwrap().unwrap_err();
     });
-    // The first chunk is not fetched again; the second is, though nothing reads it back later.
     request.proof = Proof::Flushed;
     let outcome = pull(&request, &Progress::default()).unwrap();
-    assert_eq!(outcome.passes[0].sent_bytes, 256 << 20);
     assert_eq!(support::tree(&pair.source()), support::tree(&volume.path.join("destination")));
+    Some(outcome.passes[0].sent_bytes)
+}
+
+#[test]
+fn a_chunk_is_read_back_while_the_rest_of_its_file_arrives() {
+    // `Record::Spoiled` of the second chunk: the first one is not fetched again.
+    let sent = cancelled_after(b"\x06\x05large\x01\x01", |pair| {
+        pair.write("large", &content(3, 320 * MIB, 66 * MIB));
+    });
+    assert!(sent.is_none_or(|sent| sent == 256 << 20), "{sent:?}");
+}
+
+#[test]
+fn a_file_that_differs_is_removed_while_others_arrive() {
+    // `Record::Removed`.
+    cancelled_after(b"\x03\x07damaged", |pair| {
+        pair.write("damaged", &content(8, 20 * MIB, 2 * MIB));
+        pair.write("large", &noise(9, 300 * MIB));
+    });
 }
 
 fn until(what: &str, condition: impl Fn() -> bool) {

@@ -10,7 +10,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, fdatasync, fsync, openat, statx, syncfs}
 use rustix::io::Errno;
 
 use super::Proof;
-use super::journal::{Held, Item, Journal, Record, Staged, State};
+use super::journal::{Held, Item, Journal, Record, State};
 use super::staging::{Staging, split};
 use crate::destination::pass::media::{Flushed, Proving};
 use crate::destination::receive::target::Target;
@@ -219,32 +219,6 @@ impl Ledger<'_> {
             self.progress.add_files(1);
         }
         self.record(placed, false)
-    }
-
-    /// Begin a call: where the machine was booted since something was written that was not flushed,
-    /// nothing is believed that was not read back. What such a call begins is fetched anew.
-    ///
-    /// # Errors
-    /// [`Error::Engine`].
-    pub fn suspect_unflushed(&self) -> Result<()> {
-        let path = "/proc/sys/kernel/random/boot_id";
-        let boot = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
-        let boot = boot.trim().to_owned();
-        let mut records = Vec::new();
-        {
-            let state = &mut *lock(self.state);
-            state.suspect |= state.unflushed.as_ref().is_some_and(|other| *other != boot);
-            if state.suspect {
-                let spoiled = |(path, staged): (&Arc<[u8]>, &Staged)| {
-                    Record::Spoiled(Arc::clone(path), staged.chunks.keys().copied().collect())
-                };
-                records.extend(state.staged.iter().map(spoiled));
-            }
-            if self.proof == Proof::Wire && state.unflushed.as_ref() != Some(&boot) {
-                records.push(Record::Unflushed { boot, suspect: state.suspect });
-            }
-        }
-        self.record(records, true)
     }
 
     /// Append records to the journal, and take them in.

@@ -262,7 +262,6 @@ pub fn pull(request: &Request, progress: &Progress) -> Result<Outcome> {
         return Err(invalid("map_owners is the same in all calls of one transfer").into());
     }
     ledger.record(vec![Record::Mapped(request.map_owners)], true)?;
-    ledger.suspect_unflushed()?;
     let fetching = Fetching { request, puller: &puller, ledger: &ledger };
     fetching.settle()?;
     let mut passes = Vec::new();

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use holdfast_engine::manifest::record::chunk_size;
@@ -18,8 +17,10 @@ use holdfast_engine::xxh64::{Xxh64, update_both};
 use rustix::fs::{Advice, fadvise};
 
 use crate::destination::flush::{Chunk, Finished, Ledger, lock};
-use crate::destination::journal::{Item, Record};
+use crate::destination::journal::{Held, Item, Record};
+use crate::destination::pass::finish::remove_gone;
 use crate::destination::staging::Staging;
+use crate::message::Stamp;
 use crate::{Error, Result};
 
 /// Files that are read before the journal has the results.
@@ -43,29 +44,58 @@ enum Behind {
     Digest(u64),
 }
 
-/// Flushed chunks and placed files, to be read back.
-#[derive(Debug, Default)]
-pub struct Flushed {
-    chunks: Vec<FlushedChunk>,
-    files: Vec<(Arc<[u8]>, Option<u64>)>,
+/// Where a stretch is read.
+#[derive(Debug)]
+enum Place {
+    /// In the staging directory, by the file's name there: a chunk of a file that is put together.
+    Staged { name: u64, index: u32 },
+    /// Where the file belongs.
+    Placed,
 }
 
-/// A chunk of a file that may still be in the staging directory.
 #[derive(Debug)]
-struct FlushedChunk {
+struct Work {
     path: Arc<[u8]>,
-    /// The file's name in the staging directory.
-    name: u64,
-    index: u32,
+    place: Place,
     stretch: Stretch,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Same,
+    Differs,
+    /// It cannot be opened.
+    Gone,
+}
+
+/// Flushed chunks and placed files, to be read back; files with the name they had in the staging
+/// directory, if they come from there.
+#[derive(Debug, Default)]
+pub struct Flushed {
+    chunks: VecDeque<Work>,
+    files: VecDeque<(Arc<[u8]>, Option<u64>)>,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    chunks: VecDeque<FlushedChunk>,
-    files: VecDeque<(Arc<[u8]>, Option<u64>)>,
+    waiting: Flushed,
     closed: bool,
     abandoned: bool,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// Files that were in place and differ, with what they are on the source. They are removed.
+    pub differing: Vec<(Arc<[u8]>, Stamp)>,
+    /// Files that differ, also those that never came into place.
+    pub differed: u64,
+    /// Files that are what they should be.
+    pub proven: u64,
+    /// Chunks that are what they should be, by their file's name in the staging directory.
+    read: HashMap<u64, BTreeSet<u32>>,
+    /// Files with chunks that differ, by the same.
+    spoiled: HashSet<u64>,
 }
 
 /// Reads back what arrives in one round.
@@ -74,10 +104,6 @@ pub struct Proving<'a> {
     device: Device,
     queue: Mutex<Queue>,
     changed: Condvar,
-    /// Chunks that were read before their file was in place, by its name in the staging directory.
-    read: Mutex<HashMap<u64, BTreeSet<u32>>>,
-    differing: Mutex<HashSet<Arc<[u8]>>>,
-    proven: AtomicU64,
 }
 
 impl<'a> Proving<'a> {
@@ -89,22 +115,20 @@ impl<'a> Proving<'a> {
         let base = ledger.staging.root();
         let top = stat(base.fd()).map_err(|errno| Error::io(base.path(), errno))?;
         let files = placed.into_iter().map(|path| (path, None)).collect();
+        let waiting = Flushed { files, ..Flushed::default() };
         Ok(Self {
             ledger,
             device: Device::of(device(&top)),
-            queue: Mutex::new(Queue { files, ..Queue::default() }),
+            queue: Mutex::new(Queue { waiting, ..Queue::default() }),
             changed: Condvar::new(),
-            read: Mutex::default(),
-            differing: Mutex::default(),
-            proven: AtomicU64::new(0),
         })
     }
 
     /// Take in what was flushed and recorded.
     pub fn add(&self, flushed: Flushed) {
         let mut queue = lock(&self.queue);
-        queue.chunks.extend(flushed.chunks);
-        queue.files.extend(flushed.files);
+        queue.waiting.chunks.extend(flushed.chunks);
+        queue.waiting.files.extend(flushed.files);
         drop(queue);
         self.changed.notify_one();
     }
@@ -119,31 +143,33 @@ impl<'a> Proving<'a> {
         self.changed.notify_one();
     }
 
-    /// Return the files that differ, and how many were proven.
-    pub fn finish(self) -> (HashSet<Arc<[u8]>>, u64) {
-        let differing = self.differing.into_inner().unwrap_or_else(PoisonError::into_inner);
-        (differing, self.proven.into_inner())
-    }
-
-    /// Read back until it is closed.
+    /// Read back until it is closed. What was found counts also when it fails.
     ///
     /// # Errors
     /// [`Error::Engine`].
-    pub fn run(&self) -> Result<()> {
+    pub fn run(&self) -> (Findings, Result<()>) {
+        let mut found = Findings::default();
+        let result = self.read_all(&mut found);
+        (found, result)
+    }
+
+    fn read_all(&self, found: &mut Findings) -> Result<()> {
         loop {
             let mut queue = lock(&self.queue);
-            while queue.chunks.is_empty() && queue.files.is_empty() && !queue.closed {
+            let is_empty =
+                |queue: &Queue| queue.waiting.chunks.is_empty() && queue.waiting.files.is_empty();
+            while is_empty(&queue) && !queue.closed {
                 queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
             }
-            if queue.abandoned || (queue.chunks.is_empty() && queue.files.is_empty()) {
+            if queue.abandoned || is_empty(&queue) {
                 return Ok(());
             }
-            let chunks = std::mem::take(&mut queue.chunks);
-            let count = queue.files.len().min(FILES);
-            let files: Vec<_> = queue.files.drain(..count).collect();
+            let chunks = std::mem::take(&mut queue.waiting.chunks);
+            let count = queue.waiting.files.len().min(FILES);
+            let files: Vec<_> = queue.waiting.files.drain(..count).collect();
             drop(queue);
-            self.chunks(chunks)?;
-            self.files(files)?;
+            self.chunks(chunks, found)?;
+            self.files(files, found)?;
         }
     }
 
@@ -152,22 +178,15 @@ impl<'a> Proving<'a> {
     }
 
     /// Read chunks of files that are being put together.
-    fn chunks(&self, chunks: VecDeque<FlushedChunk>) -> Result<()> {
-        let works = chunks
-            .into_iter()
-            .map(|FlushedChunk { path, name, index, stretch }| {
-                let place = Place::Staged { name, index };
-                Work { path, place, stretch }
-            })
-            .collect();
+    fn chunks(&self, chunks: VecDeque<Work>, found: &mut Findings) -> Result<()> {
         let mut spoiled = Vec::new();
-        for (Work { path, place, .. }, verdict) in self.read(works)? {
+        for (Work { path, place, .. }, verdict) in self.read(chunks)? {
             let Place::Staged { name, index } = place else { continue };
             match verdict {
-                Verdict::Same => _ = lock(&self.read).entry(name).or_default().insert(index),
+                Verdict::Same => _ = found.read.entry(name).or_default().insert(index),
                 Verdict::Differs => {
-                    spoiled.push(Record::Spoiled(Arc::clone(&path), vec![index]));
-                    lock(&self.differing).insert(path);
+                    spoiled.push(Record::Spoiled(path, vec![index]));
+                    found.differed += u64::from(found.spoiled.insert(name));
                 }
                 // The file is in place by now: what was not read of it is read there.
                 Verdict::Gone => {}
@@ -176,13 +195,16 @@ impl<'a> Proving<'a> {
         if spoiled.is_empty() { Ok(()) } else { self.ledger.record(spoiled, true) }
     }
 
-    /// Read what was not read yet of files that are in place.
-    fn files(&self, files: Vec<(Arc<[u8]>, Option<u64>)>) -> Result<()> {
+    /// Read what was not read yet of files that are in place, and remove those that differ: no later
+    /// call may take them for what was fetched.
+    fn files(&self, files: Vec<(Arc<[u8]>, Option<u64>)>, found: &mut Findings) -> Result<()> {
         let mut works = VecDeque::new();
         let mut left: HashMap<Arc<[u8]>, usize> = HashMap::new();
+        let mut differing = HashSet::new();
         for (path, name) in files {
-            let read = name.and_then(|name| lock(&self.read).remove(&name)).unwrap_or_default();
-            if lock(&self.differing).contains(&path) {
+            let read = name.and_then(|name| found.read.remove(&name)).unwrap_or_default();
+            if name.is_some_and(|name| found.spoiled.contains(&name)) {
+                differing.insert(path);
                 continue;
             }
             let stretches = {
@@ -200,13 +222,24 @@ impl<'a> Proving<'a> {
         for (Work { path, .. }, verdict) in self.read(works)? {
             match verdict {
                 Verdict::Same => _ = left.entry(path).and_modify(|left| *left -= 1),
-                Verdict::Differs | Verdict::Gone => _ = lock(&self.differing).insert(path),
+                Verdict::Differs | Verdict::Gone => {
+                    found.differed += u64::from(differing.insert(path));
+                }
             }
         }
         let proven = left.into_iter().filter(|(_, left)| *left == 0);
         let records: Vec<_> = proven.map(|(path, _)| Record::Proven(path)).collect();
-        self.proven.fetch_add(records.len() as u64, Ordering::Relaxed);
-        self.ledger.record(records, false)
+        found.proven += records.len() as u64;
+        self.ledger.record(records, false)?;
+        let mut gone: Vec<_> = differing.into_iter().collect();
+        {
+            let state = lock(self.ledger.state);
+            found.differing.extend(gone.iter().filter_map(|path| match state.items.get(path) {
+                Some(Item::File(held)) => Some((Arc::clone(path), held.source)),
+                _ => None,
+            }));
+        }
+        remove_gone(self.ledger, &mut gone).map(drop)
     }
 
     /// Read stretches and return what was found, of those that were read.
@@ -231,28 +264,27 @@ impl Flushed {
     /// Note chunks and files that are about to be recorded.
     pub fn of(chunks: &[Chunk], files: &[Finished]) -> Self {
         let files = files.iter().map(|file| (Arc::clone(&file.path), Some(file.name))).collect();
-        Self { chunks: chunks.iter().filter_map(FlushedChunk::of).collect(), files }
+        Self { chunks: chunks.iter().filter_map(staged).collect(), files }
     }
 }
 
-impl FlushedChunk {
-    /// Return a chunk if all that it is judged by is known by now.
-    fn of(chunk: &Chunk) -> Option<Self> {
-        let &Chunk { ref target, index, digest, state } = chunk;
-        let known = |before: u32| target.state().digests.get(&before).and_then(|known| known.1);
-        let before = match index.checked_sub(1) {
-            Some(before) => Some(known(before)?),
-            None => None,
-        };
-        let begin = u64::from(index) * chunk_size(target.size);
-        let range = begin..begin + target.chunk_length(index);
-        let stretch = Stretch { range, before, chunk: Some(digest), end: Behind::State(state?) };
-        Some(Self { path: Arc::clone(&target.path), name: target.name, index, stretch })
-    }
+/// Return what is to be read of a chunk, if all that it is judged by is known by now.
+fn staged(chunk: &Chunk) -> Option<Work> {
+    let &Chunk { ref target, index, digest, state } = chunk;
+    let known = |before: u32| target.state().digests.get(&before).and_then(|known| known.1);
+    let before = match index.checked_sub(1) {
+        Some(before) => Some(known(before)?),
+        None => None,
+    };
+    let begin = u64::from(index) * chunk_size(target.size);
+    let range = begin..begin + target.chunk_length(index);
+    let stretch = Stretch { range, before, chunk: Some(digest), end: Behind::State(state?) };
+    let place = Place::Staged { name: target.name, index };
+    Some(Work { path: Arc::clone(&target.path), place, stretch })
 }
 
 /// Return the stretches of a file, without chunks that were read.
-fn stretches(held: &crate::destination::journal::Held, read: &BTreeSet<u32>) -> Vec<Stretch> {
+fn stretches(held: &Held, read: &BTreeSet<u32>) -> Vec<Stretch> {
     let size = held.source.size;
     let Some(table) = &held.table else {
         let end = Behind::Digest(held.digest);
@@ -273,27 +305,6 @@ fn stretches(held: &crate::destination::journal::Held, read: &BTreeSet<u32>) -> 
             }
         })
         .collect()
-}
-
-#[derive(Debug)]
-enum Place {
-    Staged { name: u64, index: u32 },
-    Placed,
-}
-
-#[derive(Debug)]
-struct Work {
-    path: Arc<[u8]>,
-    place: Place,
-    stretch: Stretch,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Same,
-    Differs,
-    /// It cannot be opened.
-    Gone,
 }
 
 struct Batch<'a> {

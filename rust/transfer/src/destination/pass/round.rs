@@ -9,15 +9,13 @@ use holdfast_engine::record::PathText;
 use crate::channel::{Channel, Stop};
 use crate::destination::connect::Caller;
 use crate::destination::flush::{Flusher, Ledger, lock};
-use crate::destination::journal::Item;
-use crate::destination::pass::finish::remove_gone;
 use crate::destination::pass::limited::Ledger as LimitedLedger;
 use crate::destination::pass::media::Proving;
 use crate::destination::pass::plan::{Start, Wanted};
 use crate::destination::pass::watch::Watch;
 use crate::destination::receive::Round;
 use crate::destination::{Pass, Proof, Request, Unfinished, words};
-use crate::message::{self, Loss, Want};
+use crate::message::{self, Loss, Stamp, Want};
 use crate::owners::Owners;
 use crate::{Error, Result};
 
@@ -47,6 +45,8 @@ pub struct Rounds<'a> {
 
 /// What did not arrive in a round, by the numbers of the wants, and why.
 type Lost = Vec<(u32, Loss)>;
+/// Files that were read back and differ, with what they are on the source.
+type Differing = Vec<(Arc<[u8]>, Stamp)>;
 
 impl<'a> Rounds<'a> {
     /// Begin.
@@ -87,11 +87,11 @@ impl<'a> Rounds<'a> {
             let media = self.fetching.request.proof == Proof::Media;
             let (lost, differing) = if media || !unproven.is_empty() {
                 let proving = Proving::new(ledger, std::mem::take(&mut unproven))?;
-                self.fetch_and_prove(&wants, pass, proving)?
+                self.fetch_and_prove(&wants, pass, &proving)?
             } else {
-                (self.fetch(&wants, pass, None)?, HashSet::new())
+                (self.fetch(&wants, pass, None)?, Vec::new())
             };
-            wants = self.after(wants, lost, differing, pass, round + 1 == ROUNDS)?;
+            wants = self.after(&wants, lost, differing, pass, round + 1 == ROUNDS);
             let more = wants.iter().map(|want| want.stamp.size).fold(0, u64::saturating_add);
             ledger.progress.expect_more(more);
         }
@@ -115,24 +115,23 @@ impl<'a> Rounds<'a> {
         &mut self,
         wants: &[Wanted],
         pass: &mut Pass,
-        proving: Proving<'_>,
-    ) -> Result<(Lost, HashSet<Arc<[u8]>>)> {
+        proving: &Proving<'_>,
+    ) -> Result<(Lost, Differing)> {
         let Fetching { request, ledger: Ledger { progress, .. }, .. } = self.fetching;
-        let (fetched, proven) = std::thread::scope(|scope| {
+        let (fetched, (found, proven)) = std::thread::scope(|scope| {
             let _ended = OnDrop(|| proving.close(true));
             let reading = scope.spawn(|| proving.run());
             let media = request.proof == Proof::Media;
-            let fetched = self.fetch(wants, pass, media.then_some(&proving));
+            let fetched = self.fetch(wants, pass, media.then_some(proving));
             progress.enter("proving");
             proving.close(fetched.is_err());
             (fetched, join(reading))
         });
-        let (differing, count) = proving.finish();
-        pass.proven_files += count;
-        pass.differed_on_media += differing.len() as u64;
+        pass.proven_files += found.proven;
+        pass.differed_on_media += found.differed;
         let lost = fetched?;
         proven?;
-        Ok((lost, differing))
+        Ok((lost, found.differing))
     }
 
     /// Ask for files, and receive them on all connections; returns what was lost.
@@ -230,37 +229,24 @@ impl<'a> Rounds<'a> {
         Ok(std::mem::take(&mut *lock(&round.lost)))
     }
 
-    /// Remove what differs, and return what to ask for again; after the last round, note that it is
-    /// missing.
+    /// Return what to ask for again; after the last round, note that it is missing.
     fn after(
         &self,
-        wants: Vec<Wanted>,
+        wants: &[Wanted],
         lost: Lost,
-        mut differing: HashSet<Arc<[u8]>>,
+        differing: Differing,
         pass: &mut Pass,
         last: bool,
-    ) -> Result<Vec<Wanted>> {
-        let ledger = self.fetching.ledger;
-        let mut again: Vec<(Wanted, String)> = Vec::new();
-        for (number, loss) in lost {
-            let want = &wants[number as usize];
-            differing.remove(&want.path);
-            // What is gone is not in the next listing.
-            if loss != Loss::Vanished {
-                again.push((want.clone(), words(&loss)));
-            }
-        }
+    ) -> Vec<Wanted> {
+        // What is gone is not in the next listing.
+        let lost = lost.into_iter().filter(|(_, loss)| *loss != Loss::Vanished);
+        let lost = lost.map(|(number, loss)| (wants[number as usize].clone(), words(&loss)));
+        let mut again: Vec<(Wanted, String)> = lost.collect();
         let fetched: HashSet<_> = match differing.len() {
             0 => HashSet::new(),
             _ => wants.iter().map(|want| &want.path).collect(),
         };
-        let mut gone = Vec::with_capacity(differing.len());
-        for path in differing {
-            let stamp = match lock(ledger.state).items.get(&path) {
-                Some(Item::File(held)) => held.source,
-                _ => continue,
-            };
-            gone.push(Arc::clone(&path));
+        for (path, stamp) in differing {
             if !fetched.contains(&path) {
                 pass.unchanged_files = pass.unchanged_files.saturating_sub(1);
                 pass.fetched_files += 1;
@@ -268,9 +254,7 @@ impl<'a> Rounds<'a> {
             let reason = "what was read back differs: the destination's device".to_owned();
             again.push((Wanted { path, stamp, start: Start::New }, reason));
         }
-        // No later call may take it for what was fetched.
-        remove_gone(ledger, &mut gone)?;
-        let state = lock(ledger.state);
+        let state = lock(self.fetching.ledger.state);
         for (want, reason) in &mut again {
             // What is staged is still good.
             want.start = state
@@ -286,7 +270,7 @@ impl<'a> Rounds<'a> {
                 }
             }
         }
-        Ok(if last { Vec::new() } else { again.into_iter().map(|(want, _)| want).collect() })
+        if last { Vec::new() } else { again.into_iter().map(|(want, _)| want).collect() }
     }
 }
 

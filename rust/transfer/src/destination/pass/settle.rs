@@ -1,9 +1,12 @@
 //! Before the first pass: what a crash left half done is placed, or cleared away.
 
+use std::sync::Arc;
+
 use rustix::fs::{FileType, renameat};
 
+use crate::destination::Proof;
 use crate::destination::flush::lock;
-use crate::destination::journal::{Item, Record};
+use crate::destination::journal::{Item, Record, Staged};
 use crate::destination::pass::plan::{is_held, stamp_of};
 use crate::destination::staging::{Staging, split};
 use crate::{Error, Result};
@@ -11,11 +14,13 @@ use crate::{Error, Result};
 use super::Fetching;
 
 impl Fetching<'_> {
-    /// Place what was recorded but not placed before a crash, and clear the staging directory.
+    /// Suspect what was not flushed before another boot, place what was recorded but not placed
+    /// before a crash, and clear the staging directory.
     ///
     /// # Errors
     /// [`Error::Engine`].
     pub fn settle(&self) -> Result<()> {
+        self.suspect_unflushed()?;
         let staging = self.ledger.staging;
         let mut placed = Vec::new();
         let mut kept = Vec::new();
@@ -67,5 +72,28 @@ impl Fetching<'_> {
         self.ledger.record(records, true)?;
         kept.sort_unstable();
         staging.clear(|name| kept.binary_search(&name).is_ok())
+    }
+
+    /// Where the machine was booted since something was written that was not flushed, nothing is
+    /// believed that was not read back, and what was being put together is fetched anew.
+    fn suspect_unflushed(&self) -> Result<()> {
+        let path = "/proc/sys/kernel/random/boot_id";
+        let boot = std::fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
+        let boot = boot.trim().to_owned();
+        let mut records = Vec::new();
+        {
+            let state = &mut *lock(self.ledger.state);
+            state.suspect |= state.unflushed.as_ref().is_some_and(|other| *other != boot);
+            if state.suspect {
+                let spoiled = |(path, staged): (&Arc<[u8]>, &Staged)| {
+                    Record::Spoiled(Arc::clone(path), staged.chunks.keys().copied().collect())
+                };
+                records.extend(state.staged.iter().map(spoiled));
+            }
+            if self.request.proof == Proof::Wire && state.unflushed.as_ref() != Some(&boot) {
+                records.push(Record::Unflushed { boot, suspect: state.suspect });
+            }
+        }
+        self.ledger.record(records, true)
     }
 }
