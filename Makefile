@@ -172,7 +172,7 @@ data-if-named: $(if $(DATA),data)
 .PHONY: test
 test: lint-toolchain packages-or-skip lint deb-or-skip ## Run lint, the engine's tests, unit and system tests, and a re-imaging (45 minutes)
 	cargo test --locked --quiet --workspace --exclude holdfast-binding
-	@# A thousand daemons start, and where Python may not keep what it compiles, each compiles itself.
+	@# Most system tests start a daemon; where Python may not keep what it compiles, each compiles itself.
 	$(bin)/python -m compileall -q agent client/holdfast_client fleet/rollout
 	$(parallel) $(PYTEST_ARGS)
 

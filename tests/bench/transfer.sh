@@ -96,11 +96,12 @@ run() {
     local name=$1; shift
     [[ $name =~ ^(${ONLY:-.*})$ ]] || return 0
     fresh
-    local begin end sampling; begin=$(date +%s%N)
+    local begin end sampling failed=; begin=$(date +%s%N)
     nsenter --target "$other" --net python3 -c "$samples" > "$top/samples" & sampling=$!
-    "$@" > "$top/output" 2> "$top/errors" || { echo "$name failed: $(tail -1 "$top/errors")"; return; }
+    "$@" > "$top/output" 2> "$top/errors" || failed=yes
     end=$(date +%s%N)
     kill "$sampling"; wait "$sampling" 2>/dev/null || true
+    [[ -z $failed ]] || { echo "$name failed: $(tail -1 "$top/errors")"; return; }
     [[ $(content "$top/destination/tree") = "$(content "$top/source/tree")" ]] || { echo "$name left files out"; return; }
     local used=
     if [[ $name = holdfast* ]]; then
