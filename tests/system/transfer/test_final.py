@@ -5,19 +5,15 @@ from __future__ import annotations
 import itertools
 import mmap
 import os
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.support.capabilities.manifests import flip
-from tests.support.capabilities.transfer import MIB, Pair, fill, make_pair, save_ticket, tree
-from tests.support.daemon.harness import Tokens, daemons
-from tests.support.machine.disk import real_directory, write_file
+from tests.support.capabilities.transfer import MIB, Pair, fill, save_ticket, tree
+from tests.support.machine.disk import write_file
 from tests.support.machine.filesystems import new_file_system
 
 _NUMBER = itertools.count()
@@ -25,17 +21,6 @@ _NOBODY = 54_321
 """A user and group without a name."""
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="this takes root")
-
-
-@pytest.fixture(scope="module")
-def nodes(tokens: Tokens) -> Iterator[Pair]:
-    """Give a source and a destination that all tests of this module share."""
-    base = Path(tempfile.mkdtemp(prefix="holdfast-test-", dir=real_directory()))
-    try:
-        with daemons(base, tokens) as start:
-            yield make_pair(start)
-    finally:
-        shutil.rmtree(base)
 
 
 @pytest.fixture

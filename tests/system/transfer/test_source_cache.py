@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
-import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,23 +12,11 @@ import pytest
 
 from tests.oracles.residency import make_resident, page_count, pinned, resident_pages
 from tests.support.capabilities.manifests import flip
-from tests.support.capabilities.transfer import MIB, Pair, make_pair
-from tests.support.daemon.harness import Tokens, daemons
-from tests.support.machine.disk import real_directory, write_file
+from tests.support.capabilities.transfer import MIB, Pair
+from tests.support.machine.disk import write_file
 
 SIZES = (1, 4095, 4096, 4097, 70_000, MIB, 5 * MIB + 123, 66 * MIB)
 """Many in a frame, in blocks, and in chunks; their ends lie wherever ends of files lie."""
-
-
-@pytest.fixture(scope="module")
-def nodes(tokens: Tokens) -> Iterator[Pair]:
-    """Give a source and a destination that all tests of this module share."""
-    base = Path(tempfile.mkdtemp(prefix="holdfast-test-", dir=real_directory()))
-    try:
-        with daemons(base, tokens) as start:
-            yield make_pair(start)
-    finally:
-        shutil.rmtree(base)
 
 
 def offered(nodes: Pair, name: str) -> tuple[Pair, dict[Path, list[int]]]:

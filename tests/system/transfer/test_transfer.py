@@ -5,9 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.capabilities.transfer import Pair, fill, make_pair, save_ticket, tree
-from tests.support.daemon.harness import Daemon, Tokens, daemons
-from tests.support.machine.disk import real_directory, write_file
+from tests.support.capabilities.transfer import Pair, fill, save_ticket, tree
+from tests.support.daemon.harness import Daemon
+from tests.support.machine.disk import write_file
 from tests.support.waiting import until
 
 _NUMBER = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def nodes(tokens: Tokens) -> Iterator[Pair]:
-    """Give a source and a destination that all tests of this module share."""
-    base = Path(tempfile.mkdtemp(prefix="holdfast-test-", dir=real_directory()))
-    try:
-        with daemons(base, tokens) as start:
-            yield make_pair(start)
-    finally:
-        shutil.rmtree(base)
 
 
 @pytest.fixture
