@@ -231,6 +231,9 @@ impl<'a> Proving<'a> {
         let records: Vec<_> = proven.map(|(path, _)| Record::Proven(path)).collect();
         found.proven += records.len() as u64;
         self.ledger.record(records, false)?;
+        if differing.is_empty() {
+            return Ok(());
+        }
         let mut gone: Vec<_> = differing.into_iter().collect();
         {
             let state = lock(self.ledger.state);
